@@ -1,0 +1,179 @@
+"""A group commit in the making: each commit is checked and encoded on its own, and refused without a trace."""
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from .commit import Appended, Commit, Expected, ExpectedVersion, IdempotencyEntry, NewEvent, StreamAppend
+from .errors import (
+    CommitAbandoned,
+    CommitAlreadyApplied,
+    CommitTooLarge,
+    CommitTooManyBytes,
+    EventSourcingError,
+    EventTooLarge,
+    PayloadInvalid,
+    StreamFull,
+    TooManyStreams,
+    VersionConflict,
+)
+from .limits import Limits
+from .names import check_stream_name
+from .record import GENESIS_HASH, StreamHead, seal
+from .tail import Placement
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+WHERE_THE_LOG_IS: Final = -1
+
+
+class Draft:
+    """Collects the commits that the store accepts, from the position after `last_position` on.
+
+    `head_of` looks up a stream's head as stored; heads that earlier commits of this draft moved come first.
+    """
+
+    def __init__(
+        self,
+        last_position: int,
+        last_commit_id: int,
+        stream_count: int,
+        limits: Limits,
+        head_of: Callable[[str], StreamHead | None],
+    ) -> None:
+        self.first_position = last_position + 1
+        self.last_position = last_position
+        self.first_commit_id = 0
+        self.last_commit_id = last_commit_id
+        self.stream_count = stream_count
+        self.records: list[bytes] = []
+        self.placements: list[Placement] = []
+        self.heads: dict[str, StreamHead] = {}
+        self.idempotency: list[IdempotencyEntry] = []
+        self.time_ns = 0
+        self._limits = limits
+        self._head_of = head_of
+        self._refused: set[int] = set()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no commit was accepted."""
+        return not self.first_commit_id
+
+    def add(self, commit: Commit) -> Appended | EventSourcingError:
+        """Accept the commit and say where its events will be, or refuse it and say why."""
+        try:
+            return self._add(commit)
+        except EventSourcingError as error:
+            self._refused.add(commit.id)
+            return error
+
+    def _add(self, commit: Commit) -> Appended:
+        if commit.id <= self.last_commit_id:
+            raise CommitAlreadyApplied(commit.id, self.last_commit_id)
+        if commit.follows in self._refused:
+            raise CommitAbandoned(commit.id, commit.follows)
+        limits = self._limits
+        position = self.last_position
+        new_streams = size_bytes = 0
+        records: list[bytes] = []
+        placements: list[Placement] = []
+        heads: dict[str, StreamHead] = {}
+        for append in commit.appends:
+            stream = append.stream
+            head = heads.get(stream) or self.heads.get(stream) or self._head_of(stream)
+            if head is None:
+                check_stream_name(stream)
+                version, previous_hash = 0, GENESIS_HASH
+                new_streams += bool(append.events)
+            else:
+                version, previous_hash = head.version, head.hash
+            _check_version(stream, append.expected_version, version)
+            if not append.events:
+                continue
+            self._check_room(append, version, self.stream_count + new_streams)
+            placements.append(Placement(stream, version + 1, position + 1, [event.type for event in append.events]))
+            for event in append.events:
+                position += 1
+                version += 1
+                encoded = _encode_event(event, stream, position, version, commit.time_ns)
+                if len(encoded) > limits.event_size_bytes_max:
+                    raise EventTooLarge(
+                        f"Bytes of event {event.type!r} for stream {stream!r}",
+                        len(encoded),
+                        limits.event_size_bytes_max,
+                        "Store large data elsewhere and its reference in the event.",
+                    )
+                record, previous_hash = seal(previous_hash, encoded)
+                records.append(record)
+                size_bytes += len(record)
+            heads[stream] = StreamHead(stream, version, position, previous_hash)
+        if len(records) > limits.commit_events_max:
+            raise CommitTooLarge("Events in one commit", len(records), limits.commit_events_max, "Split it.")
+        if size_bytes > limits.commit_size_bytes_max:
+            raise CommitTooManyBytes("Bytes in one commit", size_bytes, limits.commit_size_bytes_max, "Split it.")
+
+        first_position = self.last_position + 1
+        self.idempotency += [self._settle(entry, first_position) for entry in commit.idempotency]
+        self.records += records
+        self.placements += placements
+        self.heads |= heads
+        self.stream_count += new_streams
+        self.last_position = position
+        self.first_commit_id = self.first_commit_id or commit.id
+        self.last_commit_id = commit.id
+        self.time_ns = commit.time_ns
+        return Appended(commit.id, first_position, position, heads)
+
+    def _settle(self, entry: IdempotencyEntry, first_position: int) -> IdempotencyEntry:
+        """Make the entry's position absolute."""
+        offset = entry.position
+        position = first_position - 1 if offset == WHERE_THE_LOG_IS else first_position + offset
+        return IdempotencyEntry(entry.stream, entry.key, entry.version, position, entry.event_count, entry.expires_ns)
+
+    def _check_room(self, append: StreamAppend, version: int, stream_count: int) -> None:
+        limits = self._limits
+        if version + len(append.events) > limits.stream_events_max:
+            raise StreamFull(
+                f"Events in stream {append.stream!r}",
+                version + len(append.events),
+                limits.stream_events_max,
+                "Close this aggregate and begin a new one, or raise the limit.",
+            )
+        if not version and stream_count > limits.streams_max:
+            raise TooManyStreams("Streams in the store", stream_count, limits.streams_max, "Raise the limit.")
+
+
+def _check_version(stream: str, expected: ExpectedVersion, actual: int) -> None:
+    if expected is Expected.ANY:
+        return
+    if expected is Expected.NO_STREAM:
+        matches = actual == 0
+    elif expected is Expected.STREAM_EXISTS:
+        matches = actual > 0
+    else:
+        matches = expected == actual
+    if not matches:
+        raise VersionConflict(stream, expected, actual)
+
+
+def _encode_event(event: NewEvent, stream: str, position: int, version: int, time_ns: int) -> bytes:
+    try:
+        return _encode(
+            (
+                position,
+                stream,
+                version,
+                event.type,
+                event.schema_version,
+                event.kind or ("created" if version == 1 else "updated"),
+                time_ns,
+                event.correlation_id,
+                event.causation_id,
+                event.metadata,
+                event.payload,
+                GENESIS_HASH,
+            )
+        )
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+        raise PayloadInvalid(stream, event.type, str(error)) from error

@@ -1,0 +1,388 @@
+"""The LMDB environment of one store: opening it safely, reading, writing from one thread, growing, reopening.
+
+Facts about LMDB that shape this file (py-lmdb 3.0, engine 0.9) are listed in the design, section 4: resizing needs that no
+other transaction is open, a failed commit leaves the outcome unknown, a fork shares what must not be shared.
+"""
+
+import errno
+import fcntl
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeAlias, TypeVar
+
+import lmdb
+import lmdb.verify
+
+from .errors import (
+    CorruptRecord,
+    StoreClosed,
+    StoreError,
+    StoreForked,
+    StoreFormatUnknown,
+    StoreFull,
+    StoreInUse,
+    StoreOutcomeUnknown,
+    StorePathInvalid,
+    StoreReadOnly,
+    StoreTruncated,
+    StoreWriteFailed,
+)
+
+FORMAT_VERSION: Final = 1
+FORMAT_NAME: Final = b"eventsrc"
+ENGINE: Final = 0
+"""LMDB 0.9: 1.0 is young, and py-lmdb does not expose its checksums."""
+MAP_SIZE_BYTES: Final = 1 << 36
+"""Reserved address space, not disk: sparse, so that growing is rare."""
+MAP_GROWTH_FACTOR: Final = 2
+MAP_GROWTHS_MAX: Final = 24
+"""Doublings tried for one transaction before the error is passed on."""
+COMMIT_TIME_DRIFT: Final = 1.02
+"""By how much the estimate of the disk's time grows with each commit that took longer."""
+TABLES: Final = (
+    "meta",
+    "log",
+    "heads",
+    "streams",
+    "types",
+    "categories",
+    "idempotency",
+    "expiries",
+    "snapshots",
+)
+TABLES_MAX: Final = 256
+SPARE_READERS: Final = 2
+"""Finished read transactions kept for reuse."""
+
+DATA_FILE: Final = "data.mdb"
+WRITER_FILE: Final = "writer.lock"
+
+Transaction: TypeAlias = "lmdb.Transaction[bytes]"
+Table: TypeAlias = Any
+"""A handle of an LMDB sub-database; py-lmdb keeps its class private."""
+T = TypeVar("T")
+
+logger = logging.getLogger("eventsrc.storage")
+
+
+class Environment:
+    """One LMDB environment in the folder `path`.
+
+    Reading is allowed from any thread; `write` must always be called from the same one. Raises one of the `StoreError`
+    classes when the folder cannot be opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, create: bool = True, map_size_bytes: int = MAP_SIZE_BYTES):
+        self.path = os.fspath(path)
+        self._folder = Path(self.path)
+        self._pid = os.getpid()
+        self._map_size_bytes = map_size_bytes
+        self._gate = _Gate()
+        self._closed = False
+        self.commit_seconds = math.inf
+        """How long the disk takes for a commit, estimated."""
+        existed = _check_folder(self._folder, create=create)
+        self._writer_lock = _lock_for_writing(self._folder)
+        try:
+            if existed and not _was_closed_cleanly(self._folder):
+                _verify_pages(self._folder)
+            self._open(create=not existed)
+            _mark_open(self._folder)
+        except BaseException:
+            self._writer_lock.close()
+            raise
+
+    def table(self, name: str) -> Table:
+        """The handle of one of `TABLES`. Ask again after `reopen`: handles belong to one opening."""
+        return self._tables[name]
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """A read transaction. Keep it short, and never hold it across an await or a call of user code."""
+        if os.getpid() != self._pid:
+            raise StoreForked(self.path)
+        with self._gate.reading():
+            if self._closed:
+                raise StoreClosed(self.path)
+            with self._environment.begin() as transaction:
+                yield transaction
+
+    def write(self, work: Callable[[Transaction], T]) -> T:
+        """Run `work` in a write transaction and commit it durably; run it again after the map had to grow.
+
+        Raises `StoreFull` or `StoreWriteFailed` when the system refuses; the environment has then been opened anew, so
+        that the caller can look whether the commit is there.
+        """
+        if os.getpid() != self._pid:
+            raise StoreForked(self.path)
+        if self._closed:
+            raise StoreClosed(self.path)
+        for _ in range(MAP_GROWTHS_MAX):
+            try:
+                with self._environment.begin(write=True) as transaction:
+                    result = work(transaction)
+                    started = time.perf_counter()
+                # What the disk takes is the least of what was measured: the rest is waiting for the interpreter.
+                self.commit_seconds = min(time.perf_counter() - started, self.commit_seconds * COMMIT_TIME_DRIFT)
+                return result
+            except lmdb.MapFullError:
+                self._grow()
+            except lmdb.Error as error:
+                self._reopen()
+                raise _write_error(self.path, error) from error
+        raise StoreFull(self.path, f"the map could not grow beyond {self._map_size_bytes:,} bytes")
+
+    def sizes(self) -> tuple[int, int]:
+        """(bytes of the data file on disk, bytes of the map)."""
+        return (self._folder / DATA_FILE).stat().st_size, self._map_size_bytes
+
+    def close(self) -> None:
+        """Close it and leave the mark of a clean end. Idempotent; does nothing in a forked child."""
+        if self._closed or os.getpid() != self._pid:
+            return
+        with self._gate.alone():
+            self._closed = True
+            self._environment.close()
+        _mark_closed(self._folder)
+        self._writer_lock.close()
+
+    def _open(self, *, create: bool) -> None:
+        environment = _open_lmdb(self.path, self._map_size_bytes, create=create)
+        try:
+            _check_length(self._folder, environment)
+            _check_format(self.path, environment, create=create)
+            self._tables: dict[str, Table] = {name: environment.open_db(name.encode()) for name in TABLES}
+            environment.reader_check()
+            self._map_size_bytes = environment.info()["map_size"]
+        except lmdb.Error as error:
+            environment.close()
+            raise StoreTruncated(
+                self.path, f"The store {self.path} cannot be read ({error}). Restore it from a backup."
+            ) from error
+        except StoreError:
+            environment.close()
+            raise
+        self._environment = environment
+        if create:
+            # LMDB never syncs the folder that holds its new files.
+            _sync_folder(self._folder)
+            _sync_folder(self._folder.absolute().parent)
+
+    def _grow(self) -> None:
+        with self._gate.alone():
+            self._map_size_bytes *= MAP_GROWTH_FACTOR
+            self._environment.set_mapsize(self._map_size_bytes)
+        logger.info("store map grown", extra={"path": self.path, "map_size_bytes": self._map_size_bytes})
+
+    def _reopen(self) -> None:
+        """After a failed commit the environment may be in panic: only a new one tells what is stored."""
+        with self._gate.alone():
+            self._environment.close()
+            try:
+                self._open(create=False)
+            except StoreError as error:
+                self._closed = True
+                raise StoreOutcomeUnknown(self.path, str(error)) from error
+
+
+class _Gate:
+    """Many readers, or one who needs that nobody reads."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._readers = 0
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        with self._condition:
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._readers -= 1
+                if not self._readers:
+                    self._condition.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._condition:
+            self._condition.wait_for(lambda: not self._readers)
+            yield
+
+
+def _open_lmdb(path: str, map_size_bytes: int, *, create: bool) -> lmdb.Environment:
+    options = {"map_size": map_size_bytes, "max_dbs": TABLES_MAX, "max_spare_txns": SPARE_READERS, "create": create}
+    if create:
+        # An existing file knows its own engine.
+        options["lib_version"] = ENGINE
+    try:
+        return lmdb.open(path, **options)  # type: ignore[arg-type]
+    except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError, lmdb.PageNotFoundError) as error:
+        raise StoreFormatUnknown(path, f"{path} holds no LMDB data of a known version ({error}).") from error
+    except lmdb.ReadonlyError as error:
+        raise StoreReadOnly(path, f"The store {path} cannot be written ({error}).") from error
+    except lmdb.Error as error:
+        raise _open_error(path, error) from error
+
+
+def _check_folder(folder: Path, *, create: bool) -> bool:
+    """Make the folder if need be; return whether a store's data file is there."""
+    path = str(folder)
+    if folder.exists() and not folder.is_dir():
+        raise StorePathInvalid(path, f"{path} is a file. A store is a folder: name one, or a path that is free.")
+    if not folder.exists():
+        if not create:
+            raise StorePathInvalid(path, f"There is no store at {path}.")
+        try:
+            folder.mkdir(parents=True)
+        except OSError as error:
+            raise _folder_error(path, error) from error
+    existed = (folder / DATA_FILE).exists()
+    if not existed and not create:
+        raise StorePathInvalid(path, f"{path} is a folder without a store in it.")
+    return existed
+
+
+def _lock_for_writing(folder: Path) -> Any:
+    """Hold an advisory lock for as long as the store is open; the system drops it with the process."""
+    path = str(folder)
+    try:
+        file = open(folder / WRITER_FILE, "a+", encoding="ascii")  # noqa: SIM115 - held until close()
+    except OSError as error:
+        raise _folder_error(path, error) from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        owner = file.read().strip()
+        file.close()
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise _folder_error(path, error) from error
+        raise StoreInUse(path, f"process {owner.split()[0]}" if owner else "another process") from None
+    return file
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return "unknown"
+
+
+def _was_closed_cleanly(folder: Path) -> bool:
+    """Whether the pages can be trusted: closed in order, or only the process died.
+
+    A killed process leaves what it wrote in the page cache, so LMDB's pages stay whole; after the machine went down
+    they are checked.
+    """
+    mark = (folder / WRITER_FILE).read_text(encoding="ascii").split()
+    return not mark or mark[1:] == [_boot_id()]
+
+
+def _mark(folder: Path, text: str) -> None:
+    with open(folder / WRITER_FILE, "w", encoding="ascii") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _mark_open(folder: Path) -> None:
+    _mark(folder, f"{os.getpid()} {_boot_id()}")
+
+
+def _mark_closed(folder: Path) -> None:
+    _mark(folder, "")
+
+
+def _verify_pages(folder: Path) -> None:
+    """Check every page without handing the file to LMDB, which may abort the process on a damaged one."""
+    logger.warning("store was not closed before the machine stopped; checking its pages", extra={"path": str(folder)})
+    try:
+        lmdb.verify.verify(str(folder))  # type: ignore[no-untyped-call]
+    except lmdb.verify.VerifyError as error:
+        raise StoreTruncated(
+            str(folder), f"The pages of the store {folder} are damaged ({error}). Restore it from a backup."
+        ) from error
+
+
+def _check_length(folder: Path, environment: lmdb.Environment) -> None:
+    """Reading a map beyond the end of its file kills the process, so a truncated file is found before that."""
+    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    actual = (folder / DATA_FILE).stat().st_size
+    if actual >= needed:
+        return
+    try:
+        lmdb.verify.verify(str(folder))  # type: ignore[no-untyped-call]
+    except lmdb.verify.VerifyError as error:
+        raise StoreTruncated(
+            str(folder),
+            f"The store {folder} has {actual:,} bytes and needs {needed:,}: it was cut off. Restore it from a backup.",
+        ) from error
+
+
+def _check_format(path: str, environment: lmdb.Environment, *, create: bool) -> None:
+    if create:
+        meta = environment.open_db(b"meta")
+        with environment.begin(write=True) as transaction:
+            transaction.put(b"format", FORMAT_NAME, db=meta)
+            transaction.put(b"version", str(FORMAT_VERSION).encode(), db=meta)
+        return
+    try:
+        meta = environment.open_db(b"meta", create=False)
+    except (lmdb.NotFoundError, lmdb.ReadonlyError) as error:
+        raise StoreFormatUnknown(path, f"{path} is an LMDB environment, but not a store of eventsrc.") from error
+    with environment.begin() as transaction:
+        name = transaction.get(b"format", db=meta)
+        version = transaction.get(b"version", b"0", db=meta)
+    if name != FORMAT_NAME or not version.isdigit():
+        raise StoreFormatUnknown(path, f"{path} is an LMDB environment, but not a store of eventsrc.")
+    if int(version) != FORMAT_VERSION:
+        raise StoreFormatUnknown(
+            path,
+            f"The store {path} has format {int(version)} and this version of eventsrc knows format {FORMAT_VERSION}: "
+            "install the version of eventsrc that wrote it, or a newer one.",
+        )
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _folder_error(path: str, error: OSError) -> StoreError:
+    reason = error.strerror or str(error)
+    if error.errno == errno.EROFS:
+        return StoreReadOnly(path, f"{path} is on a read-only file system.")
+    if error.errno == errno.ENOSPC:
+        return StoreFull(path, reason)
+    return StorePathInvalid(path, f"{path} cannot be used as a store: {reason}.")
+
+
+def _open_error(path: str, error: lmdb.Error) -> StoreError:
+    reason = str(error)
+    if os.strerror(errno.EROFS) in reason:
+        return StoreReadOnly(path, f"{path} is on a read-only file system.")
+    if os.strerror(errno.ENOSPC) in reason:
+        return StoreFull(path, reason)
+    if "already open" in reason:
+        return StoreInUse(path, "this process")
+    return StorePathInvalid(path, f"{path} cannot be opened as a store: {reason}.")
+
+
+def _write_error(path: str, error: lmdb.Error) -> StoreError:
+    reason = str(error)
+    if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError):
+        return CorruptRecord(path, 0, reason)
+    if any(os.strerror(code) in reason for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
+        return StoreFull(path, reason)
+    return StoreWriteFailed(path, reason)

@@ -1,0 +1,250 @@
+"""The base of every error of eventsrc, and the errors of the storage layer."""
+
+from typing import ClassVar
+
+
+class EventSourcingError(Exception):
+    """Base of every error that eventsrc raises. `code` is stable and may be stored or compared."""
+
+    code: ClassVar[str] = "event_sourcing_error"
+
+
+class StoreError(EventSourcingError):
+    """Something about the store at `path`."""
+
+    code = "store_error"
+
+    def __init__(self, path: str, message: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class StorePathInvalid(StoreError):
+    """The path cannot hold a store: it is a file, its parent is missing, or it may not be read or written."""
+
+    code = "store_path_invalid"
+
+
+class StoreReadOnly(StoreError):
+    """The file system or its permissions refuse writing."""
+
+    code = "store_read_only"
+
+
+class StoreFormatUnknown(StoreError):
+    """The folder holds something that this version of eventsrc cannot read: another format, or a newer one."""
+
+    code = "store_format_unknown"
+
+
+class StoreTruncated(StoreError):
+    """The store's file is shorter than its own table of contents says, or its pages are damaged."""
+
+    code = "store_truncated"
+
+
+class StoreInUse(StoreError):
+    """Another process, or another runtime in this one, has the store open for writing."""
+
+    code = "store_in_use"
+
+    def __init__(self, path: str, owner: str) -> None:
+        super().__init__(
+            path,
+            f"The store {path} is open for writing by {owner}. One writer at a time: stop that one, or send it the "
+            "commands.",
+        )
+        self.owner = owner
+
+
+class StoreForked(StoreError):
+    """The store was opened before a fork and is used in the child."""
+
+    code = "store_forked"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            path,
+            f"The store {path} was opened before this process was forked. LMDB cannot be used across a fork: open the "
+            "store in the child, or start children with 'spawn'.",
+        )
+
+
+class StoreClosed(StoreError):
+    """The store was closed before the call."""
+
+    code = "store_closed"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, f"The store {path} is closed. Open it again to read or write.")
+
+
+class StoreFull(StoreError):
+    """The disk (or a quota) has no room. Nothing of the failed commit was stored; all that was answered is safe."""
+
+    code = "store_full"
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(
+            path,
+            f"No room to write to the store {path} ({reason}). Nothing of this commit was stored and nothing that was "
+            "answered is lost: free some space and send the command again.",
+        )
+
+
+class StoreWriteFailed(StoreError):
+    """The operating system refused a write. The commit is known not to be stored."""
+
+    code = "store_write_failed"
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(
+            path,
+            f"Writing to the store {path} failed ({reason}). The store was reopened and does not hold this commit: "
+            "look at the disk, then send the command again.",
+        )
+
+
+class StoreOutcomeUnknown(StoreError):
+    """A write failed and the store could not be opened again to see whether the commit is there."""
+
+    code = "store_outcome_unknown"
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(
+            path,
+            f"A write to the store {path} failed and the store cannot be read any more ({reason}). Whether the commit "
+            "is stored shows when it can be opened again: ask again then, with the same idempotency key.",
+        )
+
+
+class CorruptRecord(StoreError):
+    """A stored value does not pass its own check."""
+
+    code = "corrupt_record"
+
+    def __init__(self, path: str, position: int, reason: str) -> None:
+        super().__init__(
+            path,
+            f"The record at position {position} of {path} is damaged: {reason}. Run `eventsrc verify {path}` to see "
+            "everything that is wrong, and restore the store from a backup.",
+        )
+        self.position = position
+
+
+class AppendRefused(EventSourcingError):
+    """Base of the reasons for which the log refuses one commit and stays as it was."""
+
+    code = "append_refused"
+
+
+class VersionConflict(AppendRefused):
+    """The stream is not at the version that the commit expected.
+
+    `expected` is what the caller asked for (a version number or a word), `actual` the stream's version (0: no stream).
+    """
+
+    code = "version_conflict"
+
+    def __init__(self, stream: str, expected: object, actual: int) -> None:
+        super().__init__(
+            f"Stream {stream!r} is at version {actual}, but {expected} was expected. Load its state again, decide "
+            "again, and send the command with the new version."
+        )
+        self.stream = stream
+        self.expected = expected
+        self.actual = actual
+
+
+class CommitAlreadyApplied(AppendRefused):
+    """A commit with this id, or a later one, is in the log: applying it again changes nothing."""
+
+    code = "commit_already_applied"
+
+    def __init__(self, commit_id: int, last_commit_id: int) -> None:
+        super().__init__(f"Commit {commit_id} was applied before: the log is at commit {last_commit_id}.")
+        self.commit_id = commit_id
+        self.last_commit_id = last_commit_id
+
+
+class CommitAbandoned(AppendRefused):
+    """A commit was decided on the outcome of an earlier one, and that one was refused."""
+
+    code = "commit_abandoned"
+
+    def __init__(self, commit_id: int, follows: int) -> None:
+        super().__init__(
+            f"Commit {commit_id} was decided on the outcome of commit {follows}, which was refused, so it took no effect. "
+            "Send the command again: it will be decided on what is stored."
+        )
+        self.commit_id = commit_id
+        self.follows = follows
+
+
+class StreamNameInvalid(EventSourcingError):
+    """A stream name that cannot be a key: empty, too long, or with control characters."""
+
+    code = "stream_name_invalid"
+
+    def __init__(self, stream: str, reason: str) -> None:
+        super().__init__(f"{stream[:80]!r} cannot name a stream: {reason}.")
+        self.stream = stream
+
+
+class LimitExceeded(AppendRefused):
+    """Base of the errors for a bound of `Limits`: `limit` names the field, `bound` its value, `actual` what came."""
+
+    code = "limit_exceeded"
+    limit: ClassVar[str] = ""
+
+    def __init__(self, subject: str, actual: int, bound: int, advice: str) -> None:
+        super().__init__(f"{subject}: {actual:,} is over Limits.{self.limit} = {bound:,}. {advice}")
+        self.subject = subject
+        self.actual = actual
+        self.bound = bound
+
+
+class StreamFull(LimitExceeded):
+    """The stream holds as many events as `Limits.stream_events_max` allows."""
+
+    code = "stream_full"
+    limit = "stream_events_max"
+
+
+class TooManyStreams(LimitExceeded):
+    """The store holds as many streams as `Limits.streams_max` allows."""
+
+    code = "too_many_streams"
+    limit = "streams_max"
+
+
+class EventTooLarge(LimitExceeded):
+    """One event with its metadata is larger than `Limits.event_size_bytes_max`."""
+
+    code = "event_too_large"
+    limit = "event_size_bytes_max"
+
+
+class CommitTooLarge(LimitExceeded):
+    """One commit has more events than `Limits.commit_events_max`."""
+
+    code = "commit_too_large"
+    limit = "commit_events_max"
+
+
+class CommitTooManyBytes(LimitExceeded):
+    """One commit has more bytes than `Limits.commit_size_bytes_max`."""
+
+    code = "commit_too_many_bytes"
+    limit = "commit_size_bytes_max"
+
+
+class PayloadInvalid(AppendRefused):
+    """An event's payload or metadata cannot be encoded as MessagePack."""
+
+    code = "payload_invalid"
+
+    def __init__(self, stream: str, event_type: str, reason: str) -> None:
+        super().__init__(f"An event {event_type!r} for stream {stream!r} cannot be encoded: {reason}.")
+        self.stream = stream
+        self.event_type = event_type

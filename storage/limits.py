@@ -1,0 +1,65 @@
+"""Every bound of the system in one frozen object."""
+
+import attrs
+from attrs.validators import ge, gt, instance_of
+
+
+def _count(default: int, *, least: int = 1) -> int:
+    return attrs.field(default=default, validator=[instance_of(int), ge(least)])
+
+
+def _seconds(default: float) -> float:
+    return attrs.field(default=default, converter=float, validator=gt(0.0))
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """The bounds of one runtime. Each is enforced with an error of its own, named beside it.
+
+    Raises `ValueError` when a bound is not positive.
+    """
+
+    stream_events_max: int = _count(100_000)
+    """Events in one stream (`StreamFull`)."""
+    event_size_bytes_max: int = _count(64 * 1024)
+    """One encoded event with its metadata (`EventTooLarge`)."""
+    streams_max: int = _count(10_000)
+    """Streams in the store (`TooManyStreams`)."""
+    commit_events_max: int = _count(1_000)
+    """Events in one commit (`CommitTooLarge`)."""
+    commit_size_bytes_max: int = _count(1024 * 1024)
+    """Bytes of events in one commit (`CommitTooManyBytes`)."""
+    commits_waiting_max: int = _count(10_000)
+    """Commits on their way to the disk; beyond it actors wait before they decide more."""
+    snapshot_every_events: int = _count(100)
+    """An aggregate's state is stored each time it has so many more events."""
+    snapshots_kept: int = _count(10)
+    """Snapshots of one stream; older ones are dropped."""
+    projections_max: int = _count(64)
+    """Projections of one runtime (`TooManyProjections`)."""
+    retention_days: int = _count(30)
+    """How long a closed or deleted stream stays as it is before it may be compacted."""
+    command_timeout_seconds: float = _seconds(5.0)
+    """How long `ask` waits for its answer (`CommandTimeout`)."""
+    replay_speed_max: float = _seconds(100.0)
+    """Times the original pace, at most (`ReplaySpeedInvalid`)."""
+    compaction_events_min: int = _count(1_000)
+    """Streams shorter than this are not compacted (`CompactionTooSmall`)."""
+    idempotency_window_seconds: float = _seconds(300.0)
+    """How long an idempotency key is remembered, unless the command's type says otherwise."""
+    idempotency_key_bytes_max: int = _count(512)
+    """One idempotency key (`IdempotencyKeyInvalid`)."""
+    catch_up_batch_events: int = _count(100)
+    """Events that a reader of the log takes at a time."""
+    mailbox_commands_max: int = _count(1_000)
+    """Commands that wait in one actor's mailbox (`MailboxFull`)."""
+    resident_actors_max: int = _count(10_000)
+    """Aggregates kept in memory; beyond it the least recently used idle one is passivated."""
+    passivate_after_seconds: float = _seconds(60.0)
+    """An aggregate that got no message for so long leaves memory."""
+    restart_backoff_seconds: float = _seconds(0.1)
+    """The wait before an actor that failed is activated again; doubled each time."""
+    restart_backoff_seconds_max: float = _seconds(30.0)
+    """The longest such wait."""
+    shutdown_seconds: float = _seconds(30.0)
+    """How long closing waits for mailboxes to drain (`ShutdownTimeout`)."""

@@ -1,0 +1,171 @@
+"""The event log on LMDB, written: one value per group commit, and the indexes brought after it in bulk."""
+
+import logging
+import math
+import os
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+from . import idempotency as idempotency_table
+from . import postings
+from .commit import Appended, Commit
+from .draft import Draft
+from .environment import MAP_SIZE_BYTES, Environment, Transaction
+from .errors import EventSourcingError, StoreError
+from .flush import IndexFlush
+from .group import KEY, encode_group
+from .limits import Limits
+from .reader import LogReader
+from .record import StreamHead
+from .snapshot import Snapshot, encode_snapshot
+from .tail import Tail
+
+TAIL_WEIGHT_MAX: Final = 32_768
+"""Events and keys in memory before they are flushed; opening after a crash reads at most about twice as many again."""
+FLUSH_CHUNK_ITEMS: Final = 256
+"""Index entries written at a time when nothing else is."""
+HEADS_CACHED_MAX: Final = 65_536
+
+logger = logging.getLogger("eventsrc.storage")
+
+
+class EventLog(LogReader):
+    """The store of one folder; fulfils `EventStore`. Raises a `StoreError` when the folder cannot be opened."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        limits: Limits | None = None,
+        create: bool = True,
+        map_size_bytes: int = MAP_SIZE_BYTES,
+    ) -> None:
+        environment = Environment(path, create=create, map_size_bytes=map_size_bytes)
+        try:
+            super().__init__(environment)
+        except BaseException:
+            environment.close()
+            raise
+        self._limits = limits or Limits()
+        self._heads: dict[str, StreamHead] = {}
+        self._flushing: IndexFlush | None = None
+        self._flush_items_per_event = 1
+
+    @property
+    def disk_seconds(self) -> float:
+        return self._environment.commit_seconds if self._environment.commit_seconds < math.inf else 0.0
+
+    def append(
+        self, commits: Sequence[Commit], snapshots: Sequence[Snapshot] = ()
+    ) -> list[Appended | EventSourcingError]:
+        draft = Draft(self._last_position, self._last_commit_id, self._stream_count, self._limits, self._head_to_extend)
+        outcomes = [draft.add(commit) for commit in commits]
+        if draft.is_empty and not snapshots:
+            return outcomes
+        try:
+            self._write(draft, snapshots)
+        except StoreError as error:
+            if draft.is_empty or not self._holds(draft.last_commit_id):
+                return [error if isinstance(outcome, Appended) else outcome for outcome in outcomes]
+        if not draft.is_empty:
+            self._publish(draft)
+        return outcomes
+
+    def flush(self) -> None:
+        while True:
+            if self._flushing is None and self._tail.weight:
+                self._begin_flush()
+            flush = self._flushing
+            if flush is None:
+                return
+            count = self._environment.write(partial(flush.write, count=FLUSH_CHUNK_ITEMS))
+            self._advance(flush, count)
+
+    def close(self) -> None:
+        try:
+            self.flush()
+        except StoreError as error:
+            # Nothing is lost: what could not be flushed is read again from the log when it is opened.
+            logger.warning("indexes not flushed at close", extra={"path": self.path, "reason": str(error)})
+        self._environment.close()
+
+    def _write(self, draft: Draft, snapshots: Sequence[Snapshot]) -> None:
+        key = KEY.pack(draft.first_position, draft.first_commit_id)
+        value = encode_group(draft.first_commit_id, draft.last_commit_id, draft.records, draft.idempotency)
+        flush = self._flushing
+        # Enough index entries with each commit that a flush ends long before the next one is due.
+        share = 1 + len(draft.records) * self._flush_items_per_event
+
+        def work(transaction: Transaction) -> int:
+            table = self._environment.table
+            if not draft.is_empty:
+                stored = transaction.put(key, value, db=table("log"), append=True)
+                assert stored, f"the group at position {draft.first_position} is not the newest"
+            for snapshot in snapshots:
+                self._put_snapshot(transaction, snapshot)
+            if draft.idempotency:
+                idempotency_table.drop_expired(transaction, table("idempotency"), table("expiries"), draft.time_ns)
+            return flush.write(transaction, share) if flush else 0
+
+        count = self._environment.write(work)
+        if flush:
+            self._advance(flush, count)
+
+    def _put_snapshot(self, transaction: Transaction, snapshot: Snapshot) -> None:
+        table = self._environment.table("snapshots")
+        key = postings.key_of(snapshot.stream, snapshot.version)
+        transaction.put(key, encode_snapshot(snapshot), db=table)
+        prefix = key[:-8]
+        outdated: list[bytes] = []
+        with transaction.cursor(table) as cursor:
+            kept = 1
+            cursor.set_key(key)
+            while cursor.prev() and cursor.key().startswith(prefix):
+                kept += 1
+                if kept > self._limits.snapshots_kept:
+                    outdated.append(cursor.key())
+        for old_key in outdated:
+            transaction.delete(old_key, db=table)
+
+    def _publish(self, draft: Draft) -> None:
+        with self._lock:
+            self._tail.add(
+                draft.placements, draft.heads, draft.idempotency, (draft.last_position, draft.last_commit_id)
+            )
+        self._heads.update(draft.heads)
+        if len(self._heads) > HEADS_CACHED_MAX:
+            self._heads.clear()
+        self._stream_count = draft.stream_count
+        self._last_commit_id = draft.last_commit_id
+        self._last_position = draft.last_position
+        if self._flushing is None and self._tail.weight >= TAIL_WEIGHT_MAX:
+            self._begin_flush()
+
+    def _begin_flush(self) -> None:
+        with self._lock:
+            flushing = self._tail
+            self._tail = Tail(flushing.through)
+            self._tails = (flushing, self._tail)
+        self._flushing = IndexFlush(flushing, self._environment.table)
+        self._flush_items_per_event = 1 + 2 * self._flushing.remaining // TAIL_WEIGHT_MAX
+
+    def _advance(self, flush: IndexFlush, count: int) -> None:
+        if flush.advance(count):
+            self._flushing = None
+            with self._lock:
+                self._tails = (self._tail,)
+
+    def _holds(self, commit_id: int) -> bool:
+        """Whether a commit whose outcome is unknown was stored after all."""
+        with self._environment.read() as transaction:
+            last = self._last_group(transaction)
+        return last is not None and last.last_commit_id >= commit_id
+
+    def _head_to_extend(self, stream: str) -> StreamHead | None:
+        head = self._heads.get(stream)
+        if head is None:
+            head = self.head(stream)
+            if head is not None:
+                self._heads[stream] = head
+        return head

@@ -1,0 +1,153 @@
+"""An event store in memory, with the same contract as the log on LMDB: for tests and for programs that may forget."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from .commit import Appended, Commit, IdempotencyEntry
+from .draft import Draft
+from .errors import EventSourcingError, StoreClosed
+from .limits import Limits
+from .record import StoredEvent, StreamHead
+from .snapshot import Snapshot, decode_snapshot, encode_snapshot
+from .store import POSITION_MAX, READ_BATCH_EVENTS
+from .tail import Tail
+
+_decoder: Final = msgspec.msgpack.Decoder(StoredEvent)
+
+
+class MemoryLog:
+    """Keeps encoded records, exactly as the log on LMDB would store them; fulfils `EventStore`."""
+
+    path: Final = ":memory:"
+    disk_seconds: Final = 0.0
+
+    def __init__(self, *, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+        self._records: list[bytes] = []
+        self._index = Tail((0, 0))
+        self._snapshots: dict[str, dict[int, bytes]] = {}
+        self._closed = False
+
+    @property
+    def last_position(self) -> int:
+        return len(self._records)
+
+    @property
+    def last_commit_id(self) -> int:
+        return self._index.through[1]
+
+    @property
+    def stream_count(self) -> int:
+        return len(self._index.heads)
+
+    def append(
+        self, commits: Sequence[Commit], snapshots: Sequence[Snapshot] = ()
+    ) -> list[Appended | EventSourcingError]:
+        self._check_open()
+        index = self._index
+        draft = Draft(self.last_position, self.last_commit_id, self.stream_count, self._limits, index.heads.get)
+        outcomes = [draft.add(commit) for commit in commits]
+        if not draft.is_empty:
+            through = (draft.last_position, draft.last_commit_id)
+            self._records += draft.records
+            index.add(draft.placements, draft.heads, draft.idempotency, through)
+        for snapshot in snapshots:
+            kept = self._snapshots.setdefault(snapshot.stream, {})
+            kept[snapshot.version] = encode_snapshot(snapshot)
+            for version in sorted(kept)[: -self._limits.snapshots_kept]:
+                del kept[version]
+        return outcomes
+
+    def head(self, stream: str) -> StreamHead | None:
+        self._check_open()
+        return self._index.heads.get(stream)
+
+    def streams(
+        self, *, category: str | None = None, after: str = "", limit: int = READ_BATCH_EVENTS
+    ) -> list[StreamHead]:
+        self._check_open()
+        prefix = "" if category is None else f"{category}-"
+        names = sorted(
+            (name for name in self._index.heads if name.startswith(prefix) and name.encode() > after.encode()),
+            key=str.encode,
+        )
+        return [self._index.heads[name] for name in names[:limit]]
+
+    def read_stream(
+        self,
+        stream: str,
+        *,
+        from_version: int = 1,
+        to_version: int | None = None,
+        backwards: bool = False,
+        limit: int = READ_BATCH_EVENTS,
+    ) -> list[StoredEvent]:
+        self._check_open()
+        part = self._index.streams.get(stream)
+        if part is None:
+            return []
+        end = len(part.positions) if to_version is None else max(to_version, 0)
+        return self._fetch(part.positions[max(from_version - 1, 0) : end], backwards, limit)
+
+    def read(
+        self, *, after: int = 0, before: int | None = None, backwards: bool = False, limit: int = READ_BATCH_EVENTS
+    ) -> list[StoredEvent]:
+        self._check_open()
+        end = self.last_position + 1 if before is None else min(before, self.last_position + 1)
+        return self._fetch(range(max(after, 0) + 1, end), backwards, limit)
+
+    def read_type(
+        self,
+        event_type: str,
+        *,
+        after: int = 0,
+        before: int | None = None,
+        backwards: bool = False,
+        limit: int = READ_BATCH_EVENTS,
+    ) -> list[StoredEvent]:
+        self._check_open()
+        return self._fetch(_between(self._index.types.get(event_type, ()), after, before), backwards, limit)
+
+    def read_category(
+        self,
+        category: str,
+        *,
+        after: int = 0,
+        before: int | None = None,
+        backwards: bool = False,
+        limit: int = READ_BATCH_EVENTS,
+    ) -> list[StoredEvent]:
+        self._check_open()
+        return self._fetch(_between(self._index.categories.get(category, ()), after, before), backwards, limit)
+
+    def idempotency(self, stream: str, key: str, *, now_ns: int) -> IdempotencyEntry | None:
+        self._check_open()
+        entry = self._index.idempotency.get((stream, key))
+        return entry if entry is not None and entry.expires_ns > now_ns else None
+
+    def snapshots(self, stream: str, *, limit: int = READ_BATCH_EVENTS) -> list[Snapshot]:
+        self._check_open()
+        kept = self._snapshots.get(stream, {})
+        return [decode_snapshot(kept[version]) for version in sorted(kept, reverse=True)[:limit]]
+
+    def flush(self) -> None:
+        """Everything is where it belongs."""
+
+    def close(self) -> None:
+        self._closed = True
+
+    def _fetch(self, positions: Sequence[int], backwards: bool, limit: int) -> list[StoredEvent]:
+        chosen = positions[::-1][:limit] if backwards else positions[:limit]
+        return [_decoder.decode(self._records[position - 1]) for position in chosen]
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreClosed(self.path)
+
+
+def _between(positions: Sequence[int], after: int, before: int | None) -> Sequence[int]:
+    end = POSITION_MAX if before is None else before
+    return positions[bisect_right(positions, after) : bisect_left(positions, end)]

@@ -1,0 +1,101 @@
+"""Postings: which positions belong to a name, in chunks of LMDB values.
+
+A key is the name, a zero byte and the ordinal of the chunk's first entry. In the stream index the ordinal is the version
+(every version is there, so an entry is found by counting); in the type and category indexes it is the position itself.
+"""
+
+import struct
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from .environment import Table, Transaction
+
+CHUNK_POSITIONS_MAX: Final = 1_024
+_ORDINAL: Final = struct.Struct(">Q")
+ORDINAL_MAX: Final = (1 << 64) - 1
+
+
+def key_of(name: str, ordinal: int) -> bytes:
+    """The key of a chunk, also of a snapshot: name, zero byte, big-endian ordinal."""
+    return name.encode() + b"\0" + _ORDINAL.pack(ordinal)
+
+
+def ordinal_of(key: bytes) -> int:
+    """The ordinal at the end of such a key."""
+    return int(_ORDINAL.unpack_from(key, len(key) - _ORDINAL.size)[0])
+
+
+def name_of(key: bytes) -> str:
+    """The name at the front of such a key."""
+    return key[: -_ORDINAL.size - 1].decode()
+
+
+def chunks(name: str, positions: Sequence[int], first_version: int | None = None) -> Iterator[tuple[bytes, bytes]]:
+    """The keys and values that hold `positions`; numbered from `first_version`, or by themselves where it is None."""
+    for start in range(0, len(positions), CHUNK_POSITIONS_MAX):
+        part = positions[start : start + CHUNK_POSITIONS_MAX]
+        ordinal = part[0] if first_version is None else first_version + start
+        yield key_of(name, ordinal), struct.pack(f"<{len(part)}Q", *part)
+
+
+def positions_of_versions(
+    transaction: Transaction, table: Table, name: str, first_version: int, last_version: int
+) -> list[int]:
+    """The positions of the versions from `first_version` through `last_version`, as far as this index holds them."""
+    found: list[int] = []
+    for ordinal, positions in _chunks_from(transaction, table, name, first_version):
+        if ordinal > last_version:
+            break
+        found += positions[max(first_version - ordinal, 0) : last_version - ordinal + 1]
+    return found
+
+
+def positions_after(transaction: Transaction, table: Table, name: str, after: int, limit: int) -> list[int]:
+    """At most `limit` positions greater than `after`, ascending."""
+    found: list[int] = []
+    for _, positions in _chunks_from(transaction, table, name, after + 1):
+        found += positions[bisect_right(positions, after) :]
+        if len(found) >= limit:
+            break
+    return found[:limit]
+
+
+def positions_before(transaction: Transaction, table: Table, name: str, before: int, limit: int) -> list[int]:
+    """At most `limit` positions smaller than `before`, descending."""
+    prefix = name.encode() + b"\0"
+    found: list[int] = []
+    with transaction.cursor(table) as cursor:
+        more = cursor.prev() if cursor.set_range(key_of(name, before)) else cursor.last()
+        while more and len(found) < limit and _is_chunk_of(cursor.key(), prefix):
+            positions = _decode(cursor.value())
+            found += reversed(positions[: bisect_left(positions, before)])
+            more = cursor.prev()
+    return found[:limit]
+
+
+def _chunks_from(
+    transaction: Transaction, table: Table, name: str, ordinal: int
+) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Chunks in order, beginning with the one that may hold `ordinal`."""
+    prefix = name.encode() + b"\0"
+    key = key_of(name, ordinal)
+    with transaction.cursor(table) as cursor:
+        more = cursor.set_range(key)
+        if not more:
+            more = cursor.last()
+        elif cursor.key() != key and not (cursor.prev() and _is_chunk_of(cursor.key(), prefix)):
+            more = cursor.set_range(key)
+        while more:
+            if not _is_chunk_of(cursor.key(), prefix):
+                return
+            yield ordinal_of(cursor.key()), _decode(cursor.value())
+            more = cursor.next()
+
+
+def _is_chunk_of(key: bytes, prefix: bytes) -> bool:
+    return len(key) == len(prefix) + _ORDINAL.size and key.startswith(prefix)
+
+
+def _decode(value: bytes) -> tuple[int, ...]:
+    return struct.unpack(f"<{len(value) // 8}Q", value)

@@ -1,0 +1,323 @@
+"""The event log on LMDB, read: from any thread, in bounded batches, with a transaction for one batch at a time."""
+
+import logging
+import threading
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import lmdb
+
+from . import idempotency as idempotency_table
+from . import postings
+from .commit import IdempotencyEntry
+from .environment import Environment, Transaction
+from .errors import CorruptRecord
+from .flush import decode_head, indexed_through
+from .group import KEY, Group, GroupDamaged
+from .record import StoredEvent, StreamHead
+from .snapshot import Snapshot, SnapshotDamaged, decode_snapshot
+from .store import POSITION_MAX, READ_BATCH_EVENTS
+from .tail import Tail, placements_of
+
+logger = logging.getLogger("eventsrc.storage")
+
+_DECODE_ALL_ABOVE: Final = 0.25
+"""From this share of a group's records on it is cheaper to decode them in one go than one by one."""
+
+
+class LogReader:
+    """Reads the log in `environment`. What the indexes on disk lack is kept in `_tails`, oldest first.
+
+    A reader looks at the tails first and begins its transaction then: what a flush takes out of the tails in between is
+    in the indexes that the transaction sees, so nothing is missed; what is in both is taken once.
+    """
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._lock = threading.Lock()
+        self._last_position = 0
+        self._last_commit_id = 0
+        self._stream_count = 0
+        self._load()
+
+    @property
+    def path(self) -> str:
+        return self._environment.path
+
+    @property
+    def last_position(self) -> int:
+        return self._last_position
+
+    @property
+    def last_commit_id(self) -> int:
+        return self._last_commit_id
+
+    @property
+    def stream_count(self) -> int:
+        return self._stream_count
+
+    def head(self, stream: str) -> StreamHead | None:
+        with self._lock:
+            for tail in reversed(self._tails):
+                head = tail.heads.get(stream)
+                if head is not None:
+                    return head
+        with self._environment.read() as transaction:
+            return self._stored_head(transaction, stream)
+
+    def streams(
+        self, *, category: str | None = None, after: str = "", limit: int = READ_BATCH_EVENTS
+    ) -> list[StreamHead]:
+        prefix = "" if category is None else f"{category}-"
+        start = max(after.encode(), prefix.encode())
+        with self._lock:
+            heads = {name: head for tail in self._tails for name, head in tail.heads.items()}
+        newer = sorted(
+            (name.encode(), head)
+            for name, head in heads.items()
+            if name.startswith(prefix) and name.encode() > after.encode()
+        )[:limit]
+        found = dict(newer)
+        with self._environment.read() as transaction, transaction.cursor(self._environment.table("heads")) as cursor:
+            more = cursor.set_range(start)
+            stored = 0
+            while more and stored < limit and cursor.key().startswith(prefix.encode()):
+                key = cursor.key()
+                if key > after.encode() or not after:
+                    stored += 1
+                    found.setdefault(key, decode_head(key.decode(), cursor.value()))
+                more = cursor.next()
+        return [found[key] for key in sorted(found)[:limit]]
+
+    def read_stream(
+        self,
+        stream: str,
+        *,
+        from_version: int = 1,
+        to_version: int | None = None,
+        backwards: bool = False,
+        limit: int = READ_BATCH_EVENTS,
+    ) -> list[StoredEvent]:
+        head = self.head(stream)
+        if head is None:
+            return []
+        first, last = max(from_version, 1), head.version if to_version is None else min(to_version, head.version)
+        if backwards:
+            first = max(first, last - limit + 1)
+        else:
+            last = min(last, first + limit - 1)
+        if first > last:
+            return []
+        newer: list[int] = []
+        newer_from = last + 1
+        with self._lock:
+            for tail in self._tails:
+                part = tail.streams.get(stream)
+                if part is None or part.first_version > last:
+                    continue
+                skip = max(first - part.first_version, 0)
+                newer_from = min(newer_from, part.first_version + skip)
+                newer += part.positions[skip : last - part.first_version + 1]
+        with self._environment.read() as transaction:
+            positions: list[int] = []
+            if first < newer_from:
+                table = self._environment.table("streams")
+                positions = postings.positions_of_versions(transaction, table, stream, first, newer_from - 1)
+            return self._fetch(transaction, positions + newer, backwards=backwards)
+
+    def read(
+        self, *, after: int = 0, before: int | None = None, backwards: bool = False, limit: int = READ_BATCH_EVENTS
+    ) -> list[StoredEvent]:
+        end = min(self._last_position + 1 if before is None else before, self._last_position + 1)
+        first, last = max(after, 0) + 1, end - 1
+        if backwards:
+            first = max(first, last - limit + 1)
+        else:
+            last = min(last, first + limit - 1)
+        found: list[StoredEvent] = []
+        with self._environment.read() as transaction, transaction.cursor(self._environment.table("log")) as cursor:
+            more = _seek(cursor, first)
+            while more and first <= last:
+                group = self._group(cursor.key(), cursor.value())
+                if group.count and group.last_position >= first:
+                    found += self._records(group)[first - group.first_position : last - group.first_position + 1]
+                    first = group.last_position + 1
+                more = cursor.next()
+        return found[::-1] if backwards else found
+
+    def read_type(
+        self,
+        event_type: str,
+        *,
+        after: int = 0,
+        before: int | None = None,
+        backwards: bool = False,
+        limit: int = READ_BATCH_EVENTS,
+    ) -> list[StoredEvent]:
+        return self._read_postings(
+            "types", lambda tail: tail.types.get(event_type, ()), event_type, after, before, backwards, limit
+        )
+
+    def read_category(
+        self,
+        category: str,
+        *,
+        after: int = 0,
+        before: int | None = None,
+        backwards: bool = False,
+        limit: int = READ_BATCH_EVENTS,
+    ) -> list[StoredEvent]:
+        return self._read_postings(
+            "categories", lambda tail: tail.categories.get(category, ()), category, after, before, backwards, limit
+        )
+
+    def idempotency(self, stream: str, key: str, *, now_ns: int) -> IdempotencyEntry | None:
+        with self._lock:
+            for tail in reversed(self._tails):
+                entry = tail.idempotency.get((stream, key))
+                if entry is not None:
+                    return entry if entry.expires_ns > now_ns else None
+        with self._environment.read() as transaction:
+            return idempotency_table.find(transaction, self._environment.table("idempotency"), stream, key, now_ns)
+
+    def snapshots(self, stream: str, *, limit: int = READ_BATCH_EVENTS) -> list[Snapshot]:
+        prefix = stream.encode() + b"\0"
+        found: list[Snapshot] = []
+        with (
+            self._environment.read() as transaction,
+            transaction.cursor(self._environment.table("snapshots")) as cursor,
+        ):
+            key = postings.key_of(stream, postings.ORDINAL_MAX)
+            more = cursor.prev() if cursor.set_range(key) else cursor.last()
+            while more and len(found) < limit and cursor.key().startswith(prefix):
+                try:
+                    found.append(decode_snapshot(cursor.value()))
+                except SnapshotDamaged as error:
+                    logger.warning(
+                        "damaged snapshot passed over",
+                        extra={"stream": stream, "version": postings.ordinal_of(cursor.key()), "reason": str(error)},
+                    )
+                more = cursor.prev()
+        return found
+
+    def _read_postings(
+        self,
+        table: str,
+        newer_of: Callable[[Tail], Sequence[int]],
+        name: str,
+        after: int,
+        before: int | None,
+        backwards: bool,
+        limit: int,
+    ) -> list[StoredEvent]:
+        end = POSITION_MAX if before is None else before
+        with self._lock:
+            newer: list[int] = []
+            for tail in self._tails:
+                positions = newer_of(tail)
+                first, last = bisect_right(positions, after), bisect_left(positions, end)
+                newer += (
+                    positions[max(first, last - limit) : last]
+                    if backwards
+                    else positions[first : min(last, first + limit)]
+                )
+        index = self._environment.table(table)
+        with self._environment.read() as transaction:
+            if backwards:
+                stored = postings.positions_before(transaction, index, name, newer[0] if newer else end, limit)
+                stored = [position for position in reversed(stored) if position > after]
+                wanted = (stored + newer)[-limit:]
+            else:
+                stored = postings.positions_after(transaction, index, name, after, limit)
+                last_stored = stored[-1] if stored else 0
+                stored = stored[: bisect_left(stored, end)]
+                wanted = (stored + [position for position in newer if position > last_stored])[:limit]
+            return self._fetch(transaction, wanted, backwards=backwards)
+
+    def _fetch(self, transaction: Transaction, positions: list[int], *, backwards: bool) -> list[StoredEvent]:
+        """The records at ascending `positions`, decoding each group once."""
+        found: list[StoredEvent] = []
+        at = 0
+        with transaction.cursor(self._environment.table("log")) as cursor:
+            while at < len(positions):
+                position = positions[at]
+                if not _seek(cursor, position):
+                    raise CorruptRecord(self.path, position, "the indexes name it, but the log does not hold it")
+                group = self._group(cursor.key(), cursor.value())
+                end = bisect_right(positions, group.last_position, at)
+                if end == at:
+                    raise CorruptRecord(self.path, position, "the indexes name it, but the log does not hold it")
+                wanted = positions[at:end]
+                if len(wanted) > group.count * _DECODE_ALL_ABOVE:
+                    records = self._records(group)
+                    found += [records[position - group.first_position] for position in wanted]
+                else:
+                    found += [self._record(group, position) for position in wanted]
+                at = end
+        return found[::-1] if backwards else found
+
+    def _group(self, key: bytes, value: bytes) -> Group:
+        first_position, _ = KEY.unpack(key)
+        try:
+            return Group(first_position, value)
+        except GroupDamaged as error:
+            raise CorruptRecord(self.path, first_position, str(error)) from error
+
+    def _records(self, group: Group) -> list[StoredEvent]:
+        try:
+            return group.records()
+        except GroupDamaged as error:
+            raise CorruptRecord(self.path, group.first_position, str(error)) from error
+
+    def _record(self, group: Group, position: int) -> StoredEvent:
+        try:
+            return group.record(position)
+        except GroupDamaged as error:
+            raise CorruptRecord(self.path, position, str(error)) from error
+
+    def _idempotency(self, group: Group) -> list[IdempotencyEntry]:
+        try:
+            return group.idempotency()
+        except GroupDamaged as error:
+            raise CorruptRecord(self.path, group.first_position, str(error)) from error
+
+    def _stored_head(self, transaction: Transaction, stream: str) -> StreamHead | None:
+        try:
+            value = transaction.get(stream.encode(), db=self._environment.table("heads"))
+        except (lmdb.BadValsizeError, UnicodeEncodeError):
+            return None
+        return None if value is None else decode_head(stream, value)
+
+    def _last_group(self, transaction: Transaction) -> Group | None:
+        with transaction.cursor(self._environment.table("log")) as cursor:
+            return self._group(cursor.key(), cursor.value()) if cursor.last() else None
+
+    def _load(self) -> None:
+        """Read the part of the log that the indexes on disk do not cover yet."""
+        table = self._environment.table
+        with self._environment.read() as transaction:
+            after = indexed_through(transaction, table("meta"))
+            self._stream_count = transaction.stat(table("heads"))["entries"]
+            tail = Tail(after)
+            with transaction.cursor(table("log")) as cursor:
+                more = cursor.set_range(KEY.pack(after[0] + 1, after[1] + 1))
+                while more:
+                    group = self._group(cursor.key(), cursor.value())
+                    placements, heads = placements_of(self._records(group)) if group.count else ([], {})
+                    for stream in heads:
+                        is_new = stream not in tail.heads and self._stored_head(transaction, stream) is None
+                        self._stream_count += is_new
+                    tail.add(placements, heads, self._idempotency(group), (group.last_position, group.last_commit_id))
+                    more = cursor.next()
+            last = self._last_group(transaction)
+        self._tail = tail
+        self._tails: tuple[Tail, ...] = (tail,)
+        if last is not None:
+            self._last_position = last.last_position
+            self._last_commit_id = last.last_commit_id
+
+
+def _seek(cursor: "lmdb.Cursor[bytes]", position: int) -> bool:
+    """Stand on the group that holds `position`, if any does."""
+    return cursor.prev() if cursor.set_range(KEY.pack(position + 1, 0)) else cursor.last()

@@ -1,0 +1,50 @@
+"""Snapshots: an aggregate's state at a version, and how it is stored."""
+
+import hashlib
+from typing import Any, Final
+
+import msgspec
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+class SnapshotDamaged(ValueError):
+    """A stored snapshot does not match its own hash; readers fall back to an older one or to the events."""
+
+
+class Snapshot(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The state of `stream` after `version`.
+
+    `schema` names the shape of the state's class when it was written; `event_hash` is the hash of the event at
+    `version`, so that a snapshot that belongs to another history is noticed.
+    """
+
+    stream: str
+    version: int
+    schema: str
+    time_ns: int
+    event_hash: bytes
+    state: dict[str, Any]
+
+
+_decoder: Final = msgspec.msgpack.Decoder(Snapshot)
+
+
+def encode_snapshot(snapshot: Snapshot) -> bytes:
+    """The stored bytes: SHA-256 of the encoded snapshot, then the encoded snapshot.
+
+    Raises `TypeError` or `ValueError` where the state is not plain data.
+    """
+    encoded = _encode(snapshot)
+    return hashlib.sha256(encoded).digest() + encoded
+
+
+def decode_snapshot(value: bytes) -> Snapshot:
+    """The snapshot in stored bytes. Raises `SnapshotDamaged`."""
+    digest, encoded = value[:32], value[32:]
+    if hashlib.sha256(encoded).digest() != digest:
+        raise SnapshotDamaged("its hash does not match")
+    try:
+        return _decoder.decode(encoded)
+    except msgspec.MsgspecError as error:
+        raise SnapshotDamaged(str(error)) from error

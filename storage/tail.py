@@ -1,0 +1,90 @@
+"""The newest part of the indexes, in memory until it is flushed to LMDB in bulk and in order.
+
+The log itself holds everything that the indexes say, so a tail that a crash destroys is read again from the log.
+"""
+
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+
+import attrs
+import msgspec
+
+from .commit import IdempotencyEntry
+from .record import StoredEvent, StreamHead
+
+
+class Placement(msgspec.Struct, frozen=True, gc=False):
+    """Where consecutive events of one stream went: versions and positions count up from the two firsts."""
+
+    stream: str
+    first_version: int
+    first_position: int
+    types: list[str]
+
+
+@attrs.define
+class StreamTail:
+    """The positions of a stream's versions from `first_version` on."""
+
+    first_version: int
+    positions: list[int]
+
+
+class Tail:
+    """What the indexes gain from the commits after `after`, through `through`; both are (position, commit id)."""
+
+    def __init__(self, after: tuple[int, int]) -> None:
+        self.after = after
+        self.through = after
+        self.heads: dict[str, StreamHead] = {}
+        self.streams: dict[str, StreamTail] = {}
+        self.types: dict[str, list[int]] = {}
+        self.categories: dict[str, list[int]] = {}
+        self.idempotency: dict[tuple[str, str], IdempotencyEntry] = {}
+
+    @property
+    def weight(self) -> int:
+        """How many events and keys it holds, which is what bounds it."""
+        return self.through[0] - self.after[0] + len(self.idempotency)
+
+    def add(
+        self,
+        placements: Iterable[Placement],
+        heads: Mapping[str, StreamHead],
+        idempotency: Iterable[IdempotencyEntry],
+        through: tuple[int, int],
+    ) -> None:
+        """Take in what one group commit wrote, in the order of positions."""
+        streams, types, categories = self.streams, self.types, self.categories
+        for placement in placements:
+            stream, position = placement.stream, placement.first_position
+            tail = streams.get(stream)
+            if tail is None:
+                tail = streams[stream] = StreamTail(placement.first_version, [])
+            category = categories.get(stream.partition("-")[0])
+            if category is None:
+                category = categories[stream.partition("-")[0]] = []
+            for event_type in placement.types:
+                tail.positions.append(position)
+                category.append(position)
+                of_type = types.get(event_type)
+                if of_type is None:
+                    types[event_type] = [position]
+                else:
+                    of_type.append(position)
+                position += 1
+        self.heads.update(heads)
+        for entry in idempotency:
+            self.idempotency[entry.stream, entry.key] = entry
+        self.through = through
+
+
+def placements_of(records: Iterable[StoredEvent]) -> tuple[list[Placement], dict[str, StreamHead]]:
+    """What `Tail.add` needs to know of records read back from the log."""
+    placements = []
+    heads = {}
+    for stream, run in groupby(records, key=lambda record: record.stream):
+        events = list(run)
+        placements.append(Placement(stream, events[0].version, events[0].position, [event.type for event in events]))
+        heads[stream] = StreamHead(stream, events[-1].version, events[-1].position, events[-1].hash)
+    return placements, heads
