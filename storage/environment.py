@@ -74,11 +74,18 @@ logger = logging.getLogger("eventsrc.storage")
 class Environment:
     """One LMDB environment in the folder `path`.
 
-    Reading is allowed from any thread; `write` must always be called from the same one. Raises one of the `StoreError`
-    classes when the folder cannot be opened.
+    Reading is allowed from any thread; `write` must always be called from the same one. With `read_only` it may be open
+    for writing elsewhere. Raises one of the `StoreError` classes when the folder cannot be opened.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, create: bool = True, map_size_bytes: int = MAP_SIZE_BYTES):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        create: bool = True,
+        read_only: bool = False,
+        map_size_bytes: int = MAP_SIZE_BYTES,
+    ):
         self.path = os.fspath(path)
         self._folder = Path(self.path)
         self._pid = os.getpid()
@@ -87,7 +94,11 @@ class Environment:
         self._closed = False
         self.commit_seconds = math.inf
         """How long the disk takes for a commit, estimated."""
-        existed = _check_folder(self._folder, create=create)
+        self._read_only = read_only
+        existed = _check_folder(self._folder, create=create and not read_only)
+        if read_only:
+            self._open(create=False)
+            return
         self._writer_lock = _lock_for_writing(self._folder)
         try:
             if existed and not _was_closed_cleanly(self._folder):
@@ -110,8 +121,17 @@ class Environment:
         with self._gate.reading():
             if self._closed:
                 raise StoreClosed(self.path)
-            with self._environment.begin() as transaction:
+            with self._begin() as transaction:
                 yield transaction
+
+    def _begin(self) -> Transaction:
+        try:
+            return self._environment.begin()
+        except lmdb.MapResizedError:
+            # Another process, which writes, has let the map grow: take over its size. No transaction of ours is open
+            # but this one, which has not begun.
+            self._environment.set_mapsize(0)
+            return self._environment.begin()
 
     def write(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` in a write transaction and commit it durably; run it again after the map had to grow.
@@ -149,15 +169,18 @@ class Environment:
         with self._gate.alone():
             self._closed = True
             self._environment.close()
-        _mark_closed(self._folder)
-        self._writer_lock.close()
+        if not self._read_only:
+            _mark_closed(self._folder)
+            self._writer_lock.close()
 
     def _open(self, *, create: bool) -> None:
-        environment = _open_lmdb(self.path, self._map_size_bytes, create=create)
+        environment = _open_lmdb(self.path, self._map_size_bytes, create=create, read_only=self._read_only)
         try:
             _check_length(self._folder, environment)
             _check_format(self.path, environment, create=create)
-            self._tables: dict[str, Table] = {name: environment.open_db(name.encode()) for name in TABLES}
+            self._tables: dict[str, Table] = {
+                name: environment.open_db(name.encode(), create=not self._read_only) for name in TABLES
+            }
             environment.reader_check()
             self._map_size_bytes = environment.info()["map_size"]
         except lmdb.Error as error:
@@ -217,8 +240,14 @@ class _Gate:
             yield
 
 
-def _open_lmdb(path: str, map_size_bytes: int, *, create: bool) -> lmdb.Environment:
-    options = {"map_size": map_size_bytes, "max_dbs": TABLES_MAX, "max_spare_txns": SPARE_READERS, "create": create}
+def _open_lmdb(path: str, map_size_bytes: int, *, create: bool, read_only: bool) -> lmdb.Environment:
+    options = {
+        "map_size": map_size_bytes,
+        "max_dbs": TABLES_MAX,
+        "max_spare_txns": SPARE_READERS,
+        "create": create,
+        "readonly": read_only,
+    }
     if create:
         # An existing file knows its own engine.
         options["lib_version"] = ENGINE

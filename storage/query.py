@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from .record import StoredEvent, StreamHead
-from .store import POSITION_MAX, EventStore
+from .store import POSITION_MAX, EventReader
 
 QUERY_BATCH_EVENTS: Final = 500
 
 
 def find_events(
-    store: EventStore,
+    store: EventReader,
     *,
     stream: str | None = None,
     types: Sequence[str] | None = None,
@@ -47,7 +47,7 @@ def find_events(
             yield event
 
 
-def find_streams(store: EventStore, *, category: str | None = None) -> Iterator[StreamHead]:
+def find_streams(store: EventReader, *, category: str | None = None) -> Iterator[StreamHead]:
     """The head of every stream (of a category), in the order of the names."""
     after = ""
     while heads := store.streams(category=category, after=after, limit=QUERY_BATCH_EVENTS):
@@ -70,7 +70,7 @@ def _by_position(
             after = batch[-1].position
 
 
-def _by_version(store: EventStore, stream: str, backwards: bool) -> Iterator[StoredEvent]:
+def _by_version(store: EventReader, stream: str, backwards: bool) -> Iterator[StoredEvent]:
     first, last = 1, None
     while batch := store.read_stream(
         stream, from_version=first, to_version=last, backwards=backwards, limit=QUERY_BATCH_EVENTS

@@ -1,6 +1,7 @@
 """The event log on LMDB, read: from any thread, in bounded batches, with a transaction for one batch at a time."""
 
 import logging
+import os
 import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
@@ -22,6 +23,8 @@ from .tail import Tail, placements_of
 
 logger = logging.getLogger("eventsrc.storage")
 
+REFRESHED_WEIGHT_MAX: Final = 131_072
+"""Events and keys that a reader of another process's log keeps before it looks what has been flushed."""
 _DECODE_ALL_ABOVE: Final = 0.25
 """From this share of a group's records on it is cheaper to decode them in one go than one by one."""
 
@@ -40,6 +43,33 @@ class LogReader:
         self._last_commit_id = 0
         self._stream_count = 0
         self._load()
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "LogReader":
+        """Open a store for reading only; it may be open for writing in another process.
+
+        Raises a `StoreError` when there is no store at `path` or it cannot be read.
+        """
+        environment = Environment(path, read_only=True)
+        try:
+            return LogReader(environment)
+        except BaseException:
+            environment.close()
+            raise
+
+    def refresh(self) -> bool:
+        """Take in what another process has written since; return whether there was anything."""
+        before = self._last_commit_id
+        if self._tail.weight > REFRESHED_WEIGHT_MAX:
+            self._load()
+        else:
+            with self._environment.read() as transaction:
+                self._extend(transaction)
+        return self._last_commit_id > before
+
+    def close(self) -> None:
+        """Close it. Idempotent."""
+        self._environment.close()
 
     @property
     def path(self) -> str:
@@ -294,28 +324,33 @@ class LogReader:
             return self._group(cursor.key(), cursor.value()) if cursor.last() else None
 
     def _load(self) -> None:
-        """Read the part of the log that the indexes on disk do not cover yet."""
+        """Begin with the indexes on disk, and read the part of the log that they do not cover yet."""
         table = self._environment.table
         with self._environment.read() as transaction:
-            after = indexed_through(transaction, table("meta"))
+            tail = Tail(indexed_through(transaction, table("meta")))
             self._stream_count = transaction.stat(table("heads"))["entries"]
-            tail = Tail(after)
-            with transaction.cursor(table("log")) as cursor:
-                more = cursor.set_range(KEY.pack(after[0] + 1, after[1] + 1))
-                while more:
-                    group = self._group(cursor.key(), cursor.value())
-                    placements, heads = placements_of(self._records(group)) if group.count else ([], {})
-                    for stream in heads:
-                        is_new = stream not in tail.heads and self._stored_head(transaction, stream) is None
-                        self._stream_count += is_new
-                    tail.add(placements, heads, self._idempotency(group), (group.last_position, group.last_commit_id))
-                    more = cursor.next()
-            last = self._last_group(transaction)
-        self._tail = tail
-        self._tails: tuple[Tail, ...] = (tail,)
-        if last is not None:
-            self._last_position = last.last_position
-            self._last_commit_id = last.last_commit_id
+            with self._lock:
+                self._tail = tail
+                self._tails: tuple[Tail, ...] = (tail,)
+            self._extend(transaction)
+
+    def _extend(self, transaction: Transaction) -> None:
+        """Take in the groups that follow the tail."""
+        tail = self._tail
+        position, commit_id = tail.through
+        with transaction.cursor(self._environment.table("log")) as cursor:
+            more = cursor.set_range(KEY.pack(position + 1, commit_id + 1))
+            while more:
+                group = self._group(cursor.key(), cursor.value())
+                placements, heads = placements_of(self._records(group)) if group.count else ([], {})
+                for stream in heads:
+                    is_new = stream not in tail.heads and self._stored_head(transaction, stream) is None
+                    self._stream_count += is_new
+                entries = self._idempotency(group)
+                with self._lock:
+                    tail.add(placements, heads, entries, (group.last_position, group.last_commit_id))
+                more = cursor.next()
+        self._last_position, self._last_commit_id = tail.through
 
 
 def _seek(cursor: "lmdb.Cursor[bytes]", position: int) -> bool:

@@ -15,7 +15,7 @@ class SnapshotDamaged(ValueError):
 class Snapshot(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The state of `stream` after `version`.
 
-    `schema` names the shape of the state's class when it was written; `event_hash` is the hash of the event at
+    `state` is plain data; for writing it may come encoded already, as `msgspec.Raw`. `schema` names the shape of the state's class when it was written; `event_hash` is the hash of the event at
     `version`, so that a snapshot that belongs to another history is noticed.
     """
 
@@ -24,7 +24,7 @@ class Snapshot(msgspec.Struct, frozen=True, array_like=True, gc=False):
     schema: str
     time_ns: int
     event_hash: bytes
-    state: dict[str, Any]
+    state: Any
 
 
 _decoder: Final = msgspec.msgpack.Decoder(Snapshot)

@@ -13,12 +13,11 @@ READ_BATCH_EVENTS: Final = 100
 POSITION_MAX: Final = (1 << 63) - 1
 
 
-class EventStore(Protocol):
-    """An append-only log with its indexes, snapshots and idempotency keys.
+class EventReader(Protocol):
+    """An append-only log with its indexes, snapshots and idempotency keys, as it is read. Any thread may call it.
 
-    One thread calls `append`, `flush` and `close`; any thread may read. Each read returns a bounded list, so no caller
-    holds a transaction; to go on, ask again from the last version or position. Reads raise `CorruptRecord` when a
-    stored value does not pass its check.
+    Each read returns a bounded list, so no caller holds a transaction; to go on, ask again from the last version or
+    position. Reads raise `CorruptRecord` when a stored value does not pass its check.
     """
 
     @property
@@ -36,20 +35,6 @@ class EventStore(Protocol):
     @property
     def stream_count(self) -> int:
         """How many streams there are."""
-
-    @property
-    def disk_seconds(self) -> float:
-        """How long `append` waits for the disk, estimated; a writer chooses the size of its batches by it."""
-
-    def append(
-        self, commits: Sequence[Commit], snapshots: Sequence[Snapshot] = ()
-    ) -> list[Appended | EventSourcingError]:
-        """Store the commits in order, durably and in one transaction; the answers come in the same order.
-
-        A refused commit (`VersionConflict`, one of the `LimitExceeded`, ...) leaves no trace and does not touch the
-        others. When the disk refuses, every commit gets the `StoreError` and none is stored. Snapshots are written
-        along with them.
-        """
 
     def head(self, stream: str) -> StreamHead | None:
         """The newest event's version, position and hash; None where there is no such stream."""
@@ -102,6 +87,24 @@ class EventStore(Protocol):
 
     def snapshots(self, stream: str, *, limit: int = READ_BATCH_EVENTS) -> list[Snapshot]:
         """The stream's snapshots that pass their check, newest first."""
+
+
+class EventStore(EventReader, Protocol):
+    """The same with writing. One thread calls `append`, `flush` and `close`."""
+
+    @property
+    def disk_seconds(self) -> float:
+        """How long `append` waits for the disk, estimated; a writer chooses the size of its batches by it."""
+
+    def append(
+        self, commits: Sequence[Commit], snapshots: Sequence[Snapshot] = ()
+    ) -> list[Appended | EventSourcingError]:
+        """Store the commits in order, durably and in one transaction; the answers come in the same order.
+
+        A refused commit (`VersionConflict`, one of the `LimitExceeded`, ...) leaves no trace and does not touch the
+        others. When the disk refuses, every commit gets the `StoreError` and none is stored. Snapshots are written
+        along with them.
+        """
 
     def flush(self) -> None:
         """Bring the indexes on disk up to the log, so that the next opening has less to do."""

@@ -1,0 +1,175 @@
+"""The aggregate: a domain class whose fields are its state, with methods that decide and methods that apply.
+
+Everything about it is checked when the class is defined, so that a mistake shows where it was made.
+"""
+
+import inspect
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Final, TypeVar, Union, dataclass_transform
+
+import attrs
+
+from .errors import DefinitionError
+from .messages import command_type, event_type
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+CATEGORY: Final = re.compile(r"[a-z][a-z0-9_]{0,99}")
+_ROLE: Final = "__eventsrc_role__"
+_ID: Final = "_eventsrc_id"
+
+
+@attrs.frozen
+class AggregateDefinition:
+    """What an aggregate class declares: which function handles or applies objects of which class."""
+
+    category: str
+    handlers: Mapping[type, Callable[[Any, Any], Any]]
+    appliers: Mapping[type, Callable[[Any, Any], None]]
+    event_classes: tuple[type, ...]
+
+
+def handles(method: F) -> F:
+    """Mark a method that decides on commands of the class its parameter is annotated with (`A | B`: of either).
+
+    It returns an event, several, or None, or raises `Rejected`; it must not change the state. It may be `async def`.
+    """
+    setattr(method, _ROLE, "handles")
+    return method
+
+
+def applies(method: F) -> F:
+    """Mark a method that changes the state by an event of the class its parameter is annotated with.
+
+    It is called for new events and again whenever the state is made from the log, so it must not decide, fail or reach
+    outside.
+    """
+    setattr(method, _ROLE, "applies")
+    return method
+
+
+@dataclass_transform(field_specifiers=(attrs.field,))
+class Aggregate:
+    """Base of aggregates. The annotated fields of a subclass are its state and need defaults: the state before any event.
+
+    The stream of an aggregate is named `<category>-<id>`; the category is the class's name in lower case, or the one
+    given: `class Aircraft(Aggregate, category="plane")`.
+    """
+
+    __eventsrc_definition__: ClassVar[AggregateDefinition]
+
+    def __init_subclass__(cls, *, category: str | None = None) -> None:
+        super().__init_subclass__()
+        attrs.define(cls, slots=False)
+        _check_fields(cls)
+        own_category = cls.__name__.lower() if category is None else category
+        if not CATEGORY.fullmatch(own_category):
+            raise DefinitionError(
+                f"{own_category!r} cannot be the category of {cls.__name__}: use lower-case letters, digits and "
+                f'underscores, beginning with a letter: class {cls.__name__}(Aggregate, category="...").'
+            )
+        local_names = sys._getframe(1).f_locals
+        handlers = _methods(cls, "handles", local_names)
+        appliers = _methods(cls, "applies", local_names)
+        _check_promises(cls, handlers, appliers, local_names)
+        cls.__eventsrc_definition__ = AggregateDefinition(own_category, handlers, appliers, tuple(appliers))
+
+    @property
+    def id(self) -> str:
+        """The aggregate's id, without the category."""
+        aggregate_id: str = self.__dict__.get(_ID, "")
+        return aggregate_id
+
+    def _identify(self, aggregate_id: str) -> None:
+        self.__dict__[_ID] = aggregate_id
+
+
+def _check_fields(cls: type) -> None:
+    for field in attrs.fields(cls):
+        if field.default is attrs.NOTHING:
+            raise DefinitionError(
+                f"{cls.__name__}.{field.name} has no default. The fields of an aggregate are its state, and their "
+                "defaults are the state before its first event: give it one."
+            )
+        if isinstance(field.default, list | dict | set):
+            raise DefinitionError(
+                f"The default of {cls.__name__}.{field.name} would be shared by all its objects. Write "
+                f"{field.name}: ... = attrs.field(factory={type(field.default).__name__})"
+            )
+
+
+def _methods(cls: type, role: str, local_names: Mapping[str, Any]) -> dict[type, Callable[[Any, Any], Any]]:
+    """The functions of one role by the class they are for; a child's method replaces its parent's of the same name."""
+    found: dict[type, Callable[[Any, Any], Any]] = {}
+    for name in dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base)):
+        function = inspect.getattr_static(cls, name)
+        if getattr(function, _ROLE, None) != role:
+            continue
+        if role == "applies" and inspect.iscoroutinefunction(function):
+            raise DefinitionError(
+                f"{cls.__name__}.{name} applies an event, so it must not be async: make it a plain def."
+            )
+        for message_class in _parameter_classes(cls, function, role, local_names):
+            if message_class in found:
+                raise DefinitionError(
+                    f"{cls.__name__}.{found[message_class].__name__} and {cls.__name__}.{name} both have @{role} for "
+                    f"{message_class.__name__}. Keep one of them."
+                )
+            found[message_class] = function
+    return found
+
+
+def _parameter_classes(
+    cls: type, function: Callable[..., Any], role: str, local_names: Mapping[str, Any]
+) -> tuple[type, ...]:
+    where = f"{cls.__name__}.{function.__name__}"
+    wanted, declared = ("a @command class", command_type) if role == "handles" else ("an @event class", event_type)
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    if len(parameters) != 1:
+        raise DefinitionError(f"{where} has @{role}, so it takes self and one parameter, annotated with {wanted}.")
+    annotation = _hints(cls, function, local_names).get(parameters[0].name)
+    if annotation is None:
+        raise DefinitionError(f"The parameter {parameters[0].name!r} of {where} is not annotated: give it {wanted}.")
+    classes = _alternatives(annotation)
+    for message_class in classes:
+        if not isinstance(message_class, type) or declared(message_class) is None:
+            raise DefinitionError(f"{where} is annotated with {message_class!r}, which is not {wanted}.")
+    return classes
+
+
+def _check_promises(
+    cls: type, handlers: Mapping[type, Any], appliers: Mapping[type, Any], local_names: Mapping[str, Any]
+) -> None:
+    """Every event that a handler says it returns must be applied."""
+    for function in dict.fromkeys(handlers.values()):
+        for promised in _mentioned_classes(_hints(cls, function, local_names).get("return")):
+            if event_type(promised) is not None and promised not in appliers:
+                raise DefinitionError(
+                    f"{cls.__name__}.{function.__name__} returns {promised.__name__}, which nothing applies. Add a "
+                    f"method to {cls.__name__}: @applies def ...(self, event: {promised.__name__}) -> None."
+                )
+
+
+def _hints(cls: type, function: Callable[..., Any], local_names: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function, localns=dict(local_names))
+    except NameError as error:
+        raise DefinitionError(
+            f"The annotations of {cls.__name__}.{function.__name__} cannot be resolved ({error}). Define the class that "
+            "it names before this one, in a place that both can see."
+        ) from error
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    is_union = typing.get_origin(annotation) in (Union, types.UnionType)
+    return typing.get_args(annotation) if is_union else (annotation,)
+
+
+def _mentioned_classes(annotation: Any) -> list[type]:
+    if isinstance(annotation, type) and not typing.get_args(annotation):
+        return [annotation]
+    return [found for part in typing.get_args(annotation) for found in _mentioned_classes(part)]

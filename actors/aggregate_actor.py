@@ -1,0 +1,461 @@
+"""The actor of one aggregate: takes commands from its mailbox one at a time, decides, applies, and goes on.
+
+It does not wait for the disk. What it decides goes to the journal turn by turn, and an answer leaves when the commit that
+holds its events is stored. If a commit fails, everything decided after it fails too, and the state is loaded again.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import msgspec
+import trio
+from pykka.messages import _ActorStop
+
+from ..storage.commit import Appended, Expected, IdempotencyEntry, StreamAppend
+from ..storage.errors import EventSourcingError, VersionConflict
+from ..storage.limits import Limits
+from ..storage.snapshot import Snapshot
+from ..storage.store import EventStore
+from .aggregate import Aggregate
+from .aggregate_type import AggregateType
+from .decision import Decision, encode_decision
+from .errors import (
+    ActorFailed,
+    AggregateUnavailable,
+    ApplierFailed,
+    HandlerFailed,
+    RuntimeClosed,
+    UnknownCommand,
+)
+from .future import TrioFuture
+from .journal import Journal, Lane, Write
+from .mailbox import answer_error
+from .messages import command_type
+from .receipt import Cause, Receipt, Request, Requests, StateQuery, current_cause
+from .recovery import recover
+from .trio_actor import TrioActor
+from .turn import Answers, Reply, Turn
+
+if TYPE_CHECKING:
+    from pykka._envelope import Envelope
+
+TURN_MESSAGES_MAX: Final = 100
+"""Messages decided in one go before other tasks get their turn."""
+
+logger = logging.getLogger("eventsrc.aggregate")
+
+
+class Host(Protocol):
+    """What an aggregate's actor needs of the runtime that it lives in."""
+
+    store: EventStore
+    journal: Journal
+    limits: Limits
+    wall_clock: Callable[[], int]
+
+    def failed(self, stream: str, error: EventSourcingError) -> float:
+        """An actor failed; returns for how many seconds it must not be activated (0: at once)."""
+
+    def recovered(self, stream: str) -> None:
+        """An actor that may have failed stored something: its failures no longer count."""
+
+    def ended(self, actor: "AggregateActor") -> None:
+        """An actor's task ends; messages for its aggregate need a new one."""
+
+
+class AggregateActor(TrioActor):
+    """Started by the runtime with the aggregate's type and id; its messages are `Request`, `Requests`, `StateQuery`."""
+
+    def __init__(self, host: Host, aggregate_type: AggregateType, stream: str, aggregate_id: str) -> None:
+        self.stream = stream
+        super().__init__(mailbox_capacity=host.limits.mailbox_commands_max)
+        self.last_used = 0.0
+        self._host = host
+        self._type = aggregate_type
+        self._aggregate_id = aggregate_id
+        self._state: Aggregate
+        self._version = 0
+        self._stored_position = 0
+        self._lane = Lane()
+        self._turn: Turn | None = None
+        self._in_flight: deque[Turn] | None = None
+        self._keys: dict[str, Reply] | None = None
+        self._broken: EventSourcingError | None = None
+        self._busy = True
+        self._settled: trio.Event | None = None
+        self._state_queries: list[TrioFuture[Any]] | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it may leave memory: nothing waits, nothing is being decided, nothing is on its way to the disk."""
+        return not (self._busy or self._in_flight or self.actor_inbox)
+
+    def _create_actor_urn(self) -> str:
+        return self.stream
+
+    # --- the loop ---
+
+    async def _actor_loop_running(self) -> None:  # type: ignore[override]
+        try:
+            if await self._load():
+                while not self.actor_stopped.is_set():
+                    self._busy = False
+                    envelope = await self.actor_inbox.receive()
+                    self._busy = True
+                    await self._turn_with(envelope)
+        except Exception as error:
+            # A fault of ours: this aggregate's callers are told, and the runtime goes on.
+            logger.exception("actor failed", extra={"stream": self.stream})
+            self._refuse_waiting(ActorFailed(self.stream, error))
+        finally:
+            self._refuse_waiting(_ended(self.stream))
+            self._host.ended(self)
+
+    async def _turn_with(self, envelope: "Envelope[Any]") -> None:
+        """Decide the commands that wait, beginning with this one, and hand the outcome to the journal."""
+        journal, inbox = self._host.journal, self.actor_inbox
+        try:
+            if journal.is_full:
+                await journal.room()
+        except BaseException:
+            answer_error(envelope, _ended(self.stream))
+            raise
+        await self._receive_one(envelope)
+        for _ in range(TURN_MESSAGES_MAX):
+            if inbox.empty() or self.actor_stopped.is_set():
+                break
+            await self._receive_one(inbox.get())
+        self._submit()
+
+    async def _receive_one(self, envelope: "Envelope[Any]") -> None:
+        message = envelope.message
+        future: Any = envelope.reply_to
+        if isinstance(message, Request):
+            waiting = self._handle(message, Reply(future))
+            if waiting is not None:
+                await waiting
+        elif isinstance(message, Requests):
+            answers = Answers(future, len(message.requests))
+            for index, request in enumerate(message.requests):
+                waiting = self._handle(request, Reply(answers, index))
+                if waiting is not None:
+                    await waiting
+        elif isinstance(message, StateQuery):
+            self._answer_state(future)
+        elif not isinstance(message, _ActorStop):
+            await super()._receive_one(envelope)
+        elif self.actor_inbox.empty():
+            self._submit()
+            await self._until_settled()
+            await super()._receive_one(envelope)
+        else:
+            # What arrived behind the stop is decided first: a stopping actor loses no command.
+            self.actor_inbox.put(envelope)
+
+    def _handle(self, request: Request, reply: Reply) -> Awaitable[None] | None:
+        """Decide one command and put its answer in line; what it returns, if anything, is to be awaited."""
+        if self._broken is not None:
+            return self._recover_and_handle(self._broken, request, reply)
+        if request.withdrawn:
+            reply.settle(_ended(self.stream))
+            return None
+        request.started = True
+        try:
+            if request.idempotency_key is not None and self._is_duplicate(request, request.idempotency_key, reply):
+                return None
+            result = self._decide(request)
+            if isinstance(result, CoroutineType):
+                return self._finish(request, reply, result)
+            self._conclude(request, reply, result)
+        except Exception as error:
+            self._answer_error(request, reply, error)
+        return None
+
+    async def _finish(self, request: Request, reply: Reply, handling: Awaitable[Any]) -> None:
+        """Await an async handler; what was decided before it is not held up."""
+        lane = self._lane
+        self._submit()
+        try:
+            result = await handling
+            if lane.error is not None:
+                raise lane.error
+            self._conclude(request, reply, result)
+        except Exception as error:
+            self._answer_error(request, reply, error)
+        except BaseException:
+            reply.settle(_ended(self.stream))
+            raise
+
+    async def _recover_and_handle(self, broken: EventSourcingError, request: Request, reply: Reply) -> None:
+        try:
+            await self._recover_from(broken)
+        except EventSourcingError as error:
+            reply.settle(error)
+            return
+        waiting = self._handle(request, reply)
+        if waiting is not None:
+            await waiting
+
+    # --- deciding ---
+
+    def _decide(self, request: Request) -> Any:
+        expected = request.expected_version
+        if expected is not None and expected != self._version and not _meets(expected, self._version):
+            raise VersionConflict(self.stream, expected, self._version)
+        handler = self._type.handlers.get(type(request.command))
+        if handler is None:
+            raise UnknownCommand(self._type.aggregate_class, request.command)
+        current_cause.set(Cause(request.correlation_id, request.command_id))
+        return handler(self._state, request.command)
+
+    def _conclude(self, request: Request, reply: Reply, returned: Any) -> None:
+        """Take over what the handler returned."""
+        decision = encode_decision(self._type, self.stream, self._version, request, returned, self._host.limits)
+        self._take(request, reply, decision)
+
+    def _take(self, request: Request, reply: Reply, decision: Decision) -> None:
+        """Apply the events and put them in the turn."""
+        turn = self._turn_with_room_for(decision)
+        appliers = self._type.appliers
+        for number, event in enumerate(decision.events, self._version + 1):
+            try:
+                appliers[type(event)](self._state, event)
+            except Exception as error:
+                codec = self._type.codecs[type(event)]
+                failure = ApplierFailed(self.stream, number, None, codec.name, error)
+                failure.__cause__ = error
+                # The state may be half applied: what was decided so far goes to the disk, then it is loaded again.
+                self._submit()
+                self._broken = failure
+                raise failure from error
+        self._version += len(decision.events)
+        turn.events += decision.new_events
+        turn.size_bytes += decision.size_bytes
+        turn.version = reply.version = self._version
+        reply.events = decision.events
+        turn.replies.append(reply)
+        if request.idempotency_key is not None:
+            self._remember_key(turn, request, request.idempotency_key, reply)
+
+    def _turn_with_room_for(self, decision: Decision) -> Turn:
+        limits = self._host.limits
+        turn = self._turn
+        if turn is not None and (
+            len(turn.events) + len(decision.events) > limits.commit_events_max
+            or turn.size_bytes + decision.size_bytes > limits.commit_size_bytes_max
+        ):
+            self._submit()
+            turn = None
+        if turn is None:
+            turn = self._turn = Turn(self._version)
+        return turn
+
+    # --- idempotency ---
+
+    def _is_duplicate(self, request: Request, key: str, reply: Reply) -> bool:
+        """Answer with the stored receipt if the key is known, or wait for the command that is on its way with it."""
+        original = self._keys.get(key) if self._keys else None
+        if original is not None:
+            reply.original = original
+            self._put_in_line(reply)
+            return True
+        store = self._host.store
+        entry = store.idempotency(self.stream, key, now_ns=self._host.wall_clock())
+        if entry is None:
+            return False
+        first = entry.version - entry.event_count + 1
+        stored = store.read_stream(self.stream, from_version=first, to_version=entry.version, limit=entry.event_count)
+        events = tuple(self._type.decode_event(event) for event in stored)
+        reply.settle(Receipt(self.stream, entry.version, entry.position, events, True))
+        return True
+
+    def _remember_key(self, turn: Turn, request: Request, key: str, reply: Reply) -> None:
+        declared = command_type(type(request.command))
+        window_seconds = declared.idempotency_window_seconds if declared is not None else None
+        if window_seconds is None:
+            window_seconds = self._host.limits.idempotency_window_seconds
+        expires_ns = self._host.wall_clock() + int(window_seconds * 1e9)
+        # Without any event in the turn this is -1: where the log is.
+        offset = self._version - turn.base_version - 1
+        turn.idempotency.append(
+            IdempotencyEntry(self.stream, key, self._version, offset, len(reply.events), expires_ns)
+        )
+        reply.key = key
+        if self._keys is None:
+            self._keys = {}
+        self._keys[key] = reply
+
+    # --- the disk ---
+
+    def _submit(self) -> None:
+        """Hand the turn to the journal; one with nothing to write is answered with what is on its way before it."""
+        turn, self._turn = self._turn, None
+        if turn is None:
+            return
+        if not turn.has_content:
+            if self._in_flight:
+                last = self._in_flight[-1]
+                last.replies += turn.replies
+                last.states += turn.states
+            else:
+                self._settle_stored(turn, 0)
+            return
+        every = self._host.limits.snapshot_every_events
+        if turn.version // every > turn.base_version // every:
+            turn.snapshot_state = self._snapshot_state()
+        if self._in_flight is None:
+            self._in_flight = deque()
+        self._in_flight.append(turn)
+        self._host.journal.submit(
+            Write(
+                (StreamAppend(self.stream, turn.base_version, turn.events),),
+                turn.idempotency,
+                len(turn.events),
+                self._lane,
+                self._on_settled,
+            )
+        )
+
+    def _on_settled(self, outcome: Appended | EventSourcingError) -> None:
+        """The journal's answer for the oldest turn in flight."""
+        assert self._in_flight, f"{self.stream} has nothing in flight"
+        turn = self._in_flight.popleft()
+        if isinstance(outcome, Appended):
+            self._settle_stored(turn, outcome.first_position)
+            if turn.events:
+                self._stored_position = outcome.last_position
+            if turn.snapshot_state is not None:
+                self._save_snapshot(turn, turn.snapshot_state, outcome)
+            self._host.recovered(self.stream)
+        else:
+            self._settle_failed(turn, outcome)
+        if not self._in_flight and self._settled is not None:
+            self._settled.set()
+
+    def _settle_stored(self, turn: Turn, first_position: int) -> None:
+        """Answer a turn whose commit is stored, or that depends on nothing that is not."""
+        before = self._stored_position
+        for reply in turn.replies:
+            ahead = reply.version - turn.base_version
+            reply.settle_stored(self.stream, first_position + ahead - 1 if ahead > 0 else before)
+            if reply.key is not None and self._keys is not None:
+                del self._keys[reply.key]
+        for future, state in turn.states:
+            future.settle(state)
+
+    def _settle_failed(self, turn: Turn, error: EventSourcingError) -> None:
+        """Answer a turn whose commit failed. Queries of the state are answered when it has been loaded again."""
+        self._broken = self._broken or error
+        for reply in turn.replies:
+            reply.settle(error)
+            if reply.key is not None and self._keys is not None:
+                del self._keys[reply.key]
+        if turn.states:
+            self._state_queries = [*(self._state_queries or ()), *(future for future, _ in turn.states)]
+
+    def _put_in_line(self, reply: Reply) -> None:
+        """An answer without events: it leaves after everything that it was decided on is stored."""
+        reply.version = self._version
+        if self._turn is None:
+            self._turn = Turn(self._version)
+        self._turn.replies.append(reply)
+
+    def _answer_error(self, request: Request, reply: Reply, error: Exception) -> None:
+        if not isinstance(error, EventSourcingError):
+            logger.error("handler failed", exc_info=error, extra={"stream": self.stream})
+            failure = HandlerFailed(self.stream, request.command, error)
+            failure.__cause__ = error
+            error = failure
+        if reply.to is None:
+            logger.warning("a command told took no effect: %s", error, extra={"stream": self.stream})
+        reply.error = error
+        self._put_in_line(reply)
+
+    def _answer_state(self, future: TrioFuture[Any]) -> None:
+        """Answer with a copy of the state, once all of it is stored."""
+        try:
+            state = self._copy_of_state()
+        except EventSourcingError as error:
+            future.fail(error)
+            return
+        if self._turn is None:
+            self._turn = Turn(self._version)
+        self._turn.states.append((future, state))
+
+    def _copy_of_state(self) -> Aggregate:
+        return self._type.copy_state(self._state)
+
+    # --- snapshots ---
+
+    def _snapshot_state(self) -> msgspec.Raw | None:
+        try:
+            return self._type.encode_state(self._state)
+        except EventSourcingError as error:
+            logger.warning("no snapshot: %s", error, extra={"stream": self.stream, "version": self._version})
+            return None
+
+    def _save_snapshot(self, turn: Turn, state: msgspec.Raw, outcome: Appended) -> None:
+        event_hash = outcome.heads[self.stream].hash
+        time_ns = self._host.wall_clock()
+        self._host.journal.save(Snapshot(self.stream, turn.version, self._type.schema, time_ns, event_hash, state))
+
+    # --- loading, and loading again ---
+
+    async def _load(self) -> bool:
+        """Get the state from the log; if it cannot be had, tell everyone who waits, and end."""
+        try:
+            recovered = await recover(self._host.store, self._type, self.stream, self._aggregate_id)
+        except EventSourcingError as error:
+            logger.error("activation failed: %s", error, extra={"stream": self.stream})
+            self._host.failed(self.stream, error)
+            self._refuse_waiting(error)
+            return False
+        self._state, self._version, self._stored_position = recovered
+        self._broken = None
+        self._lane = Lane()
+        for future in self._state_queries or ():
+            future.settle(self._copy_of_state())
+        self._state_queries = None
+        return True
+
+    async def _recover_from(self, error: EventSourcingError) -> None:
+        """Drop the state and load it again. After repeated failures of its own code the actor ends instead, and raises."""
+        self._submit()
+        await self._until_settled()
+        if isinstance(error, ApplierFailed):
+            rest_seconds = self._host.failed(self.stream, error)
+            if rest_seconds > 0:
+                unavailable = AggregateUnavailable(self.stream, rest_seconds, error)
+                self._refuse_waiting(unavailable)
+                raise unavailable from error
+        if not await self._load():
+            raise AggregateUnavailable(self.stream, self._host.limits.restart_backoff_seconds, error) from error
+
+    async def _until_settled(self) -> None:
+        while self._in_flight:
+            self._settled = trio.Event()
+            await self._settled.wait()
+
+    def _refuse_waiting(self, error: EventSourcingError) -> None:
+        self.actor_stopped.set()
+        for future in self._state_queries or ():
+            future.fail(error)
+        while not self.actor_inbox.empty():
+            answer_error(self.actor_inbox.get(), error)
+
+
+def _meets(expected: object, version: int) -> bool:
+    if expected is Expected.ANY:
+        return True
+    if expected is Expected.NO_STREAM:
+        return version == 0
+    return expected is Expected.STREAM_EXISTS and version > 0
+
+
+def _ended(stream: str) -> EventSourcingError:
+    return RuntimeClosed(
+        f"The actor of {stream!r} was stopped before it had decided the command, which took no effect."
+    )

@@ -1,0 +1,113 @@
+"""An aggregate class made ready to run: its stream names, and how its events and state become data and come back."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, Final
+
+import attrs
+import msgspec
+
+from ..storage.names import check_stream_name
+from ..storage.record import Kind, StoredEvent
+from .aggregate import Aggregate
+from .errors import DecodingError, EncodingError, UnknownEvent
+from .messages import event_type
+from .serializer import Serializer
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+@attrs.frozen
+class EventCodec:
+    """One event class of an aggregate: its stored name, and the functions between it and plain data."""
+
+    event_class: type
+    name: str
+    version: int
+    kind: Kind | None
+    unstructure: Callable[[Any], Any]
+    structure: Callable[[Any, type], Any]
+
+
+class AggregateType:
+    """What a runtime knows of one aggregate class.
+
+    Raises `SchemaError` when a field of its events or of its state cannot be turned into data.
+    """
+
+    def __init__(self, aggregate_class: type[Aggregate], serializer: Serializer) -> None:
+        definition = aggregate_class.__eventsrc_definition__
+        self.aggregate_class = aggregate_class
+        self.category: str = definition.category
+        self.handlers = definition.handlers
+        self.appliers = definition.appliers
+        self._serializer = serializer
+        serializer.prepare(aggregate_class)
+        self.codecs: dict[type, EventCodec] = {}
+        self._codec_of_name: dict[str, EventCodec] = {}
+        for event_class in definition.event_classes:
+            serializer.prepare(event_class)
+            stored = event_type(event_class)
+            assert stored is not None, f"{event_class.__name__} was checked when the aggregate was defined"
+            unstructure, structure = serializer.functions(event_class)
+            codec = EventCodec(event_class, stored.name, stored.version, stored.kind, unstructure, structure)
+            self.codecs[event_class] = codec
+            self._codec_of_name[codec.name] = codec
+        self.schema = _schema_of(aggregate_class)
+
+    def stream(self, aggregate_id: str) -> str:
+        """The name of the stream of one aggregate. Raises `StreamNameInvalid`."""
+        stream = f"{self.category}-{aggregate_id}"
+        check_stream_name(stream if aggregate_id else "")
+        return stream
+
+    def encode_event(self, codec: EventCodec, event: object) -> bytes:
+        """An event's payload as MessagePack. Raises `EncodingError`."""
+        try:
+            return _encode(codec.unstructure(event))
+        except Exception as error:
+            raise EncodingError(f"{codec.event_class.__name__} cannot be stored: {error}") from error
+
+    def decode_event(self, stored: StoredEvent) -> Any:
+        """The event object for a stored event. Raises `UnknownEvent` or `DecodingError`."""
+        codec = self._codec_of_name.get(stored.type)
+        if codec is None:
+            raise UnknownEvent(self.aggregate_class, stored.stream, stored.type, stored.position)
+        try:
+            return codec.structure(stored.payload, codec.event_class)
+        except Exception as error:
+            reason = self._serializer.explain(stored.payload, codec.event_class, error)
+            raise DecodingError(
+                f"The event {stored.type!r} of {stored.stream!r} at position {stored.position} does not fit "
+                f"{codec.event_class.__name__}: {reason}"
+            ) from error
+
+    def encode_state(self, state: Aggregate) -> msgspec.Raw:
+        """An aggregate's state as MessagePack, for a snapshot. Raises `EncodingError`."""
+        data = self._serializer.unstructure(state)
+        try:
+            return msgspec.Raw(_encode(data))
+        except Exception as error:
+            raise EncodingError(f"The state of {self.aggregate_class.__name__} cannot be stored: {error}") from error
+
+    def copy_state(self, state: Aggregate) -> Aggregate:
+        """A copy of an aggregate that shares nothing with it. Raises `EncodingError`, `DecodingError`."""
+        return self.decode_state(self._serializer.unstructure(state), state.id)
+
+    def decode_state(self, data: Any, aggregate_id: str) -> Aggregate:
+        """An aggregate with this state. Raises `DecodingError`."""
+        state = self._serializer.structure(data, self.aggregate_class)
+        state._identify(aggregate_id)
+        return state
+
+    def initial_state(self, aggregate_id: str) -> Aggregate:
+        """An aggregate before its first event."""
+        state = self.aggregate_class()
+        state._identify(aggregate_id)
+        return state
+
+
+def _schema_of(aggregate_class: type[Aggregate]) -> str:
+    """Names the shape of a state, so that a snapshot of a class that changed shape is not used."""
+    fields = (f"{field.name}:{field.type}" for field in attrs.fields(aggregate_class))  # type: ignore[arg-type]
+    return hashlib.sha256(";".join(fields).encode()).hexdigest()[:16]

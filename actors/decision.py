@@ -1,0 +1,107 @@
+"""A decision: what a handler returned, checked and made ready for the log.
+
+Whatever is wrong with it (no event, too large, not encodable) is found here, before anything is applied, so that it is
+the error of this one command and of no other in the same commit.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+
+from ..storage.commit import NewEvent
+from ..storage.errors import CommitTooLarge, CommitTooManyBytes, EventTooLarge, StreamFull
+from ..storage.limits import Limits
+from .aggregate_type import AggregateType
+from .errors import EncodingError, NotAnEvent
+from .receipt import Request
+
+RECORD_OVERHEAD_BYTES: Final = 400
+"""What a record takes besides its payload, its metadata and its stream's name, at most."""
+NO_METADATA: Final[dict[str, Any]] = {}
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+class Decision(msgspec.Struct, frozen=True, gc=False):
+    """A command's events: as the domain made them, and as the log takes them."""
+
+    events: tuple[Any, ...]
+    new_events: list[NewEvent]
+    size_bytes: int
+
+
+def encode_decision(
+    aggregate_type: AggregateType, stream: str, version: int, request: Request, returned: Any, limits: Limits
+) -> Decision:
+    """Turn what the handler returned for `request` at `version` into events for the log.
+
+    Raises `NotAnEvent`, `EncodingError`, `CommitTooLarge`, `CommitTooManyBytes`, `EventTooLarge` or `StreamFull`.
+    """
+    events = _events_in(aggregate_type, stream, request, returned)
+    if not events:
+        return Decision((), [], 0)
+    if len(events) > limits.commit_events_max:
+        raise CommitTooLarge("Events of one command", len(events), limits.commit_events_max, "Split it.")
+    if version + len(events) > limits.stream_events_max:
+        raise StreamFull(
+            f"Events in stream {stream!r}",
+            version + len(events),
+            limits.stream_events_max,
+            "Close this aggregate and begin a new one, or raise the limit.",
+        )
+    metadata, overhead = _metadata_of(request)
+    overhead += RECORD_OVERHEAD_BYTES + len(stream)
+    size_bytes = 0
+    new_events = []
+    for event in events:
+        codec = aggregate_type.codecs[type(event)]
+        payload = aggregate_type.encode_event(codec, event)
+        size = overhead + len(payload)
+        if size > limits.event_size_bytes_max:
+            raise EventTooLarge(
+                f"Bytes of event {codec.name!r} for stream {stream!r}",
+                size,
+                limits.event_size_bytes_max,
+                "Store large data elsewhere and its reference in the event.",
+            )
+        size_bytes += size
+        new_events.append(
+            NewEvent(
+                codec.name,
+                msgspec.Raw(payload),
+                codec.version,
+                codec.kind,
+                request.correlation_id,
+                request.command_id,
+                metadata,
+            )
+        )
+    if size_bytes > limits.commit_size_bytes_max:
+        raise CommitTooManyBytes("Bytes of one command", size_bytes, limits.commit_size_bytes_max, "Split it.")
+    return Decision(events, new_events, size_bytes)
+
+
+def _events_in(aggregate_type: AggregateType, stream: str, request: Request, returned: Any) -> tuple[Any, ...]:
+    codecs = aggregate_type.codecs
+    if type(returned) in codecs:
+        return (returned,)
+    if returned is None:
+        return ()
+    if isinstance(returned, Iterable):
+        events = tuple(returned)
+        if all(type(event) in codecs for event in events):
+            return events
+    raise NotAnEvent(stream, request.command, returned)
+
+
+def _metadata_of(request: Request) -> tuple[dict[str, Any], int]:
+    """(metadata, bytes it takes)."""
+    if request.metadata is None and request.caused_by is None:
+        return NO_METADATA, 0
+    metadata = dict(request.metadata or ())
+    if request.caused_by is not None:
+        metadata.setdefault("caused_by", request.caused_by)
+    try:
+        return metadata, len(_encode(metadata))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise EncodingError(f"The metadata of {type(request.command).__name__} cannot be stored: {error}") from error

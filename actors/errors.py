@@ -1,0 +1,228 @@
+"""The errors of the actors and of the vocabulary that a domain author writes with."""
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..storage.errors import EventSourcingError, LimitExceeded, StoreError
+
+if TYPE_CHECKING:
+    from .future import TrioFuture
+
+
+class Rejected(EventSourcingError):
+    """A handler refused the command; the message is the domain's own. Nothing was stored."""
+
+    code: ClassVar[str] = "rejected"
+
+
+class UnknownCommand(EventSourcingError):
+    """The aggregate has no handler for commands of this class."""
+
+    code: ClassVar[str] = "unknown_command"
+
+    def __init__(self, aggregate: type, command: object) -> None:
+        name = type(command).__name__
+        super().__init__(
+            f"{aggregate.__name__} has no handler for {name}. Add a method with @handles whose parameter is annotated "
+            f"with {name}, or send the command to the aggregate that has one."
+        )
+        self.aggregate = aggregate
+        self.command = command
+
+
+class HandlerFailed(EventSourcingError):
+    """A handler raised something other than `Rejected`. That command took no effect; the aggregate goes on."""
+
+    code: ClassVar[str] = "handler_failed"
+
+    def __init__(self, stream: str, command: object, error: Exception) -> None:
+        super().__init__(
+            f"The handler for {type(command).__name__} of {stream!r} raised {type(error).__name__}: {error}. The command "
+            "took no effect. Raise Rejected for what the domain does not allow; mend the handler for anything else."
+        )
+        self.stream = stream
+        self.command = command
+
+
+class NotAnEvent(EventSourcingError):
+    """A handler returned something that is not an event this aggregate knows. The command took no effect."""
+
+    code: ClassVar[str] = "not_an_event"
+
+    def __init__(self, stream: str, command: object, returned: object) -> None:
+        super().__init__(
+            f"The handler for {type(command).__name__} of {stream!r} returned {returned!r:.200}. Return an object of an "
+            "@event class that the aggregate has an @applies method for, a sequence of them, or None."
+        )
+        self.stream = stream
+        self.command = command
+        self.returned = returned
+
+
+class ApplierFailed(EventSourcingError):
+    """A method with @applies raised. The aggregate drops its state and is loaded from the log again.
+
+    `position` is that of the stored event; None where the event was new, which then is not stored.
+    """
+
+    code: ClassVar[str] = "applier_failed"
+
+    def __init__(self, stream: str, version: int, position: int | None, event_type: str, error: Exception) -> None:
+        where = "which is not stored" if position is None else f"at position {position}"
+        super().__init__(
+            f"Applying event {event_type!r} of {stream!r} (version {version}, {where}) raised {type(error).__name__}: "
+            f"{error}. An applier must accept every event that was stored: mend it and send the command again."
+        )
+        self.stream = stream
+        self.version = version
+        self.position = position
+        self.event_type = event_type
+
+
+class UnknownEvent(EventSourcingError):
+    """The log holds an event that the aggregate's class does not know."""
+
+    code: ClassVar[str] = "unknown_event"
+
+    def __init__(self, aggregate: type, stream: str, event_type: str, position: int) -> None:
+        super().__init__(
+            f"Stream {stream!r} holds an event {event_type!r} (position {position}) that {aggregate.__name__} does not "
+            "apply. Give the class an @applies method for it; events that were stored stay part of the history."
+        )
+        self.aggregate = aggregate
+        self.stream = stream
+        self.event_type = event_type
+        self.position = position
+
+
+class AggregateUnavailable(EventSourcingError):
+    """The aggregate's actor failed and waits before it is activated again; the cause is what failed."""
+
+    code: ClassVar[str] = "aggregate_unavailable"
+
+    def __init__(self, stream: str, retry_after_seconds: float, cause: BaseException) -> None:
+        super().__init__(
+            f"The actor of {stream!r} failed and is not activated again for {retry_after_seconds:.2f} seconds. "
+            f"What failed: {cause}"
+        )
+        self.stream = stream
+        self.retry_after_seconds = retry_after_seconds
+
+
+class ActorFailed(EventSourcingError):
+    """An actor met an unexpected fault and was ended; the next command for its aggregate starts a new one."""
+
+    code: ClassVar[str] = "actor_failed"
+
+    def __init__(self, stream: str, error: BaseException) -> None:
+        super().__init__(
+            f"The actor of {stream!r} failed with {type(error).__name__}: {error}. Whether this command took effect shows "
+            "in the log: ask again with the same idempotency key. This is a fault of eventsrc; please report it."
+        )
+        self.stream = stream
+
+
+class RuntimeClosed(EventSourcingError):
+    """The runtime was closed, or closes, and takes no more commands. The command took no effect."""
+
+    code: ClassVar[str] = "runtime_closed"
+
+
+class CommandTimeout(EventSourcingError):
+    """No answer came in time. `may_take_effect` tells whether the command was begun and can still be stored."""
+
+    code: ClassVar[str] = "command_timeout"
+
+    def __init__(self, stream: str, command: object, timeout_seconds: float, may_take_effect: bool) -> None:
+        outcome = (
+            "It had been begun and may still take effect: send it again with the same idempotency key to learn."
+            if may_take_effect
+            else "It had not been begun and will not take effect."
+        )
+        super().__init__(
+            f"{type(command).__name__} to {stream!r} got no answer in {timeout_seconds:g} seconds. {outcome}"
+        )
+        self.stream = stream
+        self.command = command
+        self.timeout_seconds = timeout_seconds
+        self.may_take_effect = may_take_effect
+
+
+class IdempotencyKeyInvalid(LimitExceeded):
+    """An idempotency key is empty or longer than `Limits.idempotency_key_bytes_max`."""
+
+    code: ClassVar[str] = "idempotency_key_invalid"
+    limit = "idempotency_key_bytes_max"
+
+
+class ResidencyFull(LimitExceeded):
+    """Every aggregate in memory is busy and there is no room for another."""
+
+    code: ClassVar[str] = "residency_full"
+    limit = "resident_actors_max"
+
+
+class JournalFailed(StoreError):
+    """The journal met an unexpected fault while writing; whether the commit is stored is not known."""
+
+    code: ClassVar[str] = "journal_failed"
+
+    def __init__(self, path: str, error: Exception) -> None:
+        super().__init__(
+            path,
+            f"Writing to {path} failed with {type(error).__name__}: {error}. Whether the commit is stored is not known: "
+            "ask again with the same idempotency key. This is a fault of eventsrc; please report it.",
+        )
+
+
+class DefinitionError(EventSourcingError, TypeError):
+    """A command, event or aggregate class is not well formed; raised where it is defined."""
+
+    code: ClassVar[str] = "definition_error"
+
+
+class SchemaError(EventSourcingError):
+    """A class has a field that cannot be turned into data; raised when a runtime is opened with it."""
+
+    code: ClassVar[str] = "schema_error"
+
+
+class EncodingError(EventSourcingError):
+    """An object cannot be turned into data."""
+
+    code: ClassVar[str] = "encoding_error"
+
+
+class DecodingError(EventSourcingError):
+    """Stored data cannot be turned into an object of its class."""
+
+    code: ClassVar[str] = "decoding_error"
+
+
+class WouldDeadlock(EventSourcingError):
+    """`get()` was called on a thread that runs trio, for an answer that is not there yet.
+
+    `future` is the one that is not settled. It is None once this error has itself become the answer of a future.
+    """
+
+    code: ClassVar[str] = "would_deadlock"
+
+    def __init__(self, future: "TrioFuture[Any] | None") -> None:
+        super().__init__(
+            "get() would block the thread that runs trio, and with it the actor that has to answer. Write `await future` "
+            "(`await ref.ask(message, block=False)`), or call get() in a worker thread. If this was an ask, its message "
+            "has been sent."
+        )
+        self.future = future
+
+
+class MailboxFull(EventSourcingError):
+    """An actor's mailbox holds `capacity` messages already; this one was not taken."""
+
+    code: ClassVar[str] = "mailbox_full"
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(
+            f"The mailbox is full: {capacity} messages are waiting and this one was not taken. Await answers before "
+            "sending more, send it again later, or give the actor a larger mailbox."
+        )
+        self.capacity = capacity

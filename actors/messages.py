@@ -1,0 +1,111 @@
+"""The vocabulary of a domain: commands, which ask for something, and events, which say that something happened."""
+
+import re
+from collections.abc import Callable
+from typing import Final, TypeVar, dataclass_transform, overload
+
+import attrs
+
+from ..storage.record import Kind
+from .errors import DefinitionError
+
+C = TypeVar("C")
+
+EVENT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,199}")
+_COMMAND: Final = "__eventsrc_command__"
+_EVENT: Final = "__eventsrc_event__"
+DECLARED_KINDS: Final = ("created", "updated", "deleted")
+
+
+@attrs.frozen
+class CommandType:
+    """What `@command` says of a class. `idempotency_window_seconds` of None means the runtime's own."""
+
+    name: str
+    idempotency_window_seconds: float | None
+
+
+@attrs.frozen
+class EventType:
+    """What `@event` says of a class: the name and schema version that it is stored with, and its kind."""
+
+    name: str
+    version: int
+    kind: Kind | None
+
+
+@overload
+def command(cls: type[C], /) -> type[C]: ...
+@overload
+def command(*, idempotency_window_seconds: float | None = None) -> Callable[[type[C]], type[C]]: ...
+@dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
+def command(
+    cls: type[C] | None = None, /, *, idempotency_window_seconds: float | None = None
+) -> type[C] | Callable[[type[C]], type[C]]:
+    """Make a class a command: a frozen attrs class of its annotated fields.
+
+    Args:
+        cls: the class, when used as `@command`.
+        idempotency_window_seconds: how long its idempotency keys are remembered, instead of the runtime's default.
+
+    Raises:
+        DefinitionError: when the window is not positive.
+
+    """
+    if idempotency_window_seconds is not None and idempotency_window_seconds <= 0:
+        raise DefinitionError(f"idempotency_window_seconds must be positive, not {idempotency_window_seconds}")
+
+    def decorate(decorated: type[C]) -> type[C]:
+        frozen = attrs.frozen(decorated)
+        setattr(frozen, _COMMAND, CommandType(frozen.__name__, idempotency_window_seconds))
+        return frozen
+
+    return decorate if cls is None else decorate(cls)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
+def event(name: str, *, version: int = 1, kind: Kind | None = None) -> Callable[[type[C]], type[C]]:
+    """Make a class an event: a frozen attrs class of its annotated fields, stored under a name of its own.
+
+    Args:
+        name: the stored name. It stays when the class is renamed or moved.
+        version: the version of its schema.
+        kind: "created", "updated" or "deleted"; by default the first event of a stream is "created", others "updated".
+
+    Raises:
+        DefinitionError: for a name, version or kind that cannot be stored, or when used without a name.
+
+    """
+    if not isinstance(name, str):
+        raise DefinitionError(
+            f"@event needs the name that {getattr(name, '__name__', name)} is stored with: "
+            '@event("account.deposited"). Stored names outlive the names of classes.'
+        )
+    if not EVENT_NAME.fullmatch(name):
+        raise DefinitionError(
+            f"{name!r} cannot be the stored name of an event: use 1 to 200 lower-case letters, digits, dots, dashes and "
+            "underscores, beginning with a letter or digit."
+        )
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise DefinitionError(f"the version of event {name!r} must be a whole number from 1 on, not {version!r}")
+    if kind is not None and kind not in DECLARED_KINDS:
+        raise DefinitionError(f"the kind of event {name!r} must be one of {', '.join(DECLARED_KINDS)}, not {kind!r}")
+
+    def decorate(decorated: type[C]) -> type[C]:
+        frozen = attrs.frozen(decorated)
+        setattr(frozen, _EVENT, EventType(name, version, kind))
+        return frozen
+
+    return decorate
+
+
+def command_type(cls: type) -> CommandType | None:
+    """What `@command` says of this very class; None for a class without it, also when its parent has it."""
+    declared: CommandType | None = cls.__dict__.get(_COMMAND)
+    return declared
+
+
+def event_type(cls: type) -> EventType | None:
+    """What `@event` says of this very class; None for a class without it, also when its parent has it."""
+    declared: EventType | None = cls.__dict__.get(_EVENT)
+    return declared

@@ -1,0 +1,60 @@
+"""What a command's sender gets back, and what it sent."""
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any, Final
+
+import msgspec
+
+from ..storage.commit import ExpectedVersion
+
+
+class Receipt(msgspec.Struct, frozen=True, gc=False):
+    """That a command took effect and is on disk.
+
+    `version` and `position` are those of its last event (of the stream as it was, where it made none); `events` are the
+    events themselves. `duplicate` tells that the idempotency key was known: these are the events of the first time.
+    """
+
+    stream: str
+    version: int
+    position: int
+    events: tuple[Any, ...]
+    duplicate: bool = False
+
+
+class Cause(msgspec.Struct, frozen=True, gc=False):
+    """What a command is part of, and the message that made somebody send it."""
+
+    correlation_id: str
+    causation_id: str
+
+
+current_cause: Final[ContextVar[Cause | None]] = ContextVar("eventsrc_cause", default=None)
+"""Set while a handler runs, so that the commands it sends carry on its correlation."""
+
+
+class Request(msgspec.Struct, gc=False):
+    """One command on its way to its aggregate's actor."""
+
+    command: object
+    command_id: str
+    correlation_id: str
+    caused_by: str | None = None
+    expected_version: ExpectedVersion | None = None
+    idempotency_key: str | None = None
+    metadata: Mapping[str, Any] | None = None
+    started: bool = False
+    """The actor has begun with it: from here on it may take effect."""
+    withdrawn: bool = False
+    """Its sender gave up before it was started: it never will be."""
+
+
+class Requests(msgspec.Struct, frozen=True, gc=False):
+    """Several commands in one message; they are answered together, in order."""
+
+    requests: list[Request]
+
+
+class StateQuery(msgspec.Struct, frozen=True, gc=False):
+    """Asks for a copy of the state that is on disk."""

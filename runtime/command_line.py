@@ -1,0 +1,105 @@
+"""The command `eventsrc`: demos, the benchmark, and looking into a store without the classes that wrote it."""
+
+import argparse
+import importlib
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from ..storage.errors import EventSourcingError
+from . import benchmark, inspection
+
+EXIT_ERROR: Final = 1
+EXIT_INTERRUPTED: Final = 130
+DEMOS_MODULE: Final = "eventsrc.demos"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. Errors of ours are one line, not a traceback."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["demo"]:
+        return demo_main(arguments[1:])
+    if arguments[:1] == ["bench"]:
+        return bench_main(arguments[1:])
+    options = _parser().parse_args(arguments)
+    return _guarded(lambda: int(options.run(options)))
+
+
+def demo_main(argv: Sequence[str] | None = None) -> int:
+    """The command `eventsrc demo [NAME]`, also installed as `eventsrc-demo`."""
+    demos = importlib.import_module(DEMOS_MODULE)
+    parser = argparse.ArgumentParser(prog="eventsrc demo", description="Run a demo, or list them.", add_help=False)
+    parser.add_argument("name", nargs="?", choices=sorted(demos.DEMOS))
+    options, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
+    if options.name is None:
+        for name, (_, description) in sorted(demos.DEMOS.items()):
+            print(f"{name:10} {description}")
+        return 0
+    module_name, _ = demos.DEMOS[options.name]
+    module = importlib.import_module(module_name)
+    return _guarded(lambda: int(module.run(rest)))
+
+
+def bench_main(argv: Sequence[str] | None = None) -> int:
+    """The command `eventsrc bench`, also installed as `eventsrc-bench` and `es-bench`."""
+    return _guarded(lambda: benchmark.run(sys.argv[1:] if argv is None else argv))
+
+
+def _guarded(work: Callable[[], int]) -> int:
+    # A reader that closes the pipe (`eventsrc events PATH | head`) ends the command quietly, as it ends others.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        return work()
+    except EventSourcingError as error:
+        print(f"eventsrc: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="eventsrc", description="Event sourcing with actors on LMDB.", epilog="eventsrc COMMAND --help tells more."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands.add_parser("demo", help="run a demo: eventsrc demo [NAME]")
+    commands.add_parser("bench", help="measure on this disk")
+
+    streams = _reading(commands, "streams", "list the streams of a store")
+    streams.add_argument("--category", help="only this category")
+    streams.set_defaults(run=inspection.print_streams)
+
+    events = _reading(commands, "events", "list events by position")
+    events.add_argument("--stream", help="only this stream")
+    events.add_argument("--type", action="append", dest="types", help="only this stored type; may be repeated")
+    events.add_argument("--category", help="only this category")
+    events.add_argument("--after", type=_count, default=0, metavar="POSITION", help="only after this position")
+    events.add_argument("--limit", type=_count, metavar="N", help="at most so many")
+    events.add_argument("--follow", action="store_true", help="go on with new events until interrupted")
+    events.set_defaults(run=inspection.print_events)
+
+    show = _reading(commands, "show", "one stream: its head, its newest snapshot, its events")
+    show.add_argument("stream", metavar="STREAM")
+    show.add_argument("--at", type=_count, metavar="VERSION", help="as of this version")
+    show.set_defaults(run=inspection.print_stream)
+
+    verify = _reading(commands, "verify", "walk every hash chain and index, and say what is wrong where")
+    verify.set_defaults(run=inspection.print_verification)
+    return parser
+
+
+def _reading(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, help_text: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=help_text, description=help_text)
+    parser.add_argument("path", metavar="PATH", help="the store's folder; it may be in use")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("must not be negative")
+    return number

@@ -1,0 +1,78 @@
+"""Timeouts of many answers with one timer: far cheaper than a cancel scope for each command."""
+
+import math
+from collections import deque
+from typing import Any
+
+import msgspec
+import trio
+
+from ..actors.errors import CommandTimeout
+from ..actors.future import TrioFuture
+from ..actors.receipt import Request
+
+
+class Pending(msgspec.Struct, gc=False):
+    """An answer that somebody waits for until `deadline` (trio's clock)."""
+
+    deadline: float
+    timeout_seconds: float
+    stream: str
+    requests: list[Request]
+    future: TrioFuture[Any]
+
+
+class Deadlines:
+    """Fails each answer that is late with `CommandTimeout`.
+
+    Commands with the same timeout end in the order in which they began, so a queue for each timeout is enough.
+    """
+
+    def __init__(self) -> None:
+        self._queues: dict[float, deque[Pending]] = {}
+        self._timer = trio.CancelScope()
+        self._next = math.inf
+
+    def add(self, stream: str, requests: list[Request], future: TrioFuture[Any], timeout_seconds: float) -> None:
+        """Fail `future` in `timeout_seconds`, unless it is settled by then."""
+        deadline = trio.current_time() + timeout_seconds
+        pending = Pending(deadline, timeout_seconds, stream, requests, future)
+        queue = self._queues.get(timeout_seconds)
+        if queue is None:
+            queue = self._queues[timeout_seconds] = deque()
+        while queue and queue[0].future.is_settled():
+            queue.popleft()
+        queue.append(pending)
+        if deadline < self._next:
+            self._next = deadline
+            self._timer.deadline = deadline
+
+    async def run(self) -> None:
+        """Watch the clock until cancelled."""
+        while True:
+            self._expire(trio.current_time())
+            self._next = min((queue[0].deadline for queue in self._queues.values()), default=math.inf)
+            with trio.CancelScope(deadline=self._next) as self._timer:
+                await trio.sleep_forever()
+
+    def _expire(self, now: float) -> None:
+        for timeout_seconds, queue in list(self._queues.items()):
+            while queue and (queue[0].deadline <= now or queue[0].future.is_settled()):
+                _time_out(queue.popleft())
+            if not queue:
+                del self._queues[timeout_seconds]
+
+
+def _time_out(pending: Pending) -> None:
+    if pending.future.is_settled():
+        return
+    withdraw(pending.requests)
+    may_take_effect = any(request.started for request in pending.requests)
+    command = next((request for request in pending.requests if request.started), pending.requests[0]).command
+    pending.future.fail(CommandTimeout(pending.stream, command, pending.timeout_seconds, may_take_effect))
+
+
+def withdraw(requests: list[Request]) -> None:
+    """Nobody waits for these any more: those that were not begun never will be."""
+    for request in requests:
+        request.withdrawn = not request.started

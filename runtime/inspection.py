@@ -1,0 +1,179 @@
+"""What the command line shows of a store: streams, events, one stream, and whether all of it is sound."""
+
+import argparse
+import base64
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+import rich.console
+import rich.progress
+import rich.table
+
+from ..storage.query import find_events, find_streams
+from ..storage.reader import LogReader
+from ..storage.record import StoredEvent
+from ..storage.snapshot import Snapshot
+from ..storage.verify import verify
+
+FOLLOW_INTERVAL_SECONDS: Final = 0.05
+EXIT_NOT_FOUND: Final = 1
+EXIT_DAMAGED: Final = 2
+EVENT_COLUMNS: Final = ("position", "time", "stream", "version", "type", "payload")
+
+
+def print_streams(options: argparse.Namespace) -> int:
+    """`eventsrc streams PATH`."""
+    with closing(LogReader.open(options.path)) as log:
+        heads = find_streams(log, category=options.category)
+        if options.json:
+            for head in heads:
+                _print_json({"stream": head.stream, "version": head.version, "position": head.position})
+            return 0
+        table = _table("stream", "version", "position")
+        for head in heads:
+            table.add_row(head.stream, f"{head.version}", f"{head.position}")
+        _console().print(table)
+    return 0
+
+
+def print_events(options: argparse.Namespace) -> int:
+    """`eventsrc events PATH`."""
+    with closing(LogReader.open(options.path)) as log:
+        found = _followed(log, options) if options.follow else _found(log, options, options.after)
+        if options.json or options.follow or not sys.stdout.isatty():
+            for number, event in enumerate(found, 1):
+                _print_event(event, as_json=options.json)
+                if number == options.limit:
+                    break
+            return 0
+        table = _table(*EVENT_COLUMNS)
+        for number, event in enumerate(found, 1):
+            table.add_row(*_cells(event))
+            if number == options.limit:
+                break
+        _console().print(table)
+    return 0
+
+
+def print_stream(options: argparse.Namespace) -> int:
+    """`eventsrc show PATH STREAM`."""
+    with closing(LogReader.open(options.path)) as log:
+        head = log.head(options.stream)
+        if head is None:
+            print(f"eventsrc: there is no stream {options.stream!r} in {options.path}", file=sys.stderr)
+            return EXIT_NOT_FOUND
+        at = head.version if options.at is None else options.at
+        if at > head.version:
+            print(
+                f"eventsrc: stream {options.stream!r} is at version {head.version}; there is no version {at} yet",
+                file=sys.stderr,
+            )
+            return EXIT_NOT_FOUND
+        snapshot = next((found for found in log.snapshots(options.stream) if found.version <= at), None)
+        events = (event for event in find_events(log, stream=options.stream) if event.version <= at)
+        if options.json:
+            _print_json(
+                {
+                    "stream": options.stream,
+                    "version": at,
+                    "head_version": head.version,
+                    "snapshot": None if snapshot is None else _snapshot_data(snapshot),
+                    "events": [event_data(event) for event in events],
+                }
+            )
+            return 0
+        console = _console()
+        console.print(f"{options.stream}: version {at} of {head.version}", highlight=False)
+        if snapshot is not None:
+            console.print(f"snapshot at version {snapshot.version}: {_compact(snapshot.state)}", highlight=False)
+        table = _table("version", *(column for column in EVENT_COLUMNS if column not in ("stream", "version")))
+        for event in events:
+            position, when, _, version, name, payload = _cells(event)
+            table.add_row(version, position, when, name, payload)
+        console.print(table)
+    return 0
+
+
+def print_verification(options: argparse.Namespace) -> int:
+    """`eventsrc verify PATH`: exit code 0 when all is sound, 2 when something is damaged."""
+    raise NotImplementedError
+
+
+def event_data(event: StoredEvent) -> dict[str, Any]:
+    """An event as JSON data."""
+    return {**msgspec.structs.asdict(event), "time": _time(event.time_ns), "hash": event.hash.hex()}
+
+
+def _snapshot_data(snapshot: Snapshot) -> dict[str, Any]:
+    return {"version": snapshot.version, "time": _time(snapshot.time_ns), "state": snapshot.state}
+
+
+def _found(log: LogReader, options: argparse.Namespace, after: int) -> Iterator[StoredEvent]:
+    return find_events(log, stream=options.stream, types=options.types, category=options.category, after=after)
+
+
+def _followed(log: LogReader, options: argparse.Namespace) -> Iterator[StoredEvent]:
+    """Events as they are, and then as they come, until interrupted."""
+    after = options.after
+    while True:
+        end = log.last_position
+        yield from _found(log, options, after)
+        after = max(after, end)
+        while not log.refresh():
+            time.sleep(FOLLOW_INTERVAL_SECONDS)
+
+
+def _print_event(event: StoredEvent, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(event_data(event))
+    else:
+        print("\t".join(_cells(event)), flush=True)
+
+
+def _cells(event: StoredEvent) -> tuple[str, ...]:
+    return (
+        f"{event.position}",
+        _time(event.time_ns),
+        event.stream,
+        f"{event.version}",
+        event.type,
+        _compact(event.payload),
+    )
+
+
+def _time(time_ns: int) -> str:
+    """UTC in ISO 8601, with microseconds."""
+    return datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(timespec="microseconds")
+
+
+def _compact(data: object) -> str:
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"), default=_json_fallback)
+
+
+def _print_json(data: object) -> None:
+    print(json.dumps(data, ensure_ascii=False, default=_json_fallback), flush=True)
+
+
+def _json_fallback(value: object) -> str:
+    """JSON has no bytes: Base64 stands for them."""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    raise TypeError(f"{type(value).__name__} has no place in JSON")
+
+
+def _table(*columns: str) -> rich.table.Table:
+    table = rich.table.Table()
+    for column in columns:
+        table.add_column(column, overflow="fold", justify="right" if column in ("position", "version") else "left")
+    return table
+
+
+def _console() -> rich.console.Console:
+    # Piped output is not cut at the width of a terminal that is not there.
+    return rich.console.Console() if sys.stdout.isatty() else rich.console.Console(width=200)

@@ -1,0 +1,180 @@
+"""A reference to an aggregate: what a program sends commands to, whether or not the actor is in memory."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+
+import trio
+
+from ..actors.aggregate import Aggregate
+from ..actors.aggregate_type import AggregateType
+from ..actors.future import TrioFuture
+from ..actors.receipt import Receipt, Request, Requests, StateQuery
+from ..storage.commit import ExpectedVersion
+from ..storage.errors import EventSourcingError
+from .deadlines import withdraw
+
+if TYPE_CHECKING:
+    from .runtime import Runtime
+
+COMMANDS_PER_MESSAGE: Final = 100
+"""`ask_many` sends so many commands to the actor at a time."""
+MESSAGES_AHEAD: Final = 4
+"""And so many such messages before the first of them is answered."""
+
+A = TypeVar("A", bound=Aggregate)
+
+
+class AggregateRef(Generic[A]):
+    """Refers to one aggregate of one runtime. Cheap, and valid for as long as the runtime is open."""
+
+    __slots__ = ("_aggregate_type", "_runtime", "aggregate_id", "stream")
+
+    def __init__(self, runtime: "Runtime", aggregate_type: AggregateType, aggregate_id: str) -> None:
+        self._runtime = runtime
+        self._aggregate_type = aggregate_type
+        self.aggregate_id = aggregate_id
+        self.stream = aggregate_type.stream(aggregate_id)
+
+    def __repr__(self) -> str:
+        return f"<AggregateRef {self.stream}>"
+
+    async def ask(
+        self,
+        command: object,
+        *,
+        expected_version: ExpectedVersion | None = None,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+        correlation_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Receipt:
+        """Send a command and wait until its events are on disk.
+
+        Args:
+            command: an object of a @command class that the aggregate handles.
+            expected_version: the stream's version that the command was decided on, or ANY, NO_STREAM, STREAM_EXISTS.
+            idempotency_key: a second command with the same key takes no effect and gets the first one's receipt.
+            timeout: seconds; `Limits.command_timeout_seconds` unless given.
+            correlation_id: what the command is part of; by default that of the command being handled, or a new one.
+            metadata: plain data stored with each event.
+
+        Raises:
+            Rejected: the domain refused it.
+            VersionConflict, UnknownCommand, NotAnEvent, HandlerFailed, ApplierFailed: it took no effect.
+            CommandTimeout: no answer in time; the error says whether the command may still take effect.
+            MailboxFull, AggregateUnavailable, ResidencyFull, RuntimeClosed: it was not taken.
+            LimitExceeded, EncodingError, StoreError: its events could not be stored.
+
+        A caller that is cancelled withdraws the command if the actor had not begun with it.
+        """
+        runtime = self._runtime
+        request = runtime.request(command, expected_version, idempotency_key, correlation_id, metadata)
+        future: TrioFuture[Receipt] = runtime.send(self._aggregate_type, self.stream, self.aggregate_id, request)
+        seconds = runtime.limits.command_timeout_seconds if timeout is None else timeout
+        runtime.deadlines.add(self.stream, [request], future, seconds)
+        try:
+            return await future
+        except trio.Cancelled:
+            withdraw([request])
+            raise
+
+    async def ask_many(
+        self,
+        commands: Sequence[object],
+        *,
+        idempotency_keys: Sequence[str] | None = None,
+        timeout: float | None = None,
+        correlation_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> list[Receipt | EventSourcingError]:
+        """Send many commands in one call; the answers come in their order, an error in the place of its receipt.
+
+        Each command is decided on its own, as by `ask`, and several share a commit. `idempotency_keys` has one key for
+        each command. `timeout` (seconds) bounds the wait for each hundred commands, which are sent together.
+
+        Raises:
+            ValueError: when there are not as many keys as commands.
+            CommandTimeout, RuntimeClosed, ...: as `ask`, for what concerns the call as a whole.
+
+        """
+        if idempotency_keys is not None and len(idempotency_keys) != len(commands):
+            raise ValueError(f"{len(commands)} commands need as many idempotency keys, not {len(idempotency_keys)}")
+        runtime = self._runtime
+        seconds = runtime.limits.command_timeout_seconds if timeout is None else timeout
+        answers: list[Receipt | EventSourcingError] = []
+        ahead: list[tuple[list[Request], TrioFuture[list[Receipt | EventSourcingError]]]] = []
+        try:
+            for start in range(0, len(commands), COMMANDS_PER_MESSAGE):
+                end = start + COMMANDS_PER_MESSAGE
+                keys = idempotency_keys[start:end] if idempotency_keys is not None else [None] * COMMANDS_PER_MESSAGE
+                requests = [
+                    runtime.request(command, None, key, correlation_id, metadata)
+                    for command, key in zip(commands[start:end], keys, strict=False)
+                ]
+                future: TrioFuture[list[Receipt | EventSourcingError]] = runtime.send(
+                    self._aggregate_type, self.stream, self.aggregate_id, Requests(requests)
+                )
+                runtime.deadlines.add(self.stream, requests, future, seconds)
+                ahead.append((requests, future))
+                if len(ahead) == MESSAGES_AHEAD:
+                    answers += await ahead[0][1]
+                    del ahead[0]
+            while ahead:
+                answers += await ahead[0][1]
+                del ahead[0]
+        finally:
+            for requests, _ in ahead:
+                withdraw(requests)
+        return answers
+
+    def tell(
+        self,
+        command: object,
+        *,
+        expected_version: ExpectedVersion | None = None,
+        idempotency_key: str | None = None,
+        correlation_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Send a command without waiting. From any thread; what becomes of it is logged where it fails.
+
+        On the trio thread it raises what concerns the sending: `MailboxFull`, `RuntimeClosed`, ...
+        """
+        runtime = self._runtime
+        request = runtime.request(command, expected_version, idempotency_key, correlation_id, metadata)
+        runtime.tell(self._aggregate_type, self.stream, self.aggregate_id, request)
+
+    def ask_from_thread(
+        self,
+        command: object,
+        *,
+        expected_version: ExpectedVersion | None = None,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+        correlation_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Receipt:
+        """`ask` for synchronous code in another thread: blocks that thread until the answer is there."""
+        ask = trio.from_thread.run(
+            lambda: self.ask(
+                command,
+                expected_version=expected_version,
+                idempotency_key=idempotency_key,
+                timeout=timeout,
+                correlation_id=correlation_id,
+                metadata=metadata,
+            ),
+            trio_token=self._runtime.trio_token,
+        )
+        return ask
+
+    async def state(self, *, timeout: float | None = None) -> A:
+        """A copy of the aggregate's state as it is on disk, all commands sent before included.
+
+        Raises `CommandTimeout` after `timeout` seconds, `EncodingError` when the state is not data.
+        """
+        runtime = self._runtime
+        future: TrioFuture[Aggregate] = runtime.send(self._aggregate_type, self.stream, self.aggregate_id, StateQuery())
+        seconds = runtime.limits.command_timeout_seconds if timeout is None else timeout
+        runtime.deadlines.add(self.stream, [Request(StateQuery(), "", "")], future, seconds)
+        return cast(A, await future)

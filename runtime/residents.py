@@ -1,0 +1,144 @@
+"""Which aggregates are in memory: activation on first use, passivation, and what happens to those that fail."""
+
+import logging
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from ..actors.aggregate_actor import AggregateActor
+from ..actors.aggregate_type import AggregateType
+from ..actors.errors import AggregateUnavailable, ResidencyFull
+from ..actors.journal import Journal
+from ..storage.errors import EventSourcingError
+from ..storage.limits import Limits
+from ..storage.store import EventStore
+
+SWEEPS_PER_IDLE_TIME = 4
+FAILURES_REMEMBERED_MAX = 10_000
+
+logger = logging.getLogger("eventsrc.residents")
+
+
+@attrs.define
+class Failure:
+    """An aggregate whose actor failed `count` times in a row and rests until `retry_at` (trio's clock)."""
+
+    count: int
+    retry_at: float
+    error: EventSourcingError
+
+
+class Residents:
+    """The actors in memory, the least recently used first. Lives on the trio thread."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        store: EventStore,
+        journal: Journal,
+        limits: Limits,
+        wall_clock: Callable[[], int],
+    ) -> None:
+        self.store = store
+        self.journal = journal
+        self.limits = limits
+        self.wall_clock = wall_clock
+        self._nursery = nursery
+        self._actors: dict[str, AggregateActor] = {}
+        self._failures: dict[str, Failure] = {}
+        self._empty: trio.Event | None = None
+
+    def __len__(self) -> int:
+        return len(self._actors)
+
+    def get(self, aggregate_type: AggregateType, stream: str, aggregate_id: str) -> AggregateActor:
+        """The aggregate's actor, activated if need be.
+
+        Raises `AggregateUnavailable` while it rests after failing, `ResidencyFull` when all others are busy.
+        """
+        actor = self._actors.pop(stream, None)
+        if actor is None:
+            actor = self._activate(aggregate_type, stream, aggregate_id)
+        self._actors[stream] = actor
+        actor.last_used = trio.current_time()
+        return actor
+
+    def _activate(self, aggregate_type: AggregateType, stream: str, aggregate_id: str) -> AggregateActor:
+        failure = self._failures.get(stream)
+        if failure is not None:
+            rest_seconds = failure.retry_at - trio.current_time()
+            if rest_seconds > 0:
+                raise AggregateUnavailable(stream, rest_seconds, failure.error) from failure.error
+        if len(self._actors) >= self.limits.resident_actors_max:
+            self._make_room()
+        actor = AggregateActor(self, aggregate_type, stream, aggregate_id)
+        actor.start_in(self._nursery)
+        return actor
+
+    def _make_room(self) -> None:
+        for actor in self._actors.values():
+            if actor.is_idle:
+                self._passivate(actor)
+                return
+        raise ResidencyFull(
+            "Aggregates in memory, all of them busy",
+            len(self._actors) + 1,
+            self.limits.resident_actors_max,
+            "Await some answers before sending to more aggregates, or raise the limit.",
+        )
+
+    def _passivate(self, actor: AggregateActor) -> None:
+        # From here on a message for this aggregate finds no actor and starts another one, so none is lost.
+        del self._actors[actor.stream]
+        actor.stop()
+
+    async def passivate_idle(self) -> None:
+        """Let aggregates that nobody used for a while leave memory, until cancelled."""
+        idle_seconds = self.limits.passivate_after_seconds
+        while True:
+            await trio.sleep(idle_seconds / SWEEPS_PER_IDLE_TIME)
+            used_since = trio.current_time() - idle_seconds
+            old = [actor for actor in self._actors.values() if actor.last_used <= used_since and actor.is_idle]
+            for actor in old:
+                self._passivate(actor)
+            if old:
+                logger.debug("passivated", extra={"actors": len(old), "resident": len(self._actors)})
+
+    async def stop(self) -> None:
+        """Have every actor decide what waits in its mailbox, store it, and end."""
+        while self._actors:
+            self._empty = trio.Event()
+            for actor in list(self._actors.values()):
+                actor.stop()
+            await self._empty.wait()
+
+    @property
+    def streams(self) -> list[str]:
+        """The streams of the aggregates in memory."""
+        return list(self._actors)
+
+    # --- what the actors report ---
+
+    def failed(self, stream: str, error: EventSourcingError) -> float:
+        before = self._failures.pop(stream, None)
+        count = before.count + 1 if before is not None else 1
+        delay_seconds = 0.0
+        if count > 1:
+            delay_seconds = min(
+                self.limits.restart_backoff_seconds * 2 ** min(count - 2, 32), self.limits.restart_backoff_seconds_max
+            )
+        self._failures[stream] = Failure(count, trio.current_time() + delay_seconds, error)
+        if len(self._failures) > FAILURES_REMEMBERED_MAX:
+            del self._failures[next(iter(self._failures))]
+        return delay_seconds
+
+    def recovered(self, stream: str) -> None:
+        if self._failures:
+            self._failures.pop(stream, None)
+
+    def ended(self, actor: AggregateActor) -> None:
+        if self._actors.get(actor.stream) is actor:
+            del self._actors[actor.stream]
+        if not self._actors and self._empty is not None:
+            self._empty.set()

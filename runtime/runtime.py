@@ -1,0 +1,304 @@
+"""The runtime: opens a store, routes commands to aggregates, and closes in order."""
+
+import itertools
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Final, TypeVar
+
+import cattrs
+import trio
+
+from ..actors.aggregate import Aggregate
+from ..actors.aggregate_type import AggregateType
+from ..actors.errors import DefinitionError, IdempotencyKeyInvalid, RuntimeClosed
+from ..actors.future import TrioFuture
+from ..actors.journal import InlineJournal, ThreadJournal
+from ..actors.messages import event_type
+from ..actors.receipt import Request, Requests, StateQuery, current_cause
+from ..actors.serializer import Serializer
+from ..storage.commit import ExpectedVersion
+from ..storage.errors import EventSourcingError
+from ..storage.limits import Limits
+from ..storage.log import EventLog
+from ..storage.memory import MemoryLog
+from ..storage.query import find_events, find_streams
+from ..storage.record import StoredEvent, StreamHead
+from ..storage.store import EventStore
+from .deadlines import Deadlines
+from .errors import ShutdownTimeout, UnknownAggregate, WrongThread
+from .reference import AggregateRef
+from .residents import Residents
+
+A = TypeVar("A", bound=Aggregate)
+
+logger = logging.getLogger("eventsrc.runtime")
+DEFAULT_LIMITS: Final = Limits()
+EVENTS_PER_CHECKPOINT: Final = 100
+"""Other tasks get their turn after so many events or streams."""
+
+
+class Runtime:
+    """Aggregates, their actors and their log. Make one with `Runtime.open`; use it on the trio thread."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        store: EventStore,
+        aggregate_types: Mapping[type[Aggregate], AggregateType],
+        limits: Limits,
+        wall_clock: Callable[[], int],
+    ) -> None:
+        self.limits = limits
+        self.trio_token = trio.lowlevel.current_trio_token()
+        self.deadlines = Deadlines()
+        self._store = store
+        self._types = aggregate_types
+        self._thread_id = threading.get_ident()
+        self._ids = map(f"{secrets.token_hex(6)}-{{:x}}".format, itertools.count(1))
+        self._closing = False
+        self._journal: ThreadJournal | InlineJournal
+        if isinstance(store, MemoryLog):
+            self._journal = InlineJournal(store, wall_clock=wall_clock, on_commit=self._on_commit)
+        else:
+            self._journal = ThreadJournal(
+                store,
+                wall_clock=wall_clock,
+                commits_waiting_max=limits.commits_waiting_max,
+                on_commit=self._on_commit,
+            )
+        self._residents = Residents(nursery, store, self._journal, limits, wall_clock)
+        nursery.start_soon(self.deadlines.run, name="eventsrc deadlines")
+        nursery.start_soon(self._residents.passivate_idle, name="eventsrc passivation")
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        store: str | os.PathLike[str] | EventStore,
+        *,
+        aggregates: Sequence[type[Aggregate]],
+        limits: Limits = DEFAULT_LIMITS,
+        converter: cattrs.Converter | None = None,
+        wall_clock: Callable[[], int] = time.time_ns,
+    ) -> "AsyncIterator[Runtime]":
+        """Open a store and run its aggregates until the block ends.
+
+        Args:
+            store: the path of a folder, made if it is not there; or a store such as `MemoryLog()`.
+            aggregates: the classes whose actors may be used.
+            limits: the bounds, see `Limits`.
+            converter: a cattrs converter with hooks of your own; see `make_converter`.
+            wall_clock: gives the time that events are stored with, in UTC nanoseconds.
+
+        Leaving the block drains every mailbox, stores what was decided and closes the store; a second Ctrl-C skips
+        what was not begun.
+
+        Raises:
+            DefinitionError: two classes of one category.
+            SchemaError: a field of a class cannot be turned into data.
+            StoreError: the store cannot be opened; see its subclasses.
+            ShutdownTimeout: on leaving, when mailboxes did not drain in `Limits.shutdown_seconds`.
+
+        """
+        aggregate_types = _types_of(aggregates, Serializer(converter))
+        opened: EventStore
+        if isinstance(store, str | os.PathLike):
+            opened = await trio.to_thread.run_sync(partial(EventLog, store, limits=limits))
+        else:
+            opened = store
+        body_error: BaseException | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                runtime = cls(nursery, opened, aggregate_types, limits, wall_clock)
+                logger.info("opened", extra={"path": opened.path, "position": opened.last_position})
+                try:
+                    yield runtime
+                except BaseException as error:
+                    # Raised again outside of the nursery, which would wrap it in a group.
+                    body_error = error
+                try:
+                    await runtime._shut_down()
+                finally:
+                    nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(opened.close)
+            logger.info("closed", extra={"path": opened.path, "position": opened.last_position})
+        if body_error is not None:
+            raise body_error
+
+    def actor(self, aggregate_class: type[A], aggregate_id: str) -> AggregateRef[A]:
+        """A reference to an aggregate, whether or not it exists or is in memory.
+
+        Raises `UnknownAggregate`, or `StreamNameInvalid` for an id that cannot be stored.
+        """
+        return AggregateRef(self, self._type_of(aggregate_class), aggregate_id)
+
+    async def events(
+        self,
+        *,
+        stream: str | None = None,
+        types: Sequence[type | str] | None = None,
+        category: str | None = None,
+        after: int = 0,
+        limit: int | None = None,
+        backwards: bool = False,
+    ) -> AsyncIterator[StoredEvent]:
+        """Stored events in the order of their positions, as far as they go now.
+
+        Args:
+            stream: only this stream; its name, such as `account-ann`.
+            types: only these event classes or stored names.
+            category: only streams of this category.
+            after: only positions greater than this.
+            limit: at most so many.
+            backwards: from the newest to the oldest.
+
+        """
+        found = find_events(
+            self._store,
+            stream=stream,
+            types=None if types is None else [stored_name(event_class) for event_class in types],
+            category=category,
+            after=after,
+            before=self.last_position + 1,
+            backwards=backwards,
+        )
+        for number, event in enumerate(itertools.islice(found, limit), 1):
+            yield event
+            if number % EVENTS_PER_CHECKPOINT == 0:
+                await trio.lowlevel.checkpoint()
+
+    async def streams(self, *, category: str | None = None) -> AsyncIterator[StreamHead]:
+        """The head of every stream, in the order of their names."""
+        for number, head in enumerate(find_streams(self._store, category=category), 1):
+            yield head
+            if number % EVENTS_PER_CHECKPOINT == 0:
+                await trio.lowlevel.checkpoint()
+
+    @property
+    def last_position(self) -> int:
+        """The position of the newest event that is on disk."""
+        return self._store.last_position
+
+    @property
+    def resident_actors(self) -> int:
+        """How many aggregates are in memory."""
+        return len(self._residents)
+
+    @property
+    def journal_counts(self) -> tuple[int, int]:
+        """(group commits, commits in them) since the runtime was opened."""
+        return self._journal.group_count, self._journal.commit_count
+
+    # --- what references need ---
+
+    def request(
+        self,
+        command: object,
+        expected_version: ExpectedVersion | None,
+        idempotency_key: str | None,
+        correlation_id: str | None,
+        metadata: Mapping[str, Any] | None,
+    ) -> Request:
+        """A command with its ids; the correlation is that of the command being handled, if any."""
+        if idempotency_key is not None:
+            self._check_key(idempotency_key)
+        cause = current_cause.get()
+        command_id = next(self._ids)
+        if cause is None:
+            correlation_id, caused_by = correlation_id or command_id, None
+        else:
+            correlation_id, caused_by = correlation_id or cause.correlation_id, cause.causation_id
+        return Request(command, command_id, correlation_id, caused_by, expected_version, idempotency_key, metadata)
+
+    def send(
+        self, aggregate_type: AggregateType, stream: str, aggregate_id: str, message: Request | Requests | StateQuery
+    ) -> TrioFuture[Any]:
+        """Put a message into the mailbox of an aggregate's actor, and return the future of its answer."""
+        if threading.get_ident() != self._thread_id:
+            raise WrongThread("ask")
+        self._check_open()
+        actor = self._residents.get(aggregate_type, stream, aggregate_id)
+        future: TrioFuture[Any] = actor.actor_ref.ask(message, block=False)  # type: ignore[assignment]
+        return future
+
+    def tell(self, aggregate_type: AggregateType, stream: str, aggregate_id: str, request: Request) -> None:
+        """The same without an answer, and from any thread."""
+        if threading.get_ident() == self._thread_id:
+            self._check_open()
+            self._residents.get(aggregate_type, stream, aggregate_id).actor_ref.tell(request)
+            return
+        try:
+            self.trio_token.run_sync_soon(self._tell_from_thread, aggregate_type, stream, aggregate_id, request)
+        except trio.RunFinishedError:
+            raise RuntimeClosed("The runtime was closed; the command was not sent.") from None
+
+    def _tell_from_thread(
+        self, aggregate_type: AggregateType, stream: str, aggregate_id: str, request: Request
+    ) -> None:
+        try:
+            self.tell(aggregate_type, stream, aggregate_id, request)
+        except EventSourcingError as error:
+            logger.error("a command told from another thread was not taken: %s", error, extra={"stream": stream})
+
+    def _type_of(self, aggregate_class: type[Aggregate]) -> AggregateType:
+        aggregate_type = self._types.get(aggregate_class)
+        if aggregate_type is None:
+            raise UnknownAggregate(aggregate_class, [known.__name__ for known in self._types])
+        return aggregate_type
+
+    def _check_key(self, key: str) -> None:
+        bound = self.limits.idempotency_key_bytes_max
+        size = len(key.encode())
+        if not 0 < size <= bound:
+            raise IdempotencyKeyInvalid("Bytes in an idempotency key", size, bound, "Use 1 byte or more, up to it.")
+
+    def _check_open(self) -> None:
+        # While closing, commands that are being handled may still send others.
+        if self._closing and current_cause.get() is None:
+            raise RuntimeClosed("The runtime is closed or closes; the command was not sent.")
+
+    def _on_commit(self) -> None:
+        """Something was stored."""
+
+    async def _shut_down(self) -> None:
+        """Drain the mailboxes and write what they decide; then nothing is in flight any more."""
+        self._closing = True
+        try:
+            with trio.move_on_after(self.limits.shutdown_seconds, shield=True) as scope:
+                await self._residents.stop()
+            if scope.cancelled_caught:
+                raise ShutdownTimeout(self.limits.shutdown_seconds, self._residents.streams)
+        finally:
+            await self._journal.close()
+
+
+def stored_name(event: type | str) -> str:
+    """The stored name of an event class; a name stays as it is."""
+    if isinstance(event, str):
+        return event
+    stored = event_type(event)
+    if stored is None:
+        raise DefinitionError(f"{event.__name__} is not an @event class, so it has no stored name.")
+    return stored.name
+
+
+def _types_of(aggregates: Sequence[type[Aggregate]], serializer: Serializer) -> dict[type[Aggregate], AggregateType]:
+    by_category: dict[str, AggregateType] = {}
+    for aggregate_class in aggregates:
+        aggregate_type = AggregateType(aggregate_class, serializer)
+        other = by_category.setdefault(aggregate_type.category, aggregate_type)
+        if other is not aggregate_type:
+            raise DefinitionError(
+                f"{aggregate_class.__name__} and {other.aggregate_class.__name__} both have the category "
+                f"{aggregate_type.category!r}, so their streams would mix. Give one of them another: "
+                f'class {aggregate_class.__name__}(Aggregate, category="...").'
+            )
+    return {aggregate_type.aggregate_class: aggregate_type for aggregate_type in by_category.values()}

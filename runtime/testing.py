@@ -1,0 +1,138 @@
+"""What a domain author needs to test a domain: given/when/then, a clock, an in-memory store, and faults on demand.
+
+    scenario(Account).given(Deposited(100)).when(Withdraw(30)).then(Withdrawn(30))
+    scenario(Account).when(Withdraw(30)).then_rejected("balance")
+
+A runtime on `MemoryLog()` writes without a thread, so a test with trio's autojump clock never waits for real.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, Generic, TypeVar
+
+import trio
+
+from ..actors.aggregate import Aggregate
+from ..actors.aggregate_type import AggregateType
+from ..actors.decision import encode_decision
+from ..actors.errors import Rejected, UnknownCommand
+from ..actors.receipt import Request
+from ..actors.serializer import Serializer
+from ..storage.commit import Appended, Commit
+from ..storage.errors import EventSourcingError
+from ..storage.limits import Limits
+from ..storage.memory import MemoryLog
+from ..storage.snapshot import Snapshot
+
+__all__ = ["FaultyLog", "MemoryLog", "Scenario", "WallClock", "scenario"]
+
+A = TypeVar("A", bound=Aggregate)
+EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class WallClock:
+    """A wall clock that stands still until it is moved: pass it as `Runtime.open(..., wall_clock=WallClock())`."""
+
+    def __init__(self, start: datetime = EPOCH) -> None:
+        self.now_ns = int(start.timestamp()) * 1_000_000_000
+
+    def __call__(self) -> int:
+        """The time, in UTC nanoseconds."""
+        return self.now_ns
+
+    def advance(self, seconds: float) -> None:
+        """Move it forwards, or backwards with a negative number, as real clocks are."""
+        self.now_ns += int(seconds * 1e9)
+
+
+class FaultyLog(MemoryLog):
+    """A store in memory whose next appends fail as they are told to."""
+
+    def __init__(self, *, limits: Limits | None = None) -> None:
+        super().__init__(limits=limits)
+        self._failures: list[Exception] = []
+
+    def fail_next(self, error: Exception, *, times: int = 1) -> None:
+        """Have the next `times` appends raise `error` and store nothing."""
+        self._failures += [error] * times
+
+    def append(
+        self, commits: Sequence[Commit], snapshots: Sequence[Snapshot] = ()
+    ) -> list[Appended | EventSourcingError]:
+        """Store the commits, or fail as told."""
+        if self._failures and commits:
+            raise self._failures.pop(0)
+        return super().append(commits, snapshots)
+
+
+def scenario(aggregate_class: type[A], *, aggregate_id: str = "test") -> "Scenario[A]":
+    """Begin a test of one aggregate, without a store or a runtime."""
+    return Scenario(aggregate_class, aggregate_id)
+
+
+class Scenario(Generic[A]):
+    """Given these events, when this command comes, then these events follow.
+
+    Events go through the serializer as they would through a store, so a field that cannot be stored fails here.
+    """
+
+    def __init__(self, aggregate_class: type[A], aggregate_id: str) -> None:
+        self._type = AggregateType(aggregate_class, Serializer())
+        self._stream = self._type.stream(aggregate_id)
+        self.state: Any = self._type.initial_state(aggregate_id)
+        """The aggregate after all that has happened so far."""
+        self._version = 0
+        self._events: tuple[Any, ...] = ()
+        self._rejection: Rejected | None = None
+
+    def given(self, *events: object) -> "Scenario[A]":
+        """Apply events of the past."""
+        for event in events:
+            self._type.appliers[type(event)](self.state, event)
+        self._version += len(events)
+        return self
+
+    def when(self, command: object) -> "Scenario[A]":
+        """Send a command, and apply what it makes. Async handlers are run to their end.
+
+        Raises what the runtime would: `UnknownCommand`, `NotAnEvent`, ...; `Rejected` is kept for `then_rejected`.
+        """
+        self._events, self._rejection = (), None
+        handler = self._type.handlers.get(type(command))
+        if handler is None:
+            raise UnknownCommand(self._type.aggregate_class, command)
+        try:
+            returned = _finished(handler, self.state, command)
+        except Rejected as rejection:
+            self._rejection = rejection
+            return self
+        decision = encode_decision(
+            self._type, self._stream, self._version, Request(command, "test", "test"), returned, Limits()
+        )
+        self._events = decision.events
+        return self.given(*decision.events)
+
+    def then(self, *events: object) -> "Scenario[A]":
+        """Assert that the command made exactly these events."""
+        assert self._rejection is None, f"the command was rejected: {self._rejection}"
+        assert self._events == events, f"the command made {list(self._events)}, not {list(events)}"
+        return self
+
+    def then_rejected(self, match: str = "") -> "Scenario[A]":
+        """Assert that the domain refused the command, with a message in which the pattern `match` is found."""
+        assert self._rejection is not None, f"the command was not rejected; it made {list(self._events)}"
+        assert re.search(match, str(self._rejection)), f"{str(self._rejection)!r} does not match {match!r}"
+        return self
+
+
+def _finished(handler: Callable[..., Any], state: Aggregate, command: object) -> Any:
+    returned = handler(state, command)
+    if not inspect.iscoroutine(returned):
+        return returned
+
+    async def finish() -> Any:
+        return await returned
+
+    return trio.run(finish)

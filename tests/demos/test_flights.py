@@ -1,0 +1,91 @@
+"""The flights demo: what was answered is in the store, and a second run adds nothing."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from eventsrc import Runtime
+from eventsrc.demos import flights
+from eventsrc.demos.flights_check import check_nothing_is_missing
+from eventsrc.demos.flights_data import SAMPLE, Flight, read_flights
+from eventsrc.demos.flights_domain import Aircraft, Arrive, Depart, Schedule
+from eventsrc.demos.flights_feed import Answers
+
+FLIGHTS, UNASSIGNED, COMMANDS, EVENTS = 6_104, 345, 17_031, 16_692
+"""Of the week: counted from the file by other means. The events are one for each command that is accepted, and six for
+flights that were diverted and never heard of."""
+
+
+@pytest.fixture(name="week", scope="module")
+def _week() -> list[Flight]:
+    return read_flights(SAMPLE)
+
+
+@pytest.fixture(name="console")
+def _console() -> Console:
+    return Console(quiet=True)
+
+
+async def test_a_second_run_adds_nothing(week: list[Flight], console: Console, tmp_path: Path) -> None:
+    assert sum(not flight.tail_number for flight in week) == UNASSIGNED
+
+    first = await flights.main(week, tmp_path / "flights.db", console)
+    assert first.answers.commands == COMMANDS
+    assert first.answers.accepted == COMMANDS - UNASSIGNED
+    assert dict(first.answers.reasons) == {"no tail number: no aircraft is assigned to the flight": UNASSIGNED}
+    assert first.events_added == first.check.events == first.check.events_acknowledged == EVENTS
+    assert first.check.nothing_is_missing
+
+    second = await flights.main(week, tmp_path / "flights.db", console)
+    assert (second.answers.accepted, second.answers.duplicates) == (0, COMMANDS - UNASSIGNED)
+    assert second.answers.rejected == UNASSIGNED
+    assert second.answers.events == first.answers.events
+    assert second.answers.versions == first.answers.versions
+    assert (second.events_added, second.check.events) == (0, EVENTS)
+    assert second.check.nothing_is_missing
+
+
+async def test_a_missing_event_is_found(tmp_path: Path) -> None:
+    answers = Answers()
+    async with Runtime.open(tmp_path / "flights.db", aggregates=[Aircraft]) as runtime:
+        aircraft = runtime.actor(Aircraft, "N1")
+        answers.add(await aircraft.ask(Schedule("one", "N1", "EWR", "IAH", "2013-02-04 05:00")))
+        answers.versions["aircraft-N1"] += 1
+        check = await check_nothing_is_missing(runtime, answers)
+    assert check.events_missing == 1
+    assert not check.nothing_is_missing
+
+
+async def test_a_diverted_flight_is_closed_when_its_aircraft_departs_a_day_later(tmp_path: Path) -> None:
+    async with Runtime.open(tmp_path / "flights.db", aggregates=[Aircraft]) as runtime:
+        aircraft = runtime.actor(Aircraft, "N1")
+        for flight, at in (("one", "2013-02-04 05:00"), ("two", "2013-02-04 23:00"), ("three", "2013-02-05 06:00")):
+            await aircraft.ask(Schedule(flight, "N1", "EWR", "IAH", at))
+            receipt = await aircraft.ask(Depart(flight, at))
+        assert [type(event).__name__ for event in receipt.events] == ["LostSightOf", "Departed"]
+        await aircraft.ask(Arrive("two", "2013-02-05 03:00"))
+        state = await aircraft.state()
+    assert list(state.airborne) == ["three"]
+    assert (state.departed_count, state.arrived_count, state.lost_count, state.airport) == (3, 1, 1, "IAH")
+
+
+def test_a_data_file_that_is_not_there_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        flights.run(["--data", str(tmp_path / "none.csv")])
+    assert stopped.value.code == 2
+    assert "none.csv" in capsys.readouterr().err
+
+
+def test_the_demo_says_so_when_it_is_run_again(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "eventsrc", "demo", "flights", "--store", "flights.db"]
+    runs = [
+        subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        for _ in range(2)
+    ]
+    assert [(ran.returncode, ran.stderr) for ran in runs] == [(0, "")] * 2
+    assert all("Nothing is missing" in ran.stdout for ran in runs)
+    assert "All of it was in the store" not in runs[0].stdout
+    assert "All of it was in the store" in runs[1].stdout
