@@ -6,7 +6,7 @@ holds its events is stored. If a commit fails, everything decided after it fails
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -83,6 +83,7 @@ class AggregateActor(TrioActor):
         self._turn: Turn | None = None
         self._in_flight: deque[Turn] | None = None
         self._keys: dict[str, Reply] | None = None
+        self._known: dict[str, IdempotencyEntry | None] | None = None
         self._broken: EventSourcingError | None = None
         self._busy = True
         self._settled: trio.Event | None = None
@@ -139,12 +140,14 @@ class AggregateActor(TrioActor):
                 await waiting
         elif isinstance(message, Requests):
             answers = Answers(future, len(message.requests))
+            self._known = self._look_up([request.idempotency_key for request in message.requests])
             for index, request in enumerate(message.requests):
                 waiting = self._handle(request, Reply(answers, index))
                 if waiting is not None:
                     await waiting
+            self._known = None
         elif isinstance(message, StateQuery):
-            self._answer_state(future)
+            await self._answer_state(future)
         elif not isinstance(message, _ActorStop):
             await super()._receive_one(envelope)
         elif self.actor_inbox.empty():
@@ -262,15 +265,27 @@ class AggregateActor(TrioActor):
             reply.original = original
             self._put_in_line(reply)
             return True
-        store = self._host.store
-        entry = store.idempotency(self.stream, key, now_ns=self._host.wall_clock())
+        known = self._known
+        if known is None or key not in known:
+            known = self._look_up([key])
+        entry = known[key]
         if entry is None:
             return False
         first = entry.version - entry.event_count + 1
-        stored = store.read_stream(self.stream, from_version=first, to_version=entry.version, limit=entry.event_count)
+        stored = self._host.store.read_stream(
+            self.stream, from_version=first, to_version=entry.version, limit=entry.event_count
+        )
         events = tuple(self._type.decode_event(event) for event in stored)
         reply.settle(Receipt(self.stream, entry.version, entry.position, events, True))
         return True
+
+    def _look_up(self, keys: Iterable[str | None]) -> dict[str, IdempotencyEntry | None]:
+        """What the log knows of these keys, in one read for all of them."""
+        given = [key for key in keys if key is not None]
+        if not given:
+            return {}
+        found = self._host.store.idempotency(self.stream, given, now_ns=self._host.wall_clock())
+        return {key: found.get(key) for key in given}
 
     def _remember_key(self, turn: Turn, request: Request, key: str, reply: Reply) -> None:
         declared = command_type(type(request.command))
@@ -284,6 +299,9 @@ class AggregateActor(TrioActor):
             IdempotencyEntry(self.stream, key, self._version, offset, len(reply.events), expires_ns)
         )
         reply.key = key
+        if self._known is not None:
+            # What was looked up is out of date; another command with the key looks again.
+            self._known.pop(key, None)
         if self._keys is None:
             self._keys = {}
         self._keys[key] = reply
@@ -374,9 +392,11 @@ class AggregateActor(TrioActor):
         reply.error = error
         self._put_in_line(reply)
 
-    def _answer_state(self, future: TrioFuture[Any]) -> None:
+    async def _answer_state(self, future: TrioFuture[Any]) -> None:
         """Answer with a copy of the state, once all of it is stored."""
         try:
+            if self._broken is not None:
+                await self._recover_from(self._broken)
             state = self._copy_of_state()
         except EventSourcingError as error:
             future.fail(error)

@@ -182,7 +182,7 @@ class CommitOrder:
         return settled
 
     def _commit(self, write: Write, time_ns: int) -> Commit:
-        self._last_commit_id += 1
+        self._last_commit_id = max(self._last_commit_id, self._store.last_commit_id) + 1
         lane = write.lane
         commit = Commit(self._last_commit_id, time_ns, write.appends, write.idempotency, lane.last_commit_id)
         lane.last_commit_id = commit.id

@@ -98,6 +98,8 @@ class TrioActor(pykka.Actor):
     def _start_actor_loop(self) -> None:
         self._nursery.start_soon(self._actor_loop, name=self.actor_urn)
 
+    # Ctrl-C is for the program's main task, which then closes the runtime in order.
+    @trio.lowlevel.enable_ki_protection
     async def _actor_loop(self) -> None:  # type: ignore[override]
         try:
             await self._actor_loop_setup()

@@ -47,6 +47,7 @@ class Deadlines:
             self._next = deadline
             self._timer.deadline = deadline
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         """Watch the clock until cancelled."""
         while True:

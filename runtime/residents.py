@@ -93,6 +93,7 @@ class Residents:
         del self._actors[actor.stream]
         actor.stop()
 
+    @trio.lowlevel.enable_ki_protection
     async def passivate_idle(self) -> None:
         """Let aggregates that nobody used for a while leave memory, until cancelled."""
         idle_seconds = self.limits.passivate_after_seconds

@@ -112,26 +112,28 @@ class Runtime:
             opened = await trio.to_thread.run_sync(partial(EventLog, store, limits=limits))
         else:
             opened = store
-        body_error: BaseException | None = None
+        failure: BaseException | None = None
         try:
-            async with trio.open_nursery() as nursery:
+            async with trio.open_nursery() as keeper:
+                nursery = await keeper.start(_shielded_nursery)
                 runtime = cls(nursery, opened, aggregate_types, limits, wall_clock)
                 logger.info("opened", extra={"path": opened.path, "position": opened.last_position})
+                # Failures are raised again outside of the nursery, which would wrap them in a group.
                 try:
                     yield runtime
                 except BaseException as error:
-                    # Raised again outside of the nursery, which would wrap it in a group.
-                    body_error = error
+                    failure = error
                 try:
                     await runtime._shut_down()
-                finally:
-                    nursery.cancel_scope.cancel()
+                except BaseException as error:
+                    failure = failure or error
+                nursery.cancel_scope.cancel()
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(opened.close)
             logger.info("closed", extra={"path": opened.path, "position": opened.last_position})
-        if body_error is not None:
-            raise body_error
+        if failure is not None:
+            raise failure
 
     def actor(self, aggregate_class: type[A], aggregate_id: str) -> AggregateRef[A]:
         """A reference to an aggregate, whether or not it exists or is in memory.
@@ -191,6 +193,11 @@ class Runtime:
     def resident_actors(self) -> int:
         """How many aggregates are in memory."""
         return len(self._residents)
+
+    @property
+    def resident_streams(self) -> list[str]:
+        """Their streams, the least recently used first."""
+        return self._residents.streams
 
     @property
     def journal_counts(self) -> tuple[int, int]:
@@ -278,6 +285,15 @@ class Runtime:
                 raise ShutdownTimeout(self.limits.shutdown_seconds, self._residents.streams)
         finally:
             await self._journal.close()
+
+
+@trio.lowlevel.enable_ki_protection
+async def _shielded_nursery(task_status: trio.TaskStatus[trio.Nursery]) -> None:
+    """The home of the actors: when the caller's block is cancelled they go on until they are told to stop."""
+    with trio.CancelScope(shield=True):
+        async with trio.open_nursery() as nursery:
+            task_status.started(nursery)
+            await trio.sleep_forever()
 
 
 def stored_name(event: type | str) -> str:

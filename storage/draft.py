@@ -19,7 +19,7 @@ from .errors import (
     VersionConflict,
 )
 from .limits import Limits
-from .names import check_stream_name
+from .names import check_stored_name, check_stream_name
 from .record import GENESIS_HASH, StreamHead, seal
 from .tail import Placement
 
@@ -54,6 +54,7 @@ class Draft:
         self._limits = limits
         self._head_of = head_of
         self._refused: set[int] = set()
+        self._types: set[str] = set()
 
     @property
     def is_empty(self) -> bool:
@@ -64,6 +65,9 @@ class Draft:
         """Accept the commit and say where its events will be, or refuse it and say why."""
         try:
             return self._add(commit)
+        except CommitAlreadyApplied as error:
+            # It took effect, so what follows it may.
+            return error
         except EventSourcingError as error:
             self._refused.add(commit.id)
             return error
@@ -92,7 +96,9 @@ class Draft:
             if not append.events:
                 continue
             self._check_room(append, version, self.stream_count + new_streams)
-            placements.append(Placement(stream, version + 1, position + 1, [event.type for event in append.events]))
+            types = [event.type for event in append.events]
+            self._check_types(stream, types)
+            placements.append(Placement(stream, version + 1, position + 1, types))
             for event in append.events:
                 position += 1
                 version += 1
@@ -130,6 +136,15 @@ class Draft:
         offset = entry.position
         position = first_position - 1 if offset == WHERE_THE_LOG_IS else first_position + offset
         return IdempotencyEntry(entry.stream, entry.key, entry.version, position, entry.event_count, entry.expires_ns)
+
+    def _check_types(self, stream: str, types: list[str]) -> None:
+        """Stored names are keys of an index, which must never fail behind a commit that was answered."""
+        for name in set(types).difference(self._types):
+            try:
+                check_stored_name(name)
+            except ValueError as error:
+                raise PayloadInvalid(stream, name, str(error)) from error
+            self._types.add(name)
 
     def _check_room(self, append: StreamAppend, version: int, stream_count: int) -> None:
         limits = self._limits

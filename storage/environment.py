@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TextIO, TypeAlias, TypeVar
 
 import lmdb
 import lmdb.verify
@@ -104,7 +104,7 @@ class Environment:
             if existed and not _was_closed_cleanly(self._folder):
                 _verify_pages(self._folder)
             self._open(create=not existed)
-            _mark_open(self._folder)
+            _mark(self._writer_lock, f"{os.getpid()} {_boot_id()}")
         except BaseException:
             self._writer_lock.close()
             raise
@@ -113,16 +113,25 @@ class Environment:
         """The handle of one of `TABLES`. Ask again after `reopen`: handles belong to one opening."""
         return self._tables[name]
 
+    def check_usable(self) -> None:
+        """Raise `StoreForked` or `StoreClosed` where it cannot be used."""
+        if os.getpid() != self._pid:
+            raise StoreForked(self.path)
+        if self._closed:
+            raise StoreClosed(self.path)
+
     @contextmanager
     def read(self) -> Iterator[Transaction]:
         """A read transaction. Keep it short, and never hold it across an await or a call of user code."""
         if os.getpid() != self._pid:
             raise StoreForked(self.path)
-        with self._gate.reading():
-            if self._closed:
-                raise StoreClosed(self.path)
+        self._gate.enter()
+        try:
+            self.check_usable()
             with self._begin() as transaction:
                 yield transaction
+        finally:
+            self._gate.leave()
 
     def _begin(self) -> Transaction:
         try:
@@ -139,10 +148,7 @@ class Environment:
         Raises `StoreFull` or `StoreWriteFailed` when the system refuses; the environment has then been opened anew, so
         that the caller can look whether the commit is there.
         """
-        if os.getpid() != self._pid:
-            raise StoreForked(self.path)
-        if self._closed:
-            raise StoreClosed(self.path)
+        self.check_usable()
         for _ in range(MAP_GROWTHS_MAX):
             try:
                 with self._environment.begin(write=True) as transaction:
@@ -170,7 +176,7 @@ class Environment:
             self._closed = True
             self._environment.close()
         if not self._read_only:
-            _mark_closed(self._folder)
+            _mark(self._writer_lock, "")
             self._writer_lock.close()
 
     def _open(self, *, create: bool) -> None:
@@ -221,17 +227,15 @@ class _Gate:
         self._condition = threading.Condition()
         self._readers = 0
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
+    def enter(self) -> None:
         with self._condition:
             self._readers += 1
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._readers -= 1
-                if not self._readers:
-                    self._condition.notify_all()
+
+    def leave(self) -> None:
+        with self._condition:
+            self._readers -= 1
+            if not self._readers:
+                self._condition.notify_all()
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -264,22 +268,24 @@ def _open_lmdb(path: str, map_size_bytes: int, *, create: bool, read_only: bool)
 def _check_folder(folder: Path, *, create: bool) -> bool:
     """Make the folder if need be; return whether a store's data file is there."""
     path = str(folder)
-    if folder.exists() and not folder.is_dir():
-        raise StorePathInvalid(path, f"{path} is a file. A store is a folder: name one, or a path that is free.")
-    if not folder.exists():
-        if not create:
-            raise StorePathInvalid(path, f"There is no store at {path}.")
-        try:
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise StorePathInvalid(path, f"{path} is a file. A store is a folder: name one, or a path that is free.")
+        if not folder.exists():
+            if not create:
+                raise StorePathInvalid(path, f"There is no store at {path}.")
             folder.mkdir(parents=True)
-        except OSError as error:
-            raise _folder_error(path, error) from error
-    existed = (folder / DATA_FILE).exists()
+        data_file = folder / DATA_FILE
+        # An empty file is what is left where the disk was full when the store was created.
+        existed = data_file.exists() and data_file.stat().st_size > 0
+    except OSError as error:
+        raise _folder_error(path, error) from error
     if not existed and not create:
         raise StorePathInvalid(path, f"{path} is a folder without a store in it.")
     return existed
 
 
-def _lock_for_writing(folder: Path) -> Any:
+def _lock_for_writing(folder: Path) -> TextIO:
     """Hold an advisory lock for as long as the store is open; the system drops it with the process."""
     path = str(folder)
     try:
@@ -315,45 +321,44 @@ def _was_closed_cleanly(folder: Path) -> bool:
     return not mark or mark[1:] == [_boot_id()]
 
 
-def _mark(folder: Path, text: str) -> None:
-    with open(folder / WRITER_FILE, "w", encoding="ascii") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _mark_open(folder: Path) -> None:
-    _mark(folder, f"{os.getpid()} {_boot_id()}")
-
-
-def _mark_closed(folder: Path) -> None:
-    _mark(folder, "")
+def _mark(writer_lock: TextIO, text: str) -> None:
+    """Write who has the store open for writing; nothing once it was closed in order."""
+    writer_lock.seek(0)
+    writer_lock.truncate()
+    writer_lock.write(text)
+    writer_lock.flush()
+    os.fsync(writer_lock.fileno())
 
 
 def _verify_pages(folder: Path) -> None:
     """Check every page without handing the file to LMDB, which may abort the process on a damaged one."""
     logger.warning("store was not closed before the machine stopped; checking its pages", extra={"path": str(folder)})
-    try:
-        lmdb.verify.verify(str(folder))  # type: ignore[no-untyped-call]
-    except lmdb.verify.VerifyError as error:
+    problem = _page_problem(folder)
+    if problem:
         raise StoreTruncated(
-            str(folder), f"The pages of the store {folder} are damaged ({error}). Restore it from a backup."
-        ) from error
+            str(folder), f"The pages of the store {folder} are damaged ({problem}). Restore it from a backup."
+        )
+
+
+def _page_problem(folder: Path) -> str:
+    """The first thing that is wrong with the pages; empty where they are sound."""
+    try:
+        problems: list[str] = lmdb.verify.verify(str(folder))  # type: ignore[no-untyped-call]
+    except lmdb.verify.VerifyError as error:
+        return str(error)
+    return problems[0] if problems else ""
 
 
 def _check_length(folder: Path, environment: lmdb.Environment) -> None:
     """Reading a map beyond the end of its file kills the process, so a truncated file is found before that."""
     needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     actual = (folder / DATA_FILE).stat().st_size
-    if actual >= needed:
-        return
-    try:
-        lmdb.verify.verify(str(folder))  # type: ignore[no-untyped-call]
-    except lmdb.verify.VerifyError as error:
+    # LMDB does not write pages that a transaction took and gave back, so a sound file may be shorter too.
+    if actual < needed and _page_problem(folder):
         raise StoreTruncated(
             str(folder),
             f"The store {folder} has {actual:,} bytes and needs {needed:,}: it was cut off. Restore it from a backup.",
-        ) from error
+        )
 
 
 def _check_format(path: str, environment: lmdb.Environment, *, create: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from .environment import Table, Transaction
-from .idempotency import chunk_key, encode_chunk, expiry_key
+from .idempotency import encode_rows, merge_rows
 from .postings import chunks
 from .record import StreamHead
 from .tail import Tail
@@ -43,6 +43,10 @@ class IndexFlush:
         part = self._items[self._done : self._done + count]
         for name, run in groupby(part, key=lambda item: item[0]):
             pairs = [(key, value) for _, key, value in run]
+            if name == "idempotency":
+                for stream, rows in pairs:
+                    merge_rows(transaction, self._table(name), self._table("expiries"), stream.decode(), rows)
+                continue
             with transaction.cursor(self._table(name)) as cursor:
                 consumed, _ = cursor.putmulti(pairs)
             assert consumed == len(pairs), f"LMDB took {consumed} of {len(pairs)} index entries"
@@ -68,14 +72,8 @@ def _items_of(tail: Tail) -> Iterator[Item]:
     for stream in sorted(tail.heads):
         yield "heads", stream.encode(), encode_head(tail.heads[stream])
     entries = sorted(tail.idempotency.values(), key=lambda entry: entry.stream)
-    expiries = []
     for stream, run in groupby(entries, key=lambda entry: entry.stream):
-        key = chunk_key(stream, tail.after[1])
-        expires_ns, value = encode_chunk(run)
-        yield "idempotency", key, value
-        expiries.append((expiry_key(expires_ns, key), b""))
-    for key, value in sorted(expiries):
-        yield "expiries", key, value
+        yield "idempotency", stream.encode(), encode_rows(run)
 
 
 def encode_head(head: StreamHead) -> bytes:

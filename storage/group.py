@@ -23,6 +23,8 @@ _ARRAY: Final = struct.Struct(">BI")
 _ARRAY_CODE: Final = 0xDD
 """MessagePack's array with a 32-bit length: in front of the records it makes them one array to decode in one go."""
 
+_UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError)
+
 _records_decoder = msgspec.msgpack.Decoder(list[StoredEvent])
 _record_decoder = msgspec.msgpack.Decoder(StoredEvent)
 _idempotency_decoder = msgspec.msgpack.Decoder(list[IdempotencyEntry])
@@ -64,14 +66,14 @@ class Group:
         """Every record, decoded in one go."""
         try:
             return _records_decoder.decode(memoryview(self._value)[self._body : self._records_end])
-        except msgspec.MsgspecError as error:
+        except _UNDECODABLE as error:
             raise GroupDamaged(str(error)) from error
 
     def record(self, position: int) -> StoredEvent:
         """One record, decoded alone."""
         try:
             return _record_decoder.decode(self.encoded(position))
-        except msgspec.MsgspecError as error:
+        except _UNDECODABLE as error:
             raise GroupDamaged(str(error)) from error
 
     def encoded(self, position: int) -> bytes:
@@ -80,12 +82,18 @@ class Group:
         start = self._ends[index - 1] if index else _ARRAY.size
         return self._value[self._body + start : self._body + self._ends[index]]
 
+    def encoded_records(self) -> list[bytes]:
+        """The stored bytes of every record."""
+        body, value = self._body, self._value
+        starts = (_ARRAY.size, *self._ends[:-1])
+        return [value[body + start : body + end] for start, end in zip(starts, self._ends, strict=False)]
+
     def idempotency(self) -> list[IdempotencyEntry]:
         """The idempotency keys that its commits answered."""
         tail = memoryview(self._value)[self._records_end :]
         try:
             return _idempotency_decoder.decode(tail) if tail else []
-        except msgspec.MsgspecError as error:
+        except _UNDECODABLE as error:
             raise GroupDamaged(str(error)) from error
 
     @property

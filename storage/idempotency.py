@@ -1,83 +1,123 @@
-"""Idempotency keys on disk: one LMDB value per stream and flush, searched by the digest of the key."""
+"""Idempotency keys on disk: chunks of fixed-size rows for each stream, sorted by the digest of the key.
+
+A key in LMDB is the stream, a zero byte and the chunk's number; only the newest chunk of a stream grows. The table of
+expiries lists chunks by the time at which the last of their rows expires, so that old ones are found without a search.
+"""
 
 import hashlib
 import struct
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Final
 
 from .commit import IdempotencyEntry
 from .environment import Table, Transaction
-from .postings import key_of
+from .postings import key_of, ordinal_of
 
+CHUNK_ROWS_MAX: Final = 1_024
+EXPIRED_PER_COMMIT_MAX: Final = 16
+"""Chunks dropped with one commit."""
 _DIGEST_SIZE_BYTES: Final = 16
 _ROW: Final = struct.Struct("<16sQQIQ")
 """Digest of the key, version, position, number of events, expiry (UTC ns)."""
 _EXPIRY: Final = struct.Struct(">Q")
-EXPIRED_PER_COMMIT_MAX: Final = 16
+"""At the front of a chunk: when the last of its rows expires (UTC ns)."""
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.blake2b(key.encode(), digest_size=_DIGEST_SIZE_BYTES).digest()
-
-
-def encode_chunk(entries: Iterable[IdempotencyEntry]) -> tuple[int, bytes]:
-    """(latest expiry, value) for entries of one stream; the value begins with that expiry."""
-    rows = sorted(
+def encode_rows(entries: Iterable[IdempotencyEntry]) -> bytes:
+    """The rows of entries of one stream, in any order, ready for `merge_rows`."""
+    return b"".join(
         _ROW.pack(_digest(entry.key), entry.version, entry.position, entry.event_count, entry.expires_ns)
         for entry in entries
     )
-    latest = max(_ROW.unpack(row)[4] for row in rows)
-    return latest, _EXPIRY.pack(latest) + b"".join(rows)
 
 
-def expiry_key(expires_ns: int, chunk_key: bytes) -> bytes:
-    """The key in the table of expiries, in the order in which chunks may be dropped."""
-    return _EXPIRY.pack(expires_ns)[-8:] + chunk_key
+def merge_rows(transaction: Transaction, table: Table, expiries: Table, stream: str, rows: bytes) -> None:
+    """Add rows to the newest chunk of the stream, and to further ones when it is full.
+
+    Repeating it with the same rows, as after a crash, changes nothing.
+    """
+    number, newest = _newest_chunk(transaction, table, stream)
+    merged = dict(_keyed_rows(newest[_EXPIRY.size :] if newest else b""))
+    before = len(merged)
+    merged.update(_keyed_rows(rows))
+    if newest is not None and before < len(merged) and before >= CHUNK_ROWS_MAX:
+        number, newest = number + 1, None
+        merged = dict(_keyed_rows(rows))
+    left = iter(merged.values())
+    while part := sorted(islice(left, CHUNK_ROWS_MAX)):
+        latest = max(_ROW.unpack(row)[4] for row in part)
+        key = key_of(stream, number)
+        if newest is not None:
+            transaction.delete(newest[: _EXPIRY.size] + key, db=expiries)
+        transaction.put(key, _EXPIRY.pack(latest) + b"".join(part), db=table)
+        transaction.put(_EXPIRY.pack(latest) + key, b"", db=expiries)
+        number, newest = number + 1, None
 
 
-def find(transaction: Transaction, table: Table, stream: str, key: str, now_ns: int) -> IdempotencyEntry | None:
-    """The live entry for the key, from the newest chunk that holds it."""
+def find_keys(
+    transaction: Transaction, table: Table, stream: str, keys: Sequence[str], now_ns: int
+) -> dict[str, IdempotencyEntry]:
+    """The live entries for those of `keys` that are known."""
     prefix = stream.encode() + b"\0"
-    digest = _digest(key)
+    missing = {key: _digest(key) for key in keys}
+    found: dict[str, IdempotencyEntry] = {}
     with transaction.cursor(table) as cursor:
         more = cursor.prev() if cursor.set_range(prefix + b"\xff" * 8) else cursor.last()
-        while more and cursor.key().startswith(prefix):
-            for row in _rows_of(cursor.value(), digest):
+        while more and missing and cursor.key().startswith(prefix):
+            chunk = cursor.value()
+            for key, digest in list(missing.items()):
+                row = _find_row(chunk, digest)
+                if row is None:
+                    continue
+                del missing[key]
                 _, version, position, event_count, expires_ns = row
                 if expires_ns > now_ns:
-                    return IdempotencyEntry(stream, key, version, position, event_count, expires_ns)
+                    found[key] = IdempotencyEntry(stream, key, version, position, event_count, expires_ns)
             more = cursor.prev()
-    return None
+    return found
 
 
 def drop_expired(transaction: Transaction, table: Table, expiries: Table, now_ns: int) -> None:
-    """Drop a bounded number of chunks in which every key has expired."""
+    """Drop a bounded number of chunks in which every row has expired."""
     with transaction.cursor(expiries) as cursor:
         for _ in range(EXPIRED_PER_COMMIT_MAX):
             if not cursor.first() or _EXPIRY.unpack_from(cursor.key())[0] > now_ns:
                 return
-            chunk_key = cursor.key()[_EXPIRY.size :]
-            chunk = transaction.get(chunk_key, db=table)
-            # A flush that was repeated after a crash may have given the chunk a later expiry.
-            if chunk is not None and _EXPIRY.unpack_from(chunk)[0] <= now_ns:
-                transaction.delete(chunk_key, db=table)
+            transaction.delete(cursor.key()[_EXPIRY.size :], db=table)
             cursor.delete()
 
 
-def chunk_key(stream: str, generation: int) -> bytes:
-    """The key of the chunk that one flush writes for one stream."""
-    return key_of(stream, generation)
+def _newest_chunk(transaction: Transaction, table: Table, stream: str) -> tuple[int, bytes | None]:
+    """(number, value) of the stream's newest chunk; (0, None) where there is none."""
+    prefix = stream.encode() + b"\0"
+    with transaction.cursor(table) as cursor:
+        more = cursor.prev() if cursor.set_range(prefix + b"\xff" * 8) else cursor.last()
+        if more and cursor.key().startswith(prefix):
+            return ordinal_of(cursor.key()), cursor.value()
+    return 0, None
 
 
-def _rows_of(value: bytes, digest: bytes) -> Iterator[tuple[bytes, int, int, int, int]]:
-    count = (len(value) - _EXPIRY.size) // _ROW.size
+def _keyed_rows(rows: bytes) -> Iterable[tuple[bytes, bytes]]:
+    for start in range(0, len(rows), _ROW.size):
+        row = rows[start : start + _ROW.size]
+        yield row[:_DIGEST_SIZE_BYTES], row
+
+
+def _find_row(chunk: bytes, digest: bytes) -> tuple[bytes, int, int, int, int] | None:
+    count = (len(chunk) - _EXPIRY.size) // _ROW.size
 
     def digest_at(index: int) -> bytes:
         start = _EXPIRY.size + index * _ROW.size
-        return value[start : start + _DIGEST_SIZE_BYTES]
+        return chunk[start : start + _DIGEST_SIZE_BYTES]
 
     index = bisect_left(range(count), digest, key=digest_at)
-    while index < count and digest_at(index) == digest:
-        yield _ROW.unpack_from(value, _EXPIRY.size + index * _ROW.size)
-        index += 1
+    if index == count or digest_at(index) != digest:
+        return None
+    row: tuple[bytes, int, int, int, int] = _ROW.unpack_from(chunk, _EXPIRY.size + index * _ROW.size)
+    return row
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.blake2b(key.encode(), digest_size=_DIGEST_SIZE_BYTES).digest()

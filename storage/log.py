@@ -12,7 +12,7 @@ from . import postings
 from .commit import Appended, Commit
 from .draft import Draft
 from .environment import MAP_SIZE_BYTES, Environment, Transaction
-from .errors import EventSourcingError, StoreError
+from .errors import EventSourcingError, StoreError, StoreOutcomeUnknown
 from .flush import IndexFlush
 from .group import KEY, encode_group
 from .limits import Limits
@@ -59,6 +59,7 @@ class EventLog(LogReader):
     def append(
         self, commits: Sequence[Commit], snapshots: Sequence[Snapshot] = ()
     ) -> list[Appended | EventSourcingError]:
+        self._environment.check_usable()
         draft = Draft(self._last_position, self._last_commit_id, self._stream_count, self._limits, self._head_to_extend)
         outcomes = [draft.add(commit) for commit in commits]
         if draft.is_empty and not snapshots:
@@ -66,7 +67,8 @@ class EventLog(LogReader):
         try:
             self._write(draft, snapshots)
         except StoreError as error:
-            if draft.is_empty or not self._holds(draft.last_commit_id):
+            unknown = isinstance(error, StoreOutcomeUnknown)
+            if unknown or draft.is_empty or not self._holds(draft.last_commit_id):
                 return [error if isinstance(outcome, Appended) else outcome for outcome in outcomes]
         if not draft.is_empty:
             self._publish(draft)
@@ -119,12 +121,14 @@ class EventLog(LogReader):
         prefix = key[:-8]
         outdated: list[bytes] = []
         with transaction.cursor(table) as cursor:
-            kept = 1
-            cursor.set_key(key)
-            while cursor.prev() and cursor.key().startswith(prefix):
-                kept += 1
-                if kept > self._limits.snapshots_kept:
+            found = 0
+            newest = postings.key_of(snapshot.stream, postings.ORDINAL_MAX)
+            more = cursor.prev() if cursor.set_range(newest) else cursor.last()
+            while more and cursor.key().startswith(prefix):
+                found += 1
+                if found > self._limits.snapshots_kept:
                     outdated.append(cursor.key())
+                more = cursor.prev()
         for old_key in outdated:
             transaction.delete(old_key, db=table)
 

@@ -21,8 +21,8 @@ _decoder: Final = msgspec.msgpack.Decoder(StoredEvent)
 class MemoryLog:
     """Keeps encoded records, exactly as the log on LMDB would store them; fulfils `EventStore`."""
 
-    path: Final = ":memory:"
-    disk_seconds: Final = 0.0
+    path = ":memory:"
+    disk_seconds = 0.0
 
     def __init__(self, *, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
@@ -123,10 +123,10 @@ class MemoryLog:
         self._check_open()
         return self._fetch(_between(self._index.categories.get(category, ()), after, before), backwards, limit)
 
-    def idempotency(self, stream: str, key: str, *, now_ns: int) -> IdempotencyEntry | None:
+    def idempotency(self, stream: str, keys: Sequence[str], *, now_ns: int) -> dict[str, IdempotencyEntry]:
         self._check_open()
-        entry = self._index.idempotency.get((stream, key))
-        return entry if entry is not None and entry.expires_ns > now_ns else None
+        entries = ((key, self._index.idempotency.get((stream, key))) for key in keys)
+        return {key: entry for key, entry in entries if entry is not None and entry.expires_ns > now_ns}
 
     def snapshots(self, stream: str, *, limit: int = READ_BATCH_EVENTS) -> list[Snapshot]:
         self._check_open()

@@ -13,16 +13,24 @@ _CONTROL_CHARACTER: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 def check_stream_name(stream: str) -> None:
     """Raise `StreamNameInvalid` unless LMDB and a terminal can both hold the name."""
-    if not stream:
-        raise StreamNameInvalid(stream, "it is empty")
-    if _CONTROL_CHARACTER.search(stream):
-        raise StreamNameInvalid(stream, "it has control characters")
     try:
-        size = len(stream.encode())
+        check_stored_name(stream)
+    except ValueError as error:
+        raise StreamNameInvalid(stream, str(error)) from error
+
+
+def check_stored_name(name: str) -> None:
+    """Raise `ValueError`, which says why, unless the name of a stream or of an event's type can be a key."""
+    if not name:
+        raise ValueError("it is empty")
+    if _CONTROL_CHARACTER.search(name):
+        raise ValueError("it has control characters")
+    try:
+        size = len(name.encode())
     except UnicodeEncodeError as error:
-        raise StreamNameInvalid(stream, f"it is not valid Unicode ({error.reason})") from error
+        raise ValueError(f"it is not valid Unicode ({error.reason})") from error
     if size > STREAM_NAME_BYTES_MAX:
-        raise StreamNameInvalid(stream, f"it takes {size} bytes and {STREAM_NAME_BYTES_MAX} fit")
+        raise ValueError(f"it takes {size} bytes and {STREAM_NAME_BYTES_MAX} fit")
 
 
 def category_of(stream: str) -> str:

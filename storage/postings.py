@@ -11,6 +11,11 @@ from typing import Final
 
 from .environment import Table, Transaction
 
+
+class PostingsDamaged(ValueError):
+    """A chunk whose bytes are not a list of positions; readers turn it into `CorruptRecord`."""
+
+
 CHUNK_POSITIONS_MAX: Final = 1_024
 _ORDINAL: Final = struct.Struct(">Q")
 ORDINAL_MAX: Final = (1 << 64) - 1
@@ -44,7 +49,7 @@ def positions_of_versions(
 ) -> list[int]:
     """The positions of the versions from `first_version` through `last_version`, as far as this index holds them."""
     found: list[int] = []
-    for ordinal, positions in _chunks_from(transaction, table, name, first_version):
+    for ordinal, positions in chunks_from(transaction, table, name, first_version):
         if ordinal > last_version:
             break
         found += positions[max(first_version - ordinal, 0) : last_version - ordinal + 1]
@@ -54,7 +59,7 @@ def positions_of_versions(
 def positions_after(transaction: Transaction, table: Table, name: str, after: int, limit: int) -> list[int]:
     """At most `limit` positions greater than `after`, ascending."""
     found: list[int] = []
-    for _, positions in _chunks_from(transaction, table, name, after + 1):
+    for _, positions in chunks_from(transaction, table, name, after + 1):
         found += positions[bisect_right(positions, after) :]
         if len(found) >= limit:
             break
@@ -74,7 +79,7 @@ def positions_before(transaction: Transaction, table: Table, name: str, before: 
     return found[:limit]
 
 
-def _chunks_from(
+def chunks_from(
     transaction: Transaction, table: Table, name: str, ordinal: int
 ) -> Iterator[tuple[int, tuple[int, ...]]]:
     """Chunks in order, beginning with the one that may hold `ordinal`."""
@@ -98,4 +103,7 @@ def _is_chunk_of(key: bytes, prefix: bytes) -> bool:
 
 
 def _decode(value: bytes) -> tuple[int, ...]:
-    return struct.unpack(f"<{len(value) // 8}Q", value)
+    try:
+        return struct.unpack(f"<{len(value) // 8}Q", value)
+    except struct.error as error:
+        raise PostingsDamaged(f"a chunk of {len(value)} bytes is no list of positions") from error

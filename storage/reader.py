@@ -4,10 +4,12 @@ import logging
 import os
 import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import lmdb
+import msgspec
 
 from . import idempotency as idempotency_table
 from . import postings
@@ -70,6 +72,11 @@ class LogReader:
     def close(self) -> None:
         """Close it. Idempotent."""
         self._environment.close()
+
+    @property
+    def environment(self) -> Environment:
+        """The environment that it reads, for what walks the tables themselves (`verify`)."""
+        return self._environment
 
     @property
     def path(self) -> str:
@@ -153,7 +160,8 @@ class LogReader:
             positions: list[int] = []
             if first < newer_from:
                 table = self._environment.table("streams")
-                positions = postings.positions_of_versions(transaction, table, stream, first, newer_from - 1)
+                with self._index_errors("streams", stream):
+                    positions = postings.positions_of_versions(transaction, table, stream, first, newer_from - 1)
             return self._fetch(transaction, positions + newer, backwards=backwards)
 
     def read(
@@ -167,9 +175,11 @@ class LogReader:
             last = min(last, first + limit - 1)
         found: list[StoredEvent] = []
         with self._environment.read() as transaction, transaction.cursor(self._environment.table("log")) as cursor:
-            more = _seek(cursor, first)
+            more = seek_group(cursor, first)
             while more and first <= last:
                 group = self._group(cursor.key(), cursor.value())
+                if group.first_position > first:
+                    raise CorruptRecord(self.path, first, f"the log goes on at position {group.first_position}")
                 if group.count and group.last_position >= first:
                     found += self._records(group)[first - group.first_position : last - group.first_position + 1]
                     first = group.last_position + 1
@@ -202,14 +212,21 @@ class LogReader:
             "categories", lambda tail: tail.categories.get(category, ()), category, after, before, backwards, limit
         )
 
-    def idempotency(self, stream: str, key: str, *, now_ns: int) -> IdempotencyEntry | None:
+    def idempotency(self, stream: str, keys: Sequence[str], *, now_ns: int) -> dict[str, IdempotencyEntry]:
+        found: dict[str, IdempotencyEntry] = {}
         with self._lock:
-            for tail in reversed(self._tails):
-                entry = tail.idempotency.get((stream, key))
-                if entry is not None:
-                    return entry if entry.expires_ns > now_ns else None
-        with self._environment.read() as transaction:
-            return idempotency_table.find(transaction, self._environment.table("idempotency"), stream, key, now_ns)
+            for tail in self._tails:
+                for key in keys:
+                    entry = tail.idempotency.get((stream, key))
+                    if entry is not None:
+                        found[key] = entry
+        missing = [key for key in keys if key not in found]
+        live = {key: entry for key, entry in found.items() if entry.expires_ns > now_ns}
+        if missing:
+            with self._environment.read() as transaction:
+                table = self._environment.table("idempotency")
+                live |= idempotency_table.find_keys(transaction, table, stream, missing, now_ns)
+        return live
 
     def snapshots(self, stream: str, *, limit: int = READ_BATCH_EVENTS) -> list[Snapshot]:
         prefix = stream.encode() + b"\0"
@@ -252,14 +269,17 @@ class LogReader:
                     if backwards
                     else positions[first : min(last, first + limit)]
                 )
-        index = self._environment.table(table)
         with self._environment.read() as transaction:
+            index = self._environment.table(table)
+            with self._index_errors(table, name):
+                if backwards:
+                    stored = postings.positions_before(transaction, index, name, newer[0] if newer else end, limit)
+                else:
+                    stored = postings.positions_after(transaction, index, name, after, limit)
             if backwards:
-                stored = postings.positions_before(transaction, index, name, newer[0] if newer else end, limit)
                 stored = [position for position in reversed(stored) if position > after]
                 wanted = (stored + newer)[-limit:]
             else:
-                stored = postings.positions_after(transaction, index, name, after, limit)
                 last_stored = stored[-1] if stored else 0
                 stored = stored[: bisect_left(stored, end)]
                 wanted = (stored + [position for position in newer if position > last_stored])[:limit]
@@ -272,7 +292,7 @@ class LogReader:
         with transaction.cursor(self._environment.table("log")) as cursor:
             while at < len(positions):
                 position = positions[at]
-                if not _seek(cursor, position):
+                if not seek_group(cursor, position):
                     raise CorruptRecord(self.path, position, "the indexes name it, but the log does not hold it")
                 group = self._group(cursor.key(), cursor.value())
                 end = bisect_right(positions, group.last_position, at)
@@ -317,7 +337,17 @@ class LogReader:
             value = transaction.get(stream.encode(), db=self._environment.table("heads"))
         except (lmdb.BadValsizeError, UnicodeEncodeError):
             return None
-        return None if value is None else decode_head(stream, value)
+        if value is None:
+            return None
+        with self._index_errors("heads", stream):
+            return decode_head(stream, value)
+
+    @contextmanager
+    def _index_errors(self, table: str, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (postings.PostingsDamaged, msgspec.MsgspecError) as error:
+            raise CorruptRecord(self.path, 0, f"the entry of {name!r} in the index {table!r}: {error}") from error
 
     def _last_group(self, transaction: Transaction) -> Group | None:
         with transaction.cursor(self._environment.table("log")) as cursor:
@@ -353,6 +383,6 @@ class LogReader:
         self._last_position, self._last_commit_id = tail.through
 
 
-def _seek(cursor: "lmdb.Cursor[bytes]", position: int) -> bool:
+def seek_group(cursor: "lmdb.Cursor[bytes]", position: int) -> bool:
     """Stand on the group that holds `position`, if any does."""
     return cursor.prev() if cursor.set_range(KEY.pack(position + 1, 0)) else cursor.last()

@@ -82,8 +82,8 @@ class EventReader(Protocol):
     ) -> list[StoredEvent]:
         """The same for the events of all streams of one category."""
 
-    def idempotency(self, stream: str, key: str, *, now_ns: int) -> IdempotencyEntry | None:
-        """What a command with this key did, unless its window has passed at `now_ns` (UTC)."""
+    def idempotency(self, stream: str, keys: Sequence[str], *, now_ns: int) -> dict[str, IdempotencyEntry]:
+        """What the commands with these keys did: those that are known and whose window is open at `now_ns` (UTC)."""
 
     def snapshots(self, stream: str, *, limit: int = READ_BATCH_EVENTS) -> list[Snapshot]:
         """The stream's snapshots that pass their check, newest first."""

@@ -1,11 +1,8 @@
-"""A small domain and runtimes on each kind of store for the tests of the runtime."""
+"""The domains that the tests of the runtime use: an account, and an aggregate that takes its time."""
 
-from collections.abc import Callable
-from pathlib import Path
+import trio
 
-import pytest
-
-from eventsrc import Aggregate, MemoryLog, Rejected, applies, command, event, handles
+from eventsrc import Aggregate, Rejected, applies, command, event, handles
 
 
 @command
@@ -116,15 +113,38 @@ class Account(Aggregate):
         self.notes += 1
 
 
-@pytest.fixture(params=["lmdb", "memory"])
-def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Path | MemoryLog:
-    """What a runtime is opened on: a folder, or a store in memory."""
-    return tmp_path / "store" if request.param == "lmdb" else MemoryLog()
+@event("counter.grown")
+class Grown:
+    by: int
 
 
-@pytest.fixture
-def store_path(tmp_path: Path) -> Path:
-    return tmp_path / "store"
+@command
+class Grow:
+    by: int
 
 
-Clock = Callable[[], int]
+@command
+class Wait:
+    pass
+
+
+@event("slow.done")
+class Done:
+    pass
+
+
+class Slow(Aggregate):
+    done: int = 0
+
+    @handles
+    async def wait(self, command: Wait) -> Done:
+        await trio.sleep(100)
+        return Done()
+
+    @handles
+    def quick(self, command: Grow) -> Done:
+        return Done()
+
+    @applies
+    def finished(self, event: Done) -> None:
+        self.done += 1

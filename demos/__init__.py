@@ -1,0 +1,9 @@
+"""Runnable programs, one idea each: `eventsrc demo NAME`."""
+
+from typing import Final
+
+DEMOS: Final[dict[str, tuple[str, str]]] = {
+    "bank": ("eventsrc.demos.bank", "an account: deposits, a refused withdrawal, a retry that counts once, reopening"),
+    "flights": ("eventsrc.demos.flights", "real flights, each aircraft an actor: every answered command is on disk"),
+}
+"""Of each demo: the module, whose `run(argv)` returns the exit code, and what it shows."""

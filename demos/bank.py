@@ -1,0 +1,94 @@
+"""A bank account: deposits, a refused withdrawal, a retry that counts once, and the state after reopening the store."""
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import trio
+
+from eventsrc import Aggregate, Rejected, Runtime, applies, command, event, handles
+
+
+@command
+class Deposit:
+    amount: int
+
+
+@command
+class Withdraw:
+    amount: int
+
+
+@event("account.deposited")
+class Deposited:
+    amount: int
+
+
+@event("account.withdrawn")
+class Withdrawn:
+    amount: int
+
+
+class Account(Aggregate):
+    """Money that cannot be overdrawn."""
+
+    balance: int = 0
+
+    @handles
+    def deposit(self, command: Deposit) -> Deposited:
+        if command.amount <= 0:
+            raise Rejected("a deposit must be positive")
+        return Deposited(command.amount)
+
+    @handles
+    def withdraw(self, command: Withdraw) -> Withdrawn:
+        if command.amount > self.balance:
+            raise Rejected(f"the balance is {self.balance}, which is less than {command.amount}")
+        return Withdrawn(command.amount)
+
+    @applies
+    def deposited(self, event: Deposited) -> None:
+        self.balance += event.amount
+
+    @applies
+    def withdrawn(self, event: Withdrawn) -> None:
+        self.balance -= event.amount
+
+
+async def main(store: Path) -> None:
+    """Run the demo on the store in this folder."""
+    async with Runtime.open(store, aggregates=[Account]) as runtime:
+        ann = runtime.actor(Account, "ann")
+
+        receipt = await ann.ask(Deposit(100))  # returns once the event is on disk
+        print(f"deposited 100            version {receipt.version}, position {receipt.position}")
+
+        receipt = await ann.ask(Withdraw(30), idempotency_key="rent-march")
+        print(f"withdrew 30              version {receipt.version}, position {receipt.position}")
+
+        # The answer got lost on its way, say, so the client sends the same command again: it takes effect once.
+        receipt = await ann.ask(Withdraw(30), idempotency_key="rent-march")
+        print(f"the same withdrawal      version {receipt.version}, duplicate: {receipt.duplicate}")
+
+        try:
+            await ann.ask(Withdraw(1_000))
+        except Rejected as error:
+            print(f"withdraw 1000, refused   {error}")
+
+    # Everything above is on disk. Open it again, as after a restart: the state comes from the events.
+    async with Runtime.open(store, aggregates=[Account]) as runtime:
+        state = await runtime.actor(Account, "ann").state()
+        print(f"\nreopened, the balance is {state.balance}; how it came about:")
+        async for stored in runtime.events(stream="account-ann"):
+            print(f"  {stored.version}  {stored.type:<18} {stored.payload}")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the demo with these arguments and return the exit code."""
+    parser = argparse.ArgumentParser(prog="eventsrc demo bank", description=__doc__)
+    parser.add_argument("--store", type=Path, help="keep the store in this folder (default: a temporary one)")
+    store: Path | None = parser.parse_args(argv).store
+    with tempfile.TemporaryDirectory(prefix="eventsrc-bank-") as folder:
+        trio.run(main, store or Path(folder, "bank.db"))
+    return 0
