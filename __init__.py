@@ -1,4 +1,4 @@
-"""eventsrc: event sourcing and CQRS for Python, embedded; every aggregate is an actor, every change an event on LMDB."""
+"""Event sourcing and CQRS for Python, embedded: every aggregate is an actor, every change an event on LMDB."""
 
 from .actors.aggregate import Aggregate, applies, handles
 from .actors.errors import (
@@ -64,6 +64,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ANY",
+    "NO_STREAM",
+    "STREAM_EXISTS",
     "ActorFailed",
     "Aggregate",
     "AggregateRef",
@@ -89,7 +91,6 @@ __all__ = [
     "Limits",
     "MailboxFull",
     "MemoryLog",
-    "NO_STREAM",
     "NotAnEvent",
     "PayloadInvalid",
     "Receipt",
@@ -97,7 +98,6 @@ __all__ = [
     "ResidencyFull",
     "Runtime",
     "RuntimeClosed",
-    "STREAM_EXISTS",
     "SchemaError",
     "ShutdownTimeout",
     "StoreClosed",

@@ -54,10 +54,11 @@ def applies(method: F) -> F:
 
 @dataclass_transform(field_specifiers=(attrs.field,))
 class Aggregate:
-    """Base of aggregates. The annotated fields of a subclass are its state and need defaults: the state before any event.
+    """Base of aggregates: the annotated fields of a subclass are its state.
 
-    The stream of an aggregate is named `<category>-<id>`; the category is the class's name in lower case, or the one
-    given: `class Aircraft(Aggregate, category="plane")`.
+    Every field needs a default; together they are the state before the first event. The stream of an aggregate is named
+    `<category>-<id>`; the category is the class's name in lower case, or the one given:
+    `class Aircraft(Aggregate, category="plane")`.
     """
 
     __eventsrc_definition__: ClassVar[AggregateDefinition]
@@ -97,8 +98,8 @@ def _check_fields(cls: type) -> None:
             )
         if isinstance(field.default, list | dict | set):
             raise DefinitionError(
-                f"The default of {cls.__name__}.{field.name} would be shared by all its objects. Write "
-                f"{field.name}: ... = attrs.field(factory={type(field.default).__name__})"
+                f"The default of {cls.__name__}.{field.name} would be shared by all its objects. Write {field.name}: "
+                f"... = attrs.field(factory={type(field.default).__name__})"
             )
 
 
@@ -159,8 +160,8 @@ def _hints(cls: type, function: Callable[..., Any], local_names: Mapping[str, An
         return typing.get_type_hints(function, localns=dict(local_names))
     except NameError as error:
         raise DefinitionError(
-            f"The annotations of {cls.__name__}.{function.__name__} cannot be resolved ({error}). Define the class that "
-            "it names before this one, in a place that both can see."
+            f"The annotations of {cls.__name__}.{function.__name__} cannot be resolved ({error}). Define the class "
+            "that it names before this one, in a place that both can see."
         ) from error
 
 

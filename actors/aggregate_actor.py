@@ -1,7 +1,8 @@
 """The actor of one aggregate: takes commands from its mailbox one at a time, decides, applies, and goes on.
 
-It does not wait for the disk. What it decides goes to the journal turn by turn, and an answer leaves when the commit that
-holds its events is stored. If a commit fails, everything decided after it fails too, and the state is loaded again.
+It does not wait for the disk. What it decides goes to the journal turn by turn, and an answer leaves when the commit
+that holds its events is stored. If a commit fails, everything decided after it fails too, and the state is loaded
+again.
 """
 
 import logging
@@ -442,7 +443,7 @@ class AggregateActor(TrioActor):
         return True
 
     async def _recover_from(self, error: EventSourcingError) -> None:
-        """Drop the state and load it again. After repeated failures of its own code the actor ends instead, and raises."""
+        """Drop the state and load it again; raises, and ends the actor, when its own code keeps failing."""
         self._submit()
         await self._until_settled()
         if isinstance(error, ApplierFailed):

@@ -36,8 +36,9 @@ class HandlerFailed(EventSourcingError):
 
     def __init__(self, stream: str, command: object, error: Exception) -> None:
         super().__init__(
-            f"The handler for {type(command).__name__} of {stream!r} raised {type(error).__name__}: {error}. The command "
-            "took no effect. Raise Rejected for what the domain does not allow; mend the handler for anything else."
+            f"The handler for {type(command).__name__} of {stream!r} raised {type(error).__name__}: {error}. The "
+            "command took no effect. Raise Rejected for what the domain does not allow; mend the handler for anything "
+            "else."
         )
         self.stream = stream
         self.command = command
@@ -50,8 +51,8 @@ class NotAnEvent(EventSourcingError):
 
     def __init__(self, stream: str, command: object, returned: object) -> None:
         super().__init__(
-            f"The handler for {type(command).__name__} of {stream!r} returned {returned!r:.200}. Return an object of an "
-            "@event class that the aggregate has an @applies method for, a sequence of them, or None."
+            f"The handler for {type(command).__name__} of {stream!r} returned {returned!r:.200}. Return an object of "
+            "an @event class that the aggregate has an @applies method for, a sequence of them, or None."
         )
         self.stream = stream
         self.command = command
@@ -101,8 +102,8 @@ class AggregateUnavailable(EventSourcingError):
 
     def __init__(self, stream: str, retry_after_seconds: float, cause: BaseException) -> None:
         super().__init__(
-            f"The actor of {stream!r} failed and is not activated again for {retry_after_seconds:.2f} seconds. "
-            f"What failed: {cause}"
+            f"The actor of {stream!r} failed and is not activated again for {retry_after_seconds:.2f} seconds. What "
+            f"failed: {cause}"
         )
         self.stream = stream
         self.retry_after_seconds = retry_after_seconds
@@ -115,8 +116,9 @@ class ActorFailed(EventSourcingError):
 
     def __init__(self, stream: str, error: BaseException) -> None:
         super().__init__(
-            f"The actor of {stream!r} failed with {type(error).__name__}: {error}. Whether this command took effect shows "
-            "in the log: ask again with the same idempotency key. This is a fault of eventsrc; please report it."
+            f"The actor of {stream!r} failed with {type(error).__name__}: {error}. Whether this command took effect "
+            "shows in the log: ask again with the same idempotency key. This is a fault of eventsrc; please report "
+            "it."
         )
         self.stream = stream
 
@@ -169,8 +171,8 @@ class JournalFailed(StoreError):
     def __init__(self, path: str, error: Exception) -> None:
         super().__init__(
             path,
-            f"Writing to {path} failed with {type(error).__name__}: {error}. Whether the commit is stored is not known: "
-            "ask again with the same idempotency key. This is a fault of eventsrc; please report it.",
+            f"Writing to {path} failed with {type(error).__name__}: {error}. Whether the commit is stored is not "
+            "known: ask again with the same idempotency key. This is a fault of eventsrc; please report it.",
         )
 
 
@@ -208,9 +210,9 @@ class WouldDeadlock(EventSourcingError):
 
     def __init__(self, future: "TrioFuture[Any] | None") -> None:
         super().__init__(
-            "get() would block the thread that runs trio, and with it the actor that has to answer. Write `await future` "
-            "(`await ref.ask(message, block=False)`), or call get() in a worker thread. If this was an ask, its message "
-            "has been sent."
+            "get() would block the thread that runs trio, and with it the actor that has to answer. Write `await "
+            "future` (`await ref.ask(message, block=False)`), or call get() in a worker thread. If this was an ask, "
+            "its message has been sent."
         )
         self.future = future
 

@@ -28,8 +28,8 @@ GROUP_EVENTS_MAX: Final = 1_000
 """Events in one group commit, at most."""
 GROUP_EVENTS_MIN: Final = 32
 DISK_SHARE_SECONDS: Final = 10e-6
-"""A group is as large as it takes to bring the disk's share of each event down to this; a larger one would only make its
-first answers wait."""
+"""A group is as large as it takes to bring the disk's share of each event down to this; a larger one would only make
+its first answers wait."""
 
 logger = logging.getLogger("eventsrc.journal")
 
@@ -258,7 +258,7 @@ class ThreadJournal:
 
 
 class InlineJournal:
-    """A journal without a thread, for stores that never wait for a disk: every write is settled before `submit` ends."""
+    """A journal without a thread, for stores that wait for no disk: a write is settled before `submit` ends."""
 
     def __init__(self, store: EventStore, *, wall_clock: Callable[[], int], on_commit: Callable[[], None]) -> None:
         self._order = CommitOrder(store, wall_clock)

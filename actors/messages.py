@@ -83,8 +83,8 @@ def event(name: str, *, version: int = 1, kind: Kind | None = None) -> Callable[
         )
     if not EVENT_NAME.fullmatch(name):
         raise DefinitionError(
-            f"{name!r} cannot be the stored name of an event: use 1 to 200 lower-case letters, digits, dots, dashes and "
-            "underscores, beginning with a letter or digit."
+            f"{name!r} cannot be the stored name of an event: use 1 to 200 lower-case letters, digits, dots, dashes "
+            "and underscores, beginning with a letter or digit."
         )
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise DefinitionError(f"the version of event {name!r} must be a whole number from 1 on, not {version!r}")

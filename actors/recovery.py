@@ -1,4 +1,4 @@
-"""Recovery: how an aggregate's actor gets its state, in two phases: the newest usable snapshot, then the events since."""
+"""Recovery: an aggregate gets its state in two phases, the newest usable snapshot and the events since."""
 
 import logging
 from collections.abc import Iterator

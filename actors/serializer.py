@@ -23,8 +23,8 @@ def make_converter() -> cattrs.Converter:
 
     Attrs classes and dataclasses become dicts; sets and tuples lists; dates, times, UUIDs, decimals and paths strings
     that lose nothing; a timedelta whole microseconds; an enum its value. A union of classes is told apart by a field
-    that is a `Literal` in each of them, or by fields that only one of them has. Stored fields that a class does not have
-    are passed over; fields that are missing take their defaults.
+    that is a `Literal` in each of them, or by fields that only one of them has. Stored fields that a class does not
+    have are passed over; fields that are missing take their defaults.
     """
     converter = cattrs.Converter(
         detailed_validation=False, unstruct_collection_overrides={AbstractSet: list, tuple: list}
@@ -63,8 +63,8 @@ class Serializer:
             self._converter.get_unstructure_hook(cls)
         except Exception as error:
             raise SchemaError(
-                f"{cls.__name__} has a field that cannot be turned into data: {error}. Use another type, or register hooks "
-                "for it on make_converter() and pass that to Runtime.open(converter=...)."
+                f"{cls.__name__} has a field that cannot be turned into data: {error}. Use another type, or register "
+                "hooks for it on make_converter() and pass that to Runtime.open(converter=...)."
             ) from error
 
     def functions(self, cls: type) -> tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]:

@@ -239,9 +239,8 @@ def run(argv: Sequence[str]) -> int:
 
 def _print(console: rich.console.Console, benchmark: Benchmark) -> None:
     facts = machine(benchmark.fsync_seconds)
-    table = rich.table.Table(
-        title=f"{facts['cores']} cores, Python {facts['python']}, fdatasync {facts['fdatasync_us']} us, every commit synced"
-    )
+    where = f"{facts['cores']} cores, Python {facts['python']}, fdatasync {facts['fdatasync_us']} us"
+    table = rich.table.Table(title=f"{where}; every commit synced")
     for heading in ("measured", "value", "unit", "ratio", "to", "goal", "met", "limited by"):
         table.add_column(heading, justify="right" if heading in ("value", "ratio") else "left")
     for row in benchmark.rows:

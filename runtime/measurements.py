@@ -1,4 +1,4 @@
-"""What `eventsrc bench` measures: the raw disk, Pykka's thread actors, and the runtime, each with every commit synced."""
+"""What `eventsrc bench` measures: the raw disk, Pykka's thread actors and the runtime, every commit synced."""
 
 import os
 import statistics
@@ -34,11 +34,15 @@ LIMITS: Final = Limits(
 
 @command
 class Deposit:
+    """Asks for one event."""
+
     amount: int
 
 
 @event("bench.deposited")
 class Deposited:
+    """The smallest event that has a payload."""
+
     amount: int
 
 

@@ -155,7 +155,7 @@ class AggregateRef(Generic[A]):
         metadata: Mapping[str, Any] | None = None,
     ) -> Receipt:
         """`ask` for synchronous code in another thread: blocks that thread until the answer is there."""
-        ask = trio.from_thread.run(
+        return trio.from_thread.run(
             lambda: self.ask(
                 command,
                 expected_version=expected_version,
@@ -166,7 +166,6 @@ class AggregateRef(Generic[A]):
             ),
             trio_token=self._runtime.trio_token,
         )
-        return ask
 
     async def state(self, *, timeout: float | None = None) -> A:
         """A copy of the aggregate's state as it is on disk, all commands sent before included.

@@ -31,7 +31,8 @@ class NewEvent(msgspec.Struct, frozen=True, gc=False):
     """An event that has no position yet.
 
     `type` is the stored name, `payload` and `metadata` are plain data (what MessagePack can hold); a payload may come
-    encoded already, as `msgspec.Raw`. A `kind` of None becomes "created" for the first event of a stream and "updated" for every other.
+    encoded already, as `msgspec.Raw`. A `kind` of None becomes "created" for the first event of a stream and "updated"
+    for every other.
     """
 
     type: str
@@ -70,8 +71,8 @@ class IdempotencyEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Commit(msgspec.Struct, frozen=True, gc=False):
     """All that is to be written at once: events for one or more streams, and the idempotency keys they answer.
 
-    `id` is larger than every id before it (the order of commits is the order of ids); `time_ns` is UTC. A commit that was
-    decided on the outcome of another names that one's id in `follows`, and is refused when that one was refused.
+    `id` is larger than every id before it (the order of commits is the order of ids); `time_ns` is UTC. A commit that
+    was decided on the outcome of another names that one's id in `follows`, and is refused when that one was refused.
     """
 
     id: int

@@ -1,7 +1,7 @@
 """The LMDB environment of one store: opening it safely, reading, writing from one thread, growing, reopening.
 
-Facts about LMDB that shape this file (py-lmdb 3.0, engine 0.9) are listed in the design, section 4: resizing needs that no
-other transaction is open, a failed commit leaves the outcome unknown, a fork shares what must not be shared.
+Facts about LMDB that shape this file (py-lmdb 3.0, engine 0.9) are listed in the design, section 4: resizing needs that
+no other transaction is open, a failed commit leaves the outcome unknown, a fork shares what must not be shared.
 """
 
 import errno
@@ -183,6 +183,8 @@ class Environment:
         environment = _open_lmdb(self.path, self._map_size_bytes, create=create, read_only=self._read_only)
         try:
             _check_length(self._folder, environment)
+            # An environment without a table is what is left of a creation that was interrupted.
+            create = create or (not self._read_only and not environment.stat()["entries"])
             _check_format(self.path, environment, create=create)
             self._tables: dict[str, Table] = {
                 name: environment.open_db(name.encode(), create=not self._read_only) for name in TABLES
@@ -289,7 +291,7 @@ def _lock_for_writing(folder: Path) -> TextIO:
     """Hold an advisory lock for as long as the store is open; the system drops it with the process."""
     path = str(folder)
     try:
-        file = open(folder / WRITER_FILE, "a+", encoding="ascii")  # noqa: SIM115 - held until close()
+        file = (folder / WRITER_FILE).open("a+", encoding="ascii")
     except OSError as error:
         raise _folder_error(path, error) from error
     try:
@@ -363,8 +365,8 @@ def _check_length(folder: Path, environment: lmdb.Environment) -> None:
 
 def _check_format(path: str, environment: lmdb.Environment, *, create: bool) -> None:
     if create:
-        meta = environment.open_db(b"meta")
         with environment.begin(write=True) as transaction:
+            meta = environment.open_db(b"meta", txn=transaction)
             transaction.put(b"format", FORMAT_NAME, db=meta)
             transaction.put(b"version", str(FORMAT_VERSION).encode(), db=meta)
         return

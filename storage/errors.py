@@ -174,8 +174,8 @@ class CommitAbandoned(AppendRefused):
 
     def __init__(self, commit_id: int, follows: int) -> None:
         super().__init__(
-            f"Commit {commit_id} was decided on the outcome of commit {follows}, which was refused, so it took no effect. "
-            "Send the command again: it will be decided on what is stored."
+            f"Commit {commit_id} was decided on the outcome of commit {follows}, which was refused, so it took no "
+            "effect. Send the command again: it will be decided on what is stored."
         )
         self.commit_id = commit_id
         self.follows = follows

@@ -1,7 +1,7 @@
 """Bringing a tail of the indexes to LMDB: sorted, in bulk, and in slices that ride along with commits.
 
-A tail that is being flushed stays readable until its last slice is stored; `indexed_through` moves only then. A crash in
-between repeats the flush under the same keys.
+A tail that is being flushed stays readable until its last slice is stored; `indexed_through` moves only then. A crash
+in between repeats the flush under the same keys.
 """
 
 from collections.abc import Callable, Iterator

@@ -89,6 +89,29 @@ def drop_expired(transaction: Transaction, table: Table, expiries: Table, now_ns
             cursor.delete()
 
 
+def decode_chunk(chunk: bytes) -> tuple[int, list[tuple[bytes, int, int, int, int]]]:
+    """The expiry of a chunk and its rows: digest of the key, version, position, number of events, expiry.
+
+    Raises `ValueError` where the bytes are no chunk.
+    """
+    try:
+        return int(_EXPIRY.unpack_from(chunk)[0]), list(_ROW.iter_unpack(memoryview(chunk)[_EXPIRY.size :]))
+    except struct.error as error:
+        raise ValueError(f"{len(chunk)} bytes are no chunk of rows") from error
+
+
+def expiry_key(expires_ns: int, chunk_key: bytes) -> bytes:
+    """The key of a chunk in the table of expiries."""
+    return _EXPIRY.pack(expires_ns) + chunk_key
+
+
+def split_expiry_key(key: bytes) -> tuple[int, bytes]:
+    """(expiry, key of the chunk) in such a key. Raises `ValueError` where it is too short."""
+    if len(key) <= _EXPIRY.size:
+        raise ValueError(f"{len(key)} bytes are no expiry and key")
+    return int(_EXPIRY.unpack_from(key)[0]), key[_EXPIRY.size :]
+
+
 def _newest_chunk(transaction: Transaction, table: Table, stream: str) -> tuple[int, bytes | None]:
     """(number, value) of the stream's newest chunk; (0, None) where there is none."""
     prefix = stream.encode() + b"\0"

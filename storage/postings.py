@@ -1,7 +1,8 @@
 """Postings: which positions belong to a name, in chunks of LMDB values.
 
-A key is the name, a zero byte and the ordinal of the chunk's first entry. In the stream index the ordinal is the version
-(every version is there, so an entry is found by counting); in the type and category indexes it is the position itself.
+A key is the name, a zero byte and the ordinal of the chunk's first entry. In the stream index the ordinal is the
+version (every version is there, so an entry is found by counting); in the type and category indexes it is the position
+itself.
 """
 
 import struct
@@ -73,7 +74,7 @@ def positions_before(transaction: Transaction, table: Table, name: str, before: 
     with transaction.cursor(table) as cursor:
         more = cursor.prev() if cursor.set_range(key_of(name, before)) else cursor.last()
         while more and len(found) < limit and _is_chunk_of(cursor.key(), prefix):
-            positions = _decode(cursor.value())
+            positions = decode_positions(cursor.value())
             found += reversed(positions[: bisect_left(positions, before)])
             more = cursor.prev()
     return found[:limit]
@@ -94,7 +95,7 @@ def chunks_from(
         while more:
             if not _is_chunk_of(cursor.key(), prefix):
                 return
-            yield ordinal_of(cursor.key()), _decode(cursor.value())
+            yield ordinal_of(cursor.key()), decode_positions(cursor.value())
             more = cursor.next()
 
 
@@ -102,7 +103,8 @@ def _is_chunk_of(key: bytes, prefix: bytes) -> bool:
     return len(key) == len(prefix) + _ORDINAL.size and key.startswith(prefix)
 
 
-def _decode(value: bytes) -> tuple[int, ...]:
+def decode_positions(value: bytes) -> tuple[int, ...]:
+    """The positions in a stored chunk. Raises `PostingsDamaged`."""
     try:
         return struct.unpack(f"<{len(value) // 8}Q", value)
     except struct.error as error:

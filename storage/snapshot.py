@@ -15,8 +15,9 @@ class SnapshotDamaged(ValueError):
 class Snapshot(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The state of `stream` after `version`.
 
-    `state` is plain data; for writing it may come encoded already, as `msgspec.Raw`. `schema` names the shape of the state's class when it was written; `event_hash` is the hash of the event at
-    `version`, so that a snapshot that belongs to another history is noticed.
+    `state` is plain data; for writing it may come encoded already, as `msgspec.Raw`. `schema` names the shape of the
+    state's class when it was written; `event_hash` is the hash of the event at `version`, so that a snapshot that
+    belongs to another history is noticed.
     """
 
     stream: str

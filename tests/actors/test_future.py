@@ -10,6 +10,7 @@ from functools import partial
 import pykka
 import pytest
 import trio
+import trio.lowlevel
 import trio.testing
 
 from eventsrc.actors.errors import WouldDeadlock
@@ -165,7 +166,7 @@ async def test_a_thread_waits_for_a_value_set_on_the_trio_thread() -> None:
         for _ in range(3):
             nursery.start_soon(trio.to_thread.run_sync, wait)
         while future._settled is None:
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
         future.set(4)
     assert values == [4, 4, 4]
 
@@ -294,12 +295,15 @@ async def test_a_failed_future_leaves_no_reference_cycle() -> None:
     gc.disable()
     others = {id(found) for found in gc.get_objects() if isinstance(found, TrioFuture)}
     try:
-        for _ in range(20):
+
+        async def fail_one() -> None:
             future: TrioFuture[int] = TrioFuture()
             future.fail(KeyError())
             with contextlib.suppress(KeyError):
                 await future
-        del future
+
+        for _ in range(20):
+            await fail_one()
         assert not [found for found in gc.get_objects() if isinstance(found, TrioFuture) and id(found) not in others]
     finally:
         gc.enable()

@@ -67,7 +67,9 @@ class AsyncRecorder(Recorder):
         await trio.sleep(1)
         self.notes.append("stop")
 
-    async def on_failure(self, exception_type: Any, exception_value: Any, traceback: Any) -> None:  # type: ignore[override]
+    async def on_failure(  # type: ignore[override]
+        self, exception_type: Any, exception_value: Any, traceback: Any
+    ) -> None:
         await trio.sleep(1)
         self.notes.append(exception_value)
 
@@ -219,12 +221,13 @@ async def test_what_is_not_an_exception_reaches_the_nursery() -> None:
         def on_receive(self, message: Any) -> Any:
             raise SystemExit(3)
 
+    futures: list[pykka.Future[Any]] = []
     with pytest.raises(BaseExceptionGroup) as caught:
         async with trio.open_nursery() as nursery:
-            future = Exiting.start(nursery).ask(1, block=False)
+            futures.append(Exiting.start(nursery).ask(1, block=False))
     assert caught.group_contains(SystemExit)
     with pytest.raises(pykka.ActorDeadError):
-        await future
+        await futures[0]
 
 
 async def test_an_answer_that_nobody_waits_for_any_more_is_dropped(nursery: trio.Nursery) -> None:

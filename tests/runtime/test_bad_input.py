@@ -19,6 +19,7 @@ from eventsrc import (
     CorruptRecord,
     DefinitionError,
     EncodingError,
+    EventLog,
     EventTooLarge,
     HandlerFailed,
     Limits,
@@ -169,8 +170,6 @@ async def test_a_stored_event_that_the_class_does_not_know_is_named_with_its_pos
 
 
 def write_foreign_event(path: Path, stream: str, name: str, payload: dict[str, object]) -> None:
-    from eventsrc import EventLog
-
     log = EventLog(path)
     commit = Commit(log.last_commit_id + 1, 1, [StreamAppend(stream, 0, [NewEvent(name, payload)])])
     assert not isinstance(log.append([commit])[0], Exception)

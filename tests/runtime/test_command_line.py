@@ -1,0 +1,147 @@
+"""The command line, as a user calls it."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from bank_domain import Account, Deposit, Withdraw
+
+from eventsrc import Limits, Runtime
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "store"
+
+    async def fill() -> None:
+        async with Runtime.open(path, aggregates=[Account], limits=Limits(snapshot_every_events=3)) as runtime:
+            for name in ("ann", "bob"):
+                account = runtime.actor(Account, name)
+                await account.ask(Deposit(100))
+                await account.ask(Withdraw(30))
+                await account.ask(Withdraw(20))
+
+    trio.run(fill)
+    return path
+
+
+def eventsrc(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "eventsrc", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def lines(*arguments: object) -> list[Any]:
+    result = eventsrc(*arguments, "--json")
+    assert (result.returncode, result.stderr) == (0, "")
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_streams(store: Path) -> None:
+    assert lines("streams", store) == [
+        {"stream": "account-ann", "version": 3, "position": 3},
+        {"stream": "account-bob", "version": 3, "position": 6},
+    ]
+    assert lines("streams", store, "--category", "other") == []
+    assert "account-bob" in eventsrc("streams", store).stdout
+
+
+def test_events_and_their_filters(store: Path) -> None:
+    def positions(*arguments: object) -> list[int]:
+        return [event["position"] for event in lines("events", store, *arguments)]
+
+    assert positions() == [1, 2, 3, 4, 5, 6]
+    assert positions("--stream", "account-bob") == [4, 5, 6]
+    assert positions("--type", "account.deposited") == [1, 4]
+    assert positions("--type", "account.deposited", "--type", "account.withdrawn", "--limit", 2) == [1, 2]
+    assert positions("--category", "account", "--after", 5) == [6]
+    first = lines("events", store)[0]
+    assert first["payload"] == {"amount": 100}
+    assert first["kind"] == "created"
+
+
+def test_events_are_plain_lines_when_piped(store: Path) -> None:
+    output = eventsrc("events", store).stdout.splitlines()
+    assert len(output) == 6
+    assert output[0].split("\t")[2:] == ["account-ann", "1", "account.deposited", '{"amount":100}']
+
+
+def test_show_a_stream_as_it_is_and_as_it_was(store: Path) -> None:
+    (now,) = lines("show", store, "account-ann")
+    assert (now["version"], len(now["events"])) == (3, 3)
+    assert now["snapshot"]["state"] == {"balance": 50, "notes": 0}
+    (then,) = lines("show", store, "account-ann", "--at", 2)
+    assert (then["version"], len(then["events"]), then["snapshot"]) == (2, 2, None)
+    missing = eventsrc("show", store, "account-eve")
+    assert (missing.returncode, missing.stdout) == (1, "")
+    assert "no stream 'account-eve'" in missing.stderr
+    assert "no version 9 yet" in eventsrc("show", store, "account-ann", "--at", 9).stderr
+
+
+def test_verify_a_sound_and_a_damaged_store(store: Path, tmp_path: Path) -> None:
+    assert "all sound" in eventsrc("verify", store).stdout
+    (report,) = lines("verify", store)
+    assert (report["events"], report["streams"], report["findings"]) == (6, 2, [])
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    data = (store / "data.mdb").read_bytes()
+    (damaged / "data.mdb").write_bytes(data.replace(b"account.deposited", b"account.deposit3d"))
+    result = eventsrc("verify", damaged)
+    assert result.returncode == 2
+    assert "DAMAGED" in result.stdout
+    assert "position" in result.stdout
+
+
+def test_a_path_without_a_store_is_one_line_of_error(tmp_path: Path) -> None:
+    for command in ("streams", "events", "verify"):
+        result = eventsrc(command, tmp_path / "nothing")
+        assert result.returncode == 1
+        assert result.stderr.startswith("eventsrc: There is no store at")
+        assert len(result.stderr.splitlines()) == 1
+
+
+def test_follow_prints_events_as_they_come_while_the_store_is_in_use(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+
+    async def main() -> list[int]:
+        async with Runtime.open(path, aggregates=[Account]) as runtime:
+            ann = runtime.actor(Account, "ann")
+            await ann.ask(Deposit(1))
+            process = subprocess.Popen(
+                [sys.executable, "-m", "eventsrc", "events", str(path), "--follow", "--json", "--limit", "3"],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            assert process.stdout is not None
+            first = await trio.to_thread.run_sync(process.stdout.readline)
+            await ann.ask(Deposit(2))
+            second = await trio.to_thread.run_sync(process.stdout.readline)
+            await ann.ask(Deposit(3))
+            rest, _ = await trio.to_thread.run_sync(process.communicate)
+            return [json.loads(line)["payload"]["amount"] for line in (first, second, rest)]
+
+    started = time.monotonic()
+    assert trio.run(main) == [1, 2, 3]
+    assert time.monotonic() - started < 60
+
+
+def test_the_demos_are_listed() -> None:
+    output = eventsrc("demo").stdout
+    assert "bank" in output
+    assert "flights" in output
+
+
+def test_the_installed_names() -> None:
+    scripts = Path(sys.executable).parent
+    for name in ("eventsrc", "es", "eventsrc-demo", "eventsrc-bench", "es-bench"):
+        result = subprocess.run([scripts / name, "--help"], capture_output=True, text=True, check=False, timeout=60)
+        assert result.returncode == 0, f"{name}: {result.stderr}"

@@ -1,0 +1,50 @@
+"""The testing helpers that domain authors use."""
+
+import pytest
+from bank_domain import Account, Deposit, Deposited, Grow, ReturnNonsense, Slow, Withdraw, Withdrawn
+
+from eventsrc import NotAnEvent, UnknownCommand
+from eventsrc.runtime.testing import WallClock, scenario
+
+
+def test_a_scenario_that_holds() -> None:
+    scenario(Account).given(Deposited(100)).when(Withdraw(30)).then(Withdrawn(30))
+
+
+def test_a_scenario_goes_on_after_its_command() -> None:
+    steps = scenario(Account).when(Deposit(5)).then(Deposited(5)).when(Withdraw(5)).then(Withdrawn(5))
+    assert steps.state.balance == 0
+
+
+def test_a_scenario_that_does_not_hold_says_what_happened() -> None:
+    with pytest.raises(AssertionError, match=r"made \[Withdrawn\(amount=30\)\], not \[Withdrawn\(amount=31\)\]"):
+        scenario(Account).given(Deposited(100)).when(Withdraw(30)).then(Withdrawn(31))
+    with pytest.raises(AssertionError, match="was rejected: the balance is too small"):
+        scenario(Account).when(Withdraw(30)).then()
+    with pytest.raises(AssertionError, match="was not rejected"):
+        scenario(Account).when(Deposit(30)).then_rejected()
+
+
+def test_a_refusal_is_matched_by_its_words() -> None:
+    scenario(Account).when(Withdraw(30)).then_rejected("too small")
+    with pytest.raises(AssertionError, match="does not match"):
+        scenario(Account).when(Withdraw(30)).then_rejected("too large")
+
+
+def test_what_is_wrong_with_the_class_is_raised_as_by_the_runtime() -> None:
+    with pytest.raises(UnknownCommand):
+        scenario(Account).when(Grow(1))
+    with pytest.raises(NotAnEvent):
+        scenario(Account).when(ReturnNonsense())
+    with pytest.raises(UnknownCommand):
+        scenario(Slow).when(Deposit(1))
+
+
+def test_the_wall_clock_moves_when_it_is_told_to() -> None:
+    clock = WallClock()
+    before = clock()
+    assert clock() == before
+    clock.advance(1.5)
+    assert clock() - before == 1_500_000_000
+    clock.advance(-2)
+    assert clock() < before
