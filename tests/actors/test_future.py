@@ -295,15 +295,13 @@ async def test_a_failed_future_leaves_no_reference_cycle() -> None:
     gc.disable()
     others = {id(found) for found in gc.get_objects() if isinstance(found, TrioFuture)}
     try:
-
-        async def fail_one() -> None:
-            future: TrioFuture[int] = TrioFuture()
+        future: TrioFuture[int] = TrioFuture()
+        for _ in range(20):
+            future = TrioFuture()
             future.fail(KeyError())
             with contextlib.suppress(KeyError):
                 await future
-
-        for _ in range(20):
-            await fail_one()
+        del future
         assert not [found for found in gc.get_objects() if isinstance(found, TrioFuture) and id(found) not in others]
     finally:
         gc.enable()
