@@ -7,7 +7,7 @@ again.
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -15,7 +15,7 @@ import msgspec
 import trio
 from pykka.messages import _ActorStop
 
-from ..storage.commit import Appended, Expected, IdempotencyEntry, StreamAppend
+from ..storage.commit import Appended, Expected, StreamAppend
 from ..storage.errors import EventSourcingError, VersionConflict
 from ..storage.limits import Limits
 from ..storage.snapshot import Snapshot
@@ -32,10 +32,10 @@ from .errors import (
     UnknownCommand,
 )
 from .future import TrioFuture
+from .idempotency import IdempotencyKeys
 from .journal import Journal, Lane, Write
 from .mailbox import answer_error
-from .messages import command_type
-from .receipt import Cause, Receipt, Request, Requests, StateQuery, current_cause
+from .receipt import Cause, Request, Requests, StateQuery, current_cause
 from .recovery import recover
 from .trio_actor import TrioActor
 from .turn import Answers, Reply, Turn
@@ -83,8 +83,7 @@ class AggregateActor(TrioActor):
         self._lane = Lane()
         self._turn: Turn | None = None
         self._in_flight: deque[Turn] | None = None
-        self._keys: dict[str, Reply] | None = None
-        self._known: dict[str, IdempotencyEntry | None] | None = None
+        self._keys = IdempotencyKeys(host, aggregate_type, stream)
         self._broken: EventSourcingError | None = None
         self._busy = True
         self._settled: trio.Event | None = None
@@ -141,12 +140,12 @@ class AggregateActor(TrioActor):
                 await waiting
         elif isinstance(message, Requests):
             answers = Answers(future, len(message.requests))
-            self._known = self._look_up([request.idempotency_key for request in message.requests])
+            self._keys.look_up(message.requests)
             for index, request in enumerate(message.requests):
                 waiting = self._handle(request, Reply(answers, index))
                 if waiting is not None:
                     await waiting
-            self._known = None
+            self._keys.forget()
         elif isinstance(message, StateQuery):
             await self._answer_state(future)
         elif not isinstance(message, _ActorStop):
@@ -168,7 +167,7 @@ class AggregateActor(TrioActor):
             return None
         request.started = True
         try:
-            if request.idempotency_key is not None and self._is_duplicate(request, request.idempotency_key, reply):
+            if request.idempotency_key is not None and self._is_duplicate(request.idempotency_key, reply):
                 return None
             result = self._decide(request)
             if isinstance(result, CoroutineType):
@@ -242,7 +241,7 @@ class AggregateActor(TrioActor):
         reply.events = decision.events
         turn.replies.append(reply)
         if request.idempotency_key is not None:
-            self._remember_key(turn, request, request.idempotency_key, reply)
+            self._keys.remember(turn, request, request.idempotency_key, reply)
 
     def _turn_with_room_for(self, decision: Decision) -> Turn:
         limits = self._host.limits
@@ -257,55 +256,17 @@ class AggregateActor(TrioActor):
             turn = self._turn = Turn(self._version)
         return turn
 
-    # --- idempotency ---
-
-    def _is_duplicate(self, request: Request, key: str, reply: Reply) -> bool:
+    def _is_duplicate(self, key: str, reply: Reply) -> bool:
         """Answer with the stored receipt if the key is known, or wait for the command that is on its way with it."""
-        original = self._keys.get(key) if self._keys else None
-        if original is not None:
-            reply.original = original
+        reply.original = self._keys.in_flight(key)
+        if reply.original is not None:
             self._put_in_line(reply)
             return True
-        known = self._known
-        if known is None or key not in known:
-            known = self._look_up([key])
-        entry = known[key]
-        if entry is None:
+        receipt = self._keys.receipt(key)
+        if receipt is None:
             return False
-        first = entry.version - entry.event_count + 1
-        stored = self._host.store.read_stream(
-            self.stream, from_version=first, to_version=entry.version, limit=entry.event_count
-        )
-        events = tuple(self._type.decode_event(event) for event in stored)
-        reply.settle(Receipt(self.stream, entry.version, entry.position, events, True))
+        reply.settle(receipt)
         return True
-
-    def _look_up(self, keys: Iterable[str | None]) -> dict[str, IdempotencyEntry | None]:
-        """What the log knows of these keys, in one read for all of them."""
-        given = [key for key in keys if key is not None]
-        if not given:
-            return {}
-        found = self._host.store.idempotency(self.stream, given, now_ns=self._host.wall_clock())
-        return {key: found.get(key) for key in given}
-
-    def _remember_key(self, turn: Turn, request: Request, key: str, reply: Reply) -> None:
-        declared = command_type(type(request.command))
-        window_seconds = declared.idempotency_window_seconds if declared is not None else None
-        if window_seconds is None:
-            window_seconds = self._host.limits.idempotency_window_seconds
-        expires_ns = self._host.wall_clock() + int(window_seconds * 1e9)
-        # Without any event in the turn this is -1: where the log is.
-        offset = self._version - turn.base_version - 1
-        turn.idempotency.append(
-            IdempotencyEntry(self.stream, key, self._version, offset, len(reply.events), expires_ns)
-        )
-        reply.key = key
-        if self._known is not None:
-            # What was looked up is out of date; another command with the key looks again.
-            self._known.pop(key, None)
-        if self._keys is None:
-            self._keys = {}
-        self._keys[key] = reply
 
     # --- the disk ---
 
@@ -360,8 +321,7 @@ class AggregateActor(TrioActor):
         for reply in turn.replies:
             ahead = reply.version - turn.base_version
             reply.settle_stored(self.stream, first_position + ahead - 1 if ahead > 0 else before)
-            if reply.key is not None and self._keys is not None:
-                del self._keys[reply.key]
+            self._keys.settled(reply)
         for future, state in turn.states:
             future.settle(state)
 
@@ -370,8 +330,7 @@ class AggregateActor(TrioActor):
         self._broken = self._broken or error
         for reply in turn.replies:
             reply.settle(error)
-            if reply.key is not None and self._keys is not None:
-                del self._keys[reply.key]
+            self._keys.settled(reply)
         if turn.states:
             self._state_queries = [*(self._state_queries or ()), *(future for future, _ in turn.states)]
 

@@ -5,7 +5,7 @@ from collections.abc import Set as AbstractSet
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path, PurePath
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 import cattrs
@@ -15,16 +15,14 @@ from .errors import DecodingError, EncodingError, SchemaError
 
 T = TypeVar("T")
 
-_MICROSECOND: Final = timedelta(microseconds=1)
-
 
 def make_converter() -> cattrs.Converter:
     """A converter as the runtime uses it; register hooks of your own on it and pass it to `Runtime.open`.
 
     Attrs classes and dataclasses become dicts; sets and tuples lists; dates, times, UUIDs, decimals and paths strings
-    that lose nothing; a timedelta whole microseconds; an enum its value. A union of classes is told apart by a field
-    that is a `Literal` in each of them, or by fields that only one of them has. Stored fields that a class does not
-    have are passed over; fields that are missing take their defaults.
+    that lose nothing; a timedelta its days, seconds and microseconds; an enum its value. A union of classes is told
+    apart by a field that is a `Literal` in each of them, or by fields that only one of them has. Stored fields that a
+    class does not have are passed over; fields that are missing take their defaults.
     """
     converter = cattrs.Converter(
         detailed_validation=False, unstruct_collection_overrides={AbstractSet: list, tuple: list}
@@ -35,8 +33,8 @@ def make_converter() -> cattrs.Converter:
     for plain_class in (UUID, Decimal, Path, PurePath):
         converter.register_unstructure_hook(plain_class, str)
         converter.register_structure_hook(plain_class, _from_text)
-    converter.register_unstructure_hook(timedelta, lambda value: value // _MICROSECOND)
-    converter.register_structure_hook(timedelta, lambda value, _: timedelta(microseconds=value))
+    converter.register_unstructure_hook(timedelta, lambda value: [value.days, value.seconds, value.microseconds])
+    converter.register_structure_hook(timedelta, lambda value, _: timedelta(*value))
     configure_union_passthrough(bool | int | float | str | bytes | None, converter)
     return converter
 

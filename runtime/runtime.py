@@ -17,6 +17,7 @@ import trio
 from ..actors.aggregate import Aggregate
 from ..actors.aggregate_type import AggregateType
 from ..actors.errors import DefinitionError, IdempotencyKeyInvalid, RuntimeClosed
+from ..actors.feed import Feed
 from ..actors.future import TrioFuture
 from ..actors.journal import InlineJournal, ThreadJournal
 from ..actors.messages import event_type
@@ -62,15 +63,16 @@ class Runtime:
         self._thread_id = threading.get_ident()
         self._ids = map(f"{secrets.token_hex(6)}-{{:x}}".format, itertools.count(1))
         self._closing = False
+        self.feed = Feed(store)
         self._journal: ThreadJournal | InlineJournal
         if isinstance(store, MemoryLog):
-            self._journal = InlineJournal(store, wall_clock=wall_clock, on_commit=self._on_commit)
+            self._journal = InlineJournal(store, wall_clock=wall_clock, on_commit=self.feed.notify)
         else:
             self._journal = ThreadJournal(
                 store,
                 wall_clock=wall_clock,
                 commits_waiting_max=limits.commits_waiting_max,
-                on_commit=self._on_commit,
+                on_commit=self.feed.notify,
             )
         self._residents = Residents(nursery, store, self._journal, limits, wall_clock)
         nursery.start_soon(self.deadlines.run, name="eventsrc deadlines")
@@ -271,9 +273,6 @@ class Runtime:
         # While closing, commands that are being handled may still send others.
         if self._closing and current_cause.get() is None:
             raise RuntimeClosed("The runtime is closed or closes; the command was not sent.")
-
-    def _on_commit(self) -> None:
-        """Something was stored."""
 
     async def _shut_down(self) -> None:
         """Drain the mailboxes and write what they decide; then nothing is in flight any more."""

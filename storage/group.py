@@ -64,6 +64,8 @@ class Group:
 
     def records(self) -> list[StoredEvent]:
         """Every record, decoded in one go."""
+        if not self.count:
+            return []
         try:
             return _records_decoder.decode(memoryview(self._value)[self._body : self._records_end])
         except _UNDECODABLE as error:

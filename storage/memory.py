@@ -10,6 +10,7 @@ from .commit import Appended, Commit, IdempotencyEntry
 from .draft import Draft
 from .errors import EventSourcingError, StoreClosed
 from .limits import Limits
+from .names import category_of
 from .record import StoredEvent, StreamHead
 from .snapshot import Snapshot, decode_snapshot, encode_snapshot
 from .store import POSITION_MAX, READ_BATCH_EVENTS
@@ -69,9 +70,12 @@ class MemoryLog:
         self, *, category: str | None = None, after: str = "", limit: int = READ_BATCH_EVENTS
     ) -> list[StreamHead]:
         self._check_open()
-        prefix = "" if category is None else f"{category}-"
         names = sorted(
-            (name for name in self._index.heads if name.startswith(prefix) and name.encode() > after.encode()),
+            (
+                name
+                for name in self._index.heads
+                if category in (None, category_of(name)) and name.encode() > after.encode()
+            ),
             key=str.encode,
         )
         return [self._index.heads[name] for name in names[:limit]]

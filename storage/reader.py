@@ -107,6 +107,8 @@ class LogReader:
         self, *, category: str | None = None, after: str = "", limit: int = READ_BATCH_EVENTS
     ) -> list[StreamHead]:
         prefix = "" if category is None else f"{category}-"
+        # A stream may be named like its category; other names may come between it and the rest.
+        namesake = self.head(category) if category and category.encode() > after.encode() else None
         start = max(after.encode(), prefix.encode())
         with self._lock:
             heads = {name: head for tail in self._tails for name, head in tail.heads.items()}
@@ -116,6 +118,8 @@ class LogReader:
             if name.startswith(prefix) and name.encode() > after.encode()
         )[:limit]
         found = dict(newer)
+        if namesake is not None:
+            found[namesake.stream.encode()] = namesake
         with self._environment.read() as transaction, transaction.cursor(self._environment.table("heads")) as cursor:
             more = cursor.set_range(start)
             stored = 0

@@ -12,7 +12,7 @@ from .group import KEY, Group, GroupDamaged
 from .names import category_of
 from .record import GENESIS_HASH, StoredEvent, content_hash
 
-WINDOW_EVENTS: Final = 16_384
+WINDOW_EVENTS: Final = 32_768
 """Events per read transaction."""
 WINDOW_GROUPS: Final = 16_384
 TABLE_BATCH_ENTRIES: Final = 2_048

@@ -1,0 +1,81 @@
+"""Commands and events as a domain author writes them."""
+
+import attrs
+import pytest
+
+from eventsrc import DefinitionError, command, event
+from eventsrc.actors.messages import command_type, event_type
+
+
+@command
+class Rename:
+    name: str
+    loud: bool = False
+
+
+@command(idempotency_window_seconds=60)
+class Pay:
+    amount: int
+
+
+@event("thing.renamed")
+class Renamed:
+    name: str
+
+
+@event("thing.gone", version=3, kind="deleted")
+class Gone:
+    pass
+
+
+def test_a_command_is_a_frozen_class_of_its_fields() -> None:
+    assert Rename("x") == Rename("x", loud=False)
+    assert repr(Rename("x", True)) == "Rename(name='x', loud=True)"
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        Rename("x").name = "y"  # type: ignore[misc]
+
+
+def test_the_window_of_a_command() -> None:
+    pay, rename = command_type(Pay), command_type(Rename)
+    assert pay is not None
+    assert pay.idempotency_window_seconds == 60
+    assert rename is not None
+    assert rename.idempotency_window_seconds is None
+    with pytest.raises(DefinitionError, match="must be positive"):
+        command(idempotency_window_seconds=0)
+
+
+def test_what_an_event_is_stored_as() -> None:
+    renamed, gone = event_type(Renamed), event_type(Gone)
+    assert renamed is not None
+    assert (renamed.name, renamed.version, renamed.kind) == ("thing.renamed", 1, None)
+    assert gone is not None
+    assert (gone.name, gone.version, gone.kind) == ("thing.gone", 3, "deleted")
+
+
+def test_a_subclass_is_no_event_of_its_own() -> None:
+    class Child(Renamed):
+        pass
+
+    assert event_type(Child) is None
+    assert command_type(Renamed) is None
+
+
+@pytest.mark.parametrize("name", ["", "Upper", "white space", "x" * 201, "ümlaut", ".dot"])
+def test_names_that_cannot_be_stored(name: str) -> None:
+    with pytest.raises(DefinitionError, match="cannot be the stored name"):
+        event(name)
+
+
+def test_other_mistakes_are_told_where_they_are_made() -> None:
+    with pytest.raises(DefinitionError, match="whole number from 1 on"):
+        event("a", version=0)
+    with pytest.raises(DefinitionError, match="must be one of created, updated, deleted"):
+        event("a", kind="snapshot")
+    with pytest.raises(
+        DefinitionError, match=r'needs the name that Bare is stored with: @event\("account.deposited"\)'
+    ):
+
+        @event  # type: ignore[arg-type]
+        class Bare:
+            pass

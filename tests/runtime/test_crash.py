@@ -1,0 +1,97 @@
+"""A runtime under load is killed at random moments; nothing that was answered is missing, doubled or out of order."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import trio
+from bank_domain import Account, Note
+
+from eventsrc import Receipt, Runtime
+from eventsrc.storage.environment import Environment
+from eventsrc.storage.verify import verify
+
+LONGEST_LIFE_SECONDS = 0.6
+
+CHILD = """
+import os, sys, trio
+sys.path.insert(0, sys.argv[3])
+from bank_domain import Account, Note
+from eventsrc import Limits, Runtime
+
+async def client(runtime, name, round_number):
+    account = runtime.actor(Account, name)
+    number = 0
+    while True:
+        text = f"{name}/{round_number}/{number}"
+        receipt = await account.ask(Note(text), idempotency_key=text)
+        # One write of one line, after the answer: what the parent reads was answered.
+        os.write(1, f"{text} {receipt.stream} {receipt.version} {receipt.position}\\n".encode())
+        number += 1
+
+async def main():
+    limits = Limits(snapshot_every_events=7, idempotency_window_seconds=1e6)
+    async with Runtime.open(sys.argv[1], aggregates=[Account], limits=limits) as runtime:
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(client, runtime, f"a{number}", int(sys.argv[2]))
+
+trio.run(main)
+"""
+
+
+def kill_and_check(path: Path, rounds: int, seed: int) -> None:
+    chance = random.Random(seed)
+    answered: list[tuple[str, str, int, int]] = []
+    for round_number in range(rounds):
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(path), str(round_number), str(Path(__file__).parent)],
+            stdout=subprocess.PIPE,
+        )
+        assert child.stdout is not None
+        first = child.stdout.readline()
+        time.sleep(chance.uniform(0, LONGEST_LIFE_SECONDS))
+        child.kill()
+        output = first + child.stdout.read()
+        child.wait()
+        child.stdout.close()
+        for line in output.decode().splitlines():
+            text, stream, version, position = line.split()
+            answered.append((text, stream, int(version), int(position)))
+    assert len(answered) > rounds * 20
+    trio.run(check, path, answered)
+    environment = Environment(path, read_only=True)
+    findings = list(verify(environment))
+    environment.close()
+    assert not findings
+
+
+async def check(path: Path, answered: list[tuple[str, str, int, int]]) -> None:
+    async with Runtime.open(path, aggregates=[Account]) as runtime:
+        stored = [event async for event in runtime.events()]
+        assert [event.position for event in stored] == list(range(1, len(stored) + 1))
+        at = {event.position: event for event in stored}
+        for text, stream, version, position in answered:
+            event = at[position]
+            assert (event.payload["text"], event.stream, event.version) == (text, stream, version)
+        assert max(Counter(event.payload["text"] for event in stored).values()) == 1
+        by_stream: dict[str, list[tuple[int, int]]] = {}
+        for event in stored:
+            _, round_number, number = event.payload["text"].split("/")
+            by_stream.setdefault(event.stream, []).append((int(round_number), int(number)))
+        for numbers in by_stream.values():
+            assert numbers == sorted(numbers)
+        for text, stream, version, position in answered[:: max(len(answered) // 200, 1)]:
+            again = await runtime.actor(Account, stream.partition("-")[2]).ask(Note(text), idempotency_key=text)
+            assert again == Receipt(stream, version, position, (again.events[0],), duplicate=True)
+        assert runtime.last_position == len(stored)
+
+
+@pytest.mark.slow
+def test_nothing_that_was_answered_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:
+    kill_and_check(tmp_path / "store", rounds=20 if os.environ.get("CI") else 50, seed=1)
