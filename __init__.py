@@ -1,6 +1,7 @@
 """Event sourcing and CQRS for Python, embedded: every aggregate is an actor, every change an event on LMDB."""
 
 from .actors.aggregate import Aggregate, applies, handles
+from .actors.criteria import between, one_of, starting_with
 from .actors.errors import (
     ActorFailed,
     AggregateUnavailable,
@@ -14,8 +15,12 @@ from .actors.errors import (
     JournalFailed,
     MailboxFull,
     NotAnEvent,
+    ProjectionUnavailable,
+    QueryInvalid,
+    QueryTooLarge,
     Rejected,
     ResidencyFull,
+    RowInvalid,
     RuntimeClosed,
     SchemaError,
     UnknownCommand,
@@ -23,11 +28,23 @@ from .actors.errors import (
     WouldDeadlock,
 )
 from .actors.messages import command, event
+from .actors.projection import EventMeta, Projection, Rows, Table, on
 from .actors.receipt import Receipt
 from .actors.serializer import make_converter
-from .runtime.errors import ShutdownTimeout, UnknownAggregate, WrongThread
+from .runtime.errors import (
+    ReadersFull,
+    RuntimeReadOnly,
+    ShutdownTimeout,
+    TooManyProjections,
+    UnknownAggregate,
+    UnknownProjection,
+    ViewTooOld,
+    WrongThread,
+)
+from .runtime.projections import Lag
 from .runtime.reference import AggregateRef
 from .runtime.runtime import Runtime
+from .runtime.view import Query, View
 from .storage.commit import ANY, NO_STREAM, STREAM_EXISTS, ExpectedVersion
 from .storage.errors import (
     AppendRefused,
@@ -54,6 +71,8 @@ from .storage.errors import (
     StreamNameInvalid,
     TooManyStreams,
     VersionConflict,
+    ViewClosed,
+    ViewUnusable,
 )
 from .storage.limits import Limits
 from .storage.log import EventLog
@@ -81,23 +100,34 @@ __all__ = [
     "DefinitionError",
     "EncodingError",
     "EventLog",
+    "EventMeta",
     "EventSourcingError",
     "EventTooLarge",
     "ExpectedVersion",
     "HandlerFailed",
     "IdempotencyKeyInvalid",
     "JournalFailed",
+    "Lag",
     "LimitExceeded",
     "Limits",
     "MailboxFull",
     "MemoryLog",
     "NotAnEvent",
     "PayloadInvalid",
+    "Projection",
+    "ProjectionUnavailable",
+    "Query",
+    "QueryInvalid",
+    "QueryTooLarge",
+    "ReadersFull",
     "Receipt",
     "Rejected",
     "ResidencyFull",
+    "RowInvalid",
+    "Rows",
     "Runtime",
     "RuntimeClosed",
+    "RuntimeReadOnly",
     "SchemaError",
     "ShutdownTimeout",
     "StoreClosed",
@@ -115,16 +145,27 @@ __all__ = [
     "StreamFull",
     "StreamHead",
     "StreamNameInvalid",
+    "Table",
+    "TooManyProjections",
     "TooManyStreams",
     "UnknownAggregate",
     "UnknownCommand",
     "UnknownEvent",
+    "UnknownProjection",
     "VersionConflict",
+    "View",
+    "ViewClosed",
+    "ViewTooOld",
+    "ViewUnusable",
     "WouldDeadlock",
     "WrongThread",
     "applies",
+    "between",
     "command",
     "event",
     "handles",
     "make_converter",
+    "on",
+    "one_of",
+    "starting_with",
 ]

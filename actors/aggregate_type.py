@@ -1,32 +1,19 @@
 """An aggregate class made ready to run: its stream names, and how its events and state become data and come back."""
 
 import hashlib
-from collections.abc import Callable
 from typing import Any, Final
 
 import attrs
 import msgspec
 
 from ..storage.names import check_stream_name
-from ..storage.record import Kind, StoredEvent
+from ..storage.record import StoredEvent
 from .aggregate import Aggregate
-from .errors import DecodingError, EncodingError, UnknownEvent
-from .messages import event_type
+from .errors import EncodingError, UnknownEvent
+from .event_codecs import EventCodec, EventCodecs
 from .serializer import Serializer
 
 _encode: Final = msgspec.msgpack.Encoder().encode
-
-
-@attrs.frozen
-class EventCodec:
-    """One event class of an aggregate: its stored name, and the functions between it and plain data."""
-
-    event_class: type
-    name: str
-    version: int
-    kind: Kind | None
-    unstructure: Callable[[Any], Any]
-    structure: Callable[[Any, type], Any]
 
 
 class AggregateType:
@@ -43,16 +30,8 @@ class AggregateType:
         self.appliers = definition.appliers
         self._serializer = serializer
         serializer.prepare(aggregate_class)
-        self.codecs: dict[type, EventCodec] = {}
-        self._codec_of_name: dict[str, EventCodec] = {}
-        for event_class in definition.event_classes:
-            serializer.prepare(event_class)
-            stored = event_type(event_class)
-            assert stored is not None, f"{event_class.__name__} was checked when the aggregate was defined"
-            unstructure, structure = serializer.functions(event_class)
-            codec = EventCodec(event_class, stored.name, stored.version, stored.kind, unstructure, structure)
-            self.codecs[event_class] = codec
-            self._codec_of_name[codec.name] = codec
+        self._events = EventCodecs(definition.event_classes, serializer)
+        self.codecs = self._events.of_class
         self.schema = _schema_of(aggregate_class)
 
     def stream(self, aggregate_id: str) -> str:
@@ -70,17 +49,10 @@ class AggregateType:
 
     def decode_event(self, stored: StoredEvent) -> Any:
         """The event object for a stored event. Raises `UnknownEvent` or `DecodingError`."""
-        codec = self._codec_of_name.get(stored.type)
-        if codec is None:
+        event = self._events.decode(stored)
+        if event is None:
             raise UnknownEvent(self.aggregate_class, stored.stream, stored.type, stored.position)
-        try:
-            return codec.structure(stored.payload, codec.event_class)
-        except Exception as error:
-            reason = self._serializer.explain(stored.payload, codec.event_class, error)
-            raise DecodingError(
-                f"The event {stored.type!r} of {stored.stream!r} at position {stored.position} does not fit "
-                f"{codec.event_class.__name__}: {reason}"
-            ) from error
+        return event
 
     def encode_state(self, state: Aggregate) -> msgspec.Raw:
         """An aggregate's state as MessagePack, for a snapshot. Raises `EncodingError`."""

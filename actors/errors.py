@@ -6,6 +6,7 @@ from ..storage.errors import EventSourcingError, LimitExceeded, StoreError
 
 if TYPE_CHECKING:
     from .future import TrioFuture
+    from .receipt import Receipt
 
 
 class Rejected(EventSourcingError):
@@ -228,3 +229,49 @@ class MailboxFull(EventSourcingError):
             "sending more, send it again later, or give the actor a larger mailbox."
         )
         self.capacity = capacity
+
+
+class RowInvalid(EventSourcingError):
+    """A row does not fit its table, or its key or an indexed value has no order. `row` is the row, if there was one."""
+
+    code: ClassVar[str] = "row_invalid"
+
+    def __init__(self, message: str, row: object = None) -> None:
+        super().__init__(message)
+        self.row = row
+
+
+class QueryInvalid(EventSourcingError):
+    """A query names a field that the rows do not have, or asks for what cannot be."""
+
+    code: ClassVar[str] = "query_invalid"
+
+
+class QueryTooLarge(EventSourcingError):
+    """A query would have to sort more rows than it may hold in memory."""
+
+    code: ClassVar[str] = "query_too_large"
+
+    def __init__(self, table: str, bound: int) -> None:
+        super().__init__(
+            f"The query of {table} meets more than {bound} rows, which it would have to sort in memory. Give the field "
+            "that it orders by an index, use limit(), or ask for less."
+        )
+        self.bound = bound
+
+
+class ProjectionUnavailable(EventSourcingError):
+    """A projection is paused or has failed, so it will not see the event that the caller waits for."""
+
+    code: ClassVar[str] = "projection_unavailable"
+
+    def __init__(self, name: str, state: str, reason: str) -> None:
+        because = f" ({reason})" if reason else ""
+        super().__init__(
+            f"The projection {name!r} is {state}{because}, so nothing can be waited for. Resume it with `eventsrc "
+            f'projections PATH resume {name}`, or ask for what it has with on_timeout="stale".'
+        )
+        self.name = name
+        self.state = state
+        self.receipt: Receipt | None = None
+        """Of the command that waited, whose events are on disk."""

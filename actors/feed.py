@@ -1,5 +1,7 @@
 """The feed: tells those that follow the log that it has grown."""
 
+from collections.abc import Callable
+
 import trio
 
 from ..storage.store import EventReader
@@ -11,6 +13,9 @@ class Feed:
     def __init__(self, store: EventReader) -> None:
         self._store = store
         self._waiting = trio.lowlevel.ParkingLot()
+        self._listeners: dict[object, Callable[[], None]] = {}
+        self.notifications = 0
+        """How often the log has grown."""
 
     @property
     def last_position(self) -> int:
@@ -25,4 +30,15 @@ class Feed:
 
     def notify(self) -> None:
         """Wake everyone who waits: something was stored."""
+        self.notifications += 1
         self._waiting.unpark_all()
+        for listener in tuple(self._listeners.values()):
+            listener()
+
+    def listen(self, owner: object, listener: Callable[[], None]) -> None:
+        """Call `listener` whenever the log has grown, until `owner` stops listening."""
+        self._listeners[owner] = listener
+
+    def stop_listening(self, owner: object) -> None:
+        """The end of `listen`. Idempotent."""
+        self._listeners.pop(owner, None)

@@ -19,6 +19,7 @@ from ..storage.commit import Appended, Commit, IdempotencyEntry, StreamAppend
 from ..storage.errors import EventSourcingError
 from ..storage.snapshot import Snapshot
 from ..storage.store import EventStore
+from .admission import Admission
 from .errors import JournalFailed
 
 if TYPE_CHECKING:
@@ -76,6 +77,10 @@ class Journal(Protocol):
 
     async def close(self) -> None:
         """Write what is in line, and end."""
+
+    @property
+    def admission(self) -> Admission:
+        """Where writes wait while a view is too far behind."""
 
 
 class Batch(msgspec.Struct, frozen=True, gc=False):
@@ -218,10 +223,11 @@ class ThreadJournal:
         self.group_count = 0
         self.commit_count = 0
         self._actor = JournalActor.start(CommitOrder(store, wall_clock), self._settle_from_thread)
+        self.admission = Admission(store, self._actor.tell)
 
     def submit(self, write: Write) -> None:
         self._waiting += 1
-        self._actor.tell(write)
+        self.admission.take(write)
 
     def save(self, snapshot: Snapshot) -> None:
         self._actor.tell(snapshot)
@@ -236,6 +242,7 @@ class ThreadJournal:
 
     async def close(self) -> None:
         """Write what waits, then end the thread. Shielded: what was answered or is in line reaches the disk."""
+        self.admission.release_all()
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(partial(self._actor.stop, block=True))
             while self._waiting:
@@ -252,6 +259,7 @@ class ThreadJournal:
         self.group_count += 1
         self.commit_count += len(settled)
         for write, outcome in settled:
+            self.admission.settled(write)
             write.settle(outcome)
         self._room.unpark_all()
         self._on_commit()
@@ -260,28 +268,45 @@ class ThreadJournal:
 class InlineJournal:
     """A journal without a thread, for stores that wait for no disk: a write is settled before `submit` ends."""
 
-    def __init__(self, store: EventStore, *, wall_clock: Callable[[], int], on_commit: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        store: EventStore,
+        *,
+        wall_clock: Callable[[], int],
+        commits_waiting_max: int,
+        on_commit: Callable[[], None],
+    ) -> None:
         self._order = CommitOrder(store, wall_clock)
+        self._commits_waiting_max = commits_waiting_max
         self._on_commit = on_commit
+        self._room = trio.lowlevel.ParkingLot()
+        self.admission = Admission(store, self._write)
         self.group_count = 0
         self.commit_count = 0
 
     def submit(self, write: Write) -> None:
-        self.group_count += 1
-        self.commit_count += 1
-        for settled, outcome in self._order.write([write]):
-            settled.settle(outcome)
-        self._on_commit()
+        self.admission.take(write)
 
     def save(self, snapshot: Snapshot) -> None:
         self._order.write([snapshot])
 
     @property
     def is_full(self) -> bool:
-        return False
+        return len(self.admission) >= self._commits_waiting_max
 
     async def room(self) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
+        while self.is_full:
+            await self._room.park()
 
     async def close(self) -> None:
-        """Nothing waits."""
+        self.admission.release_all()
+
+    def _write(self, write: Write) -> None:
+        self.group_count += 1
+        self.commit_count += 1
+        for settled, outcome in self._order.write([write]):
+            self.admission.settled(settled)
+            settled.settle(outcome)
+        self._room.unpark_all()
+        self._on_commit()

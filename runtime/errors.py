@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from ..storage.errors import EventSourcingError
+from ..actors.receipt import Receipt
+from ..storage.errors import EventSourcingError, LimitExceeded
 
 
 class UnknownAggregate(EventSourcingError):
@@ -48,3 +49,65 @@ class ShutdownTimeout(EventSourcingError):
             "were not begun and take no effect. Everything that was answered is on disk."
         )
         self.streams = tuple(streams)
+
+
+class UnknownProjection(EventSourcingError):
+    """The runtime was opened without this projection."""
+
+    code: ClassVar[str] = "unknown_projection"
+
+    def __init__(self, projection_class: type, known: Sequence[str]) -> None:
+        super().__init__(
+            f"The runtime was not opened with {projection_class.__name__}; it has {', '.join(known) or 'none'}. "
+            "Give it to Runtime.open(projections=[...])."
+        )
+
+
+class TooManyProjections(LimitExceeded):
+    """More projections than `Limits.projections_max`."""
+
+    code: ClassVar[str] = "too_many_projections"
+    limit = "projections_max"
+
+
+class ViewTooOld(EventSourcingError):
+    """A view did not see the position that was asked for in time; it may do so later."""
+
+    code: ClassVar[str] = "view_too_old"
+
+    def __init__(self, name: str, position: int, wanted_position: int, seconds: float) -> None:
+        super().__init__(
+            f"The view {name!r} has seen position {position}, not {wanted_position}, after {seconds:g} seconds. What "
+            'was written is on disk; ask again later, with a longer timeout, or with on_timeout="stale".'
+        )
+        self.name = name
+        self.position = position
+        self.wanted_position = wanted_position
+        self.receipt: Receipt | None = None
+        """Of the command that waited, whose events are on disk; None for a query."""
+
+
+class RuntimeReadOnly(EventSourcingError):
+    """A command was sent by a runtime that was opened with role="reader"."""
+
+    code: ClassVar[str] = "runtime_read_only"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f'This runtime reads the store {path!r} (role="reader"), so it takes no commands. Send them to the process '
+            "that writes it."
+        )
+        self.path = path
+
+
+class ReadersFull(EventSourcingError):
+    """As many reader processes keep views beside the store as there may be."""
+
+    code: ClassVar[str] = "readers_full"
+
+    def __init__(self, path: str, bound: int) -> None:
+        super().__init__(
+            f"{bound} processes keep views beside the store {path!r} already, which is the most. Give this one a "
+            "folder of its own: Runtime.open(..., views=...)."
+        )
+        self.path = path

@@ -8,10 +8,12 @@ import trio
 from ..actors.aggregate import Aggregate
 from ..actors.aggregate_type import AggregateType
 from ..actors.future import TrioFuture
+from ..actors.projection import Projection
 from ..actors.receipt import Receipt, Request, Requests, StateQuery
 from ..storage.commit import ExpectedVersion
 from ..storage.errors import EventSourcingError
 from .deadlines import withdraw
+from .view import wait_for_views
 
 if TYPE_CHECKING:
     from .runtime import Runtime
@@ -47,6 +49,7 @@ class AggregateRef(Generic[A]):
         timeout: float | None = None,
         correlation_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        wait_for: Sequence[type[Projection]] = (),
     ) -> Receipt:
         """Send a command and wait until its events are on disk.
 
@@ -57,8 +60,12 @@ class AggregateRef(Generic[A]):
             timeout: seconds; `Limits.command_timeout_seconds` unless given.
             correlation_id: what the command is part of; by default that of the command being handled, or a new one.
             metadata: plain data stored with each event.
+            wait_for: projections whose views are to hold what the command did before the receipt is returned; the time
+                counts towards `timeout`.
 
         Raises:
+            ViewTooOld, ProjectionUnavailable: a view that was waited for did not come to it; the events are on disk,
+                and the error's `receipt` tells where.
             Rejected: the domain refused it.
             VersionConflict, UnknownCommand, NotAnEvent, HandlerFailed, ApplierFailed: it took no effect.
             CommandTimeout: no answer in time; the error says whether the command may still take effect.
@@ -68,15 +75,21 @@ class AggregateRef(Generic[A]):
         A caller that is cancelled withdraws the command if the actor had not begun with it.
         """
         runtime = self._runtime
+        for projection_class in wait_for:
+            runtime.projections.get(projection_class)
         request = runtime.request(command, expected_version, idempotency_key, correlation_id, metadata)
         future: TrioFuture[Receipt] = runtime.send(self._aggregate_type, self.stream, self.aggregate_id, request)
         seconds = runtime.limits.command_timeout_seconds if timeout is None else timeout
         runtime.deadlines.add(self.stream, [request], future, seconds)
+        deadline = trio.current_time() + seconds if wait_for else 0.0
         try:
-            return await future
+            receipt = await future
         except trio.Cancelled:
             withdraw([request])
             raise
+        if wait_for:
+            await wait_for_views(runtime.projections, wait_for, receipt, deadline)
+        return receipt
 
     async def ask_many(
         self,
@@ -153,6 +166,7 @@ class AggregateRef(Generic[A]):
         timeout: float | None = None,
         correlation_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        wait_for: Sequence[type[Projection]] = (),
     ) -> Receipt:
         """`ask` for synchronous code in another thread: blocks that thread until the answer is there."""
         return trio.from_thread.run(
@@ -163,6 +177,7 @@ class AggregateRef(Generic[A]):
                 timeout=timeout,
                 correlation_id=correlation_id,
                 metadata=metadata,
+                wait_for=wait_for,
             ),
             trio_token=self._runtime.trio_token,
         )

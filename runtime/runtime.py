@@ -8,8 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar, overload
 
 import cattrs
 import trio
@@ -21,22 +20,29 @@ from ..actors.feed import Feed
 from ..actors.future import TrioFuture
 from ..actors.journal import InlineJournal, ThreadJournal
 from ..actors.messages import event_type
+from ..actors.projection import Projection, Table
 from ..actors.receipt import Request, Requests, StateQuery, current_cause
 from ..actors.serializer import Serializer
+from ..actors.view_store import ViewStore
 from ..storage.commit import ExpectedVersion
 from ..storage.errors import EventSourcingError
 from ..storage.limits import Limits
 from ..storage.log import EventLog
 from ..storage.memory import MemoryLog
 from ..storage.query import find_events, find_streams
+from ..storage.reader import LogReader
 from ..storage.record import StoredEvent, StreamHead
 from ..storage.store import EventStore
 from .deadlines import Deadlines
-from .errors import ShutdownTimeout, UnknownAggregate, WrongThread
+from .errors import RuntimeReadOnly, ShutdownTimeout, UnknownAggregate, WrongThread
+from .opening import follow, open_store, view_stores
+from .projections import Lag, Projections
 from .reference import AggregateRef
 from .residents import Residents
+from .view import View
 
 A = TypeVar("A", bound=Aggregate)
+R = TypeVar("R")
 
 logger = logging.getLogger("eventsrc.runtime")
 DEFAULT_LIMITS: Final = Limits()
@@ -50,8 +56,9 @@ class Runtime:
     def __init__(
         self,
         nursery: trio.Nursery,
-        store: EventStore,
+        store: EventStore | LogReader,
         aggregate_types: Mapping[type[Aggregate], AggregateType],
+        serializer: Serializer,
         limits: Limits,
         wall_clock: Callable[[], int],
     ) -> None:
@@ -64,18 +71,28 @@ class Runtime:
         self._ids = map(f"{secrets.token_hex(6)}-{{:x}}".format, itertools.count(1))
         self._closing = False
         self.feed = Feed(store)
-        self._journal: ThreadJournal | InlineJournal
-        if isinstance(store, MemoryLog):
-            self._journal = InlineJournal(store, wall_clock=wall_clock, on_commit=self.feed.notify)
+        self.projections = Projections(nursery, store, self.feed, limits, serializer, wall_clock)
+        self._journal: ThreadJournal | InlineJournal | None = None
+        self._residents: Residents | None = None
+        if isinstance(store, EventLog) or not isinstance(store, LogReader):
+            self._start_writing(nursery, store, limits, wall_clock)
         else:
-            self._journal = ThreadJournal(
-                store,
-                wall_clock=wall_clock,
-                commits_waiting_max=limits.commits_waiting_max,
-                on_commit=self.feed.notify,
-            )
-        self._residents = Residents(nursery, store, self._journal, limits, wall_clock)
+            nursery.start_soon(follow, store, self.feed, name="eventsrc reader")
         nursery.start_soon(self.deadlines.run, name="eventsrc deadlines")
+
+    def _start_writing(
+        self, nursery: trio.Nursery, store: EventStore, limits: Limits, wall_clock: Callable[[], int]
+    ) -> None:
+        journal_class = InlineJournal if isinstance(store, MemoryLog) else ThreadJournal
+        self._journal = journal_class(
+            store,
+            wall_clock=wall_clock,
+            commits_waiting_max=limits.commits_waiting_max,
+            on_commit=self.feed.notify,
+        )
+        self._journal.admission.admits = self.projections.admits
+        self.projections.on_advance = self._journal.admission.release
+        self._residents = Residents(nursery, store, self._journal, limits, wall_clock)
         nursery.start_soon(self._residents.passivate_idle, name="eventsrc passivation")
 
     @classmethod
@@ -84,7 +101,10 @@ class Runtime:
         cls,
         store: str | os.PathLike[str] | EventStore,
         *,
-        aggregates: Sequence[type[Aggregate]],
+        aggregates: Sequence[type[Aggregate]] = (),
+        projections: Sequence[type[Projection]] = (),
+        views: str | os.PathLike[str] | Mapping[type[Projection], ViewStore] | None = None,
+        role: Literal["writer", "reader"] = "writer",
         limits: Limits = DEFAULT_LIMITS,
         converter: cattrs.Converter | None = None,
         wall_clock: Callable[[], int] = time.time_ns,
@@ -94,6 +114,10 @@ class Runtime:
         Args:
             store: the path of a folder, made if it is not there; or a store such as `MemoryLog()`.
             aggregates: the classes whose actors may be used.
+            projections: the classes whose views are kept up to date.
+            views: where views live: a folder, by default beside the log; or, for some of the projections, another
+                `ViewStore` such as `SqlViews(url)`.
+            role: a "reader" opens the store read-only, while another process writes it, and follows that one.
             limits: the bounds, see `Limits`.
             converter: a cattrs converter with hooks of your own; see `make_converter`.
             wall_clock: gives the time that events are stored with, in UTC nanoseconds.
@@ -108,21 +132,20 @@ class Runtime:
             ShutdownTimeout: on leaving, when mailboxes did not drain in `Limits.shutdown_seconds`.
 
         """
-        aggregate_types = _types_of(aggregates, Serializer(converter))
-        opened: EventStore
-        if isinstance(store, str | os.PathLike):
-            opened = await trio.to_thread.run_sync(partial(EventLog, store, limits=limits))
-        else:
-            opened = store
+        serializer = Serializer(converter)
+        aggregate_types = _types_of(aggregates, serializer)
+        opened = await open_store(store, role, limits)
         failure: BaseException | None = None
         try:
             async with trio.open_nursery() as keeper:
                 nursery = await keeper.start(_shielded_nursery)
-                runtime = cls(nursery, opened, aggregate_types, limits, wall_clock)
+                runtime = cls(nursery, opened, aggregate_types, serializer, limits, wall_clock)
                 logger.info("opened", extra={"path": opened.path, "position": opened.last_position})
                 # Failures are raised again outside of the nursery, which would wrap them in a group.
                 try:
-                    yield runtime
+                    async with view_stores(opened, projections, views) as views_of:
+                        await runtime.projections.open(projections, views_of)
+                        yield runtime
                 except BaseException as error:
                     failure = error
                 try:
@@ -186,6 +209,23 @@ class Runtime:
             if number % EVENTS_PER_CHECKPOINT == 0:
                 await trio.lowlevel.checkpoint()
 
+    @overload
+    def view(self, of: type[Projection]) -> View[Any]: ...
+    @overload
+    def view(self, of: Table[R]) -> View[R]: ...
+    def view(self, of: type[Projection] | Table[R]) -> View[Any]:
+        """The table of a projection, for queries: `runtime.view(Balances)`, or typed, `runtime.view(Balances.rows)`.
+
+        Raises `UnknownProjection`, or `DefinitionError` where a projection has several tables and none is named.
+        """
+        if isinstance(of, Table):
+            return View(self.projections, self.projections.get(of.projection), of)
+        return View(self.projections, self.projections.get(of), None)
+
+    def lag(self) -> dict[str, Lag]:
+        """How far each projection is behind the log, by name."""
+        return self.projections.lags()
+
     @property
     def last_position(self) -> int:
         """The position of the newest event that is on disk."""
@@ -194,17 +234,17 @@ class Runtime:
     @property
     def resident_actors(self) -> int:
         """How many aggregates are in memory."""
-        return len(self._residents)
+        return 0 if self._residents is None else len(self._residents)
 
     @property
     def resident_streams(self) -> list[str]:
         """Their streams, the least recently used first."""
-        return self._residents.streams
+        return [] if self._residents is None else self._residents.streams
 
     @property
     def journal_counts(self) -> tuple[int, int]:
         """(group commits, commits in them) since the runtime was opened."""
-        return self._journal.group_count, self._journal.commit_count
+        return (0, 0) if self._journal is None else (self._journal.group_count, self._journal.commit_count)
 
     # --- what references need ---
 
@@ -234,7 +274,7 @@ class Runtime:
         if threading.get_ident() != self._thread_id:
             raise WrongThread("ask")
         self._check_open()
-        actor = self._residents.get(aggregate_type, stream, aggregate_id)
+        actor = self._actors.get(aggregate_type, stream, aggregate_id)
         future: TrioFuture[Any] = actor.actor_ref.ask(message, block=False)  # type: ignore[assignment]
         return future
 
@@ -242,7 +282,7 @@ class Runtime:
         """The same without an answer, and from any thread."""
         if threading.get_ident() == self._thread_id:
             self._check_open()
-            self._residents.get(aggregate_type, stream, aggregate_id).actor_ref.tell(request)
+            self._actors.get(aggregate_type, stream, aggregate_id).actor_ref.tell(request)
             return
         try:
             self.trio_token.run_sync_soon(self._tell_from_thread, aggregate_type, stream, aggregate_id, request)
@@ -269,6 +309,12 @@ class Runtime:
         if not 0 < size <= bound:
             raise IdempotencyKeyInvalid("Bytes in an idempotency key", size, bound, "Use 1 byte or more, up to it.")
 
+    @property
+    def _actors(self) -> Residents:
+        if self._residents is None:
+            raise RuntimeReadOnly(self._store.path)
+        return self._residents
+
     def _check_open(self) -> None:
         # While closing, commands that are being handled may still send others.
         if self._closing and current_cause.get() is None:
@@ -278,12 +324,16 @@ class Runtime:
         """Drain the mailboxes and write what they decide; then nothing is in flight any more."""
         self._closing = True
         try:
-            with trio.move_on_after(self.limits.shutdown_seconds, shield=True) as scope:
-                await self._residents.stop()
-            if scope.cancelled_caught:
-                raise ShutdownTimeout(self.limits.shutdown_seconds, self._residents.streams)
+            if self._residents is not None:
+                with trio.move_on_after(self.limits.shutdown_seconds, shield=True) as scope:
+                    await self._residents.stop()
+                if scope.cancelled_caught:
+                    raise ShutdownTimeout(self.limits.shutdown_seconds, self._residents.streams)
         finally:
-            await self._journal.close()
+            if self._journal is not None:
+                await self._journal.close()
+            with trio.CancelScope(shield=True):
+                await self.projections.close()
 
 
 @trio.lowlevel.enable_ki_protection

@@ -25,6 +25,28 @@ class StorePathInvalid(StoreError):
     code = "store_path_invalid"
 
 
+class ViewUnusable(StoreError):
+    """The file of a view cannot be opened, or is of another format."""
+
+    code = "view_unusable"
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(
+            path,
+            f"The view in {path!r} cannot be opened: {reason}. A view holds nothing that the log does not: delete the "
+            "folder and it is made anew.",
+        )
+
+
+class ViewClosed(StoreError):
+    """The view was closed, or replaced by a newer generation of itself."""
+
+    code = "view_closed"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, f"The view in {path!r} is closed.")
+
+
 class StoreReadOnly(StoreError):
     """The file system or its permissions refuse writing."""
 

@@ -1,0 +1,114 @@
+"""What a query asks of rows: criteria by field, an order and a bound."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import attrs
+
+from .errors import QueryInvalid
+
+
+class Criterion(Protocol):
+    """What is asked of one field."""
+
+    def matches(self, value: Any) -> bool:
+        """Whether a row with this value is wanted."""
+
+
+@attrs.frozen
+class Equal:
+    """The value itself; a plain value in `where` means this."""
+
+    value: Any
+
+    def matches(self, value: Any) -> bool:
+        return bool(value == self.value)
+
+
+@attrs.frozen
+class OneOf:
+    """One of several values."""
+
+    values: tuple[Any, ...]
+
+    def matches(self, value: Any) -> bool:
+        return value in self.values
+
+
+@attrs.frozen
+class Between:
+    """From `low` to `high`, both included; None leaves that end open."""
+
+    low: Any
+    high: Any
+
+    def matches(self, value: Any) -> bool:
+        if value is None:
+            return False
+        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+
+
+@attrs.frozen
+class StartingWith:
+    """A text that begins with another."""
+
+    prefix: str
+
+    def matches(self, value: Any) -> bool:
+        return isinstance(value, str) and value.startswith(self.prefix)
+
+
+def between(low: Any, high: Any) -> Between:
+    """Values from `low` to `high`, both included; None leaves that end open: `amount=between(10, None)`."""
+    return Between(low, high)
+
+
+def one_of(*values: Any) -> OneOf:
+    """One of these values: `state=one_of("open", "late")`."""
+    return OneOf(values)
+
+
+def starting_with(prefix: str) -> StartingWith:
+    """Texts that begin with `prefix`."""
+    return StartingWith(prefix)
+
+
+@attrs.frozen
+class Order:
+    """By a field, upwards unless `descending`."""
+
+    field: str
+    descending: bool = False
+
+
+@attrs.frozen
+class RowQuery:
+    """A query of one table. `offset` rows are passed over; `limit` of None means all."""
+
+    criteria: Mapping[str, Criterion] = attrs.field(factory=dict[str, Criterion])
+    order: tuple[Order, ...] = ()
+    offset: int = 0
+    limit: int | None = None
+
+    def matches(self, row: object) -> bool:
+        """Whether a row meets every criterion."""
+        return all(criterion.matches(getattr(row, field)) for field, criterion in self.criteria.items())
+
+
+def criteria_of(fields: frozenset[str], table: str, given: Mapping[str, Any]) -> dict[str, Criterion]:
+    """The keyword arguments of `where` as criteria. Raises `QueryInvalid` for a field that the rows do not have."""
+    for field in given:
+        if field not in fields:
+            raise QueryInvalid(f"{table} has no field {field!r}; it has {', '.join(sorted(fields))}.")
+    kinds = Equal | OneOf | Between | StartingWith
+    return {field: value if isinstance(value, kinds) else Equal(value) for field, value in given.items()}
+
+
+def sort_key(field: str) -> Callable[[Any], tuple[bool, Any]]:
+    """Sorts rows by a field; None comes first."""
+
+    def key(row: Any) -> tuple[bool, Any]:
+        value = getattr(row, field)
+        return (value is not None, value)
+
+    return key

@@ -1,0 +1,57 @@
+"""Between event classes and what is stored of them."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import attrs
+
+from ..storage.record import Kind, StoredEvent
+from .errors import DecodingError
+from .messages import event_type
+from .serializer import Serializer
+
+
+@attrs.frozen
+class EventCodec:
+    """One event class: its stored name, and the functions between it and plain data."""
+
+    event_class: type
+    name: str
+    version: int
+    kind: Kind | None
+    unstructure: Callable[[Any], Any]
+    structure: Callable[[Any, type], Any]
+
+
+class EventCodecs:
+    """The codecs of some event classes, by class and by stored name.
+
+    Raises `SchemaError` when a field cannot be turned into data.
+    """
+
+    def __init__(self, event_classes: Iterable[type], serializer: Serializer) -> None:
+        self._serializer = serializer
+        self.of_class: dict[type, EventCodec] = {}
+        self.of_name: dict[str, EventCodec] = {}
+        for event_class in event_classes:
+            serializer.prepare(event_class)
+            stored = event_type(event_class)
+            assert stored is not None, f"{event_class.__name__} was checked when it was named"
+            unstructure, structure = serializer.functions(event_class)
+            codec = EventCodec(event_class, stored.name, stored.version, stored.kind, unstructure, structure)
+            self.of_class[event_class] = codec
+            self.of_name[codec.name] = codec
+
+    def decode(self, stored: StoredEvent) -> Any | None:
+        """The event object for a stored event; None where its class is not among these. Raises `DecodingError`."""
+        codec = self.of_name.get(stored.type)
+        if codec is None:
+            return None
+        try:
+            return codec.structure(stored.payload, codec.event_class)
+        except Exception as error:
+            reason = self._serializer.explain(stored.payload, codec.event_class, error)
+            raise DecodingError(
+                f"The event {stored.type!r} of {stored.stream!r} at position {stored.position} does not fit "
+                f"{codec.event_class.__name__}: {reason}"
+            ) from error

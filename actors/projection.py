@@ -1,0 +1,177 @@
+"""The projection: a class whose methods turn events into rows of tables, which can be queried.
+
+Everything about it is checked when the class is defined, so that a mistake shows where it was made.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Final, Generic, Literal, Protocol, TypeAlias, TypeVar, overload
+
+import attrs
+
+from ..storage.record import StoredEvent
+from .errors import DefinitionError
+from .messages import event_type
+
+F = TypeVar("F", bound=Callable[..., None])
+R = TypeVar("R")
+
+EventMeta: TypeAlias = StoredEvent
+"""What a handler learns besides the event itself: the record as it is stored, with its stream, position and time."""
+
+PROJECTION_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,99}")
+_HANDLES: Final = "__eventsrc_on__"
+
+
+class Rows(Protocol[R]):
+    """A table as the handlers of a projection use it: what they read holds what they wrote before."""
+
+    def get(self, *key: Any) -> R | None:
+        """The row with this key; its fields in order where the key has several."""
+
+    def put(self, row: R) -> None:
+        """Insert the row, or replace the one with its key."""
+
+    def delete(self, *key: Any) -> None:
+        """Remove the row with this key, if there is one."""
+
+    def where(self, **criteria: Any) -> list[R]:
+        """The rows that meet the criteria, in the order of their keys. At most `ROWS_FOUND_MAX`."""
+
+
+class Table(Generic[R]):
+    """Declares a table in a projection: `rows = Table(Balance, key="account", indexes=["owner"])`.
+
+    Args:
+        row_class: an attrs class.
+        key: the field that is unique, or several of them.
+        indexes: fields by which rows are found without looking at all of them.
+
+    """
+
+    def __init__(self, row_class: type[R], *, key: str | Sequence[str], indexes: Sequence[str] = ()) -> None:
+        self.row_class = row_class
+        self.key = (key,) if isinstance(key, str) else tuple(key)
+        self.indexes = tuple(indexes)
+        self.name = ""
+        self.projection: type[Projection]
+        if not (isinstance(row_class, type) and attrs.has(row_class)):
+            raise DefinitionError(f"The rows of a table are of an attrs class, and {row_class!r} is none.")
+        fields = [field.name for field in attrs.fields(row_class)]
+        for field in (*self.key, *self.indexes):
+            if field not in fields:
+                raise DefinitionError(f"{row_class.__name__} has no field {field!r}; it has {', '.join(fields)}.")
+        if not self.key:
+            raise DefinitionError(f"The table of {row_class.__name__} needs a key: the name of a field, or several.")
+
+    def __set_name__(self, owner: "type[Projection]", name: str) -> None:
+        self.name = name
+        self.projection = owner
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> "Table[R]": ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> Rows[R]: ...
+    def __get__(self, instance: object | None, owner: type) -> "Table[R] | Rows[R]":
+        # An instance that runs has its rows in its own dict, which comes first.
+        if instance is None:
+            return self
+        raise DefinitionError(f"{owner.__name__}.{self.name} can be used in handlers that the runtime calls.")
+
+
+@attrs.frozen
+class ProjectionDefinition:
+    """What a projection class declares: its name, its tables, and which function handles events of which class."""
+
+    name: str
+    tables: Mapping[str, Table[Any]]
+    handlers: Mapping[type, Callable[[Any, Any, EventMeta], None]]
+
+
+def on(*event_classes: type) -> Callable[[F], F]:
+    """Mark a method of a projection that takes events of these classes: `def opened(self, event, meta) -> None`."""
+    for event_class in event_classes:
+        if not isinstance(event_class, type) or event_type(event_class) is None:
+            raise DefinitionError(f"@on takes @event classes, and {event_class!r} is none.")
+    if not event_classes:
+        raise DefinitionError("@on needs the event classes that the method is for: @on(Deposited).")
+
+    def decorate(method: F) -> F:
+        setattr(method, _HANDLES, event_classes)
+        return method
+
+    return decorate
+
+
+class Projection:
+    """Base of projections: tables, and methods with `@on` that change their rows.
+
+    The stored name is the class's name in snake case, or the one given: `class Board(Projection, name="board")`. Raise
+    `version` whenever the methods mean something else than before: the view is then built anew beside the old one.
+    """
+
+    version: ClassVar[int] = 1
+    max_lag_events: ClassVar[int | None] = None
+    """How many events it may be behind the log."""
+    max_lag_seconds: ClassVar[float | None] = None
+    """How old the oldest event that it has not seen may be."""
+    on_lag: ClassVar[Literal["report", "slow_writers"]] = "report"
+    """What happens at these bounds: a warning in the log, or commands wait until it has caught up."""
+
+    __eventsrc_projection__: ClassVar[ProjectionDefinition]
+
+    def __init_subclass__(cls, *, name: str | None = None) -> None:
+        super().__init_subclass__()
+        own_name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower() if name is None else name
+        if not PROJECTION_NAME.fullmatch(own_name):
+            raise DefinitionError(
+                f"{own_name!r} cannot be the name of {cls.__name__}: use lower-case letters, digits and underscores, "
+                f'beginning with a letter: class {cls.__name__}(Projection, name="...").'
+            )
+        tables = {
+            attribute: value
+            for base in reversed(cls.__mro__)
+            for attribute, value in vars(base).items()
+            if isinstance(value, Table)
+        }
+        handlers = _handlers_of(cls)
+        if not tables or not handlers:
+            missing = "table: rows = Table(...)" if not tables else "method with @on(...)"
+            raise DefinitionError(f"The projection {cls.__name__} has no {missing}.")
+        _check_bounds(cls)
+        cls.__eventsrc_projection__ = ProjectionDefinition(own_name, tables, handlers)
+
+
+def _handlers_of(cls: type) -> dict[type, Callable[[Any, Any, EventMeta], None]]:
+    found: dict[type, Callable[[Any, Any, EventMeta], None]] = {}
+    for name in dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base)):
+        function = inspect.getattr_static(cls, name)
+        for event_class in getattr(function, _HANDLES, ()):
+            where = f"{cls.__name__}.{name}"
+            if inspect.iscoroutinefunction(function):
+                raise DefinitionError(
+                    f"{where} must be a plain def: its rows are one transaction with the checkpoint. For effects "
+                    "outside, use a subscription."
+                )
+            parameters = list(inspect.signature(function).parameters.values())
+            if len(parameters) != 3 or any(each.kind is each.KEYWORD_ONLY for each in parameters):
+                raise DefinitionError(f"{where} takes an event and what is known of it: def {name}(self, event, meta).")
+            if event_class in found:
+                raise DefinitionError(
+                    f"{cls.__name__}.{found[event_class].__name__} and {where} both have @on for "
+                    f"{event_class.__name__}. Keep one of them."
+                )
+            found[event_class] = function
+    return found
+
+
+def _check_bounds(cls: type[Projection]) -> None:
+    if isinstance(cls.version, bool) or not isinstance(cls.version, int) or cls.version < 1:
+        raise DefinitionError(f"{cls.__name__}.version must be a whole number from 1 on, not {cls.version!r}.")
+    if cls.on_lag not in ("report", "slow_writers"):
+        raise DefinitionError(f'{cls.__name__}.on_lag must be "report" or "slow_writers", not {cls.on_lag!r}.')
+    for bound in ("max_lag_events", "max_lag_seconds"):
+        value = getattr(cls, bound)
+        if value is not None and not value > 0:
+            raise DefinitionError(f"{cls.__name__}.{bound} must be positive, not {value!r}.")

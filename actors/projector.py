@@ -1,0 +1,213 @@
+"""The projector: the actor that follows the log for one view, batch by batch, first to catch up and then live."""
+
+import logging
+from typing import Any, Final, Literal, Protocol, TypeAlias
+
+import msgspec
+import trio
+from pykka.messages import _ActorStop
+
+from ..storage.errors import EventSourcingError
+from ..storage.limits import Limits
+from ..storage.record import StoredEvent
+from ..storage.store import EventReader
+from .feed import Feed
+from .future import TrioFuture
+from .trio_actor import TrioActor
+from .view_session import EventFailed, ViewSession
+from .view_store import Checkpoint
+from .workshare import Workshare
+
+ATTEMPTS_MAX: Final = 5
+"""How often an event is tried before the projection is left in the state "failed" until somebody resumes it."""
+UNSAVED_EVENTS_MAX: Final = 10_000
+"""Events without effect on the view after which the checkpoint is stored all the same."""
+
+ProjectionState: TypeAlias = Literal["catching_up", "live", "paused", "retrying", "failed"]
+logger = logging.getLogger("eventsrc.projection")
+
+
+class Advance(msgspec.Struct, frozen=True):
+    """The log may have grown, or there is more to read."""
+
+
+class Pause(msgspec.Struct, frozen=True):
+    """Stay where you are, until `Resume`."""
+
+
+class Resume(msgspec.Struct, frozen=True):
+    """Go on, also after a failure."""
+
+
+class ProjectorHost(Protocol):
+    """What a projector needs of the runtime that it lives in."""
+
+    store: EventReader
+    feed: Feed
+    limits: Limits
+    workshare: Workshare
+
+    def advanced(self, projector: "Projector") -> None:
+        """Its position or its state has changed."""
+
+
+class Projector(TrioActor):
+    """Keeps one generation of one view up to date. It reads its own checkpoint when it starts.
+
+    An event whose method raises is tried again after a back-off; what came before it is stored. After `ATTEMPTS_MAX`
+    attempts the state is "failed". When the view's store refuses (an unreachable server, a full disk) it is tried again
+    for as long as it takes.
+    """
+
+    def __init__(self, host: ProjectorHost, name: str, session: ViewSession, checkpoint: Checkpoint) -> None:
+        super().__init__(mailbox_capacity=host.limits.mailbox_commands_max)
+        self.name = name
+        self.state: ProjectionState = "catching_up"
+        self.position = checkpoint.position
+        self.error = ""
+        self._host = host
+        self._session = session
+        self._saved_position = checkpoint.position
+        self._last_hash = checkpoint.event_hash
+        self._attempts = 0
+        self._is_told = False
+        self._is_resting = False
+
+    @property
+    def session(self) -> ViewSession:
+        """What it works with."""
+        return self._session
+
+    def on_start(self) -> None:
+        self._host.feed.listen(self, self.wake)
+        self.wake()
+
+    async def on_stop(self) -> None:  # type: ignore[override]
+        self._host.feed.stop_listening(self)
+        if self.position > self._saved_position and self.state not in ("retrying", "failed"):
+            await self._apply([], Checkpoint(self.position, self._last_hash))
+
+    def wake(self) -> None:
+        """Have it look at the log, now or when it is done with what it does."""
+        if not self._is_told and not self.actor_stopped.is_set():
+            self._is_told = True
+            self.actor_ref.tell(Advance())
+
+    async def end(self) -> None:
+        """Stop it and wait until it has."""
+        if not self.actor_stopped.is_set():
+            await self.order(_ActorStop())
+
+    async def order(self, message: Pause | Resume | _ActorStop) -> None:
+        """Send it a message and wait until it has obeyed."""
+        obeyed: TrioFuture[Any] = self.actor_ref.ask(message, block=False)  # type: ignore[assignment]
+        await obeyed
+
+    async def on_receive(self, message: Any) -> None:
+        match message:
+            case Advance():
+                self._is_told = False
+                if self.state not in ("paused", "failed") and not self._is_resting:
+                    await self._advance()
+            case Pause():
+                self._become("paused")
+            case Resume():
+                self._attempts = 0
+                self._become("catching_up")
+                self.wake()
+            case _:
+                raise TypeError(f"a projector was sent {message!r}")
+
+    async def _advance(self) -> None:
+        """Take one batch, and come back for the next."""
+        try:
+            more = await self._take_batch()
+        except EventFailed as failure:
+            self._attempts += 1
+            error = f"{type(failure.error).__name__}: {failure.error} on {failure.event.type!r} at "
+            self.error = error + f"position {failure.event.position}"
+            if self._attempts >= ATTEMPTS_MAX:
+                logger.error("projection failed", exc_info=failure.error, extra=self._facts(failure.event))
+                self._become("failed")
+                return
+            logger.warning("projection will try again: %s", self.error, extra=self._facts(failure.event))
+            self._rest()
+        except EventSourcingError as error:
+            self._attempts += 1
+            self.error = str(error)
+            logger.warning("projection will try again: %s", error, extra=self._facts())
+            self._rest()
+        except Exception as error:
+            # A fault of ours or of the view's store; the other projections and the commands go on.
+            self._attempts += 1
+            self.error = f"{type(error).__name__}: {error}"
+            logger.exception("projection will try again", extra=self._facts())
+            self._rest()
+        else:
+            self._attempts = 0
+            self.error = ""
+            self._become("catching_up" if more else "live")
+            if more:
+                self.wake()
+
+    async def _take_batch(self) -> bool:
+        """Project what comes next; return whether there is more."""
+        host = self._host
+        if self._session.view.waits:
+            await self._take(host.store.read(after=self.position, limit=host.limits.catch_up_batch_events))
+        else:
+            async with host.workshare.turn():
+                await self._take(host.store.read(after=self.position, limit=host.limits.catch_up_batch_events))
+        return self.position < host.store.last_position
+
+    async def _take(self, events: list[StoredEvent]) -> None:
+        concerns = self._session.concerns
+        wanted = [event for event in events if concerns(event)]
+        if not events:
+            return
+        last = events[-1]
+        if wanted or last.position - self._saved_position >= UNSAVED_EVENTS_MAX:
+            try:
+                await self._apply(wanted, Checkpoint(last.position, last.hash))
+            except EventFailed as failure:
+                await self._take_before(failure.event, events)
+                raise
+        self.position, self._last_hash = last.position, last.hash
+
+    async def _take_before(self, failed: StoredEvent, events: list[StoredEvent]) -> None:
+        """Store the effects of the events before the one that failed."""
+        before = [event for event in events if event.position < failed.position]
+        if before:
+            await self._take(before)
+
+    async def _apply(self, events: list[StoredEvent], checkpoint: Checkpoint) -> None:
+        if self._session.view.waits:
+            await trio.to_thread.run_sync(self._session.apply, events, checkpoint)
+        else:
+            self._session.apply(events, checkpoint)
+        self._saved_position = checkpoint.position
+
+    def _rest(self) -> None:
+        """Try again after a back-off that grows with each attempt."""
+        limits = self._host.limits
+        seconds = min(
+            limits.restart_backoff_seconds * 2 ** min(self._attempts - 1, 30), limits.restart_backoff_seconds_max
+        )
+        self._is_resting = True
+        self._become("retrying")
+        self._nursery.start_soon(self._end_rest, seconds, name=f"{self.name}: back-off")
+
+    async def _end_rest(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+        self._is_resting = False
+        self.wake()
+
+    def _become(self, state: ProjectionState) -> None:
+        self.state = state
+        self._host.advanced(self)
+
+    def _facts(self, event: StoredEvent | None = None) -> dict[str, object]:
+        facts: dict[str, object] = {"projection": self.name, "attempt": self._attempts}
+        if event is not None:
+            facts |= {"stream": event.stream, "position": event.position}
+        return facts

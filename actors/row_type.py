@@ -1,0 +1,121 @@
+"""A table made ready to run: how its rows become bytes and come back, and what their keys and indexed values are."""
+
+import copy
+import hashlib
+import reprlib
+from operator import attrgetter
+from typing import Any, Final, Generic, TypeVar
+
+import attrs
+import msgspec
+
+from ..storage.ordered_key import NotOrdered, encode_indexed, encode_key
+from .errors import DecodingError, RowInvalid
+from .projection import Table
+from .serializer import Serializer
+
+R = TypeVar("R")
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder().decode
+
+
+class RowType(Generic[R]):
+    """What a view knows of one table. Raises `SchemaError` when a field of its rows cannot be turned into data."""
+
+    def __init__(self, table: Table[R], serializer: Serializer) -> None:
+        self.table = table
+        self.row_class = table.row_class
+        self.name = table.name
+        self.key_fields = table.key
+        self.indexes: tuple[str, ...] = table.indexes
+        self.fields = frozenset(field.name for field in attrs.fields(table.row_class))  # type: ignore[arg-type]
+        # Rows that cannot be changed may be kept from one batch to the next.
+        self.is_frozen = attrs.inspect(table.row_class).is_frozen
+        serializer.prepare(table.row_class)
+        self._unstructure, self._structure = serializer.functions(table.row_class)
+        self._serializer = serializer
+        self._key_of = _getter(table.key)
+
+    @property
+    def schema(self) -> str:
+        """Names the shape of the rows, so that a view of another shape is noticed."""
+        fields = (f"{field.name}:{field.type}" for field in attrs.fields(self.row_class))  # type: ignore[arg-type]
+        declared = f"{self.name}|{','.join(self.key_fields)}|{','.join(self.indexes)}|{';'.join(fields)}"
+        return hashlib.sha256(declared.encode()).hexdigest()[:16]
+
+    def without_indexes(self) -> "RowType[R]":
+        """The same for a view that may lack the indexes: its rows are looked at one by one."""
+        other = copy.copy(self)
+        other.indexes = ()
+        return other
+
+    def check(self, row: R) -> None:
+        """Raise `RowInvalid` for what is no row of this table."""
+        if type(row) is not self.row_class:
+            raise RowInvalid(f"{self.name} holds rows of {self.row_class.__name__}, not {type(row).__name__}: {row!r}")
+
+    def key(self, values: tuple[Any, ...]) -> bytes:
+        """The key for these values. Raises `RowInvalid`."""
+        if len(values) != len(self.key_fields):
+            raise RowInvalid(
+                f"The key of {self.name} is {', '.join(self.key_fields)}: {len(self.key_fields)} values, not {values!r}"
+            )
+        try:
+            return encode_key(values)
+        except NotOrdered as error:
+            raise RowInvalid(f"{reprlib.repr(values)} cannot be a key of {self.name}: {error}") from error
+
+    def key_values(self, row: R) -> tuple[Any, ...]:
+        """The values of a row's key fields."""
+        values: tuple[Any, ...] = self._key_of(row)
+        return values
+
+    def indexed(self, row: R) -> tuple[bytes, ...]:
+        """The row's indexed values, in the order of `indexes`. Raises `RowInvalid`."""
+        field = ""
+        try:
+            entries = []
+            for field in self.indexes:
+                entries.append(encode_indexed(getattr(row, field)))
+            return tuple(entries)
+        except NotOrdered as error:
+            raise RowInvalid(
+                f"{field}={getattr(row, field)!r} of {self.name} cannot be indexed: {error}", row
+            ) from error
+
+    def data(self, row: R) -> dict[str, Any]:
+        """A row as plain data. Raises `RowInvalid`."""
+        try:
+            data: dict[str, Any] = self._unstructure(row)
+            return data
+        except Exception as error:
+            raise RowInvalid(f"A row of {self.name} cannot be turned into data: {error}: {row!r}", row) from error
+
+    def encode(self, row: R) -> bytes:
+        """A row as bytes. Raises `RowInvalid`."""
+        try:
+            return _encode(self._unstructure(row))
+        except Exception as error:
+            raise RowInvalid(f"A row of {self.name} cannot be stored: {error}: {row!r}", row) from error
+
+    def decode(self, value: bytes) -> R:
+        """A row from its bytes. Raises `DecodingError`."""
+        return self.structure(_decode(value))
+
+    def structure(self, data: Any) -> R:
+        """A row from plain data. Raises `DecodingError`."""
+        try:
+            row: R = self._structure(data, self.row_class)
+            return row
+        except Exception as error:
+            reason = self._serializer.explain(data, self.row_class, error)
+            raise DecodingError(
+                f"A stored row of {self.name} does not fit {self.row_class.__name__}: {reason}"
+            ) from error
+
+
+def _getter(fields: tuple[str, ...]) -> Any:
+    if len(fields) > 1:
+        return attrgetter(*fields)
+    one = attrgetter(fields[0])
+    return lambda row: (one(row),)

@@ -1,0 +1,200 @@
+"""One projection at work on its view: a batch of events becomes one transaction of rows and checkpoint."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Generic, TypeVar
+
+from ..storage.record import StoredEvent
+from .criteria import RowQuery, criteria_of
+from .errors import RowInvalid
+from .event_codecs import EventCodecs
+from .projection import Projection
+from .row_type import RowType
+from .serializer import Serializer
+from .view_store import Change, Checkpoint, View, ViewRetry, ViewWriting
+
+ROWS_FOUND_MAX: Final = 10_000
+"""Rows that `where` gives to a handler."""
+ROWS_KEPT_MAX: Final = 10_000
+"""Rows of one table that are kept from batch to batch; only frozen ones are."""
+RETRIES_MAX: Final = 24
+
+R = TypeVar("R")
+_ABSENT: Final = object()
+
+
+class SessionRows(Generic[R]):
+    """A table while a batch is being handled: what is changed is kept here until the end of the batch."""
+
+    __slots__ = ("_before", "_changed", "_events", "_kept", "_key", "_type", "event_index", "transaction")
+
+    def __init__(self, row_type: RowType[R]) -> None:
+        self._type = row_type
+        self._key = row_type.key
+        self._changed: dict[bytes, R | None] = {}
+        self._before: dict[bytes, tuple[bytes, ...] | None] = {}
+        self._kept: dict[bytes, R] = {}
+        self._events: dict[bytes, int] = {}
+        self.transaction: ViewWriting
+        self.event_index = 0
+        """Which event of the batch is being handled."""
+
+    def get(self, *key: Any) -> R | None:
+        encoded = self._key(key)
+        changed = self._changed.get(encoded, _ABSENT)
+        if changed is not _ABSENT:
+            return changed  # type: ignore[return-value]
+        return self._stored(encoded, key)
+
+    def put(self, row: R) -> None:
+        self._type.check(row)
+        values = self._type.key_values(row)
+        key = self._key(values)
+        self._remember(key, values)
+        self._changed[key] = row
+        self._events[key] = self.event_index
+
+    def delete(self, *key: Any) -> None:
+        encoded = self._key(key)
+        self._remember(encoded, key)
+        self._changed[encoded] = None
+
+    def where(self, **criteria: Any) -> list[R]:
+        row_type = self._type
+        query = RowQuery(criteria_of(row_type.fields, row_type.name, criteria), limit=ROWS_FOUND_MAX)
+        self.flush()
+        return self.transaction.find(row_type, query)
+
+    def flush(self) -> None:
+        """Put what was changed into the transaction."""
+        if not self._changed:
+            return
+        indexed = self._type.indexed
+        try:
+            changes = [
+                Change(key, row, self._before[key], None if row is None else indexed(row))
+                for key, row in self._changed.items()
+            ]
+            self.transaction.write(self._type, changes)
+        except RowInvalid as error:
+            raise RowRefused(self._event_that_put(error.row), error) from error
+        if self._type.is_frozen:
+            kept = self._kept
+            for key, row in self._changed.items():
+                if row is None:
+                    kept.pop(key, None)
+                else:
+                    kept[key] = row
+            if len(kept) > ROWS_KEPT_MAX:
+                kept.clear()
+        self._changed.clear()
+        self._before.clear()
+        self._events.clear()
+
+    def forget(self) -> None:
+        """Drop everything: the transaction was not committed."""
+        self._changed.clear()
+        self._before.clear()
+        self._kept.clear()
+        self._events.clear()
+
+    def _event_that_put(self, row: object) -> int:
+        return next((self._events[key] for key, changed in self._changed.items() if changed is row), self.event_index)
+
+    def _stored(self, encoded: bytes, key: tuple[Any, ...]) -> R | None:
+        row = self._kept.get(encoded)
+        if row is None:
+            row = self.transaction.get(self._type, key)
+            if row is not None and self._type.is_frozen:
+                self._kept[encoded] = row
+        self._before[encoded] = None if row is None else self._type.indexed(row)
+        return row
+
+    def _remember(self, encoded: bytes, key: tuple[Any, ...]) -> None:
+        """Know the row as it is stored, for what its change means to the indexes."""
+        if encoded not in self._before:
+            self._stored(encoded, key)
+
+
+class ViewSession:
+    """Applies batches of events to one view by the methods of one projection."""
+
+    def __init__(self, projection_class: type[Projection], view: View, serializer: Serializer) -> None:
+        definition = projection_class.__eventsrc_projection__
+        self.view = view
+        self._codecs = EventCodecs(definition.handlers, serializer)
+        self._handlers: dict[str, Callable[[Any, Any, StoredEvent], None]] = {
+            name: definition.handlers[codec.event_class] for name, codec in self._codecs.of_name.items()
+        }
+        self._projection = projection_class()
+        self._rows: list[SessionRows[Any]] = []
+        for name, table in definition.tables.items():
+            rows: SessionRows[Any] = SessionRows(RowType(table, serializer))
+            self._projection.__dict__[name] = rows
+            self._rows.append(rows)
+
+    def concerns(self, event: StoredEvent) -> bool:
+        """Whether the projection has a method for it."""
+        return event.type in self._handlers
+
+    def apply(self, events: Sequence[StoredEvent], checkpoint: Checkpoint) -> None:
+        """Handle the events and commit what they change together with the checkpoint.
+
+        Raises `EventFailed` for an event whose method raised: nothing of the batch is stored then.
+        """
+        for _ in range(RETRIES_MAX):
+            try:
+                self._apply(events, checkpoint)
+            except ViewRetry:
+                self._forget()
+                continue
+            except RowRefused as refused:
+                self._forget()
+                raise EventFailed(events[refused.event_index], refused.error) from refused.error
+            except BaseException:
+                self._forget()
+                raise
+            return
+        raise RuntimeError(f"the view could not be written in {RETRIES_MAX} attempts")
+
+    def _apply(self, events: Sequence[StoredEvent], checkpoint: Checkpoint) -> None:
+        handlers, decode, projection = self._handlers, self._codecs.decode, self._projection
+        with self.view.writing() as transaction:
+            for rows in self._rows:
+                rows.transaction = transaction
+            for index, stored in enumerate(events):
+                handler = handlers.get(stored.type)
+                if handler is None:
+                    continue
+                for rows in self._rows:
+                    rows.event_index = index
+                try:
+                    handler(projection, decode(stored), stored)
+                except (ViewRetry, RowRefused):
+                    raise
+                except Exception as error:
+                    raise EventFailed(stored, error) from error
+            for rows in self._rows:
+                rows.flush()
+            transaction.save(checkpoint)
+
+    def _forget(self) -> None:
+        for rows in self._rows:
+            rows.forget()
+
+
+class EventFailed(Exception):
+    """A projection's method raised on an event, or made a row of it that does not fit its table."""
+
+    def __init__(self, event: StoredEvent, error: Exception) -> None:
+        super().__init__(f"{event.type!r} of {event.stream!r} at position {event.position}: {error!r}")
+        self.event = event
+        self.error = error
+
+
+class RowRefused(Exception):
+    """A row of the event at this index of the batch does not fit its table, which showed when it was written."""
+
+    def __init__(self, event_index: int, error: RowInvalid) -> None:
+        super().__init__(str(error))
+        self.event_index = event_index
+        self.error = error

@@ -1,0 +1,90 @@
+"""What a runtime opens: the store as writer or as reader, and the places where its views live."""
+
+import fcntl
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+import trio
+
+from ..actors.feed import Feed
+from ..actors.lmdb_view import LmdbViews
+from ..actors.projection import Projection
+from ..actors.view_store import ViewStore
+from ..storage.limits import Limits
+from ..storage.log import EventLog
+from ..storage.memory import MemoryLog
+from ..storage.reader import LogReader
+from ..storage.store import EventReader, EventStore
+from .errors import ReadersFull
+
+READERS_MAX: Final = 64
+"""Reader processes of one store that keep views beside it."""
+READER_POLL_SECONDS: Final = 0.01
+"""How often a reader looks whether another process has written."""
+VIEWS_FOLDER: Final = "views"
+READERS_FOLDER: Final = "readers"
+
+StoreGiven: TypeAlias = str | os.PathLike[str] | EventStore
+ViewsGiven: TypeAlias = str | os.PathLike[str] | Mapping[type[Projection], ViewStore] | None
+
+
+async def open_store(store: StoreGiven, role: Literal["writer", "reader"], limits: Limits) -> EventStore | LogReader:
+    """Open the store at a path; a store that was given stays as it is. Raises `StoreError`."""
+    if role not in ("writer", "reader"):
+        raise ValueError(f'role must be "writer" or "reader", not {role!r}')
+    if not isinstance(store, str | os.PathLike):
+        return store
+    if role == "reader":
+        return await trio.to_thread.run_sync(LogReader.open, store)
+    return await trio.to_thread.run_sync(partial(EventLog, store, limits=limits))
+
+
+async def follow(store: LogReader, feed: Feed) -> None:
+    """Take in what another process writes, for as long as the runtime is open."""
+    while True:
+        if store.refresh():
+            feed.notify()
+        await trio.sleep(READER_POLL_SECONDS)
+
+
+@asynccontextmanager
+async def view_stores(
+    store: EventReader, projections: Sequence[type[Projection]], views: ViewsGiven
+) -> AsyncIterator[Callable[[type[Projection]], ViewStore]]:
+    """Where each projection's view lives, for as long as the block lasts."""
+    special = views if isinstance(views, Mapping) else {}
+    async with AsyncExitStack() as stack:
+        if all(projection in special for projection in projections):
+            yield special.__getitem__
+            return
+        if isinstance(views, str | os.PathLike):
+            folder = Path(views)
+        elif isinstance(store, MemoryLog):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="eventsrc-views-")))
+        elif isinstance(store, LogReader) and not isinstance(store, EventLog):
+            folder = await trio.to_thread.run_sync(_claim_reader, Path(store.path), stack)
+        else:
+            folder = Path(store.path) / VIEWS_FOLDER
+        beside = LmdbViews(folder)
+        yield lambda projection: special.get(projection, beside)
+
+
+def _claim_reader(path: Path, stack: AsyncExitStack) -> Path:
+    """The folder of the first reader that no other process is; its views are taken over as they are."""
+    for number in range(1, READERS_MAX + 1):
+        folder = path / READERS_FOLDER / str(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        stack.callback(lock.close)
+        return folder / VIEWS_FOLDER
+    raise ReadersFull(str(path), READERS_MAX)

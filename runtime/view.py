@@ -1,0 +1,216 @@
+"""A view as it is queried: one table of a projection, and how fresh the answer must be."""
+
+import math
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar
+
+import attrs
+import trio
+
+from ..actors.criteria import Order, RowQuery, criteria_of
+from ..actors.errors import ProjectionUnavailable, QueryInvalid
+from ..actors.projection import Projection, Table
+from ..actors.receipt import Receipt
+from ..actors.row_type import RowType
+from ..actors.view_store import ViewReading
+from .errors import ViewTooOld
+from .projections import Projections, RunningProjection
+
+PAGE_ROWS: Final = 100
+"""Rows that an iteration reads at a time."""
+
+R = TypeVar("R")
+T = TypeVar("T")
+OnTimeout: TypeAlias = Literal["raise", "stale"]
+
+
+@attrs.frozen(kw_only=True)
+class Freshness:
+    """How new an answer must be, how long to wait for that (seconds), and what to do when it takes longer."""
+
+    at_least: Receipt | int | None = None
+    timeout: float | None = None
+    on_timeout: OnTimeout = "raise"
+
+    @property
+    def position(self) -> int:
+        """The position that the view must have seen."""
+        if self.at_least is None:
+            return 0
+        return self.at_least.position if isinstance(self.at_least, Receipt) else self.at_least
+
+
+_ANY: Final = Freshness()
+
+
+class View(Generic[R]):
+    """Queries one table of a projection; `runtime.view(Balances)`. Answers hold what is committed, never a part of it.
+
+    Every method that asks takes `at_least=` (a `Receipt` or a position that the view must have seen), `timeout=`
+    (seconds; `Limits.command_timeout_seconds` unless given) and `on_timeout=`: "raise" (`ViewTooOld`) or "stale", which
+    answers with what there is.
+    """
+
+    __slots__ = ("_projections", "_running", "_table")
+
+    def __init__(self, projections: Projections, running: RunningProjection, table: Table[R] | None) -> None:
+        self._projections = projections
+        self._running = running
+        self._table = table
+        projections.table(running, table)
+
+    @property
+    def position(self) -> int:
+        """The position of the newest event that the view has seen."""
+        return self._running.position
+
+    async def get(
+        self,
+        *key: Any,
+        at_least: Receipt | int | None = None,
+        timeout: float | None = None,
+        on_timeout: OnTimeout = "raise",
+    ) -> R | None:
+        """The row with this key, or None; the key's fields in order where it has several.
+
+        Raises `ViewTooOld` or `ProjectionUnavailable` when the view did not become fresh enough.
+        """
+        fresh = Freshness(at_least=at_least, timeout=timeout, on_timeout=on_timeout)
+        return await self._ask(fresh, lambda reading, table: reading.get(table, key))
+
+    def where(self, **criteria: Any) -> "Query[R]":
+        """The rows that meet all criteria: a value, `between(10, 20)`, `one_of("a", "b")`, `starting_with("x")`.
+
+        Raises `QueryInvalid` for a field that the rows do not have.
+        """
+        table = self._projections.table(self._running, self._table)[1]
+        return Query(self, RowQuery(criteria_of(table.fields, table.name, criteria)), _ANY)
+
+    def all(self) -> "Query[R]":
+        """Every row."""
+        return self.where()
+
+    async def _ask(self, fresh: Freshness, read: Callable[[ViewReading, RowType[Any]], T]) -> T:
+        await self._wait(fresh)
+        view, table = self._projections.table(self._running, self._table)
+
+        def look() -> T:
+            with view.reading() as reading:
+                return read(reading, table)
+
+        return await trio.to_thread.run_sync(look) if view.waits else look()
+
+    async def _wait(self, fresh: Freshness) -> None:
+        running = self._running
+        if running.position >= fresh.position:
+            await trio.lowlevel.checkpoint()
+            return
+        seconds = self._projections.limits.command_timeout_seconds if fresh.timeout is None else fresh.timeout
+        with trio.move_on_after(seconds if math.isfinite(seconds) else math.inf) as scope:
+            if fresh.on_timeout == "stale":
+                await self._projections.wait_while_possible(running, fresh.position)
+            else:
+                await self._projections.wait_for(running, fresh.position)
+        if scope.cancelled_caught and fresh.on_timeout == "raise":
+            raise ViewTooOld(running.name, running.position, fresh.position, seconds)
+
+
+@attrs.frozen
+class Query(Generic[R]):
+    """A query that can be narrowed and then asked. Every method gives a new one; nothing is read before it is asked."""
+
+    _view: View[R]
+    _rows: RowQuery
+    _fresh: Freshness
+
+    def order_by(self, *fields: str) -> Self:
+        """In the order of these fields; a minus before the name turns it round: `order_by("-amount")`.
+
+        Raises `QueryInvalid` for a field that the rows do not have.
+        """
+        order = tuple(Order(field.removeprefix("-"), field.startswith("-")) for field in fields)
+        table = self._view._projections.table(self._view._running, self._view._table)[1]
+        criteria_of(table.fields, table.name, {each.field: None for each in order})
+        return attrs.evolve(self, rows=attrs.evolve(self._rows, order=order))
+
+    def limit(self, count: int) -> Self:
+        """At most so many rows. Raises `QueryInvalid` for a negative number."""
+        return attrs.evolve(self, rows=attrs.evolve(self._rows, limit=_not_negative("limit", count)))
+
+    def offset(self, count: int) -> Self:
+        """Pass over so many rows. Raises `QueryInvalid` for a negative number."""
+        return attrs.evolve(self, rows=attrs.evolve(self._rows, offset=_not_negative("offset", count)))
+
+    def fresh(
+        self,
+        *,
+        at_least: Receipt | int | None = None,
+        timeout: float | None = None,
+        on_timeout: OnTimeout = "raise",
+    ) -> Self:
+        """How fresh the answer must be; see `View`."""
+        return attrs.evolve(self, fresh=Freshness(at_least=at_least, timeout=timeout, on_timeout=on_timeout))
+
+    async def rows(self) -> list[R]:
+        """All rows, in one consistent look. Raises `QueryTooLarge`, `ViewTooOld`, `ProjectionUnavailable`."""
+        return await self._view._ask(self._fresh, lambda reading, table: reading.find(table, self._rows))
+
+    async def first(self) -> R | None:
+        """The first row, or None."""
+        found = await self.limit(1).rows()
+        return found[0] if found else None
+
+    async def count(self) -> int:
+        """How many rows meet the criteria, whatever the limit."""
+        criteria = dict(self._rows.criteria)
+        return await self._view._ask(self._fresh, lambda reading, table: reading.count(table, criteria))
+
+    async def pages(self, size: int = PAGE_ROWS) -> AsyncIterator[list[R]]:
+        """The rows in pages, each a look of its own, so that rows which change in between may be met twice or not."""
+        if size < 1:
+            raise QueryInvalid(f"A page has at least one row, not {size}.")
+        offset, left = self._rows.offset, self._rows.limit
+        while left is None or left > 0:
+            count = size if left is None else min(size, left)
+            found = await self.offset(offset).limit(count).rows()
+            if found:
+                yield found
+            if len(found) < count:
+                return
+            offset += count
+            left = None if left is None else left - count
+
+    async def __aiter__(self) -> AsyncIterator[R]:
+        async for page in self.pages():
+            for row in page:
+                yield row
+
+
+def _not_negative(name: str, count: int) -> int:
+    if count < 0:
+        raise QueryInvalid(f"{name}() takes 0 or more, not {count}.")
+    return count
+
+
+async def wait_for_views(
+    projections: Projections, classes: Sequence[type[Projection]], receipt: Receipt, deadline: float
+) -> None:
+    """Wait until the views of these projections hold what a command did, until the trio time `deadline`.
+
+    Raises `ViewTooOld` or `ProjectionUnavailable` with the `receipt`.
+    """
+    started = trio.current_time()
+    for projection_class in classes:
+        running = projections.get(projection_class)
+        if running.position >= receipt.position:
+            continue
+        try:
+            with trio.move_on_at(deadline) as scope:
+                await projections.wait_for(running, receipt.position)
+        except ProjectionUnavailable as unavailable:
+            unavailable.receipt = receipt
+            raise
+        if scope.cancelled_caught:
+            too_old = ViewTooOld(running.name, running.position, receipt.position, deadline - started)
+            too_old.receipt = receipt
+            raise too_old

@@ -1,0 +1,501 @@
+"""Projections: views that are right, fresh when asked to be, and rebuilt without a gap."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from attrs import define, evolve, frozen
+from bank_domain import Account, Deposit, Deposited, Note, Touch, Withdraw
+from bank_views import Balance, Balances, Entry, Notes
+
+from eventsrc import (
+    DefinitionError,
+    EventMeta,
+    Limits,
+    MemoryLog,
+    Projection,
+    ProjectionUnavailable,
+    QueryInvalid,
+    RowInvalid,
+    Runtime,
+    Table,
+    TooManyProjections,
+    UnknownProjection,
+    ViewTooOld,
+    between,
+    on,
+    one_of,
+    starting_with,
+)
+from eventsrc.storage.store import EventStore
+
+
+@pytest.fixture(params=["memory", "lmdb"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> EventStore | Path:
+    return MemoryLog() if request.param == "memory" else tmp_path / "store"
+
+
+async def settle(runtime: Runtime, projection: type[Projection] = Balances, *, building: bool = False) -> None:
+    """Wait until a view has seen everything, and a rebuilding is over."""
+    with trio.fail_after(10):
+        while True:
+            lag = runtime.lag()[projection.__eventsrc_projection__.name]
+            if not lag.events and not (building and lag.rebuilding):
+                return
+            await trio.sleep(0.001)
+
+
+# -- what a view holds
+
+
+async def test_a_view_holds_what_the_events_say(store: EventStore | Path) -> None:
+    async with Runtime.open(store, aggregates=[Account], projections=[Balances]) as runtime:
+        for name, amount in (("ann", 10), ("bob", 20), ("ann", 5)):
+            receipt = await runtime.actor(Account, name).ask(Deposit(amount))
+        await runtime.actor(Account, "bob").ask(Withdraw(3), wait_for=[Balances])
+        view = runtime.view(Balances)
+        assert await view.get("ann", at_least=receipt) == Balance("ann", 15, 2)
+        assert await view.get("bob") == Balance("bob", 17, 2)
+        assert await view.get("eve") is None
+        assert await view.all().count() == 2
+        assert runtime.lag()["balances"].events == 0
+        assert runtime.lag()["balances"].seconds == 0
+
+
+async def test_a_view_is_there_after_reopening_and_goes_on(tmp_path: Path) -> None:
+    for run in range(1, 4):
+        async with Runtime.open(tmp_path, aggregates=[Account], projections=[Balances]) as runtime:
+            await runtime.actor(Account, "ann").ask(Deposit(10), wait_for=[Balances])
+            assert await runtime.view(Balances).get("ann") == Balance("ann", 10 * run, run)
+
+
+async def test_a_view_that_is_added_later_catches_up(tmp_path: Path) -> None:
+    async with Runtime.open(tmp_path, aggregates=[Account]) as runtime:
+        await runtime.actor(Account, "ann").ask_many([Deposit(1)] * 950)
+    async with Runtime.open(tmp_path, aggregates=[Account], projections=[Balances]) as runtime:
+        assert await runtime.view(Balances).get("ann", at_least=950) == Balance("ann", 950, 950)
+
+
+async def test_several_tables_and_keys_of_several_fields(store: EventStore | Path) -> None:
+    async with Runtime.open(store, aggregates=[Account], projections=[Notes]) as runtime:
+        for text in ("one", "two", "three", "four"):
+            await runtime.actor(Account, "ann").ask(Note(text), wait_for=[Notes])
+        assert await runtime.view(Notes.newest).get("ann") == Entry("ann", 4, "four")
+        entries = runtime.view(Notes.entries)
+        assert await entries.get("ann", 1) is None
+        assert await entries.get("ann", 2) == Entry("ann", 2, "two")
+        assert [row.version for row in await entries.all().rows()] == [2, 3, 4]
+        assert [row.version for row in await entries.where(text="three").rows()] == [3]
+        with pytest.raises(DefinitionError, match=r"several tables; say which: view\(Notes.entries\)"):
+            runtime.view(Notes)
+
+
+# -- queries
+
+
+async def test_queries(store: EventStore | Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "eventsrc.views")
+    async with Runtime.open(store, aggregates=[Account], projections=[Balances]) as runtime:
+        for number in range(20):
+            await runtime.actor(Account, f"a{number:02}").ask(Deposit(100 - number), wait_for=[Balances])
+        view = runtime.view(Balances.rows)
+        names = lambda rows: [row.account for row in rows]  # noqa: E731
+        assert names(await view.where(amount=between(95, 97)).rows()) == ["a05", "a04", "a03"]
+        assert names(await view.where(amount=between(98, None)).order_by("account").rows()) == ["a00", "a01", "a02"]
+        assert names(await view.where(amount=one_of(81, 100, 7)).order_by("amount").rows()) == ["a19", "a00"]
+        assert names(await view.all().order_by("-amount").limit(2).rows()) == ["a00", "a01"]
+        assert names(await view.all().order_by("amount").offset(1).limit(2).rows()) == ["a18", "a17"]
+        assert names(await view.all().order_by("-account").limit(1).rows()) == ["a19"]
+        assert await view.where(amount=between(None, 90)).count() == 10
+        assert not caplog.records
+        assert names(await view.where(account=starting_with("a1"), changes=1).order_by("-amount").rows())[:2] == [
+            "a10",
+            "a11",
+        ]
+        assert names(await view.where(account="a07").rows()) == ["a07"]
+        assert await view.where(changes=2).first() is None
+        assert "a query looks at every row" in caplog.text
+        assert [len(page) async for page in view.all().order_by("amount").pages(8)] == [8, 8, 4]
+        assert [row.account async for row in view.where(amount=between(99, None))] == ["a01", "a00"]
+
+
+async def test_queries_that_make_no_sense(store: EventStore | Path) -> None:
+    async with Runtime.open(store, aggregates=[Account], projections=[Balances]) as runtime:
+        view = runtime.view(Balances)
+        with pytest.raises(QueryInvalid, match="no field 'owner'; it has account, amount, changes"):
+            view.where(owner="ann")
+        with pytest.raises(QueryInvalid, match="no field 'nothing'"):
+            view.all().order_by("-nothing")
+        with pytest.raises(QueryInvalid, match="limit"):
+            view.all().limit(-1)
+        with pytest.raises(RowInvalid, match="The key of rows is account"):
+            await view.get("ann", 3)
+        assert await view.where(amount="text").rows() == []
+        with pytest.raises(UnknownProjection, match="was not opened with Notes; it has Balances"):
+            runtime.view(Notes.newest)
+        with pytest.raises(UnknownProjection):
+            await runtime.actor(Account, "ann").ask(Deposit(1), wait_for=[Notes])
+        assert runtime.last_position == 0, "nothing was sent"
+
+
+# -- freshness
+
+
+async def test_a_wait_does_not_hang_when_a_command_made_no_events(store: EventStore | Path) -> None:
+    async with Runtime.open(store, aggregates=[Account], projections=[Balances]) as runtime:
+        ann = runtime.actor(Account, "ann")
+        receipt = await ann.ask(Touch(), wait_for=[Balances])
+        assert receipt.events == ()
+        await ann.ask(Note("of no concern to the view"), wait_for=[Balances])
+        await ann.ask(Touch(), wait_for=[Balances])
+
+
+async def test_a_view_that_stays_behind(store: EventStore | Path) -> None:
+    async with Runtime.open(store, aggregates=[Account], projections=[Balances]) as runtime:
+        ann = runtime.actor(Account, "ann")
+        view = runtime.view(Balances)
+        await ann.ask(Deposit(1), wait_for=[Balances])
+        with pytest.raises(ViewTooOld, match=r"has seen position 1, not 7, after 0.01 seconds") as caught:
+            await view.get("ann", at_least=7, timeout=0.01)
+        assert (caught.value.position, caught.value.wanted_position) == (1, 7)
+        assert await view.get("ann", at_least=7, timeout=0.01, on_timeout="stale") == Balance("ann", 1, 1)
+        await runtime.projections.pause(Balances)
+        receipt = await ann.ask(Deposit(1))
+        with pytest.raises(ProjectionUnavailable, match="'balances' is paused") as unavailable:
+            await ann.ask(Deposit(1), wait_for=[Balances])
+        assert unavailable.value.receipt is not None
+        assert unavailable.value.receipt.version == 3
+        assert await view.get("ann", at_least=receipt, on_timeout="stale") == Balance("ann", 1, 1)
+        assert runtime.lag()["balances"].events == 2
+        await runtime.projections.resume(Balances)
+        assert await view.get("ann", at_least=3) == Balance("ann", 3, 3)
+
+
+async def test_projections_that_are_waited_for_at_once_do_not_time_each_other_out(store: EventStore | Path) -> None:
+    async with Runtime.open(store, aggregates=[Account], projections=[Balances, Notes]) as runtime:
+
+        async def ask(name: str, both: list[type[Projection]]) -> None:
+            for number in range(20):
+                await runtime.actor(Account, name).ask(Deposit(number + 1), wait_for=both, timeout=5)
+                await runtime.actor(Account, name).ask(Note("text"), wait_for=both[::-1], timeout=5)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, "ann", [Balances, Notes])
+            nursery.start_soon(ask, "bob", [Notes, Balances])
+        assert runtime.last_position == 80
+
+
+# -- failures
+
+
+def fragile(failures: list[int]) -> type[Projection]:
+    """Balances that raise as often as the first number says, on deposits of 13."""
+
+    class Fragile(Balances, name="fragile"):
+        @on(Deposited)
+        def deposited(self, event: Deposited, meta: EventMeta) -> None:
+            self.add(meta.aggregate_id, event.amount)
+            if event.amount == 13 and failures[0]:
+                failures[0] -= 1
+                raise ValueError("bad luck")
+
+    return Fragile
+
+
+async def test_an_event_that_fails_is_tried_again_and_takes_effect_once(
+    store: EventStore | Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    projection = fragile([3])
+    limits = Limits(restart_backoff_seconds=0.001)
+    async with Runtime.open(store, aggregates=[Account], projections=[projection], limits=limits) as runtime:
+        ann = runtime.actor(Account, "ann")
+        await ann.ask_many([Deposit(1), Deposit(13), Deposit(2)])
+        assert await runtime.view(projection).get("ann", at_least=3) == Balance("ann", 16, 3)
+    assert caplog.text.count("projection will try again") == 3
+    assert "ValueError: bad luck on 'account.deposited' at position 2" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore")
+async def test_a_projection_that_fails_for_good_stops_alone_and_can_be_resumed(store: EventStore | Path) -> None:
+    failures = [10**6]
+    projection = fragile(failures)
+    limits = Limits(restart_backoff_seconds=0.001)
+    classes = [projection, Balances]
+    async with Runtime.open(store, aggregates=[Account], projections=classes, limits=limits) as runtime:
+        ann = runtime.actor(Account, "ann")
+        await ann.ask_many([Deposit(1), Deposit(13), Deposit(2)])
+        with pytest.raises(ProjectionUnavailable, match=r"ValueError: bad luck on 'account.deposited' at position 2"):
+            await runtime.view(projection).get("ann", at_least=3)
+        assert runtime.lag()["fragile"].state == "failed"
+        assert await runtime.view(projection).get("ann") == Balance("ann", 1, 1), "what came before it is there"
+        assert await runtime.view(Balances).get("ann", at_least=3) == Balance("ann", 16, 3)
+        failures[0] = 0
+        await runtime.projections.resume(projection)
+        await settle(runtime, projection)
+        assert await runtime.view(projection).get("ann") == Balance("ann", 16, 3)
+
+
+async def test_a_row_that_does_not_fit(store: EventStore | Path) -> None:
+    @frozen
+    class Odd:
+        key: Any
+        value: Any
+
+    class Oddities(Projection):
+        rows = Table(Odd, key="key", indexes=["value"])
+
+        @on(Deposited)
+        def deposited(self, event: Deposited, meta: EventMeta) -> None:
+            bad: dict[int, Any] = {1: Odd([1], 1), 2: Odd("x" * 300, 1), 3: Odd(1, {}), 4: "no row"}
+            self.rows.put(bad[event.amount])
+
+    expected = {
+        1: "cannot be a key",
+        2: "takes 302 bytes",
+        3: "cannot be indexed: dict",
+        4: "holds rows of Odd, not str",
+    }
+    limits = Limits(restart_backoff_seconds=0.001)
+    for amount, words in expected.items():
+        async with Runtime.open(MemoryLog(), aggregates=[Account], projections=[Oddities], limits=limits) as runtime:
+            await runtime.actor(Account, "ann").ask(Deposit(amount))
+            with pytest.raises(ProjectionUnavailable, match=words):
+                await runtime.view(Oddities).get("k", at_least=1)
+            assert await runtime.view(Oddities).all().rows() == []
+
+
+# -- definitions
+
+
+def test_definitions_that_cannot_work() -> None:
+    @frozen
+    class Row:
+        key: str
+
+    with pytest.raises(DefinitionError, match="Row has no field 'other'; it has key"):
+        Table(Row, key="other")
+    with pytest.raises(DefinitionError, match="of an attrs class"):
+        Table(str, key="x")
+    with pytest.raises(DefinitionError, match=r"@on takes @event classes, and <class 'int'> is none"):
+        on(int)
+    with pytest.raises(DefinitionError, match="needs the event classes"):
+        on()
+    with pytest.raises(DefinitionError, match="NoTable has no table"):
+
+        class NoTable(Projection):
+            @on(Deposited)
+            def deposited(self, event: Deposited, meta: EventMeta) -> None: ...
+
+    with pytest.raises(DefinitionError, match="NoMethod has no method with @on"):
+
+        class NoMethod(Projection):
+            rows = Table(Row, key="key")
+
+    with pytest.raises(DefinitionError, match=r"Twice.one and Twice.two both have @on for Deposited"):
+
+        class Twice(Projection):
+            rows = Table(Row, key="key")
+
+            @on(Deposited)
+            def one(self, event: Deposited, meta: EventMeta) -> None: ...
+
+            @on(Deposited)
+            def two(self, event: Deposited, meta: EventMeta) -> None: ...
+
+    with pytest.raises(DefinitionError, match="def one\\(self, event, meta\\)"):
+
+        class WrongParameters(Projection):
+            rows = Table(Row, key="key")
+
+            @on(Deposited)
+            def one(self, event: Deposited) -> None: ...
+
+    with pytest.raises(DefinitionError, match="must be a plain def"):
+
+        class Async(Projection):
+            rows = Table(Row, key="key")
+
+            @on(Deposited)  # pyright: ignore[reportArgumentType]
+            async def one(self, event: Deposited, meta: EventMeta) -> None: ...  # type: ignore[misc]
+
+    with pytest.raises(DefinitionError, match="version must be a whole number"):
+
+        class BadVersion(Balances):
+            version = 0
+
+
+async def test_two_projections_of_one_name_and_too_many() -> None:
+    class Other(Balances, name="balances"): ...
+
+    with pytest.raises(DefinitionError, match="Other and Balances are both stored as 'balances'"):
+        async with Runtime.open(MemoryLog(), projections=[Balances, Other]):
+            pass
+    many = [type(f"Number{number}", (Balances,), {}) for number in range(65)]
+    with pytest.raises(TooManyProjections, match="64"):
+        async with Runtime.open(MemoryLog(), projections=many):
+            pass
+    async with Runtime.open(MemoryLog(), aggregates=[Account], projections=many[:64]) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(1), wait_for=many[:64])
+        assert await runtime.view(many[63]).get("ann") == Balance("ann", 1, 1)
+
+
+# -- rebuilding
+
+
+def second_version() -> type[Projection]:
+    class Newer(Balances, name="balances"):
+        version = 2
+
+        def add(self, account: str, amount: int) -> None:
+            row = self.rows.get(account) or Balance(account, 1000, 0)
+            self.rows.put(evolve(row, amount=row.amount + amount, changes=row.changes + 1))
+
+    return Newer
+
+
+async def test_a_raised_version_is_built_beside_the_old_view_which_keeps_answering(tmp_path: Path) -> None:
+    async with Runtime.open(tmp_path, aggregates=[Account], projections=[Balances]) as runtime:
+        await runtime.actor(Account, "ann").ask_many([Deposit(1)] * 500)
+        await settle(runtime)
+    newer = second_version()
+    async with Runtime.open(tmp_path, aggregates=[Account], projections=[newer]) as runtime:
+        view = runtime.view(newer)
+        assert runtime.lag()["balances"].rebuilding
+        assert await view.get("ann") == Balance("ann", 500, 500), "the old view answers"
+        receipt = await runtime.actor(Account, "ann").ask(Deposit(1), wait_for=[newer])
+        assert await view.get("ann", at_least=receipt) == Balance("ann", 1501, 501)
+        assert not runtime.lag()["balances"].rebuilding
+    async with Runtime.open(tmp_path, aggregates=[Account], projections=[newer]) as runtime:
+        assert not runtime.lag()["balances"].rebuilding
+        assert await runtime.view(newer).get("ann") == Balance("ann", 1501, 501)
+    assert sorted(path.name for path in (tmp_path / "views" / "balances").iterdir()) == ["2", "current"]
+
+
+async def test_a_changed_row_is_noticed(tmp_path: Path) -> None:
+    async with Runtime.open(tmp_path, aggregates=[Account], projections=[Balances]) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(7), wait_for=[Balances])
+
+    @define
+    class Wider:
+        account: str
+        amount: int
+        changes: int = 0
+        average: float = 0.0
+
+    class Changed(Projection, name="balances"):
+        rows = Table(Wider, key="account", indexes=["average"])
+
+        @on(Deposited)
+        def deposited(self, event: Deposited, meta: EventMeta) -> None:
+            row = self.rows.get(meta.aggregate_id) or Wider(meta.aggregate_id, 0)
+            row.amount += event.amount
+            row.changes += 1
+            row.average = row.amount / row.changes
+            self.rows.put(row)
+
+    async with Runtime.open(tmp_path, aggregates=[Account], projections=[Changed]) as runtime:
+        view = runtime.view(Changed)
+        assert (await view.where(average=between(0, 1)).rows())[0].amount == 7, "the old rows, without the index"
+        await settle(runtime, Changed, building=True)
+        await runtime.actor(Account, "ann").ask(Deposit(8), wait_for=[Changed])
+        assert await view.where(average=7.5).rows() == [Wider("ann", 15, 2, 7.5)]
+
+
+async def test_a_view_is_rebuilt_on_request_while_it_follows(store: EventStore | Path) -> None:
+    async with Runtime.open(store, aggregates=[Account], projections=[Balances]) as runtime:
+        ann = runtime.actor(Account, "ann")
+        await ann.ask_many([Deposit(1)] * 300)
+        await runtime.projections.rebuild(Balances)
+        assert runtime.lag()["balances"].rebuilding
+        for number in range(50):
+            await ann.ask(Deposit(1), wait_for=[Balances])
+            assert await runtime.view(Balances).get("ann") == Balance("ann", 301 + number, 301 + number)
+        await settle(runtime, building=True)
+        await ann.ask(Deposit(1), wait_for=[Balances])
+        assert await runtime.view(Balances).get("ann") == Balance("ann", 351, 351)
+
+
+async def test_rebuilding_an_empty_log_finishes(store: EventStore | Path) -> None:
+    async with Runtime.open(store, aggregates=[Account], projections=[Balances]) as runtime:
+        await runtime.projections.rebuild(Balances)
+        await settle(runtime, building=True)
+        assert await runtime.view(Balances).all().rows() == []
+
+
+async def test_a_restored_backup_is_noticed_and_the_view_built_anew(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    async with Runtime.open(path, aggregates=[Account], projections=[Balances]) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(1), wait_for=[Balances])
+    backup = {name: (path / name).read_bytes() for name in ("data.mdb",)}
+    async with Runtime.open(path, aggregates=[Account], projections=[Balances]) as runtime:
+        await runtime.actor(Account, "ann").ask_many([Deposit(1)] * 9)
+        await settle(runtime)
+    for name, content in backup.items():
+        (path / name).write_bytes(content)
+    (path / "lock.mdb").unlink()
+    async with Runtime.open(path, aggregates=[Account], projections=[Balances]) as runtime:
+        assert await runtime.view(Balances).get("ann", at_least=1) == Balance("ann", 1, 1)
+        await runtime.actor(Account, "ann").ask(Deposit(5), wait_for=[Balances])
+        assert await runtime.view(Balances).get("ann") == Balance("ann", 6, 2)
+
+
+async def test_a_lost_view_is_made_again(tmp_path: Path) -> None:
+    async with Runtime.open(tmp_path, aggregates=[Account], projections=[Balances]) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(1), wait_for=[Balances])
+    shutil.rmtree(tmp_path / "views")
+    async with Runtime.open(tmp_path, aggregates=[Account], projections=[Balances]) as runtime:
+        assert await runtime.view(Balances).get("ann", at_least=1) == Balance("ann", 1, 1)
+
+
+# -- bounds on the lag
+
+
+async def test_writers_are_slowed_down_so_that_the_bound_holds(store: EventStore | Path) -> None:
+    behind: list[int] = []
+
+    class Bounded(Balances):
+        max_lag_events = 10
+        on_lag = "slow_writers"
+
+    async with Runtime.open(store, aggregates=[Account], projections=[Bounded]) as runtime:
+
+        async def write(name: str) -> None:
+            for _ in range(100):
+                await runtime.actor(Account, name).ask(Deposit(1))
+                behind.append(runtime.lag()["bounded"].events)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(write, f"a{number}")
+        await runtime.actor(Account, "big").ask_many([Deposit(1)] * 50)
+    assert len(behind) == 2_000
+    assert max(behind) <= 10
+
+
+async def test_commands_go_on_when_a_projection_that_slows_writers_has_failed() -> None:
+    class Failing(Balances):
+        max_lag_events = 1
+        on_lag = "slow_writers"
+
+        def add(self, account: str, amount: int) -> None:
+            raise ValueError("no")
+
+    limits = Limits(restart_backoff_seconds=0.001)
+    async with Runtime.open(MemoryLog(), aggregates=[Account], projections=[Failing], limits=limits) as runtime:
+        for _ in range(20):
+            await runtime.actor(Account, "ann").ask(Deposit(1), timeout=1)
+        assert runtime.lag()["failing"].events == 20
+
+
+async def test_a_projection_over_its_bound_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    class Reported(Balances):
+        max_lag_events = 5
+
+    async with Runtime.open(MemoryLog(), aggregates=[Account], projections=[Reported]) as runtime:
+        await runtime.projections.pause(Reported)
+        await runtime.actor(Account, "ann").ask_many([Deposit(1)] * 20)
+        await runtime.projections.resume(Reported)
+        await settle(runtime, Reported)
+    assert "a projection is too far behind" in caplog.text
