@@ -31,10 +31,15 @@ from .actors.messages import command, event
 from .actors.projection import EventMeta, Projection, Rows, Table, on
 from .actors.receipt import Receipt
 from .actors.serializer import make_converter
+from .runtime.consumers import Consumer, Message
 from .runtime.errors import (
+    NoPlaceForProgress,
     ReadersFull,
     RuntimeReadOnly,
     ShutdownTimeout,
+    SubscriptionDeleted,
+    SubscriptionFull,
+    SubscriptionNameInvalid,
     TooManyProjections,
     UnknownAggregate,
     UnknownProjection,
@@ -95,6 +100,7 @@ __all__ = [
     "CommitAbandoned",
     "CommitTooLarge",
     "CommitTooManyBytes",
+    "Consumer",
     "CorruptRecord",
     "DecodingError",
     "DefinitionError",
@@ -112,6 +118,8 @@ __all__ = [
     "Limits",
     "MailboxFull",
     "MemoryLog",
+    "Message",
+    "NoPlaceForProgress",
     "NotAnEvent",
     "PayloadInvalid",
     "Projection",
@@ -145,6 +153,9 @@ __all__ = [
     "StreamFull",
     "StreamHead",
     "StreamNameInvalid",
+    "SubscriptionDeleted",
+    "SubscriptionFull",
+    "SubscriptionNameInvalid",
     "Table",
     "TooManyProjections",
     "TooManyStreams",

@@ -13,7 +13,9 @@ class Feed:
     def __init__(self, store: EventReader) -> None:
         self._store = store
         self._waiting = trio.lowlevel.ParkingLot()
-        self._listeners: dict[object, Callable[[], None]] = {}
+        self._listeners: dict[object, Callable[[], object]] = {}
+        self.is_closed = False
+        """The runtime closes: nobody is to read any more."""
         self.notifications = 0
         """How often the log has grown."""
 
@@ -22,11 +24,15 @@ class Feed:
         """The position of the newest event that is on disk."""
         return self._store.last_position
 
-    async def wait_beyond(self, position: int) -> None:
-        """Wait until an event with a greater position is on disk; a checkpoint in any case."""
+    async def wait_beyond(self, position: int) -> bool:
+        """Wait until an event with a greater position is on disk; a checkpoint in any case.
+
+        Returns False when the feed was closed, so that nothing will come.
+        """
         await trio.lowlevel.checkpoint()
-        while self._store.last_position <= position:
+        while not self.is_closed and self._store.last_position <= position:
             await self._waiting.park()
+        return not self.is_closed
 
     def notify(self) -> None:
         """Wake everyone who waits: something was stored."""
@@ -35,10 +41,16 @@ class Feed:
         for listener in tuple(self._listeners.values()):
             listener()
 
-    def listen(self, owner: object, listener: Callable[[], None]) -> None:
+    def listen(self, owner: object, listener: Callable[[], object]) -> None:
         """Call `listener` whenever the log has grown, until `owner` stops listening."""
         self._listeners[owner] = listener
 
     def stop_listening(self, owner: object) -> None:
         """The end of `listen`. Idempotent."""
         self._listeners.pop(owner, None)
+
+    def close(self) -> None:
+        """Let everyone who waits go. Idempotent."""
+        self.is_closed = True
+        self.notify()
+        self._listeners.clear()

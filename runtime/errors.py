@@ -111,3 +111,55 @@ class ReadersFull(EventSourcingError):
             "folder of its own: Runtime.open(..., views=...)."
         )
         self.path = path
+
+
+class SubscriptionDeleted(EventSourcingError):
+    """The subscription was deleted while a consumer was at work. What it did not acknowledge is handed out no more."""
+
+    code: ClassVar[str] = "subscription_deleted"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"The subscription {name!r} was deleted. Consume it again to begin a new one under the same name."
+        )
+        self.name = name
+
+
+class SubscriptionFull(EventSourcingError):
+    """So many events of a subscription are parked that it stops."""
+
+    code: ClassVar[str] = "subscription_full"
+
+    def __init__(self, name: str, bound: int) -> None:
+        super().__init__(
+            f"{bound} events of the subscription {name!r} are parked, which is the most. Repair the handler and retry "
+            f"them with `eventsrc retry PATH {name}`, or delete the subscription."
+        )
+        self.name = name
+        self.bound = bound
+
+
+class SubscriptionNameInvalid(EventSourcingError):
+    """The name of a subscription cannot be stored."""
+
+    code: ClassVar[str] = "subscription_name_invalid"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name!r} cannot be the name of a subscription: use 1 to 100 letters, digits, dots, dashes and "
+            "underscores."
+        )
+        self.name = name
+
+
+class NoPlaceForProgress(EventSourcingError):
+    """A reader without projections has no folder in which the progress of a subscription could be kept."""
+
+    code: ClassVar[str] = "no_place_for_progress"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"This reader of {path!r} has no folder of its own, so it cannot keep how far a subscription has come. "
+            'Open it with Runtime.open(..., role="reader", views="some folder").'
+        )
+        self.path = path

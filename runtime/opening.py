@@ -1,4 +1,4 @@
-"""What a runtime opens: the store as writer or as reader, and the places where its views live."""
+"""What a runtime opens: the store as writer or as reader, and the place where its followers keep their own."""
 
 import fcntl
 import os
@@ -9,12 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
+import attrs
 import trio
 
 from ..actors.feed import Feed
 from ..actors.lmdb_view import LmdbViews
 from ..actors.projection import Projection
 from ..actors.view_store import ViewStore
+from ..storage.control import CONTROL_FOLDER, ControlBoard
+from ..storage.errors import StoreWriteFailed
 from ..storage.limits import Limits
 from ..storage.log import EventLog
 from ..storage.memory import MemoryLog
@@ -52,39 +55,60 @@ async def follow(store: LogReader, feed: Feed) -> None:
         await trio.sleep(READER_POLL_SECONDS)
 
 
+@attrs.frozen
+class Home:
+    """Where what follows the log keeps its own: views by projection, and the control board where there is a folder."""
+
+    views_of: Callable[[type[Projection]], ViewStore]
+    board: ControlBoard | None
+
+
 @asynccontextmanager
-async def view_stores(
+async def home_of(
     store: EventReader, projections: Sequence[type[Projection]], views: ViewsGiven
-) -> AsyncIterator[Callable[[type[Projection]], ViewStore]]:
-    """Where each projection's view lives, for as long as the block lasts."""
+) -> AsyncIterator[Home]:
+    """Find or make that place, for as long as the block lasts. Raises `StoreWriteFailed`, `ReadersFull`."""
     special = views if isinstance(views, Mapping) else {}
     async with AsyncExitStack() as stack:
-        if all(projection in special for projection in projections):
-            yield special.__getitem__
+        folder = await _folder_of(store, bool(projections), views, stack)
+        if folder is None:
+            yield Home(special.__getitem__, None)
             return
-        if isinstance(views, str | os.PathLike):
-            folder = Path(views)
-        elif isinstance(store, MemoryLog):
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="eventsrc-views-")))
-        elif isinstance(store, LogReader) and not isinstance(store, EventLog):
-            folder = await trio.to_thread.run_sync(_claim_reader, Path(store.path), stack)
-        else:
-            folder = Path(store.path) / VIEWS_FOLDER
-        beside = LmdbViews(folder)
-        yield lambda projection: special.get(projection, beside)
+        is_durable = not isinstance(store, MemoryLog)
+        board = await trio.to_thread.run_sync(partial(ControlBoard, folder / CONTROL_FOLDER, durable=is_durable))
+        stack.callback(board.close)
+        beside = LmdbViews(folder / VIEWS_FOLDER)
+        yield Home(lambda projection: special.get(projection, beside), board)
+
+
+async def _folder_of(
+    store: EventReader, has_projections: bool, views: ViewsGiven, stack: AsyncExitStack
+) -> Path | None:
+    if isinstance(views, str | os.PathLike):
+        return Path(views)
+    if isinstance(store, MemoryLog):
+        return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="eventsrc-")))
+    if not isinstance(store, LogReader) or isinstance(store, EventLog):
+        return Path(store.path)
+    if has_projections:
+        return await trio.to_thread.run_sync(_claim_reader, Path(store.path), stack)
+    return None
 
 
 def _claim_reader(path: Path, stack: AsyncExitStack) -> Path:
     """The folder of the first reader that no other process is; its views are taken over as they are."""
     for number in range(1, READERS_MAX + 1):
         folder = path / READERS_FOLDER / str(number)
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = (folder / "lock").open("w")
+        except OSError as error:
+            raise StoreWriteFailed(str(folder), f"{error}. Give the reader a folder of its own: views=...") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.close()
             continue
         stack.callback(lock.close)
-        return folder / VIEWS_FOLDER
+        return folder
     raise ReadersFull(str(path), READERS_MAX)

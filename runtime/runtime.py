@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Final, Literal, TypeVar, overload
 
 import cattrs
@@ -33,12 +33,16 @@ from ..storage.query import find_events, find_streams
 from ..storage.reader import LogReader
 from ..storage.record import StoredEvent, StreamHead
 from ..storage.store import EventStore
+from .consumers import Consumer, Subscriptions
+from .control import Control
 from .deadlines import Deadlines
-from .errors import RuntimeReadOnly, ShutdownTimeout, UnknownAggregate, WrongThread
-from .opening import follow, open_store, view_stores
+from .errors import NoPlaceForProgress, RuntimeReadOnly, ShutdownTimeout, UnknownAggregate, WrongThread
+from .iteration import Batches
+from .opening import Home, follow, home_of, open_store
 from .projections import Lag, Projections
 from .reference import AggregateRef
 from .residents import Residents
+from .subscription import SUBSCRIPTION_BATCH_EVENTS, Find, Subscription
 from .view import View
 
 A = TypeVar("A", bound=Aggregate)
@@ -66,6 +70,8 @@ class Runtime:
         self.trio_token = trio.lowlevel.current_trio_token()
         self.deadlines = Deadlines()
         self._store = store
+        self._wall_clock = wall_clock
+        self._subscriptions: Subscriptions | None = None
         self._types = aggregate_types
         self._thread_id = threading.get_ident()
         self._ids = map(f"{secrets.token_hex(6)}-{{:x}}".format, itertools.count(1))
@@ -94,6 +100,17 @@ class Runtime:
         self.projections.on_advance = self._journal.admission.release
         self._residents = Residents(nursery, store, self._journal, limits, wall_clock)
         nursery.start_soon(self._residents.passivate_idle, name="eventsrc passivation")
+
+    async def _follow(self, nursery: trio.Nursery, home: Home, projections: Sequence[type[Projection]]) -> None:
+        """Start what follows the log."""
+        await self.projections.open(projections, home.views_of)
+        if home.board is not None:
+            self._subscriptions = Subscriptions(
+                nursery, self._store, self.feed, self.limits, home.board, self._wall_clock
+            )
+            if home.board.waits:
+                control = Control(home.board, self.projections, self._subscriptions, self._numbers)
+                nursery.start_soon(control.run, name="eventsrc control")
 
     @classmethod
     @asynccontextmanager
@@ -142,17 +159,18 @@ class Runtime:
                 runtime = cls(nursery, opened, aggregate_types, serializer, limits, wall_clock)
                 logger.info("opened", extra={"path": opened.path, "position": opened.last_position})
                 # Failures are raised again outside of the nursery, which would wrap them in a group.
-                try:
-                    async with view_stores(opened, projections, views) as views_of:
-                        await runtime.projections.open(projections, views_of)
+                async with AsyncExitStack() as stack:
+                    try:
+                        home = await stack.enter_async_context(home_of(opened, projections, views))
+                        await runtime._follow(nursery, home, projections)
                         yield runtime
-                except BaseException as error:
-                    failure = error
-                try:
-                    await runtime._shut_down()
-                except BaseException as error:
-                    failure = failure or error
-                nursery.cancel_scope.cancel()
+                    except BaseException as error:
+                        failure = error
+                    try:
+                        await runtime._shut_down()
+                    except BaseException as error:
+                        failure = failure or error
+                    nursery.cancel_scope.cancel()
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(opened.close)
@@ -208,6 +226,69 @@ class Runtime:
             yield head
             if number % EVENTS_PER_CHECKPOINT == 0:
                 await trio.lowlevel.checkpoint()
+
+    def subscribe(
+        self,
+        *,
+        after: int = 0,
+        stream: str | None = None,
+        types: Sequence[type | str] | None = None,
+        category: str | None = None,
+        batch_size: int = SUBSCRIPTION_BATCH_EVENTS,
+    ) -> AsyncIterator[list[StoredEvent]]:
+        """Batches of the events after a position, first what is stored, then what comes; see `events` for the filters.
+
+        It ends when the runtime closes. A slow subscriber holds up nobody and costs the memory of one batch.
+
+        Raises:
+            ValueError: for a batch size below 1.
+
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
+        return Batches(Subscription(self.feed, self._finder(stream, types, category), after, batch_size).fetch)
+
+    def consume(
+        self,
+        name: str,
+        *,
+        after: int = 0,
+        types: Sequence[type | str] | None = None,
+        category: str | None = None,
+    ) -> AbstractAsyncContextManager[Consumer]:
+        """Be one of the consumers of the durable subscription `name`; a new one begins after the position `after`.
+
+        Write `async with runtime.consume("mailer") as consumer: async for message in consumer: ...` and acknowledge
+        each message; or `await consumer.run(handler)`. Consumers of one name share its events, each stream in order.
+
+        Raises:
+            SubscriptionNameInvalid, NoPlaceForProgress: it cannot be kept.
+
+        """
+        return self.subscriptions.consume(name, self._finder(None, types, category), after)
+
+    @property
+    def subscriptions(self) -> Subscriptions:
+        """The durable subscriptions: what is parked, retrying it, deleting one. Raises `NoPlaceForProgress`."""
+        if self._subscriptions is None:
+            raise NoPlaceForProgress(self._store.path)
+        return self._subscriptions
+
+    def _finder(self, stream: str | None, types: Sequence[type | str] | None, category: str | None) -> Find:
+        names = None if types is None else [stored_name(event_class) for event_class in types]
+        return lambda after, before: find_events(
+            self._store, stream=stream, types=names, category=category, after=after, before=before
+        )
+
+    def _numbers(self) -> dict[str, Any]:
+        groups, commits = self.journal_counts
+        return {
+            "position": self.last_position,
+            "resident_actors": self.resident_actors,
+            "group_commits": groups,
+            "commits": commits,
+            "commit_seconds": getattr(self._store, "disk_seconds", 0.0),
+        }
 
     @overload
     def view(self, of: type[Projection]) -> View[Any]: ...
@@ -332,8 +413,11 @@ class Runtime:
         finally:
             if self._journal is not None:
                 await self._journal.close()
+            self.feed.close()
             with trio.CancelScope(shield=True):
                 await self.projections.close()
+                if self._subscriptions is not None:
+                    await self._subscriptions.close()
 
 
 @trio.lowlevel.enable_ki_protection

@@ -1,7 +1,7 @@
 """A view as it is queried: one table of a projection, and how fresh the answer must be."""
 
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar
 
 import attrs
@@ -14,6 +14,7 @@ from ..actors.receipt import Receipt
 from ..actors.row_type import RowType
 from ..actors.view_store import ViewReading
 from .errors import ViewTooOld
+from .iteration import Batches, Items
 from .projections import Projections, RunningProjection
 
 PAGE_ROWS: Final = 100
@@ -165,25 +166,29 @@ class Query(Generic[R]):
         criteria = dict(self._rows.criteria)
         return await self._view._ask(self._fresh, lambda reading, table: reading.count(table, criteria))
 
-    async def pages(self, size: int = PAGE_ROWS) -> AsyncIterator[list[R]]:
-        """The rows in pages, each a look of its own, so that rows which change in between may be met twice or not."""
+    def pages(self, size: int = PAGE_ROWS) -> AsyncIterator[list[R]]:
+        """The rows in pages, each a look of its own, so that rows which change in between may be met twice or not.
+
+        Raises `QueryInvalid` for a size below 1.
+        """
+        return Batches(self._page_reader(size))
+
+    def __aiter__(self) -> AsyncIterator[R]:
+        return Items(self._page_reader(PAGE_ROWS))
+
+    def _page_reader(self, size: int) -> Callable[[], Awaitable[list[R]]]:
         if size < 1:
             raise QueryInvalid(f"A page has at least one row, not {size}.")
-        offset, left = self._rows.offset, self._rows.limit
-        while left is None or left > 0:
-            count = size if left is None else min(size, left)
-            found = await self.offset(offset).limit(count).rows()
-            if found:
-                yield found
-            if len(found) < count:
-                return
-            offset += count
-            left = None if left is None else left - count
+        done = 0
 
-    async def __aiter__(self) -> AsyncIterator[R]:
-        async for page in self.pages():
-            for row in page:
-                yield row
+        async def read() -> list[R]:
+            nonlocal done
+            left = size if self._rows.limit is None else min(size, self._rows.limit - done)
+            found = await self.offset(self._rows.offset + done).limit(left).rows() if left else []
+            done += len(found)
+            return found
+
+        return read
 
 
 def _not_negative(name: str, count: int) -> int:
