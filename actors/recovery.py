@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 import trio
 
 from ..storage.snapshot import Snapshot
-from ..storage.store import EventStore
+from ..storage.store import EventReader
 from .aggregate import Aggregate
 from .aggregate_type import AggregateType
 from .errors import ApplierFailed, DecodingError
@@ -26,7 +26,7 @@ class Recovered(NamedTuple):
     position: int
 
 
-async def recover(store: EventStore, aggregate_type: AggregateType, stream: str, aggregate_id: str) -> Recovered:
+async def recover(store: EventReader, aggregate_type: AggregateType, stream: str, aggregate_id: str) -> Recovered:
     """Load an aggregate.
 
     Raises `ApplierFailed`, `UnknownEvent` or `DecodingError` with the event that is to blame, or a `StoreError`.
@@ -53,7 +53,7 @@ async def recover(store: EventStore, aggregate_type: AggregateType, stream: str,
 
 
 def _from_snapshot(
-    store: EventStore, aggregate_type: AggregateType, stream: str, aggregate_id: str, head_version: int
+    store: EventReader, aggregate_type: AggregateType, stream: str, aggregate_id: str, head_version: int
 ) -> tuple[Aggregate, int]:
     """The state and version of the newest snapshot that fits the class and the history; else the beginning."""
     for snapshot in _newest_first(store, stream):
@@ -75,7 +75,7 @@ def _from_snapshot(
     return aggregate_type.initial_state(aggregate_id), 0
 
 
-def _newest_first(store: EventStore, stream: str) -> Iterator[Snapshot]:
+def _newest_first(store: EventReader, stream: str) -> Iterator[Snapshot]:
     newest = store.snapshots(stream, limit=1)
     yield from newest
     if newest:

@@ -185,9 +185,13 @@ class AggregateRef(Generic[A]):
     async def state(self, *, timeout: float | None = None) -> A:
         """A copy of the aggregate's state as it is on disk, all commands sent before included.
 
+        A reader makes it from the log as far as it has followed that.
+
         Raises `CommandTimeout` after `timeout` seconds, `EncodingError` when the state is not data.
         """
         runtime = self._runtime
+        if runtime.is_reader:
+            return cast(A, await runtime.recover(self._aggregate_type, self.stream, self.aggregate_id))
         future: TrioFuture[Aggregate] = runtime.send(self._aggregate_type, self.stream, self.aggregate_id, StateQuery())
         seconds = runtime.limits.command_timeout_seconds if timeout is None else timeout
         runtime.deadlines.add(self.stream, [Request(StateQuery(), "", "")], future, seconds)

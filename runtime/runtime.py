@@ -22,6 +22,7 @@ from ..actors.journal import InlineJournal, ThreadJournal
 from ..actors.messages import event_type
 from ..actors.projection import Projection, Table
 from ..actors.receipt import Request, Requests, StateQuery, current_cause
+from ..actors.recovery import recover
 from ..actors.serializer import Serializer
 from ..actors.view_store import ViewStore
 from ..storage.commit import ExpectedVersion
@@ -328,6 +329,15 @@ class Runtime:
         return (0, 0) if self._journal is None else (self._journal.group_count, self._journal.commit_count)
 
     # --- what references need ---
+
+    @property
+    def is_reader(self) -> bool:
+        """Whether it was opened with role="reader"."""
+        return self._residents is None
+
+    async def recover(self, aggregate_type: AggregateType, stream: str, aggregate_id: str) -> Aggregate:
+        """An aggregate's state made from the log. Raises `DecodingError`, `UnknownEvent`, `ApplierFailed`."""
+        return (await recover(self._store, aggregate_type, stream, aggregate_id))[0]
 
     def request(
         self,

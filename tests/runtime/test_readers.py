@@ -1,0 +1,125 @@
+"""Readers: other processes that follow a store which one process writes, each with views of its own."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from bank_domain import Account, Deposit
+from bank_views import Balance, Balances
+
+from eventsrc import EventSourcingError, Runtime, RuntimeReadOnly
+
+HERE = Path(__file__).parent
+IMPORTS = """
+import random, sys, trio
+from bank_domain import Account, Deposit
+from bank_views import Balances
+from eventsrc import Runtime
+"""
+WRITER = """
+async def main():
+    async with Runtime.open(sys.argv[1], aggregates=[Account]) as runtime:
+        async def write(number):
+            while not stopped:
+                await runtime.actor(Account, f"a{random.randrange(50)}").ask(Deposit(number))
+        stopped = []
+        async with trio.open_nursery() as nursery:
+            for number in range(1, 9):
+                nursery.start_soon(write, number)
+            print("started", flush=True)
+            await trio.to_thread.run_sync(sys.stdin.readline)
+            stopped.append(True)
+        print(runtime.last_position, flush=True)
+trio.run(main)
+"""
+READER = """
+async def main():
+    async with Runtime.open(sys.argv[1], role="reader", projections=[Balances]) as runtime:
+        print("started", flush=True)
+        while line := await trio.to_thread.run_sync(sys.stdin.readline):
+            view = runtime.view(Balances)
+            rows = await view.all().fresh(at_least=int(line), timeout=60).rows()
+            print(runtime.last_position, sum(row.amount for row in rows), sum(row.changes for row in rows), flush=True)
+trio.run(main)
+"""
+
+
+@contextmanager
+def child(code: str, path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A process that runs code; killed at the end if it has not ended."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, sys.path)])}
+    process = subprocess.Popen(
+        [sys.executable, "-c", IMPORTS + textwrap.dedent(code), str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    with process:
+        try:
+            assert say(process, None) == "started"
+            yield process
+        finally:
+            process.kill()
+
+
+def say(process: "subprocess.Popen[str]", line: str | None) -> str:
+    """Write a line to a child, and read its next one."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    if line is not None:
+        process.stdin.write(line + "\n")
+        process.stdin.flush()
+    return process.stdout.readline().strip()
+
+
+def test_readers_that_are_killed_and_restarted_lose_and_double_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    with child(WRITER, path) as writer:
+        for _ in range(5):
+            with child(READER, path) as first, child(READER, path) as second:
+                assert int(say(first, "1").split()[0]) >= 1
+                assert int(say(second, str(random.randrange(1, 100))).split()[0]) >= 1
+                first.send_signal(signal.SIGKILL)
+                second.send_signal(signal.SIGKILL)
+        with child(READER, path) as first, child(READER, path) as second:
+            last = say(writer, "stop")
+            answers = [say(reader, last).split() for reader in (first, second)]
+    with_sums = answers[0]
+    assert answers[1] == with_sums
+    position, total, changes = map(int, with_sums)
+    assert position == int(last) == changes, "every event took effect exactly once"
+
+    async def total_of_log() -> int:
+        async with Runtime.open(path, aggregates=[Account]) as runtime:
+            return sum([event.payload["amount"] async for event in runtime.events()])
+
+    assert trio.run(total_of_log) == total
+    assert sorted(folder.name for folder in (path / "readers").iterdir()) == ["1", "2"], "restarted readers took over"
+
+
+async def test_a_reader_takes_no_commands(tmp_path: Path) -> None:
+    async with Runtime.open(tmp_path, aggregates=[Account]) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(3))
+    async with Runtime.open(tmp_path, aggregates=[Account], projections=[Balances], role="reader") as reader:
+        assert await reader.view(Balances).get("ann", at_least=1) == Balance("ann", 3, 1)
+        with pytest.raises(RuntimeReadOnly, match="takes no commands"):
+            await reader.actor(Account, "ann").ask(Deposit(1))
+        with pytest.raises(EventSourcingError):
+            reader.actor(Account, "ann").tell(Deposit(1))
+        assert [event.position async for event in reader.events()] == [1]
+        assert (await reader.actor(Account, "ann").state()).balance == 3
+
+
+async def test_a_role_that_there_is_not(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="role must be"):
+        async with Runtime.open(tmp_path, role="owner"):  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+            pass
