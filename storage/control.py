@@ -15,6 +15,7 @@ import msgspec
 
 from .environment import ENGINE
 from .errors import StoreClosed, StoreWriteFailed
+from .folder import reserve_lock_file
 
 CONTROL_FOLDER: Final = "control"
 MAP_SIZE_BYTES: Final = 1 << 30
@@ -70,6 +71,7 @@ class ControlBoard:
         self.waits = durable
         try:
             Path(path).mkdir(parents=True, exist_ok=True)
+            reserve_lock_file(Path(path))
             self._environment = lmdb.open(
                 self.path, max_dbs=8, map_size=MAP_SIZE_BYTES, lib_version=ENGINE, sync=durable
             )

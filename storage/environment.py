@@ -5,7 +5,6 @@ no other transaction is open, a failed commit leaves the outcome unknown, a fork
 """
 
 import errno
-import fcntl
 import logging
 import math
 import os
@@ -14,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, TextIO, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import lmdb
 import lmdb.verify
@@ -32,6 +31,17 @@ from .errors import (
     StoreReadOnly,
     StoreTruncated,
     StoreWriteFailed,
+)
+from .folder import (
+    DATA_FILE,
+    boot_id,
+    check_folder,
+    has_room,
+    lock_for_writing,
+    mark,
+    sync_folder,
+    take_room,
+    was_closed_cleanly,
 )
 
 FORMAT_VERSION: Final = 1
@@ -60,8 +70,6 @@ TABLES_MAX: Final = 256
 SPARE_READERS: Final = 2
 """Finished read transactions kept for reuse."""
 
-DATA_FILE: Final = "data.mdb"
-WRITER_FILE: Final = "writer.lock"
 
 Transaction: TypeAlias = "lmdb.Transaction[bytes]"
 Table: TypeAlias = Any
@@ -95,16 +103,17 @@ class Environment:
         self.commit_seconds = math.inf
         """How long the disk takes for a commit, estimated."""
         self._read_only = read_only
-        existed = _check_folder(self._folder, create=create and not read_only)
+        existed = check_folder(self._folder, create=create and not read_only)
         if read_only:
             self._open(create=False)
             return
-        self._writer_lock = _lock_for_writing(self._folder)
+        self._writer_lock = lock_for_writing(self._folder)
         try:
-            if existed and not _was_closed_cleanly(self._folder):
+            take_room(self._folder)
+            if existed and not was_closed_cleanly(self._folder):
                 _verify_pages(self._folder)
             self._open(create=not existed)
-            _mark(self._writer_lock, f"{os.getpid()} {_boot_id()}")
+            mark(self._writer_lock, f"{os.getpid()} {boot_id()}")
         except BaseException:
             self._writer_lock.close()
             raise
@@ -176,7 +185,7 @@ class Environment:
             self._closed = True
             self._environment.close()
         if not self._read_only:
-            _mark(self._writer_lock, "")
+            mark(self._writer_lock, "")
             self._writer_lock.close()
 
     def _open(self, *, create: bool) -> None:
@@ -202,8 +211,8 @@ class Environment:
         self._environment = environment
         if create:
             # LMDB never syncs the folder that holds its new files.
-            _sync_folder(self._folder)
-            _sync_folder(self._folder.absolute().parent)
+            sync_folder(self._folder)
+            sync_folder(self._folder.absolute().parent)
 
     def _grow(self) -> None:
         with self._gate.alone():
@@ -223,17 +232,25 @@ class Environment:
 
 
 class _Gate:
-    """Many readers, or one who needs that nobody reads."""
+    """Many readers, or one who needs that nobody reads: from when he asks on, no new reader comes in before him."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._readers = 0
+        self._is_wanted = False
+        self._own = threading.local()
 
     def enter(self) -> None:
+        depth = getattr(self._own, "depth", 0)
         with self._condition:
+            # Who reads already may read on in between, or it would wait for itself.
+            while self._is_wanted and not depth:
+                self._condition.wait()
             self._readers += 1
+        self._own.depth = depth + 1
 
     def leave(self) -> None:
+        self._own.depth -= 1
         with self._condition:
             self._readers -= 1
             if not self._readers:
@@ -242,8 +259,13 @@ class _Gate:
     @contextmanager
     def alone(self) -> Iterator[None]:
         with self._condition:
-            self._condition.wait_for(lambda: not self._readers)
-            yield
+            self._is_wanted = True
+            try:
+                self._condition.wait_for(lambda: not self._readers)
+                yield
+            finally:
+                self._is_wanted = False
+                self._condition.notify_all()
 
 
 def _open_lmdb(path: str, map_size_bytes: int, *, create: bool, read_only: bool) -> lmdb.Environment:
@@ -265,71 +287,6 @@ def _open_lmdb(path: str, map_size_bytes: int, *, create: bool, read_only: bool)
         raise StoreReadOnly(path, f"The store {path} cannot be written ({error}).") from error
     except lmdb.Error as error:
         raise _open_error(path, error) from error
-
-
-def _check_folder(folder: Path, *, create: bool) -> bool:
-    """Make the folder if need be; return whether a store's data file is there."""
-    path = str(folder)
-    try:
-        if folder.exists() and not folder.is_dir():
-            raise StorePathInvalid(path, f"{path} is a file. A store is a folder: name one, or a path that is free.")
-        if not folder.exists():
-            if not create:
-                raise StorePathInvalid(path, f"There is no store at {path}.")
-            folder.mkdir(parents=True)
-        data_file = folder / DATA_FILE
-        # An empty file is what is left where the disk was full when the store was created.
-        existed = data_file.exists() and data_file.stat().st_size > 0
-    except OSError as error:
-        raise _folder_error(path, error) from error
-    if not existed and not create:
-        raise StorePathInvalid(path, f"{path} is a folder without a store in it.")
-    return existed
-
-
-def _lock_for_writing(folder: Path) -> TextIO:
-    """Hold an advisory lock for as long as the store is open; the system drops it with the process."""
-    path = str(folder)
-    try:
-        file = (folder / WRITER_FILE).open("a+", encoding="ascii")
-    except OSError as error:
-        raise _folder_error(path, error) from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.seek(0)
-        owner = file.read().strip()
-        file.close()
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            raise _folder_error(path, error) from error
-        raise StoreInUse(path, f"process {owner.split()[0]}" if owner else "another process") from None
-    return file
-
-
-def _boot_id() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return "unknown"
-
-
-def _was_closed_cleanly(folder: Path) -> bool:
-    """Whether the pages can be trusted: closed in order, or only the process died.
-
-    A killed process leaves what it wrote in the page cache, so LMDB's pages stay whole; after the machine went down
-    they are checked.
-    """
-    mark = (folder / WRITER_FILE).read_text(encoding="ascii").split()
-    return not mark or mark[1:] == [_boot_id()]
-
-
-def _mark(writer_lock: TextIO, text: str) -> None:
-    """Write who has the store open for writing; nothing once it was closed in order."""
-    writer_lock.seek(0)
-    writer_lock.truncate()
-    writer_lock.write(text)
-    writer_lock.flush()
-    os.fsync(writer_lock.fileno())
 
 
 def _verify_pages(folder: Path) -> None:
@@ -387,23 +344,6 @@ def _check_format(path: str, environment: lmdb.Environment, *, create: bool) -> 
         )
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _folder_error(path: str, error: OSError) -> StoreError:
-    reason = error.strerror or str(error)
-    if error.errno == errno.EROFS:
-        return StoreReadOnly(path, f"{path} is on a read-only file system.")
-    if error.errno == errno.ENOSPC:
-        return StoreFull(path, reason)
-    return StorePathInvalid(path, f"{path} cannot be used as a store: {reason}.")
-
-
 def _open_error(path: str, error: lmdb.Error) -> StoreError:
     reason = str(error)
     if os.strerror(errno.EROFS) in reason:
@@ -419,6 +359,8 @@ def _write_error(path: str, error: lmdb.Error) -> StoreError:
     reason = str(error)
     if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError):
         return CorruptRecord(path, 0, reason)
-    if any(os.strerror(code) in reason for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
+    no_room = any(os.strerror(code) in reason for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+    # LMDB reports a write that came to an end halfway, as on a disk that has become full, as an I/O error.
+    if no_room or (os.strerror(errno.EIO) in reason and not has_room(Path(path))):
         return StoreFull(path, reason)
     return StoreWriteFailed(path, reason)

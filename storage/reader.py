@@ -262,7 +262,7 @@ class LogReader:
         backwards: bool,
         limit: int,
     ) -> list[StoredEvent]:
-        end = POSITION_MAX if before is None else before
+        after, end = max(after, 0), POSITION_MAX if before is None else max(before, 0)
         with self._lock:
             newer: list[int] = []
             for tail in self._tails:

@@ -1,4 +1,4 @@
-"""The port: what every event store offers. `tests/storage/contract.py` is its meaning, run against each store."""
+"""The port: what every event store offers. `contract.py` is its meaning: tests that any store must pass."""
 
 from collections.abc import Sequence
 from typing import Final, Protocol

@@ -15,8 +15,9 @@ from typing import Any, Final, TypeAlias
 
 import lmdb
 
-from .environment import DATA_FILE, ENGINE, boot_id
+from .environment import ENGINE
 from .errors import StoreForked, StoreWriteFailed, ViewClosed, ViewUnusable
+from .folder import DATA_FILE, boot_id, reserve_lock_file
 
 VIEW_FORMAT: Final = b"1"
 VIEW_MAP_SIZE_BYTES: Final = 1 << 34
@@ -59,6 +60,7 @@ class ViewEnvironment:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _mark_as_open(folder)
+            reserve_lock_file(folder)
             self._environment = lmdb.open(
                 self.path,
                 max_dbs=TABLES_MAX,

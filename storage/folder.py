@@ -1,0 +1,138 @@
+"""The files of a store's folder besides what LMDB writes: is it usable, who writes, how did it end."""
+
+import errno
+import fcntl
+import os
+import resource
+from pathlib import Path
+from typing import Final, TextIO
+
+from .errors import StoreError, StoreFull, StoreInUse, StorePathInvalid, StoreReadOnly
+
+DATA_FILE: Final = "data.mdb"
+LOCK_FILE: Final = "lock.mdb"
+LOCK_FILE_SIZE_BYTES: Final = 8192
+"""What LMDB makes it: a header, and a slot of 64 bytes for each of 126 readers."""
+WRITER_FILE: Final = "writer.lock"
+ROOM_BYTES_MIN: Final = 256 * 1024
+"""A disk with less than this has no room."""
+
+
+def check_folder(folder: Path, *, create: bool) -> bool:
+    """Make the folder if need be; return whether a store's data file is there."""
+    path = str(folder)
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise StorePathInvalid(path, f"{path} is a file. A store is a folder: name one, or a path that is free.")
+        if not folder.exists():
+            if not create:
+                raise StorePathInvalid(path, f"There is no store at {path}.")
+            folder.mkdir(parents=True)
+        data_file = folder / DATA_FILE
+        # An empty file is what is left where the disk was full when the store was created.
+        existed = data_file.exists() and data_file.stat().st_size > 0
+    except OSError as error:
+        raise _folder_error(path, error) from error
+    if not existed and not create:
+        raise StorePathInvalid(path, f"{path} is a folder without a store in it.")
+    return existed
+
+
+def lock_for_writing(folder: Path) -> TextIO:
+    """Hold an advisory lock for as long as the store is open; the system drops it with the process."""
+    path = str(folder)
+    try:
+        file = (folder / WRITER_FILE).open("a+", encoding="ascii")
+    except OSError as error:
+        raise _folder_error(path, error) from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        owner = file.read().strip()
+        file.close()
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise _folder_error(path, error) from error
+        raise StoreInUse(path, f"process {owner.split()[0]}" if owner else "another process") from None
+    return file
+
+
+def take_room(folder: Path) -> None:
+    """`reserve_lock_file` with our errors: raises `StoreFull`, `StoreReadOnly` or `StorePathInvalid`."""
+    try:
+        reserve_lock_file(folder)
+    except OSError as error:
+        raise _folder_error(str(folder), error) from error
+
+
+def reserve_lock_file(folder: Path) -> None:
+    """Take the room of LMDB's lock file: it is mapped into memory, where a full disk would kill the process.
+
+    Raises `OSError` when there is no room.
+    """
+    path = folder / LOCK_FILE
+    if path.exists():
+        return
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        os.posix_fallocate(descriptor, 0, LOCK_FILE_SIZE_BYTES)
+    except OSError:
+        path.unlink()
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def mark(writer_lock: TextIO, text: str) -> None:
+    """Write who has the store open for writing; nothing once it was closed in order."""
+    writer_lock.seek(0)
+    writer_lock.truncate()
+    writer_lock.write(text)
+    writer_lock.flush()
+    os.fsync(writer_lock.fileno())
+
+
+def was_closed_cleanly(folder: Path) -> bool:
+    """Whether the pages can be trusted: closed in order, or only the process died.
+
+    A killed process leaves what it wrote in the page cache, so LMDB's pages stay whole; after the machine went down
+    they are checked.
+    """
+    mark = (folder / WRITER_FILE).read_text(encoding="ascii").split()
+    return not mark or mark[1:] == [boot_id()]
+
+
+def boot_id() -> str:
+    """Names the running of this machine since it was started."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return "unknown"
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names of its files to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _folder_error(path: str, error: OSError) -> StoreError:
+    reason = error.strerror or str(error)
+    if error.errno == errno.EROFS:
+        return StoreReadOnly(path, f"{path} is on a read-only file system.")
+    if error.errno == errno.ENOSPC:
+        return StoreFull(path, reason)
+    return StorePathInvalid(path, f"{path} cannot be used as a store: {reason}.")
+
+
+def has_room(folder: Path) -> bool:
+    """Whether its disk, and the limit on the size of files, leave room to write."""
+    disk = os.statvfs(folder)
+    if disk.f_bavail * disk.f_frsize < ROOM_BYTES_MIN:
+        return False
+    limit_bytes, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size_bytes = (folder / DATA_FILE).stat().st_size
+    return limit_bytes == resource.RLIM_INFINITY or size_bytes + ROOM_BYTES_MIN < limit_bytes

@@ -1,0 +1,73 @@
+"""The log on LMDB fulfils the contract: wherever its indexes are, and however it ended before."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from eventsrc import EventLog, Limits
+from eventsrc.storage import log as log_module
+from eventsrc.storage.contract_reading import ReadingContract
+from eventsrc.storage.contract_writing import WritingContract
+from eventsrc.storage.store import EventStore
+from eventsrc.storage.verify import verify
+
+
+class TestEventLog(WritingContract, ReadingContract):
+    """All indexes are in memory still."""
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> Iterator[None]:
+        self.folder = tmp_path
+        self.limits: Limits | None = None
+        self.opened: list[EventLog] = []
+        yield
+        for log in self.opened:
+            log.close()
+        with closing(EventLog(self.opened[-1].path)) as log:
+            assert list(verify(log)) == []
+
+    def open_store(self, limits: Limits | None = None) -> EventStore:
+        return self.open_at(self.folder / f"store-{len(self.opened)}", limits)
+
+    def open_at(self, path: Path | str, limits: Limits | None) -> EventStore:
+        self.limits = limits
+        self.opened.append(EventLog(path, limits=limits))
+        return self.opened[-1]
+
+
+class TestFlushedEventLog(TestEventLog):
+    """All indexes are on disk, and nothing else is in use."""
+
+    def reopen(self, store: EventStore) -> EventStore:
+        store.close()
+        return self.open_at(store.path, self.limits)
+
+
+class TestKilledEventLog(TestEventLog):
+    """The process was killed: what the page cache has is there, and no index was flushed."""
+
+    def reopen(self, store: EventStore) -> EventStore:
+        copy = self.folder / f"copy-{len(self.opened)}"
+        shutil.copytree(store.path, copy, ignore=shutil.ignore_patterns("lock.mdb"))
+        return self.open_at(copy, self.limits)
+
+
+@pytest.fixture
+def tiny_tails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flush all the time and in the smallest slices."""
+    monkeypatch.setattr(log_module, "TAIL_WEIGHT_MAX", 5)
+    monkeypatch.setattr(log_module, "FLUSH_CHUNK_ITEMS", 1)
+    monkeypatch.setattr(log_module, "HEADS_CACHED_MAX", 2)
+
+
+@pytest.mark.usefixtures("tiny_tails")
+class TestFlushingEventLog(TestEventLog):
+    """Some indexes are on disk, some are on their way, some are in memory."""
+
+
+@pytest.mark.usefixtures("tiny_tails")
+class TestKilledWhileFlushingEventLog(TestKilledEventLog):
+    """The same, and the process is killed."""
