@@ -15,7 +15,7 @@ import msgspec
 import trio
 from pykka.messages import _ActorStop
 
-from ..storage.commit import Appended, Expected, StreamAppend
+from ..storage.commit import Appended, StreamAppend, expectation_holds
 from ..storage.errors import EventSourcingError, VersionConflict
 from ..storage.limits import Limits
 from ..storage.snapshot import Snapshot
@@ -165,6 +165,8 @@ class AggregateActor(TrioActor):
         if request.withdrawn:
             reply.settle(_ended(self.stream))
             return None
+        if request.unless is not None and self._turn is not None:
+            self._submit()
         request.started = True
         try:
             if request.idempotency_key is not None and self._is_duplicate(request.idempotency_key, reply):
@@ -175,7 +177,12 @@ class AggregateActor(TrioActor):
             self._conclude(request, reply, result)
         except Exception as error:
             self._answer_error(request, reply, error)
-        return None
+        return None if request.unless is None else self._settle_alone()
+
+    async def _settle_alone(self) -> None:
+        """A commit with a condition is waited for, so that its refusal is no other command's."""
+        self._submit()
+        await self._until_settled()
 
     async def _finish(self, request: Request, reply: Reply, handling: Awaitable[Any]) -> None:
         """Await an async handler; what was decided before it is not held up."""
@@ -186,6 +193,8 @@ class AggregateActor(TrioActor):
             if lane.error is not None:
                 raise lane.error
             self._conclude(request, reply, result)
+            if request.unless is not None:
+                await self._settle_alone()
         except Exception as error:
             self._answer_error(request, reply, error)
         except BaseException:
@@ -206,7 +215,7 @@ class AggregateActor(TrioActor):
 
     def _decide(self, request: Request) -> Any:
         expected = request.expected_version
-        if expected is not None and expected != self._version and not _meets(expected, self._version):
+        if expected is not None and not expectation_holds(expected, self._version):
             raise VersionConflict(self.stream, expected, self._version)
         handler = self._type.handlers.get(type(request.command))
         if handler is None:
@@ -222,6 +231,8 @@ class AggregateActor(TrioActor):
     def _take(self, request: Request, reply: Reply, decision: Decision) -> None:
         """Apply the events and put them in the turn."""
         turn = self._turn_with_room_for(decision)
+        if request.unless is not None:
+            turn.conditions = (request.unless,)
         appliers = self._type.appliers
         for number, event in enumerate(decision.events, self._version + 1):
             try:
@@ -296,6 +307,7 @@ class AggregateActor(TrioActor):
                 len(turn.events),
                 self._lane,
                 self._on_settled,
+                turn.conditions,
             )
         )
 
@@ -425,14 +437,6 @@ class AggregateActor(TrioActor):
             future.fail(error)
         while not self.actor_inbox.empty():
             answer_error(self.actor_inbox.get(), error)
-
-
-def _meets(expected: object, version: int) -> bool:
-    if expected is Expected.ANY:
-        return True
-    if expected is Expected.NO_STREAM:
-        return version == 0
-    return expected is Expected.STREAM_EXISTS and version > 0
 
 
 def _ended(stream: str) -> EventSourcingError:

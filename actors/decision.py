@@ -10,10 +10,12 @@ from typing import Any, Final
 import msgspec
 
 from ..storage.commit import NewEvent
-from ..storage.errors import CommitTooLarge, CommitTooManyBytes, EventTooLarge, StreamFull
+from ..storage.errors import CommitTooLarge, CommitTooManyBytes, EventTooLarge, StreamFull, TagInvalid, TooManyTags
 from ..storage.limits import Limits
+from ..storage.names import check_stored_name
 from .aggregate_type import AggregateType
 from .errors import EncodingError, NotAnEvent
+from .event_codecs import EventCodec
 from .receipt import Request
 
 RECORD_OVERHEAD_BYTES: Final = 400
@@ -74,6 +76,7 @@ def encode_decision(
                 request.correlation_id,
                 request.command_id,
                 metadata,
+                _tags_of(codec, event, limits),
             )
         )
     if size_bytes > limits.commit_size_bytes_max:
@@ -92,6 +95,25 @@ def _events_in(aggregate_type: AggregateType, stream: str, request: Request, ret
         if all(type(event) in codecs for event in events):
             return events
     raise NotAnEvent(stream, request.command, returned)
+
+
+def _tags_of(codec: EventCodec, event: object, limits: Limits) -> tuple[str, ...]:
+    if codec.tags is None:
+        return ()
+    try:
+        tags = tuple(dict.fromkeys(codec.tags(event)))
+    except Exception as error:
+        raise EncodingError(f"The tags of {codec.event_class.__name__} cannot be had: {error!r}") from error
+    if not all(isinstance(tag, str) for tag in tags):
+        raise EncodingError(f"The tags of {codec.event_class.__name__} must be texts, not {tags!r}")
+    if len(tags) > limits.event_tags_max:
+        raise TooManyTags(f"Tags of event {codec.name!r}", len(tags), limits.event_tags_max, "Give it fewer.")
+    for tag in tags:
+        try:
+            check_stored_name(tag)
+        except ValueError as error:
+            raise TagInvalid("", codec.name, tag, str(error)) from error
+    return tags
 
 
 def _metadata_of(request: Request) -> tuple[dict[str, Any], int]:

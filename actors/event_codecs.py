@@ -19,6 +19,7 @@ class EventCodec:
     name: str
     version: int
     kind: Kind | None
+    tags: Callable[[Any], Iterable[str]] | None
     unstructure: Callable[[Any], Any]
     structure: Callable[[Any, type], Any]
 
@@ -38,7 +39,9 @@ class EventCodecs:
             stored = event_type(event_class)
             assert stored is not None, f"{event_class.__name__} was checked when it was named"
             unstructure, structure = serializer.functions(event_class)
-            codec = EventCodec(event_class, stored.name, stored.version, stored.kind, unstructure, structure)
+            codec = EventCodec(
+                event_class, stored.name, stored.version, stored.kind, stored.tags, unstructure, structure
+            )
             self.of_class[event_class] = codec
             self.of_name[codec.name] = codec
 

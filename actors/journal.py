@@ -17,6 +17,7 @@ import trio
 
 from ..storage.commit import Appended, Commit, IdempotencyEntry, StreamAppend
 from ..storage.errors import EventSourcingError
+from ..storage.event_query import EventQuery
 from ..storage.snapshot import Snapshot
 from ..storage.store import EventStore
 from .admission import Admission
@@ -57,6 +58,7 @@ class Write(msgspec.Struct, frozen=True, gc=False):
     event_count: int
     lane: Lane
     settle: Callable[[Appended | EventSourcingError], None]
+    conditions: Sequence[EventQuery] = ()
 
 
 class Journal(Protocol):
@@ -189,7 +191,9 @@ class CommitOrder:
     def _commit(self, write: Write, time_ns: int) -> Commit:
         self._last_commit_id = max(self._last_commit_id, self._store.last_commit_id) + 1
         lane = write.lane
-        commit = Commit(self._last_commit_id, time_ns, write.appends, write.idempotency, lane.last_commit_id)
+        commit = Commit(
+            self._last_commit_id, time_ns, write.appends, write.idempotency, lane.last_commit_id, write.conditions
+        )
         lane.last_commit_id = commit.id
         return commit
 

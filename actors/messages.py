@@ -1,8 +1,8 @@
 """The vocabulary of a domain: commands, which ask for something, and events, which say that something happened."""
 
 import re
-from collections.abc import Callable
-from typing import Final, TypeVar, dataclass_transform, overload
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeVar, dataclass_transform, overload
 
 import attrs
 
@@ -27,11 +27,12 @@ class CommandType:
 
 @attrs.frozen
 class EventType:
-    """What `@event` says of a class: the name and schema version that it is stored with, and its kind."""
+    """What `@event` says of a class: the name and schema version that it is stored with, its kind and its tags."""
 
     name: str
     version: int
     kind: Kind | None
+    tags: Callable[[Any], Iterable[str]] | None
 
 
 @overload
@@ -64,13 +65,20 @@ def command(
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
-def event(name: str, *, version: int = 1, kind: Kind | None = None) -> Callable[[type[C]], type[C]]:
+def event(
+    name: str,
+    *,
+    version: int = 1,
+    kind: Kind | None = None,
+    tags: Callable[[Any], Iterable[str]] | None = None,
+) -> Callable[[type[C]], type[C]]:
     """Make a class an event: a frozen attrs class of its annotated fields, stored under a name of its own.
 
     Args:
         name: the stored name. It stays when the class is renamed or moved.
         version: the version of its schema.
         kind: "created", "updated" or "deleted"; by default the first event of a stream is "created", others "updated".
+        tags: gives the tags of an event, by which it is found across streams: `lambda event: [f"user:{event.user}"]`.
 
     Raises:
         DefinitionError: for a name, version or kind that cannot be stored, or when used without a name.
@@ -93,7 +101,7 @@ def event(name: str, *, version: int = 1, kind: Kind | None = None) -> Callable[
 
     def decorate(decorated: type[C]) -> type[C]:
         frozen = attrs.frozen(decorated)
-        setattr(frozen, _EVENT, EventType(name, version, kind))
+        setattr(frozen, _EVENT, EventType(name, version, kind, tags))
         return frozen
 
     return decorate
@@ -109,3 +117,13 @@ def event_type(cls: type) -> EventType | None:
     """What `@event` says of this very class; None for a class without it, also when its parent has it."""
     declared: EventType | None = cls.__dict__.get(_EVENT)
     return declared
+
+
+def stored_name(event: type | str) -> str:
+    """The stored name of an event class; a name stays as it is."""
+    if isinstance(event, str):
+        return event
+    stored = event_type(event)
+    if stored is None:
+        raise DefinitionError(f"{event.__name__} is not an @event class, so it has no stored name.")
+    return stored.name

@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from ..storage.commit import ExpectedVersion
+from ..storage.event_query import EventQuery
 
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):
@@ -44,6 +45,8 @@ class Request(msgspec.Struct, gc=False):
     expected_version: ExpectedVersion | None = None
     idempotency_key: str | None = None
     metadata: Mapping[str, Any] | None = None
+    unless: EventQuery | None = None
+    """Its events are stored only if no event matches."""
     started: bool = False
     """The actor has begun with it: from here on it may take effect."""
     withdrawn: bool = False

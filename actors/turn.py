@@ -6,6 +6,7 @@ from msgspec import Raw, structs
 
 from ..storage.commit import IdempotencyEntry, NewEvent
 from ..storage.errors import EventSourcingError
+from ..storage.event_query import EventQuery
 from .aggregate import Aggregate
 from .future import TrioFuture
 from .receipt import Receipt
@@ -78,6 +79,7 @@ class Turn:
 
     __slots__ = (
         "base_version",
+        "conditions",
         "events",
         "idempotency",
         "replies",
@@ -96,6 +98,7 @@ class Turn:
         self.states: list[tuple[TrioFuture[Any], Aggregate]] = []
         self.size_bytes = 0
         self.snapshot_state: Raw | None = None
+        self.conditions: tuple[EventQuery, ...] = ()
 
     @property
     def has_content(self) -> bool:

@@ -5,6 +5,7 @@ import importlib
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Final
 
 from ..storage.errors import EventSourcingError
@@ -75,6 +76,13 @@ def _parser() -> argparse.ArgumentParser:
     events.add_argument("--type", action="append", dest="types", help="only this stored type; may be repeated")
     events.add_argument("--category", help="only this category")
     events.add_argument("--after", type=_count, default=0, metavar="POSITION", help="only after this position")
+    events.add_argument("--tag", action="append", dest="tags", help="only with this tag; may be repeated: with all")
+    events.add_argument(
+        "--metadata", action="append", type=_pair, metavar="KEY=VALUE", help="only with this in its metadata"
+    )
+    events.add_argument("--before", type=_count, metavar="POSITION", help="only before this position")
+    events.add_argument("--since", type=_time, metavar="TIME", help="only from this time on (ISO 8601)")
+    events.add_argument("--until", type=_time, metavar="TIME", help="only before this time (ISO 8601)")
     events.add_argument("--limit", type=_count, metavar="N", help="at most so many")
     events.add_argument("--follow", action="store_true", help="go on with new events until interrupted")
     events.set_defaults(run=inspection.print_events)
@@ -103,3 +111,18 @@ def _count(text: str) -> int:
     if number < 0:
         raise argparse.ArgumentTypeError("must not be negative")
     return number
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError("write KEY=VALUE")
+    return key, value
+
+
+def _time(text: str) -> int:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError("write a time as 2026-01-31T12:00:00Z") from None
+    return round(time.timestamp() * 1_000_000) * 1_000

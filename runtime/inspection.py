@@ -11,13 +11,15 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Final
 
+import attrs
 import rich.console
 import rich.progress
 import rich.table
 from msgspec import structs
 
 from ..storage.environment import Environment
-from ..storage.query import find_events, find_streams
+from ..storage.event_query import EventQuery
+from ..storage.query import find_events, find_streams, position_at
 from ..storage.reader import LogReader
 from ..storage.record import StoredEvent
 from ..storage.snapshot import Snapshot
@@ -79,7 +81,7 @@ def print_stream(options: argparse.Namespace) -> int:
             )
             return EXIT_NOT_FOUND
         snapshot = next((found for found in log.snapshots(options.stream) if found.version <= at), None)
-        events = (event for event in find_events(log, stream=options.stream) if event.version <= at)
+        events = (event for event in find_events(log, EventQuery(), stream=options.stream) if event.version <= at)
         if options.json:
             _print_json(
                 {
@@ -140,7 +142,20 @@ def _snapshot_data(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def _found(log: LogReader, options: argparse.Namespace, after: int) -> Iterator[StoredEvent]:
-    return find_events(log, stream=options.stream, types=options.types, category=options.category, after=after)
+    query = EventQuery(
+        types=options.types or (),
+        tags=options.tags or (),
+        category=options.category,
+        metadata=dict(options.metadata or ()),
+        after=after,
+    )
+    if options.since is not None:
+        query = attrs.evolve(query, after=max(after, position_at(log, options.since - 1)))
+    before = options.before
+    if options.until is not None:
+        end = position_at(log, options.until - 1) + 1
+        before = end if before is None else min(before, end)
+    return find_events(log, query, stream=options.stream, before=before)
 
 
 def _followed(log: LogReader, options: argparse.Namespace) -> Iterator[StoredEvent]:

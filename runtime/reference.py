@@ -1,7 +1,7 @@
 """A reference to an aggregate: what a program sends commands to, whether or not the actor is in memory."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
 import trio
 
@@ -12,11 +12,10 @@ from ..actors.projection import Projection
 from ..actors.receipt import Receipt, Request, Requests, StateQuery
 from ..storage.commit import ExpectedVersion
 from ..storage.errors import EventSourcingError
+from ..storage.event_query import EventQuery
 from .deadlines import withdraw
+from .router import Router
 from .view import wait_for_views
-
-if TYPE_CHECKING:
-    from .runtime import Runtime
 
 COMMANDS_PER_MESSAGE: Final = 100
 """`ask_many` sends so many commands to the actor at a time."""
@@ -29,10 +28,10 @@ A = TypeVar("A", bound=Aggregate)
 class AggregateRef(Generic[A]):
     """Refers to one aggregate of one runtime. Cheap, and valid for as long as the runtime is open."""
 
-    __slots__ = ("_aggregate_type", "_runtime", "aggregate_id", "stream")
+    __slots__ = ("_aggregate_type", "_router", "aggregate_id", "stream")
 
-    def __init__(self, runtime: "Runtime", aggregate_type: AggregateType, aggregate_id: str) -> None:
-        self._runtime = runtime
+    def __init__(self, router: Router, aggregate_type: AggregateType, aggregate_id: str) -> None:
+        self._router = router
         self._aggregate_type = aggregate_type
         self.aggregate_id = aggregate_id
         self.stream = aggregate_type.stream(aggregate_id)
@@ -49,6 +48,7 @@ class AggregateRef(Generic[A]):
         timeout: float | None = None,
         correlation_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        unless: EventQuery | None = None,
         wait_for: Sequence[type[Projection]] = (),
     ) -> Receipt:
         """Send a command and wait until its events are on disk.
@@ -60,6 +60,7 @@ class AggregateRef(Generic[A]):
             timeout: seconds; `Limits.command_timeout_seconds` unless given.
             correlation_id: what the command is part of; by default that of the command being handled, or a new one.
             metadata: plain data stored with each event.
+            unless: the command's events are stored only if no event matches this query, wherever it is in the store.
             wait_for: projections whose views are to hold what the command did before the receipt is returned; the time
                 counts towards `timeout`.
 
@@ -67,6 +68,7 @@ class AggregateRef(Generic[A]):
             ViewTooOld, ProjectionUnavailable: a view that was waited for did not come to it; the events are on disk,
                 and the error's `receipt` tells where.
             Rejected: the domain refused it.
+            ConditionNotMet: an event matches `unless`; its position is the error's.
             VersionConflict, UnknownCommand, NotAnEvent, HandlerFailed, ApplierFailed: it took no effect.
             CommandTimeout: no answer in time; the error says whether the command may still take effect.
             MailboxFull, AggregateUnavailable, ResidencyFull, RuntimeClosed: it was not taken.
@@ -74,13 +76,13 @@ class AggregateRef(Generic[A]):
 
         A caller that is cancelled withdraws the command if the actor had not begun with it.
         """
-        runtime = self._runtime
+        router = self._router
         for projection_class in wait_for:
-            runtime.projections.get(projection_class)
-        request = runtime.request(command, expected_version, idempotency_key, correlation_id, metadata)
-        future: TrioFuture[Receipt] = runtime.send(self._aggregate_type, self.stream, self.aggregate_id, request)
-        seconds = runtime.limits.command_timeout_seconds if timeout is None else timeout
-        runtime.deadlines.add(self.stream, [request], future, seconds)
+            router.projections.get(projection_class)
+        request = router.request(command, expected_version, idempotency_key, correlation_id, metadata, unless)
+        future: TrioFuture[Receipt] = router.send(self._aggregate_type, self.stream, self.aggregate_id, request)
+        seconds = router.limits.command_timeout_seconds if timeout is None else timeout
+        router.deadlines.add(self.stream, [request], future, seconds)
         deadline = trio.current_time() + seconds if wait_for else 0.0
         try:
             receipt = await future
@@ -88,7 +90,7 @@ class AggregateRef(Generic[A]):
             withdraw([request])
             raise
         if wait_for:
-            await wait_for_views(runtime.projections, wait_for, receipt, deadline)
+            await wait_for_views(router.projections, wait_for, receipt, deadline)
         return receipt
 
     async def ask_many(
@@ -112,8 +114,8 @@ class AggregateRef(Generic[A]):
         """
         if idempotency_keys is not None and len(idempotency_keys) != len(commands):
             raise ValueError(f"{len(commands)} commands need as many idempotency keys, not {len(idempotency_keys)}")
-        runtime = self._runtime
-        seconds = runtime.limits.command_timeout_seconds if timeout is None else timeout
+        router = self._router
+        seconds = router.limits.command_timeout_seconds if timeout is None else timeout
         answers: list[Receipt | EventSourcingError] = []
         ahead: list[tuple[list[Request], TrioFuture[list[Receipt | EventSourcingError]]]] = []
         try:
@@ -121,13 +123,13 @@ class AggregateRef(Generic[A]):
                 end = start + COMMANDS_PER_MESSAGE
                 keys = idempotency_keys[start:end] if idempotency_keys is not None else [None] * COMMANDS_PER_MESSAGE
                 requests = [
-                    runtime.request(command, None, key, correlation_id, metadata)
+                    router.request(command, None, key, correlation_id, metadata)
                     for command, key in zip(commands[start:end], keys, strict=False)
                 ]
-                future: TrioFuture[list[Receipt | EventSourcingError]] = runtime.send(
+                future: TrioFuture[list[Receipt | EventSourcingError]] = router.send(
                     self._aggregate_type, self.stream, self.aggregate_id, Requests(requests)
                 )
-                runtime.deadlines.add(self.stream, requests, future, seconds)
+                router.deadlines.add(self.stream, requests, future, seconds)
                 ahead.append((requests, future))
                 if len(ahead) == MESSAGES_AHEAD:
                     answers += await ahead[0][1]
@@ -153,9 +155,9 @@ class AggregateRef(Generic[A]):
 
         On the trio thread it raises what concerns the sending: `MailboxFull`, `RuntimeClosed`, ...
         """
-        runtime = self._runtime
-        request = runtime.request(command, expected_version, idempotency_key, correlation_id, metadata)
-        runtime.tell(self._aggregate_type, self.stream, self.aggregate_id, request)
+        router = self._router
+        request = router.request(command, expected_version, idempotency_key, correlation_id, metadata)
+        router.tell(self._aggregate_type, self.stream, self.aggregate_id, request)
 
     def ask_from_thread(
         self,
@@ -166,6 +168,7 @@ class AggregateRef(Generic[A]):
         timeout: float | None = None,
         correlation_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        unless: EventQuery | None = None,
         wait_for: Sequence[type[Projection]] = (),
     ) -> Receipt:
         """`ask` for synchronous code in another thread: blocks that thread until the answer is there."""
@@ -177,9 +180,10 @@ class AggregateRef(Generic[A]):
                 timeout=timeout,
                 correlation_id=correlation_id,
                 metadata=metadata,
+                unless=unless,
                 wait_for=wait_for,
             ),
-            trio_token=self._runtime.trio_token,
+            trio_token=self._router.trio_token,
         )
 
     async def state(self, *, timeout: float | None = None) -> A:
@@ -189,10 +193,10 @@ class AggregateRef(Generic[A]):
 
         Raises `CommandTimeout` after `timeout` seconds, `EncodingError` when the state is not data.
         """
-        runtime = self._runtime
-        if runtime.is_reader:
-            return cast(A, await runtime.recover(self._aggregate_type, self.stream, self.aggregate_id))
-        future: TrioFuture[Aggregate] = runtime.send(self._aggregate_type, self.stream, self.aggregate_id, StateQuery())
-        seconds = runtime.limits.command_timeout_seconds if timeout is None else timeout
-        runtime.deadlines.add(self.stream, [Request(StateQuery(), "", "")], future, seconds)
+        router = self._router
+        if router.is_reader:
+            return cast(A, await router.recover(self._aggregate_type, self.stream, self.aggregate_id))
+        future: TrioFuture[Aggregate] = router.send(self._aggregate_type, self.stream, self.aggregate_id, StateQuery())
+        seconds = router.limits.command_timeout_seconds if timeout is None else timeout
+        router.deadlines.add(self.stream, [Request(StateQuery(), "", "")], future, seconds)
         return cast(A, await future)

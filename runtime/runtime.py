@@ -3,11 +3,11 @@
 import itertools
 import logging
 import os
-import secrets
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from datetime import datetime
+from functools import partial
 from typing import Any, Final, Literal, TypeVar, overload
 
 import cattrs
@@ -15,35 +15,30 @@ import trio
 
 from ..actors.aggregate import Aggregate
 from ..actors.aggregate_type import AggregateType
-from ..actors.errors import DefinitionError, IdempotencyKeyInvalid, RuntimeClosed
+from ..actors.errors import DefinitionError
 from ..actors.feed import Feed
-from ..actors.future import TrioFuture
 from ..actors.journal import InlineJournal, ThreadJournal
-from ..actors.messages import event_type
 from ..actors.projection import Projection, Table
-from ..actors.receipt import Request, Requests, StateQuery, current_cause
-from ..actors.recovery import recover
 from ..actors.serializer import Serializer
 from ..actors.view_store import ViewStore
-from ..storage.commit import ExpectedVersion
-from ..storage.errors import EventSourcingError
 from ..storage.limits import Limits
 from ..storage.log import EventLog
 from ..storage.memory import MemoryLog
-from ..storage.query import find_events, find_streams
+from ..storage.query import find_streams
 from ..storage.reader import LogReader
 from ..storage.record import StoredEvent, StreamHead
 from ..storage.store import EventStore
 from .consumers import Consumer, Subscriptions
 from .control import Control
-from .deadlines import Deadlines
-from .errors import NoPlaceForProgress, RuntimeReadOnly, ShutdownTimeout, UnknownAggregate, WrongThread
-from .iteration import Batches
+from .errors import NoPlaceForProgress, ShutdownTimeout, UnknownAggregate
+from .events import EVENTS_PER_CHECKPOINT, Wanted, read_events
+from .iteration import Batches, Items
 from .opening import Home, follow, home_of, open_store
 from .projections import Lag, Projections
 from .reference import AggregateRef
 from .residents import Residents
-from .subscription import SUBSCRIPTION_BATCH_EVENTS, Find, Subscription
+from .router import Router
+from .subscription import SUBSCRIPTION_BATCH_EVENTS, Subscription
 from .view import View
 
 A = TypeVar("A", bound=Aggregate)
@@ -51,8 +46,6 @@ R = TypeVar("R")
 
 logger = logging.getLogger("eventsrc.runtime")
 DEFAULT_LIMITS: Final = Limits()
-EVENTS_PER_CHECKPOINT: Final = 100
-"""Other tasks get their turn after so many events or streams."""
 
 
 class Runtime:
@@ -68,15 +61,10 @@ class Runtime:
         wall_clock: Callable[[], int],
     ) -> None:
         self.limits = limits
-        self.trio_token = trio.lowlevel.current_trio_token()
-        self.deadlines = Deadlines()
         self._store = store
         self._wall_clock = wall_clock
         self._subscriptions: Subscriptions | None = None
         self._types = aggregate_types
-        self._thread_id = threading.get_ident()
-        self._ids = map(f"{secrets.token_hex(6)}-{{:x}}".format, itertools.count(1))
-        self._closing = False
         self.feed = Feed(store)
         self.projections = Projections(nursery, store, self.feed, limits, serializer, wall_clock)
         self._journal: ThreadJournal | InlineJournal | None = None
@@ -85,7 +73,8 @@ class Runtime:
             self._start_writing(nursery, store, limits, wall_clock)
         else:
             nursery.start_soon(follow, store, self.feed, name="eventsrc reader")
-        nursery.start_soon(self.deadlines.run, name="eventsrc deadlines")
+        self._router = Router(store, limits, self.projections, self._residents)
+        nursery.start_soon(self._router.deadlines.run, name="eventsrc deadlines")
 
     def _start_writing(
         self, nursery: trio.Nursery, store: EventStore, limits: Limits, wall_clock: Callable[[], int]
@@ -184,15 +173,20 @@ class Runtime:
 
         Raises `UnknownAggregate`, or `StreamNameInvalid` for an id that cannot be stored.
         """
-        return AggregateRef(self, self._type_of(aggregate_class), aggregate_id)
+        return AggregateRef(self._router, self._type_of(aggregate_class), aggregate_id)
 
-    async def events(
+    def events(
         self,
         *,
         stream: str | None = None,
         types: Sequence[type | str] | None = None,
         category: str | None = None,
+        tag: str | Sequence[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
         after: int = 0,
+        before: int | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
         limit: int | None = None,
         backwards: bool = False,
     ) -> AsyncIterator[StoredEvent]:
@@ -202,31 +196,34 @@ class Runtime:
             stream: only this stream; its name, such as `account-ann`.
             types: only these event classes or stored names.
             category: only streams of this category.
+            tag: only events with this tag, or with all of these.
+            metadata: only events whose metadata hold these values; compared, since no index serves it alone.
             after: only positions greater than this.
+            before: only positions smaller than this.
+            since: only events stored at this time or later.
+            until: only events stored before this time.
             limit: at most so many.
             backwards: from the newest to the oldest.
 
-        """
-        found = find_events(
-            self._store,
-            stream=stream,
-            types=None if types is None else [stored_name(event_class) for event_class in types],
-            category=category,
-            after=after,
-            before=self.last_position + 1,
-            backwards=backwards,
-        )
-        for number, event in enumerate(itertools.islice(found, limit), 1):
-            yield event
-            if number % EVENTS_PER_CHECKPOINT == 0:
-                await trio.lowlevel.checkpoint()
+        Raises:
+            DefinitionError: for a class that is no event.
+            ValueError: for a negative limit, or a time without a zone.
 
-    async def streams(self, *, category: str | None = None) -> AsyncIterator[StreamHead]:
+        """
+        wanted = Wanted.of(stream=stream, types=types, category=category, tag=tag, metadata=metadata, after=after)
+        return read_events(
+            self._store, wanted, before=before, since=since, until=until, limit=limit, backwards=backwards
+        )
+
+    def streams(self, *, category: str | None = None) -> AsyncIterator[StreamHead]:
         """The head of every stream, in the order of their names."""
-        for number, head in enumerate(find_streams(self._store, category=category), 1):
-            yield head
-            if number % EVENTS_PER_CHECKPOINT == 0:
-                await trio.lowlevel.checkpoint()
+        found = find_streams(self._store, category=category)
+
+        async def fetch() -> list[StreamHead]:
+            await trio.lowlevel.checkpoint()
+            return list(itertools.islice(found, EVENTS_PER_CHECKPOINT))
+
+        return Items(fetch)
 
     def subscribe(
         self,
@@ -235,6 +232,7 @@ class Runtime:
         stream: str | None = None,
         types: Sequence[type | str] | None = None,
         category: str | None = None,
+        tag: str | Sequence[str] | None = None,
         batch_size: int = SUBSCRIPTION_BATCH_EVENTS,
     ) -> AsyncIterator[list[StoredEvent]]:
         """Batches of the events after a position, first what is stored, then what comes; see `events` for the filters.
@@ -247,7 +245,8 @@ class Runtime:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
-        return Batches(Subscription(self.feed, self._finder(stream, types, category), after, batch_size).fetch)
+        wanted = Wanted.of(stream=stream, types=types, category=category, tag=tag)
+        return Batches(Subscription(self.feed, partial(wanted.find, self._store), after, batch_size).fetch)
 
     def consume(
         self,
@@ -256,6 +255,7 @@ class Runtime:
         after: int = 0,
         types: Sequence[type | str] | None = None,
         category: str | None = None,
+        tag: str | Sequence[str] | None = None,
     ) -> AbstractAsyncContextManager[Consumer]:
         """Be one of the consumers of the durable subscription `name`; a new one begins after the position `after`.
 
@@ -266,7 +266,8 @@ class Runtime:
             SubscriptionNameInvalid, NoPlaceForProgress: it cannot be kept.
 
         """
-        return self.subscriptions.consume(name, self._finder(None, types, category), after)
+        wanted = Wanted.of(types=types, category=category, tag=tag)
+        return self.subscriptions.consume(name, partial(wanted.find, self._store), after)
 
     @property
     def subscriptions(self) -> Subscriptions:
@@ -274,12 +275,6 @@ class Runtime:
         if self._subscriptions is None:
             raise NoPlaceForProgress(self._store.path)
         return self._subscriptions
-
-    def _finder(self, stream: str | None, types: Sequence[type | str] | None, category: str | None) -> Find:
-        names = None if types is None else [stored_name(event_class) for event_class in types]
-        return lambda after, before: find_events(
-            self._store, stream=stream, types=names, category=category, after=after, before=before
-        )
 
     def _numbers(self) -> dict[str, Any]:
         groups, commits = self.journal_counts
@@ -328,92 +323,15 @@ class Runtime:
         """(group commits, commits in them) since the runtime was opened."""
         return (0, 0) if self._journal is None else (self._journal.group_count, self._journal.commit_count)
 
-    # --- what references need ---
-
-    @property
-    def is_reader(self) -> bool:
-        """Whether it was opened with role="reader"."""
-        return self._residents is None
-
-    async def recover(self, aggregate_type: AggregateType, stream: str, aggregate_id: str) -> Aggregate:
-        """An aggregate's state made from the log. Raises `DecodingError`, `UnknownEvent`, `ApplierFailed`."""
-        return (await recover(self._store, aggregate_type, stream, aggregate_id))[0]
-
-    def request(
-        self,
-        command: object,
-        expected_version: ExpectedVersion | None,
-        idempotency_key: str | None,
-        correlation_id: str | None,
-        metadata: Mapping[str, Any] | None,
-    ) -> Request:
-        """A command with its ids; the correlation is that of the command being handled, if any."""
-        if idempotency_key is not None:
-            self._check_key(idempotency_key)
-        cause = current_cause.get()
-        command_id = next(self._ids)
-        if cause is None:
-            correlation_id, caused_by = correlation_id or command_id, None
-        else:
-            correlation_id, caused_by = correlation_id or cause.correlation_id, cause.causation_id
-        return Request(command, command_id, correlation_id, caused_by, expected_version, idempotency_key, metadata)
-
-    def send(
-        self, aggregate_type: AggregateType, stream: str, aggregate_id: str, message: Request | Requests | StateQuery
-    ) -> TrioFuture[Any]:
-        """Put a message into the mailbox of an aggregate's actor, and return the future of its answer."""
-        if threading.get_ident() != self._thread_id:
-            raise WrongThread("ask")
-        self._check_open()
-        actor = self._actors.get(aggregate_type, stream, aggregate_id)
-        future: TrioFuture[Any] = actor.actor_ref.ask(message, block=False)  # type: ignore[assignment]
-        return future
-
-    def tell(self, aggregate_type: AggregateType, stream: str, aggregate_id: str, request: Request) -> None:
-        """The same without an answer, and from any thread."""
-        if threading.get_ident() == self._thread_id:
-            self._check_open()
-            self._actors.get(aggregate_type, stream, aggregate_id).actor_ref.tell(request)
-            return
-        try:
-            self.trio_token.run_sync_soon(self._tell_from_thread, aggregate_type, stream, aggregate_id, request)
-        except trio.RunFinishedError:
-            raise RuntimeClosed("The runtime was closed; the command was not sent.") from None
-
-    def _tell_from_thread(
-        self, aggregate_type: AggregateType, stream: str, aggregate_id: str, request: Request
-    ) -> None:
-        try:
-            self.tell(aggregate_type, stream, aggregate_id, request)
-        except EventSourcingError as error:
-            logger.error("a command told from another thread was not taken: %s", error, extra={"stream": stream})
-
     def _type_of(self, aggregate_class: type[Aggregate]) -> AggregateType:
         aggregate_type = self._types.get(aggregate_class)
         if aggregate_type is None:
             raise UnknownAggregate(aggregate_class, [known.__name__ for known in self._types])
         return aggregate_type
 
-    def _check_key(self, key: str) -> None:
-        bound = self.limits.idempotency_key_bytes_max
-        size = len(key.encode())
-        if not 0 < size <= bound:
-            raise IdempotencyKeyInvalid("Bytes in an idempotency key", size, bound, "Use 1 byte or more, up to it.")
-
-    @property
-    def _actors(self) -> Residents:
-        if self._residents is None:
-            raise RuntimeReadOnly(self._store.path)
-        return self._residents
-
-    def _check_open(self) -> None:
-        # While closing, commands that are being handled may still send others.
-        if self._closing and current_cause.get() is None:
-            raise RuntimeClosed("The runtime is closed or closes; the command was not sent.")
-
     async def _shut_down(self) -> None:
         """Drain the mailboxes and write what they decide; then nothing is in flight any more."""
-        self._closing = True
+        self._router.is_closing = True
         try:
             if self._residents is not None:
                 with trio.move_on_after(self.limits.shutdown_seconds, shield=True) as scope:
@@ -437,16 +355,6 @@ async def _shielded_nursery(task_status: trio.TaskStatus[trio.Nursery]) -> None:
         async with trio.open_nursery() as nursery:
             task_status.started(nursery)
             await trio.sleep_forever()
-
-
-def stored_name(event: type | str) -> str:
-    """The stored name of an event class; a name stays as it is."""
-    if isinstance(event, str):
-        return event
-    stored = event_type(event)
-    if stored is None:
-        raise DefinitionError(f"{event.__name__} is not an @event class, so it has no stored name.")
-    return stored.name
 
 
 def _types_of(aggregates: Sequence[type[Aggregate]], serializer: Serializer) -> dict[type[Aggregate], AggregateType]:

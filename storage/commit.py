@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from .event_query import EventQuery
 from .record import Kind, StreamHead
 
 
@@ -27,6 +28,17 @@ STREAM_EXISTS = Expected.STREAM_EXISTS
 ExpectedVersion: TypeAlias = int | Expected
 
 
+def expectation_holds(expected: ExpectedVersion, version: int) -> bool:
+    """Whether a stream at this version (0 where there is none) is as a commit expects it."""
+    if expected is Expected.ANY:
+        return True
+    if expected is Expected.NO_STREAM:
+        return version == 0
+    if expected is Expected.STREAM_EXISTS:
+        return version > 0
+    return expected == version
+
+
 class NewEvent(msgspec.Struct, frozen=True, gc=False):
     """An event that has no position yet.
 
@@ -42,6 +54,7 @@ class NewEvent(msgspec.Struct, frozen=True, gc=False):
     correlation_id: str = ""
     causation_id: str = ""
     metadata: dict[str, Any] = {}
+    tags: tuple[str, ...] = ()
 
 
 class StreamAppend(msgspec.Struct, frozen=True, gc=False):
@@ -72,7 +85,8 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
     """All that is to be written at once: events for one or more streams, and the idempotency keys they answer.
 
     `id` is larger than every id before it (the order of commits is the order of ids); `time_ns` is UTC. A commit that
-    was decided on the outcome of another names that one's id in `follows`, and is refused when that one was refused.
+    was decided on the outcome of another names that one's id in `follows`, and is refused when that one was refused. It
+    is refused, too, when an event matches one of its `conditions`.
     """
 
     id: int
@@ -80,6 +94,7 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
     appends: Sequence[StreamAppend]
     idempotency: Sequence[IdempotencyEntry] = ()
     follows: int = 0
+    conditions: Sequence[EventQuery] = ()
 
     @property
     def event_count(self) -> int:

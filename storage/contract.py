@@ -14,6 +14,7 @@ import msgspec
 
 from .commit import ANY, Appended, Commit, ExpectedVersion, IdempotencyEntry, NewEvent, StreamAppend
 from .errors import EventSourcingError
+from .event_query import EventQuery
 from .limits import Limits
 from .record import GENESIS_HASH, StoredEvent, content_hash
 from .store import EventStore
@@ -46,9 +47,10 @@ def commit(
     keys: Sequence[IdempotencyEntry] = (),
     follows: int = 0,
     time_ns: int = TIME_NS,
+    conditions: Sequence[EventQuery] = (),
 ) -> Commit:
     """A commit of these appends."""
-    return Commit(commit_id, time_ns, appends, keys, follows)
+    return Commit(commit_id, time_ns, appends, keys, follows, conditions)
 
 
 def key_entry(

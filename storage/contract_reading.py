@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .commit import IdempotencyEntry
+from .commit import ANY, IdempotencyEntry, StreamAppend
 from .contract import (
     TIME_NS,
     StoreContract,
@@ -10,6 +10,7 @@ from .contract import (
     appended,
     commit,
     key_entry,
+    new_event,
     positions,
     raised,
     refused,
@@ -75,6 +76,20 @@ class ReadingContract(StoreContract):
                         assert positions(read(name, **bounds)) == chosen[:limit], (name, bounds)
                         backwards = read(name, **bounds, backwards=True)
                         assert positions(backwards) == chosen[::-1][:limit], (name, bounds)
+
+    def test_reading_by_tag(self) -> None:
+        store = self.open_store()
+        for number in range(1, 13):
+            tags = tuple(tag for tag, every in (("even", 2), ("third", 3)) if number % every == 0)
+            event = new_event(number, tags=tags)
+            appended(store.append([commit(number, StreamAppend(f"a-{number % 2}", ANY, [event]))])[0])
+        store = self.reopen(store)
+        assert positions(store.read_tag("even")) == [2, 4, 6, 8, 10, 12]
+        assert positions(store.read_tag("third", after=3, before=12)) == [6, 9]
+        assert positions(store.read_tag("even", backwards=True, limit=2)) == [12, 10]
+        assert store.read_tag("none") == []
+        assert store.read_tag("even", limit=1)[0].tags == ("even",)
+        assert store.read(after=5, limit=1)[0].tags == ("even", "third")
 
     def test_reading_what_no_key_can_name_finds_nothing(self) -> None:
         store = self.filled()

@@ -23,14 +23,18 @@ from .errors import (
     CommitAlreadyApplied,
     CommitTooLarge,
     CommitTooManyBytes,
+    ConditionNotMet,
     EventTooLarge,
     LimitExceeded,
     PayloadInvalid,
     StreamFull,
     StreamNameInvalid,
+    TagInvalid,
     TooManyStreams,
+    TooManyTags,
     VersionConflict,
 )
+from .event_query import EventQuery
 from .limits import Limits
 
 
@@ -217,6 +221,69 @@ class WritingContract(StoreContract):
         store = self.reopen(store)
         assert (store.last_commit_id, store.last_position, store.stream_count, store.head("a-1")) == (4, 0, 0, None)
         refused(store.append([commit(4, append_to("a-1"))])[0], CommitAlreadyApplied)
+
+    # -- conditions
+
+    def test_a_commit_is_refused_when_an_event_matches_its_condition(self) -> None:
+        store = self.open_store()
+        claim = StreamAppend("user-1", ANY, [new_event(tags=("name:ann",))])
+        query = EventQuery(tags=["name:ann"])
+        appended(store.append([commit(1, claim, conditions=[query])])[0])
+        again = StreamAppend("user-2", ANY, [new_event(tags=("name:ann",))])
+        store = self.reopen(store)
+        met = refused(store.append([commit(2, again, conditions=[query])])[0], ConditionNotMet)
+        assert met.position == 1
+        assert "tags name:ann" in str(met)
+        assert (store.last_position, store.head("user-2")) == (1, None)
+        later = EventQuery(tags=["name:ann"], after=1)
+        appended(store.append([commit(3, again, conditions=[later])])[0])
+
+    def test_a_condition_sees_the_commits_before_it_in_the_same_batch(self) -> None:
+        store = self.open_store()
+        commits = [
+            commit(
+                number,
+                StreamAppend(f"user-{number}", ANY, [new_event(tags=("name:ann",))]),
+                conditions=[EventQuery(tags=["name:ann"])],
+            )
+            for number in (1, 2, 3)
+        ]
+        outcomes = store.append(commits)
+        assert [type(outcome) for outcome in outcomes] == [Appended, ConditionNotMet, ConditionNotMet]
+        assert positions(self.reopen(store).read()) == [1]
+
+    def test_conditions_on_types_categories_and_metadata(self) -> None:
+        store = self.open_store()
+        event = new_event(type="user.named", tags=("x", "y"), metadata={"by": "eve"})
+        appended(store.append([commit(1, StreamAppend("user-1", ANY, [event]))])[0])
+        store = self.reopen(store)
+        matching = [
+            EventQuery(),
+            EventQuery(types=["other", "user.named"]),
+            EventQuery(category="user", tags=["y", "x"]),
+            EventQuery(metadata={"by": "eve"}),
+        ]
+        others = [
+            EventQuery(after=1),
+            EventQuery(types=["other"]),
+            EventQuery(tags=["x", "z"]),
+            EventQuery(category="order"),
+            EventQuery(types=["user.named"], metadata={"by": "ann"}),
+        ]
+        for number, query in enumerate(matching, 2):
+            refused(store.append([commit(number, append_to("a-1"), conditions=[query])])[0], ConditionNotMet)
+        appended(store.append([commit(10, append_to("a-1"), conditions=others[:1])])[0])
+        for number, query in enumerate(others[1:], 11):
+            appended(store.append([commit(number, append_to("a-1"), conditions=[query])])[0])
+
+    def test_tags_that_cannot_be_keys_or_are_too_many_are_refused(self) -> None:
+        store = self.open_store(Limits(event_tags_max=2))
+        for number, tags in enumerate([("",), ("a\x00",), ("a" * 501,), ("a", "a")], 1):
+            append = StreamAppend("a-1", ANY, [new_event(tags=tags)])
+            refused(store.append([commit(number, append)])[0], TagInvalid)
+        append = StreamAppend("a-1", ANY, [new_event(tags=("a", "b", "c"))])
+        refused(store.append([commit(9, append)])[0], TooManyTags)
+        assert self.reopen(store).last_position == 0
 
     # -- limits and bad input
 

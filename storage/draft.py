@@ -5,25 +5,30 @@ from typing import Final
 
 import msgspec
 
-from .commit import Appended, Commit, Expected, ExpectedVersion, IdempotencyEntry, NewEvent, StreamAppend
+from .commit import Appended, Commit, IdempotencyEntry, NewEvent, StreamAppend, expectation_holds
 from .errors import (
     CommitAbandoned,
     CommitAlreadyApplied,
     CommitTooLarge,
     CommitTooManyBytes,
+    ConditionNotMet,
     EventSourcingError,
     EventTooLarge,
     PayloadInvalid,
     StreamFull,
+    TagInvalid,
     TooManyStreams,
+    TooManyTags,
     VersionConflict,
 )
+from .event_query import EventQuery
 from .limits import Limits
 from .names import check_stored_name, check_stream_name
-from .record import GENESIS_HASH, StreamHead, seal
+from .record import GENESIS_HASH, StoredEvent, StreamHead, seal
 from .tail import Placement
 
 _encode: Final = msgspec.msgpack.Encoder().encode
+_decoder: Final = msgspec.msgpack.Decoder(StoredEvent)
 WHERE_THE_LOG_IS: Final = -1
 
 
@@ -31,6 +36,7 @@ class Draft:
     """Collects the commits that the store accepts, from the position after `last_position` on.
 
     `head_of` looks up a stream's head as stored; heads that earlier commits of this draft moved come first.
+    `first_match` gives the position of the first stored event that matches a query.
     """
 
     def __init__(
@@ -40,6 +46,7 @@ class Draft:
         stream_count: int,
         limits: Limits,
         head_of: Callable[[str], StreamHead | None],
+        first_match: Callable[[EventQuery], int | None],
     ) -> None:
         self.first_position = last_position + 1
         self.last_position = last_position
@@ -53,6 +60,7 @@ class Draft:
         self.time_ns = 0
         self._limits = limits
         self._head_of = head_of
+        self._first_match = first_match
         self._refused: set[int] = set()
         self._types: set[str] = set()
 
@@ -77,6 +85,8 @@ class Draft:
             raise CommitAlreadyApplied(commit.id, self.last_commit_id)
         if commit.follows in self._refused:
             raise CommitAbandoned(commit.id, commit.follows)
+        for condition in commit.conditions:
+            self._check_condition(condition)
         limits = self._limits
         position = self.last_position
         new_streams = size_bytes = 0
@@ -92,13 +102,17 @@ class Draft:
                 new_streams += bool(append.events)
             else:
                 version, previous_hash = head.version, head.hash
-            _check_version(stream, append.expected_version, version)
+            if not expectation_holds(append.expected_version, version):
+                raise VersionConflict(stream, append.expected_version, version)
             if not append.events:
                 continue
             self._check_room(append, version, self.stream_count + new_streams)
             types = [event.type for event in append.events]
             self._check_types(stream, types)
-            placements.append(Placement(stream, version + 1, position + 1, types))
+            tags = {index: event.tags for index, event in enumerate(append.events) if event.tags}
+            if tags:
+                self._check_tags(append, tags)
+            placements.append(Placement(stream, version + 1, position + 1, types, tags or None))
             for event in append.events:
                 position += 1
                 version += 1
@@ -146,6 +160,38 @@ class Draft:
                 raise PayloadInvalid(stream, name, str(error)) from error
             self._types.add(name)
 
+    def _check_tags(self, append: StreamAppend, tagged: dict[int, tuple[str, ...]]) -> None:
+        limits = self._limits
+        for index, tags in tagged.items():
+            if len(tags) > limits.event_tags_max:
+                raise TooManyTags(
+                    f"Tags of event {append.events[index].type!r} for stream {append.stream!r}",
+                    len(tags),
+                    limits.event_tags_max,
+                    "Give it fewer, or raise the limit.",
+                )
+            for tag in tags:
+                try:
+                    check_stored_name(tag)
+                except ValueError as error:
+                    raise TagInvalid(append.stream, append.events[index].type, tag, str(error)) from error
+            if len(set(tags)) < len(tags):
+                raise TagInvalid(append.stream, append.events[index].type, tags[0], "a tag is given twice")
+
+    def _check_condition(self, condition: EventQuery) -> None:
+        """Refuse the commit if an event matches: one that is stored, or one of an earlier commit of this draft."""
+        position = self._first_match(condition)
+        if position is None and self.records:
+            position = self._match_in_draft(condition)
+        if position is not None:
+            raise ConditionNotMet(str(condition), position)
+
+    def _match_in_draft(self, condition: EventQuery) -> int | None:
+        for record in map(_decoder.decode, self.records):
+            if condition.matches(record):
+                return int(record.position)
+        return None
+
     def _check_room(self, append: StreamAppend, version: int, stream_count: int) -> None:
         limits = self._limits
         if version + len(append.events) > limits.stream_events_max:
@@ -157,19 +203,6 @@ class Draft:
             )
         if not version and stream_count > limits.streams_max:
             raise TooManyStreams("Streams in the store", stream_count, limits.streams_max, "Raise the limit.")
-
-
-def _check_version(stream: str, expected: ExpectedVersion, actual: int) -> None:
-    if expected is Expected.ANY:
-        return
-    if expected is Expected.NO_STREAM:
-        matches = actual == 0
-    elif expected is Expected.STREAM_EXISTS:
-        matches = actual > 0
-    else:
-        matches = expected == actual
-    if not matches:
-        raise VersionConflict(stream, expected, actual)
 
 
 def _encode_event(event: NewEvent, stream: str, position: int, version: int, time_ns: int) -> bytes:
@@ -187,6 +220,7 @@ def _encode_event(event: NewEvent, stream: str, position: int, version: int, tim
                 event.causation_id,
                 event.metadata,
                 event.payload,
+                event.tags,
                 GENESIS_HASH,
             )
         )

@@ -62,6 +62,7 @@ TABLES: Final = (
     "streams",
     "types",
     "categories",
+    "tags",
     "idempotency",
     "expiries",
     "snapshots",

@@ -270,3 +270,35 @@ class PayloadInvalid(AppendRefused):
         super().__init__(f"An event {event_type!r} for stream {stream!r} cannot be encoded: {reason}.")
         self.stream = stream
         self.event_type = event_type
+
+
+class TooManyTags(LimitExceeded):
+    """One event has more tags than `Limits.event_tags_max`."""
+
+    code = "too_many_tags"
+    limit = "event_tags_max"
+
+
+class TagInvalid(AppendRefused):
+    """A tag cannot be the key of an index: it is empty, too long, has control characters, or is given twice."""
+
+    code = "tag_invalid"
+
+    def __init__(self, stream: str, event_type: str, tag: str, reason: str) -> None:
+        super().__init__(f"{tag!r} cannot be a tag of event {event_type!r}: {reason}.")
+        self.stream = stream
+        self.tag = tag
+
+
+class ConditionNotMet(AppendRefused):
+    """An append was conditional on no event matching a query, and one does. Nothing was stored."""
+
+    code = "condition_not_met"
+
+    def __init__(self, query: str, position: int) -> None:
+        super().__init__(
+            f"The event at position {position} matches the query ({query}) that the append was conditional on. Look at "
+            "what has happened, decide again, and append on the condition that nothing matches after that position."
+        )
+        self.query = query
+        self.position = position

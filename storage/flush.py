@@ -65,7 +65,7 @@ def _items_of(tail: Tail) -> Iterator[Item]:
         part = tail.streams[stream]
         for key, value in chunks(stream, part.positions, part.first_version):
             yield "streams", key, value
-    for table, postings in (("types", tail.types), ("categories", tail.categories)):
+    for table, postings in (("types", tail.types), ("categories", tail.categories), ("tags", tail.tags)):
         for name in sorted(postings):
             for key, value in chunks(name, postings[name]):
                 yield table, key, value

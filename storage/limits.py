@@ -23,6 +23,8 @@ class Limits:
     """Events in one stream (`StreamFull`)."""
     event_size_bytes_max: int = _count(64 * 1024)
     """One encoded event with its metadata (`EventTooLarge`)."""
+    event_tags_max: int = _count(16)
+    """Tags of one event (`TooManyTags`)."""
     streams_max: int = _count(10_000)
     """Streams in the store (`TooManyStreams`)."""
     commit_events_max: int = _count(1_000)

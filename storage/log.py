@@ -13,9 +13,11 @@ from .commit import Appended, Commit
 from .draft import Draft
 from .environment import MAP_SIZE_BYTES, Environment, Transaction
 from .errors import EventSourcingError, StoreError, StoreOutcomeUnknown
+from .event_query import EventQuery
 from .flush import IndexFlush
 from .group import KEY, encode_group
 from .limits import Limits
+from .query import find_events
 from .reader import LogReader
 from .record import StreamHead
 from .snapshot import Snapshot, encode_snapshot
@@ -60,7 +62,14 @@ class EventLog(LogReader):
         self, commits: Sequence[Commit], snapshots: Sequence[Snapshot] = ()
     ) -> list[Appended | EventSourcingError]:
         self._environment.check_usable()
-        draft = Draft(self._last_position, self._last_commit_id, self._stream_count, self._limits, self._head_to_extend)
+        draft = Draft(
+            self._last_position,
+            self._last_commit_id,
+            self._stream_count,
+            self._limits,
+            self._head_to_extend,
+            self._first_match,
+        )
         outcomes = [draft.add(commit) for commit in commits]
         if draft.is_empty and not snapshots:
             return outcomes
@@ -165,6 +174,9 @@ class EventLog(LogReader):
         with self._environment.read() as transaction:
             last = self._last_group(transaction)
         return last is not None and last.last_commit_id >= commit_id
+
+    def _first_match(self, query: EventQuery) -> int | None:
+        return next((event.position for event in find_events(self, query)), None)
 
     def _head_to_extend(self, stream: str) -> StreamHead | None:
         head = self._heads.get(stream)

@@ -9,8 +9,10 @@ import msgspec
 from .commit import Appended, Commit, IdempotencyEntry
 from .draft import Draft
 from .errors import EventSourcingError, StoreClosed
+from .event_query import EventQuery
 from .limits import Limits
 from .names import category_of
+from .query import find_events
 from .record import StoredEvent, StreamHead
 from .snapshot import Snapshot, decode_snapshot, encode_snapshot
 from .store import POSITION_MAX, READ_BATCH_EVENTS
@@ -49,7 +51,9 @@ class MemoryLog:
     ) -> list[Appended | EventSourcingError]:
         self._check_open()
         index = self._index
-        draft = Draft(self.last_position, self.last_commit_id, self.stream_count, self._limits, index.heads.get)
+        draft = Draft(
+            self.last_position, self.last_commit_id, self.stream_count, self._limits, index.heads.get, self._first_match
+        )
         outcomes = [draft.add(commit) for commit in commits]
         if not draft.is_empty:
             through = (draft.last_position, draft.last_commit_id)
@@ -127,6 +131,18 @@ class MemoryLog:
         self._check_open()
         return self._fetch(_between(self._index.categories.get(category, ()), after, before), backwards, limit)
 
+    def read_tag(
+        self,
+        tag: str,
+        *,
+        after: int = 0,
+        before: int | None = None,
+        backwards: bool = False,
+        limit: int = READ_BATCH_EVENTS,
+    ) -> list[StoredEvent]:
+        self._check_open()
+        return self._fetch(_between(self._index.tags.get(tag, ()), after, before), backwards, limit)
+
     def idempotency(self, stream: str, keys: Sequence[str], *, now_ns: int) -> dict[str, IdempotencyEntry]:
         self._check_open()
         entries = ((key, self._index.idempotency.get((stream, key))) for key in keys)
@@ -146,6 +162,9 @@ class MemoryLog:
     def _fetch(self, positions: Sequence[int], backwards: bool, limit: int) -> list[StoredEvent]:
         chosen = positions[::-1][:limit] if backwards else positions[:limit]
         return [_decoder.decode(self._records[position - 1]) for position in chosen]
+
+    def _first_match(self, query: EventQuery) -> int | None:
+        return next((event.position for event in find_events(self, query)), None)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -216,6 +216,17 @@ class LogReader:
             "categories", lambda tail: tail.categories.get(category, ()), category, after, before, backwards, limit
         )
 
+    def read_tag(
+        self,
+        tag: str,
+        *,
+        after: int = 0,
+        before: int | None = None,
+        backwards: bool = False,
+        limit: int = READ_BATCH_EVENTS,
+    ) -> list[StoredEvent]:
+        return self._read_postings("tags", lambda tail: tail.tags.get(tag, ()), tag, after, before, backwards, limit)
+
     def idempotency(self, stream: str, keys: Sequence[str], *, now_ns: int) -> dict[str, IdempotencyEntry]:
         found: dict[str, IdempotencyEntry] = {}
         with self._lock:

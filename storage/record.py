@@ -30,6 +30,7 @@ class StoredEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):
     causation_id: str
     metadata: dict[str, Any]
     payload: dict[str, Any]
+    tags: tuple[str, ...]
     hash: bytes
 
     @property

@@ -82,6 +82,17 @@ class EventReader(Protocol):
     ) -> list[StoredEvent]:
         """The same for the events of all streams of one category."""
 
+    def read_tag(
+        self,
+        tag: str,
+        *,
+        after: int = 0,
+        before: int | None = None,
+        backwards: bool = False,
+        limit: int = READ_BATCH_EVENTS,
+    ) -> list[StoredEvent]:
+        """The same for the events that carry one tag."""
+
     def idempotency(self, stream: str, keys: Sequence[str], *, now_ns: int) -> dict[str, IdempotencyEntry]:
         """What the commands with these keys did: those that are known and whose window is open at `now_ns` (UTC)."""
 

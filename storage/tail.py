@@ -20,6 +20,8 @@ class Placement(msgspec.Struct, frozen=True, gc=False):
     first_version: int
     first_position: int
     types: list[str]
+    tags: dict[int, tuple[str, ...]] | None = None
+    """By the index of the event, of those that have any."""
 
 
 @attrs.define
@@ -40,6 +42,7 @@ class Tail:
         self.streams: dict[str, StreamTail] = {}
         self.types: dict[str, list[int]] = {}
         self.categories: dict[str, list[int]] = {}
+        self.tags: dict[str, list[int]] = {}
         self.idempotency: dict[tuple[str, str], IdempotencyEntry] = {}
 
     @property
@@ -73,6 +76,10 @@ class Tail:
                 else:
                     of_type.append(position)
                 position += 1
+            if placement.tags:
+                for index, tags in placement.tags.items():
+                    for tag in tags:
+                        self.tags.setdefault(tag, []).append(placement.first_position + index)
         self.heads.update(heads)
         for entry in idempotency:
             self.idempotency[entry.stream, entry.key] = entry
@@ -85,6 +92,8 @@ def placements_of(records: Iterable[StoredEvent]) -> tuple[list[Placement], dict
     heads = {}
     for stream, run in groupby(records, key=lambda record: record.stream):
         events = list(run)
-        placements.append(Placement(stream, events[0].version, events[0].position, [event.type for event in events]))
+        tags = {index: event.tags for index, event in enumerate(events) if event.tags}
+        types = [event.type for event in events]
+        placements.append(Placement(stream, events[0].version, events[0].position, types, tags or None))
         heads[stream] = StreamHead(stream, events[-1].version, events[-1].position, events[-1].hash)
     return placements, heads

@@ -96,7 +96,7 @@ class Verification:
         heads = HeadCheck(self._environment, walk)
         yield from walk_table(self._environment, "heads", heads)
         yield from heads.missing()
-        for table in ("streams", "types", "categories"):
+        for table in ("streams", "types", "categories", "tags"):
             postings = PostingsCheck(self._environment, walk, table)
             yield from walk_table(self._environment, table, postings)
             yield from postings.finish()

@@ -45,7 +45,7 @@ def check_window(environment: Environment, transaction: Transaction, walk: LogWa
         except UNREADABLE_ENTRY as error:
             found.append(Finding("streams", str(error), stream, run.first_version))
         _count(walk, "streams", stream, run.positions)
-    for name, postings in (("types", window.types), ("categories", window.categories)):
+    for name, postings in (("types", window.types), ("categories", window.categories), ("tags", window.tags)):
         table = environment.table(name)
         for key, positions in postings.items():
             try:

@@ -70,6 +70,7 @@ class Window:
     streams: dict[str, Run] = attrs.Factory(dict)
     types: dict[str, list[int]] = attrs.Factory(dict)
     categories: dict[str, list[int]] = attrs.Factory(dict)
+    tags: dict[str, list[int]] = attrs.Factory(dict)
     findings: list[Finding] = attrs.Factory(list)
 
 
@@ -85,7 +86,7 @@ class LogWalk:
         self.time_ns = 0
         """Of the newest event."""
         self.streams: dict[str, StreamState] = {}
-        self.found: dict[str, dict[str, int]] = {"streams": {}, "types": {}, "categories": {}}
+        self.found: dict[str, dict[str, int]] = {"streams": {}, "types": {}, "categories": {}, "tags": {}}
         """How many of the entries that each index must have for a name were found in it."""
         self.unreadable: list[range] = []
         """Positions whose records are missing or cannot be decoded; what indexes say of them is passed over."""
@@ -210,6 +211,8 @@ class LogWalk:
                 types[record.type] = [position]
             else:
                 of_type.append(position)
+            for tag in record.tags:
+                window.tags.setdefault(tag, []).append(position)
             state.version = version
             state.position = position
             state.hash = record.hash

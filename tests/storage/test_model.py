@@ -16,6 +16,7 @@ from eventsrc.storage import idempotency, postings
 from eventsrc.storage import log as log_module
 from eventsrc.storage.commit import Appended, Commit, IdempotencyEntry, NewEvent, StreamAppend
 from eventsrc.storage.contract import TIME_NS, Outcome
+from eventsrc.storage.event_query import EventQuery
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.snapshot import Snapshot
 from eventsrc.storage.store import EventReader
@@ -26,7 +27,20 @@ TYPES = ("opened", "changed", "closed")
 KEYS = tuple(f"key-{number}" for number in range(6))
 LIMITS = Limits(stream_events_max=40, streams_max=5, commit_events_max=8, snapshots_kept=2)
 
-new_events = st.builds(NewEvent, st.sampled_from(TYPES), st.dictionaries(st.text(max_size=3), st.integers(0, 9)))
+TAGS = ("red", "round", "rare")
+new_events = st.builds(
+    NewEvent,
+    st.sampled_from(TYPES),
+    st.dictionaries(st.text(max_size=3), st.integers(0, 9)),
+    tags=st.lists(st.sampled_from(TAGS), max_size=3, unique=True).map(tuple),
+)
+queries = st.builds(
+    EventQuery,
+    types=st.lists(st.sampled_from(TYPES), max_size=2),
+    tags=st.lists(st.sampled_from(TAGS), max_size=2),
+    category=st.one_of(st.none(), st.sampled_from("ab")),
+    after=st.integers(0, 80),
+)
 appends = st.builds(
     StreamAppend,
     st.sampled_from(STREAMS),
@@ -43,7 +57,14 @@ entries = st.builds(
     st.integers(1, 30),
 )
 batches = st.lists(
-    st.tuples(st.lists(appends, max_size=3), st.lists(entries, max_size=3), st.booleans()), min_size=1, max_size=6
+    st.tuples(
+        st.lists(appends, max_size=3),
+        st.lists(entries, max_size=3),
+        st.booleans(),
+        st.one_of(st.just([]), st.lists(queries, max_size=1)),
+    ),
+    min_size=1,
+    max_size=6,
 )
 bound = st.one_of(st.none(), st.integers(-1, 80))
 reading = {
@@ -74,15 +95,15 @@ class StoresAgree(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
     @rule(batch=batches)
-    def append(self, batch: list[tuple[list[StreamAppend], list[IdempotencyEntry], bool]]) -> None:
+    def append(self, batch: list[tuple[list[StreamAppend], list[IdempotencyEntry], bool, list[EventQuery]]]) -> None:
         commits = []
-        for commit_appends, keys, follows in batch:
+        for commit_appends, keys, follows, conditions in batch:
             self.now_ns += 1
             expiring = [
                 IdempotencyEntry(entry.stream, entry.key, 0, -1, 0, self.now_ns + entry.expires_ns) for entry in keys
             ]
             before = self.next_id - 1 if follows else 0
-            commits.append(Commit(self.next_id, self.now_ns, commit_appends, expiring, before))
+            commits.append(Commit(self.next_id, self.now_ns, commit_appends, expiring, before, conditions))
             self.next_id += 1
         assert plain(self.log.append(commits)) == plain(self.memory.append(commits))
 
@@ -120,6 +141,10 @@ class StoresAgree(RuleBasedStateMachine):
     @rule(event_type=st.sampled_from(TYPES), arguments=st.fixed_dictionaries(reading))
     def read_type(self, event_type: str, arguments: dict[str, Any]) -> None:
         self.compare(lambda store: store.read_type(event_type, **arguments))
+
+    @rule(tag=st.sampled_from(TAGS), arguments=st.fixed_dictionaries(reading))
+    def read_tag(self, tag: str, arguments: dict[str, Any]) -> None:
+        self.compare(lambda store: store.read_tag(tag, **arguments))
 
     @rule(category=st.sampled_from("abc"), arguments=st.fixed_dictionaries(reading))
     def read_category(self, category: str, arguments: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from eventsrc import ANY, EventLog, StoredEvent
 from eventsrc.storage.commit import IdempotencyEntry, NewEvent, StreamAppend
-from eventsrc.storage.contract import TIME_NS, append_to, appended, commit, key_entry
+from eventsrc.storage.contract import TIME_NS, append_to, appended, commit, key_entry, new_event
 from eventsrc.storage.environment import TABLES, Environment
 from eventsrc.storage.group import KEY, Group, encode_group
 from eventsrc.storage.record import seal
@@ -38,7 +38,13 @@ def make_store(path: Path, *, flushed: bool) -> None:
         for stream in ("a-1", "a-2", "b-1"):
             number += 1
             keys = [key_entry(stream, f"key-{number}", version=(number + 2) // 3)]
-            commits.append(commit(number, append_to(stream, type=f"t.{stream[0]}"), keys=keys))
+            commits.append(
+                commit(
+                    number,
+                    StreamAppend(stream, ANY, [new_event(number, type=f"t.{stream[0]}", tags=(stream,))]),
+                    keys=keys,
+                )
+            )
         for outcome in log.append(commits):
             appended(outcome)
     head = log.head("a-1")
@@ -124,6 +130,7 @@ def changed(record: bytes, previous_hash: bytes | None = None, **fields: Any) ->
         {"version": 3},
         {"position": 55},
         {"stream": "a-2"},
+        {"tags": ("forged",)},
     ],
 )
 def test_a_changed_field_of_a_record(path: Path, fields: dict[str, Any]) -> None:
@@ -245,7 +252,11 @@ CHANGES: dict[str, Tamper] = {
 
 
 INDEX_CHANGES = [
-    *((table, change) for table in ("heads", "streams", "types", "categories", "idempotency") for change in CHANGES),
+    *(
+        (table, change)
+        for table in ("heads", "streams", "types", "categories", "tags", "idempotency")
+        for change in CHANGES
+    ),
     # A snapshot may be dropped at any time, and the values of expiries are empty.
     *(("snapshots", change) for change in CHANGES if change != "removed"),
     *(("expiries", change) for change in ("removed", "added")),

@@ -1,0 +1,125 @@
+"""The router: brings commands and questions from references to the actors of their aggregates."""
+
+import itertools
+import logging
+import secrets
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import trio
+
+from ..actors.aggregate import Aggregate
+from ..actors.aggregate_type import AggregateType
+from ..actors.errors import IdempotencyKeyInvalid, RuntimeClosed
+from ..actors.future import TrioFuture
+from ..actors.receipt import Request, Requests, StateQuery, current_cause
+from ..actors.recovery import recover
+from ..storage.commit import ExpectedVersion
+from ..storage.errors import EventSourcingError
+from ..storage.event_query import EventQuery
+from ..storage.limits import Limits
+from ..storage.store import EventReader
+from .deadlines import Deadlines
+from .errors import RuntimeReadOnly, WrongThread
+from .events import resolved
+from .projections import Projections
+from .residents import Residents
+
+logger = logging.getLogger("eventsrc.runtime")
+
+
+class Router:
+    """What references use of the runtime. `residents` is None in a reader, which takes no commands."""
+
+    def __init__(
+        self, store: EventReader, limits: Limits, projections: Projections, residents: Residents | None
+    ) -> None:
+        self.limits = limits
+        self.projections = projections
+        self.trio_token = trio.lowlevel.current_trio_token()
+        self.deadlines = Deadlines()
+        self.is_closing = False
+        self._store = store
+        self._residents = residents
+        self._thread_id = threading.get_ident()
+        self._ids = map(f"{secrets.token_hex(6)}-{{:x}}".format, itertools.count(1))
+
+    @property
+    def is_reader(self) -> bool:
+        """Whether it was opened with role="reader"."""
+        return self._residents is None
+
+    async def recover(self, aggregate_type: AggregateType, stream: str, aggregate_id: str) -> Aggregate:
+        """An aggregate's state made from the log. Raises `DecodingError`, `UnknownEvent`, `ApplierFailed`."""
+        return (await recover(self._store, aggregate_type, stream, aggregate_id))[0]
+
+    def request(
+        self,
+        command: object,
+        expected_version: ExpectedVersion | None,
+        idempotency_key: str | None,
+        correlation_id: str | None,
+        metadata: Mapping[str, Any] | None,
+        unless: EventQuery | None = None,
+    ) -> Request:
+        """A command with its ids; the correlation is that of the command being handled, if any."""
+        if idempotency_key is not None:
+            self._check_key(idempotency_key)
+        cause = current_cause.get()
+        command_id = next(self._ids)
+        if cause is None:
+            correlation_id, caused_by = correlation_id or command_id, None
+        else:
+            correlation_id, caused_by = correlation_id or cause.correlation_id, cause.causation_id
+        condition = None if unless is None else resolved(unless)
+        return Request(
+            command, command_id, correlation_id, caused_by, expected_version, idempotency_key, metadata, condition
+        )
+
+    def send(
+        self, aggregate_type: AggregateType, stream: str, aggregate_id: str, message: Request | Requests | StateQuery
+    ) -> TrioFuture[Any]:
+        """Put a message into the mailbox of an aggregate's actor, and return the future of its answer."""
+        if threading.get_ident() != self._thread_id:
+            raise WrongThread("ask")
+        self._check_open()
+        actor = self._actors.get(aggregate_type, stream, aggregate_id)
+        future: TrioFuture[Any] = actor.actor_ref.ask(message, block=False)  # type: ignore[assignment]
+        return future
+
+    def tell(self, aggregate_type: AggregateType, stream: str, aggregate_id: str, request: Request) -> None:
+        """The same without an answer, and from any thread."""
+        if threading.get_ident() == self._thread_id:
+            self._check_open()
+            self._actors.get(aggregate_type, stream, aggregate_id).actor_ref.tell(request)
+            return
+        try:
+            self.trio_token.run_sync_soon(self._tell_from_thread, aggregate_type, stream, aggregate_id, request)
+        except trio.RunFinishedError:
+            raise RuntimeClosed("The runtime was closed; the command was not sent.") from None
+
+    def _tell_from_thread(
+        self, aggregate_type: AggregateType, stream: str, aggregate_id: str, request: Request
+    ) -> None:
+        try:
+            self.tell(aggregate_type, stream, aggregate_id, request)
+        except EventSourcingError as error:
+            logger.error("a command told from another thread was not taken: %s", error, extra={"stream": stream})
+
+    def _check_key(self, key: str) -> None:
+        bound = self.limits.idempotency_key_bytes_max
+        size = len(key.encode())
+        if not 0 < size <= bound:
+            raise IdempotencyKeyInvalid("Bytes in an idempotency key", size, bound, "Use 1 byte or more, up to it.")
+
+    @property
+    def _actors(self) -> Residents:
+        if self._residents is None:
+            raise RuntimeReadOnly(self._store.path)
+        return self._residents
+
+    def _check_open(self) -> None:
+        # While closing, commands that are being handled may still send others.
+        if self.is_closing and current_cause.get() is None:
+            raise RuntimeClosed("The runtime is closed or closes; the command was not sent.")

@@ -1,0 +1,197 @@
+"""Questions across aggregates: events by type, category, tag, metadata and time; and appends that depend on them."""
+
+import random
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from eventsrc import (
+    Aggregate,
+    ConditionNotMet,
+    DefinitionError,
+    EncodingError,
+    EventQuery,
+    MemoryLog,
+    Rejected,
+    Runtime,
+    TagInvalid,
+    TooManyTags,
+    applies,
+    command,
+    event,
+    handles,
+)
+from eventsrc.runtime.testing import WallClock
+from eventsrc.storage.store import EventStore
+
+
+@command
+class Register:
+    name: str
+    city: str = ""
+
+
+@event("user.registered", tags=lambda event: [f"name:{event.name}", f"city:{event.city or 'none'}"])
+class Registered:
+    name: str
+    city: str = ""
+
+
+@command
+class Rename:
+    name: str
+
+
+@event("user.renamed", tags=lambda event: [f"name:{event.name}"])
+class Renamed:
+    name: str
+
+
+class User(Aggregate):
+    name: str = ""
+
+    @handles
+    def register(self, command: Register) -> Registered:
+        if self.name:
+            raise Rejected("is registered")
+        return Registered(command.name, command.city)
+
+    @handles
+    async def rename(self, command: Rename) -> Renamed:
+        await trio.lowlevel.checkpoint()
+        return Renamed(command.name)
+
+    @applies
+    def named(self, event: Registered | Renamed) -> None:
+        self.name = event.name
+
+
+@pytest.fixture(params=["memory", "lmdb"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> EventStore | Path:
+    return MemoryLog() if request.param == "memory" else tmp_path / "store"
+
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+async def test_events_by_tag_metadata_and_time(store: EventStore | Path) -> None:
+    clock = WallClock(START)
+    async with Runtime.open(store, aggregates=[User], wall_clock=clock) as runtime:
+        for number, city in enumerate(["rome", "oslo", "rome", "", "rome"]):
+            by = {"by": "eve"} if number % 2 else None
+            await runtime.actor(User, f"u{number}").ask(Register(f"n{number}", city), metadata=by)
+            clock.advance(60)
+
+        async def positions(**criteria: object) -> list[int]:
+            return [found.position async for found in runtime.events(**criteria)]  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+        assert await positions(tag="city:rome") == [1, 3, 5]
+        assert await positions(tag=["city:rome", "name:n2"]) == [3]
+        assert await positions(tag="city:rome", after=1, before=5) == [3]
+        assert await positions(tag="city:rome", backwards=True, limit=2) == [5, 3]
+        assert await positions(metadata={"by": "eve"}) == [2, 4]
+        assert await positions(metadata={"by": "eve"}, types=[Registered], after=2) == [4]
+        assert await positions(since=START + timedelta(seconds=60), until=START + timedelta(seconds=180)) == [2, 3]
+        assert await positions(until=START) == []
+        assert await positions(since=START + timedelta(days=1)) == []
+        assert await positions(since=START, tag="city:oslo") == [2]
+        assert await positions(stream="user-u3", after=4) == []
+        assert await positions(limit=0) == []
+        assert [found.tags async for found in runtime.events(stream="user-u3")] == [("name:n3", "city:none")]
+        with pytest.raises(ValueError, match="limit must be 0 or more"):
+            runtime.events(limit=-1)
+        with pytest.raises(ValueError, match="has no time zone"):
+            runtime.events(since=datetime(2026, 1, 1))
+        with pytest.raises(DefinitionError, match="is not an @event class"):
+            runtime.events(types=[User])
+
+
+async def test_a_name_is_claimed_once_over_all_aggregates(store: EventStore | Path) -> None:
+    async with Runtime.open(store, aggregates=[User]) as runtime:
+        free = EventQuery(tags=["name:ann"])
+        first = await runtime.actor(User, "1").ask(Register("ann"), unless=free)
+        with pytest.raises(ConditionNotMet, match="event at position 1 matches the query") as caught:
+            await runtime.actor(User, "2").ask(Register("ann"), unless=free)
+        assert caught.value.position == first.position
+        assert (await runtime.actor(User, "2").state()).name == "", "its state is what is stored"
+        await runtime.actor(User, "2").ask(Register("bob"), unless=EventQuery(tags=["name:bob"]))
+        with pytest.raises(ConditionNotMet):
+            await runtime.actor(User, "2").ask(Rename("ann"), unless=EventQuery(types=[Registered, Renamed], after=1))
+        await runtime.actor(User, "2").ask(Rename("bobby"), unless=EventQuery(tags=["name:bobby"], types=[Renamed]))
+        with pytest.raises(DefinitionError):
+            await runtime.actor(User, "2").ask(Rename("x"), unless=EventQuery(types=[User]))
+
+
+async def test_a_refused_condition_is_no_other_command_s(store: EventStore | Path) -> None:
+    async with Runtime.open(store, aggregates=[User]) as runtime:
+        await runtime.actor(User, "1").ask(Register("ann"))
+        user = runtime.actor(User, "2")
+        outcomes: list[object] = [None] * 30
+
+        async def send(number: int) -> None:
+            unless = EventQuery(tags=["name:ann"]) if number % 3 == 0 else None
+            try:
+                outcomes[number] = (await user.ask(Rename(f"n{number}"), unless=unless)).version
+            except ConditionNotMet:
+                outcomes[number] = "refused"
+
+        async with trio.open_nursery() as nursery:
+            for number in range(30):
+                nursery.start_soon(send, number)
+        assert outcomes.count("refused") == 10
+        assert sorted(each for each in outcomes if isinstance(each, int)) == list(range(1, 21))
+        assert all((outcome == "refused") == (number % 3 == 0) for number, outcome in enumerate(outcomes))
+
+
+async def test_many_that_want_the_same_names_at_once(store: EventStore | Path) -> None:
+    chance = random.Random(7)
+    async with Runtime.open(store, aggregates=[User]) as runtime:
+        won: list[str] = []
+
+        async def claim(number: int) -> None:
+            name = f"n{chance.randrange(20)}"
+            try:
+                await runtime.actor(User, str(number)).ask(Register(name), unless=EventQuery(tags=[f"name:{name}"]))
+            except ConditionNotMet:
+                return
+            won.append(name)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(300):
+                nursery.start_soon(claim, number)
+        assert len(won) == len(set(won)) == 20
+        names = [found.payload["name"] async for found in runtime.events(types=[Registered])]
+        assert sorted(names) == sorted(won)
+
+
+async def test_tags_that_cannot_be_stored(store: EventStore | Path) -> None:
+    @event("odd.happened", tags=lambda event: event.tags)
+    class OddHappened:
+        tags: list[Any]
+
+    @command
+    class BeOdd:
+        tags: list[Any]
+
+    class Odd(Aggregate):
+        @handles
+        def be(self, command: BeOdd) -> OddHappened:
+            return OddHappened(command.tags)
+
+        @applies
+        def odd(self, event: OddHappened) -> None: ...
+
+    async with Runtime.open(store, aggregates=[Odd]) as runtime:
+        odd = runtime.actor(Odd, "1")
+        with pytest.raises(TagInvalid, match=r"cannot be a tag of event 'odd.happened': it is empty"):
+            await odd.ask(BeOdd([""]))
+        with pytest.raises(EncodingError, match="must be texts"):
+            await odd.ask(BeOdd([7]))
+        with pytest.raises(TooManyTags, match="16"):
+            await odd.ask(BeOdd([str(number) for number in range(17)]))
+        receipt = await odd.ask(BeOdd(["a", "b", "a"]))
+        assert receipt.version == 1
+        assert [found.tags async for found in runtime.events()] == [("a", "b")]
