@@ -275,3 +275,50 @@ class ProjectionUnavailable(EventSourcingError):
         self.state = state
         self.receipt: Receipt | None = None
         """Of the command that waited, whose events are on disk."""
+
+
+class ViewUnreachable(StoreError):
+    """The database of a view cannot be reached. The projection tries again until it can; commands go on."""
+
+    code: ClassVar[str] = "view_unreachable"
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(
+            path,
+            f"The database of a view, {path}, cannot be reached: {reason}. The projection tries again with a back-off; "
+            "see that the server runs, and that the address and the login are right.",
+        )
+
+
+class ViewWriteFailed(StoreError):
+    """The database of a view refused a statement. Nothing of the batch was stored."""
+
+    code: ClassVar[str] = "view_write_failed"
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(
+            path,
+            f"The database of a view, {path}, refused: {reason}. Nothing of the batch was stored, and it is tried "
+            "again with a back-off.",
+        )
+
+
+class CheckpointMoved(StoreError):
+    """A view is not where its projector left it.
+
+    Another process projects into the same tables, or a commit took effect although its answer was lost. Nothing of the
+    batch was stored: read the checkpoint again and go on from there.
+    """
+
+    code: ClassVar[str] = "checkpoint_moved"
+
+    def __init__(self, path: str, view: str, expected_position: int, stored_position: int) -> None:
+        super().__init__(
+            path,
+            f"The view {view} in {path} is at position {stored_position}, and its projector left it at "
+            f"{expected_position}: another process projects into the same tables, or the answer to a commit was lost. "
+            "Nothing was stored; the projection goes on from what is there. Let one process keep a view.",
+        )
+        self.view = view
+        self.expected_position = expected_position
+        self.stored_position = stored_position

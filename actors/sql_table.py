@@ -1,0 +1,404 @@
+"""One table of a view in SQL: its columns and statements, rows to parameters and back, queries as SQL."""
+
+import logging
+import math
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from itertools import islice
+from operator import attrgetter
+from typing import Any, Final
+from uuid import UUID
+
+import attrs
+import sqlalchemy
+from sqlalchemy.dialects import postgresql, sqlite
+
+from .criteria import Between, Criterion, Equal, OneOf, RowQuery, StartingWith, sort_key
+from .errors import DecodingError, DefinitionError, QueryTooLarge
+from .lmdb_view import SORTED_ROWS_MAX
+from .row_type import RowType
+from .sql_columns import Column, Dialect, NoSuchValue, SqlType, Translation, column_of, to_json
+
+ROWS_FETCHED: Final = 1_000
+"""Rows that are fetched at a time where Python looks at each of them."""
+VALUES_MAX: Final = 1_000
+"""Values of a `one_of` that are given to the database; with more, Python looks at each row."""
+
+_INT64: Final = 1 << 63
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_NUMBER: Final = struct.Struct(">QQ")
+_DOUBLE: Final = struct.Struct(">d")
+_UINT64: Final = struct.Struct(">Q")
+_CODE_POINT_MAX: Final = 0x10FFFF
+
+Condition = sqlalchemy.ColumnElement[bool]
+logger = logging.getLogger("eventsrc.views")
+
+
+def columns_of(table: RowType[Any], dialect: Dialect) -> dict[str, Column]:
+    """The columns of a table by field. Raises `DefinitionError` for a key that SQL cannot have."""
+    fields = attrs.fields(table.row_class)
+    columns = {field.name: column_of(table.row_class, field, dialect) for field in fields if field.init}
+    for field in table.key_fields:
+        column = columns.get(field)
+        if column is None or column.is_nullable or not column.is_compared_by_sql:
+            raise DefinitionError(
+                f"{table.row_class.__name__}.{field} is a key and cannot be one in SQL: annotate it with one of int, "
+                "float, str, bool, bytes, date, datetime, timedelta, Decimal, UUID or an enum of them, without None."
+            )
+    return columns
+
+
+class SqlTable:
+    """A table as it is stored under `name`, with the kinds of its columns, for rows of a class that may be newer."""
+
+    def __init__(self, table: RowType[Any], name: str, kinds: Mapping[str, str], engine: sqlalchemy.Engine) -> None:
+        self.table = table
+        self._is_postgresql = engine.dialect.name == "postgresql"
+        dialect: Dialect = "postgresql" if self._is_postgresql else "sqlite"
+        current = columns_of(table, dialect)
+        self.columns = [
+            current[field]
+            if field in current and current[field].kind == kind
+            else Column(field, kind, True, None, dialect)
+            for field, kind in kinds.items()
+        ]
+        self._usable = {column.field: column for column in self.columns if current.get(column.field) is column}
+        self._keys = [current[field] for field in table.key_fields]
+        self.sql = self._sql_table(name)
+        self.is_current = self._usable.keys() == current.keys() == kinds.keys()
+        """Whether its columns are those of the row class, so that rows can be written."""
+        is_direct = self.is_current and all(column.is_compared_by_sql for column in self.columns)
+        self._make = self._maker(is_direct=is_direct)
+        self._select = sqlalchemy.select(*self.sql.c)
+        if self.is_current:
+            self.parameters = self._encoder()
+            self.upsert = self._compiled(self._upsert_statement(), engine)
+            by_key = [self.sql.c[key.field] == sqlalchemy.bindparam(f"key_{key.field}") for key in self._keys]
+            self.delete = self._compiled(sqlalchemy.delete(self.sql).where(*by_key), engine)
+            self._get = self._compiled(self._select.where(*by_key), engine)
+
+    # --- rows ---
+
+    def rows(self, fetched: Iterable[Sequence[Any]]) -> list[Any]:
+        """Rows from what the driver gave. Raises `DecodingError`."""
+        return [self._make(values) for values in fetched]
+
+    def get(self, connection: sqlalchemy.Connection, key: tuple[Any, ...]) -> Any | None:
+        """The row with this key. Raises `RowInvalid` for what is no key, `DecodingError`."""
+        self.table.key(key)
+        if not self.is_current:
+            equal = {field: Equal(value) for field, value in zip(self.table.key_fields, key, strict=True)}
+            return next(iter(self.find(connection, RowQuery(equal, limit=1))), None)
+        given = [column.key_equals(value) for column, value in zip(self._keys, key, strict=True)]
+        if not all(given):
+            return None
+        found = connection.exec_driver_sql(self._get, tuple(each[0] for each in given)).first()
+        return None if found is None else self._make(found)
+
+    def key_from(self, encoded: bytes) -> tuple[Any, ...]:
+        """The parameters for a key in the form that sorts."""
+        parameters = []
+        offset = 0
+        for column in self._keys:
+            value, offset = _decode_value(encoded, offset, column.kind)
+            parameters.append(value if column.members is not None else column.key_equals(value)[0])
+        return tuple(parameters)
+
+    def _encoder(self) -> Callable[[Any], tuple[Any, ...]]:
+        keys = self.table.key_fields
+        parts: list[tuple[str, Translation | None, bool]] = [
+            (column.field, column.key_encoder() if column.field in keys else column.encoder(), column.kind == "json")
+            for column in self.columns
+        ]
+        fields = [field for field, _, _ in parts]
+        if len(fields) > 1 and not any(encode for _, encode, _ in parts):
+            return attrgetter(*fields)
+        data_of = self.table.data
+        has_json = any(is_json for _, _, is_json in parts)
+
+        def encode_row(row: Any) -> tuple[Any, ...]:
+            data = data_of(row) if has_json else {}
+            values = []
+            for field, encode, is_json in parts:
+                if is_json:
+                    value = data[field]
+                    values.append(None if value is None else to_json(value))
+                else:
+                    value = getattr(row, field)
+                    values.append(value if encode is None else encode(value))
+            return tuple(values)
+
+        return encode_row
+
+    def _maker(self, *, is_direct: bool) -> Callable[[Sequence[Any]], Any]:
+        row_class, name = self.table.row_class, self.table.name
+        if not is_direct:
+            plain = [(column.field, column.plain()) for column in self.columns]
+
+            def structured(values: Sequence[Any]) -> Any:
+                pairs = zip(plain, values, strict=True)
+                return self.table.structure(
+                    {field: value if to_plain is None else to_plain(value) for (field, to_plain), value in pairs}
+                )
+
+            return structured
+        aliases = {field.name: field.alias for field in attrs.fields(row_class)}
+        names = [aliases[column.field] for column in self.columns]
+        decoders = [column.decoder() for column in self.columns]
+        decodes = any(decoders)
+
+        def made(values: Sequence[Any]) -> Any:
+            try:
+                if decodes:
+                    pairs = zip(decoders, values, strict=True)
+                    values = [value if decode is None else decode(value) for decode, value in pairs]
+                return row_class(**dict(zip(names, values, strict=True)))
+            except Exception as error:
+                raise DecodingError(f"A stored row of {name} does not fit {row_class.__name__}: {error}") from error
+
+        return made
+
+    # --- queries ---
+
+    def find(self, connection: sqlalchemy.Connection, query: RowQuery) -> list[Any]:
+        """The rows that a query asks for. Raises `QueryTooLarge`, `DecodingError`."""
+        self._tell_of_scan(query.criteria)
+        conditions, left = self._conditions(query.criteria)
+        sorts = all(
+            order.field in self._usable and self._usable[order.field].is_compared_by_sql for order in query.order
+        )
+        statement = self._select.where(*conditions)
+        if sorts:
+            statement = statement.order_by(*self._order(query))
+        if sorts and not left:
+            return self.rows(connection.execute(statement.limit(query.limit).offset(query.offset or None)))
+        found = (row for row in self._looked_at(connection, statement) if RowQuery(left).matches(row))
+        end = None if query.limit is None else query.offset + query.limit
+        if sorts:
+            return list(islice(found, query.offset, end))
+        held = list(islice(found, SORTED_ROWS_MAX + 1))
+        if len(held) > SORTED_ROWS_MAX:
+            raise QueryTooLarge(self.table.name, SORTED_ROWS_MAX)
+        for order in reversed(query.order):
+            held.sort(key=sort_key(order.field), reverse=order.descending)
+        return held[query.offset : end]
+
+    def count(self, connection: sqlalchemy.Connection, criteria: Mapping[str, Criterion]) -> int:
+        """How many rows meet the criteria."""
+        self._tell_of_scan(criteria)
+        conditions, left = self._conditions(criteria)
+        if left:
+            rows = self._looked_at(connection, self._select.where(*conditions))
+            return sum(RowQuery(left).matches(row) for row in rows)
+        counted = sqlalchemy.select(sqlalchemy.func.count()).select_from(self.sql).where(*conditions)
+        return int(connection.execute(counted).scalar_one())
+
+    def _sorts(self, field: str) -> bool:
+        return field in self._usable and self._usable[field].is_compared_by_sql
+
+    def _looked_at(self, connection: sqlalchemy.Connection, statement: sqlalchemy.Select[Any]) -> Iterator[Any]:
+        with connection.execute(statement, execution_options={"yield_per": ROWS_FETCHED}) as result:
+            for values in result:
+                yield self._make(values)
+
+    def _conditions(self, criteria: Mapping[str, Criterion]) -> tuple[list[Condition], dict[str, Criterion]]:
+        """What the database decides, and the criteria that Python has to look at afterwards."""
+        conditions: list[Condition] = []
+        left: dict[str, Criterion] = {}
+        for field, criterion in criteria.items():
+            column = self._usable.get(field)
+            if column is None or not column.is_compared_by_sql:
+                left[field] = criterion
+                continue
+            if column.is_compared_roughly:
+                left[field] = criterion
+            try:
+                conditions.append(self._condition(column, criterion))
+            except NoSuchValue:
+                conditions.append(sqlalchemy.false())
+            except _TooMany:
+                left[field] = criterion
+        return conditions, left
+
+    def _condition(self, column: Column, criterion: Criterion) -> Condition:
+        compared = self._compared(column)
+        match criterion:
+            case Equal(value):
+                return self._is_one_of(column, (value,))
+            case OneOf(values):
+                return self._is_one_of(column, values)
+            case Between(low, high):
+                parts = [self.sql.c[column.field].is_not(None)]
+                if (
+                    low is not None
+                    and (bound := _roughly(column, column.bound(low, is_low=True), -math.inf)) is not None
+                ):
+                    parts.append(compared >= bound)
+                if (
+                    high is not None
+                    and (bound := _roughly(column, column.bound(high, is_low=False), math.inf)) is not None
+                ):
+                    parts.append(compared <= bound)
+                return sqlalchemy.and_(*parts)
+            case StartingWith(prefix):
+                return self._starts_with(column, prefix)
+        raise _TooMany
+
+    def _is_one_of(self, column: Column, values: Sequence[Any]) -> Condition:
+        if len(values) > VALUES_MAX:
+            raise _TooMany
+        given = [parameter for value in values if value is not None for parameter in column.equals(value)]
+        stored, compared = self.sql.c[column.field], self._compared(column)
+        parts: list[Condition] = [stored.is_(None)] if any(value is None for value in values) else []
+        if column.is_compared_roughly:
+            parts += [
+                compared.between(_roughly(column, each, -math.inf), _roughly(column, each, math.inf)) for each in given
+            ]
+        elif given:
+            parts.append(stored == given[0] if len(given) == 1 else stored.in_(given))
+        return sqlalchemy.or_(*parts) if parts else sqlalchemy.false()
+
+    def _starts_with(self, column: Column, prefix: str) -> Condition:
+        if column.kind != "text" or (column.members is not None and not issubclass(column.members, str)):
+            return sqlalchemy.false()
+        stored = self.sql.c[column.field]
+        if not prefix:
+            return stored.is_not(None)
+        after = _after_all_with(prefix)
+        return stored >= prefix if after is None else sqlalchemy.and_(stored >= prefix, stored < after)
+
+    def _compared(self, column: Column) -> Any:
+        stored = self.sql.c[column.field]
+        return sqlalchemy.cast(stored, SqlType("REAL")) if column.is_compared_roughly else stored
+
+    def _order(self, query: RowQuery) -> list[Any]:
+        """What is asked for, then the key, so that pages of one query fit together. Unasked: that of LMDB views."""
+        wanted = [(order.field, order.descending) for order in query.order]
+        if not wanted:
+            indexed = [field for field in query.criteria if field in self.table.indexes and field in self._usable]
+            exact = [field for field in indexed if isinstance(query.criteria[field], Equal | OneOf)]
+            wanted = [(field, False) for field in (exact or indexed)[:1]]
+        is_descending = bool(wanted) and wanted[-1][1]
+        wanted += [(key.field, is_descending) for key in self._keys if key.field not in {field for field, _ in wanted}]
+        return [
+            self._sorted_by(self._usable[field], descending) for field, descending in wanted if field in self._usable
+        ]
+
+    def _sorted_by(self, column: Column, descending: bool) -> Any:
+        compared = self._compared(column)
+        ordered = compared.desc() if descending else compared.asc()
+        if self._is_postgresql and column.is_nullable:
+            return ordered.nulls_last() if descending else ordered.nulls_first()
+        return ordered
+
+    def _tell_of_scan(self, criteria: Mapping[str, Criterion]) -> None:
+        if criteria and not any(field in self.table.indexes or field == self.table.key_fields[0] for field in criteria):
+            logger.debug(
+                "a query looks at every row",
+                extra={"table": self.table.name, "criteria": sorted(criteria), "indexes": self.table.indexes},
+            )
+
+    # --- statements ---
+
+    def _sql_table(self, name: str) -> sqlalchemy.Table:
+        keys = self.table.key_fields
+        columns: list[sqlalchemy.Column[Any]] = [
+            sqlalchemy.Column(
+                column.field,
+                column.sql_type,
+                nullable=column.is_nullable,
+                autoincrement=False,
+            )
+            for column in self.columns
+        ]
+        primary = [sqlalchemy.PrimaryKeyConstraint(*keys)] if all(key in self._usable for key in keys) else []
+        metadata = sqlalchemy.MetaData()
+        return sqlalchemy.Table(name, metadata, *columns, *primary, sqlite_with_rowid=False, sqlite_strict=True)
+
+    def create(self, connection: sqlalchemy.Connection, name_of_index: Callable[[str], str]) -> None:
+        """Make it, with its indexes."""
+        for field in self.table.indexes:
+            column = self._usable[field]
+            if column.is_compared_by_sql:
+                by = self._sorted_by(column, False) if column.is_nullable else self._compared(column)
+                sqlalchemy.Index(name_of_index(field), by)
+        self.sql.create(connection)
+
+    def _upsert_statement(self) -> Any:
+        insert = (postgresql.insert if self._is_postgresql else sqlite.insert)(self.sql)
+        keys = self.table.key_fields
+        changed = {column.field: insert.excluded[column.field] for column in self.columns if column.field not in keys}
+        if not changed:
+            return insert.on_conflict_do_nothing(index_elements=list(keys))
+        return insert.on_conflict_do_update(index_elements=list(keys), set_=changed)
+
+    def _compiled(self, statement: Any, engine: sqlalchemy.Engine) -> str:
+        compiled = statement.compile(engine)
+        given = [name.removeprefix("key_") for name in compiled.positiontup]
+        assert given in ([column.field for column in self.columns], list(self.table.key_fields)), given
+        return str(compiled)
+
+
+class _TooMany(Exception):
+    """Python has to look at this criterion."""
+
+
+def _roughly(column: Column, bound: Any, towards: float) -> Any:
+    """A bound widened for what is compared as a double, in whose last digit databases differ."""
+    if bound is None or not column.is_compared_roughly:
+        return bound
+    number = float(bound)
+    for _ in range(4):
+        number = math.nextafter(number, towards)
+    return number
+
+
+def _after_all_with(prefix: str) -> str | None:
+    """The first text after all that begin with `prefix`; None where there is none."""
+    while prefix:
+        last = ord(prefix[-1])
+        if last < _CODE_POINT_MAX:
+            # Surrogates are no characters.
+            return prefix[:-1] + chr(0xE000 if last == 0xD7FF else last + 1)
+        prefix = prefix[:-1]
+    return None
+
+
+def _decode_value(encoded: bytes, start: int, kind: str) -> tuple[Any, int]:
+    """A value of a key from the bytes of `storage/ordered_key.py`, and where the next begins."""
+    tag = encoded[start]
+    start += 1
+    match tag:
+        case 0x02 | 0x03:
+            return tag == 0x03, start
+        case 0x10:
+            bits, difference = _NUMBER.unpack_from(encoded, start)
+            (nearest,) = _DOUBLE.unpack(_UINT64.pack(bits ^ _INT64 if bits & _INT64 else ~bits & 0xFFFF_FFFF_FFFF_FFFF))
+            value: Any = nearest
+            if kind == "integer":
+                value = int(nearest) + difference - _INT64
+            elif kind == "decimal":
+                value = Decimal(repr(nearest))
+            return value, start + _NUMBER.size
+        case 0x20 | 0x21:
+            end = start
+            while encoded[end] or encoded[end + 1 : end + 2] == b"\xff":
+                end += 1 if encoded[end] else 2
+            raw = encoded[start:end].replace(b"\x00\xff", b"\x00")
+            return (raw.decode() if tag == 0x20 else raw), end + 1
+        case 0x30 | 0x31:
+            (microseconds,) = _UINT64.unpack_from(encoded, start)
+            when = _EPOCH + (microseconds - _INT64) * _MICROSECOND
+            return (when if tag == 0x30 else when.replace(tzinfo=None)), start + 8
+        case 0x32:
+            return date.fromordinal(*_UINT64.unpack_from(encoded, start)), start + 8
+        case 0x33:
+            number = int.from_bytes(encoded[start : start + 10], "big") - (1 << 79)
+            return number * _MICROSECOND, start + 10
+        case 0x40:
+            return UUID(bytes=encoded[start : start + 16]), start + 16
+    raise AssertionError(f"a key begins with {tag:#x}")

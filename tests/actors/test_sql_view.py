@@ -1,0 +1,388 @@
+"""Views in SQL: what is special about a database."""
+
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy
+import trio
+from attrs import evolve, frozen
+from postgres_server import PostgresServer
+from sqlalchemy.exc import OperationalError
+from view_cases import (
+    FIRST,
+    ROWS,
+    Balance,
+    Balances,
+    Everything,
+    Happened,
+    apply,
+    ask,
+    everything,
+    open_session,
+    put,
+    stored,
+    total,
+)
+
+from eventsrc import (
+    Aggregate,
+    CheckpointMoved,
+    DefinitionError,
+    MemoryLog,
+    Runtime,
+    ViewUnreachable,
+    ViewWriteFailed,
+    applies,
+    between,
+    command,
+    handles,
+)
+from eventsrc.actors.criteria import RowQuery
+from eventsrc.actors.errors import RowInvalid
+from eventsrc.actors.row_type import RowType
+from eventsrc.actors.serializer import Serializer
+from eventsrc.actors.sql_view import SqlViews
+from eventsrc.actors.view_session import EventFailed
+from eventsrc.actors.view_store import Change, Generation
+
+
+def test_people_can_query_the_rows_by_a_plain_name(url: str, sql: SqlViews) -> None:
+    session = open_session(sql)
+    apply(session, range(1, 21))
+    sql.activate("balances", FIRST)
+    database = sqlalchemy.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    with database.connect() as connection:
+        run = connection.exec_driver_sql
+        assert run("SELECT sum(amount), min(owner) FROM balances_rows").one() == (20, "ann")
+        assert run("SELECT position FROM eventsrc_projections WHERE projection = 'balances'").scalar() == 20
+        names = {index["name"] for index in sqlalchemy.inspect(connection).get_indexes("balances_rows_g1")}
+        assert names == {"balances_rows_g1_amount"}
+    other = Generation(2, 2, "second")
+    apply(open_session(sql, other), range(1, 31))
+    sql.activate("balances", other)
+    with database.connect() as connection:
+        assert connection.exec_driver_sql("SELECT sum(amount) FROM balances_rows").scalar() == 30
+    sql.drop("balances", FIRST)
+    sql.drop("balances", other)
+    with database.connect() as connection:
+        inspector = sqlalchemy.inspect(connection)
+        assert inspector.get_view_names() == []
+        assert sorted(inspector.get_table_names()) == ["eventsrc_projections", "eventsrc_tables"]
+    database.dispose()
+
+
+def test_an_old_generation_answers_queries_of_a_changed_class(sql: SqlViews) -> None:
+    @frozen
+    class Old:
+        key: str
+        number: int
+        gone: str = "x"
+        changed: int = 4
+
+    @frozen
+    class New:
+        key: str
+        number: int
+        added: int = 9
+        changed: str = ""
+
+    old = everything((), rows=Old)
+    view = sql.open("all", FIRST, [old])
+    put(view, old, Old("a", 1), Old("b", 2))
+    view.close()
+    new = everything((), rows=New)
+    view = sql.open("all", FIRST, [new])
+    with view.reading() as reading:
+        assert reading.find(new, RowQuery()) == [New("a", 1, 9, "4"), New("b", 2, 9, "4")]
+        assert reading.get(new, ("b",)) == New("b", 2, 9, "4")
+        assert reading.get(new, ("c",)) is None
+    assert ask(view, new, number=2) == "b"
+    assert ask(view, new, added=9) == "ab"
+    assert ask(view, new, "-added", "-number", changed="4") == "ba"
+    with pytest.raises(ViewWriteFailed, match="raise the projection's version"):
+        put(view, new, New("c", 1))
+
+
+def test_two_that_project_into_the_same_tables_take_each_event_once(url: str) -> None:
+    stores = [SqlViews(url), SqlViews(url)]
+    reached: list[int] = []
+    failures: list[BaseException] = []
+
+    def project(views: SqlViews) -> None:
+        try:
+            session = open_session(views)
+            position = session.view.checkpoint.position
+            while position < 1_000:
+                try:
+                    apply(session, range(position + 1, position + 11))
+                    position += 10
+                except CheckpointMoved:
+                    position = session.view.checkpoint.position
+            reached.append(position)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=project, args=[views]) for views in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures, failures
+    assert reached == [1_000, 1_000]
+    assert total(open_session(stores[0]).view) == 1_000
+    for views in stores:
+        views.close()
+
+
+def test_the_loser_repeats_nothing_until_it_has_read_the_checkpoint(url: str, sql: SqlViews) -> None:
+    other = SqlViews(url)
+    loser, winner = open_session(sql), open_session(other)
+    apply(loser, range(1, 11))
+    with pytest.raises(CheckpointMoved):
+        apply(winner, range(1, 11))
+    assert winner.view.checkpoint.position == 10
+    apply(winner, range(11, 21))
+    for _ in range(3):
+        with pytest.raises(CheckpointMoved, match="is at position 20, and its projector left it at 10"):
+            apply(loser, range(11, 21))
+    assert loser.view.checkpoint.position == 20
+    apply(loser, range(21, 31))
+    assert total(loser.view) == 30
+    other.close()
+
+
+def test_a_commit_whose_answer_is_lost_is_not_repeated(sql: SqlViews, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = open_session(sql)
+    apply(session, range(1, 11))
+    commit = sql.engine.dialect.do_commit
+
+    def lose_the_answer(connection: Any) -> None:
+        commit(connection)
+        raise OperationalError("COMMIT", {}, ConnectionError("the line is dead"))
+
+    monkeypatch.setattr(sql.engine.dialect, "do_commit", lose_the_answer)
+    with pytest.raises((ViewUnreachable, ViewWriteFailed)):
+        apply(session, range(11, 21))
+    monkeypatch.undo()
+    with pytest.raises(CheckpointMoved):
+        apply(session, range(11, 21))
+    assert session.view.checkpoint.position == 20
+    apply(session, range(21, 31))
+    assert total(session.view) == 30
+
+
+def test_a_row_that_does_not_fit_its_column_is_named(sql: SqlViews) -> None:
+    table = everything()
+    view = sql.open("all", FIRST, [table])
+    for bad in (
+        Everything("x", number="many"),  # type: ignore[arg-type]
+        Everything("x", number=2**63),
+        Everything("x", number=None),  # type: ignore[arg-type]
+        Everything("x", text="lone \udc00"),
+        Everything("x", when="today"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(RowInvalid, match=r"row of things .*: Everything") as refused, view.writing() as writing:
+            changes = [Change(table.key((row.key,)), row, None, None) for row in (ROWS[0], bad, ROWS[1])]
+            writing.write(table, changes)
+        assert refused.value.row is bad
+        assert ask(view, table) == ""
+    put(view, table, *ROWS)
+    assert ask(view, table) == "abcdefß"
+
+
+def test_databases_and_keys_that_cannot_be(tmp_path: Path, sql: SqlViews) -> None:
+    for bad in ("mysql://localhost/views", "sqlite://", "sqlite:///:memory:", "no url"):
+        with pytest.raises(DefinitionError):
+            SqlViews(bad)
+    with pytest.raises(DefinitionError, match=r"Everything.maybe is a key and cannot be one in SQL"):
+        sql.open("all", FIRST, [everything((), "maybe")])
+    with pytest.raises(DefinitionError, match=r"Everything.place is a key"):
+        sql.open("all", FIRST, [everything((), "place")])
+
+
+def test_two_tables_of_one_name_are_told_apart(sql: SqlViews) -> None:
+    one, other = everything(), everything()
+    one.name, other.name = "b_c", "c"
+    sql.open("a", FIRST, [one])
+    with pytest.raises(DefinitionError, match=r"would be called a_b_c in SQL, as the table 'b_c' of 'a' is"):
+        sql.open("a_b", FIRST, [other])
+    assert sql.generations("a_b") == []
+
+
+def test_long_names_are_cut(sql: SqlViews) -> None:
+    table = everything()
+    names = ["p" * 99 + end for end in "ab"]
+    for name in names:
+        view = sql.open(name, FIRST, [table])
+        put(view, table, *ROWS)
+        sql.activate(name, FIRST)
+        assert ask(view, table, "number", limit=1) == "b"
+    for name in names:
+        sql.drop(name, FIRST)
+
+
+def test_what_was_dropped_in_part_is_made_anew(url: str, sql: SqlViews) -> None:
+    apply(open_session(sql), range(1, 101))
+    with sql.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE eventsrc_projections SET state = 'dropped'")
+    assert sql.generations("balances") == []
+    session = open_session(sql)
+    assert session.view.checkpoint.position == 0
+    apply(session, range(1, 11))
+    assert total(session.view) == 10
+
+
+def test_a_reader_sees_one_state_while_batches_are_written(sql: SqlViews) -> None:
+    session = open_session(sql)
+    apply(session, range(1, 11))
+    table = RowType(Balances.rows, Serializer())
+    with session.view.reading() as reading:
+        before = reading.find(table, RowQuery())
+        thread = threading.Thread(target=apply, args=[session, range(11, 21)])
+        thread.start()
+        thread.join()
+        assert reading.find(table, RowQuery()) == before
+    assert total(session.view) == 20
+
+
+def test_many_readers_at_once(sql: SqlViews) -> None:
+    session = open_session(sql)
+    apply(session, range(1, 101))
+    sums: list[int] = []
+    threads = [threading.Thread(target=lambda: sums.append(total(session.view))) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sums == [100] * 20
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "views.db").write_bytes(b"something else" * 1000)
+    views = SqlViews(f"sqlite:///{tmp_path / 'views.db'}")
+    with pytest.raises(ViewWriteFailed, match="file is not a database"):
+        views.generations("balances")
+    views.close()
+    views = SqlViews(f"sqlite:///{tmp_path / 'missing' / 'views.db'}")
+    with pytest.raises(ViewUnreachable, match="unable to open"):
+        views.generations("balances")
+    views.close()
+
+
+def test_a_locked_database_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eventsrc.actors.sql_engine.LOCK_SECONDS_MAX", 0.05)
+    views = SqlViews(f"sqlite:///{tmp_path / 'views.db'}")
+    session = open_session(views)
+    other = sqlite3.connect(tmp_path / "views.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(ViewWriteFailed, match="database is locked"):
+        apply(session, range(1, 11))
+    other.execute("ROLLBACK")
+    other.close()
+    apply(session, range(1, 11))
+    assert total(session.view) == 10
+    views.close()
+
+
+def test_a_server_that_stops_and_starts_again(postgres_server: PostgresServer, postgres_url: str) -> None:
+    views = SqlViews(postgres_url)
+    session = open_session(views)
+    apply(session, range(1, 11))
+    postgres_server.stop()
+    try:
+        for _ in range(3):
+            with pytest.raises(ViewUnreachable, match="cannot be reached"):
+                apply(session, range(11, 21))
+            with pytest.raises(ViewUnreachable):
+                total(session.view)
+    finally:
+        postgres_server.start()
+    apply(session, range(11, 21))
+    assert total(session.view) == 20
+    assert session.view.checkpoint.position == 20
+    views.close()
+
+
+def test_a_server_that_goes_away_in_mid_batch(postgres_server: PostgresServer, postgres_url: str) -> None:
+    views = SqlViews(postgres_url)
+    session = open_session(views)
+    apply(session, range(1, 11))
+    table = RowType(Balances.rows, Serializer())
+    with pytest.raises(ViewUnreachable), session.view.writing() as writing:
+        assert writing.get(table, ("1",)) is not None
+        postgres_server.stop()
+        postgres_server.start()
+        try:
+            writing.get(table, ("1",))
+        except ViewUnreachable as error:
+            # As the session does with whatever a handler raises.
+            raise EventFailed(stored(11, "1", {}), error) from error
+    apply(session, range(11, 21))
+    assert total(session.view) == 20
+    views.close()
+
+
+@command
+class Do:
+    amount: int
+
+
+class Thing(Aggregate):
+    amount: int = 0
+
+    @handles
+    def do(self, command: Do) -> Happened:
+        return Happened(command.amount)
+
+    @applies
+    def happened(self, event: Happened) -> None:
+        self.amount = evolve(event).amount + self.amount
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    with trio.fail_after(10):
+        while not is_so():  # noqa: ASYNC110 - whatever makes it so
+            await trio.sleep(0.01)
+
+
+async def test_a_runtime_keeps_its_view_in_a_database(sql: SqlViews, tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    for run in range(1, 3):
+        async with Runtime.open(path, aggregates=[Thing], projections=[Balances], views={Balances: sql}) as runtime:
+            await runtime.actor(Thing, "a").ask_many([Do(1)] * 250)
+            receipt = await runtime.actor(Thing, "b").ask(Do(2), wait_for=[Balances])
+            view = runtime.view(Balances.rows)
+            assert await view.get("a", at_least=receipt) == Balance("a", "ann", 250 * run)
+            assert [row.account for row in await view.where(amount=between(1, 499)).order_by("amount").rows()] == (
+                ["b", "a"] if run == 1 else ["b"]
+            )
+            await runtime.projections.rebuild(Balances)
+            await until(lambda: not runtime.lag()["balances"].rebuilding)
+            assert await view.all().count() == 2
+    assert [generation.number for generation in sql.generations("balances")] == [3]
+
+
+async def test_commands_go_on_while_the_server_is_away(postgres_server: PostgresServer, postgres_url: str) -> None:
+    views = SqlViews(postgres_url)
+    async with Runtime.open(
+        MemoryLog(), aggregates=[Thing], projections=[Balances], views={Balances: views}
+    ) as runtime:
+        thing = runtime.actor(Thing, "a")
+        await thing.ask(Do(1), wait_for=[Balances])
+        await trio.to_thread.run_sync(postgres_server.stop)
+        try:
+            for _ in range(10):
+                await thing.ask(Do(1))
+            await until(lambda: runtime.lag()["balances"].state == "retrying")
+            assert "cannot be reached" in runtime.lag()["balances"].error
+            with pytest.raises(ViewUnreachable):
+                await runtime.view(Balances.rows).get("a")
+        finally:
+            await trio.to_thread.run_sync(postgres_server.start)
+        receipt = await thing.ask(Do(1))
+        assert await runtime.view(Balances.rows).get("a", at_least=receipt, timeout=30) == Balance("a", "ann", 12)
+    views.close()

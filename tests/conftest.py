@@ -1,0 +1,31 @@
+"""What tests in several folders share."""
+
+import itertools
+import os
+from collections.abc import Iterator
+
+import pytest
+from postgres_server import PostgresServer, find_binaries
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server that runs as long as the tests do."""
+    binaries = find_binaries()
+    if binaries is None:
+        reason = "no PostgreSQL server in /usr/lib/postgresql or on the PATH: apt-get install postgresql"
+        assert not os.environ.get("CI"), reason
+        pytest.skip(reason)
+    server = PostgresServer(binaries)
+    try:
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> str:
+    """The URL of an empty database."""
+    return postgres_server.create_database(f"test_{next(_numbers)}")
