@@ -72,6 +72,7 @@ class Projector(TrioActor):
         self._attempts = 0
         self._is_told = False
         self._is_resting = False
+        self._is_ending = False
 
     @property
     def session(self) -> ViewSession:
@@ -83,18 +84,19 @@ class Projector(TrioActor):
         self.wake()
 
     async def on_stop(self) -> None:  # type: ignore[override]
-        self._host.feed.stop_listening(self)
         if self.position > self._saved_position and self.state not in ("retrying", "failed"):
             await self._apply([], Checkpoint(self.position, self._last_hash))
 
     def wake(self) -> None:
         """Have it look at the log, now or when it is done with what it does."""
-        if not self._is_told and not self.actor_stopped.is_set():
+        if not self._is_told and not self._is_ending:
             self._is_told = True
             self.actor_ref.tell(Advance())
 
     async def end(self) -> None:
         """Stop it and wait until it has."""
+        self._is_ending = True
+        self._host.feed.stop_listening(self)
         if not self.actor_stopped.is_set():
             await self.order(_ActorStop())
 

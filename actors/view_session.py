@@ -25,21 +25,21 @@ _ABSENT: Final = object()
 class SessionRows(Generic[R]):
     """A table while a batch is being handled: what is changed is kept here until the end of the batch."""
 
-    __slots__ = ("_before", "_changed", "_events", "_kept", "_key", "_type", "event_index", "transaction")
+    __slots__ = ("_before", "_changed", "_events", "_kept", "_newest_key", "_type", "event_index", "transaction")
 
     def __init__(self, row_type: RowType[R]) -> None:
         self._type = row_type
-        self._key = row_type.key
         self._changed: dict[bytes, R | None] = {}
         self._before: dict[bytes, tuple[bytes, ...] | None] = {}
-        self._kept: dict[bytes, R] = {}
+        self._kept: dict[bytes, tuple[R, tuple[bytes, ...]]] = {}
+        self._newest_key: tuple[tuple[Any, ...], bytes] = ((), b"")
         self._events: dict[bytes, int] = {}
         self.transaction: ViewWriting
         self.event_index = 0
         """Which event of the batch is being handled."""
 
     def get(self, *key: Any) -> R | None:
-        encoded = self._key(key)
+        encoded = self._encoded(key)
         changed = self._changed.get(encoded, _ABSENT)
         if changed is not _ABSENT:
             return changed  # type: ignore[return-value]
@@ -48,14 +48,16 @@ class SessionRows(Generic[R]):
     def put(self, row: R) -> None:
         self._type.check(row)
         values = self._type.key_values(row)
-        key = self._key(values)
-        self._remember(key, values)
+        key = self._encoded(values)
+        if key not in self._before:
+            self._stored(key, values)
         self._changed[key] = row
         self._events[key] = self.event_index
 
     def delete(self, *key: Any) -> None:
-        encoded = self._key(key)
-        self._remember(encoded, key)
+        encoded = self._encoded(key)
+        if encoded not in self._before:
+            self._stored(encoded, key)
         self._changed[encoded] = None
 
     def where(self, **criteria: Any) -> list[R]:
@@ -79,11 +81,11 @@ class SessionRows(Generic[R]):
             raise RowRefused(self._event_that_put(error.row), error) from error
         if self._type.is_frozen:
             kept = self._kept
-            for key, row in self._changed.items():
-                if row is None:
-                    kept.pop(key, None)
+            for change in changes:
+                if change.after is None:
+                    kept.pop(change.key, None)
                 else:
-                    kept[key] = row
+                    kept[change.key] = (change.row, change.after)
             if len(kept) > ROWS_KEPT_MAX:
                 kept.clear()
         self._changed.clear()
@@ -100,19 +102,28 @@ class SessionRows(Generic[R]):
     def _event_that_put(self, row: object) -> int:
         return next((self._events[key] for key, changed in self._changed.items() if changed is row), self.event_index)
 
-    def _stored(self, encoded: bytes, key: tuple[Any, ...]) -> R | None:
-        row = self._kept.get(encoded)
-        if row is None:
-            row = self.transaction.get(self._type, key)
-            if row is not None and self._type.is_frozen:
-                self._kept[encoded] = row
-        self._before[encoded] = None if row is None else self._type.indexed(row)
-        return row
+    def _encoded(self, key: tuple[Any, ...]) -> bytes:
+        """The key as bytes. A row is mostly put under the key that it was got by."""
+        newest, encoded = self._newest_key
+        if key != newest:
+            encoded = self._type.key(key)
+            self._newest_key = (key, encoded)
+        return encoded
 
-    def _remember(self, encoded: bytes, key: tuple[Any, ...]) -> None:
-        """Know the row as it is stored, for what its change means to the indexes."""
-        if encoded not in self._before:
-            self._stored(encoded, key)
+    def _stored(self, encoded: bytes, key: tuple[Any, ...]) -> R | None:
+        """The row as it is stored; what its change means to the indexes is known from then on."""
+        kept = self._kept.get(encoded)
+        if kept is not None:
+            row, self._before[encoded] = kept
+            return row
+        found: R | None = self.transaction.get(self._type, key)
+        if found is None:
+            self._before[encoded] = None
+            return None
+        indexed = self._before[encoded] = self._type.indexed(found)
+        if self._type.is_frozen:
+            self._kept[encoded] = (found, indexed)
+        return found
 
 
 class ViewSession:

@@ -17,6 +17,7 @@ import rich.table
 import trio
 
 from . import measurements
+from . import view_measurements as views
 
 T = TypeVar("T")
 
@@ -48,13 +49,15 @@ class Scale:
     hydration_events: tuple[int, ...]
     resident_actors: int
     log_events: tuple[int, ...]
+    view_events: int
 
 
-QUICK: Final = Scale(20_000, 400, (100, 1_000, 20_000), 2_000, (20_000, 100_000))
-FULL: Final = Scale(100_000, 3_000, (100, 1_000, 100_000), 10_000, (100_000, 1_000_000))
+QUICK: Final = Scale(20_000, 400, (100, 1_000, 20_000), 2_000, (20_000, 100_000), 50_000)
+FULL: Final = Scale(100_000, 3_000, (100, 1_000, 100_000), 10_000, (100_000, 1_000_000), 200_000)
 LARGE: Final = attrs.evolve(FULL, log_events=(100_000, 1_000_000, 10_000_000))
 
 CPU: Final = "one core of Python: sending, deciding, encoding, hashing and waking tasks"
+VIEW: Final = "one core of Python: decoding, the projection's method, keys of rows and indexes"
 DISK: Final = "the disk's sync, and two hops between threads"
 
 
@@ -78,6 +81,7 @@ class Benchmark:
         self._hydration()
         self._residents()
         self._sizes()
+        self._views()
 
     def _single(self) -> None:
         store = self._folder / "single"
@@ -163,6 +167,36 @@ class Benchmark:
                 self._compare(row, self._value(base), base, "at least 0.8", lambda ratio: ratio >= 0.8)
             base = base or name
             self._add(row)
+
+    def _views(self) -> None:
+        store = self._folder / "views"
+        views.fill(store, events=self._scale.view_events)
+        read = self._add(Row("read_decoded", views.read_decoded(store), "events/s", limited_by="msgspec and cattrs"))
+        caught_up = Row("view_catch_up", _run(views.catch_up, store), "events/s", limited_by=VIEW)
+        goal = "at least 80,000/s and 0.25 of reading"
+        self._add(self._compare(caught_up, read.value, read.name, goal, lambda ratio: ratio >= 0.25))
+        caught_up.met = bool(caught_up.met) and caught_up.value >= 80_000
+        steady = _run(views.steady_lag, self._folder / "steady", per_second=self._value("ask_100_clients") / 2)
+        lag = Row("view_lag_p99", steady.lag_seconds * 1e3, "ms", goal="under 50 ms at half the command rate")
+        lag.met = lag.value < 50
+        lag.limited_by = f"the load was {steady.per_second:,.0f} commands/s"
+        self._add(lag)
+        alone, waiting = _run(views.waiting_cost, self._folder / "waiting", commands=self._scale.single_commands)
+        self._add(Row("ask_beside_a_view", alone * 1e6, "us/command", limited_by=DISK))
+        row = Row("ask_wait_for", waiting * 1e6, "us/command")
+        self._add(self._compare(row, alone * 1e6, "ask_beside_a_view", "at most 2 times", lambda ratio: ratio <= 2))
+        rates = {
+            count: _run(
+                views.commands_with_projections,
+                self._folder / f"projections-{count}",
+                projections=count,
+                commands=self._scale.commands // 4,
+            )
+            for count in (0, 64)
+        }
+        none = self._add(Row("ask_without_projections", rates[0], "commands/s", limited_by=CPU))
+        row = Row("ask_with_64_projections", rates[64], "commands/s", limited_by="the half that followers may take")
+        self._add(self._compare(row, rates[0], none.name, "at least 0.5", lambda ratio: ratio >= 0.5))
 
     def _raw(self, batch_events: int, commits: int | None = None) -> Row:
         name = f"raw_lmdb_{batch_events}"

@@ -71,6 +71,15 @@ class Group:
         except _UNDECODABLE as error:
             raise GroupDamaged(str(error)) from error
 
+    def records_between(self, first: int, last: int) -> list[StoredEvent]:
+        """The records from one position through another, decoded in one go."""
+        start = self._ends[first - self.first_position - 1] if first > self.first_position else _ARRAY.size
+        content = self._value[self._body + start : self._body + self._ends[last - self.first_position]]
+        try:
+            return _records_decoder.decode(_ARRAY.pack(_ARRAY_CODE, last - first + 1) + content)
+        except _UNDECODABLE as error:
+            raise GroupDamaged(str(error)) from error
+
     def record(self, position: int) -> StoredEvent:
         """One record, decoded alone."""
         try:

@@ -14,6 +14,10 @@ INDEXED_SIZE_BYTES_MAX: Final = 200
 """Of an indexed value; what is longer is cut off, so that a reader must compare the value itself."""
 
 _INT64: Final = 1 << 63
+_ALL_BITS: Final = (1 << 64) - 1
+_EXACT: Final = 1 << 53
+"""Ints below it are doubles without loss."""
+_NO_DIFFERENCE: Final = struct.pack(">Q", _INT64)
 _DIFFERENCE_MAX: Final = _INT64 - 1
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NAIVE_EPOCH: Final = datetime(1970, 1, 1)
@@ -36,6 +40,9 @@ def encode_value(value: Any) -> bytes:
     if kind is str:
         text: str = value
         return b"\x20" + text.encode().replace(b"\x00", b"\x00\xff") + b"\x00"
+    if kind is int and -_EXACT < value < _EXACT:
+        (bits,) = _UINT64.unpack(_DOUBLE.pack(value))
+        return b"\x10" + _UINT64.pack(bits ^ _ALL_BITS if value < 0 else bits | _INT64) + _NO_DIFFERENCE
     if kind is int or kind is float:
         return _encode_number(value)
     return _encode_other(value)
@@ -63,7 +70,7 @@ def _encode_number(value: float) -> bytes:
     if math.isnan(nearest):
         raise NotOrdered("NaN has no place in an order")
     (bits,) = _UINT64.unpack(_DOUBLE.pack(nearest + 0.0))
-    ordered = bits ^ 0xFFFF_FFFF_FFFF_FFFF if bits & _INT64 else bits | _INT64
+    ordered = bits ^ _ALL_BITS if bits & _INT64 else bits | _INT64
     difference = int(value) - int(nearest) if isinstance(value, int) and math.isfinite(nearest) else 0
     return b"\x10" + _NUMBER.pack(ordered, min(max(difference, -_INT64), _DIFFERENCE_MAX) + _INT64)
 

@@ -41,6 +41,7 @@ class LogReader:
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
         self._lock = threading.Lock()
+        self._kept_group: tuple[bytes, Group | None] = (b"", None)
         self._last_position = 0
         self._last_commit_id = 0
         self._stream_count = 0
@@ -181,12 +182,13 @@ class LogReader:
         with self._environment.read() as transaction, transaction.cursor(self._environment.table("log")) as cursor:
             more = seek_group(cursor, first)
             while more and first <= last:
-                group = self._group(cursor.key(), cursor.value())
+                group = self._group_at(cursor)
                 if group.first_position > first:
                     raise CorruptRecord(self.path, first, f"the log goes on at position {group.first_position}")
                 if group.count and group.last_position >= first:
-                    found += self._records(group)[first - group.first_position : last - group.first_position + 1]
-                    first = group.last_position + 1
+                    end = min(last, group.last_position)
+                    found += self._records_between(group, first, end)
+                    first = end + 1
                 more = cursor.next()
         return found[::-1] if backwards else found
 
@@ -328,6 +330,21 @@ class LogReader:
             return Group(first_position, value)
         except GroupDamaged as error:
             raise CorruptRecord(self.path, first_position, str(error)) from error
+
+    def _group_at(self, cursor: "lmdb.Cursor[bytes]") -> Group:
+        """The group under the cursor. Whoever reads on in small steps meets the same one again: it is kept."""
+        key = cursor.key()
+        kept_key, group = self._kept_group
+        if group is None or key != kept_key:
+            group = self._group(key, cursor.value())
+            self._kept_group = (key, group)
+        return group
+
+    def _records_between(self, group: Group, first: int, last: int) -> list[StoredEvent]:
+        try:
+            return group.records_between(first, last)
+        except GroupDamaged as error:
+            raise CorruptRecord(self.path, first, str(error)) from error
 
     def _records(self, group: Group) -> list[StoredEvent]:
         try:

@@ -1,0 +1,142 @@
+"""What `eventsrc bench` measures of the query side: how fast views catch up, how far they lag, what waiting costs."""
+
+import statistics
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import msgspec
+import trio
+
+from ..actors.event_codecs import EventCodecs
+from ..actors.projection import EventMeta, Projection, Table, on
+from ..actors.serializer import Serializer
+from ..storage.log import EventLog
+from . import measurements
+from .measurements import LIMITS, Account, Deposit, Deposited
+from .runtime import Runtime
+
+READ_BATCH_EVENTS: Final = 1_000
+LAG_SAMPLE_SECONDS: Final = 0.001
+STEADY_SECONDS: Final = 2.0
+STEADY_CLIENTS: Final = 20
+NEVER: Final = 600.0
+
+
+@attrs.frozen
+class Balance:
+    """A row with one index."""
+
+    account: str
+    amount: int
+
+
+class Balances(Projection, name="bench_balances"):
+    """The least that a view with one index can do."""
+
+    rows = Table(Balance, key="account", indexes=["amount"])
+
+    @on(Deposited)
+    def deposited(self, event: Deposited, meta: EventMeta) -> None:
+        row = self.rows.get(meta.aggregate_id) or Balance(meta.aggregate_id, 0)
+        self.rows.put(Balance(row.account, row.amount + event.amount))
+
+
+def read_decoded(store: Path) -> float:
+    """Events a second that are read in batches and decoded to their classes, with nothing else to do."""
+    codecs = EventCodecs([Deposited], Serializer())
+    log = EventLog(store, limits=LIMITS)
+    try:
+        position = 0
+        started = time.perf_counter()
+        while batch := log.read(after=position, limit=READ_BATCH_EVENTS):
+            for stored in batch:
+                codecs.decode(stored)
+            position = batch[-1].position
+        return position / (time.perf_counter() - started)
+    finally:
+        log.close()
+
+
+async def catch_up(store: Path, views: Any = None) -> float:
+    """Events a second at which a new view comes up to the log, in `LIMITS.catch_up_batch_events` at a time."""
+    options: dict[str, Any] = {} if views is None else {"views": {Balances: views}}
+    started = time.perf_counter()
+    async with Runtime.open(store, aggregates=[Account], projections=[Balances], limits=LIMITS, **options) as runtime:
+        position = runtime.last_position
+        await runtime.view(Balances).all().fresh(at_least=position, timeout=NEVER).first()
+        return position / (time.perf_counter() - started)
+
+
+class Steady(msgspec.Struct, frozen=True):
+    """Under a steady load: commands a second, and the lag of the view in seconds at the 99th percentile."""
+
+    per_second: float
+    lag_seconds: float
+
+
+async def steady_lag(store: Path, *, per_second: float) -> Steady:
+    """Keep up a rate of commands and look at how old what the view has not seen is."""
+    lags: list[float] = []
+    done = 0
+    async with Runtime.open(store, aggregates=[Account], projections=[Balances], limits=LIMITS) as runtime:
+        begin = trio.current_time() + 0.1
+        end = begin + STEADY_SECONDS
+
+        async def client(number: int) -> None:
+            nonlocal done
+            account = runtime.actor(Account, f"steady-{number}")
+            due = begin + number / per_second
+            while due < end:
+                await trio.sleep_until(due)
+                await account.ask(Deposit(1))
+                done += 1
+                due += STEADY_CLIENTS / per_second
+
+        async def look() -> None:
+            while trio.current_time() < end:
+                await trio.sleep(LAG_SAMPLE_SECONDS)
+                lags.append(runtime.lag()["bench_balances"].seconds)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look)
+            for number in range(STEADY_CLIENTS):
+                nursery.start_soon(client, number)
+    return Steady(done / STEADY_SECONDS, statistics.quantiles(lags, n=100)[98])
+
+
+async def waiting_cost(store: Path, *, commands: int) -> tuple[float, float]:
+    """Seconds of one command at a time: (alone, with `wait_for`), with the view running in both."""
+    async with Runtime.open(store, aggregates=[Account], projections=[Balances], limits=LIMITS) as runtime:
+        account = runtime.actor(Account, "waiting")
+        await account.ask(Deposit(1), wait_for=[Balances])
+        seconds = []
+        for wait_for in ((), (Balances,)):
+            started = time.perf_counter()
+            for _ in range(commands):
+                await account.ask(Deposit(1), wait_for=wait_for)
+            seconds.append((time.perf_counter() - started) / commands)
+        return seconds[0], seconds[1]
+
+
+async def commands_with_projections(store: Path, *, projections: int, commands: int, clients: int = 100) -> float:
+    """Commands a second while so many projections follow."""
+    classes = [type(f"Number{number}", (Balances,), {}) for number in range(projections)]
+    async with Runtime.open(store, aggregates=[Account], projections=classes, limits=LIMITS) as runtime:
+
+        async def client(number: int) -> None:
+            account = runtime.actor(Account, f"many-{number}")
+            for _ in range(commands // clients):
+                await account.ask(Deposit(1))
+
+        started = time.perf_counter()
+        async with trio.open_nursery() as nursery:
+            for number in range(clients):
+                nursery.start_soon(client, number)
+        return commands / (time.perf_counter() - started)
+
+
+def fill(store: Path, *, events: int) -> None:
+    """A log to catch up with."""
+    measurements.fill(store, events=events)
