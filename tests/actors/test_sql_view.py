@@ -39,6 +39,7 @@ from eventsrc import (
     applies,
     between,
     command,
+    event,
     handles,
 )
 from eventsrc.actors.criteria import RowQuery
@@ -343,6 +344,26 @@ class Thing(Aggregate):
         self.amount = evolve(event).amount + self.amount
 
 
+@command
+class DoOther:
+    pass
+
+
+@event("other.happened")
+class OtherHappened:
+    pass
+
+
+class Other(Aggregate):
+    @handles
+    def do(self, command: DoOther) -> OtherHappened:
+        return OtherHappened()
+
+    @applies
+    def happened(self, event: OtherHappened) -> None:
+        pass
+
+
 async def until(is_so: Callable[[], bool]) -> None:
     with trio.fail_after(10):
         while not is_so():  # noqa: ASYNC110 - whatever makes it so
@@ -385,4 +406,18 @@ async def test_commands_go_on_while_the_server_is_away(postgres_server: Postgres
             await trio.to_thread.run_sync(postgres_server.start)
         receipt = await thing.ask(Do(1))
         assert await runtime.view(Balances.rows).get("a", at_least=receipt, timeout=30) == Balance("a", "ann", 12)
+    views.close()
+
+
+async def test_a_runtime_closes_while_the_server_is_away(postgres_server: PostgresServer, postgres_url: str) -> None:
+    views = SqlViews(postgres_url)
+    given = {Balances: views}
+    try:
+        async with Runtime.open(MemoryLog(), aggregates=[Thing, Other], projections=[Balances], views=given) as runtime:
+            await runtime.actor(Thing, "a").ask(Do(1), wait_for=[Balances])
+            # Of no concern to the view, so that its checkpoint is written when it is closed.
+            await runtime.actor(Other, "a").ask(DoOther(), wait_for=[Balances])
+            await trio.to_thread.run_sync(postgres_server.stop)
+    finally:
+        await trio.to_thread.run_sync(postgres_server.start)
     views.close()
