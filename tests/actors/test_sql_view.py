@@ -411,9 +411,10 @@ async def test_commands_go_on_while_the_server_is_away(postgres_server: Postgres
 
 async def test_a_runtime_closes_while_the_server_is_away(postgres_server: PostgresServer, postgres_url: str) -> None:
     views = SqlViews(postgres_url)
-    given = {Balances: views}
     try:
-        async with Runtime.open(MemoryLog(), aggregates=[Thing, Other], projections=[Balances], views=given) as runtime:
+        async with Runtime.open(
+            MemoryLog(), aggregates=[Thing, Other], projections=[Balances], views={Balances: views}
+        ) as runtime:
             await runtime.actor(Thing, "a").ask(Do(1), wait_for=[Balances])
             # Of no concern to the view, so that its checkpoint is written when it is closed.
             await runtime.actor(Other, "a").ask(DoOther(), wait_for=[Balances])
