@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Admission:
-    """Lets writes through, in order, as long as `admits` does.
+    """Lets writes through, in order, as long as `admits` does; None lets everything through.
 
     `admits(reached_position, event_count)` tells whether the log, once it has reached a position, may grow by so many
     events.
@@ -22,7 +22,7 @@ class Admission:
         self._admit = admit
         self._held: deque[Write] = deque()
         self._under_way_events = 0
-        self.admits: Callable[[int, int], bool] = _admit_all
+        self.admits: Callable[[int, int], bool] | None = None
 
     def __len__(self) -> int:
         """How many writes wait."""
@@ -33,7 +33,8 @@ class Admission:
         if self._held or not self._fits(write):
             self._held.append(write)
         else:
-            self._let_through(write)
+            self._under_way_events += write.event_count
+            self._admit(write)
 
     def settled(self, write: "Write") -> None:
         """A write that was let through is stored, or failed."""
@@ -42,20 +43,15 @@ class Admission:
     def release(self) -> None:
         """Let through what fits by now."""
         while self._held and self._fits(self._held[0]):
-            self._let_through(self._held.popleft())
+            write = self._held.popleft()
+            self._under_way_events += write.event_count
+            self._admit(write)
 
     def release_all(self) -> None:
         """Let everything through: the runtime closes, and what was decided is to be stored."""
-        self.admits = _admit_all
+        self.admits = None
         self.release()
 
-    def _let_through(self, write: "Write") -> None:
-        self._under_way_events += write.event_count
-        self._admit(write)
-
     def _fits(self, write: "Write") -> bool:
-        return self.admits(self._store.last_position + self._under_way_events, write.event_count)
-
-
-def _admit_all(_reached_position: int, _event_count: int) -> bool:
-    return True
+        admits = self.admits
+        return admits is None or admits(self._store.last_position + self._under_way_events, write.event_count)

@@ -333,7 +333,8 @@ class AggregateActor(TrioActor):
         for reply in turn.replies:
             ahead = reply.version - turn.base_version
             reply.settle_stored(self.stream, first_position + ahead - 1 if ahead > 0 else before)
-            self._keys.settled(reply)
+            if reply.key is not None:
+                self._keys.settled(reply.key)
         for future, state in turn.states:
             future.settle(state)
 
@@ -342,7 +343,8 @@ class AggregateActor(TrioActor):
         self._broken = self._broken or error
         for reply in turn.replies:
             reply.settle(error)
-            self._keys.settled(reply)
+            if reply.key is not None:
+                self._keys.settled(reply.key)
         if turn.states:
             self._state_queries = [*(self._state_queries or ()), *(future for future, _ in turn.states)]
 

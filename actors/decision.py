@@ -4,7 +4,7 @@ Whatever is wrong with it (no event, too large, not encodable) is found here, be
 the error of this one command and of no other in the same commit.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import msgspec
@@ -76,7 +76,7 @@ def encode_decision(
                 request.correlation_id,
                 request.command_id,
                 metadata,
-                _tags_of(codec, event, limits),
+                () if codec.tags is None else _tags_of(codec, codec.tags, event, limits),
             )
         )
     if size_bytes > limits.commit_size_bytes_max:
@@ -97,11 +97,11 @@ def _events_in(aggregate_type: AggregateType, stream: str, request: Request, ret
     raise NotAnEvent(stream, request.command, returned)
 
 
-def _tags_of(codec: EventCodec, event: object, limits: Limits) -> tuple[str, ...]:
-    if codec.tags is None:
-        return ()
+def _tags_of(
+    codec: EventCodec, tags_of: Callable[[Any], Iterable[str]], event: object, limits: Limits
+) -> tuple[str, ...]:
     try:
-        tags = tuple(dict.fromkeys(codec.tags(event)))
+        tags = tuple(dict.fromkeys(tags_of(event)))
     except Exception as error:
         raise EncodingError(f"The tags of {codec.event_class.__name__} cannot be had: {error!r}") from error
     if not all(isinstance(tag, str) for tag in tags):

@@ -72,10 +72,10 @@ class IdempotencyKeys:
             self._in_flight = {}
         self._in_flight[key] = reply
 
-    def settled(self, reply: Reply) -> None:
-        """The commit of this answer's command was stored, or failed."""
-        if reply.key is not None and self._in_flight is not None:
-            del self._in_flight[reply.key]
+    def settled(self, key: str) -> None:
+        """The commit of the command with this key was stored, or failed."""
+        if self._in_flight is not None:
+            del self._in_flight[key]
 
     def _read(self, keys: Iterable[str | None]) -> dict[str, IdempotencyEntry | None]:
         given = [key for key in keys if key is not None]

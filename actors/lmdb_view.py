@@ -3,6 +3,7 @@
 import heapq
 import logging
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -22,6 +23,7 @@ SORTED_ROWS_MAX: Final = 100_000
 """Rows that one query sorts in memory; an order by an indexed field sorts none."""
 CURRENT_FILE: Final = "current"
 GENERATION_FILE: Final = "generation.json"
+DROPPED: Final = "dropped-"
 _AFTER_ALL: Final = b"\xff" * 8
 _START: Final = Checkpoint(0, b"")
 
@@ -41,7 +43,7 @@ class LmdbViews:
         current = folder / CURRENT_FILE
         number = int(current.read_text()) if current.exists() else 0
         found = []
-        for file in folder.glob(f"*/{GENERATION_FILE}"):
+        for file in folder.glob(f"[0-9]*/{GENERATION_FILE}"):
             try:
                 found.append(msgspec.json.decode(file.read_bytes(), type=Generation))
             except msgspec.MsgspecError:
@@ -63,9 +65,10 @@ class LmdbViews:
 
     def drop(self, projection: str, generation: Generation) -> None:
         folder = self._folder(projection, generation)
-        # Without this file it is no generation any more, whatever becomes of the rest.
-        (folder / GENERATION_FILE).unlink(missing_ok=True)
-        shutil.rmtree(folder)
+        # Under this name it is no generation any more, whatever becomes of the rest.
+        folder.rename(folder.with_name(f"{DROPPED}{folder.name}-{time.time_ns()}"))
+        for dropped in folder.parent.glob(f"{DROPPED}*"):
+            shutil.rmtree(dropped)
 
     def _folder(self, projection: str, generation: Generation) -> Path:
         return self.path / projection / str(generation.number)

@@ -11,6 +11,7 @@ from ..storage.errors import EventSourcingError
 from ..storage.limits import Limits
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader
+from .errors import CheckpointMoved
 from .feed import Feed
 from .future import TrioFuture
 from .trio_actor import TrioActor
@@ -70,8 +71,11 @@ class Projector(TrioActor):
         self._saved_position = checkpoint.position
         self._last_hash = checkpoint.event_hash
         self._attempts = 0
+        self._failed_position = 0
+        self._failures = 0
         self._is_told = False
         self._is_resting = False
+        self._is_displaced = False
         self._is_ending = False
 
     @property
@@ -114,7 +118,7 @@ class Projector(TrioActor):
             case Pause():
                 self._become("paused")
             case Resume():
-                self._attempts = 0
+                self._attempts = self._failures = 0
                 self._become("catching_up")
                 self.wake()
             case _:
@@ -128,13 +132,18 @@ class Projector(TrioActor):
             self._attempts += 1
             error = f"{type(failure.error).__name__}: {failure.error} on {failure.event.type!r} at "
             self.error = error + f"position {failure.event.position}"
-            if self._attempts >= ATTEMPTS_MAX:
+            if failure.event.position != self._failed_position:
+                self._failed_position, self._failures = failure.event.position, 0
+            self._failures += 1
+            if self._failures >= ATTEMPTS_MAX:
                 logger.error("projection failed", exc_info=failure.error, extra=self._facts(failure.event))
                 self._become("failed")
                 return
             logger.warning("projection will try again: %s", self.error, extra=self._facts(failure.event))
             self._rest()
         except EventSourcingError as error:
+            # Another process was faster, or a commit took effect although its answer was lost.
+            self._is_displaced |= isinstance(error, CheckpointMoved)
             self._attempts += 1
             self.error = str(error)
             logger.warning("projection will try again: %s", error, extra=self._facts())
@@ -155,12 +164,21 @@ class Projector(TrioActor):
     async def _take_batch(self) -> bool:
         """Project what comes next; return whether there is more."""
         host = self._host
+        if self._is_displaced:
+            await self._go_on_from_stored()
         if self._session.view.waits:
             await self._take(host.store.read(after=self.position, limit=host.limits.catch_up_batch_events))
         else:
             async with host.workshare.turn():
                 await self._take(host.store.read(after=self.position, limit=host.limits.catch_up_batch_events))
         return self.position < host.store.last_position
+
+    async def _go_on_from_stored(self) -> None:
+        view = self._session.view
+        checkpoint = await trio.to_thread.run_sync(lambda: view.checkpoint) if view.waits else view.checkpoint
+        self.position = self._saved_position = checkpoint.position
+        self._last_hash = checkpoint.event_hash
+        self._is_displaced = False
 
     async def _take(self, events: list[StoredEvent]) -> None:
         concerns = self._session.concerns

@@ -1,26 +1,26 @@
-"""The projections of one runtime: opens their views, runs their projectors, rebuilds beside the old and swaps."""
+"""The projections of one runtime: how far they are, waiting for them, steering them, and slowing writers down."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-import attrs
 import msgspec
 import trio
 
-from ..actors.errors import DefinitionError, ProjectionUnavailable
+from ..actors.errors import DefinitionError, ProjectionUnavailable, ViewUnreachable
 from ..actors.feed import Feed
 from ..actors.projection import Projection, Table
 from ..actors.projector import Pause, ProjectionState, Projector, Resume
 from ..actors.row_type import RowType
 from ..actors.serializer import Serializer
-from ..actors.view_session import ViewSession
-from ..actors.view_store import Checkpoint, Generation, View, ViewStore
+from ..actors.view_store import View, ViewStore
 from ..actors.workshare import Workshare
 from ..storage.limits import Limits
 from ..storage.store import EventReader
 from .errors import TooManyProjections, UnknownProjection
+from .generations import RunningProjection
 
 logger = logging.getLogger("eventsrc.projection")
 LAG_WARNING_SECONDS: Final = 10.0
@@ -35,49 +35,6 @@ class Lag(msgspec.Struct, frozen=True):
     state: ProjectionState
     error: str = ""
     rebuilding: bool = False
-
-
-@attrs.define(eq=False)
-class Built:
-    """One generation of a view, open: its tables as they are queried, and its projector if it is kept up to date."""
-
-    generation: Generation
-    view: View
-    tables: dict[str, RowType[Any]]
-    projector: Projector | None = None
-    is_swapped_in: bool = False
-
-
-class RunningProjection:
-    """One projection class: the generation that answers, and the one that is being built beside it, if any."""
-
-    def __init__(self, projection_class: type[Projection], views: ViewStore, serializer: Serializer) -> None:
-        definition = projection_class.__eventsrc_projection__
-        self.projection_class = projection_class
-        self.name: str = definition.name
-        self.views = views
-        self.tables = {name: RowType(table, serializer) for name, table in definition.tables.items()}
-        self.schema = ";".join(table.schema for table in self.tables.values())
-        self.active: Built
-        self.building: Built | None = None
-        self.warned_at = float("-inf")
-
-    @property
-    def projector(self) -> Projector:
-        """The one that works on it: of the generation that answers, or of the one that will."""
-        projector = self.active.projector or (self.building and self.building.projector)
-        assert projector, f"nothing works on {self.name}"
-        return projector
-
-    @property
-    def position(self) -> int:
-        """How far the generation that answers has come."""
-        projector = self.active.projector
-        return projector.position if projector else self.active.view.checkpoint.position
-
-    def fits(self, generation: Generation) -> bool:
-        """Whether a generation was built by this version of the class."""
-        return (generation.version, generation.schema) == (self.projection_class.version, self.schema)
 
 
 class Projections:
@@ -122,18 +79,33 @@ class Projections:
                     f'another name: class {projection_class.__name__}(Projection, name="...").'
                 )
         for projection_class in names.values():
-            running = RunningProjection(projection_class, views_of(projection_class), self._serializer)
-            await self._open_one(running)
+            views = views_of(projection_class)
+            running = RunningProjection(projection_class, views, self._serializer, self, self._nursery)
             self._running[projection_class] = running
+            try:
+                await running.open()
+            except ViewUnreachable as error:
+                # Commands do not wait for somebody else's server.
+                logger.warning("a view cannot be opened yet: %s", error, extra={"projection": running.name})
+                self._nursery.start_soon(self._open_later, running, name=f"{running.name}: opening")
             if projection_class.on_lag == "slow_writers":
                 self._slow.append(running)
 
     async def close(self) -> None:
         """Stop the projectors and close the views."""
         for running in self._running.values():
-            for built in (running.active, running.building):
-                if built is not None:
-                    await self._close(built)
+            await running.close()
+
+    async def _open_later(self, running: RunningProjection) -> None:
+        """Try again with a back-off until the view is open."""
+        limits = self.limits
+        seconds = limits.restart_backoff_seconds
+        while running.active is None:
+            await trio.sleep(seconds)
+            seconds = min(2 * seconds, limits.restart_backoff_seconds_max)
+            with contextlib.suppress(ViewUnreachable):
+                await running.open()
+        self.swapped()
 
     # --- asking ---
 
@@ -157,9 +129,9 @@ class Projections:
         return {running.name: self._lag(running) for running in self._running.values()}
 
     def _lag(self, running: RunningProjection) -> Lag:
-        projector = running.projector
         events = max(self.store.last_position - running.position, 0)
-        return Lag(events, self._lag_seconds(running), projector.state, projector.error, running.building is not None)
+        is_rebuilding = running.building is not None
+        return Lag(events, self._lag_seconds(running), running.state, running.error, is_rebuilding)
 
     async def wait_for(self, running: RunningProjection, position: int) -> None:
         """Wait until the generation that answers has seen the event at `position`.
@@ -167,25 +139,36 @@ class Projections:
         Raises `ProjectionUnavailable` when it is paused or has failed, so that it would not come to it.
         """
         while running.position < position:
-            projector = running.projector
-            if projector.state in ("paused", "failed"):
-                raise ProjectionUnavailable(running.name, projector.state, projector.error)
+            if running.state in ("paused", "failed"):
+                raise ProjectionUnavailable(running.name, running.state, running.error)
             await self._moved.park()
 
     async def wait_while_possible(self, running: RunningProjection, position: int) -> None:
         """The same, but only for as long as it may still come to that."""
-        while running.position < position and running.projector.state not in ("paused", "failed"):
+        while running.position < position and running.state not in ("paused", "failed"):
             await self._moved.park()
 
     def table(self, running: RunningProjection, table: Table[Any] | None) -> tuple[View, RowType[Any]]:
         """A table of the generation that answers; without a name the only one."""
         built = running.active
-        if table is None:
-            if len(built.tables) > 1:
-                name = running.projection_class.__name__
-                raise DefinitionError(f"{name} has several tables; say which: view({name}.{next(iter(built.tables))}).")
-            return built.view, next(iter(built.tables.values()))
-        return built.view, built.tables[table.name]
+        if built is None:
+            raise ProjectionUnavailable(running.name, running.state, running.error)
+        return built.view, built.tables[self.table_name(running, table)]
+
+    def table_name(self, running: RunningProjection, table: Table[Any] | None) -> str:
+        """The name of a table; without one that of the only one. Raises `DefinitionError` where there are several."""
+        if table is not None:
+            return table.name
+        first, *others = running.tables
+        if others:
+            name = running.projection_class.__name__
+            raise DefinitionError(f"{name} has several tables; say which: view({name}.{first}).")
+        return first
+
+    @property
+    def slow_writers_down(self) -> bool:
+        """Whether any of them may."""
+        return bool(self._slow)
 
     def admits(self, reached_position: int, event_count: int) -> bool:
         """Whether the log may grow: no projection that slows writers down would be too far behind."""
@@ -195,11 +178,11 @@ class Projections:
 
     async def pause(self, projection_class: type[Projection]) -> None:
         """Have it stay where it is. Whoever waits for it gets `ProjectionUnavailable`. Raises `UnknownProjection`."""
-        await self.get(projection_class).projector.order(Pause())
+        await self._order(projection_class, Pause())
 
     async def resume(self, projection_class: type[Projection]) -> None:
         """Have it go on, after a pause or a failure. Raises `UnknownProjection`."""
-        await self.get(projection_class).projector.order(Resume())
+        await self._order(projection_class, Resume())
 
     async def rebuild(self, projection_class: type[Projection]) -> None:
         """Build it anew from the first event, beside the view that answers, and swap when it has caught up.
@@ -207,8 +190,15 @@ class Projections:
         Returns when the building has begun; `lag` tells when it is over. Raises `UnknownProjection`.
         """
         running = self.get(projection_class)
-        if running.building is None:
-            running.building = await self._build_new(running, await _stored(running))
+        if running.active is None:
+            raise ProjectionUnavailable(running.name, running.state, running.error)
+        await running.rebuild()
+
+    async def _order(self, projection_class: type[Projection], message: Pause | Resume) -> None:
+        running = self.get(projection_class)
+        if running.projector is None:
+            raise ProjectionUnavailable(running.name, running.state, running.error)
+        await running.projector.order(message)
 
     # --- what projectors need ---
 
@@ -217,106 +207,14 @@ class Projections:
         self._moved.unpark_all()
         self.on_advance()
         for running in self._running.values():
-            building = running.building
-            if building is not None and building.projector is projector:
-                if projector.state != "live" or building.is_swapped_in:
-                    return
-                building.is_swapped_in = True
-                self._nursery.start_soon(self._swap, running, building, name=f"{running.name}: swap")
-            elif running.active.projector is projector:
+            running.look_at_building()
+            if running.active is not None and running.active.projector is projector:
                 self._report(running)
 
-    # --- opening and swapping ---
-
-    async def _open_one(self, running: RunningProjection) -> None:
-        stored = await _stored(running)
-        if not stored:
-            running.active = await self._build_new(running, stored)
-            await trio.to_thread.run_sync(running.views.activate, running.name, running.active.generation)
-            return
-        first, *others = stored
-        current = await self._open_generation(running, first)
-        if not self._is_of_this_log(current.view.checkpoint):
-            logger.warning(
-                "the view knows events that the log does not have (a restored backup?); it is built anew",
-                extra={"projection": running.name, "position": current.view.checkpoint.position},
-            )
-            await self._close(current)
-            running.active = await self._build_new(running, stored)
-            await trio.to_thread.run_sync(running.views.activate, running.name, running.active.generation)
-            others = stored
-        elif running.fits(first):
-            running.active = current
-            await self._start(running, current)
-        else:
-            running.active = current
-        await self._take_up_building(running, others)
-
-    async def _take_up_building(self, running: RunningProjection, others: list[Generation]) -> None:
-        """Go on with a generation that was being built, or begin one where the class has changed; drop the others."""
-        newer = [each for each in others if running.fits(each) and each.number > running.active.generation.number]
-        if newer:
-            building = await self._open_generation(running, newer[0])
-            if self._is_of_this_log(building.view.checkpoint):
-                running.building = building
-                await self._start(running, building)
-                others = [each for each in others if each is not newer[0]]
-            else:
-                await self._close(building)
-        if running.active.projector is None and running.building is None:
-            running.building = await self._build_new(running, [running.active.generation, *others])
-        for generation in others:
-            self._nursery.start_soon(self._drop, running, generation, name=f"{running.name}: drop")
-
-    async def _build_new(self, running: RunningProjection, stored: Sequence[Generation]) -> Built:
-        number = max((generation.number for generation in stored), default=0) + 1
-        generation = Generation(number, running.projection_class.version, running.schema)
-        built = await self._open_generation(running, generation)
-        await self._start(running, built)
-        return built
-
-    async def _open_generation(self, running: RunningProjection, generation: Generation) -> Built:
-        tables = running.tables
-        if generation.schema != running.schema:
-            # Of an older class: its indexes may be others, so its rows are looked at one by one.
-            tables = {name: table.without_indexes() for name, table in tables.items()}
-        view = await trio.to_thread.run_sync(running.views.open, running.name, generation, list(tables.values()))
-        return Built(generation, view, tables)
-
-    async def _start(self, running: RunningProjection, built: Built) -> None:
-        session = ViewSession(running.projection_class, built.view, self._serializer)
-        checkpoint = built.view.checkpoint
-        if built.view.waits:
-            checkpoint = await trio.to_thread.run_sync(lambda: built.view.checkpoint)
-        projector = Projector(self, running.name, session, checkpoint)
-        built.projector = projector
-        projector.start_in(self._nursery)
-
-    async def _swap(self, running: RunningProjection, building: Built) -> None:
-        await trio.to_thread.run_sync(running.views.activate, running.name, building.generation)
-        old, running.active, running.building = running.active, building, None
-        logger.info("view rebuilt", extra={"projection": running.name, "generation": building.generation.number})
+    def swapped(self) -> None:
+        """Another generation of a projection answers from now on."""
         self._moved.unpark_all()
-        await self._close(old)
-        await self._drop(running, old.generation)
-
-    async def _drop(self, running: RunningProjection, generation: Generation) -> None:
-        try:
-            await trio.to_thread.run_sync(running.views.drop, running.name, generation)
-        except Exception:
-            # It is tried again when the store is opened next.
-            logger.exception("an old view could not be removed", extra={"projection": running.name})
-
-    async def _close(self, built: Built) -> None:
-        if built.projector is not None:
-            await built.projector.end()
-        await trio.to_thread.run_sync(built.view.close)
-
-    def _is_of_this_log(self, checkpoint: Checkpoint) -> bool:
-        if not checkpoint.position:
-            return True
-        events = self.store.read(after=checkpoint.position - 1, limit=1)
-        return bool(events) and events[0].hash == checkpoint.event_hash
+        self.on_advance()
 
     # --- lag ---
 
@@ -335,7 +233,7 @@ class Projections:
         return seconds is not None and self._lag_seconds(running) > seconds
 
     def _admits(self, running: RunningProjection, reached_position: int, event_count: int) -> bool:
-        if running.projector.state in ("paused", "failed", "retrying"):
+        if running.state in ("paused", "failed", "retrying"):
             # Commands do not stand still for what may never go on; the lag is reported.
             return True
         position = running.position
@@ -355,7 +253,3 @@ class Projections:
                 "a projection is too far behind",
                 extra={"projection": running.name, "events": lag.events, "seconds": round(lag.seconds, 3)},
             )
-
-
-async def _stored(running: RunningProjection) -> list[Generation]:
-    return await trio.to_thread.run_sync(running.views.generations, running.name)

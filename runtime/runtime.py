@@ -5,7 +5,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, Literal, TypeVar, overload
@@ -86,7 +86,6 @@ class Runtime:
             commits_waiting_max=limits.commits_waiting_max,
             on_commit=self.feed.notify,
         )
-        self._journal.admission.admits = self.projections.admits
         self.projections.on_advance = self._journal.admission.release
         self._residents = Residents(nursery, store, self._journal, limits, wall_clock)
         nursery.start_soon(self._residents.passivate_idle, name="eventsrc passivation")
@@ -94,6 +93,8 @@ class Runtime:
     async def _follow(self, nursery: trio.Nursery, home: Home, projections: Sequence[type[Projection]]) -> None:
         """Start what follows the log."""
         await self.projections.open(projections, home.views_of)
+        if self._journal is not None and self.projections.slow_writers_down:
+            self._journal.admission.admits = self.projections.admits
         if home.board is not None:
             self._subscriptions = Subscriptions(
                 nursery, self._store, self.feed, self.limits, home.board, self._wall_clock
@@ -144,23 +145,22 @@ class Runtime:
         opened = await open_store(store, role, limits)
         failure: BaseException | None = None
         try:
-            async with trio.open_nursery() as keeper:
+            # Around the nursery: what runs there may still be writing to it in a worker thread.
+            async with home_of(opened, projections, views) as home, trio.open_nursery() as keeper:
                 nursery = await keeper.start(_shielded_nursery)
                 runtime = cls(nursery, opened, aggregate_types, serializer, limits, wall_clock)
                 logger.info("opened", extra={"path": opened.path, "position": opened.last_position})
                 # Failures are raised again outside of the nursery, which would wrap them in a group.
-                async with AsyncExitStack() as stack:
-                    try:
-                        home = await stack.enter_async_context(home_of(opened, projections, views))
-                        await runtime._follow(nursery, home, projections)
-                        yield runtime
-                    except BaseException as error:
-                        failure = error
-                    try:
-                        await runtime._shut_down()
-                    except BaseException as error:
-                        failure = failure or error
-                    nursery.cancel_scope.cancel()
+                try:
+                    await runtime._follow(nursery, home, projections)
+                    yield runtime
+                except BaseException as error:
+                    failure = error
+                try:
+                    await runtime._shut_down()
+                except BaseException as error:
+                    failure = failure or error
+                nursery.cancel_scope.cancel()
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(opened.close)

@@ -14,8 +14,9 @@ from ..actors.receipt import Receipt
 from ..actors.row_type import RowType
 from ..actors.view_store import ViewReading
 from .errors import ViewTooOld
+from .generations import RunningProjection
 from .iteration import Batches, Items
-from .projections import Projections, RunningProjection
+from .projections import Projections
 
 PAGE_ROWS: Final = 100
 """Rows that an iteration reads at a time."""
@@ -58,7 +59,7 @@ class View(Generic[R]):
         self._projections = projections
         self._running = running
         self._table = table
-        projections.table(running, table)
+        projections.table_name(running, table)
 
     @property
     def position(self) -> int:
@@ -84,7 +85,7 @@ class View(Generic[R]):
 
         Raises `QueryInvalid` for a field that the rows do not have.
         """
-        table = self._projections.table(self._running, self._table)[1]
+        table = self._running.tables[self._projections.table_name(self._running, self._table)]
         return Query(self, RowQuery(criteria_of(table.fields, table.name, criteria)), _ANY)
 
     def all(self) -> "Query[R]":
@@ -130,7 +131,8 @@ class Query(Generic[R]):
         Raises `QueryInvalid` for a field that the rows do not have.
         """
         order = tuple(Order(field.removeprefix("-"), field.startswith("-")) for field in fields)
-        table = self._view._projections.table(self._view._running, self._view._table)[1]
+        view = self._view
+        table = view._running.tables[view._projections.table_name(view._running, view._table)]
         criteria_of(table.fields, table.name, {each.field: None for each in order})
         return attrs.evolve(self, rows=attrs.evolve(self._rows, order=order))
 

@@ -109,10 +109,8 @@ class Draft:
             self._check_room(append, version, self.stream_count + new_streams)
             types = [event.type for event in append.events]
             self._check_types(stream, types)
-            tags = {index: event.tags for index, event in enumerate(append.events) if event.tags}
-            if tags:
-                self._check_tags(append, tags)
-            placements.append(Placement(stream, version + 1, position + 1, types, tags or None))
+            tags = self._check_tags(append) if any(event.tags for event in append.events) else None
+            placements.append(Placement(stream, version + 1, position + 1, types, tags))
             for event in append.events:
                 position += 1
                 version += 1
@@ -160,8 +158,10 @@ class Draft:
                 raise PayloadInvalid(stream, name, str(error)) from error
             self._types.add(name)
 
-    def _check_tags(self, append: StreamAppend, tagged: dict[int, tuple[str, ...]]) -> None:
+    def _check_tags(self, append: StreamAppend) -> dict[int, tuple[str, ...]]:
+        """The tags by the index of their event. Raises `TooManyTags` or `TagInvalid`."""
         limits = self._limits
+        tagged = {index: event.tags for index, event in enumerate(append.events) if event.tags}
         for index, tags in tagged.items():
             if len(tags) > limits.event_tags_max:
                 raise TooManyTags(
@@ -177,6 +177,7 @@ class Draft:
                     raise TagInvalid(append.stream, append.events[index].type, tag, str(error)) from error
             if len(set(tags)) < len(tags):
                 raise TagInvalid(append.stream, append.events[index].type, tags[0], "a tag is given twice")
+        return tagged
 
     def _check_condition(self, condition: EventQuery) -> None:
         """Refuse the commit if an event matches: one that is stored, or one of an earlier commit of this draft."""

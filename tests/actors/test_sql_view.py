@@ -409,6 +409,25 @@ async def test_commands_go_on_while_the_server_is_away(postgres_server: Postgres
     views.close()
 
 
+async def test_a_runtime_goes_on_after_a_commit_whose_answer_was_lost(
+    sql: SqlViews, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = sql.engine.dialect.do_commit
+
+    def lose_the_answer(connection: Any) -> None:
+        commit(connection)
+        monkeypatch.undo()
+        raise OperationalError("COMMIT", {}, ConnectionError("the line is dead"))
+
+    async with Runtime.open(MemoryLog(), aggregates=[Thing], projections=[Balances], views={Balances: sql}) as runtime:
+        thing = runtime.actor(Thing, "a")
+        await thing.ask(Do(1), wait_for=[Balances])
+        monkeypatch.setattr(sql.engine.dialect, "do_commit", lose_the_answer)
+        await thing.ask_many([Do(1), Do(1)])
+        receipt = await thing.ask(Do(1), wait_for=[Balances])
+        assert await runtime.view(Balances.rows).get("a", at_least=receipt) == Balance("a", "ann", 4)
+
+
 async def test_a_runtime_closes_while_the_server_is_away(postgres_server: PostgresServer, postgres_url: str) -> None:
     views = SqlViews(postgres_url)
     try:

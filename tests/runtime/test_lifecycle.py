@@ -5,7 +5,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -13,6 +15,7 @@ import trio.testing
 from bank_domain import Account, Deposit, Done, Grow, Note, Slow, Wait
 
 from eventsrc import Aggregate, EventLog, Limits, MemoryLog, Runtime, ShutdownTimeout, applies, handles
+from eventsrc.storage.control import ControlBoard
 from eventsrc.storage.snapshot import Snapshot
 
 
@@ -279,3 +282,38 @@ async def test_logging_is_structured_and_below_our_own_name(tmp_path: Path, capl
     assert opened.__dict__["path"] == str(tmp_path / "store")
     ours = [record for record in caplog.records if record.levelno > logging.DEBUG]
     assert {record.name.split(".")[0] for record in ours} == {"eventsrc"}
+
+
+async def test_the_control_board_is_closed_after_the_last_write_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LMDB waits forever when it is closed under a transaction of another thread."""
+    writing, closed_under_a_write = threading.Event(), threading.Event()
+    finish = threading.Event()
+    set_status, close = ControlBoard.set_status, ControlBoard.close
+
+    def slow_set_status(board: ControlBoard, status: dict[str, Any]) -> None:
+        writing.set()
+        finish.wait(5)
+        set_status(board, status)
+        writing.clear()
+
+    def watched_close(board: ControlBoard) -> None:
+        if writing.is_set():
+            closed_under_a_write.set()
+            finish.set()
+        close(board)
+
+    monkeypatch.setattr(ControlBoard, "set_status", slow_set_status)
+    monkeypatch.setattr(ControlBoard, "close", watched_close)
+    async with trio.open_nursery() as nursery:
+        async with Runtime.open(tmp_path / "store", aggregates=[Account]):
+            await trio.to_thread.run_sync(writing.wait, 5)
+            assert writing.is_set()
+
+            async def let_it_finish() -> None:
+                await trio.sleep(0.1)
+                finish.set()
+
+            nursery.start_soon(let_it_finish)
+    assert not closed_under_a_write.is_set()

@@ -1,0 +1,237 @@
+"""The generations of one projection's view: which one answers, which is being built beside it, and the swap."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+import attrs
+import trio
+
+from ..actors.projection import Projection
+from ..actors.projector import ProjectionState, Projector, ProjectorHost
+from ..actors.row_type import RowType
+from ..actors.serializer import Serializer
+from ..actors.view_session import ViewSession
+from ..actors.view_store import Checkpoint, Generation, View, ViewStore
+from ..storage.errors import EventSourcingError
+
+SWAP_RETRY_SECONDS: Final = 1.0
+logger = logging.getLogger("eventsrc.projection")
+
+
+class GenerationsHost(ProjectorHost, Protocol):
+    """What the generations need of the runtime that they live in."""
+
+    def swapped(self) -> None:
+        """Another generation answers from now on."""
+
+
+@attrs.define(eq=False)
+class Built:
+    """One generation of a view, open: its tables as they are queried, and its projector if it is kept up to date."""
+
+    generation: Generation
+    view: View
+    tables: dict[str, RowType[Any]]
+    checkpoint: Checkpoint
+    """As it was when the generation was opened."""
+    projector: Projector | None = None
+    is_swapped_in: bool = False
+
+
+class RunningProjection:
+    """One projection class and its generations. Until `open` has ended well there is none, and nothing answers."""
+
+    def __init__(
+        self,
+        projection_class: type[Projection],
+        views: ViewStore,
+        serializer: Serializer,
+        host: GenerationsHost,
+        nursery: trio.Nursery,
+    ) -> None:
+        definition = projection_class.__eventsrc_projection__
+        self.projection_class = projection_class
+        self.name: str = definition.name
+        self.tables = {name: RowType(table, serializer) for name, table in definition.tables.items()}
+        self.schema = ";".join(table.schema for table in self.tables.values())
+        self.active: Built | None = None
+        self.building: Built | None = None
+        self.warned_at = float("-inf")
+        self._views = views
+        self._serializer = serializer
+        self._host = host
+        self._nursery = nursery
+        self._error = "it is not open yet"
+
+    @property
+    def projector(self) -> Projector | None:
+        """The one that works on it: of the generation that answers, or of the one that will."""
+        if self.active is not None and self.active.projector is not None:
+            return self.active.projector
+        return None if self.building is None else self.building.projector
+
+    @property
+    def state(self) -> ProjectionState:
+        """What its projector is doing; "retrying" as long as it could not be opened."""
+        projector = self.projector
+        return "retrying" if projector is None else projector.state
+
+    @property
+    def error(self) -> str:
+        """What went wrong last; empty when all is well."""
+        projector = self.projector
+        return self._error if projector is None else projector.error
+
+    @property
+    def position(self) -> int:
+        """How far the generation that answers has come."""
+        if self.active is None:
+            return 0
+        projector = self.active.projector
+        return projector.position if projector else self.active.checkpoint.position
+
+    def fits(self, generation: Generation) -> bool:
+        """Whether a generation was built by this version of the class."""
+        return (generation.version, generation.schema) == (self.projection_class.version, self.schema)
+
+    # --- opening and closing ---
+
+    async def open(self) -> None:
+        """Open what is stored, or begin. Raises `StoreError` or `ViewUnreachable`; it may be called again then."""
+        try:
+            stored = await self._stored()
+            if stored:
+                await self._open_stored(stored)
+            else:
+                await self._begin(stored)
+        except BaseException as error:
+            self._error = str(error)
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Stop the projectors and close the views."""
+        for built in (self.active, self.building):
+            if built is not None:
+                await _close(built)
+        self.active = self.building = None
+
+    async def rebuild(self) -> None:
+        """Begin a new generation beside the one that answers, unless one is being built already."""
+        if self.building is None:
+            self.building = await self._build_new(await self._stored())
+
+    async def _begin(self, stored: Sequence[Generation]) -> None:
+        """Let a new generation answer from its beginning."""
+        self.active = await self._build_new(stored)
+        await trio.to_thread.run_sync(self._views.activate, self.name, self.active.generation)
+
+    async def _open_stored(self, stored: Sequence[Generation]) -> None:
+        first, *others = stored
+        active = self.active = await self._open_generation(first)
+        if not self._is_of_this_log(active.checkpoint):
+            logger.warning(
+                "the view knows events that the log does not have (a restored backup?); it is built anew",
+                extra={"projection": self.name, "position": active.checkpoint.position},
+            )
+            await _close(active)
+            await self._begin(stored)
+            self._drop_later(stored)
+            return
+        if self.fits(first):
+            self._start(active)
+        newer = [each for each in others if self.fits(each) and each.number > first.number]
+        if newer:
+            self.building = await self._open_generation(newer[0])
+            others.remove(newer[0])
+            if self._is_of_this_log(self.building.checkpoint):
+                self._start(self.building)
+            else:
+                await _close(self.building)
+                self.building = None
+                others.append(newer[0])
+        if active.projector is None and self.building is None:
+            self.building = await self._build_new(stored)
+        self._drop_later(others)
+
+    async def _build_new(self, stored: Sequence[Generation]) -> Built:
+        number = max((generation.number for generation in stored), default=0) + 1
+        built = await self._open_generation(Generation(number, self.projection_class.version, self.schema))
+        self._start(built)
+        return built
+
+    async def _open_generation(self, generation: Generation) -> Built:
+        tables = self.tables
+        if generation.schema != self.schema:
+            # Of an older class: its indexes may be others, so its rows are looked at one by one.
+            tables = {name: table.without_indexes() for name, table in tables.items()}
+
+        def open_it() -> tuple[View, Checkpoint]:
+            view = self._views.open(self.name, generation, list(tables.values()))
+            try:
+                return view, view.checkpoint
+            except BaseException:
+                view.close()
+                raise
+
+        view, checkpoint = await trio.to_thread.run_sync(open_it)
+        return Built(generation, view, tables, checkpoint)
+
+    def _start(self, built: Built) -> None:
+        session = ViewSession(self.projection_class, built.view, self._serializer)
+        built.projector = Projector(self._host, self.name, session, built.checkpoint)
+        built.projector.start_in(self._nursery)
+
+    def _is_of_this_log(self, checkpoint: Checkpoint) -> bool:
+        if not checkpoint.position:
+            return True
+        events = self._host.store.read(after=checkpoint.position - 1, limit=1)
+        return bool(events) and events[0].hash == checkpoint.event_hash
+
+    async def _stored(self) -> list[Generation]:
+        return await trio.to_thread.run_sync(self._views.generations, self.name)
+
+    # --- swapping ---
+
+    def look_at_building(self) -> None:
+        """Swap, if the generation that is being built has caught up."""
+        building = self.building
+        if building is None or building.projector is None or building.is_swapped_in:
+            return
+        if building.projector.state == "live":
+            building.is_swapped_in = True
+            self._nursery.start_soon(self._swap, building, name=f"{self.name}: swap")
+
+    async def _swap(self, building: Built) -> None:
+        try:
+            await trio.to_thread.run_sync(self._views.activate, self.name, building.generation)
+        except EventSourcingError as error:
+            logger.warning("a rebuilt view cannot take its place yet: %s", error, extra={"projection": self.name})
+            await trio.sleep(SWAP_RETRY_SECONDS)
+            building.is_swapped_in = False
+            self.look_at_building()
+            return
+        old, self.active, self.building = self.active, building, None
+        logger.info("view rebuilt", extra={"projection": self.name, "generation": building.generation.number})
+        self._host.swapped()
+        if old is not None:
+            await _close(old)
+            await self._drop(old.generation)
+
+    def _drop_later(self, generations: Sequence[Generation]) -> None:
+        for generation in generations:
+            self._nursery.start_soon(self._drop, generation, name=f"{self.name}: drop")
+
+    async def _drop(self, generation: Generation) -> None:
+        try:
+            await trio.to_thread.run_sync(self._views.drop, self.name, generation)
+        except Exception:
+            # It is tried again when the store is opened next.
+            logger.exception("an old view could not be removed", extra={"projection": self.name})
+
+
+async def _close(built: Built) -> None:
+    if built.projector is not None:
+        await built.projector.end()
+    await trio.to_thread.run_sync(built.view.close)
