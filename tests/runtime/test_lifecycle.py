@@ -306,14 +306,13 @@ async def test_the_control_board_is_closed_after_the_last_write_to_it(
 
     monkeypatch.setattr(ControlBoard, "set_status", slow_set_status)
     monkeypatch.setattr(ControlBoard, "close", watched_close)
-    async with trio.open_nursery() as nursery:
-        async with Runtime.open(tmp_path / "store", aggregates=[Account]):
-            await trio.to_thread.run_sync(writing.wait, 5)
-            assert writing.is_set()
+    async with trio.open_nursery() as nursery, Runtime.open(tmp_path / "store", aggregates=[Account]):
+        await trio.to_thread.run_sync(writing.wait, 5)
+        assert writing.is_set()
 
-            async def let_it_finish() -> None:
-                await trio.sleep(0.1)
-                finish.set()
+        async def let_it_finish() -> None:
+            await trio.sleep(0.1)
+            finish.set()
 
-            nursery.start_soon(let_it_finish)
+        nursery.start_soon(let_it_finish)
     assert not closed_under_a_write.is_set()
