@@ -34,7 +34,8 @@ from .actors.messages import command, event
 from .actors.projection import EventMeta, Projection, Rows, Table, on
 from .actors.receipt import Receipt
 from .actors.serializer import make_converter
-from .runtime.consumers import Consumer, Message
+from .runtime.consumers import Consumer
+from .runtime.dispatcher import Message
 from .runtime.errors import (
     NoPlaceForProgress,
     ReadersFull,
@@ -46,6 +47,7 @@ from .runtime.errors import (
     TooManyProjections,
     UnknownAggregate,
     UnknownProjection,
+    UnknownSubscription,
     ViewTooOld,
     WrongThread,
 )
@@ -60,6 +62,7 @@ from .storage.errors import (
     CommitTooLarge,
     CommitTooManyBytes,
     ConditionNotMet,
+    ControlBoardFull,
     CorruptRecord,
     EventSourcingError,
     EventTooLarge,
@@ -110,6 +113,7 @@ __all__ = [
     "CommitTooManyBytes",
     "ConditionNotMet",
     "Consumer",
+    "ControlBoardFull",
     "CorruptRecord",
     "DecodingError",
     "DefinitionError",
@@ -175,6 +179,7 @@ __all__ = [
     "UnknownCommand",
     "UnknownEvent",
     "UnknownProjection",
+    "UnknownSubscription",
     "VersionConflict",
     "View",
     "ViewClosed",

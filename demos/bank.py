@@ -1,13 +1,27 @@
-"""A bank account: deposits, a refused withdrawal, a retry that counts once, and the state after reopening the store."""
+"""A bank: deposits, a refused withdrawal, a retry that counts once, a view of all accounts, and reopening the store."""
 
 import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import attrs
 import trio
 
-from eventsrc import Aggregate, Rejected, Runtime, applies, command, event, handles
+from eventsrc import (
+    Aggregate,
+    EventMeta,
+    Projection,
+    Rejected,
+    Runtime,
+    Table,
+    applies,
+    between,
+    command,
+    event,
+    handles,
+    on,
+)
 
 
 @command
@@ -56,9 +70,33 @@ class Account(Aggregate):
         self.balance -= event.amount
 
 
+@attrs.frozen
+class Balance:
+    account: str
+    amount: int
+
+
+class Balances(Projection):
+    """All accounts, to be found by what is on them."""
+
+    rows = Table(Balance, key="account", indexes=["amount"])
+
+    @on(Deposited)
+    def deposited(self, event: Deposited, meta: EventMeta) -> None:
+        self.add(meta.aggregate_id, event.amount)
+
+    @on(Withdrawn)
+    def withdrawn(self, event: Withdrawn, meta: EventMeta) -> None:
+        self.add(meta.aggregate_id, -event.amount)
+
+    def add(self, account: str, amount: int) -> None:
+        row = self.rows.get(account) or Balance(account, 0)
+        self.rows.put(Balance(account, row.amount + amount))
+
+
 async def main(store: Path) -> None:
     """Run the demo on the store in this folder."""
-    async with Runtime.open(store, aggregates=[Account]) as runtime:
+    async with Runtime.open(store, aggregates=[Account], projections=[Balances]) as runtime:
         ann = runtime.actor(Account, "ann")
 
         receipt = await ann.ask(Deposit(100))  # returns once the event is on disk
@@ -75,6 +113,14 @@ async def main(store: Path) -> None:
             await ann.ask(Withdraw(1_000))
         except Rejected as error:
             print(f"withdraw 1000, refused   {error}")
+
+        # A view follows the log. It is asked for what must include one's own write: by the receipt, or by waiting.
+        receipt = await runtime.actor(Account, "bob").ask(Deposit(50))
+        view = runtime.view(Balances.rows)
+        print(f"\nbob, at least as of his deposit: {await view.get('bob', at_least=receipt)}")
+        await runtime.actor(Account, "cleo").ask(Deposit(500), wait_for=[Balances])
+        rich = await view.where(amount=between(60, 1_000)).order_by("-amount").rows()
+        print(f"who has 60 or more: {', '.join(f'{row.account} {row.amount}' for row in rich)}")
 
     # Everything above is on disk. Open it again, as after a restart: the state comes from the events.
     async with Runtime.open(store, aggregates=[Account]) as runtime:

@@ -2,13 +2,15 @@
 
 Each row of the file becomes the commands Schedule, Depart, Arrive or Cancel, in time order. Afterwards the store is
 opened again and compared with the answers. A second run on the same store (`--store PATH`) adds nothing: its
-idempotency keys make every command a duplicate.
+idempotency keys make every command a duplicate. A projection keeps a board of who leaves on time, which is queried
+while the events come in.
 """
 
 import argparse
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -18,6 +20,7 @@ from rich.table import Table
 
 from eventsrc import Runtime
 
+from .flights_board import Board, print_board, print_standing
 from .flights_check import Check, check_nothing_is_missing
 from .flights_data import SAMPLE, DataInvalid, Flight, read_flights
 from .flights_domain import Aircraft
@@ -35,14 +38,15 @@ class Outcome:
 
 async def main(flights: Sequence[Flight], store: Path, console: Console) -> Outcome:
     """Send the flights to the store in this folder, open it again and compare."""
-    async with Runtime.open(store, aggregates=[Aircraft]) as runtime:
+    async with Runtime.open(store, aggregates=[Aircraft], projections=[Board]) as runtime:
         events_before = runtime.last_position
         if events_before:
             console.print(f"The store has {events_before:,} events already.")
-        answers = await send_flights(runtime, flights, console)
+        answers = await send_flights(runtime, flights, console, partial(print_standing, console, runtime))
         events_added = runtime.last_position - events_before
         _print_answers(console, answers, events_added)
         await _print_busiest(console, runtime)
+        await print_board(console, runtime)
     async with Runtime.open(store, aggregates=[Aircraft]) as runtime:
         check = await check_nothing_is_missing(runtime, answers)
         _print_check(console, check)

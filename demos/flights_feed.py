@@ -3,6 +3,7 @@
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from datetime import date
 from functools import partial
 from typing import Final
 
@@ -19,6 +20,7 @@ from .flights_domain import Aircraft, Schedule
 WORKERS: Final = 500
 """So many aircraft are served at the same time."""
 TIMEOUT_SECONDS: Final = 60.0
+DAYS_BETWEEN_REPORTS: Final = 7
 
 
 @attrs.define
@@ -56,8 +58,10 @@ class Answers:
         self.versions[receipt.stream] = max(receipt.version, self.versions.get(receipt.stream, 0))
 
 
-async def send_flights(runtime: Runtime, flights: Sequence[Flight], console: Console) -> Answers:
-    """Send every command and return the answers.
+async def send_flights(
+    runtime: Runtime, flights: Sequence[Flight], console: Console, after_day: Callable[[date], Awaitable[None]]
+) -> Answers:
+    """Send every command, call `after_day` every `DAYS_BETWEEN_REPORTS` days, and return the answers.
 
     The commands of an aircraft go in time order, in one `ask_many` a day; aircraft do not wait for one another.
     """
@@ -65,13 +69,15 @@ async def send_flights(runtime: Runtime, flights: Sequence[Flight], console: Con
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("sending", total=len(flights))
         started = time.perf_counter()
-        for day, steps in steps_by_day(flights):
+        for number, (day, steps) in enumerate(steps_by_day(flights), 1):
             steps_of: defaultdict[str, list[Step]] = defaultdict(list)
             for step in steps:
                 steps_of[step.aircraft].append(step)
             groups = iter(steps_of.items())
             await run_workers(min(WORKERS, len(steps_of)), partial(_send, runtime, groups, answers))
             progress.update(task, advance=_flights_scheduled(steps), description=f"{day}")
+            if number % DAYS_BETWEEN_REPORTS == 0:
+                await after_day(day)
         answers.seconds = time.perf_counter() - started
     return answers
 

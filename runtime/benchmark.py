@@ -254,6 +254,8 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--path", type=Path, help="a folder on the disk to measure (default: the current folder)")
     options = parser.parse_args(argv)
+    if options.path is not None and not options.path.is_dir():
+        parser.error(f"--path {options.path}: there is no such folder")
     console = rich.console.Console(stderr=options.json)
     chosen = QUICK if options.quick else LARGE if options.large else FULL
     with (

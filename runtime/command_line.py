@@ -4,12 +4,12 @@ import argparse
 import importlib
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
 from ..storage.errors import EventSourcingError
-from . import benchmark, inspection
+from . import benchmark, inspection, steering, watch
 
 EXIT_ERROR: Final = 1
 EXIT_INTERRUPTED: Final = 130
@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["bench"]:
         return bench_main(arguments[1:])
     options = _parser().parse_args(arguments)
+    options.check(options)
     return _guarded(lambda: int(options.run(options)))
 
 
@@ -57,6 +58,23 @@ def _guarded(work: Callable[[], int]) -> int:
         return EXIT_ERROR
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except BaseExceptionGroup as group:
+        # trio wraps what ends its nurseries.
+        interrupts, rest = group.split(KeyboardInterrupt)
+        errors, rest = (None, None) if rest is None else rest.split(EventSourcingError)
+        if rest is not None:
+            raise
+        for leaf in _leaves(errors):
+            print(f"eventsrc: {leaf}", file=sys.stderr)
+        return EXIT_INTERRUPTED if interrupts is not None else EXIT_ERROR
+
+
+def _leaves(group: BaseExceptionGroup[BaseException] | None) -> Iterator[BaseException]:
+    for error in () if group is None else group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,7 +112,52 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = _reading(commands, "verify", "walk every hash chain and index, and say what is wrong where")
     verify.set_defaults(run=inspection.print_verification)
+
+    watching = _reading(commands, "watch", "see what a store's runtime is doing, as it does it")
+    watching.add_argument("--seconds", type=_count, metavar="N", help="end after so long; without it when interrupted")
+    watching.set_defaults(run=watch.print_watch)
+
+    projections = _reading(commands, "projections", "list the views with position, lag, state and error, or steer one")
+    _add_actions(
+        projections,
+        {
+            "pause": "have it stay where it is, also after a restart",
+            "resume": "have it go on",
+            "retry": "have it try again after it failed",
+            "rebuild": "build it anew beside the view that answers",
+            "parked": "list those that stand still on an event, with the error",
+        },
+        unnamed=("parked",),
+    )
+    projections.set_defaults(run=steering.steer_projections)
+
+    subscriptions = _reading(commands, "subscriptions", "list the durable subscriptions, or steer one")
+    _add_actions(
+        subscriptions,
+        {
+            "parked": "list the events that were parked, with the error",
+            "retry": "hand out again what is parked",
+            "delete": "forget it, its progress and what is parked",
+        },
+        unnamed=("parked",),
+    )
+    subscriptions.add_argument("--stream", help="retry: only what is parked of this stream")
+    subscriptions.set_defaults(run=steering.steer_subscriptions)
     return parser
+
+
+def _add_actions(parser: argparse.ArgumentParser, actions: dict[str, str], *, unnamed: Sequence[str]) -> None:
+    """`PATH [ACTION] [NAME]`; a name is needed for all actions but those `unnamed`."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "actions:\n" + "\n".join(f"  {action:10}{text}" for action, text in actions.items())
+    parser.add_argument("action", nargs="?", choices=[*actions], metavar="ACTION", help=", ".join(actions))
+    parser.add_argument("name", nargs="?", metavar="NAME", help="of which")
+
+    def check(options: argparse.Namespace) -> None:
+        if options.action not in (None, *unnamed) and options.name is None:
+            parser.error(f"name it: {options.action} NAME")
+
+    parser.set_defaults(check=check)
 
 
 def _reading(
@@ -103,6 +166,7 @@ def _reading(
     parser = commands.add_parser(name, help=help_text, description=help_text)
     parser.add_argument("path", metavar="PATH", help="the store's folder; it may be in use")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.set_defaults(check=lambda _: None)
     return parser
 
 

@@ -11,11 +11,16 @@ import trio
 
 from ..storage.control import ControlBoard, ControlRequest
 from ..storage.errors import EventSourcingError
-from .consumers import Subscriptions, on_board
+from .consumers import RETRY, Subscriptions
+from .dispatcher import on_board
+from .errors import UnknownSubscription
 from .projections import Projections
 
 PERIOD_SECONDS: Final = 0.5
 """How often the board is looked at and the status published."""
+DELETE: Final = "delete"
+PROJECTION_ACTIONS: Final = ("pause", "resume", "rebuild")
+"""The requests that are about a projection; the others are about a subscription."""
 
 logger = logging.getLogger("eventsrc.control")
 
@@ -41,31 +46,54 @@ class Control:
         while True:
             try:
                 for request in self._board.requests():
-                    await self._do(request)
-                    await on_board(self._board, partial(self._board.done, request))
-                await self._publish()
+                    answer = await self._answer(request)
+                    if answer is not None:
+                        await on_board(self._board, partial(self._board.done, request, answer))
+                await self.publish()
             except EventSourcingError as error:
                 logger.warning("the control board cannot be used: %s", error)
             await trio.sleep(PERIOD_SECONDS)
 
-    async def _do(self, request: ControlRequest) -> None:
-        logger.info("asked from outside", extra={"action": request.action, "subject": request.subject})
-        projections = {projection.__eventsrc_projection__.name: projection for projection in self._projections.all()}
-        match request.action:
-            case "pause" | "resume" | "rebuild" if request.subject in projections:
-                await getattr(self._projections, request.action)(projections[request.subject])
-            case "retry":
-                self._subscriptions.retry(request.subject, request.argument or None)
-            case "delete":
-                await self._subscriptions.delete(request.subject)
-            case _:
-                logger.warning("asked for what cannot be done: %s %s", request.action, request.subject)
+    async def close(self) -> None:
+        """Publish how things are at the end."""
+        try:
+            await self.publish()
+        except EventSourcingError as error:
+            logger.warning("the control board cannot be used: %s", error)
 
-    async def _publish(self) -> None:
+    async def _answer(self, request: ControlRequest) -> str | None:
+        """Do it. What is wrong with it, empty when nothing is; None when it has to wait."""
+        try:
+            if request.action == RETRY:
+                return await self._retry(request)
+            logger.info("asked from outside", extra={"action": request.action, "subject": request.subject})
+            if request.action == DELETE:
+                if not await self._subscriptions.delete(request.subject):
+                    raise UnknownSubscription(request.subject, list(self._board.subscriptions()))
+            elif request.action in PROJECTION_ACTIONS:
+                projection = self._projections.named(request.subject)
+                await getattr(self._projections, request.action)(projection)
+            else:
+                return f"This version cannot {request.action}."
+        except EventSourcingError as error:
+            logger.warning("asked for what cannot be done: %s", error)
+            return str(error)
+        return ""
+
+    async def _retry(self, request: ControlRequest) -> str | None:
+        if not self._subscriptions.is_consumed(request.subject):
+            known = list(self._board.subscriptions())
+            # Its next consumer will find the request.
+            return None if request.subject in known else str(UnknownSubscription(request.subject, known))
+        await self._subscriptions.retry(request.subject, request.argument or None)
+        return ""
+
+    async def publish(self) -> None:
+        """Put on the board how things are, if that has changed."""
         status: dict[str, Any] = {
             f"projection {name}": msgspec.to_builtins(lag) for name, lag in self._projections.lags().items()
         }
-        status["runtime"] = self._numbers()
+        status["runtime"] = {**self._numbers(), "projections": list(self._projections.lags())}
         if status != self._published:
             self._published = status
             await on_board(self._board, partial(self._board.set_status, status | {"published": time.time()}))

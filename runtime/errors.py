@@ -56,9 +56,10 @@ class UnknownProjection(EventSourcingError):
 
     code: ClassVar[str] = "unknown_projection"
 
-    def __init__(self, projection_class: type, known: Sequence[str]) -> None:
+    def __init__(self, projection: type | str, known: Sequence[str]) -> None:
+        name = projection if isinstance(projection, str) else projection.__name__
         super().__init__(
-            f"The runtime was not opened with {projection_class.__name__}; it has {', '.join(known) or 'none'}. "
+            f"The runtime was not opened with {name}; it has {', '.join(known) or 'none'}. "
             "Give it to Runtime.open(projections=[...])."
         )
 
@@ -123,6 +124,18 @@ class SubscriptionDeleted(EventSourcingError):
             f"The subscription {name!r} was deleted. Consume it again to begin a new one under the same name."
         )
         self.name = name
+
+
+class UnknownSubscription(EventSourcingError):
+    """Nobody has ever consumed a subscription of this name, or it was deleted."""
+
+    code: ClassVar[str] = "unknown_subscription"
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        names = ", ".join(sorted(known)) or "none"
+        super().__init__(f"There is no subscription {name!r}. Those that there are: {names}.")
+        self.name = name
+        self.known = known
 
 
 class SubscriptionFull(EventSourcingError):

@@ -8,7 +8,7 @@ import attrs
 import trio
 
 from ..actors.projection import Projection
-from ..actors.projector import ProjectionState, Projector, ProjectorHost
+from ..actors.projector import Pause, ProjectionState, Projector, ProjectorHost, Resume
 from ..actors.row_type import RowType
 from ..actors.serializer import Serializer
 from ..actors.view_session import ViewSession
@@ -57,6 +57,7 @@ class RunningProjection:
         self.schema = ";".join(table.schema for table in self.tables.values())
         self.active: Built | None = None
         self.building: Built | None = None
+        self.is_paused = False
         self.warned_at = float("-inf")
         self._views = views
         self._serializer = serializer
@@ -75,7 +76,9 @@ class RunningProjection:
     def state(self) -> ProjectionState:
         """What its projector is doing; "retrying" as long as it could not be opened."""
         projector = self.projector
-        return "retrying" if projector is None else projector.state
+        if projector is None:
+            return "paused" if self.is_paused else "retrying"
+        return projector.state
 
     @property
     def error(self) -> str:
@@ -116,6 +119,13 @@ class RunningProjection:
             if built is not None:
                 await _close(built)
         self.active = self.building = None
+
+    async def set_paused(self, *, paused: bool) -> None:
+        """Have its projectors stay where they are, or go on; also those that are still to come."""
+        self.is_paused = paused
+        for built in (self.active, self.building):
+            if built is not None and built.projector is not None:
+                await built.projector.order(Pause() if paused else Resume())
 
     async def rebuild(self) -> None:
         """Begin a new generation beside the one that answers, unless one is being built already."""
@@ -181,6 +191,8 @@ class RunningProjection:
     def _start(self, built: Built) -> None:
         session = ViewSession(self.projection_class, built.view, self._serializer)
         built.projector = Projector(self._host, self.name, session, built.checkpoint)
+        if self.is_paused:
+            built.projector.state = "paused"
         built.projector.start_in(self._nursery)
 
     def _is_of_this_log(self, checkpoint: Checkpoint) -> bool:

@@ -1,20 +1,16 @@
 """What the command line shows of a store: streams, events, one stream, and whether all of it is sound."""
 
 import argparse
-import base64
-import json
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Final
 
 import attrs
 import rich.console
 import rich.progress
-import rich.table
 from msgspec import structs
 
 from ..storage.environment import Environment
@@ -24,6 +20,7 @@ from ..storage.reader import LogReader
 from ..storage.record import StoredEvent
 from ..storage.snapshot import Snapshot
 from ..storage.verify import verify
+from .output import compact_json, format_time, make_console, make_table, print_json
 
 FOLLOW_INTERVAL_SECONDS: Final = 0.05
 FINDINGS_SHOWN_MAX: Final = 1_000
@@ -38,12 +35,12 @@ def print_streams(options: argparse.Namespace) -> int:
         heads = find_streams(log, category=options.category)
         if options.json:
             for head in heads:
-                _print_json({"stream": head.stream, "version": head.version, "position": head.position})
+                print_json({"stream": head.stream, "version": head.version, "position": head.position})
             return 0
-        table = _table("stream", "version", "position")
+        table = make_table("stream", "version", "position")
         for head in heads:
             table.add_row(head.stream, f"{head.version}", f"{head.position}")
-        _console().print(table)
+        make_console().print(table)
     return 0
 
 
@@ -57,12 +54,12 @@ def print_events(options: argparse.Namespace) -> int:
                 if number == options.limit:
                     break
             return 0
-        table = _table(*EVENT_COLUMNS)
+        table = make_table(*EVENT_COLUMNS)
         for number, event in enumerate(found, 1):
             table.add_row(*_cells(event))
             if number == options.limit:
                 break
-        _console().print(table)
+        make_console().print(table)
     return 0
 
 
@@ -83,7 +80,7 @@ def print_stream(options: argparse.Namespace) -> int:
         snapshot = next((found for found in log.snapshots(options.stream) if found.version <= at), None)
         events = (event for event in find_events(log, EventQuery(), stream=options.stream) if event.version <= at)
         if options.json:
-            _print_json(
+            print_json(
                 {
                     "stream": options.stream,
                     "version": at,
@@ -93,11 +90,11 @@ def print_stream(options: argparse.Namespace) -> int:
                 }
             )
             return 0
-        console = _console()
+        console = make_console()
         console.print(f"{options.stream}: version {at} of {head.version}", highlight=False)
         if snapshot is not None:
-            console.print(f"snapshot at version {snapshot.version}: {_compact(snapshot.state)}", highlight=False)
-        table = _table("version", *(column for column in EVENT_COLUMNS if column not in ("stream", "version")))
+            console.print(f"snapshot at version {snapshot.version}: {compact_json(snapshot.state)}", highlight=False)
+        table = make_table("version", *(column for column in EVENT_COLUMNS if column not in ("stream", "version")))
         for event in events:
             position, when, _, version, name, payload = _cells(event)
             table.add_row(version, position, when, name, payload)
@@ -119,7 +116,7 @@ def print_verification(options: argparse.Namespace) -> int:
             findings = list(islice(verification, FINDINGS_SHOWN_MAX))
         summary = verification.summary
     if options.json:
-        _print_json({**structs.asdict(summary), "findings": [structs.asdict(finding) for finding in findings]})
+        print_json({**structs.asdict(summary), "findings": [structs.asdict(finding) for finding in findings]})
         return EXIT_DAMAGED if findings else 0
     for finding in findings:
         print(finding)
@@ -134,11 +131,11 @@ def print_verification(options: argparse.Namespace) -> int:
 
 def event_data(event: StoredEvent) -> dict[str, Any]:
     """An event as JSON data."""
-    return {**structs.asdict(event), "time": _time(event.time_ns), "hash": event.hash.hex()}
+    return {**structs.asdict(event), "time": format_time(event.time_ns), "hash": event.hash.hex()}
 
 
 def _snapshot_data(snapshot: Snapshot) -> dict[str, Any]:
-    return {"version": snapshot.version, "time": _time(snapshot.time_ns), "state": snapshot.state}
+    return {"version": snapshot.version, "time": format_time(snapshot.time_ns), "state": snapshot.state}
 
 
 def _found(log: LogReader, options: argparse.Namespace, after: int) -> Iterator[StoredEvent]:
@@ -171,7 +168,7 @@ def _followed(log: LogReader, options: argparse.Namespace) -> Iterator[StoredEve
 
 def _print_event(event: StoredEvent, *, as_json: bool) -> None:
     if as_json:
-        _print_json(event_data(event))
+        print_json(event_data(event))
     else:
         print("\t".join(_cells(event)), flush=True)
 
@@ -179,41 +176,9 @@ def _print_event(event: StoredEvent, *, as_json: bool) -> None:
 def _cells(event: StoredEvent) -> tuple[str, ...]:
     return (
         f"{event.position}",
-        _time(event.time_ns),
+        format_time(event.time_ns),
         event.stream,
         f"{event.version}",
         event.type,
-        _compact(event.payload),
+        compact_json(event.payload),
     )
-
-
-def _time(time_ns: int) -> str:
-    """UTC in ISO 8601, with microseconds."""
-    return datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(timespec="microseconds")
-
-
-def _compact(data: object) -> str:
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":"), default=_json_fallback)
-
-
-def _print_json(data: object) -> None:
-    print(json.dumps(data, ensure_ascii=False, default=_json_fallback), flush=True)
-
-
-def _json_fallback(value: object) -> str:
-    """JSON has no bytes: Base64 stands for them."""
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    raise TypeError(f"{type(value).__name__} has no place in JSON")
-
-
-def _table(*columns: str) -> rich.table.Table:
-    table = rich.table.Table()
-    for column in columns:
-        table.add_column(column, overflow="fold", justify="right" if column in ("position", "version") else "left")
-    return table
-
-
-def _console() -> rich.console.Console:
-    # Piped output is not cut at the width of a terminal that is not there.
-    return rich.console.Console() if sys.stdout.isatty() else rich.console.Console(width=200)

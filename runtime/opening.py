@@ -77,6 +77,7 @@ async def home_of(
         is_durable = not isinstance(store, MemoryLog)
         board = await trio.to_thread.run_sync(partial(ControlBoard, folder / CONTROL_FOLDER, durable=is_durable))
         stack.callback(board.close)
+        board.take()
         beside = LmdbViews(folder / VIEWS_FOLDER)
         yield Home(lambda projection: special.get(projection, beside), board)
 

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -12,13 +13,15 @@ import trio
 from ..actors.errors import DefinitionError, ProjectionUnavailable, ViewUnreachable
 from ..actors.feed import Feed
 from ..actors.projection import Projection, Table
-from ..actors.projector import Pause, ProjectionState, Projector, Resume
+from ..actors.projector import ProjectionState, Projector
 from ..actors.row_type import RowType
 from ..actors.serializer import Serializer
 from ..actors.view_store import View, ViewStore
 from ..actors.workshare import Workshare
+from ..storage.control import ControlBoard
 from ..storage.limits import Limits
 from ..storage.store import EventReader
+from .dispatcher import on_board
 from .errors import TooManyProjections, UnknownProjection
 from .generations import RunningProjection
 
@@ -35,6 +38,8 @@ class Lag(msgspec.Struct, frozen=True):
     state: ProjectionState
     error: str = ""
     rebuilding: bool = False
+    position: int = 0
+    """The last event that the view has seen."""
 
 
 class Projections:
@@ -59,12 +64,21 @@ class Projections:
         self._running: dict[type[Projection], RunningProjection] = {}
         self._moved = trio.lowlevel.ParkingLot()
         self._slow: list[RunningProjection] = []
+        self._board: ControlBoard | None = None
         self.on_advance: Callable[[], None] = lambda: None
 
     async def open(
-        self, classes: Sequence[type[Projection]], views_of: Callable[[type[Projection]], ViewStore]
+        self,
+        classes: Sequence[type[Projection]],
+        views_of: Callable[[type[Projection]], ViewStore],
+        board: ControlBoard | None,
     ) -> None:
-        """Open every view and start its projector. Raises `TooManyProjections`, `DefinitionError`, `StoreError`."""
+        """Open every view and start its projector, unless it was paused: that is remembered on the board.
+
+        Raises `TooManyProjections`, `DefinitionError`, `StoreError`.
+        """
+        self._board = board
+        paused = board.paused() if board is not None else set()
         if len(classes) > self.limits.projections_max:
             raise TooManyProjections(
                 "Projections of a runtime", len(classes), self.limits.projections_max, "Split it, or raise the limit."
@@ -81,6 +95,7 @@ class Projections:
         for projection_class in names.values():
             views = views_of(projection_class)
             running = RunningProjection(projection_class, views, self._serializer, self, self._nursery)
+            running.is_paused = running.name in paused
             self._running[projection_class] = running
             try:
                 await running.open()
@@ -116,6 +131,13 @@ class Projections:
             raise UnknownProjection(projection_class, [known.__name__ for known in self._running])
         return running
 
+    def named(self, name: str) -> type[Projection]:
+        """The projection that is stored under a name. Raises `UnknownProjection`."""
+        for projection_class, running in self._running.items():
+            if running.name == name:
+                return projection_class
+        raise UnknownProjection(name, [running.name for running in self._running.values()])
+
     def all(self) -> list[type[Projection]]:
         """Every projection, in the order in which they were given."""
         return list(self._running)
@@ -131,7 +153,7 @@ class Projections:
     def _lag(self, running: RunningProjection) -> Lag:
         events = max(self.store.last_position - running.position, 0)
         is_rebuilding = running.building is not None
-        return Lag(events, self._lag_seconds(running), running.state, running.error, is_rebuilding)
+        return Lag(events, self._lag_seconds(running), running.state, running.error, is_rebuilding, running.position)
 
     async def wait_for(self, running: RunningProjection, position: int) -> None:
         """Wait until the generation that answers has seen the event at `position`.
@@ -177,12 +199,20 @@ class Projections:
     # --- steering ---
 
     async def pause(self, projection_class: type[Projection]) -> None:
-        """Have it stay where it is. Whoever waits for it gets `ProjectionUnavailable`. Raises `UnknownProjection`."""
-        await self._order(projection_class, Pause())
+        """Have it stay where it is, also after a restart, until `resume`. Raises `UnknownProjection`, `StoreError`.
+
+        Whoever waits for it gets `ProjectionUnavailable`.
+        """
+        await self._set_paused(self.get(projection_class), paused=True)
 
     async def resume(self, projection_class: type[Projection]) -> None:
-        """Have it go on, after a pause or a failure. Raises `UnknownProjection`."""
-        await self._order(projection_class, Resume())
+        """Have it go on, after a pause or a failure. Raises `UnknownProjection`, `StoreError`."""
+        await self._set_paused(self.get(projection_class), paused=False)
+
+    async def _set_paused(self, running: RunningProjection, *, paused: bool) -> None:
+        if self._board is not None:
+            await on_board(self._board, partial(self._board.set_paused, running.name, paused=paused))
+        await running.set_paused(paused=paused)
 
     async def rebuild(self, projection_class: type[Projection]) -> None:
         """Build it anew from the first event, beside the view that answers, and swap when it has caught up.
@@ -193,12 +223,6 @@ class Projections:
         if running.active is None:
             raise ProjectionUnavailable(running.name, running.state, running.error)
         await running.rebuild()
-
-    async def _order(self, projection_class: type[Projection], message: Pause | Resume) -> None:
-        running = self.get(projection_class)
-        if running.projector is None:
-            raise ProjectionUnavailable(running.name, running.state, running.error)
-        await running.projector.order(message)
 
     # --- what projectors need ---
 

@@ -64,6 +64,7 @@ class Runtime:
         self._store = store
         self._wall_clock = wall_clock
         self._subscriptions: Subscriptions | None = None
+        self._control: Control | None = None
         self._types = aggregate_types
         self.feed = Feed(store)
         self.projections = Projections(nursery, store, self.feed, limits, serializer, wall_clock)
@@ -92,7 +93,7 @@ class Runtime:
 
     async def _follow(self, nursery: trio.Nursery, home: Home, projections: Sequence[type[Projection]]) -> None:
         """Start what follows the log."""
-        await self.projections.open(projections, home.views_of)
+        await self.projections.open(projections, home.views_of, home.board)
         if self._journal is not None and self.projections.slow_writers_down:
             self._journal.admission.admits = self.projections.admits
         if home.board is not None:
@@ -100,8 +101,8 @@ class Runtime:
                 nursery, self._store, self.feed, self.limits, home.board, self._wall_clock
             )
             if home.board.waits:
-                control = Control(home.board, self.projections, self._subscriptions, self._numbers)
-                nursery.start_soon(control.run, name="eventsrc control")
+                self._control = Control(home.board, self.projections, self._subscriptions, self._numbers)
+                nursery.start_soon(self._control.run, name="eventsrc control")
 
     @classmethod
     @asynccontextmanager
@@ -343,6 +344,8 @@ class Runtime:
                 await self._journal.close()
             self.feed.close()
             with trio.CancelScope(shield=True):
+                if self._control is not None:
+                    await self._control.close()
                 await self.projections.close()
                 if self._subscriptions is not None:
                     await self._subscriptions.close()

@@ -4,20 +4,24 @@ A small LMDB environment beside the log, which several processes may open: the r
 subscriptions, their parked events and its own status there; the command line reads them and leaves requests.
 """
 
+import fcntl
 import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TextIO, TypeAlias, TypeVar
 
 import lmdb
 import msgspec
 
 from .environment import ENGINE
-from .errors import StoreClosed, StoreWriteFailed
+from .errors import ControlBoardFull, StoreClosed, StoreInUse, StoreWriteFailed
 from .folder import reserve_lock_file
 
 CONTROL_FOLDER: Final = "control"
+RUNTIME_FILE: Final = "runtime.lock"
+REQUESTS_MAX: Final = 1_000
+"""Requests that wait (`ControlBoardFull`), and answers that are kept for whoever asked."""
 MAP_SIZE_BYTES: Final = 1 << 30
 """Reserved address space, and the bound of all that is kept here."""
 _POSITION: Final = struct.Struct(">Q")
@@ -69,6 +73,7 @@ class ControlBoard:
     def __init__(self, path: str | os.PathLike[str], *, durable: bool = True) -> None:
         self.path = os.fspath(path)
         self.waits = durable
+        self._runtime_lock: TextIO | None = None
         try:
             Path(path).mkdir(parents=True, exist_ok=True)
             reserve_lock_file(Path(path))
@@ -79,9 +84,43 @@ class ControlBoard:
             self._subscriptions = self._environment.open_db(b"subscriptions")
             self._parked = self._environment.open_db(b"parked")
             self._requests = self._environment.open_db(b"requests")
+            self._answers = self._environment.open_db(b"answers")
+            self._paused = self._environment.open_db(b"paused")
             self._status = self._environment.open_db(b"status")
         except (lmdb.Error, OSError) as error:
             raise StoreWriteFailed(self.path, str(error)) from error
+
+    # --- who is there ---
+
+    def take(self) -> None:
+        """Be the runtime of this board until it is closed; the system lets go of it with the process.
+
+        Raises `StoreInUse` when another runtime is.
+        """
+        lock = self._locked()
+        if lock is None:
+            raise StoreInUse(self.path, "another runtime")
+        self._runtime_lock = lock
+
+    @property
+    def has_runtime(self) -> bool:
+        """Whether a runtime is there, in this process or in another, that does what is asked."""
+        lock = self._locked()
+        if lock is not None:
+            lock.close()
+        return lock is None
+
+    def _locked(self) -> TextIO | None:
+        try:
+            file = (Path(self.path) / RUNTIME_FILE).open("a", encoding="ascii")
+        except OSError as error:
+            raise StoreWriteFailed(self.path, str(error)) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            return None
+        return file
 
     # --- subscriptions ---
 
@@ -146,32 +185,77 @@ class ControlBoard:
 
     # --- requests from outside ---
 
-    def request(self, action: str, subject: str, argument: str = "") -> None:
-        """Leave a request for the runtime that has the store open, or will have."""
+    def request(self, action: str, subject: str, argument: str = "") -> int:
+        """Leave a request for the runtime that has the store open, or will have; return its id.
 
-        def work(transaction: Transaction) -> None:
-            with transaction.cursor(self._requests) as cursor:
-                number = _POSITION.unpack(cursor.key())[0] + 1 if cursor.last() else 1
-                cursor.put(_POSITION.pack(number), _encode(ControlRequest(number, action, subject, argument)))
+        The same request, asked again before it was done, is one. Raises `ControlBoardFull`.
+        """
 
-        self._write(work)
+        def work(transaction: Transaction) -> int:
+            waiting = self._requests_in(transaction)
+            for request in waiting:
+                if (request.action, request.subject, request.argument) == (action, subject, argument):
+                    return request.id
+            if len(waiting) >= REQUESTS_MAX:
+                raise ControlBoardFull(self.path, REQUESTS_MAX)
+            number = 1 + max(_last_id(transaction, self._requests), _last_id(transaction, self._answers))
+            request = ControlRequest(number, action, subject, argument)
+            transaction.put(_POSITION.pack(number), _encode(request), db=self._requests)
+            return number
+
+        return self._write(work)
 
     def requests(self) -> list[ControlRequest]:
         """The requests that nobody has done yet, oldest first."""
-        with self._read() as transaction, transaction.cursor(self._requests) as cursor:
+        with self._read() as transaction:
+            return self._requests_in(transaction)
+
+    def _requests_in(self, transaction: Transaction) -> list[ControlRequest]:
+        with transaction.cursor(self._requests) as cursor:
             return [msgspec.msgpack.decode(value, type=ControlRequest) for value in cursor.iternext(keys=False)]
 
-    def done(self, request: ControlRequest) -> None:
-        """Take a request off the board."""
-        self._write(lambda transaction: transaction.delete(_POSITION.pack(request.id), db=self._requests))
+    def done(self, request: ControlRequest, answer: str) -> None:
+        """Take a request off the board, and leave the answer: empty, or what was wrong with it."""
+
+        def work(transaction: Transaction) -> None:
+            transaction.delete(_POSITION.pack(request.id), db=self._requests)
+            transaction.put(_POSITION.pack(request.id), answer.encode(), db=self._answers)
+            with transaction.cursor(self._answers) as cursor:
+                while cursor.first() and transaction.stat(self._answers)["entries"] > REQUESTS_MAX:
+                    cursor.delete()
+
+        self._write(work)
+
+    def answer(self, request_id: int) -> str | None:
+        """What became of a request; None as long as it waits."""
+        with self._read() as transaction:
+            value = transaction.get(_POSITION.pack(request_id), db=self._answers)
+        return None if value is None else value.decode()
+
+    # --- projections that stand still ---
+
+    def set_paused(self, projection: str, *, paused: bool) -> None:
+        """Remember that a projection is paused, or that it is not."""
+
+        def work(transaction: Transaction) -> None:
+            if paused:
+                transaction.put(projection.encode(), b"", db=self._paused)
+            else:
+                transaction.delete(projection.encode(), db=self._paused)
+
+        self._write(work)
+
+    def paused(self) -> set[str]:
+        """The names of those that are."""
+        with self._read() as transaction, transaction.cursor(self._paused) as cursor:
+            return {key.decode() for key in cursor.iternext(values=False)}
 
     # --- status ---
 
     def set_status(self, status: dict[str, Any]) -> None:
-        """Publish what the runtime looks like now: values by subject; it replaces all that was published before."""
+        """Publish what the runtime looks like now: values by subject, in place of what was published of them."""
 
         def work(transaction: Transaction) -> None:
-            transaction.drop(self._status, delete=False)
             for subject, value in status.items():
                 transaction.put(subject.encode(), _encode(value), db=self._status)
 
@@ -185,6 +269,8 @@ class ControlBoard:
     def close(self) -> None:
         """Close it. Idempotent."""
         self._environment.close()
+        if self._runtime_lock is not None:
+            self._runtime_lock.close()
 
     def _read(self) -> Transaction:
         try:
@@ -202,3 +288,8 @@ class ControlBoard:
 
 def _parked_key(name: str, position: int) -> bytes:
     return name.encode() + b"\x00" + _POSITION.pack(position)
+
+
+def _last_id(transaction: Transaction, table: Any) -> int:
+    with transaction.cursor(table) as cursor:
+        return int(_POSITION.unpack(cursor.key())[0]) if cursor.last() else 0

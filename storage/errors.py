@@ -114,6 +114,19 @@ class StoreFull(StoreError):
         )
 
 
+class ControlBoardFull(StoreError):
+    """Too much is asked of a runtime that is not there to do it."""
+
+    code = "control_board_full"
+
+    def __init__(self, path: str, limit: int) -> None:
+        super().__init__(
+            path,
+            f"{limit} requests wait at {path} already, and no runtime does them. Open the store with a runtime first.",
+        )
+        self.limit = limit
+
+
 class StoreWriteFailed(StoreError):
     """The operating system refused a write. The commit is known not to be stored."""
 

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from eventsrc import Runtime
 from eventsrc.demos import flights
+from eventsrc.demos.flights_board import Board
 from eventsrc.demos.flights_check import check_nothing_is_missing
 from eventsrc.demos.flights_data import SAMPLE, Flight, read_flights
 from eventsrc.demos.flights_domain import Aircraft, Arrive, Depart, Schedule
@@ -46,6 +47,29 @@ async def test_a_second_run_adds_nothing(week: list[Flight], console: Console, t
     assert second.answers.versions == first.answers.versions
     assert (second.events_added, second.check.events) == (0, EVENTS)
     assert second.check.nothing_is_missing
+
+
+async def test_the_board_counts_what_the_file_says(week: list[Flight], console: Console, tmp_path: Path) -> None:
+    await flights.main(week, tmp_path / "flights.db", console)
+    async with Runtime.open(tmp_path / "flights.db", aggregates=[Aircraft], projections=[Board]) as runtime:
+        rows = await runtime.view(Board.punctuality).all().rows()
+    flown = [flight for flight in week if flight.tail_number and flight.departed]
+    names = {
+        "carrier": lambda flight: flight.name.split()[1][:2],
+        "airport": lambda flight: flight.origin,
+        "hour": lambda flight: f"{flight.scheduled:%H}",
+    }
+    assert {row.kind for row in rows} == set(names)
+    for row in rows:
+        delays = [
+            (flight.departed - flight.scheduled).total_seconds() / 60
+            for flight in flown
+            if flight.departed and names[row.kind](flight) == row.name
+        ]
+        assert (row.departed, row.delay_minutes) == (len(delays), sum(delays)), row
+        assert row.on_time == sum(delay < 15 for delay in delays), row
+    cancelled = sum(bool(flight.tail_number) and flight.departed is None for flight in week)
+    assert sum(row.cancelled for row in rows if row.kind == "airport") == cancelled
 
 
 async def test_a_missing_event_is_found(tmp_path: Path) -> None:

@@ -252,7 +252,7 @@ async def test_an_event_that_keeps_failing_is_parked_with_what_follows_in_its_st
         ]
         is_repaired = True
         await ann.ask(Deposit(7))
-        assert runtime.subscriptions.retry("mailer", "account-ann") in (3, 4)
+        assert await runtime.subscriptions.retry("mailer", "account-ann") in (3, 4)
         await until(lambda: len(handled) == 7)
         assert [position for position in handled if position not in (4, 6)] == [1, 2, 3, 5, 7], "in order"
         assert await runtime.subscriptions.parked() == []
@@ -274,7 +274,7 @@ async def test_what_is_parked_is_parked_after_a_restart(tmp_path: Path) -> None:
                 await take(consumer, 1)
                 raise AssertionError("it must park behind the others")
             assert [event.position for event in await runtime.subscriptions.parked("mailer")] == [1, 2, 3]
-            assert runtime.subscriptions.retry("mailer") == 3
+            assert await runtime.subscriptions.retry("mailer") == 3
             for position in (1, 2, 3):
                 (message,) = await take(consumer, 1)
                 assert message.event.position == position

@@ -1,0 +1,48 @@
+"""How the command line prints: tables for people, one JSON object a line for programs."""
+
+import base64
+import json
+import sys
+from datetime import UTC, datetime
+from typing import Final
+
+import rich.console
+import rich.table
+
+NUMBERS: Final = ("position", "version", "behind", "seconds", "parked", "attempts", "in hand")
+
+
+def format_time(time_ns: int) -> str:
+    """UTC in ISO 8601, with microseconds."""
+    return datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(timespec="microseconds")
+
+
+def compact_json(data: object) -> str:
+    """JSON for people, in one line and without spaces."""
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"), default=_json_fallback)
+
+
+def print_json(data: object) -> None:
+    """One JSON object on a line of its own, at once."""
+    print(json.dumps(data, ensure_ascii=False, default=_json_fallback), flush=True)
+
+
+def _json_fallback(value: object) -> str:
+    """JSON has no bytes: Base64 stands for them."""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    raise TypeError(f"{type(value).__name__} has no place in JSON")
+
+
+def make_table(*columns: str) -> rich.table.Table:
+    """A table whose columns of numbers are aligned on the right."""
+    table = rich.table.Table()
+    for column in columns:
+        table.add_column(column, overflow="fold", justify="right" if column in NUMBERS else "left")
+    return table
+
+
+def make_console() -> rich.console.Console:
+    """Standard output, as wide as the terminal."""
+    # Piped output is not cut at the width of a terminal that is not there.
+    return rich.console.Console() if sys.stdout.isatty() else rich.console.Console(width=200)

@@ -1,0 +1,236 @@
+"""What the command line shows and asks of projections and subscriptions, of a store that is running or not."""
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import attrs
+
+from ..storage.control import CONTROL_FOLDER, ControlBoard
+from ..storage.errors import EventSourcingError, StorePathInvalid
+from ..storage.reader import LogReader
+from .consumers import RETRY
+from .control import DELETE
+from .errors import UnknownSubscription
+from .opening import READERS_FOLDER
+from .output import format_time, make_console, make_table, print_json
+
+ANSWER_SECONDS_MAX: Final = 10.0
+"""How long a request waits for the runtime's answer before the command ends without it."""
+ANSWER_POLL_SECONDS: Final = 0.05
+SUBJECT_PREFIX: Final = "projection "
+EXIT_REFUSED: Final = 1
+
+
+class NoSuchProjection(EventSourcingError):
+    """No runtime has ever kept a projection of this name at this store."""
+
+    code: ClassVar[str] = "no_such_projection"
+
+    def __init__(self, path: str, name: str, known: Sequence[str]) -> None:
+        super().__init__(f"{path} has no projection {name!r}. Those that it has: {', '.join(known) or 'none'}.")
+
+
+@attrs.frozen
+class Place:
+    """A runtime's control board: the writer's beside the log, or that of one of the readers."""
+
+    name: str
+    board: ControlBoard
+
+    @property
+    def projections(self) -> dict[str, dict[str, Any]]:
+        """What its runtime published last about each of its projections, by name."""
+        return {
+            subject.removeprefix(SUBJECT_PREFIX): value
+            for subject, value in self.board.status().items()
+            if subject.startswith(SUBJECT_PREFIX)
+        }
+
+    @property
+    def running_projections(self) -> list[str]:
+        """The names of those that a runtime works on now."""
+        if not self.board.has_runtime:
+            return []
+        names: list[str] = self.board.status().get("runtime", {}).get("projections", [])
+        return names
+
+
+@contextmanager
+def places(path: str) -> Iterator[list[Place]]:
+    """Open the boards of a store. Raises `StorePathInvalid` where there is none."""
+    folders = {"writer": Path(path)}
+    readers = Path(path) / READERS_FOLDER
+    if readers.is_dir():
+        folders |= {f"reader {folder.name}": folder for folder in sorted(readers.iterdir())}
+    with ExitStack() as stack:
+        found = []
+        for name, folder in folders.items():
+            if (folder / CONTROL_FOLDER).is_dir():
+                board = ControlBoard(folder / CONTROL_FOLDER)
+                stack.callback(board.close)
+                found.append(Place(name, board))
+        if not found:
+            raise StorePathInvalid(path, f"No runtime has ever run on a store at {path}.")
+        yield found
+
+
+# --- projections ---
+
+
+def steer_projections(options: argparse.Namespace) -> int:
+    """`eventsrc projections PATH [ACTION] [NAME]`."""
+    with places(options.path) as found:
+        if options.action in (None, "parked"):
+            rows = [row for place in found for row in projection_rows(place, options.path)]
+            _print(rows if options.action is None else [row for row in rows if row["error"]], options)
+            return 0
+        action = "resume" if options.action == "retry" else options.action
+        concerned = [place for place in found if options.name in place.projections]
+        if not concerned:
+            known = sorted({name for place in found for name in place.projections})
+            raise NoSuchProjection(options.path, options.name or "", known)
+        answers = [_steer_projection(place, action, options.name) for place in concerned]
+    return _print_answers(concerned, answers, options)
+
+
+def projection_rows(place: Place, path: str) -> Iterator[dict[str, Any]]:
+    """A row for each projection of one place; of a runtime that is gone, from what it published last."""
+    paused = place.board.paused()
+    running = place.running_projections
+    for name, lag in sorted(place.projections.items()):
+        is_running = name in running
+        behind, seconds = (lag["events"], lag["seconds"]) if is_running else _lag_now(path, lag["position"])
+        stopped = "paused" if name in paused else "not running"
+        yield {
+            "projection": name,
+            "at": place.name,
+            "position": lag["position"],
+            "behind": behind,
+            "seconds": round(seconds, 3),
+            "state": lag["state"] if is_running else stopped,
+            "rebuilding": lag["rebuilding"],
+            "error": lag["error"],
+        }
+
+
+def _lag_now(path: str, position: int) -> tuple[int, float]:
+    """How far a view that nobody works on is behind the log."""
+    try:
+        log = LogReader.open(path)
+    except EventSourcingError:
+        return 0, 0.0
+    with closing(log):
+        unseen = log.read(after=position, limit=1)
+        return max(log.last_position - position, 0), time.time() - unseen[0].time_ns / 1e9 if unseen else 0.0
+
+
+def _steer_projection(place: Place, action: str, name: str) -> tuple[str, bool]:
+    if place.board.has_runtime:
+        return _ask(place.board, action, name)
+    if action == "rebuild":
+        place.board.request(action, name)
+        return f"no runtime has the store open; {name} will be rebuilt when one does", True
+    place.board.set_paused(name, paused=action == "pause")
+    what = "stay where it is" if action == "pause" else "go on"
+    return f"no runtime has the store open; {name} will {what} when one does", True
+
+
+# --- subscriptions ---
+
+
+def steer_subscriptions(options: argparse.Namespace) -> int:
+    """`eventsrc subscriptions PATH [ACTION] [NAME]`."""
+    with places(options.path) as found:
+        if options.action is None:
+            _print([row for place in found for row in _subscription_rows(place)], options)
+            return 0
+        if options.action == "parked":
+            _print([row for place in found for row in _parked_rows(place, options.name)], options)
+            return 0
+        concerned = [place for place in found if options.name in place.board.subscriptions()]
+        if not concerned:
+            known = sorted({name for place in found for name in place.board.subscriptions()})
+            raise UnknownSubscription(options.name or "", known)
+        answers = [
+            _steer_subscription(place.board, options.action, options.name, options.stream or "") for place in concerned
+        ]
+    return _print_answers(concerned, answers, options)
+
+
+def _subscription_rows(place: Place) -> Iterator[dict[str, Any]]:
+    for name, progress in sorted(place.board.subscriptions().items()):
+        yield {
+            "subscription": name,
+            "at": place.name,
+            "position": progress.floor,
+            "beyond": len(progress.done),
+            "parked": len(place.board.parked(name)),
+        }
+
+
+def _parked_rows(place: Place, name: str | None) -> Iterator[dict[str, Any]]:
+    for event in place.board.parked(name):
+        yield {
+            "subscription": event.subscription,
+            "at": place.name,
+            "position": event.position,
+            "stream": event.stream,
+            "attempts": event.attempts,
+            "time": format_time(event.time_ns),
+            "error": event.error or "comes after a parked event of its stream",
+        }
+
+
+def _steer_subscription(board: ControlBoard, action: str, name: str, stream: str) -> tuple[str, bool]:
+    if board.has_runtime:
+        return _ask(board, action, name, stream)
+    if action == DELETE:
+        board.delete(name)
+        return f"{name} is deleted", True
+    board.request(RETRY, name, stream)
+    return f"{name} will be handed its parked events when it is consumed next", True
+
+
+# --- asking a runtime ---
+
+
+def _ask(board: ControlBoard, action: str, subject: str, argument: str = "") -> tuple[str, bool]:
+    """Ask, and wait for the answer: what to print, and whether all is well."""
+    request_id = board.request(action, subject, argument)
+    deadline = time.monotonic() + ANSWER_SECONDS_MAX
+    while time.monotonic() < deadline:
+        answer = board.answer(request_id)
+        if answer is not None:
+            return answer or f"{action} {subject}: done", not answer
+        time.sleep(ANSWER_POLL_SECONDS)
+    return f"{action} {subject}: asked, and not done yet; it stays asked", True
+
+
+def _print_answers(asked: Sequence[Place], answers: Sequence[tuple[str, bool]], options: argparse.Namespace) -> int:
+    for place, (text, is_well) in zip(asked, answers, strict=True):
+        if options.json:
+            print_json({"at": place.name, "answer": text, "ok": is_well})
+        else:
+            print(f"{place.name}: {text}")
+    return 0 if all(is_well for _, is_well in answers) else EXIT_REFUSED
+
+
+def _print(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> None:
+    if options.json:
+        for row in rows:
+            print_json(row)
+    elif not rows:
+        print("none")
+    else:
+        table = make_table(*rows[0])
+        for row in rows:
+            table.add_row(*(_cell(value) for value in row.values()))
+        make_console().print(table)
+
+
+def _cell(value: object) -> str:
+    return ("yes" if value else "") if isinstance(value, bool) else f"{value}"

@@ -1,0 +1,244 @@
+"""Steering projections and subscriptions from the command line, of a store that is running and of one that is not."""
+
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from bank_domain import Account, Deposit, Deposited
+from bank_views import Balance, Balances
+
+from eventsrc import EventMeta, Limits, Projection, ProjectionUnavailable, Runtime, Table, on
+from eventsrc.storage.record import StoredEvent
+
+QUICK = Limits(restart_backoff_seconds=0.001, restart_backoff_seconds_max=0.002)
+open_store = partial(Runtime.open, aggregates=[Account], projections=[Balances], limits=QUICK)
+
+
+async def eventsrc(*arguments: object) -> tuple[int, str, str]:
+    command = [sys.executable, "-m", "eventsrc", *map(str, arguments)]
+    with trio.fail_after(60):
+        result = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
+    return result.returncode, result.stdout.decode(), result.stderr.decode()
+
+
+async def rows(*arguments: object) -> list[dict[str, Any]]:
+    code, out, error = await eventsrc(*arguments, "--json")
+    assert (code, error) == (0, "")
+    return [json.loads(line) for line in out.splitlines()]
+
+
+async def one(*arguments: object) -> dict[str, Any]:
+    (row,) = await rows(*arguments)
+    return row
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(10):
+        while not condition():
+            await trio.lowlevel.checkpoint()
+
+
+async def test_a_running_projection_is_paused_and_resumed(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as runtime:
+        ann = runtime.actor(Account, "ann")
+        await ann.ask(Deposit(1), wait_for=[Balances])
+        assert await one("projections", tmp_path, "pause", "balances") == {
+            "at": "writer",
+            "answer": "pause balances: done",
+            "ok": True,
+        }
+        await ann.ask(Deposit(1))
+        assert runtime.lag()["balances"].state == "paused"
+        await trio.sleep(0.6)
+        listed = await one("projections", tmp_path)
+        assert (listed["projection"], listed["position"], listed["behind"]) == ("balances", 1, 1)
+        assert (listed["state"], listed["error"]) == ("paused", "")
+        assert (await one("projections", tmp_path, "resume", "balances"))["ok"]
+        assert await runtime.view(Balances).get("ann", at_least=2) == Balance("ann", 2, 2)
+
+
+async def test_a_pause_holds_over_a_restart_until_it_is_resumed(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(1), wait_for=[Balances])
+        await runtime.projections.pause(Balances)
+    async with open_store(tmp_path) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(1))
+        with pytest.raises(ProjectionUnavailable, match="paused"):
+            await runtime.view(Balances).get("ann", at_least=2)
+    listed = await one("projections", tmp_path)
+    assert (listed["state"], listed["position"], listed["behind"]) == ("paused", 1, 1)
+    assert listed["seconds"] > 0
+    answer = await one("projections", tmp_path, "resume", "balances")
+    assert answer["answer"] == "no runtime has the store open; balances will go on when one does"
+    assert (await one("projections", tmp_path))["state"] == "not running"
+    async with open_store(tmp_path) as runtime:
+        assert await runtime.view(Balances).get("ann", at_least=2) == Balance("ann", 2, 2)
+
+
+async def test_a_rebuild_is_done_now_or_when_the_store_is_opened(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(1), wait_for=[Balances])
+        first = generation(runtime)
+        assert (await one("projections", tmp_path, "rebuild", "balances"))["ok"]
+        await until(lambda: generation(runtime) != first)
+        assert await runtime.view(Balances).get("ann") == Balance("ann", 1, 1)
+    assert "will be rebuilt" in (await one("projections", tmp_path, "rebuild", "balances"))["answer"]
+    async with open_store(tmp_path) as runtime:
+        await until(lambda: generation(runtime) == first + 2)
+        assert await runtime.view(Balances).get("ann") == Balance("ann", 1, 1)
+
+
+def generation(runtime: Runtime) -> int:
+    active = runtime.projections.get(Balances).active
+    assert active is not None
+    return active.generation.number
+
+
+class BrokenOnTwo(Projection):
+    rows = Table(Balance, key="account")
+    is_repaired = False
+
+    @on(Deposited)
+    def deposited(self, event: Deposited, meta: EventMeta) -> None:
+        if meta.position == 2 and not BrokenOnTwo.is_repaired:
+            raise ValueError("cannot count to two")
+        self.rows.put(Balance(meta.aggregate_id, meta.position, 0))
+
+
+async def test_a_failed_projection_is_listed_with_its_error_and_tries_again_when_told(tmp_path: Path) -> None:
+    async with Runtime.open(tmp_path, aggregates=[Account], projections=[BrokenOnTwo], limits=QUICK) as runtime:
+        await runtime.actor(Account, "ann").ask_many([Deposit(1)] * 3)
+        await until(lambda: runtime.lag()["broken_on_two"].state == "failed")
+        await trio.sleep(0.6)
+        parked = await one("projections", tmp_path, "parked")
+        assert (parked["projection"], parked["position"], parked["state"]) == ("broken_on_two", 1, "failed")
+        assert "ValueError: cannot count to two" in parked["error"]
+        BrokenOnTwo.is_repaired = True
+        assert (await one("projections", tmp_path, "retry", "broken_on_two"))["ok"]
+        assert await runtime.view(BrokenOnTwo).get("ann", at_least=3) == Balance("ann", 3, 0)
+        await trio.sleep(0.6)
+        assert await rows("projections", tmp_path, "parked") == []
+
+
+async def test_parked_events_are_listed_and_handed_out_again(tmp_path: Path) -> None:
+    handled: list[int] = []
+    is_repaired = False
+
+    async def handle(event: StoredEvent) -> None:
+        if not is_repaired and event.position == 1:
+            raise ValueError("no such address")
+        handled.append(event.position)
+
+    async with open_store(tmp_path) as runtime, trio.open_nursery() as nursery:
+
+        async def consume() -> None:
+            async with runtime.consume("mailer") as consumer:
+                await consumer.run(handle)
+
+        await runtime.actor(Account, "ann").ask_many([Deposit(1)] * 2)
+        nursery.start_soon(consume)
+        with trio.fail_after(10):
+            while len(await runtime.subscriptions.parked("mailer")) < 2:
+                await trio.lowlevel.checkpoint()
+        first, second = await rows("subscriptions", tmp_path, "parked")
+        assert (first["position"], first["error"], first["attempts"]) == (1, "ValueError: no such address", 5)
+        assert (second["position"], second["error"]) == (2, "comes after a parked event of its stream")
+        assert (await one("subscriptions", tmp_path))["parked"] == 2
+        is_repaired = True
+        assert (await one("subscriptions", tmp_path, "retry", "mailer", "--stream", "account-ann"))["ok"]
+        await until(lambda: handled == [1, 2])
+        nursery.cancel_scope.cancel()
+    assert await rows("subscriptions", tmp_path, "parked", "mailer") == []
+
+
+async def test_a_retry_waits_for_the_next_consumer(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(1))
+        async with runtime.consume("mailer") as consumer:
+            for _ in range(5):
+                (await anext(consumer)).fail("no luck")
+    answer = await one("subscriptions", tmp_path, "retry", "mailer")
+    assert answer["answer"] == "mailer will be handed its parked events when it is consumed next"
+    async with open_store(tmp_path) as runtime:
+        await trio.sleep(0.6)
+        assert len(await runtime.subscriptions.parked("mailer")) == 1
+        async with runtime.consume("mailer") as consumer:
+            with trio.fail_after(10):
+                message = await anext(consumer)
+            assert message.event.position == 1
+            await message.ack()
+        assert await runtime.subscriptions.parked("mailer") == []
+
+
+async def test_a_subscription_is_deleted_from_outside(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(1))
+        for name in ("mailer", "auditor"):
+            async with runtime.consume(name) as consumer:
+                await (await anext(consumer)).ack()
+        assert (await one("subscriptions", tmp_path, "delete", "mailer"))["ok"]
+        assert [row["subscription"] for row in await rows("subscriptions", tmp_path)] == ["auditor"]
+    assert (await one("subscriptions", tmp_path, "delete", "auditor"))["answer"] == "auditor is deleted"
+    assert await rows("subscriptions", tmp_path) == []
+
+
+async def test_an_unknown_name_is_said(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as runtime:
+        async with runtime.consume("mailer"):
+            pass
+        assert runtime.last_position == 0
+        code, _, error = await eventsrc("subscriptions", tmp_path, "retry", "mailman")
+        assert (code, error) == (
+            1,
+            "eventsrc: There is no subscription 'mailman'. Those that there are: mailer.\n",
+        )
+    code, _, error = await eventsrc("projections", tmp_path, "pause", "balance")
+    assert (code, error) == (1, f"eventsrc: {tmp_path} has no projection 'balance'. Those that it has: balances.\n")
+    code, _, error = await eventsrc("projections", tmp_path, "pause")
+    assert (code, error.splitlines()[-1]) == (2, "eventsrc projections: error: name it: pause NAME")
+    code, _, error = await eventsrc("projections", tmp_path / "nowhere")
+    assert (code, error) == (1, f"eventsrc: No runtime has ever run on a store at {tmp_path / 'nowhere'}.\n")
+
+
+async def test_the_projections_of_readers_are_listed_and_steered_too(tmp_path: Path) -> None:
+    async with Runtime.open(tmp_path, aggregates=[Account]) as writer:
+        receipt = await writer.actor(Account, "ann").ask(Deposit(1))
+    async with Runtime.open(tmp_path, role="reader", projections=[Balances]) as reader:
+        await reader.view(Balances).get("ann", at_least=receipt)
+        await trio.sleep(0.6)
+        listed = await one("projections", tmp_path)
+        assert (listed["projection"], listed["at"], listed["position"]) == ("balances", "reader 1", 1)
+        assert (await one("projections", tmp_path, "pause", "balances"))["ok"]
+        assert reader.lag()["balances"].state == "paused"
+
+
+async def test_watching_shows_what_a_running_store_does(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as runtime, trio.open_nursery() as nursery:
+
+        async def client(name: str) -> None:
+            while True:
+                await runtime.actor(Account, name).ask(Deposit(1))
+
+        for number in range(20):
+            nursery.start_soon(client, f"c{number}")
+        pictures = await rows("watch", tmp_path, "--seconds", 3)
+        nursery.cancel_scope.cancel()
+    last = pictures[-1]
+    assert last["is_running"]
+    assert last["resident_actors"] == 20
+    assert last["events_per_second"] > 0
+    assert last["commands_per_group"] >= 1
+    assert last["groups_per_second"] > 0
+    assert last["commit_seconds"] > 0
+    assert [(view["projection"], view["state"] in ("live", "catching_up")) for view in last["projections"]] == [
+        ("balances", True)
+    ]
+    code, out, _ = await eventsrc("watch", tmp_path, "--seconds", 1)
+    assert code == 0
+    assert "events/s 0" in out
+    assert "balances: not running, 0 events" in out
