@@ -83,12 +83,17 @@ class Order:
 
 @attrs.frozen
 class RowQuery:
-    """A query of one table. `offset` rows are passed over; `limit` of None means all."""
+    """A query of one table. `offset` rows are passed over; `limit` of None means all.
+
+    `last` is the last of the rows that are passed over, where it is known: a store that can go on from there need not
+    look at those before.
+    """
 
     criteria: Mapping[str, Criterion] = attrs.field(factory=dict[str, Criterion])
     order: tuple[Order, ...] = ()
     offset: int = 0
     limit: int | None = None
+    last: Any = None
 
     def matches(self, row: object) -> bool:
         """Whether a row meets every criterion."""

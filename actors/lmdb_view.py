@@ -120,6 +120,8 @@ class _Reading:
         end = None if query.limit is None else query.offset + query.limit
         if not is_ordered and query.order:
             return _sorted(table.name, wanted, query, end)[query.offset :]
+        if query.last is not None:
+            return list(islice(wanted, query.limit))
         return list(islice(wanted, query.offset, end))
 
     def count(self, table: RowType[Any], criteria: dict[str, Criterion]) -> int:
@@ -133,24 +135,33 @@ class _Reading:
         criteria = query.criteria
         if all(isinstance(criteria.get(field), Equal) for field in table.key_fields):
             row = self.get(table, tuple(criteria[field].value for field in table.key_fields))  # type: ignore[attr-defined]
-            return iter(() if row is None else (row,)), True
+            return iter(() if row is None or query.last is not None else (row,)), True
         field, backwards, is_ordered = _access(table, query)
+        last = query.last if is_ordered else None
         if field is None:
             if criteria:
                 logger.debug(
                     "a query looks at every row",
                     extra={"table": table.name, "criteria": sorted(criteria), "indexes": table.indexes},
                 )
-            return self._scan_rows(table, backwards), is_ordered
+            return self._scan_rows(table, backwards, last), is_ordered
         ranges = _ranges(criteria.get(field))
+        if last is not None:
+            key = table.key(table.key_values(last))
+            ranges = _beyond(ranges, encode_indexed(getattr(last, field)) + key, backwards)
         return self._scan_index(table, field, ranges, backwards), is_ordered
 
-    def _scan_rows(self, table: RowType[Any], backwards: bool) -> Iterator[Any]:
+    def _scan_rows(self, table: RowType[Any], backwards: bool, last: Any) -> Iterator[Any]:
+        low, high = b"", _AFTER_ALL
+        if last is not None:
+            key = table.key(table.key_values(last))
+            low, high = (low, key) if backwards else (key + b"\x00", high)
         with self._transaction.cursor(self._environment.rows[table.name]) as cursor:
             decode = table.decode
-            values = cursor.iterprev(keys=False) if backwards else cursor.iternext(keys=False)
-            for value in values:
-                yield decode(value)
+            if _last_below(cursor, high) if backwards else cursor.set_range(low):
+                values = cursor.iterprev(keys=False) if backwards else cursor.iternext(keys=False)
+                for value in values:
+                    yield decode(value)
 
     def _scan_index(
         self, table: RowType[Any], field: str, ranges: list[tuple[bytes, bytes]], backwards: bool
@@ -242,6 +253,14 @@ def _ranges(criterion: Criterion | None) -> list[tuple[bytes, bytes]]:
     except NotOrdered:
         # No row has such a value: it could not have been indexed.
         return []
+
+
+def _beyond(ranges: list[tuple[bytes, bytes]], entry: bytes, backwards: bool) -> list[tuple[bytes, bytes]]:
+    """What of the ranges comes after an entry, in the order of a scan."""
+    if backwards:
+        # A scan backwards begins below the upper end.
+        return [(low, min(high, entry)) for low, high in ranges if low < entry]
+    return [(max(low, entry + b"\x00"), high) for low, high in ranges if high > entry]
 
 
 def _range(low: Any, high: Any) -> tuple[bytes, bytes]:

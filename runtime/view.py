@@ -182,12 +182,17 @@ class Query(Generic[R]):
         if size < 1:
             raise QueryInvalid(f"A page has at least one row, not {size}.")
         done = 0
+        last: R | None = None
 
         async def read() -> list[R]:
-            nonlocal done
+            nonlocal done, last
             left = size if self._rows.limit is None else min(size, self._rows.limit - done)
-            found = await self.offset(self._rows.offset + done).limit(left).rows() if left else []
+            if not left:
+                return []
+            page = attrs.evolve(self._rows, offset=self._rows.offset + done, limit=left, last=last)
+            found = await attrs.evolve(self, rows=page).rows()
             done += len(found)
+            last = found[-1] if found else None
             return found
 
         return read

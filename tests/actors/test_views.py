@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -14,7 +15,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from attrs import field, make_class
+from attrs import evolve, field, make_class
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from view_cases import (
@@ -51,7 +52,7 @@ from eventsrc.actors.row_type import RowType
 from eventsrc.actors.serializer import Serializer
 from eventsrc.actors.sql_view import SqlViews
 from eventsrc.actors.view_session import EventFailed
-from eventsrc.actors.view_store import Change, Checkpoint, Generation, View, ViewStore
+from eventsrc.actors.view_store import Change, Checkpoint, Generation, View, ViewReading, ViewStore
 
 
 def test_rows_of_every_type_come_back_as_they_were(views: ViewStore) -> None:
@@ -410,3 +411,17 @@ def check_queries(view: View, table: RowType[Any], rows: list[Everything], data:
             end = None if query.limit is None else query.offset + query.limit
             assert reading.find(table, query) == wanted[query.offset : end], query
             assert reading.count(table, dict(query.criteria)) == len(wanted)
+            # Of a query by one field, which an index may serve, and of one in no order.
+            for order in (query.order[:1], ()):
+                paged = evolve(query, order=order, offset=0, limit=data.draw(st.integers(1, 4)))
+                found = list(pages(reading, table, paged))
+                assert sorted(row.key for row in found) == sorted(row.key for row in wanted), paged
+                values = [sort_key(each.field)(row) for row in found for each in order]
+                assert values == sorted(values, reverse=query.order[0].descending), paged
+
+
+def pages(reading: ViewReading, table: RowType[Any], query: RowQuery) -> Iterator[Any]:
+    """All rows that a query finds, a page at a time."""
+    while page := reading.find(table, query):
+        yield from page
+        query = evolve(query, offset=query.offset + len(page), last=page[-1])

@@ -80,7 +80,7 @@ async def test_a_view_that_is_added_later_catches_up(tmp_path: Path) -> None:
 
 async def test_no_event_is_skipped_when_a_view_is_stopped_and_started_while_it_catches_up(tmp_path: Path) -> None:
     async with Runtime.open(tmp_path, aggregates=[Account]) as runtime:
-        await runtime.actor(Account, "ann").ask_many([Deposit(1), Note("x")] * 1500)
+        await runtime.actor(Account, "ann").ask_many([Deposit(1), Note("x")] * 6000)
     positions = []
     for _ in range(8):
         async with Runtime.open(tmp_path, aggregates=[Account], projections=[Balances]) as runtime:
@@ -91,7 +91,7 @@ async def test_no_event_is_skipped_when_a_view_is_stopped_and_started_while_it_c
             await runtime.projections.resume(Balances)
     assert len(set(positions)) > 2, "it was stopped on its way"
     async with Runtime.open(tmp_path, aggregates=[Account], projections=[Balances]) as runtime:
-        assert await runtime.view(Balances).get("ann", at_least=3000) == Balance("ann", 1500, 1500)
+        assert await runtime.view(Balances).get("ann", at_least=12000) == Balance("ann", 6000, 6000)
 
 
 async def test_several_tables_and_keys_of_several_fields(store: EventStore | Path) -> None:
