@@ -81,15 +81,18 @@ class ApplierFailed(EventSourcingError):
 
 
 class UnknownEvent(EventSourcingError):
-    """The log holds an event that the aggregate's class does not know."""
+    """The log holds an event that the aggregate's class, or with `aggregate` None no class here, knows."""
 
     code: ClassVar[str] = "unknown_event"
 
-    def __init__(self, aggregate: type, stream: str, event_type: str, position: int) -> None:
-        super().__init__(
-            f"Stream {stream!r} holds an event {event_type!r} (position {position}) that {aggregate.__name__} does not "
-            "apply. Give the class an @applies method for it; events that were stored stay part of the history."
+    def __init__(self, aggregate: type | None, stream: str, event_type: str, position: int) -> None:
+        advice = (
+            "no class of this runtime has as its own. Open it with an aggregate or a projection that names it."
+            if aggregate is None
+            else f"{aggregate.__name__} does not apply. Give the class an @applies method for it; events that were "
+            "stored stay part of the history."
         )
+        super().__init__(f"Stream {stream!r} holds an event {event_type!r} (position {position}) that {advice}")
         self.aggregate = aggregate
         self.stream = stream
         self.event_type = event_type

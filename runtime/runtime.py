@@ -15,7 +15,8 @@ import trio
 
 from ..actors.aggregate import Aggregate
 from ..actors.aggregate_type import AggregateType
-from ..actors.errors import DefinitionError
+from ..actors.errors import DefinitionError, UnknownEvent
+from ..actors.event_codecs import EventCodecs
 from ..actors.feed import Feed
 from ..actors.journal import InlineJournal, ThreadJournal
 from ..actors.projection import Projection, Table
@@ -56,11 +57,13 @@ class Runtime:
         nursery: trio.Nursery,
         store: EventStore | LogReader,
         aggregate_types: Mapping[type[Aggregate], AggregateType],
+        codecs: EventCodecs,
         serializer: Serializer,
         limits: Limits,
         wall_clock: Callable[[], int],
     ) -> None:
         self.limits = limits
+        self._codecs = codecs
         self._store = store
         self._wall_clock = wall_clock
         self._subscriptions: Subscriptions | None = None
@@ -143,13 +146,16 @@ class Runtime:
         """
         serializer = Serializer(converter)
         aggregate_types = _types_of(aggregates, serializer)
+        followed = [event for projection in projections for event in projection.__eventsrc_projection__.handlers]
+        own = [event for aggregate in aggregates for event in aggregate.__eventsrc_definition__.event_classes]
+        codecs = EventCodecs([*followed, *own], serializer)
         opened = await open_store(store, role, limits)
         failure: BaseException | None = None
         try:
             # Around the nursery: what runs there may still be writing to it in a worker thread.
             async with home_of(opened, projections, views) as home, trio.open_nursery() as keeper:
                 nursery = await keeper.start(_shielded_nursery)
-                runtime = cls(nursery, opened, aggregate_types, serializer, limits, wall_clock)
+                runtime = cls(nursery, opened, aggregate_types, codecs, serializer, limits, wall_clock)
                 logger.info("opened", extra={"path": opened.path, "position": opened.last_position})
                 # Failures are raised again outside of the nursery, which would wrap them in a group.
                 try:
@@ -215,6 +221,16 @@ class Runtime:
         return read_events(
             self._store, wanted, before=before, since=since, until=until, limit=limit, backwards=backwards
         )
+
+    def decode(self, stored: StoredEvent) -> Any:
+        """A stored event as an object of its class, which an aggregate or a projection of this runtime names.
+
+        Raises `UnknownEvent` or `DecodingError`.
+        """
+        event = self._codecs.decode(stored)
+        if event is None:
+            raise UnknownEvent(None, stored.stream, stored.type, stored.position)
+        return event
 
     def streams(self, *, category: str | None = None) -> AsyncIterator[StreamHead]:
         """The head of every stream, in the order of their names."""

@@ -1,11 +1,14 @@
 """What `eventsrc bench` measures of the query side: how fast views catch up, how far they lag, what waiting costs."""
 
+import importlib.util
 import statistics
+import struct
 import time
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
+import lmdb
 import msgspec
 import trio
 
@@ -13,6 +16,7 @@ from ..actors.event_codecs import EventCodecs
 from ..actors.projection import EventMeta, Projection, Table, on
 from ..actors.serializer import Serializer
 from ..storage.log import EventLog
+from ..storage.record import StoredEvent
 from . import measurements
 from .measurements import LIMITS, Account, Deposit, Deposited
 from .runtime import Runtime
@@ -57,6 +61,56 @@ def read_decoded(store: Path) -> float:
         return position / (time.perf_counter() - started)
     finally:
         log.close()
+
+
+def bare_scan(folder: Path, store: Path) -> float:
+    """Events a second of the same log that come from a bare LMDB, one record each, through msgspec alone."""
+    environment = lmdb.open(str(folder / "bare"), map_size=measurements.MAP_SIZE_BYTES, max_dbs=1)
+    table = environment.open_db(b"log")
+    key = struct.Struct(">Q")
+    log = EventLog(store, limits=LIMITS)
+    try:
+        count = log.last_position
+        with environment.begin(write=True) as transaction, transaction.cursor(table) as cursor:
+            position = 0
+            while batch := log.read(after=position, limit=READ_BATCH_EVENTS):
+                records = [(key.pack(each.position), msgspec.msgpack.encode(each)) for each in batch]
+                cursor.putmulti(records, append=True)
+                position = batch[-1].position
+        decode = msgspec.msgpack.Decoder(StoredEvent).decode
+        started = time.perf_counter()
+        with environment.begin() as transaction, transaction.cursor(table) as cursor:
+            for value in cursor.iternext(keys=False):
+                decode(value)
+        return count / (time.perf_counter() - started)
+    finally:
+        log.close()
+        environment.close()
+
+
+async def replay_typed(store: Path) -> float:
+    """Events a second that a subscriber gets and decodes to their classes, from the first to the last."""
+    async with Runtime.open(store, aggregates=[Account], limits=LIMITS) as runtime:
+        started = time.perf_counter()
+        async for batch in runtime.subscribe(batch_size=READ_BATCH_EVENTS):
+            for stored in batch:
+                runtime.decode(stored)
+            if batch[-1].position == runtime.last_position:
+                break
+        return runtime.last_position / (time.perf_counter() - started)
+
+
+async def sqlite_catch_up(folder: Path, store: Path) -> float | None:
+    """The same as `catch_up` for a view on SQLite; None where SQLAlchemy is not installed."""
+    if importlib.util.find_spec("sqlalchemy") is None:
+        return None
+    from ..actors.sql_view import SqlViews  # noqa: PLC0415 (an extra)
+
+    views = SqlViews(f"sqlite:///{folder / 'views.sqlite'}")
+    try:
+        return await catch_up(store, views)
+    finally:
+        views.close()
 
 
 async def catch_up(store: Path, views: Any = None) -> float:

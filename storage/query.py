@@ -39,9 +39,9 @@ def find_events(
         found = _by_position(_reader(store.read_category, query.category), after, end, backwards)
     else:
         found = _by_position(store.read, after, end, backwards)
-    for event in found:
-        if event.position < end and query.matches(event):
-            yield event
+        if not query.metadata:
+            return found
+    return (event for event in found if event.position < end and query.matches(event))
 
 
 def find_streams(store: EventReader, *, category: str | None = None) -> Iterator[StreamHead]:
