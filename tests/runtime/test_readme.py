@@ -6,22 +6,33 @@ import sys
 from pathlib import Path
 
 README = Path(__file__).parents[2] / "README.md"
+EXAMPLES = ("commands", "views")
 
 
-def test_the_example_runs_as_it_stands(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    script = tmp_path / "example.py"
-    script.write_text(example, encoding="utf-8")
+def run_example(number: int, folder: Path) -> str:
+    examples = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(examples) == len(EXAMPLES), "every example is run"
+    script = folder / "example.py"
+    script.write_text(examples[number], encoding="utf-8")
+    command = [sys.executable, "-W", "error", script]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+    assert result.stderr == ""
+    return result.stdout
+
+
+def test_the_first_example_runs_as_it_stands(tmp_path: Path) -> None:
     for run in (1, 2):
-        result = subprocess.run(
-            [sys.executable, "-W", "error", script],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        assert (result.stdout, result.stderr) == (f"{run} {run} {run * 100}\n", "")
+        assert run_example(0, tmp_path) == f"{run} {run} {run * 100}\n"
+
+
+def test_the_example_of_views_runs_as_it_stands(tmp_path: Path) -> None:
+    assert run_example(1, tmp_path).splitlines() == [
+        "Balance(account='ann', amount=100)",
+        "['ann']",
+        "[1, 2]",
+        "account-ann Deposited(amount=100, branch='main')",
+        "account-bob Deposited(amount=50, branch='main')",
+    ]
 
 
 def test_every_file_of_the_reading_order_exists() -> None:
