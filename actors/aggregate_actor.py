@@ -7,9 +7,9 @@ again.
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import trio
@@ -17,9 +17,7 @@ from pykka.messages import _ActorStop
 
 from ..storage.commit import Appended, StreamAppend, expectation_holds
 from ..storage.errors import EventSourcingError, VersionConflict
-from ..storage.limits import Limits
 from ..storage.snapshot import Snapshot
-from ..storage.store import EventStore
 from .aggregate import Aggregate
 from .aggregate_type import AggregateType
 from .decision import Decision, encode_decision
@@ -32,10 +30,11 @@ from .errors import (
     UnknownCommand,
 )
 from .future import TrioFuture
+from .host import Host
 from .idempotency import IdempotencyKeys
-from .journal import Journal, Lane, Write
+from .journal import Lane, Write
 from .mailbox import answer_error
-from .receipt import Cause, Request, Requests, StateQuery, current_cause
+from .receipt import Cause, Hold, Request, Requests, StateQuery, current_cause
 from .recovery import recover
 from .trio_actor import TrioActor
 from .turn import Answers, Reply, Turn
@@ -47,24 +46,6 @@ TURN_MESSAGES_MAX: Final = 100
 """Messages decided in one go before other tasks get their turn."""
 
 logger = logging.getLogger("eventsrc.aggregate")
-
-
-class Host(Protocol):
-    """What an aggregate's actor needs of the runtime that it lives in."""
-
-    store: EventStore
-    journal: Journal
-    limits: Limits
-    wall_clock: Callable[[], int]
-
-    def failed(self, stream: str, error: EventSourcingError) -> float:
-        """An actor failed; returns for how many seconds it must not be activated (0: at once)."""
-
-    def recovered(self, stream: str) -> None:
-        """An actor that may have failed stored something: its failures no longer count."""
-
-    def ended(self, actor: "AggregateActor") -> None:
-        """An actor's task ends; messages for its aggregate need a new one."""
 
 
 class AggregateActor(TrioActor):
@@ -83,7 +64,7 @@ class AggregateActor(TrioActor):
         self._lane = Lane()
         self._turn: Turn | None = None
         self._in_flight: deque[Turn] | None = None
-        self._keys = IdempotencyKeys(host, aggregate_type, stream)
+        self.keys = IdempotencyKeys(host, aggregate_type, stream)
         self._broken: EventSourcingError | None = None
         self._busy = True
         self._settled: trio.Event | None = None
@@ -140,14 +121,16 @@ class AggregateActor(TrioActor):
                 await waiting
         elif isinstance(message, Requests):
             answers = Answers(future, len(message.requests))
-            self._keys.look_up(message.requests)
+            self.keys.look_up(message.requests)
             for index, request in enumerate(message.requests):
                 waiting = self._handle(request, Reply(answers, index))
                 if waiting is not None:
                     await waiting
-            self._keys.forget()
+            self.keys.forget()
         elif isinstance(message, StateQuery):
             await self._answer_state(future)
+        elif isinstance(message, Hold):
+            await self._stand_still(message, future)
         elif not isinstance(message, _ActorStop):
             await super()._receive_one(envelope)
         elif self.actor_inbox.empty():
@@ -171,7 +154,7 @@ class AggregateActor(TrioActor):
         try:
             if request.idempotency_key is not None and self._is_duplicate(request.idempotency_key, reply):
                 return None
-            result = self._decide(request)
+            result = self.decide(request)
             if isinstance(result, CoroutineType):
                 return self._finish(request, reply, result)
             self._conclude(request, reply, result)
@@ -213,7 +196,8 @@ class AggregateActor(TrioActor):
 
     # --- deciding ---
 
-    def _decide(self, request: Request) -> Any:
+    def decide(self, request: Request) -> Any:
+        """What the handler returns; it may have to be awaited."""
         expected = request.expected_version
         if expected is not None and not expectation_holds(expected, self._version):
             raise VersionConflict(self.stream, expected, self._version)
@@ -225,11 +209,20 @@ class AggregateActor(TrioActor):
 
     def _conclude(self, request: Request, reply: Reply, returned: Any) -> None:
         """Take over what the handler returned."""
-        decision = encode_decision(self._type, self.stream, self._version, request, returned, self._host.limits)
-        self._take(request, reply, decision)
+        try:
+            self.take(request, reply, self.encode(request, returned))
+        except ApplierFailed as failure:
+            # The state may be half applied: what came before goes to the disk, then it is loaded again.
+            self._submit()
+            self._broken = failure
+            raise
 
-    def _take(self, request: Request, reply: Reply, decision: Decision) -> None:
-        """Apply the events and put them in the turn."""
+    def encode(self, request: Request, returned: Any) -> Decision:
+        """What the handler returned, checked and made ready for the log."""
+        return encode_decision(self._type, self.stream, self._version, request, returned, self._host.limits)
+
+    def take(self, request: Request, reply: Reply, decision: Decision) -> None:
+        """Apply the events and put them in the turn. Raises `ApplierFailed`, which leaves the state half applied."""
         turn = self._turn_with_room_for(decision)
         if request.unless is not None:
             turn.conditions = (request.unless,)
@@ -238,13 +231,7 @@ class AggregateActor(TrioActor):
             try:
                 appliers[type(event)](self._state, event)
             except Exception as error:
-                codec = self._type.codecs[type(event)]
-                failure = ApplierFailed(self.stream, number, None, codec.name, error)
-                failure.__cause__ = error
-                # The state may be half applied: what was decided so far goes to the disk, then it is loaded again.
-                self._submit()
-                self._broken = failure
-                raise failure from error
+                raise ApplierFailed(self.stream, number, None, self._type.codecs[type(event)].name, error) from error
         self._version += len(decision.events)
         turn.events += decision.new_events
         turn.size_bytes += decision.size_bytes
@@ -252,7 +239,7 @@ class AggregateActor(TrioActor):
         reply.events = decision.events
         turn.replies.append(reply)
         if request.idempotency_key is not None:
-            self._keys.remember(turn, request, request.idempotency_key, reply)
+            self.keys.remember(turn, request, request.idempotency_key, reply)
 
     def _turn_with_room_for(self, decision: Decision) -> Turn:
         limits = self._host.limits
@@ -269,11 +256,11 @@ class AggregateActor(TrioActor):
 
     def _is_duplicate(self, key: str, reply: Reply) -> bool:
         """Answer with the stored receipt if the key is known, or wait for the command that is on its way with it."""
-        reply.original = self._keys.in_flight(key)
+        reply.original = self.keys.in_flight(key)
         if reply.original is not None:
             self._put_in_line(reply)
             return True
-        receipt = self._keys.receipt(key)
+        receipt = self.keys.receipt(key)
         if receipt is None:
             return False
         reply.settle(receipt)
@@ -292,61 +279,48 @@ class AggregateActor(TrioActor):
                 last.replies += turn.replies
                 last.states += turn.states
             else:
-                self._settle_stored(turn, 0)
+                turn.settle_stored(self.stream, 0, self._stored_position, self.keys)
             return
-        every = self._host.limits.snapshot_every_events
-        if turn.version // every > turn.base_version // every:
-            turn.snapshot_state = self._snapshot_state()
-        if self._in_flight is None:
-            self._in_flight = deque()
-        self._in_flight.append(turn)
+        self._depart(turn)
         self._host.journal.submit(
             Write(
                 (StreamAppend(self.stream, turn.base_version, turn.events),),
                 turn.idempotency,
                 len(turn.events),
                 self._lane,
-                self._on_settled,
+                self.on_settled,
                 turn.conditions,
             )
         )
 
-    def _on_settled(self, outcome: Appended | EventSourcingError) -> None:
+    def _depart(self, turn: Turn) -> None:
+        """The turn is on its way to the disk."""
+        every = self._host.limits.snapshot_every_events
+        if turn.version // every > turn.base_version // every:
+            turn.snapshot_state = self._snapshot_state()
+        if self._in_flight is None:
+            self._in_flight = deque()
+        self._in_flight.append(turn)
+
+    def on_settled(self, outcome: Appended | EventSourcingError) -> None:
         """The journal's answer for the oldest turn in flight."""
         assert self._in_flight, f"{self.stream} has nothing in flight"
         turn = self._in_flight.popleft()
         if isinstance(outcome, Appended):
-            self._settle_stored(turn, outcome.first_position)
+            turn.settle_stored(self.stream, outcome.first_position, self._stored_position, self.keys)
             if turn.events:
                 self._stored_position = outcome.last_position
             if turn.snapshot_state is not None:
                 self._save_snapshot(turn, turn.snapshot_state, outcome)
             self._host.recovered(self.stream)
         else:
-            self._settle_failed(turn, outcome)
+            self._broken = self._broken or outcome
+            turn.settle_failed(outcome, self.keys)
+            if turn.states:
+                # Answered when the state has been loaded again.
+                self._state_queries = [*(self._state_queries or ()), *(future for future, _ in turn.states)]
         if not self._in_flight and self._settled is not None:
             self._settled.set()
-
-    def _settle_stored(self, turn: Turn, first_position: int) -> None:
-        """Answer a turn whose commit is stored, or that depends on nothing that is not."""
-        before = self._stored_position
-        for reply in turn.replies:
-            ahead = reply.version - turn.base_version
-            reply.settle_stored(self.stream, first_position + ahead - 1 if ahead > 0 else before)
-            if reply.key is not None:
-                self._keys.settled(reply.key)
-        for future, state in turn.states:
-            future.settle(state)
-
-    def _settle_failed(self, turn: Turn, error: EventSourcingError) -> None:
-        """Answer a turn whose commit failed. Queries of the state are answered when it has been loaded again."""
-        self._broken = self._broken or error
-        for reply in turn.replies:
-            reply.settle(error)
-            if reply.key is not None:
-                self._keys.settled(reply.key)
-        if turn.states:
-            self._state_queries = [*(self._state_queries or ()), *(future for future, _ in turn.states)]
 
     def _put_in_line(self, reply: Reply) -> None:
         """An answer without events: it leaves after everything that it was decided on is stored."""
@@ -371,7 +345,7 @@ class AggregateActor(TrioActor):
         try:
             if self._broken is not None:
                 await self._recover_from(self._broken)
-            state = self._copy_of_state()
+            state = self._type.copy_state(self._state)
         except EventSourcingError as error:
             future.fail(error)
             return
@@ -379,8 +353,38 @@ class AggregateActor(TrioActor):
             self._turn = Turn(self._version)
         self._turn.states.append((future, state))
 
-    def _copy_of_state(self) -> Aggregate:
-        return self._type.copy_state(self._state)
+    # --- transactions ---
+
+    async def _stand_still(self, hold: Hold, future: TrioFuture[Any]) -> None:
+        """Be part of a transaction: all before it is stored, and nothing after it is begun until it is over."""
+        try:
+            self._submit()
+            await self._until_settled()
+            if self._broken is not None:
+                await self._recover_from(self._broken)
+        except EventSourcingError as error:
+            future.fail(error)
+            return
+        except BaseException:
+            future.fail(_ended(self.stream))
+            raise
+        future.settle(self)
+        await hold.over.wait()
+
+    def join(self) -> Turn:
+        """While it stands still: what was taken goes to the disk as part of the transaction's commit.
+
+        `on_settled` is to be called with the outcome.
+        """
+        turn, self._turn = self._turn, None
+        assert turn is not None, f"{self.stream} takes no part in the transaction"
+        self._depart(turn)
+        return turn
+
+    def drop(self, error: EventSourcingError) -> None:
+        """While it stands still: what was taken is not stored, so the state is loaded again before it is used."""
+        self._turn = None
+        self._broken = error
 
     # --- snapshots ---
 
@@ -411,7 +415,7 @@ class AggregateActor(TrioActor):
         self._broken = None
         self._lane = Lane()
         for future in self._state_queries or ():
-            future.settle(self._copy_of_state())
+            future.settle(self._type.copy_state(self._state))
         self._state_queries = None
         return True
 

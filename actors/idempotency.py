@@ -1,16 +1,14 @@
 """The idempotency keys of one aggregate's commands: those on their way to the disk, and those that the log knows."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from ..storage.commit import IdempotencyEntry
+from ..storage.limits import Limits
 from .aggregate_type import AggregateType
+from .host import Host
 from .messages import command_type
 from .receipt import Receipt, Request
 from .turn import Reply, Turn
-
-if TYPE_CHECKING:
-    from .aggregate_actor import Host
 
 
 class IdempotencyKeys:
@@ -18,7 +16,7 @@ class IdempotencyKeys:
 
     __slots__ = ("_host", "_in_flight", "_looked_up", "_stream", "_type")
 
-    def __init__(self, host: "Host", aggregate_type: AggregateType, stream: str) -> None:
+    def __init__(self, host: Host, aggregate_type: AggregateType, stream: str) -> None:
         self._host = host
         self._type = aggregate_type
         self._stream = stream
@@ -54,11 +52,7 @@ class IdempotencyKeys:
 
     def remember(self, turn: Turn, request: Request, key: str, reply: Reply) -> None:
         """Put the key of a command that was decided into its turn."""
-        declared = command_type(type(request.command))
-        window_seconds = declared.idempotency_window_seconds if declared is not None else None
-        if window_seconds is None:
-            window_seconds = self._host.limits.idempotency_window_seconds
-        expires_ns = self._host.wall_clock() + int(window_seconds * 1e9)
+        expires_ns = self._host.wall_clock() + int(window_seconds(request.command, self._host.limits) * 1e9)
         # Without any event in the turn this is -1: where the log is.
         offset = reply.version - turn.base_version - 1
         turn.idempotency.append(
@@ -83,3 +77,10 @@ class IdempotencyKeys:
             return {}
         found = self._host.store.idempotency(self._stream, given, now_ns=self._host.wall_clock())
         return {key: found.get(key) for key in given}
+
+
+def window_seconds(command: object, limits: Limits) -> float:
+    """How long the idempotency key of a command is remembered."""
+    declared = command_type(type(command))
+    own = None if declared is None else declared.idempotency_window_seconds
+    return limits.idempotency_window_seconds if own is None else own

@@ -5,6 +5,7 @@ from contextvars import ContextVar
 from typing import Any, Final
 
 import msgspec
+import trio
 
 from ..storage.commit import ExpectedVersion
 from ..storage.event_query import EventQuery
@@ -61,3 +62,12 @@ class Requests(msgspec.Struct, frozen=True, gc=False):
 
 class StateQuery(msgspec.Struct, frozen=True, gc=False):
     """Asks for a copy of the state that is on disk."""
+
+
+class Hold:
+    """Asks an actor to stand still for a transaction, from when it answers, with itself, until the hold is over."""
+
+    __slots__ = ("over",)
+
+    def __init__(self) -> None:
+        self.over = trio.Event()

@@ -1,6 +1,6 @@
 """A turn: the commands that an aggregate's actor decides in one go, written as one commit and answered together."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Raw, structs
 
@@ -10,6 +10,9 @@ from ..storage.event_query import EventQuery
 from .aggregate import Aggregate
 from .future import TrioFuture
 from .receipt import Receipt
+
+if TYPE_CHECKING:
+    from .idempotency import IdempotencyKeys
 
 
 class Answers:
@@ -104,3 +107,23 @@ class Turn:
     def has_content(self) -> bool:
         """Whether there is anything to be written."""
         return bool(self.events or self.idempotency)
+
+    def settle_stored(self, stream: str, first_position: int, position_before: int, keys: "IdempotencyKeys") -> None:
+        """Its commit is stored, or it depends on nothing that is not: give every answer.
+
+        An answer without events of its own gets the position of the stream before it.
+        """
+        for reply in self.replies:
+            ahead = reply.version - self.base_version
+            reply.settle_stored(stream, first_position + ahead - 1 if ahead > 0 else position_before)
+            if reply.key is not None:
+                keys.settled(reply.key)
+        for future, state in self.states:
+            future.settle(state)
+
+    def settle_failed(self, error: EventSourcingError, keys: "IdempotencyKeys") -> None:
+        """Its commit failed: every command of it did."""
+        for reply in self.replies:
+            reply.settle(error)
+            if reply.key is not None:
+                keys.settled(reply.key)

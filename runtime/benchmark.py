@@ -78,6 +78,7 @@ class Benchmark:
         self._pykka()
         self._concurrent()
         self._many()
+        self._transactions()
         self._hydration()
         self._residents()
         self._sizes()
@@ -130,6 +131,14 @@ class Benchmark:
         raw = self._raw(round(measured.events_per_commit))
         row = Row("ask_many", measured.per_second, "commands/s", limited_by=CPU)
         self._add(self._compare(row, raw.value, raw.name, "at least 0.5 of raw", lambda ratio: ratio >= 0.5))
+
+    def _transactions(self) -> None:
+        store = self._folder / "transactions"
+        alone, together = _run(measurements.transaction_seconds, store, commands=self._scale.single_commands)
+        self._add(Row("ask_beside_transactions", alone * 1e6, "us/command", limited_by=DISK))
+        row = Row("transact_2_aggregates", together * 1e6, "us/transaction", limited_by=DISK)
+        goal = "at most 2.5 times one command"
+        self._add(self._compare(row, alone * 1e6, "ask_beside_transactions", goal, lambda ratio: ratio <= 2.5))
 
     def _hydration(self) -> None:
         store = self._folder / "hydration"

@@ -64,6 +64,44 @@ class UnknownProjection(EventSourcingError):
         )
 
 
+class TransactionTooLarge(LimitExceeded):
+    """A transaction over more aggregates than `Limits.transaction_aggregates_max`."""
+
+    code: ClassVar[str] = "transaction_too_large"
+    limit = "transaction_aggregates_max"
+
+
+class TransactionTimeout(EventSourcingError):
+    """A transaction did not end in time. `may_take_effect` tells whether its commit is on its way to the disk."""
+
+    code: ClassVar[str] = "transaction_timeout"
+
+    def __init__(self, streams: Sequence[str], timeout_seconds: float, *, may_take_effect: bool) -> None:
+        outcome = (
+            "Its commit is on its way and may still be stored: send it again with the same idempotency key to learn."
+            if may_take_effect
+            else "It took no effect: send it again, or look for a handler that waits for one of these aggregates."
+        )
+        super().__init__(f"The transaction over {', '.join(streams)} took over {timeout_seconds:g} seconds. {outcome}")
+        self.streams = list(streams)
+        self.timeout_seconds = timeout_seconds
+        self.may_take_effect = may_take_effect
+
+
+class TransactionKeyReused(EventSourcingError):
+    """The idempotency key of a transaction is known for some of its aggregates only: it was another one's."""
+
+    code: ClassVar[str] = "transaction_key_reused"
+
+    def __init__(self, key: str, stream: str) -> None:
+        super().__init__(
+            f"The idempotency key {key!r} was used by another transaction, which did not change {stream!r}. "
+            "Nothing was done: give each transaction a key of its own."
+        )
+        self.key = key
+        self.stream = stream
+
+
 class TooManyProjections(LimitExceeded):
     """More projections than `Limits.projections_max`."""
 

@@ -198,6 +198,22 @@ async def many_at_once(store: Path, *, commands: int) -> Throughput:
         return Throughput(commands / seconds, commands / (groups - groups_before))
 
 
+async def transaction_seconds(store: Path, *, commands: int) -> tuple[float, float]:
+    """Seconds of (one command, one transaction over two aggregates), one at a time, taken in turns."""
+    async with Runtime.open(store, aggregates=[Account], limits=LIMITS) as runtime:
+        ann, both = runtime.actor(Account, "ann"), [(Account, "ann", Deposit(1)), (Account, "bob", Deposit(1))]
+        await runtime.transact(both)
+        alone = together = 0.0
+        for _ in range(commands):
+            started = time.perf_counter()
+            await ann.ask(Deposit(1))
+            between = time.perf_counter()
+            await runtime.transact(both)
+            alone += between - started
+            together += time.perf_counter() - between
+        return alone / commands, together / commands
+
+
 async def hydration_seconds(store: Path, *, events: int, snapshots: bool, repeats: int = 5) -> float:
     """The median time to get the state of an aggregate that is not in memory, with `events` events in its stream."""
     every = LIMITS.snapshot_every_events if snapshots else NO_SNAPSHOT

@@ -186,6 +186,11 @@ class AggregateRef(Generic[A]):
             trio_token=self._router.trio_token,
         )
 
+    async def version(self) -> int:
+        """How many events it has on disk; 0 where there is none. Ask before `state`, to name it in `transact`."""
+        await trio.lowlevel.checkpoint()
+        return self._router.version(self.stream)
+
     async def state(self, *, timeout: float | None = None) -> A:
         """A copy of the aggregate's state as it is on disk, all commands sent before included.
 

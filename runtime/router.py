@@ -4,7 +4,7 @@ import itertools
 import logging
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import trio
@@ -13,7 +13,8 @@ from ..actors.aggregate import Aggregate
 from ..actors.aggregate_type import AggregateType
 from ..actors.errors import IdempotencyKeyInvalid, RuntimeClosed
 from ..actors.future import TrioFuture
-from ..actors.receipt import Request, Requests, StateQuery, current_cause
+from ..actors.journal import Journal
+from ..actors.receipt import Hold, Request, Requests, StateQuery, current_cause
 from ..actors.recovery import recover
 from ..storage.commit import ExpectedVersion
 from ..storage.errors import EventSourcingError
@@ -54,6 +55,11 @@ class Router:
         """An aggregate's state made from the log. Raises `DecodingError`, `UnknownEvent`, `ApplierFailed`."""
         return (await recover(self._store, aggregate_type, stream, aggregate_id))[0]
 
+    def version(self, stream: str) -> int:
+        """The stored version of a stream, 0 where there is none."""
+        head = self._store.head(stream)
+        return 0 if head is None else head.version
+
     def request(
         self,
         command: object,
@@ -65,7 +71,7 @@ class Router:
     ) -> Request:
         """A command with its ids; the correlation is that of the command being handled, if any."""
         if idempotency_key is not None:
-            self._check_key(idempotency_key)
+            self.check_key(idempotency_key)
         cause = current_cause.get()
         command_id = next(self._ids)
         if cause is None:
@@ -78,7 +84,11 @@ class Router:
         )
 
     def send(
-        self, aggregate_type: AggregateType, stream: str, aggregate_id: str, message: Request | Requests | StateQuery
+        self,
+        aggregate_type: AggregateType,
+        stream: str,
+        aggregate_id: str,
+        message: Request | Requests | StateQuery | Hold,
     ) -> TrioFuture[Any]:
         """Put a message into the mailbox of an aggregate's actor, and return the future of its answer."""
         if threading.get_ident() != self._thread_id:
@@ -107,11 +117,21 @@ class Router:
         except EventSourcingError as error:
             logger.error("a command told from another thread was not taken: %s", error, extra={"stream": stream})
 
-    def _check_key(self, key: str) -> None:
+    def check_key(self, key: str) -> None:
         bound = self.limits.idempotency_key_bytes_max
         size = len(key.encode())
         if not 0 < size <= bound:
             raise IdempotencyKeyInvalid("Bytes in an idempotency key", size, bound, "Use 1 byte or more, up to it.")
+
+    @property
+    def journal(self) -> Journal:
+        """Where commits go. Raises `RuntimeReadOnly`."""
+        return self._actors.journal
+
+    @property
+    def wall_clock(self) -> Callable[[], int]:
+        """The time that idempotency keys expire by. Raises `RuntimeReadOnly`."""
+        return self._actors.wall_clock
 
     @property
     def _actors(self) -> Residents:

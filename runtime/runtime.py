@@ -1,55 +1,52 @@
 """The runtime: opens a store, routes commands to aggregates, and closes in order."""
 
-import itertools
 import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import datetime
-from functools import partial
-from typing import Any, Final, Literal, TypeVar, overload
+from contextlib import asynccontextmanager
+from typing import Any, Final, Literal, TypeVar
 
 import cattrs
 import trio
 
 from ..actors.aggregate import Aggregate
 from ..actors.aggregate_type import AggregateType
-from ..actors.errors import DefinitionError, UnknownEvent
+from ..actors.errors import DefinitionError
 from ..actors.event_codecs import EventCodecs
 from ..actors.feed import Feed
 from ..actors.journal import InlineJournal, ThreadJournal
-from ..actors.projection import Projection, Table
+from ..actors.projection import Projection
+from ..actors.receipt import Receipt
 from ..actors.serializer import Serializer
 from ..actors.view_store import ViewStore
+from ..storage.commit import StreamAppend
+from ..storage.event_query import EventQuery
 from ..storage.limits import Limits
 from ..storage.log import EventLog
 from ..storage.memory import MemoryLog
-from ..storage.query import find_streams
 from ..storage.reader import LogReader
-from ..storage.record import StoredEvent, StreamHead
 from ..storage.store import EventStore
-from .consumers import Consumer, Subscriptions
+from .consumers import Subscriptions
 from .control import Control
-from .errors import NoPlaceForProgress, ShutdownTimeout, UnknownAggregate
-from .events import EVENTS_PER_CHECKPOINT, Wanted, read_events
-from .iteration import Batches, Items
+from .errors import ShutdownTimeout, UnknownAggregate
+from .events import resolved
 from .opening import Home, follow, home_of, open_store
-from .projections import Lag, Projections
+from .projections import Projections
+from .reading import Reading
 from .reference import AggregateRef
 from .residents import Residents
 from .router import Router
-from .subscription import SUBSCRIPTION_BATCH_EVENTS, Subscription
-from .view import View
+from .transaction import Part, Transaction
+from .view import wait_for_views
 
 A = TypeVar("A", bound=Aggregate)
-R = TypeVar("R")
 
 logger = logging.getLogger("eventsrc.runtime")
 DEFAULT_LIMITS: Final = Limits()
 
 
-class Runtime:
+class Runtime(Reading):
     """Aggregates, their actors and their log. Make one with `Runtime.open`; use it on the trio thread."""
 
     def __init__(
@@ -182,116 +179,61 @@ class Runtime:
         """
         return AggregateRef(self._router, self._type_of(aggregate_class), aggregate_id)
 
-    def events(
+    async def transact(
         self,
+        commands: Sequence[tuple[type[Aggregate], str, object]],
         *,
-        stream: str | None = None,
-        types: Sequence[type | str] | None = None,
-        category: str | None = None,
-        tag: str | Sequence[str] | None = None,
+        unchanged: Sequence[tuple[type[Aggregate], str, int]] = (),
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+        correlation_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
-        after: int = 0,
-        before: int | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        limit: int | None = None,
-        backwards: bool = False,
-    ) -> AsyncIterator[StoredEvent]:
-        """Stored events in the order of their positions, as far as they go now.
+        unless: EventQuery | None = None,
+        wait_for: Sequence[type[Projection]] = (),
+    ) -> list[Receipt]:
+        """Have several aggregates decide, and store all their events in one commit, or none.
+
+        `await runtime.transact([(Account, "ann", Withdraw(5)), (Account, "bob", Deposit(5))])`
 
         Args:
-            stream: only this stream; its name, such as `account-ann`.
-            types: only these event classes or stored names.
-            category: only streams of this category.
-            tag: only events with this tag, or with all of these.
-            metadata: only events whose metadata hold these values; compared, since no index serves it alone.
-            after: only positions greater than this.
-            before: only positions smaller than this.
-            since: only events stored at this time or later.
-            until: only events stored before this time.
-            limit: at most so many.
-            backwards: from the newest to the oldest.
+            commands: (class, id, command) of each; one aggregate may get several, which it decides one after the other.
+            unchanged: (class, id, version) of aggregates that were only read: the commit fails if they have moved.
+            idempotency_key: a second transaction with the same key takes no effect and gets the first one's receipts.
+            timeout: seconds for all of it; `Limits.command_timeout_seconds` unless given.
+            correlation_id: as in `ask`, for all commands.
+            metadata: plain data stored with each event.
+            unless: nothing is stored if an event matches this query.
+            wait_for: projections whose views are to hold what was done before the receipts are returned.
 
         Raises:
-            DefinitionError: for a class that is no event.
-            ValueError: for a negative limit, or a time without a zone.
+            Rejected: one of them refused; nothing was stored.
+            VersionConflict: one of `unchanged` has moved.
+            TransactionTimeout: it did not end in time; the error says whether it may still take effect.
+            TransactionTooLarge, TransactionKeyReused, ConditionNotMet: nothing was stored.
+            UnknownCommand, HandlerFailed, MailboxFull, StoreError, ...: as in `ask`; nothing was stored.
 
         """
-        wanted = Wanted.of(stream=stream, types=types, category=category, tag=tag, metadata=metadata, after=after)
-        return read_events(
-            self._store, wanted, before=before, since=since, until=until, limit=limit, backwards=backwards
+        for projection_class in wait_for:
+            self.projections.get(projection_class)
+        if idempotency_key is not None:
+            self._router.check_key(idempotency_key)
+        if not commands:
+            return []
+        seconds = self.limits.command_timeout_seconds if timeout is None else timeout
+        deadline = trio.current_time() + seconds
+        transaction = Transaction(
+            self._router,
+            [Part(self._type_of(of), aggregate_id, command) for of, aggregate_id, command in commands],
+            [StreamAppend(self._type_of(of).stream(each), version, ()) for of, each, version in unchanged],
+            idempotency_key,
+            correlation_id,
+            metadata,
+            None if unless is None else resolved(unless),
         )
-
-    def decode(self, stored: StoredEvent) -> Any:
-        """A stored event as an object of its class, which an aggregate or a projection of this runtime names.
-
-        Raises `UnknownEvent` or `DecodingError`.
-        """
-        event = self._codecs.decode(stored)
-        if event is None:
-            raise UnknownEvent(None, stored.stream, stored.type, stored.position)
-        return event
-
-    def streams(self, *, category: str | None = None) -> AsyncIterator[StreamHead]:
-        """The head of every stream, in the order of their names."""
-        found = find_streams(self._store, category=category)
-
-        async def fetch() -> list[StreamHead]:
-            await trio.lowlevel.checkpoint()
-            return list(itertools.islice(found, EVENTS_PER_CHECKPOINT))
-
-        return Items(fetch)
-
-    def subscribe(
-        self,
-        *,
-        after: int = 0,
-        stream: str | None = None,
-        types: Sequence[type | str] | None = None,
-        category: str | None = None,
-        tag: str | Sequence[str] | None = None,
-        batch_size: int = SUBSCRIPTION_BATCH_EVENTS,
-    ) -> AsyncIterator[list[StoredEvent]]:
-        """Batches of the events after a position, first what is stored, then what comes; see `events` for the filters.
-
-        It ends when the runtime closes. A slow subscriber holds up nobody and costs the memory of one batch.
-
-        Raises:
-            ValueError: for a batch size below 1.
-
-        """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
-        wanted = Wanted.of(stream=stream, types=types, category=category, tag=tag)
-        return Batches(Subscription(self.feed, partial(wanted.find, self._store), after, batch_size).fetch)
-
-    def consume(
-        self,
-        name: str,
-        *,
-        after: int = 0,
-        types: Sequence[type | str] | None = None,
-        category: str | None = None,
-        tag: str | Sequence[str] | None = None,
-    ) -> AbstractAsyncContextManager[Consumer]:
-        """Be one of the consumers of the durable subscription `name`; a new one begins after the position `after`.
-
-        Write `async with runtime.consume("mailer") as consumer: async for message in consumer: ...` and acknowledge
-        each message; or `await consumer.run(handler)`. Consumers of one name share its events, each stream in order.
-
-        Raises:
-            SubscriptionNameInvalid, NoPlaceForProgress: it cannot be kept.
-
-        """
-        wanted = Wanted.of(types=types, category=category, tag=tag)
-        return self.subscriptions.consume(name, partial(wanted.find, self._store), after)
-
-    @property
-    def subscriptions(self) -> Subscriptions:
-        """The durable subscriptions: what is parked, retrying it, deleting one. Raises `NoPlaceForProgress`."""
-        if self._subscriptions is None:
-            raise NoPlaceForProgress(self._store.path)
-        return self._subscriptions
+        receipts = await transaction.run(seconds)
+        for receipt in receipts if wait_for else ():
+            await wait_for_views(self.projections, wait_for, receipt, deadline)
+        return receipts
 
     def _numbers(self) -> dict[str, Any]:
         groups, commits = self.journal_counts
@@ -302,23 +244,6 @@ class Runtime:
             "commits": commits,
             "commit_seconds": getattr(self._store, "disk_seconds", 0.0),
         }
-
-    @overload
-    def view(self, of: type[Projection]) -> View[Any]: ...
-    @overload
-    def view(self, of: Table[R]) -> View[R]: ...
-    def view(self, of: type[Projection] | Table[R]) -> View[Any]:
-        """The table of a projection, for queries: `runtime.view(Balances)`, or typed, `runtime.view(Balances.rows)`.
-
-        Raises `UnknownProjection`, or `DefinitionError` where a projection has several tables and none is named.
-        """
-        if isinstance(of, Table):
-            return View(self.projections, self.projections.get(of.projection), of)
-        return View(self.projections, self.projections.get(of), None)
-
-    def lag(self) -> dict[str, Lag]:
-        """How far each projection is behind the log, by name."""
-        return self.projections.lags()
 
     @property
     def last_position(self) -> int:

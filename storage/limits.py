@@ -31,6 +31,8 @@ class Limits:
     """Events in one commit (`CommitTooLarge`)."""
     commit_size_bytes_max: int = _count(1024 * 1024)
     """Bytes of events in one commit (`CommitTooManyBytes`)."""
+    transaction_aggregates_max: int = _count(100)
+    """Aggregates that one transaction changes (`TransactionTooLarge`)."""
     commits_waiting_max: int = _count(10_000)
     """Commits on their way to the disk; beyond it actors wait before they decide more."""
     snapshot_every_events: int = _count(100)

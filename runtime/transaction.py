@@ -1,0 +1,232 @@
+"""Several aggregates at once: each decides in its own actor, and all their events are one commit, or none is stored.
+
+The actors are made to stand still one after the other, in the order of their streams, so that two transactions never
+wait for each other. They go on when the commit is stored or refused.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from types import CoroutineType
+from typing import Any, Final
+
+import attrs
+import trio
+
+from ..actors.aggregate_actor import AggregateActor
+from ..actors.aggregate_type import AggregateType
+from ..actors.decision import Decision
+from ..actors.errors import ApplierFailed, HandlerFailed, RuntimeClosed
+from ..actors.future import TrioFuture
+from ..actors.idempotency import window_seconds
+from ..actors.journal import Lane, Write
+from ..actors.receipt import Hold, Receipt, Request, current_cause
+from ..actors.turn import Reply
+from ..storage.commit import Appended, IdempotencyEntry, StreamAppend
+from ..storage.errors import CommitTooLarge, CommitTooManyBytes, EventSourcingError
+from ..storage.event_query import EventQuery
+from .errors import TransactionKeyReused, TransactionTimeout, TransactionTooLarge
+from .router import Router
+
+WHERE_THE_LOG_IS: Final = -1
+logger = logging.getLogger("eventsrc.transaction")
+
+
+@attrs.frozen
+class Part:
+    """One command of a transaction, and whom it is for."""
+
+    aggregate_type: AggregateType
+    aggregate_id: str
+    command: object
+    stream: str = attrs.field(init=False)
+
+    @stream.default
+    def _its_stream(self) -> str:
+        return self.aggregate_type.stream(self.aggregate_id)
+
+
+class Transaction:
+    """One call of `Runtime.transact`."""
+
+    def __init__(
+        self,
+        router: Router,
+        parts: Sequence[Part],
+        unchanged: Sequence[StreamAppend],
+        idempotency_key: str | None,
+        correlation_id: str | None,
+        metadata: Mapping[str, Any] | None,
+        unless: EventQuery | None,
+    ) -> None:
+        self._router = router
+        self._parts = parts
+        self._unchanged = unchanged
+        self._key = idempotency_key
+        self._conditions = () if unless is None else (unless,)
+        self._types = {part.stream: part for part in sorted(parts, key=lambda part: part.stream)}
+        bound = router.limits.transaction_aggregates_max
+        if len(self._types) > bound:
+            raise TransactionTooLarge(
+                "Aggregates of a transaction", len(self._types), bound, "Split it, or use a saga."
+            )
+        self._requests: list[Request] = []
+        for part in parts:
+            correlation_id = self._requests[0].correlation_id if self._requests else correlation_id
+            self._requests.append(router.request(part.command, None, None, correlation_id, metadata))
+        self._replies = [Reply(None) for _ in parts]
+        self._actors: dict[str, AggregateActor] = {}
+        self._decided: dict[str, tuple[Request, Reply, Decision]] = {}
+        self._changed: list[AggregateActor] = []
+        self._offsets: dict[str, int] = {}
+        self._hold = Hold()
+        self._is_submitted = False
+        self._outcome: TrioFuture[Appended] = TrioFuture()
+
+    async def run(self, timeout_seconds: float) -> list[Receipt]:
+        """Have it happen; the receipts come in the order of the commands."""
+        try:
+            with trio.move_on_after(timeout_seconds) as scope:
+                for stream, part in self._types.items():
+                    self._actors[stream] = await self._router.send(
+                        part.aggregate_type, stream, part.aggregate_id, self._hold
+                    )
+                known = self._known_receipts()
+                if known is not None:
+                    return known
+                await self._decide_all()
+                await self._router.journal.room()
+                self._submit()
+                await self._outcome
+                return [reply.answer for reply in self._replies if isinstance(reply.answer, Receipt)]
+        except BaseException as error:
+            self._take_back(error)
+            raise
+        finally:
+            if not self._is_submitted:
+                self._hold.over.set()
+        assert scope.cancelled_caught, "a transaction ends with receipts, with an error, or too late"
+        late = TransactionTimeout(list(self._types), timeout_seconds, may_take_effect=self._is_submitted)
+        self._take_back(late)
+        raise late
+
+    # --- before it is decided ---
+
+    def _known_receipts(self) -> list[Receipt] | None:
+        """What it was answered the first time, where its idempotency key is known."""
+        if self._key is None:
+            return None
+        receipts = [
+            self._actors[part.stream].keys.receipt(self._key_of(number)) for number, part in enumerate(self._parts)
+        ]
+        known = [receipt for receipt in receipts if receipt is not None]
+        if not known:
+            return None
+        if len(known) < len(receipts):
+            raise TransactionKeyReused(self._key, self._parts[receipts.index(None)].stream)
+        return known
+
+    def _key_of(self, number: int) -> str:
+        """A stream may have several commands in one transaction, and each of them needs a key."""
+        return f"{self._key}#{number}" if number else f"{self._key}"
+
+    # --- deciding ---
+
+    async def _decide_all(self) -> None:
+        size_bytes = event_count = 0
+        for part, request, reply in zip(self._parts, self._requests, self._replies, strict=True):
+            if part.stream in self._decided:
+                # The next command of the same aggregate is decided on what the one before it does.
+                self._take(part.stream)
+            decision = await self._decide(part, request)
+            self._decided[part.stream] = request, reply, decision
+            size_bytes += decision.size_bytes
+            event_count += len(decision.events)
+        limits = self._router.limits
+        if event_count > limits.commit_events_max:
+            raise CommitTooLarge("Events of a transaction", event_count, limits.commit_events_max, "Split it.")
+        if size_bytes > limits.commit_size_bytes_max:
+            raise CommitTooManyBytes("Bytes of a transaction", size_bytes, limits.commit_size_bytes_max, "Split it.")
+        for stream in list(self._decided):
+            self._take(stream)
+
+    async def _decide(self, part: Part, request: Request) -> Decision:
+        actor = self._actors[part.stream]
+        before = current_cause.get()
+        try:
+            returned = actor.decide(request)
+            if isinstance(returned, CoroutineType):
+                returned = await returned
+            return actor.encode(request, returned)
+        except EventSourcingError as error:
+            error.add_note(f"{type(part.command).__name__} to {part.stream!r}, in a transaction: nothing was stored")
+            raise
+        except Exception as error:
+            logger.error("handler failed", exc_info=error, extra={"stream": part.stream})
+            raise HandlerFailed(part.stream, part.command, error) from error
+        finally:
+            current_cause.set(before)
+
+    def _take(self, stream: str) -> None:
+        """Apply what an aggregate decided."""
+        actor = self._actors[stream]
+        self._changed.append(actor)
+        try:
+            actor.take(*self._decided.pop(stream))
+        except ApplierFailed as failure:
+            self._changed.remove(actor)
+            actor.drop(failure)
+            raise
+
+    def _take_back(self, error: BaseException) -> None:
+        """What was applied is not stored, so those aggregates load their state again."""
+        if self._is_submitted:
+            return
+        reason = error if isinstance(error, EventSourcingError) else RuntimeClosed("The transaction was given up.")
+        for actor in self._changed:
+            actor.drop(reason)
+        self._changed.clear()
+
+    # --- the disk ---
+
+    def _submit(self) -> None:
+        appends: list[StreamAppend] = []
+        entries: list[IdempotencyEntry] = []
+        offset = 0
+        for stream, actor in self._actors.items():
+            turn = actor.join()
+            appends.append(StreamAppend(stream, turn.base_version, turn.events))
+            self._offsets[stream] = offset
+            if self._key is not None:
+                entries += self._entries(stream, turn.base_version, offset)
+            offset += len(turn.events)
+        self._is_submitted = True
+        self._router.journal.submit(
+            Write((*appends, *self._unchanged), entries, offset, Lane(), self._on_settled, self._conditions)
+        )
+
+    def _entries(self, stream: str, base_version: int, offset: int) -> Iterator[IdempotencyEntry]:
+        limits = self._router.limits
+        seconds = max(window_seconds(part.command, limits) for part in self._parts)
+        expires_ns = self._router.wall_clock() + int(seconds * 1e9)
+        for number, (part, reply) in enumerate(zip(self._parts, self._replies, strict=True)):
+            if part.stream == stream:
+                ahead = reply.version - base_version
+                position = offset + ahead - 1 if ahead else WHERE_THE_LOG_IS
+                yield IdempotencyEntry(
+                    stream, self._key_of(number), reply.version, position, len(reply.events), expires_ns
+                )
+
+    def _on_settled(self, outcome: Appended | EventSourcingError) -> None:
+        """The journal's answer, on the trio thread, whether or not the caller still waits for it."""
+        for stream, actor in self._actors.items():
+            if isinstance(outcome, Appended):
+                first = outcome.first_position + self._offsets[stream]
+                head = outcome.heads.get(stream)
+                actor.on_settled(Appended(outcome.commit_id, first, head.position if head else 0, outcome.heads))
+            else:
+                actor.on_settled(outcome)
+        self._hold.over.set()
+        if isinstance(outcome, Appended):
+            self._outcome.settle(outcome)
+        else:
+            self._outcome.fail(outcome)
