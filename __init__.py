@@ -33,6 +33,21 @@ from .actors.errors import (
 from .actors.messages import command, event
 from .actors.projection import EventMeta, Projection, Rows, Table, on
 from .actors.receipt import Receipt
+from .actors.saga import Retry, Saga, starts_on, step
+from .actors.saga_context import SagaContext
+from .actors.saga_errors import (
+    DeadlinePassed,
+    EffectUncertain,
+    SagaEnded,
+    SagaNotParked,
+    SagaWaitsForItself,
+    StepGone,
+    StepTimeout,
+    UnknownSaga,
+    UnknownSignal,
+    WaitTimeout,
+)
+from .actors.saga_instance import SagaInstance, SagaInstances
 from .actors.serializer import make_converter
 from .runtime.consumers import Consumer
 from .runtime.dispatcher import Message
@@ -57,6 +72,7 @@ from .runtime.errors import (
 from .runtime.projections import Lag
 from .runtime.reference import AggregateRef
 from .runtime.runtime import Runtime
+from .runtime.sagas import SagaRef
 from .runtime.view import Query, View
 from .storage.commit import ANY, NO_STREAM, STREAM_EXISTS, ExpectedVersion
 from .storage.errors import (
@@ -118,8 +134,10 @@ __all__ = [
     "Consumer",
     "ControlBoardFull",
     "CorruptRecord",
+    "DeadlinePassed",
     "DecodingError",
     "DefinitionError",
+    "EffectUncertain",
     "EncodingError",
     "EventLog",
     "EventMeta",
@@ -148,13 +166,24 @@ __all__ = [
     "Receipt",
     "Rejected",
     "ResidencyFull",
+    "Retry",
     "RowInvalid",
     "Rows",
     "Runtime",
     "RuntimeClosed",
     "RuntimeReadOnly",
+    "Saga",
+    "SagaContext",
+    "SagaEnded",
+    "SagaInstance",
+    "SagaInstances",
+    "SagaNotParked",
+    "SagaRef",
+    "SagaWaitsForItself",
     "SchemaError",
     "ShutdownTimeout",
+    "StepGone",
+    "StepTimeout",
     "StoreClosed",
     "StoreError",
     "StoreForked",
@@ -185,6 +214,8 @@ __all__ = [
     "UnknownCommand",
     "UnknownEvent",
     "UnknownProjection",
+    "UnknownSaga",
+    "UnknownSignal",
     "UnknownSubscription",
     "VersionConflict",
     "View",
@@ -193,6 +224,7 @@ __all__ = [
     "ViewUnreachable",
     "ViewUnusable",
     "ViewWriteFailed",
+    "WaitTimeout",
     "WouldDeadlock",
     "WrongThread",
     "applies",
@@ -204,4 +236,6 @@ __all__ = [
     "on",
     "one_of",
     "starting_with",
+    "starts_on",
+    "step",
 ]

@@ -107,6 +107,18 @@ def event(
     return decorate
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
+def saga_record(name: str) -> Callable[[type[C]], type[C]]:
+    """`event` for what a saga stores of itself."""
+
+    def decorate(decorated: type[C]) -> type[C]:
+        frozen = attrs.frozen(decorated)
+        setattr(frozen, _EVENT, EventType(name, 1, "saga_step", None))
+        return frozen
+
+    return decorate
+
+
 def command_type(cls: type) -> CommandType | None:
     """What `@command` says of this very class; None for a class without it, also when its parent has it."""
     declared: CommandType | None = cls.__dict__.get(_COMMAND)

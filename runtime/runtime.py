@@ -18,6 +18,10 @@ from ..actors.feed import Feed
 from ..actors.journal import InlineJournal, ThreadJournal
 from ..actors.projection import Projection
 from ..actors.receipt import Receipt
+from ..actors.saga import Saga
+from ..actors.saga_errors import UnknownSaga
+from ..actors.saga_history import SagaState
+from ..actors.saga_instance import SagaInstance, SagaInstances
 from ..actors.serializer import Serializer
 from ..actors.view_store import ViewStore
 from ..storage.commit import StreamAppend
@@ -37,10 +41,12 @@ from .reading import Reading
 from .reference import AggregateRef
 from .residents import Residents
 from .router import Router
+from .sagas import SagaRef, Sagas
 from .transaction import Part, Transaction
-from .view import wait_for_views
+from .view import Query, wait_for_views
 
 A = TypeVar("A", bound=Aggregate)
+S = TypeVar("S", bound=Saga)
 
 logger = logging.getLogger("eventsrc.runtime")
 DEFAULT_LIMITS: Final = Limits()
@@ -65,6 +71,7 @@ class Runtime(Reading):
         self._wall_clock = wall_clock
         self._subscriptions: Subscriptions | None = None
         self._control: Control | None = None
+        self._sagas: Sagas | None = None
         self._types = aggregate_types
         self.feed = Feed(store)
         self.projections = Projections(nursery, store, self.feed, limits, serializer, wall_clock)
@@ -104,6 +111,16 @@ class Runtime(Reading):
                 self._control = Control(home.board, self.projections, self._subscriptions, self._numbers)
                 nursery.start_soon(self._control.run, name="eventsrc control")
 
+    async def _open_sagas(
+        self, nursery: trio.Nursery, home: Home, classes: Sequence[type[Saga]], serializer: Serializer
+    ) -> None:
+        if not classes:
+            return
+        assert home.board is not None, "sagas have a view, and views have a home"
+        sagas = Sagas(nursery, classes, self._type_of, self._router, self._store, self.feed, serializer, self._codecs)
+        await sagas.open(self.projections, home.board)
+        self._sagas = sagas
+
     @classmethod
     @asynccontextmanager
     async def open(
@@ -112,6 +129,7 @@ class Runtime(Reading):
         *,
         aggregates: Sequence[type[Aggregate]] = (),
         projections: Sequence[type[Projection]] = (),
+        sagas: Sequence[type[Saga]] = (),
         views: str | os.PathLike[str] | Mapping[type[Projection], ViewStore] | None = None,
         role: Literal["writer", "reader"] = "writer",
         limits: Limits = DEFAULT_LIMITS,
@@ -124,6 +142,7 @@ class Runtime(Reading):
             store: the path of a folder, made if it is not there; or a store such as `MemoryLog()`.
             aggregates: the classes whose actors may be used.
             projections: the classes whose views are kept up to date.
+            sagas: the classes that may be started, and whose instances are resumed.
             views: where views live: a folder, by default beside the log; or, for some of the projections, another
                 `ViewStore` such as `SqlViews(url)`.
             role: a "reader" opens the store read-only, while another process writes it, and follows that one.
@@ -142,10 +161,13 @@ class Runtime(Reading):
 
         """
         serializer = Serializer(converter)
+        if sagas:
+            projections = (*projections, SagaInstances)
         aggregate_types = _types_of(aggregates, serializer)
         followed = [event for projection in projections for event in projection.__eventsrc_projection__.handlers]
+        starting = [event for saga in sagas for event in saga.__eventsrc_saga__.starts_on]
         own = [event for aggregate in aggregates for event in aggregate.__eventsrc_definition__.event_classes]
-        codecs = EventCodecs([*followed, *own], serializer)
+        codecs = EventCodecs([*followed, *starting, *own], serializer)
         opened = await open_store(store, role, limits)
         failure: BaseException | None = None
         try:
@@ -157,6 +179,7 @@ class Runtime(Reading):
                 # Failures are raised again outside of the nursery, which would wrap them in a group.
                 try:
                     await runtime._follow(nursery, home, projections)
+                    await runtime._open_sagas(nursery, home, sagas, serializer)
                     yield runtime
                 except BaseException as error:
                     failure = error
@@ -235,6 +258,45 @@ class Runtime(Reading):
             await wait_for_views(self.projections, wait_for, receipt, deadline)
         return receipts
 
+    # --- sagas ---
+
+    async def start_saga(self, saga: S, *, key: str, deadline_seconds: float | None = None) -> SagaRef[S]:
+        """Start a saga; returns when that is on disk. A second one of its class with the same key is not started.
+
+        Args:
+            saga: an object of a class that the runtime was opened with.
+            key: names it among those of its class.
+            deadline_seconds: it is compensated unless it is done by then; the class's own unless given.
+
+        Raises:
+            UnknownSaga, StreamNameInvalid, DeadlinePassed, EncodingError, EventTooLarge: it was not started.
+            MailboxFull, RuntimeClosed, StoreError: it was not started.
+
+        """
+        return await self._supervised.start(saga, key, deadline_seconds)
+
+    def saga(self, saga_class: type[S], key: str) -> SagaRef[S]:
+        """A reference to a saga, whether or not it was started. Raises `UnknownSaga` for a class it does not have."""
+        return SagaRef(self._supervised, self._supervised.class_of(saga_class).__eventsrc_saga__.stream(key))
+
+    async def signal(self, saga_class: type[Saga], key: str, signal: str, payload: Any = None) -> bool:
+        """Send a saga a signal that `ctx.approval` waits for; see `SagaRef.signal`."""
+        return await self.saga(saga_class, key).signal(signal, payload)
+
+    def sagas(self, *, state: SagaState | None = None, saga: type[Saga] | None = None) -> Query[SagaInstance]:
+        """The sagas in this state, of this class: `await runtime.sagas(state="parked").rows()`. As of now."""
+        self._supervised  # noqa: B018 (raises where there are none)
+        criteria: dict[str, Any] = {} if state is None else {"state": state}
+        if saga is not None:
+            criteria["saga"] = saga.__eventsrc_saga__.name
+        return self.view(SagaInstances.instances).where(**criteria).fresh(at_least=self.last_position)
+
+    @property
+    def _supervised(self) -> Sagas:
+        if self._sagas is None:
+            raise UnknownSaga("The runtime was opened without sagas. Give their classes: Runtime.open(sagas=[...]).")
+        return self._sagas
+
     def _numbers(self) -> dict[str, Any]:
         groups, commits = self.journal_counts
         return {
@@ -274,6 +336,9 @@ class Runtime(Reading):
     async def _shut_down(self) -> None:
         """Drain the mailboxes and write what they decide; then nothing is in flight any more."""
         self._router.is_closing = True
+        if self._sagas is not None:
+            with trio.CancelScope(shield=True):
+                await self._sagas.close(self.limits.shutdown_seconds)
         try:
             if self._residents is not None:
                 with trio.move_on_after(self.limits.shutdown_seconds, shield=True) as scope:

@@ -86,6 +86,7 @@ class ControlBoard:
             self._requests = self._environment.open_db(b"requests")
             self._answers = self._environment.open_db(b"answers")
             self._paused = self._environment.open_db(b"paused")
+            self._positions = self._environment.open_db(b"positions")
             self._status = self._environment.open_db(b"status")
         except (lmdb.Error, OSError) as error:
             raise StoreWriteFailed(self.path, str(error)) from error
@@ -249,6 +250,19 @@ class ControlBoard:
         """The names of those that are."""
         with self._read() as transaction, transaction.cursor(self._paused) as cursor:
             return {key.decode() for key in cursor.iternext(values=False)}
+
+    # --- positions ---
+
+    def position(self, follower: str) -> int | None:
+        """How far a follower of the log has come; None when it never began."""
+        with self._read() as transaction:
+            value = transaction.get(follower.encode(), db=self._positions)
+        return None if value is None else int(_POSITION.unpack(value)[0])
+
+    def set_position(self, follower: str, position: int) -> None:
+        """Remember how far a follower has come."""
+        value = _POSITION.pack(position)
+        self._write(lambda transaction: transaction.put(follower.encode(), value, db=self._positions))
 
     # --- status ---
 

@@ -33,6 +33,8 @@ class Limits:
     """Bytes of events in one commit (`CommitTooManyBytes`)."""
     transaction_aggregates_max: int = _count(100)
     """Aggregates that one transaction changes (`TransactionTooLarge`)."""
+    sagas_running_max: int = _count(1_000)
+    """Sagas whose steps run at once; others that could are begun when one of them ends or waits."""
     commits_waiting_max: int = _count(10_000)
     """Commits on their way to the disk; beyond it actors wait before they decide more."""
     snapshot_every_events: int = _count(100)

@@ -1,0 +1,252 @@
+"""The saga: a class whose fields are its state and whose steps are done in order, or undone in reverse.
+
+    class PlaceOrder(Saga):
+        order_id: str
+        total: int
+        payment_id: str = ""
+
+        @step(compensation="cancel_order")
+        async def create_order(self, ctx: SagaContext) -> None:
+            await ctx.ask(Order, self.order_id, CreateOrder(self.total))
+
+Everything about it is checked when the class is defined, so that a mistake shows where it was made.
+"""
+
+import inspect
+import random
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias, TypeVar, dataclass_transform
+
+import attrs
+
+from .errors import DefinitionError
+from .messages import event_type
+
+if TYPE_CHECKING:
+    from .saga_context import SagaContext
+
+F = TypeVar("F", bound=Callable[..., Any])
+M = TypeVar("M")
+StepMethod: TypeAlias = Callable[[Any, "SagaContext"], Awaitable[None]]
+
+SAGA_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,79}")
+CATEGORY_PREFIX: Final = "saga_"
+STEP_TIMEOUT_SECONDS: Final = 60.0
+"""How long an attempt at a step or a compensation may run, unless the step says otherwise; waiting does not count."""
+JITTER: Final = 0.25
+"""By how much a back-off is shortened or lengthened at random, at most."""
+_STEP: Final = "__eventsrc_step__"
+_STARTS_ON: Final = "__eventsrc_starts_on__"
+
+
+@attrs.frozen
+class Retry:
+    """How often something is attempted, and how long to wait in between: doubled each time, with some jitter."""
+
+    attempts: int = 1
+    backoff_seconds: float = 0.1
+    backoff_seconds_max: float = 60.0
+
+    def __attrs_post_init__(self) -> None:
+        if self.attempts < 1 or self.backoff_seconds <= 0 or self.backoff_seconds_max < self.backoff_seconds:
+            raise DefinitionError(
+                f"{self!r}: attempts begin at 1, backoff_seconds is positive, backoff_seconds_max no smaller."
+            )
+
+    def wait_seconds(self, attempt: int) -> float:
+        """How long to wait after this attempt failed."""
+        seconds = min(self.backoff_seconds * 2.0 ** min(attempt - 1, 64), self.backoff_seconds_max)
+        return seconds * random.uniform(1 - JITTER, 1 + JITTER)
+
+
+COMPENSATION_RETRY: Final = Retry(attempts=10, backoff_seconds=0.5)
+"""How a compensation is attempted before it is parked, unless the step says otherwise."""
+
+
+@attrs.frozen
+class StepDefinition:
+    """One step as `@step` declares it."""
+
+    name: str
+    method: StepMethod
+    compensation: str | None
+    undo: StepMethod | None
+    retry: Retry
+    compensation_retry: Retry
+    timeout_seconds: float
+
+
+@attrs.frozen
+class SagaDefinition:
+    """What a saga class declares."""
+
+    name: str
+    version: int
+    signals: tuple[str, ...]
+    deadline_seconds: float | None
+    older_instances: "OlderInstances"
+    steps: Mapping[str, StepDefinition]
+    starts_on: Mapping[type, Callable[..., Any]]
+
+    @property
+    def category(self) -> str:
+        """What the streams of its instances begin with."""
+        return CATEGORY_PREFIX + self.name
+
+    def stream(self, key: str) -> str:
+        """The name of the stream of one instance, which is also its id."""
+        return f"{self.category}-{key}"
+
+
+OlderInstances: TypeAlias = Literal["continue", "compensate", "park"]
+
+
+def step(
+    *,
+    compensation: str | None = None,
+    retry: Retry | None = None,
+    compensation_retry: Retry = COMPENSATION_RETRY,
+    timeout_seconds: float = STEP_TIMEOUT_SECONDS,
+) -> Callable[[F], F]:
+    """Mark a method `async def ...(self, ctx)` as the next step.
+
+    A step may be run again after a crash or a wait, from its beginning; what it does through `ctx` takes effect once.
+
+    Args:
+        compensation: the name of the method that undoes it; without one there is nothing to undo.
+        retry: how a step that raises is tried again. `Rejected` is final: everything done is undone at once.
+        compensation_retry: the same for the compensation, after which the saga is parked.
+        timeout_seconds: how long an attempt may run; waiting through `ctx` does not count.
+
+    Raises:
+        DefinitionError: for a timeout that is not positive.
+
+    """
+    if timeout_seconds <= 0:
+        raise DefinitionError(f"timeout_seconds of a step must be positive, not {timeout_seconds}")
+
+    def decorate(method: F) -> F:
+        declared = (compensation, Retry() if retry is None else retry, compensation_retry, timeout_seconds)
+        setattr(method, _STEP, declared)
+        return method
+
+    return decorate
+
+
+def starts_on(event_class: type) -> Callable[[M], M]:
+    """Mark a class method `def ...(cls, event, meta)` that makes a saga of each such event, or returns None.
+
+    It is called for events that are stored after a runtime was first opened with the class; each starts one saga.
+
+    Raises `DefinitionError` for what is no event class.
+    """
+    if not isinstance(event_class, type) or event_type(event_class) is None:
+        raise DefinitionError(f"@starts_on takes an @event class, not {event_class!r}.")
+
+    def decorate(method: M) -> M:
+        function = method.__func__ if isinstance(method, classmethod) else method
+        setattr(function, _STARTS_ON, event_class)
+        return method
+
+    return decorate
+
+
+@dataclass_transform(field_specifiers=(attrs.field,))
+class Saga:
+    """Base of sagas: the annotated fields of a subclass are its state, stored after every step.
+
+    Class arguments, all optional: `name`, by default the class's in snake case; `version` of the definition; `signals`
+    that `ctx.approval` may wait for; `deadline_seconds` after which it is undone unless it is done; `older_instances`,
+    what becomes of those begun by a lower version: "continue" (with the steps of this class that are not done),
+    "compensate" or "park".
+    """
+
+    __eventsrc_saga__: ClassVar[SagaDefinition]
+
+    def __init_subclass__(
+        cls,
+        *,
+        name: str | None = None,
+        version: int = 1,
+        signals: Sequence[str] = (),
+        deadline_seconds: float | None = None,
+        older_instances: OlderInstances = "continue",
+    ) -> None:
+        super().__init_subclass__()
+        attrs.define(cls, slots=False)
+        own_name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower() if name is None else name
+        if not SAGA_NAME.fullmatch(own_name):
+            raise DefinitionError(
+                f"{own_name!r} cannot be the name of {cls.__name__}: use up to 80 lower-case letters, digits and "
+                f'underscores, beginning with a letter: class {cls.__name__}(Saga, name="...").'
+            )
+        if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+            raise DefinitionError(f"the version of {cls.__name__} must be a whole number from 1 on, not {version!r}")
+        if deadline_seconds is not None and deadline_seconds <= 0:
+            raise DefinitionError(f"deadline_seconds of {cls.__name__} must be positive, not {deadline_seconds}")
+        if older_instances not in ("continue", "compensate", "park"):
+            raise DefinitionError(f"older_instances of {cls.__name__} cannot be {older_instances!r}")
+        functions = [inspect.getattr_static(cls, each) for each in _names(cls)]
+        cls.__eventsrc_saga__ = SagaDefinition(
+            own_name,
+            version,
+            tuple(signals),
+            deadline_seconds,
+            older_instances,
+            _steps(cls, functions),
+            _starts(cls, functions),
+        )
+
+
+def _names(cls: type) -> dict[str, None]:
+    return dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base))
+
+
+def _steps(cls: type, functions: Sequence[Any]) -> dict[str, StepDefinition]:
+    steps: dict[str, StepDefinition] = {}
+    for function in functions:
+        declared = getattr(function, _STEP, None)
+        if declared is None:
+            continue
+        name = function.__name__
+        compensation, retry, compensation_retry, timeout_seconds = declared
+        _check_method(cls, function)
+        undo = None
+        if compensation is not None:
+            undo = inspect.getattr_static(cls, compensation, None)
+            if undo is None:
+                raise DefinitionError(
+                    f"{cls.__name__}.{name} names the compensation {compensation!r}, which {cls.__name__} does not "
+                    f"have. Write it: async def {compensation}(self, ctx)."
+                )
+            _check_method(cls, undo)
+        steps[name] = StepDefinition(name, function, compensation, undo, retry, compensation_retry, timeout_seconds)
+    if not steps:
+        raise DefinitionError(f"{cls.__name__} has no step: mark its methods with @step(), in order.")
+    return steps
+
+
+def _check_method(cls: type, function: Any) -> None:
+    name = f"{cls.__name__}.{getattr(function, '__name__', function)}"
+    if not inspect.iscoroutinefunction(function):
+        raise DefinitionError(f"{name} must be async: async def ...(self, ctx).")
+    if len(inspect.signature(function).parameters) != 2:
+        raise DefinitionError(f"{name} takes self and ctx, and nothing else: what it needs belongs in the state.")
+
+
+def _starts(cls: type, functions: Sequence[Any]) -> dict[type, Callable[..., Any]]:
+    starts: dict[type, Callable[..., Any]] = {}
+    for attribute in functions:
+        function = attribute.__func__ if isinstance(attribute, classmethod) else attribute
+        event_class = getattr(function, _STARTS_ON, None)
+        if event_class is None:
+            continue
+        if not isinstance(attribute, classmethod):
+            raise DefinitionError(
+                f"{cls.__name__}.{function.__name__} makes a saga: put @classmethod below @starts_on."
+            )
+        if event_class in starts:
+            raise DefinitionError(f"{cls.__name__} has @starts_on({event_class.__name__}) twice. Keep one of them.")
+        starts[event_class] = function
+    return starts

@@ -1,0 +1,108 @@
+"""What can go wrong with a saga."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from ..storage.errors import EventSourcingError
+
+
+class UnknownSaga(EventSourcingError):
+    """The runtime was opened without this saga class, or nobody has started a saga with this key."""
+
+    code: ClassVar[str] = "unknown_saga"
+
+
+class UnknownSignal(EventSourcingError):
+    """The saga's class declares no signal of this name."""
+
+    code: ClassVar[str] = "unknown_signal"
+
+    def __init__(self, saga: type, signal: str, known: Sequence[str]) -> None:
+        super().__init__(
+            f"{saga.__name__} has no signal {signal!r}; it has {', '.join(known) or 'none'}. "
+            f'Declare it: class {saga.__name__}(Saga, signals=["{signal}"]).'
+        )
+        self.signal = signal
+
+
+class SagaEnded(EventSourcingError):
+    """The saga has ended, so it takes no signal and no order any more."""
+
+    code: ClassVar[str] = "saga_ended"
+
+    def __init__(self, saga_id: str, state: str) -> None:
+        super().__init__(f"The saga {saga_id!r} is {state}: what was asked of it comes too late.")
+        self.saga_id = saga_id
+        self.state = state
+
+
+class SagaNotParked(EventSourcingError):
+    """Only a saga that is parked waits for an operator's decision."""
+
+    code: ClassVar[str] = "saga_not_parked"
+
+    def __init__(self, saga_id: str, state: str) -> None:
+        super().__init__(f"The saga {saga_id!r} is {state}, not parked: there is nothing to decide.")
+        self.saga_id = saga_id
+        self.state = state
+
+
+class DeadlinePassed(EventSourcingError):
+    """A saga's deadline is over before it is started, or before it is done; it is compensated then."""
+
+    code: ClassVar[str] = "deadline_passed"
+
+
+class StepTimeout(EventSourcingError):
+    """A step or a compensation did not return in its `timeout_seconds`."""
+
+    code: ClassVar[str] = "step_timeout"
+
+    def __init__(self, step: str, timeout_seconds: float) -> None:
+        super().__init__(f"{step} did not return in {timeout_seconds:g} seconds")
+        self.step = step
+        self.timeout_seconds = timeout_seconds
+
+
+class WaitTimeout(EventSourcingError):
+    """What a step waited for did not come in time."""
+
+    code: ClassVar[str] = "wait_timeout"
+
+    def __init__(self, what: str, timeout_seconds: float) -> None:
+        super().__init__(f"{what} did not come in {timeout_seconds:g} seconds")
+        self.what = what
+        self.timeout_seconds = timeout_seconds
+
+
+class EffectUncertain(EventSourcingError):
+    """An effect was begun, and nobody knows whether it took place: the process ended, or the step's time was over.
+
+    Find out in the step (`except EffectUncertain:`), or declare the effect idempotent, so that it is done again.
+    """
+
+    code: ClassVar[str] = "effect_uncertain"
+
+    def __init__(self, effect: str, idempotency_key: str) -> None:
+        super().__init__(
+            f"The effect {effect!r} was begun with the key {idempotency_key!r}; whether it took place is not known. "
+            "Ask the outside system in the step, or declare the effect idempotent=True."
+        )
+        self.effect = effect
+        self.idempotency_key = idempotency_key
+
+
+class StepGone(EventSourcingError):
+    """A stored step or compensation is no longer in the saga's class."""
+
+    code: ClassVar[str] = "step_gone"
+
+
+class SagaWaitsForItself(EventSourcingError):
+    """A step waits for the end of its own saga, which would never come."""
+
+    code: ClassVar[str] = "saga_waits_for_itself"
+
+    def __init__(self, saga_id: str) -> None:
+        super().__init__(f"A step of {saga_id!r} waits for the end of that saga, which would never come.")
+        self.saga_id = saga_id

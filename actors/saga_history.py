@@ -1,0 +1,171 @@
+"""What a saga has done so far: its stored events, folded. Knows nothing of how a saga is run."""
+
+from typing import Any, Final, Literal, TypeAlias
+
+import attrs
+
+from .saga_events import (
+    CompensationBegun,
+    CompensationDone,
+    CompensationFailed,
+    CompensationSkipped,
+    EffectBegun,
+    EffectDone,
+    EffectFailed,
+    SagaAbandoned,
+    SagaCompensated,
+    SagaCompleted,
+    SagaParked,
+    SagaResumed,
+    SagaStarted,
+    Signalled,
+    StepBegun,
+    StepDone,
+    StepFailed,
+    WaitBegun,
+    WaitOver,
+)
+
+SagaState: TypeAlias = Literal["running", "waiting", "compensating", "parked", "completed", "compensated", "abandoned"]
+ENDED: Final = ("completed", "compensated", "abandoned")
+UNDO: Final = "undo:"
+"""What the scope of a compensation begins with."""
+
+
+@attrs.define
+class SagaHistory:
+    """One saga as its stream tells it."""
+
+    saga: str = ""
+    key: str = ""
+    definition_version: int = 1
+    state: dict[str, Any] = attrs.field(factory=dict)
+    version: int = 0
+    """Of the stream."""
+    deadline_ns: int | None = None
+    started_position: int = 0
+    done: list[str] = attrs.field(factory=list)
+    """Steps that returned, in order."""
+    undone: list[str] = attrs.field(factory=list)
+    """Steps that were compensated, or whose compensation was skipped."""
+    is_compensating: bool = False
+    parked: str = ""
+    """Why it stands still."""
+    ending: str = ""
+    """How it ended."""
+    scope: str = ""
+    """The step or compensation that is under way."""
+    attempt: int = 0
+    is_under_way: bool = False
+    """Whether its newest attempt has neither returned nor failed."""
+    begun_position: int = 0
+    """Where its first attempt is stored."""
+    took_effect: bool = False
+    """Whether an attempt at the step under way, which did not return, may have taken effect."""
+    failed_step: str = ""
+    retry_at_ns: int | None = None
+    error: str = ""
+    effects: dict[tuple[str, str], EffectBegun | EffectDone | EffectFailed] = attrs.field(factory=dict)
+    waits: dict[tuple[str, str], WaitBegun | WaitOver] = attrs.field(factory=dict)
+    waiting: WaitBegun | None = None
+    signals: dict[str, Any] = attrs.field(factory=dict)
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether nothing will happen to it any more."""
+        return bool(self.ending)
+
+    @property
+    def status(self) -> SagaState:
+        """What it is doing."""
+        if self.ending:
+            return self.ending  # type: ignore[return-value]
+        if self.parked:
+            return "parked"
+        if self.waiting is not None:
+            return "waiting"
+        return "compensating" if self.is_compensating else "running"
+
+    @property
+    def to_undo(self) -> list[str]:
+        """The steps that are to be compensated, the last one first: those done, and one that failed half-way."""
+        begun = [*self.done, self.failed_step] if self.failed_step and self.took_effect else self.done
+        return [name for name in reversed(begun) if name not in self.undone]
+
+    @property
+    def wake_ns(self) -> int | None:
+        """When it goes on by itself (UTC): a wait or a back-off is over, or its deadline has come."""
+        if self.parked or self.ending:
+            return None
+        times = [self.retry_at_ns, None if self.waiting is None else self.waiting.until_ns]
+        if not self.is_compensating:
+            times.append(self.deadline_ns)
+        return min((time for time in times if time is not None), default=None)
+
+    def apply(self, event: Any, position: int = 0) -> None:
+        """Take in the next event of its stream."""
+        self.version += 1
+        match event:
+            case SagaStarted():
+                self.saga, self.key, self.definition_version = event.saga, event.key, event.version
+                self.state, self.deadline_ns, self.started_position = event.state, event.deadline_ns, position
+            case StepBegun(step, attempt):
+                self._begin(step, attempt, position)
+            case CompensationBegun(step, attempt):
+                self._begin(UNDO + step, attempt, position)
+            case StepDone(step, state):
+                self.done.append(step)
+                self._leave(state)
+            case StepFailed():
+                self.took_effect = self.took_effect or event.took_effect
+                self._fail(event.error, event.retry_at_ns)
+                if event.retry_at_ns is None:
+                    self.is_compensating, self.failed_step, self.state = True, event.step, event.state
+                    self.attempt, self.scope = 0, ""
+            case CompensationDone(step, state):
+                self.undone.append(step)
+                self._leave(state)
+            case CompensationFailed():
+                self._fail(event.error, event.retry_at_ns)
+            case CompensationSkipped(step, _):
+                self.undone.append(step)
+                self._leave(self.state)
+                self.parked = ""
+            case EffectBegun(scope, call) | EffectDone(scope, call, _) | EffectFailed(scope, call, _):
+                self.effects[scope, call] = event
+            case WaitBegun(scope, call):
+                self.waits[scope, call] = self.waiting = event
+            case WaitOver(scope, call):
+                self.waits[scope, call] = event
+                self.waiting = None
+            case Signalled(signal, payload):
+                self.signals.setdefault(signal, payload)
+            case SagaParked(error):
+                self.parked = self.error = error
+            case SagaResumed():
+                self.parked, self.attempt, self.retry_at_ns = "", 0, None
+            case SagaCompleted():
+                self.ending = "completed"
+            case SagaCompensated():
+                self.ending = "compensated"
+            case SagaAbandoned():
+                self.ending, self.parked = "abandoned", ""
+            case _:
+                raise TypeError(f"{type(event).__name__} is no record of a saga")
+
+    def _begin(self, scope: str, attempt: int, position: int) -> None:
+        if scope != self.scope:
+            self.scope, self.begun_position = scope, position
+            if not scope.startswith(UNDO):
+                self.took_effect = False
+        self.attempt, self.is_under_way = attempt, True
+        self.retry_at_ns, self.waiting = None, None
+
+    def _leave(self, state: dict[str, Any]) -> None:
+        self.state, self.is_under_way, self.waiting, self.retry_at_ns = state, False, None, None
+        self.attempt = 0
+        self.scope = ""
+
+    def _fail(self, error: str, retry_at_ns: int | None) -> None:
+        self.error, self.retry_at_ns = error, retry_at_ns
+        self.is_under_way, self.waiting = False, None

@@ -1,0 +1,365 @@
+"""The supervisor: the actor that starts sagas, runs as many at once as the bound allows, and wakes those that wait.
+
+A saga that waits costs no task and no state: an entry among the timers or the waits, and its stream in the log.
+"""
+
+import heapq
+import logging
+import math
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Protocol, TypeAlias
+
+import msgspec
+import trio
+
+from ..storage.errors import EventSourcingError
+from ..storage.limits import Limits
+from ..storage.record import StoredEvent
+from .feed import Feed
+from .future import TrioFuture
+from .saga import Saga
+from .saga_errors import SagaEnded, SagaNotParked
+from .saga_events import CompensationSkipped, SagaAbandoned, SagaResumed, SagaStarted
+from .saga_history import SagaHistory
+from .saga_instance import SagaInstance
+from .saga_run import SagaHost, SagaRun
+from .saga_waits import EventWaits
+from .trio_actor import TrioActor
+
+CLOCK_CHECK_SECONDS: Final = 30.0
+"""The wall clock is looked at so often while a timer runs, since it may be set meanwhile."""
+FOLLOW_BATCH_EVENTS: Final = 500
+
+logger = logging.getLogger("eventsrc.saga")
+
+
+class StartSaga(msgspec.Struct):
+    """Start a saga unless there is one with its id; answered with whether it was."""
+
+    stream: str
+    saga_class: type[Saga]
+    started: SagaStarted
+    correlation_id: str
+    answer: TrioFuture[bool]
+
+
+class SendSignal(msgspec.Struct):
+    """Give a saga a signal; answered with whether it is the first of its name."""
+
+    stream: str
+    signal: str
+    payload: Any
+    answer: TrioFuture[bool]
+
+
+class DecideParked(msgspec.Struct):
+    """An operator's decision on a parked saga: "retry", "skip" (the compensation that fails) or "abandon"."""
+
+    stream: str
+    action: str
+    reason: str
+    answer: TrioFuture[bool]
+
+
+Order: TypeAlias = StartSaga | SendSignal | DecideParked
+
+
+class SupervisorHost(SagaHost, Protocol):
+    """What the supervisor needs of the runtime besides what runs need."""
+
+    feed: Feed
+    limits: Limits
+
+    def load(self, stream: str) -> tuple[type[Saga], SagaHistory, str]:
+        """A saga's class, history and correlation id, from its stream. Raises `UnknownSaga`, `DecodingError`."""
+
+    def exists(self, stream: str) -> bool:
+        """Whether a saga was started under this id."""
+
+    def read(self, after: int, limit: int) -> Sequence[StoredEvent]:
+        """Events by position."""
+
+    def starts(self, event: StoredEvent) -> Iterable[StartSaga]:
+        """The sagas that an event starts."""
+
+    async def followed(self, position: int) -> None:
+        """Remember that the events up to a position have started what they start."""
+
+
+class SagaSupervisor(TrioActor):
+    """Lives as long as the runtime; its messages are `StartSaga`, `SendSignal` and `DecideParked`, told to it."""
+
+    def __init__(self, host: SupervisorHost, followed_position: int) -> None:
+        super().__init__(mailbox_capacity=host.limits.mailbox_commands_max)
+        self._host = host
+        self._position = followed_position
+        self._running: dict[str, SagaRun] = {}
+        self._noting: dict[str, SagaRun] = {}
+        self._ready: deque[str] = deque()
+        self._starting: dict[str, list[TrioFuture[bool]]] = {}
+        self._timers: list[tuple[int, str]] = []
+        self._wakes: dict[str, int] = {}
+        self._waits = EventWaits()
+        self._signal_waits: set[str] = set()
+        self._timer_added = trio.Event()
+        self._failures: dict[str, int] = {}
+        self._moved = trio.lowlevel.ParkingLot()
+        self._is_stopping = False
+
+    # --- what the runtime asks of it ---
+
+    def resume(self, instances: Iterable[SagaInstance]) -> None:
+        """Take up what was left when the store was closed. Call it before the actor is started."""
+        for instance in instances:
+            if instance.state == "waiting":
+                self._register(instance.id, instance.wake_ns)
+                if instance.waits_for_event:
+                    self._waits.add(instance.id, instance.waits_for_event, instance.waits_where)
+                    self._position = min(self._position, instance.waits_after)
+            elif instance.until_ns is not None:
+                self._register(instance.id, instance.wake_ns)
+            else:
+                self._ready.append(instance.id)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many sagas run, are ready to, and wait."""
+        waiting = len(self._wakes.keys() | self._signal_waits) + len(self._waits)
+        return {"running": len(self._running), "ready": len(self._ready), "waiting": waiting}
+
+    async def moved(self) -> None:
+        """Wait until some saga comes to rest."""
+        await self._moved.park()
+
+    async def stop_running(self, seconds: float) -> None:
+        """Let the steps under way end, and begin no other; what takes longer is cut off, and run again later."""
+        self._is_stopping = True
+        for run in self._running.values():
+            run.is_stopping = True
+        with trio.move_on_after(seconds):
+            while self._running:
+                await self._moved.park()
+        for run in self._running.values():
+            run.scope.cancel()
+        while self._running:
+            await self._moved.park()
+
+    # --- the actor ---
+
+    async def on_start(self) -> None:  # type: ignore[override]
+        self._nursery.start_soon(self._keep_time, name="eventsrc saga timers")
+        self._nursery.start_soon(self._follow, name="eventsrc saga events")
+        self._start_ready()
+
+    def on_receive(self, message: Order) -> None:
+        try:
+            match message:
+                case StartSaga():
+                    self._start(message)
+                case SendSignal():
+                    self._signal(message)
+                case DecideParked():
+                    self._decide(message)
+        except EventSourcingError as error:
+            message.answer.fail(error)
+
+    def _start(self, order: StartSaga) -> None:
+        starting = self._starting.get(order.stream)
+        if starting is not None:
+            starting.append(order.answer)
+            return
+        if order.stream in self._running or self._host.exists(order.stream):
+            order.answer.settle(False)
+            return
+        run = SagaRun(self._host, order.saga_class, order.stream, SagaHistory(), order.correlation_id)
+        run.note(order.started)
+        self._starting[order.stream] = []
+        self._nursery.start_soon(self._answer_started, run, order.answer)
+        if len(self._running) < self._host.limits.sagas_running_max and not self._is_stopping:
+            self._launch(order.stream, run)
+
+    async def _answer_started(self, run: SagaRun, answer: TrioFuture[bool]) -> None:
+        """Answer when the start is on disk."""
+        failure: EventSourcingError | None = None
+        try:
+            await run.stored()
+        except EventSourcingError as error:
+            failure = error
+        waiting = self._starting.pop(run.stream, [])
+        for each, is_first in ((answer, True), *((other, False) for other in waiting)):
+            if failure is None:
+                each.settle(is_first)
+            else:
+                each.fail(failure)
+        if failure is None and run.stream not in self._running and run.history.version == 1:
+            self._ready.append(run.stream)
+            self._start_ready()
+
+    def _signal(self, order: SendSignal) -> None:
+        run = self._running.get(order.stream) or self._noting.get(order.stream) or self._loaded(order.stream)
+        history = run.history
+        if history.is_ended:
+            raise SagaEnded(order.stream, history.status)
+        if order.signal in history.signals:
+            order.answer.settle(False)
+            return
+        run.signal(order.signal, order.payload)
+        self._note_at_rest(run, order.answer)
+
+    def _decide(self, order: DecideParked) -> None:
+        run = self._noting.get(order.stream) or self._loaded(order.stream)
+        history = run.history
+        if order.stream in self._running or not history.parked:
+            raise SagaNotParked(order.stream, history.status)
+        match order.action:
+            case "retry":
+                run.note(SagaResumed(order.reason))
+            case "skip" if history.is_compensating and history.to_undo:
+                run.note(CompensationSkipped(history.to_undo[0], order.reason))
+            case "abandon":
+                run.note(SagaAbandoned(order.reason))
+            case _:
+                raise SagaNotParked(order.stream, "parked, but not on a compensation that could be skipped")
+        self._note_at_rest(run, order.answer)
+
+    def _note_at_rest(self, run: SagaRun, answer: TrioFuture[bool]) -> None:
+        """Answer when what was put in line is on disk, and have a saga that rested look what it means to it."""
+        if run.stream not in self._running:
+            self._noting[run.stream] = run
+        self._nursery.start_soon(self._answer_stored, run, answer)
+
+    async def _answer_stored(self, run: SagaRun, answer: TrioFuture[bool]) -> None:
+        try:
+            await run.stored()
+        except EventSourcingError as error:
+            answer.fail(error)
+        else:
+            answer.settle(True)
+        if self._noting.pop(run.stream, None) is not None:
+            self._make_ready(run.stream)
+        self._moved.unpark_all()
+
+    def _loaded(self, stream: str) -> SagaRun:
+        saga_class, history, correlation_id = self._host.load(stream)
+        return SagaRun(self._host, saga_class, stream, history, correlation_id)
+
+    # --- running ---
+
+    def _make_ready(self, stream: str) -> None:
+        self._forget(stream)
+        self._ready.append(stream)
+        self._start_ready()
+
+    def _start_ready(self) -> None:
+        bound = self._host.limits.sagas_running_max
+        while self._ready and len(self._running) < bound and not self._is_stopping:
+            stream = self._ready.popleft()
+            if stream in self._running or stream in self._noting:
+                # It goes on, or will when what was noted is on disk.
+                continue
+            try:
+                run = self._loaded(stream)
+            except EventSourcingError as error:
+                # It stays as it is in the log, for a runtime that knows its class.
+                logger.error("a saga cannot be resumed: %s", error, extra={"saga": stream})
+                continue
+            self._launch(stream, run)
+
+    def _launch(self, stream: str, run: SagaRun) -> None:
+        self._forget(stream)
+        self._running[stream] = run
+        self._nursery.start_soon(self._run, stream, run, name=stream)
+
+    async def _run(self, stream: str, run: SagaRun) -> None:
+        try:
+            with run.scope:
+                await run.run()
+                self._failures.pop(stream, None)
+                self._rest(stream, run.history)
+        except EventSourcingError as error:
+            logger.warning("a saga is interrupted: %s", error, extra={"saga": stream})
+            self._rest_after_failure(stream)
+        except Exception:
+            # A fault of ours: it is tried again from the log, more and more seldom.
+            logger.exception("a saga is interrupted", extra={"saga": stream})
+            self._rest_after_failure(stream)
+        finally:
+            del self._running[stream]
+            self._moved.unpark_all()
+        self._start_ready()
+
+    def _rest_after_failure(self, stream: str) -> None:
+        limits = self._host.limits
+        count = self._failures[stream] = self._failures.get(stream, 0) + 1
+        seconds = min(limits.restart_backoff_seconds * 2 ** min(count - 1, 32), limits.restart_backoff_seconds_max)
+        self._register(stream, self._host.wall_clock() + int(seconds * 1e9))
+
+    def _rest(self, stream: str, history: SagaHistory) -> None:
+        """It ended, is parked, or waits for something."""
+        if history.is_ended or history.parked or self._is_stopping:
+            return
+        waiting = history.waiting
+        if waiting is not None and waiting.signal in history.signals:
+            self._ready.append(stream)
+            return
+        if waiting is not None and waiting.event_type:
+            if self._position > waiting.after and self._host.find_event(
+                waiting.event_type, waiting.where, waiting.after
+            ):
+                self._ready.append(stream)
+                return
+            self._waits.add(stream, waiting.event_type, waiting.where)
+        if waiting is None and history.wake_ns is None:
+            self._ready.append(stream)
+            return
+        self._register(stream, history.wake_ns)
+
+    # --- waking ---
+
+    def _register(self, stream: str, wake_ns: int | None) -> None:
+        if wake_ns is None:
+            self._signal_waits.add(stream)
+            return
+        self._wakes[stream] = wake_ns
+        heapq.heappush(self._timers, (wake_ns, stream))
+        if self._timers[0][1] == stream:
+            self._timer_added.set()
+
+    def _forget(self, stream: str) -> None:
+        self._wakes.pop(stream, None)
+        self._signal_waits.discard(stream)
+        self._waits.remove(stream)
+
+    async def _keep_time(self) -> None:
+        while True:
+            now_ns = self._host.wall_clock()
+            while self._timers and self._timers[0][0] <= now_ns:
+                wake_ns, stream = heapq.heappop(self._timers)
+                if self._wakes.get(stream) == wake_ns:
+                    self._forget(stream)
+                    self._ready.append(stream)
+            self._start_ready()
+            self._timer_added = trio.Event()
+            seconds = min((self._timers[0][0] - now_ns) / 1e9, CLOCK_CHECK_SECONDS) if self._timers else math.inf
+            with trio.move_on_after(seconds):
+                await self._timer_added.wait()
+
+    async def _follow(self) -> None:
+        """Start and wake sagas by events, as they are stored."""
+        while await self._host.feed.wait_beyond(self._position):
+            batch = self._host.read(self._position, FOLLOW_BATCH_EVENTS)
+            started: list[StartSaga] = []
+            for event in batch:
+                for stream in self._waits.concerned(event):
+                    self._forget(stream)
+                    self._ready.append(stream)
+                for order in self._host.starts(event):
+                    self._start(order)
+                    started.append(order)
+            # What comes to rest from here on has to look for itself among the events up to this one.
+            self._position = batch[-1].position
+            self._start_ready()
+            for order in started:
+                await order.answer
+            await self._host.followed(self._position)
