@@ -1,5 +1,7 @@
 """Event sourcing and CQRS for Python, embedded: every aggregate is an actor, every change an event on LMDB."""
 
+import logging
+
 from .actors.aggregate import Aggregate, applies, handles
 from .actors.criteria import between, one_of, starting_with
 from .actors.errors import (
@@ -114,6 +116,9 @@ from .storage.memory import MemoryLog
 from .storage.record import StoredEvent, StreamHead
 
 __version__ = "0.1.0"
+
+# Quiet unless the program that we are embedded in says otherwise.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __all__ = [
     "ANY",

@@ -188,7 +188,8 @@ class SagaContext:
         known = run.history.waits.get((self._scope, call))
         if known is None:
             duration = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-            known = WaitBegun(self._scope, call, until_ns=run.now_ns + int(duration * 1e9))
+            until_ns = run.now_ns + int(duration * 1e9)
+            known = WaitBegun(self._scope, call, until_ns, took_effect=run.took_effect)
             await run.record(known)
         if isinstance(known, WaitBegun):
             assert known.until_ns is not None, "a sleep has an end"
@@ -216,7 +217,7 @@ class SagaContext:
                 await run.record(WaitOver(self._scope, call, found.position))
             else:
                 until_ns = self._until(timeout_seconds)
-                await self._wait(known, WaitBegun(self._scope, call, until_ns, event_type, wanted, position))
+                await self._wait(known, self._begin(call, until_ns, event_type, wanted, position))
         if found is None:
             raise WaitTimeout(event_type, timeout_seconds or 0)
         event: E = run.decode(found)
@@ -236,13 +237,25 @@ class SagaContext:
                 await run.record(WaitOver(self._scope, call))
                 return run.history.signals[name]
             until_ns = self._until(timeout_seconds)
-            await self._wait(known, WaitBegun(self._scope, call, until_ns, signal=name))
+            await self._wait(known, self._begin(call, until_ns, signal=name))
         elif not known.is_timeout:
             return run.history.signals[name]
         raise WaitTimeout(f"the signal {name!r}", timeout_seconds or 0)
 
     def _until(self, timeout_seconds: float | None) -> int | None:
         return None if timeout_seconds is None else self._run.now_ns + int(timeout_seconds * 1e9)
+
+    def _begin(
+        self,
+        call: str,
+        until_ns: int | None,
+        event_type: str = "",
+        where: Mapping[str, Any] | None = None,
+        after: int = 0,
+        signal: str = "",
+    ) -> WaitBegun:
+        took_effect = self._run.took_effect
+        return WaitBegun(self._scope, call, until_ns, event_type, dict(where or {}), after, signal, took_effect)
 
     async def _wait(self, known: WaitBegun | None, begun: WaitBegun) -> None:
         """Leave the step, unless it has waited long enough: then return."""

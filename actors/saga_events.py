@@ -82,7 +82,10 @@ class EffectFailed:
 
 @saga_record("saga.wait_begun")
 class WaitBegun:
-    """A step waits: for a time, for an event after the position `after`, or for a signal."""
+    """A step waits: for a time, for an event after the position `after`, or for a signal.
+
+    `took_effect` tells whether one of the step's calls before it did.
+    """
 
     scope: str
     call: str
@@ -91,6 +94,7 @@ class WaitBegun:
     where: dict[str, Any] = attrs.field(factory=dict)
     after: int = 0
     signal: str = ""
+    took_effect: bool = False
 
 
 @saga_record("saga.wait_over")

@@ -134,6 +134,7 @@ class SagaHistory:
             case EffectBegun(scope, call) | EffectDone(scope, call, _) | EffectFailed(scope, call, _):
                 self.effects[scope, call] = event
             case WaitBegun(scope, call):
+                self.took_effect = self.took_effect or event.took_effect
                 self.waits[scope, call] = self.waiting = event
             case WaitOver(scope, call):
                 self.waits[scope, call] = event

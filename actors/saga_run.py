@@ -85,6 +85,9 @@ class SagaHost(Protocol):
     def find_call(self, aggregate_class: type[Aggregate], aggregate_id: str, key: str, after: int) -> Receipt | None:
         """What a saga's command with this key did, after a position."""
 
+    def has_calls(self, prefix: str, after: int) -> bool:
+        """Whether any saga's command whose key begins like this did something, after a position."""
+
     def find_event(self, event_type: str, where: Mapping[str, Any], after: int) -> StoredEvent | None:
         """The first event of a type with these values in its payload, after a position."""
 
@@ -106,6 +109,7 @@ class SagaRun:
         self.took_effect = False
         self.is_stopping = False
         """Told to come to rest after the step under way."""
+        self._was_cut_off = history.is_under_way and history.waiting is None
         self.scope = trio.CancelScope()
         """Cut off where it does not."""
         self._host = host
@@ -164,7 +168,7 @@ class SagaRun:
 
     async def _do(self, step: StepDefinition) -> None:
         history = self.history
-        self.took_effect = history.is_under_way and history.begun_position > 0
+        self.took_effect = history.took_effect and history.scope == step.name
         if not history.is_under_way:
             attempt = history.attempt + 1 if history.scope == step.name else 1
             self.note(StepBegun(step.name, attempt))
@@ -180,7 +184,7 @@ class SagaRun:
 
     def _step_failed(self, step: StepDefinition, saga: Saga, error: Exception) -> None:
         history = self.history
-        took_effect = self.took_effect or bool(getattr(error, "may_take_effect", False))
+        took_effect = self.took_effect or bool(getattr(error, "may_take_effect", False)) or self._left_traces()
         is_final = isinstance(error, Rejected | EncodingError | EventTooLarge | DefinitionError)
         retry_at_ns = None
         if history.attempt < step.retry.attempts and not is_final:
@@ -200,8 +204,15 @@ class SagaRun:
         """Turn round before the next step, or out of one that waits."""
         history = self.history
         step = history.scope
-        took_effect = bool(step) and (history.is_under_way or history.took_effect)
+        took_effect = bool(step) and (history.took_effect or self._left_traces())
         self.note(StepFailed(step, history.attempt, _text(error), None, took_effect, history.state))
+
+    def _left_traces(self) -> bool:
+        """Whether an attempt at this step that was cut off, with its process, had done something."""
+        history = self.history
+        if any(scope == history.scope for scope, _ in history.effects):
+            return True
+        return self._was_cut_off and self._host.has_calls(f"{self.stream}/{history.scope}/", history.begun_position)
 
     # --- backwards ---
 

@@ -41,6 +41,7 @@ async def open_store(store: StoreGiven, role: Literal["writer", "reader"], limit
     if role not in ("writer", "reader"):
         raise ValueError(f'role must be "writer" or "reader", not {role!r}')
     if not isinstance(store, str | os.PathLike):
+        store.read(limit=1)  # one that is closed says so here
         return store
     if role == "reader":
         return await trio.to_thread.run_sync(LogReader.open, store)

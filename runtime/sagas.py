@@ -325,6 +325,10 @@ class Sagas:
         events = tuple(aggregate_type.decode_event(event) for event in found)
         return Receipt(stream, found[-1].version, found[-1].position, events, True)
 
+    def has_calls(self, prefix: str, after: int) -> bool:
+        found = find_events(self._store, EventQuery(after=after))
+        return any(str(event.metadata.get(CALL_KEY, "")).startswith(prefix) for event in found)
+
     def find_event(self, event_type: str, where: Mapping[str, Any], after: int) -> StoredEvent | None:
         for event in find_events(self._store, EventQuery(types=[event_type], after=after)):
             if all(event.payload.get(field) == value for field, value in where.items()):

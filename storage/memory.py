@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Self
 
 import msgspec
 
@@ -158,6 +158,11 @@ class MemoryLog:
 
     def close(self) -> None:
         self._closed = True
+
+    def reopen(self) -> Self:
+        """Have it as it was before it was closed: what a test does instead of starting the program again."""
+        self._closed = False
+        return self
 
     def _fetch(self, positions: Sequence[int], backwards: bool, limit: int) -> list[StoredEvent]:
         chosen = positions[::-1][:limit] if backwards else positions[:limit]

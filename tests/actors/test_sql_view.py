@@ -366,7 +366,7 @@ class Other(Aggregate):
 
 async def until(is_so: Callable[[], bool]) -> None:
     with trio.fail_after(10):
-        while not is_so():  # noqa: ASYNC110 - whatever makes it so
+        while not is_so():
             await trio.sleep(0.01)
 
 
