@@ -152,7 +152,8 @@ class AggregateActor(TrioActor):
             self._submit()
         request.started = True
         try:
-            if request.idempotency_key is not None and self._is_duplicate(request.idempotency_key, reply):
+            key = request.idempotency_key
+            if key is not None and not request.has_fresh_key and self._is_duplicate(key, reply):
                 return None
             result = self.decide(request)
             if isinstance(result, CoroutineType):

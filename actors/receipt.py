@@ -48,6 +48,8 @@ class Request(msgspec.Struct, gc=False):
     metadata: Mapping[str, Any] | None = None
     unless: EventQuery | None = None
     """Its events are stored only if no event matches."""
+    has_fresh_key: bool = False
+    """Whoever sends it knows that its idempotency key was never used before."""
     started: bool = False
     """The actor has begun with it: from here on it may take effect."""
     withdrawn: bool = False

@@ -88,6 +88,8 @@ class SagaDefinition:
     older_instances: "OlderInstances"
     steps: Mapping[str, StepDefinition]
     starts_on: Mapping[type, Callable[..., Any]]
+    fields: frozenset[str]
+    """The names of its state."""
 
     @property
     def category(self) -> str:
@@ -196,6 +198,7 @@ class Saga:
             older_instances,
             _steps(cls, functions),
             _starts(cls, functions),
+            frozenset(attrs.fields_dict(cls)),  # type: ignore[arg-type]
         )
 
 

@@ -8,9 +8,7 @@ import attrs
 from ..storage.record import StoredEvent
 from .projection import EventMeta, Projection, Table, on
 from .saga_events import (
-    SAGA_EVENTS,
     CompensationBegun,
-    CompensationDone,
     CompensationFailed,
     CompensationSkipped,
     SagaAbandoned,
@@ -20,13 +18,25 @@ from .saga_events import (
     SagaResumed,
     SagaStarted,
     StepBegun,
-    StepDone,
     StepFailed,
     WaitBegun,
     WaitOver,
 )
 from .saga_history import UNDO, SagaState
 
+CHANGES: Final = (
+    StepFailed,
+    CompensationFailed,
+    CompensationSkipped,
+    WaitBegun,
+    WaitOver,
+    SagaParked,
+    SagaResumed,
+    SagaCompleted,
+    SagaCompensated,
+    SagaAbandoned,
+)
+"""The records that change how a saga stands. What is begun and done in between is in its stream."""
 ENDINGS: Final[Mapping[type, SagaState]] = {
     SagaCompleted: "completed",
     SagaCompensated: "compensated",
@@ -44,7 +54,7 @@ class SagaInstance:
     key: str
     state: SagaState = "running"
     step: str = ""
-    """The step that was begun last; `undo:` and its name while it is compensated."""
+    """The step that waits, failed or was begun last; `undo:` and its name where it is compensated."""
     attempt: int = 0
     error: str = ""
     """What went wrong last."""
@@ -77,20 +87,23 @@ class SagaInstance:
                 changes |= {"state": going, "step": UNDO + step, "attempt": attempt, **still}
             case StepFailed():
                 turned = event.retry_at_ns is None
-                changes |= {**still, "error": event.error, "until_ns": event.retry_at_ns, "is_compensating": turned}
+                changes |= {**still, "step": event.step, "attempt": event.attempt, "error": event.error}
+                changes |= {"until_ns": event.retry_at_ns, "is_compensating": turned}
                 changes["state"] = "compensating" if turned else "running"
             case CompensationFailed():
-                changes |= {**still, "state": going, "error": event.error, "until_ns": event.retry_at_ns}
+                changes |= {**still, "step": UNDO + event.step, "attempt": event.attempt, "error": event.error}
+                changes |= {"state": going, "until_ns": event.retry_at_ns}
             case WaitBegun():
                 changes |= {
                     "state": "waiting",
+                    "step": event.scope,
                     "until_ns": event.until_ns,
                     "waits_for_event": event.event_type,
                     "waits_where": event.where,
                     "waits_after": event.after,
                     "waits_for_signal": event.signal,
                 }
-            case StepDone() | CompensationDone() | CompensationSkipped() | WaitOver() | SagaResumed():
+            case CompensationSkipped() | WaitOver() | SagaResumed():
                 changes |= {"state": going, **still}
             case SagaParked(error):
                 changes |= {**still, "state": "parked", "error": error}
@@ -120,7 +133,7 @@ class SagaInstances(Projection, name="sagas"):
     def started(self, event: SagaStarted, meta: EventMeta) -> None:
         self.instances.put(begun(event, meta))
 
-    @on(*(each for each in SAGA_EVENTS if each is not SagaStarted))
+    @on(*CHANGES)
     def went_on(self, event: Any, meta: EventMeta) -> None:
         row = self.instances.get(meta.stream)
         assert row is not None, f"{meta.stream} begins without saga.started"

@@ -75,9 +75,9 @@ class SagaHost(Protocol):
         """A saga with this state. Raises `DecodingError`."""
 
     async def send(
-        self, commands: Sequence[tuple[type[Aggregate], str, object]], key: str, timeout: float | None
+        self, commands: Sequence[tuple[type[Aggregate], str, object]], key: str, timeout: float | None, *, is_new: bool
     ) -> list[Receipt]:
-        """Send commands, as a transaction if there are several."""
+        """Send commands, as a transaction if there are several; `is_new` tells that the key was never used."""
 
     async def state_of(self, aggregate_class: type[Any], aggregate_id: str) -> Any:
         """An aggregate's state."""
@@ -117,7 +117,9 @@ class SagaRun:
         self._definition: SagaDefinition = saga_class.__eventsrc_saga__
         self._correlation_id = correlation_id
         self._lane = Lane()
+        self._held: list[NewEvent] = []
         self._in_flight = 0
+        self.first_settled = trio.Event()
         self._settled = trio.lowlevel.ParkingLot()
         self._failure: EventSourcingError | None = None
 
@@ -175,8 +177,8 @@ class SagaRun:
         saga = self._host.saga_from(self._class, history.state)
         try:
             await self._call(step.method, saga, step.name, step)
-            data = self._state_after(saga)
-            self.note(StepDone(step.name, data))
+            # Its place on the disk is before whatever comes next, which takes it along.
+            self.hold(StepDone(step.name, self._state_after(saga)))
         except NOT_THE_STEPS_FAULT:
             raise
         except Exception as error:
@@ -226,7 +228,7 @@ class SagaRun:
         if step is None:
             raise StepGone(f"{self._class.__name__} has no step {name!r} any more, which is to be compensated.")
         if step.undo is None:
-            self.note(CompensationDone(name, history.state))
+            self.hold(CompensationDone(name, history.state))
             return
         scope = UNDO + name
         if not (history.is_under_way and history.scope == scope):
@@ -234,7 +236,7 @@ class SagaRun:
         saga = self._host.saga_from(self._class, history.state)
         try:
             await self._call(step.undo, saga, scope, step)
-            self.note(CompensationDone(name, self._state_after(saga)))
+            self.hold(CompensationDone(name, self._state_after(saga)))
         except NOT_THE_STEPS_FAULT:
             raise
         except Exception as error:
@@ -267,7 +269,7 @@ class SagaRun:
 
     def _state_after(self, saga: Saga) -> dict[str, Any]:
         """Raises `EncodingError`, or `DefinitionError` for an attribute that would be lost."""
-        undeclared = vars(saga).keys() - vars(self._host.saga_from(self._class, self.history.state)).keys()
+        undeclared = vars(saga).keys() - self._definition.fields
         if undeclared:
             name = min(undeclared)
             raise DefinitionError(
@@ -286,13 +288,22 @@ class SagaRun:
     def looks_back(self) -> bool:
         return self.history.begun_position > 0
 
+    def hold(self, record: Any) -> None:
+        """Take in a record that goes to the disk along with the next."""
+        self._held.append(self._host.encode(record, self._correlation_id, self.stream))
+        self.history.apply(record)
+
     def note(self, *records: Any) -> None:
-        """Put records in line for the disk, and take them in."""
-        history = self.history
-        events = [self._host.encode(record, self._correlation_id, self.stream) for record in records]
-        append = StreamAppend(self.stream, history.version, events)
+        """Take in records, and put them in line for the disk."""
         for record in records:
-            history.apply(record)
+            self.hold(record)
+        self._submit()
+
+    def _submit(self) -> None:
+        events, self._held = self._held, []
+        if not events:
+            return
+        append = StreamAppend(self.stream, self.history.version - len(events), events)
         self._in_flight += 1
         self._host.journal.submit(Write((append,), (), len(events), self._lane, self._on_settled))
 
@@ -300,11 +311,19 @@ class SagaRun:
         self._in_flight -= 1
         if isinstance(outcome, EventSourcingError):
             self._failure = self._failure or outcome
+        self.first_settled.set()
         if not self._in_flight or self._failure is not None:
             self._settled.unpark_all()
 
+    async def begun(self) -> None:
+        """Wait until its first record is on disk. Raises what kept it from there."""
+        await self.first_settled.wait()
+        if self._failure is not None:
+            raise self._failure
+
     async def stored(self) -> None:
         """Wait until everything is on disk. Raises what kept it from there."""
+        self._submit()
         while self._in_flight and self._failure is None:
             await self._settled.park()
         if self._failure is not None:
@@ -327,7 +346,7 @@ class SagaRun:
     async def send(
         self, commands: Sequence[tuple[type[Aggregate], str, object]], key: str, timeout: float | None
     ) -> list[Receipt]:
-        return await self._host.send(commands, key, timeout)
+        return await self._host.send(commands, key, timeout, is_new=not self.looks_back and self.history.attempt == 1)
 
     async def state_of(self, aggregate_class: type[Any], aggregate_id: str) -> Any:
         return await self._host.state_of(aggregate_class, aggregate_id)

@@ -70,6 +70,8 @@ class SupervisorHost(SagaHost, Protocol):
 
     feed: Feed
     limits: Limits
+    has_starts: bool
+    """Whether any event starts a saga."""
 
     def load(self, stream: str) -> tuple[type[Saga], SagaHistory, str]:
         """A saga's class, history and correlation id, from its stream. Raises `UnknownSaga`, `DecodingError`."""
@@ -104,6 +106,7 @@ class SagaSupervisor(TrioActor):
         self._signal_waits: set[str] = set()
         self._timer_added = trio.Event()
         self._failures: dict[str, int] = {}
+        self._watched: dict[str, TrioFuture[SagaHistory]] = {}
         self._moved = trio.lowlevel.ParkingLot()
         self._is_stopping = False
 
@@ -128,9 +131,14 @@ class SagaSupervisor(TrioActor):
         waiting = len(self._wakes.keys() | self._signal_waits) + len(self._waits)
         return {"running": len(self._running), "ready": len(self._ready), "waiting": waiting}
 
-    async def moved(self) -> None:
-        """Wait until some saga comes to rest."""
-        await self._moved.park()
+    def run_of(self, stream: str) -> SagaRun | None:
+        """The run of a saga whose steps are done now."""
+        return self._running.get(stream)
+
+    async def rested(self, stream: str) -> SagaHistory:
+        """Wait until a saga comes to rest the next time."""
+        watched: TrioFuture[SagaHistory] = self._watched.setdefault(stream, TrioFuture())
+        return await watched
 
     async def stop_running(self, seconds: float) -> None:
         """Let the steps under way end, and begin no other; what takes longer is cut off, and run again later."""
@@ -173,17 +181,19 @@ class SagaSupervisor(TrioActor):
             order.answer.settle(False)
             return
         run = SagaRun(self._host, order.saga_class, order.stream, SagaHistory(), order.correlation_id)
-        run.note(order.started)
         self._starting[order.stream] = []
-        self._nursery.start_soon(self._answer_started, run, order.answer)
         if len(self._running) < self._host.limits.sagas_running_max and not self._is_stopping:
+            run.hold(order.started)
             self._launch(order.stream, run)
+        else:
+            run.note(order.started)
+        self._nursery.start_soon(self._answer_started, run, order.answer)
 
     async def _answer_started(self, run: SagaRun, answer: TrioFuture[bool]) -> None:
         """Answer when the start is on disk."""
         failure: EventSourcingError | None = None
         try:
-            await run.stored()
+            await run.begun()
         except EventSourcingError as error:
             failure = error
         waiting = self._starting.pop(run.stream, [])
@@ -238,7 +248,7 @@ class SagaSupervisor(TrioActor):
             answer.settle(True)
         if self._noting.pop(run.stream, None) is not None:
             self._make_ready(run.stream)
-        self._moved.unpark_all()
+            self._tell_watchers(run)
 
     def _loaded(self, stream: str) -> SagaRun:
         saga_class, history, correlation_id = self._host.load(stream)
@@ -287,7 +297,13 @@ class SagaSupervisor(TrioActor):
         finally:
             del self._running[stream]
             self._moved.unpark_all()
+            self._tell_watchers(run)
         self._start_ready()
+
+    def _tell_watchers(self, run: SagaRun) -> None:
+        watched = self._watched.pop(run.stream, None)
+        if watched is not None:
+            watched.settle(run.history)
 
     def _rest_after_failure(self, stream: str) -> None:
         limits = self._host.limits
@@ -348,6 +364,9 @@ class SagaSupervisor(TrioActor):
     async def _follow(self) -> None:
         """Start and wake sagas by events, as they are stored."""
         while await self._host.feed.wait_beyond(self._position):
+            if not (self._waits or self._host.has_starts):
+                self._position = self._host.position()
+                continue
             batch = self._host.read(self._position, FOLLOW_BATCH_EVENTS)
             started: list[StartSaga] = []
             for event in batch:

@@ -17,6 +17,7 @@ import rich.table
 import trio
 
 from . import measurements
+from . import saga_measurements as sagas
 from . import view_measurements as views
 
 T = TypeVar("T")
@@ -50,10 +51,12 @@ class Scale:
     resident_actors: int
     log_events: tuple[int, ...]
     view_events: int
+    sagas: int
+    waiting_sagas: int
 
 
-QUICK: Final = Scale(20_000, 400, (100, 1_000, 20_000), 2_000, (20_000, 100_000), 100_000)
-FULL: Final = Scale(100_000, 3_000, (100, 1_000, 100_000), 10_000, (100_000, 1_000_000), 200_000)
+QUICK: Final = Scale(20_000, 400, (100, 1_000, 20_000), 2_000, (20_000, 100_000), 100_000, 3_000, 3_000)
+FULL: Final = Scale(100_000, 3_000, (100, 1_000, 100_000), 10_000, (100_000, 1_000_000), 200_000, 20_000, 100_000)
 LARGE: Final = attrs.evolve(FULL, log_events=(100_000, 1_000_000, 10_000_000))
 
 CPU: Final = "one core of Python: sending, deciding, encoding, hashing and waking tasks"
@@ -83,6 +86,7 @@ class Benchmark:
         self._residents()
         self._sizes()
         self._views()
+        self._sagas()
 
     def _single(self) -> None:
         store = self._folder / "single"
@@ -216,6 +220,19 @@ class Benchmark:
         none = self._add(Row("ask_without_projections", rates[0], "commands/s", limited_by=CPU))
         row = Row("ask_with_64_projections", rates[64], "commands/s", limited_by="the half that followers may take")
         self._add(self._compare(row, rates[0], none.name, "at least 0.5", lambda ratio: ratio >= 0.5))
+
+    def _sagas(self) -> None:
+        count = self._scale.sagas
+        direct = self._add(Row("saga_directly", _run(sagas.directly, self._folder / "direct", sagas=count), "sagas/s"))
+        direct.limited_by = CPU
+        row = Row("saga_three_steps", _run(sagas.three_steps, self._folder / "sagas", sagas=count), "sagas/s")
+        row.limited_by = "one core of Python: steps, records, and three commands for each"
+        goal = "at least 0.4 of its commands and records, and 1,500/s"
+        self._add(self._compare(row, direct.value, direct.name, goal, lambda ratio: ratio >= 0.4))
+        row.met = bool(row.met) and row.value >= 1_500
+        size_bytes, rate = _run(sagas.waiting, self._folder / "waiting-sagas", sagas=self._scale.waiting_sagas)
+        self._add(Row("saga_waiting", size_bytes, "bytes", goal="at most 1,000 bytes", met=size_bytes <= 1_000))
+        self._add(Row("saga_resume", rate, "sagas/s", goal="at least 10,000/s", met=rate >= 10_000))
 
     def _raw(self, batch_events: int, commits: int | None = None) -> Row:
         name = f"raw_lmdb_{batch_events}"

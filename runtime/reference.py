@@ -80,18 +80,23 @@ class AggregateRef(Generic[A]):
         for projection_class in wait_for:
             router.projections.get(projection_class)
         request = router.request(command, expected_version, idempotency_key, correlation_id, metadata, unless)
-        future: TrioFuture[Receipt] = router.send(self._aggregate_type, self.stream, self.aggregate_id, request)
         seconds = router.limits.command_timeout_seconds if timeout is None else timeout
-        router.deadlines.add(self.stream, [request], future, seconds)
         deadline = trio.current_time() + seconds if wait_for else 0.0
-        try:
-            receipt = await future
-        except trio.Cancelled:
-            withdraw([request])
-            raise
+        receipt = await self.ask_request(request, seconds)
         if wait_for:
             await wait_for_views(router.projections, wait_for, receipt, deadline)
         return receipt
+
+    async def ask_request(self, request: Request, timeout_seconds: float) -> Receipt:
+        """`ask` for a request that was made by the router."""
+        router = self._router
+        future: TrioFuture[Receipt] = router.send(self._aggregate_type, self.stream, self.aggregate_id, request)
+        router.deadlines.add(self.stream, [request], future, timeout_seconds)
+        try:
+            return await future
+        except trio.Cancelled:
+            withdraw([request])
+            raise
 
     async def ask_many(
         self,

@@ -292,6 +292,11 @@ class Runtime(Reading):
         return self.view(SagaInstances.instances).where(**criteria).fresh(at_least=self.last_position)
 
     @property
+    def saga_counts(self) -> dict[str, int]:
+        """How many sagas are "running", "ready" to run, and "waiting"."""
+        return self._supervised.supervisor.counts
+
+    @property
     def _supervised(self) -> Sagas:
         if self._sagas is None:
             raise UnknownSaga("The runtime was opened without sagas. Give their classes: Runtime.open(sagas=[...]).")

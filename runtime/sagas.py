@@ -1,10 +1,13 @@
 """The sagas of one runtime: starting them, what their supervisor needs of it, and asking how they stand."""
 
 import logging
+import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
+import attrs
 import msgspec
 import trio
 
@@ -20,7 +23,7 @@ from ..actors.saga import CATEGORY_PREFIX, Saga
 from ..actors.saga_context import CALL_KEY
 from ..actors.saga_errors import DeadlinePassed, SagaWaitsForItself, UnknownSaga, UnknownSignal
 from ..actors.saga_events import SAGA_EVENTS, SagaStarted
-from ..actors.saga_history import SagaHistory
+from ..actors.saga_history import SagaHistory, SagaState
 from ..actors.saga_instance import SagaInstance, SagaInstances, begun
 from ..actors.saga_supervisor import DecideParked, SagaSupervisor, SendSignal, StartSaga
 from ..actors.serializer import Serializer
@@ -43,12 +46,25 @@ from .view import View
 RECORD_OVERHEAD_BYTES: Final = 400
 READ_BATCH_EVENTS: Final = 100
 RESUME_ROWS: Final = 1_000
-FOLLOWED: Final = "sagas"
-"""The name, on the control board, of the position up to which events have started their sagas."""
+FOLLOWED: Final = "saga "
+"""With a saga's name: the position, on the control board, up to which events have started sagas of that class."""
+SAVE_SECONDS: Final = 1.0
+"""That position is stored so often."""
 
 S = TypeVar("S", bound=Saga)
 _encode: Final = msgspec.msgpack.Encoder().encode
 logger = logging.getLogger("eventsrc.saga")
+
+
+@attrs.frozen
+class SagaOutcome(Generic[S]):
+    """How a saga came to rest."""
+
+    state: SagaState
+    error: str
+    """What went wrong last; empty when nothing did."""
+    saga: S
+    """Its state."""
 
 
 class SagaRef(Generic[S]):
@@ -70,18 +86,21 @@ class SagaRef(Generic[S]):
         await trio.lowlevel.checkpoint()
         return self._sagas.instance(self.id)
 
-    async def wait(self, *, timeout: float | None = None) -> SagaInstance:
-        """Wait until it has ended or is parked, and tell how it stands.
+    async def wait(self, *, timeout: float | None = None) -> "SagaOutcome[S]":
+        """Wait until it has ended or is parked.
 
         Raises `UnknownSaga`, `SagaWaitsForItself`, and `trio.TooSlowError` after `timeout` seconds.
         """
         cause = current_cause.get()
         if cause is not None and cause.causation_id == self.id:
             raise SagaWaitsForItself(self.id)
-        with trio.fail_after(trio_seconds(timeout)):
-            while (status := await self.status()).state in ("running", "waiting", "compensating"):
-                await self._sagas.supervisor.moved()
-        return status
+        with trio.fail_after(math.inf if timeout is None else timeout):
+            await trio.lowlevel.checkpoint()
+            supervisor = self._sagas.supervisor
+            saga_class, history = self._sagas.history(self.id)
+            while not (history.is_ended or history.parked):
+                history = await supervisor.rested(self.id)
+            return SagaOutcome(history.status, history.error, self._sagas.saga_from(saga_class, history.state))  # type: ignore[arg-type]
 
     async def signal(self, signal: str, payload: Any = None) -> bool:
         """Send it a signal; whether it is the first of its name, which alone counts.
@@ -130,6 +149,7 @@ class Sagas:
         self._codecs = codecs
         self._records = EventCodecs(SAGA_EVENTS, serializer)
         self._classes = {saga_class.__eventsrc_saga__.name: saga_class for saga_class in classes}
+        self.has_starts = any(saga_class.__eventsrc_saga__.starts_on for saga_class in classes)
         for saga_class in classes:
             definition = saga_class.__eventsrc_saga__
             other = self._classes[definition.name]
@@ -140,15 +160,23 @@ class Sagas:
                 )
             serializer.prepare(saga_class)
         self._board: ControlBoard | None = None
+        self._begins: dict[str, int] = {}
+        self._followed = 0
+        self._saved_at = 0.0
 
     async def open(self, projections: Projections, board: ControlBoard) -> None:
         """Take up every saga that has not ended, and follow the events that start others."""
         self._board = board
-        followed = board.position(FOLLOWED)
-        if followed is None:
-            followed = self._store.last_position
-            await self.followed(followed)
-        self.supervisor = SagaSupervisor(self, followed)
+        for name, saga_class in self._classes.items():
+            if saga_class.__eventsrc_saga__.starts_on:
+                known = board.position(FOLLOWED + name)
+                self._begins[name] = self._store.last_position if known is None else known
+        self._followed = min(self._begins.values(), default=self._store.last_position)
+        self.supervisor = SagaSupervisor(self, self._followed)
+        if self._begins:
+            await on_board(
+                board, partial(board.set_positions, {FOLLOWED + each: at for each, at in self._begins.items()})
+            )
         await self._resume(projections)
         self.supervisor.start_in(self._nursery)
 
@@ -163,6 +191,7 @@ class Sagas:
     async def close(self, seconds: float) -> None:
         """Let the steps under way end."""
         await self.supervisor.stop_running(seconds)
+        await self._save_followed()
 
     # --- what programs ask ---
 
@@ -228,6 +257,14 @@ class Sagas:
             raise UnknownSaga(f"No saga {saga_id!r} was started.")
         return found
 
+    def history(self, saga_id: str) -> tuple[type[Saga], SagaHistory]:
+        """What a saga has done, from memory where it runs."""
+        run = self.supervisor.run_of(saga_id)
+        if run is not None:
+            return self._class_named(saga_id), run.history
+        saga_class, history, _ = self.load(saga_id)
+        return saga_class, history
+
     def _class_named(self, saga_id: str) -> type[Saga]:
         category = saga_id.partition("-")[0]
         saga_class = self._classes.get(category.removeprefix(CATEGORY_PREFIX))
@@ -255,7 +292,9 @@ class Sagas:
         return self._store.read(after=after, limit=limit)
 
     def starts(self, event: StoredEvent) -> Iterable[StartSaga]:
-        for saga_class in self._classes.values():
+        for name, saga_class in self._classes.items():
+            if event.position <= self._begins.get(name, 0):
+                continue
             for event_class, make in saga_class.__eventsrc_saga__.starts_on.items():
                 codec = self._codecs.of_name.get(event.type)
                 if codec is None or codec.event_class is not event_class:
@@ -275,8 +314,16 @@ class Sagas:
                     )
 
     async def followed(self, position: int) -> None:
-        if self._board is not None:
-            await on_board(self._board, partial(self._board.set_position, FOLLOWED, position))
+        self._followed = position
+        if self._begins and time.monotonic() - self._saved_at > SAVE_SECONDS:
+            await self._save_followed()
+
+    async def _save_followed(self) -> None:
+        """Events that are followed once more start nothing twice, so this need not be after each."""
+        self._saved_at = time.monotonic()
+        if self._board is not None and self._begins:
+            positions = {FOLLOWED + name: max(begin, self._followed) for name, begin in self._begins.items()}
+            await on_board(self._board, partial(self._board.set_positions, positions))
 
     def encode(self, record: Any, correlation_id: str, causation_id: str) -> NewEvent:
         codec = self._records.of_class[type(record)]
@@ -298,15 +345,17 @@ class Sagas:
         return self._serializer.structure(state, saga_class)
 
     async def send(
-        self, commands: Sequence[tuple[type[Aggregate], str, object]], key: str, timeout: float | None
+        self, commands: Sequence[tuple[type[Aggregate], str, object]], key: str, timeout: float | None, *, is_new: bool
     ) -> list[Receipt]:
         metadata = {CALL_KEY: key}
+        seconds = self.limits.command_timeout_seconds if timeout is None else timeout
         if len(commands) == 1:
             ((aggregate_class, aggregate_id, command),) = commands
             ref: AggregateRef[Any] = AggregateRef(self._router, self._type_of(aggregate_class), aggregate_id)
-            return [await ref.ask(command, idempotency_key=key, metadata=metadata, timeout=timeout)]
+            request = self._router.request(command, None, key, None, metadata)
+            request.has_fresh_key = is_new
+            return [await ref.ask_request(request, seconds)]
         parts = [Part(self._type_of(of), aggregate_id, command) for of, aggregate_id, command in commands]
-        seconds = self.limits.command_timeout_seconds if timeout is None else timeout
         return await Transaction(self._router, parts, (), key, None, metadata, None).run(seconds)
 
     async def state_of(self, aggregate_class: type[Any], aggregate_id: str) -> Any:
@@ -346,8 +395,3 @@ class Sagas:
 
     def _record(self, stored: StoredEvent) -> Any:
         return self._records.decode(stored)
-
-
-def trio_seconds(timeout: float | None) -> float:
-    """A bound for trio; None means none."""
-    return float("inf") if timeout is None else timeout

@@ -259,10 +259,14 @@ class ControlBoard:
             value = transaction.get(follower.encode(), db=self._positions)
         return None if value is None else int(_POSITION.unpack(value)[0])
 
-    def set_position(self, follower: str, position: int) -> None:
-        """Remember how far a follower has come."""
-        value = _POSITION.pack(position)
-        self._write(lambda transaction: transaction.put(follower.encode(), value, db=self._positions))
+    def set_positions(self, positions: dict[str, int]) -> None:
+        """Remember how far some followers have come."""
+
+        def work(transaction: Transaction) -> None:
+            for follower, position in positions.items():
+                transaction.put(follower.encode(), _POSITION.pack(position), db=self._positions)
+
+        self._write(work)
 
     # --- status ---
 
