@@ -5,7 +5,7 @@ that lost the newest records has lost the commands that came after them, too.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -27,7 +27,7 @@ from .errors import (
 )
 from .journal import Journal, Lane, Write
 from .receipt import Cause, Receipt, current_cause
-from .saga import Saga, SagaDefinition, StepDefinition
+from .saga import Saga, SagaDefinition, StepDefinition, StepMethod
 from .saga_context import SagaContext, Suspended
 from .saga_errors import DeadlinePassed, StepGone, StepTimeout, UnknownSignal
 from .saga_events import (
@@ -220,22 +220,23 @@ class SagaRun:
 
     async def _undo_next(self) -> None:
         history = self.history
-        name = next(iter(history.to_undo), None)
-        if name is None:
-            self.note(SagaCompensated())
-            return
-        step = self._definition.steps.get(name)
-        if step is None:
-            raise StepGone(f"{self._class.__name__} has no step {name!r} any more, which is to be compensated.")
-        if step.undo is None:
-            self.hold(CompensationDone(name, history.state))
-            return
+        for name in history.to_undo:
+            step = self._definition.steps.get(name)
+            if step is None:
+                raise StepGone(f"{self._class.__name__} has no step {name!r} any more, which is to be compensated.")
+            if step.undo is not None:
+                await self._undo(step, step.undo)
+                return
+        self.note(SagaCompensated())
+
+    async def _undo(self, step: StepDefinition, undo: StepMethod) -> None:
+        history, name = self.history, step.name
         scope = UNDO + name
         if not (history.is_under_way and history.scope == scope):
             self.note(CompensationBegun(name, history.attempt + 1 if history.scope == scope else 1))
         saga = self._host.saga_from(self._class, history.state)
         try:
-            await self._call(step.undo, saga, scope, step)
+            await self._call(undo, saga, scope, step)
             self.hold(CompensationDone(name, self._state_after(saga)))
         except NOT_THE_STEPS_FAULT:
             raise
@@ -254,9 +255,7 @@ class SagaRun:
             SagaParked(f"{step.compensation} of {step.name} failed {attempt} times: {_text(error)}"),
         )
 
-    async def _call(
-        self, method: Callable[[Any, SagaContext], Awaitable[None]], saga: Saga, scope: str, step: StepDefinition
-    ) -> None:
+    async def _call(self, method: StepMethod, saga: Saga, scope: str, step: StepDefinition) -> None:
         context = SagaContext(self, scope, self.history.attempt)
         seconds = step.timeout_seconds
         if self.history.deadline_ns is not None and not self.history.is_compensating:

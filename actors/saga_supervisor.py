@@ -21,7 +21,7 @@ from .future import TrioFuture
 from .saga import Saga
 from .saga_errors import SagaEnded, SagaNotParked
 from .saga_events import CompensationSkipped, SagaAbandoned, SagaResumed, SagaStarted
-from .saga_history import SagaHistory
+from .saga_history import UNDO, SagaHistory
 from .saga_instance import SagaInstance
 from .saga_run import SagaHost, SagaRun
 from .saga_waits import EventWaits
@@ -225,8 +225,8 @@ class SagaSupervisor(TrioActor):
         match order.action:
             case "retry":
                 run.note(SagaResumed(order.reason))
-            case "skip" if history.is_compensating and history.to_undo:
-                run.note(CompensationSkipped(history.to_undo[0], order.reason))
+            case "skip" if history.scope.startswith(UNDO):
+                run.note(CompensationSkipped(history.scope.removeprefix(UNDO), order.reason))
             case "abandon":
                 run.note(SagaAbandoned(order.reason))
             case _:

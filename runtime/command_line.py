@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final
 
 from ..storage.errors import EventSourcingError
-from . import benchmark, inspection, steering, watch
+from . import benchmark, inspection, saga_timeline, steering, watch
 
 EXIT_ERROR: Final = 1
 EXIT_INTERRUPTED: Final = 130
@@ -130,6 +130,17 @@ def _parser() -> argparse.ArgumentParser:
         unnamed=("parked",),
     )
     projections.set_defaults(run=steering.steer_projections)
+
+    sagas = _reading(commands, "sagas", "list the sagas, show the timeline of one, or decide on one that is parked")
+    sagas.add_argument("id", nargs="?", metavar="ID", help="the saga's id, as the list shows it")
+    sagas.add_argument(
+        "action", nargs="?", choices=["retry", "skip", "abandon", "signal"], help="what to do with it; see --reason"
+    )
+    sagas.add_argument("name", nargs="?", metavar="NAME", help="signal: which")
+    sagas.add_argument("payload", nargs="?", metavar="PAYLOAD", help="signal: what comes with it, as JSON or text")
+    sagas.add_argument("--reason", help="retry, skip, abandon: why; it is recorded")
+    sagas.add_argument("--state", help="list only those in this state")
+    sagas.set_defaults(run=saga_timeline.print_sagas)
 
     subscriptions = _reading(commands, "subscriptions", "list the durable subscriptions, or steer one")
     _add_actions(

@@ -9,16 +9,20 @@ from typing import Any, Final
 import msgspec
 import trio
 
+from ..actors.saga_errors import UnknownSaga
 from ..storage.control import ControlBoard, ControlRequest
 from ..storage.errors import EventSourcingError
 from .consumers import RETRY, Subscriptions
 from .dispatcher import on_board
-from .errors import UnknownSubscription
+from .errors import SignalKnown, UnknownSubscription
 from .projections import Projections
+from .sagas import Sagas
 
 PERIOD_SECONDS: Final = 0.5
 """How often the board is looked at and the status published."""
 DELETE: Final = "delete"
+SAGA_REQUEST: Final = "saga "
+"""What the requests about sagas begin with."""
 PROJECTION_ACTIONS: Final = ("pause", "resume", "rebuild")
 """The requests that are about a projection; the others are about a subscription."""
 
@@ -34,11 +38,13 @@ class Control:
         projections: Projections,
         subscriptions: Subscriptions,
         numbers: Callable[[], dict[str, Any]],
+        sagas: Sagas | None,
     ) -> None:
         self._board = board
         self._projections = projections
         self._subscriptions = subscriptions
         self._numbers = numbers
+        self._sagas = sagas
         self._published: dict[str, Any] = {}
 
     async def run(self) -> None:
@@ -70,6 +76,8 @@ class Control:
             if request.action == DELETE:
                 if not await self._subscriptions.delete(request.subject):
                     raise UnknownSubscription(request.subject, list(self._board.subscriptions()))
+            elif request.action.startswith(SAGA_REQUEST):
+                await self._steer_saga(request)
             elif request.action in PROJECTION_ACTIONS:
                 projection = self._projections.named(request.subject)
                 await getattr(self._projections, request.action)(projection)
@@ -79,6 +87,17 @@ class Control:
             logger.warning("asked for what cannot be done: %s", error)
             return str(error)
         return ""
+
+    async def _steer_saga(self, request: ControlRequest) -> None:
+        sagas, action = self._sagas, request.action.removeprefix(SAGA_REQUEST)
+        if sagas is None:
+            raise UnknownSaga("The runtime that has the store open was opened without sagas.")
+        argument = msgspec.json.decode(request.argument)
+        if action == "signal":
+            if not await sagas.signal(request.subject, argument["signal"], argument["payload"]):
+                raise SignalKnown(request.subject, argument["signal"])
+        else:
+            await sagas.decide(request.subject, action, argument["reason"])
 
     async def _retry(self, request: ControlRequest) -> str | None:
         if not self._subscriptions.is_consumed(request.subject):

@@ -176,6 +176,15 @@ class UnknownSubscription(EventSourcingError):
         self.known = known
 
 
+class SignalKnown(EventSourcingError):
+    """The saga has this signal already; the first one counts."""
+
+    code: ClassVar[str] = "signal_known"
+
+    def __init__(self, saga_id: str, signal: str) -> None:
+        super().__init__(f"The saga {saga_id!r} has the signal {signal!r} already; the first one counts.")
+
+
 class SubscriptionFull(EventSourcingError):
     """So many events of a subscription are parked that it stops."""
 

@@ -107,9 +107,6 @@ class Runtime(Reading):
             self._subscriptions = Subscriptions(
                 nursery, self._store, self.feed, self.limits, home.board, self._wall_clock
             )
-            if home.board.waits:
-                self._control = Control(home.board, self.projections, self._subscriptions, self._numbers)
-                nursery.start_soon(self._control.run, name="eventsrc control")
 
     async def _open_sagas(
         self, nursery: trio.Nursery, home: Home, classes: Sequence[type[Saga]], serializer: Serializer
@@ -120,6 +117,12 @@ class Runtime(Reading):
         sagas = Sagas(nursery, classes, self._type_of, self._router, self._store, self.feed, serializer, self._codecs)
         await sagas.open(self.projections, home.board)
         self._sagas = sagas
+
+    def _take_requests(self, nursery: trio.Nursery, home: Home) -> None:
+        """Do what is asked from outside, once everything that it may be about is there."""
+        if home.board is not None and home.board.waits and self._subscriptions is not None:
+            self._control = Control(home.board, self.projections, self._subscriptions, self._numbers, self._sagas)
+            nursery.start_soon(self._control.run, name="eventsrc control")
 
     @classmethod
     @asynccontextmanager
@@ -180,6 +183,7 @@ class Runtime(Reading):
                 try:
                     await runtime._follow(nursery, home, projections)
                     await runtime._open_sagas(nursery, home, sagas, serializer)
+                    runtime._take_requests(nursery, home)
                     yield runtime
                 except BaseException as error:
                     failure = error

@@ -94,7 +94,7 @@ def steer_projections(options: argparse.Namespace) -> int:
             known = sorted({name for place in found for name in place.projections})
             raise NoSuchProjection(options.path, options.name or "", known)
         answers = [_steer_projection(place, action, options.name) for place in concerned]
-    return _print_answers(concerned, answers, options)
+    return print_answers(concerned, answers, options)
 
 
 def projection_rows(place: Place, path: str) -> Iterator[dict[str, Any]]:
@@ -158,7 +158,7 @@ def steer_subscriptions(options: argparse.Namespace) -> int:
         answers = [
             _steer_subscription(place.board, options.action, options.name, options.stream or "") for place in concerned
         ]
-    return _print_answers(concerned, answers, options)
+    return print_answers(concerned, answers, options)
 
 
 def _subscription_rows(place: Place) -> Iterator[dict[str, Any]]:
@@ -198,6 +198,14 @@ def _steer_subscription(board: ControlBoard, action: str, name: str, stream: str
 # --- asking a runtime ---
 
 
+def ask_or_leave(board: ControlBoard, action: str, subject: str, argument: str, left: str) -> tuple[str, bool]:
+    """Ask the runtime that is there; where none is, leave the request for the next one and say so by `left`."""
+    if board.has_runtime:
+        return _ask(board, action, subject, argument)
+    board.request(action, subject, argument)
+    return f"no runtime has the store open; {left}", True
+
+
 def _ask(board: ControlBoard, action: str, subject: str, argument: str = "") -> tuple[str, bool]:
     """Ask, and wait for the answer: what to print, and whether all is well."""
     request_id = board.request(action, subject, argument)
@@ -210,7 +218,8 @@ def _ask(board: ControlBoard, action: str, subject: str, argument: str = "") -> 
     return f"{action} {subject}: asked, and not done yet; it stays asked", True
 
 
-def _print_answers(asked: Sequence[Place], answers: Sequence[tuple[str, bool]], options: argparse.Namespace) -> int:
+def print_answers(asked: Sequence[Place], answers: Sequence[tuple[str, bool]], options: argparse.Namespace) -> int:
+    """Print what became of requests; returns the exit code."""
     for place, (text, is_well) in zip(asked, answers, strict=True):
         if options.json:
             print_json({"at": place.name, "answer": text, "ok": is_well})

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 README = Path(__file__).parents[2] / "README.md"
-EXAMPLES = ("commands", "views")
+EXAMPLES = ("commands", "views", "sagas")
 
 
 def run_example(number: int, folder: Path) -> str:
@@ -33,6 +33,10 @@ def test_the_example_of_views_runs_as_it_stands(tmp_path: Path) -> None:
         "account-ann Deposited(amount=100, branch='main')",
         "account-bob Deposited(amount=50, branch='main')",
     ]
+
+
+def test_the_example_of_sagas_runs_as_it_stands(tmp_path: Path) -> None:
+    assert run_example(2, tmp_path).splitlines() == ["completed paid 200", "Rejected: no seats left 1"]
 
 
 def test_every_file_of_the_reading_order_exists() -> None:

@@ -12,7 +12,19 @@ import trio
 from bank_domain import Account, Deposit, Deposited
 from bank_views import Balance, Balances
 
-from eventsrc import EventMeta, Limits, Projection, ProjectionUnavailable, Runtime, Table, on
+from eventsrc import (
+    EventMeta,
+    Limits,
+    Projection,
+    ProjectionUnavailable,
+    Retry,
+    Runtime,
+    Saga,
+    SagaContext,
+    Table,
+    on,
+    step,
+)
 from eventsrc.storage.record import StoredEvent
 
 QUICK = Limits(restart_backoff_seconds=0.001, restart_backoff_seconds_max=0.002)
@@ -242,3 +254,79 @@ async def test_watching_shows_what_a_running_store_does(tmp_path: Path) -> None:
     assert code == 0
     assert "events/s 0" in out
     assert "balances: not running, 0 events" in out
+
+
+class Stubborn(Saga, signals=["go"]):
+    """Waits for a signal, and cannot be undone as long as it is broken."""
+
+    note: str = ""
+    is_broken = True
+
+    @step(compensation="undo", compensation_retry=Retry(attempts=1))
+    async def take(self, ctx: SagaContext) -> None:
+        await ctx.ask(Account, ctx.key, Deposit(1))
+
+    @step()
+    async def wait(self, ctx: SagaContext) -> None:
+        self.note = await ctx.approval("go")
+        if self.note == "fail":
+            raise ValueError("told to fail")
+
+    async def undo(self, ctx: SagaContext) -> None:
+        if Stubborn.is_broken:
+            raise OSError("no route")
+
+
+async def test_sagas_are_listed_and_steered(tmp_path: Path) -> None:
+    open_it = partial(Runtime.open, tmp_path, aggregates=[Account], sagas=[Stubborn], limits=QUICK)
+    async with open_it() as runtime:
+        for key in ("a", "b", "c", "d"):
+            await runtime.start_saga(Stubborn(), key=key)
+        with trio.fail_after(10):
+            while await runtime.sagas(state="waiting").count() < 4:
+                await trio.lowlevel.checkpoint()
+        listed = await rows("sagas", tmp_path)
+        assert [(row["id"], row["state"], row["step"]) for row in listed] == [
+            (f"saga_stubborn-{key}", "waiting", "wait") for key in "abcd"
+        ]
+        assert (await one("sagas", tmp_path, "saga_stubborn-a", "signal", "go", '"fine"'))["ok"]
+        assert (await runtime.saga(Stubborn, "a").wait(timeout=10)).saga.note == "fine"
+        code, out, _ = await eventsrc("sagas", tmp_path, "saga_stubborn-a", "signal", "go", "again")
+        assert (code, "is completed: what was asked of it comes too late" in out) == (1, True)
+        for key in "bcd":
+            assert (await one("sagas", tmp_path, f"saga_stubborn-{key}", "signal", "go", "fail"))["ok"]
+            assert (await runtime.saga(Stubborn, key).wait(timeout=10)).state == "parked"
+        assert [row["id"][-1] for row in await rows("sagas", tmp_path, "--state", "parked")] == ["b", "c", "d"]
+        Stubborn.is_broken = False
+        for key, action, state in (("b", "retry", "compensated"), ("c", "skip", "compensated")):
+            asked = await one("sagas", tmp_path, f"saga_stubborn-{key}", action, "--reason", "repaired")
+            assert asked["ok"]
+            assert (await runtime.saga(Stubborn, key).wait(timeout=10)).state == state
+        code, out, _ = await eventsrc("sagas", tmp_path, "saga_stubborn-b", "retry", "--reason", "more")
+        assert (code, "is compensated, not parked" in out) == (1, True)
+    answer = await one("sagas", tmp_path, "saga_stubborn-d", "abandon", "--reason", "lost")
+    assert answer["answer"].endswith("abandon of saga_stubborn-d will be done when a runtime opens the store")
+    async with open_it() as runtime:
+        assert (await runtime.saga(Stubborn, "d").wait(timeout=10)).state in ("parked", "abandoned")
+        await trio.sleep(0.6)
+        assert (await runtime.saga(Stubborn, "d").status()).state == "abandoned"
+
+
+async def test_the_timeline_of_a_saga_tells_what_it_did(tmp_path: Path) -> None:
+    async with Runtime.open(tmp_path, aggregates=[Account], sagas=[Stubborn]) as runtime:
+        saga = await runtime.start_saga(Stubborn(), key="t")
+        await saga.signal("go", "fine")
+        await saga.wait(timeout=10)
+    shown = await one("sagas", tmp_path, "saga_stubborn-t")
+    assert (shown["id"], shown["state"]) == ("saga_stubborn-t", "completed")
+    assert [line["what"] for line in shown["timeline"]][:4] == ["started", "step begun", "step done", "step begun"]
+    done = shown["timeline"][2]
+    assert (done["of"], done["seconds"] >= 0) == ("take", True)
+    code, out, _ = await eventsrc("sagas", tmp_path, "saga_stubborn-t")
+    assert code == 0
+    assert "saga_stubborn-t: completed" in out
+    assert "signal go, payload" in out
+    code, _, error = await eventsrc("sagas", tmp_path, "saga_stubborn-none")
+    assert (code, "There is no saga 'saga_stubborn-none'" in error) == (1, True)
+    code, _, error = await eventsrc("sagas", tmp_path, "saga_stubborn-t", "abandon")
+    assert (code, error) == (2, "eventsrc: say why: abandon --reason TEXT; it is recorded\n")

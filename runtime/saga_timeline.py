@@ -1,0 +1,179 @@
+"""What the command line shows and asks of sagas: a list, the timeline of one, and an operator's decisions."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any, Final
+
+from ..actors.event_codecs import EventCodecs
+from ..actors.saga import CATEGORY_PREFIX
+from ..actors.saga_errors import UnknownSaga
+from ..actors.saga_events import (
+    SAGA_EVENTS,
+    CompensationBegun,
+    EffectBegun,
+    SagaStarted,
+    StepBegun,
+    WaitBegun,
+)
+from ..actors.saga_instance import SagaInstance, begun
+from ..actors.serializer import Serializer
+from ..storage.event_query import EventQuery
+from ..storage.query import find_events, find_streams
+from ..storage.reader import LogReader
+from ..storage.record import StoredEvent
+from .control import SAGA_REQUEST
+from .output import format_time, make_console, make_table, print_json
+from .steering import Place, ask_or_leave, places, print_answers
+
+NS_PER_SECOND: Final = 1e9
+
+_codecs: Final = EventCodecs(SAGA_EVENTS, Serializer())
+
+
+def print_sagas(options: argparse.Namespace) -> int:
+    """`eventsrc sagas PATH [ID [ACTION ...]]`."""
+    if options.action is not None:
+        return _steer(options)
+    with closing(LogReader.open(options.path)) as log:
+        if options.id is not None:
+            return _print_timeline(log, options)
+        found = (_instance(log, head.stream) for head in find_streams(log) if head.stream.startswith(CATEGORY_PREFIX))
+        wanted = (saga for saga in found if options.state in (None, saga.state))
+        if options.json:
+            for saga in wanted:
+                print_json(_saga_data(saga))
+            return 0
+        table = make_table("saga", "state", "step", "attempt", "seconds", "goes on at", "error")
+        for saga in wanted:
+            seconds = (saga.updated_ns - saga.started_ns) / NS_PER_SECOND
+            wakes = "" if saga.wake_ns is None else format_time(saga.wake_ns)
+            table.add_row(saga.id, saga.state, saga.step, f"{saga.attempt}", f"{seconds:.3f}", wakes, saga.error)
+        make_console().print(table)
+    return 0
+
+
+def _print_timeline(log: LogReader, options: argparse.Namespace) -> int:
+    lines = list(_timeline(log, options.id))
+    if not lines:
+        raise UnknownSaga(
+            f"There is no saga {options.id!r} in {options.path}. List them: eventsrc sagas {options.path}"
+        )
+    saga = _instance(log, options.id)
+    if options.json:
+        print_json({**_saga_data(saga), "timeline": lines})
+        return 0
+    console = make_console()
+    console.print(f"{saga.id}: {saga.state}", highlight=False)
+    table = make_table("version", "time", "what", "of", "seconds", "details")
+    for line in lines:
+        table.add_row(
+            f"{line['version']}",
+            line["time"],
+            line["what"],
+            line["of"],
+            "" if line["seconds"] is None else f"{line['seconds']:.3f}",
+            line["details"],
+        )
+    console.print(table)
+    return 0
+
+
+def _timeline(log: LogReader, stream: str) -> Iterator[dict[str, Any]]:
+    """A line for each record: what happened, to which step or call, and how long that took from its beginning."""
+    began: dict[str, int] = {}
+    for stored in find_events(log, EventQuery(), stream=stream):
+        record = _codecs.decode(stored)
+        data = dict(stored.payload)
+        what = stored.type.removeprefix("saga.").replace("_", " ")
+        of = "/".join(str(data.pop(name)) for name in ("scope", "step", "call") if name in data)
+        seconds = None
+        if isinstance(record, StepBegun | CompensationBegun | EffectBegun | WaitBegun):
+            began[of] = stored.time_ns
+        elif of in began:
+            seconds = (stored.time_ns - began[of]) / NS_PER_SECOND
+        yield {
+            "version": stored.version,
+            "time": format_time(stored.time_ns),
+            "what": what,
+            "of": of,
+            "seconds": seconds,
+            "details": _details(record, data),
+        }
+
+
+def _details(record: Any, data: dict[str, Any]) -> str:
+    """What is worth a line of the rest: never the whole state, which `eventsrc show` prints."""
+    if not isinstance(record, SagaStarted):
+        data.pop("state", None)
+    for name in ("until_ns", "retry_at_ns", "deadline_ns"):
+        if data.get(name):
+            data[name.removesuffix("_ns")] = format_time(data[name])
+        data.pop(name, None)
+    shown = {name: value for name, value in data.items() if value not in (None, "", {}, False, 0)}
+    return ", ".join(
+        f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in shown.items()
+    )
+
+
+def _instance(log: LogReader, stream: str) -> SagaInstance:
+    found: SagaInstance | None = None
+    for stored in find_events(log, EventQuery(), stream=stream):
+        record = _codecs.decode(stored)
+        found = _first(record, stored) if found is None else found.after(record, stored)
+    assert found is not None, f"{stream} is listed and empty"
+    return found
+
+
+def _first(record: Any, stored: StoredEvent) -> SagaInstance:
+    assert isinstance(record, SagaStarted), f"{stored.stream} does not begin with saga.started"
+    return begun(record, stored)
+
+
+def _saga_data(saga: SagaInstance) -> dict[str, Any]:
+    return {
+        "id": saga.id,
+        "saga": saga.saga,
+        "key": saga.key,
+        "state": saga.state,
+        "step": saga.step,
+        "attempt": saga.attempt,
+        "error": saga.error,
+        "started": format_time(saga.started_ns),
+        "updated": format_time(saga.updated_ns),
+        "goes_on_at": None if saga.wake_ns is None else format_time(saga.wake_ns),
+    }
+
+
+# --- steering ---
+
+
+def _steer(options: argparse.Namespace) -> int:
+    argument = {"reason": options.reason}
+    if options.action == "signal":
+        if options.name is None:
+            print("eventsrc: name the signal: signal NAME", file=sys.stderr)
+            return 2
+        argument = {"signal": options.name, "payload": _payload(options.payload)}
+    elif not options.reason:
+        print(f"eventsrc: say why: {options.action} --reason TEXT; it is recorded", file=sys.stderr)
+        return 2
+    with closing(LogReader.open(options.path)) as log:
+        if log.head(options.id) is None:
+            raise UnknownSaga(f"There is no saga {options.id!r} in {options.path}.")
+    with places(options.path) as found:
+        writer: Place = found[0]
+        left = f"{options.action} of {options.id} will be done when a runtime opens the store"
+        answer = ask_or_leave(writer.board, SAGA_REQUEST + options.action, options.id, json.dumps(argument), left)
+        return print_answers([writer], [answer], options)
+
+
+def _payload(text: str | None) -> Any:
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
