@@ -49,6 +49,7 @@ from .actors.saga_errors import (
     UnknownSignal,
     WaitTimeout,
 )
+from .actors.saga_events import SagaAbandoned, SagaCompensated, SagaCompleted, SagaParked, SagaStarted
 from .actors.saga_instance import SagaInstance, SagaInstances
 from .actors.serializer import make_converter
 from .runtime.consumers import Consumer
@@ -178,12 +179,17 @@ __all__ = [
     "RuntimeClosed",
     "RuntimeReadOnly",
     "Saga",
+    "SagaAbandoned",
+    "SagaCompensated",
+    "SagaCompleted",
     "SagaContext",
     "SagaEnded",
     "SagaInstance",
     "SagaInstances",
     "SagaNotParked",
+    "SagaParked",
     "SagaRef",
+    "SagaStarted",
     "SagaWaitsForItself",
     "SchemaError",
     "ShutdownTimeout",

@@ -163,6 +163,13 @@ class SagaResumed:
     reason: str
 
 
+@saga_record("saga.remade")
+class SagaRemade:
+    """What an event could not be made into a saga by, it was now: its state."""
+
+    state: dict[str, Any]
+
+
 @saga_record("saga.completed")
 class SagaCompleted:
     """Every step is done."""
@@ -197,6 +204,7 @@ SAGA_EVENTS: Final = (
     CompensationSkipped,
     SagaParked,
     SagaResumed,
+    SagaRemade,
     SagaCompleted,
     SagaCompensated,
     SagaAbandoned,

@@ -16,6 +16,7 @@ from .saga_events import (
     SagaCompensated,
     SagaCompleted,
     SagaParked,
+    SagaRemade,
     SagaResumed,
     SagaStarted,
     Signalled,
@@ -44,6 +45,8 @@ class SagaHistory:
     """Of the stream."""
     deadline_ns: int | None = None
     started_position: int = 0
+    cause: str = ""
+    """The event that started it, as `stream@version`."""
     done: list[str] = attrs.field(factory=list)
     """Steps that returned, in order."""
     undone: list[str] = attrs.field(factory=list)
@@ -74,6 +77,11 @@ class SagaHistory:
     def is_ended(self) -> bool:
         """Whether nothing will happen to it any more."""
         return bool(self.ending)
+
+    @property
+    def is_unmade(self) -> bool:
+        """Whether its event could not be made into a saga."""
+        return bool(self.cause and self.parked and not self.state and not self.done and not self.scope)
 
     @property
     def status(self) -> SagaState:
@@ -109,6 +117,7 @@ class SagaHistory:
             case SagaStarted():
                 self.saga, self.key, self.definition_version = event.saga, event.key, event.version
                 self.state, self.deadline_ns, self.started_position = event.state, event.deadline_ns, position
+                self.cause = event.cause
             case StepBegun(step, attempt):
                 self._begin(step, attempt, position)
             case CompensationBegun(step, attempt):
@@ -145,6 +154,8 @@ class SagaHistory:
                 self.parked = self.error = error
             case SagaResumed():
                 self.parked, self.attempt, self.retry_at_ns = "", 0, None
+            case SagaRemade(state):
+                self.state, self.parked = state, ""
             case SagaCompleted():
                 self.ending = "completed"
             case SagaCompensated():

@@ -15,6 +15,7 @@ from .saga_events import (
     SagaCompensated,
     SagaCompleted,
     SagaParked,
+    SagaRemade,
     SagaResumed,
     SagaStarted,
     StepBegun,
@@ -31,6 +32,7 @@ CHANGES: Final = (
     WaitBegun,
     WaitOver,
     SagaParked,
+    SagaRemade,
     SagaResumed,
     SagaCompleted,
     SagaCompensated,
@@ -103,7 +105,7 @@ class SagaInstance:
                     "waits_after": event.after,
                     "waits_for_signal": event.signal,
                 }
-            case CompensationSkipped() | WaitOver() | SagaResumed():
+            case CompensationSkipped() | WaitOver() | SagaResumed() | SagaRemade():
                 changes |= {"state": going, **still}
             case SagaParked(error):
                 changes |= {**still, "state": "parked", "error": error}

@@ -20,7 +20,7 @@ from .feed import Feed
 from .future import TrioFuture
 from .saga import Saga
 from .saga_errors import SagaEnded, SagaNotParked
-from .saga_events import CompensationSkipped, SagaAbandoned, SagaResumed, SagaStarted
+from .saga_events import CompensationSkipped, SagaAbandoned, SagaParked, SagaRemade, SagaResumed, SagaStarted
 from .saga_history import UNDO, SagaHistory
 from .saga_instance import SagaInstance
 from .saga_run import SagaHost, SagaRun
@@ -42,6 +42,8 @@ class StartSaga(msgspec.Struct):
     started: SagaStarted
     correlation_id: str
     answer: TrioFuture[bool]
+    error: str = ""
+    """Why it cannot be begun: the event that starts it could not be made into a saga."""
 
 
 class SendSignal(msgspec.Struct):
@@ -84,6 +86,9 @@ class SupervisorHost(SagaHost, Protocol):
 
     def starts(self, event: StoredEvent) -> Iterable[StartSaga]:
         """The sagas that an event starts."""
+
+    def made_again(self, stream: str, cause: str) -> dict[str, Any]:
+        """The state of a saga whose event could not be made into it before. Raises what the class raises."""
 
     async def followed(self, position: int) -> None:
         """Remember that the events up to a position have started what they start."""
@@ -169,7 +174,7 @@ class SagaSupervisor(TrioActor):
                     self._signal(message)
                 case DecideParked():
                     self._decide(message)
-        except EventSourcingError as error:
+        except Exception as error:
             message.answer.fail(error)
 
     def _start(self, order: StartSaga) -> None:
@@ -182,7 +187,9 @@ class SagaSupervisor(TrioActor):
             return
         run = SagaRun(self._host, order.saga_class, order.stream, SagaHistory(), order.correlation_id)
         self._starting[order.stream] = []
-        if len(self._running) < self._host.limits.sagas_running_max and not self._is_stopping:
+        if order.error:
+            run.note(order.started, SagaParked(order.error))
+        elif len(self._running) < self._host.limits.sagas_running_max and not self._is_stopping:
             run.hold(order.started)
             self._launch(order.stream, run)
         else:
@@ -202,7 +209,7 @@ class SagaSupervisor(TrioActor):
                 each.settle(is_first)
             else:
                 each.fail(failure)
-        if failure is None and run.stream not in self._running and run.history.version == 1:
+        if failure is None and run.stream not in self._running and run.history.version == 1 and not run.history.parked:
             self._ready.append(run.stream)
             self._start_ready()
 
@@ -223,6 +230,8 @@ class SagaSupervisor(TrioActor):
         if order.stream in self._running or not history.parked:
             raise SagaNotParked(order.stream, history.status)
         match order.action:
+            case "retry" if history.is_unmade:
+                run.note(SagaResumed(order.reason), SagaRemade(self._host.made_again(order.stream, history.cause)))
             case "retry":
                 run.note(SagaResumed(order.reason))
             case "skip" if history.scope.startswith(UNDO):

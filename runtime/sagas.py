@@ -293,25 +293,48 @@ class Sagas:
 
     def starts(self, event: StoredEvent) -> Iterable[StartSaga]:
         for name, saga_class in self._classes.items():
-            if event.position <= self._begins.get(name, 0):
+            definition = saga_class.__eventsrc_saga__
+            make = self._maker(saga_class, event)
+            if make is None or event.position <= self._begins.get(name, 0):
                 continue
-            for event_class, make in saga_class.__eventsrc_saga__.starts_on.items():
-                codec = self._codecs.of_name.get(event.type)
-                if codec is None or codec.event_class is not event_class:
-                    continue
-                cause = f"{event.stream}@{event.version}"
-                try:
-                    saga = make(saga_class, self._codecs.decode(event), event)
-                    if saga is None:
-                        continue
-                    seconds = saga_class.__eventsrc_saga__.deadline_seconds
-                    deadline_ns = None if seconds is None else self.wall_clock() + int(seconds * 1e9)
-                    yield self._order(saga, cause, deadline_ns, cause, event.correlation_id)
-                except Exception:
-                    logger.exception(
-                        "an event cannot start its saga",
-                        extra={"saga": saga_class.__name__, "position": event.position},
-                    )
+            seconds = definition.deadline_seconds
+            deadline_ns = None if seconds is None else self.wall_clock() + int(seconds * 1e9)
+            cause = f"{event.stream}@{event.version}"
+            started = partial(SagaStarted, name, cause, definition.version, deadline_ns=deadline_ns, cause=cause)
+            state: dict[str, Any] | None = {}
+            error = ""
+            try:
+                state = make()
+                self.encode(started(state or {}), "", "")
+            except Exception as failure:
+                logger.exception("an event cannot start its saga", extra={"saga": name, "position": event.position})
+                error, state = f"{cause} cannot be made into a saga: {type(failure).__name__}: {failure}", {}
+            if state is not None:
+                stream, answer = definition.stream(cause), TrioFuture[bool]()
+                yield StartSaga(stream, saga_class, started(state), event.correlation_id, answer, error[:1_000])
+
+    def _maker(self, saga_class: type[Saga], event: StoredEvent) -> Callable[[], dict[str, Any] | None] | None:
+        """What makes the state of a saga of an event, or None of one that starts none; None for other events."""
+        codec = self._codecs.of_name.get(event.type)
+        make = None if codec is None else saga_class.__eventsrc_saga__.starts_on.get(codec.event_class)
+        if make is None:
+            return None
+
+        def made() -> dict[str, Any] | None:
+            saga = make(saga_class, self._codecs.decode(event), event)
+            return None if saga is None else self.state_data(saga)
+
+        return made
+
+    def made_again(self, stream: str, cause: str) -> dict[str, Any]:
+        saga_class = self._class_named(stream)
+        cause_stream, _, version = cause.rpartition("@")
+        (event,) = self._store.read_stream(cause_stream, from_version=int(version), limit=1)
+        make = self._maker(saga_class, event)
+        state = None if make is None else make()
+        if state is None:
+            raise UnknownSaga(f"{saga_class.__name__} makes no saga of {cause} any more: abandon {stream!r}.")
+        return state
 
     async def followed(self, position: int) -> None:
         self._followed = position

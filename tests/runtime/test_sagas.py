@@ -15,6 +15,7 @@ from eventsrc import (
     DeadlinePassed,
     DefinitionError,
     EncodingError,
+    EventMeta,
     EventTooLarge,
     Limits,
     MemoryLog,
@@ -552,6 +553,38 @@ async def test_an_event_starts_its_saga_exactly_once_over_restarts(store: EventS
         assert (await runtime.actor(Stock, "greeted-old").state()).changes == 0, "events from before it was known"
         causes = [event.payload["cause"] async for event in runtime.events(types=["saga.started"])]
         assert causes == [f"order-o{number}@1" for number in range(5)]
+
+
+async def test_an_event_that_cannot_be_made_into_a_saga_parks_it_until_it_can(store: EventStore | Path) -> None:
+    is_broken = True
+
+    class Picky(Saga):
+        total: int
+
+        @starts_on(Created)
+        @classmethod
+        def on_created(cls, event: Created, meta: EventMeta) -> "Picky":
+            if is_broken:
+                raise ValueError("cannot read this")
+            return cls(event.total)
+
+        @step()
+        async def only(self, ctx: SagaContext) -> None:
+            await ctx.ask(Stock, "all", Take(self.total))
+
+    async with open_runtime(store, Picky) as runtime:
+        await runtime.actor(Order, "o1").ask(Create(5))
+        with trio.fail_after(10):
+            while not (parked := await runtime.sagas(state="parked").rows()):
+                await trio.sleep(0.01)
+        assert parked[0].error == "order-o1@1 cannot be made into a saga: ValueError: cannot read this"
+        saga = runtime.saga(Picky, parked[0].key)
+        with pytest.raises(ValueError, match="cannot read this"):
+            await saga.retry(reason="maybe")
+        is_broken = False
+        await saga.retry(reason="repaired")
+        assert (await saga.wait(timeout=10)).state == "completed"
+        assert (await runtime.actor(Stock, "all").state()).count == 95
 
 
 # --- many ---
