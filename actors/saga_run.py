@@ -17,6 +17,7 @@ from ..storage.record import StoredEvent
 from .aggregate import Aggregate
 from .errors import (
     AggregateUnavailable,
+    DecodingError,
     DefinitionError,
     EncodingError,
     JournalFailed,
@@ -134,8 +135,9 @@ class SagaRun:
                 await self._go_on()
         except Suspended:
             pass
-        except StepGone as error:
-            self.note(SagaParked(str(error)))
+        except (StepGone, DecodingError) as error:
+            # Stored by another version of the class: an operator decides.
+            self.note(SagaParked(_text(error)))
         await self.stored()
 
     async def _go_on(self) -> None:

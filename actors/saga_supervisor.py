@@ -16,6 +16,7 @@ import trio
 from ..storage.errors import EventSourcingError
 from ..storage.limits import Limits
 from ..storage.record import StoredEvent
+from .errors import RuntimeClosed
 from .feed import Feed
 from .future import TrioFuture
 from .saga import Saga
@@ -157,6 +158,10 @@ class SagaSupervisor(TrioActor):
             run.scope.cancel()
         while self._running:
             await self._moved.park()
+        for watched in self._watched.values():
+            watched.fail(
+                RuntimeClosed("The runtime closed before the saga came to rest; it goes on when it is opened.")
+            )
 
     # --- the actor ---
 

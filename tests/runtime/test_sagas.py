@@ -21,6 +21,7 @@ from eventsrc import (
     MemoryLog,
     Retry,
     Runtime,
+    RuntimeClosed,
     Saga,
     SagaContext,
     SagaEnded,
@@ -751,10 +752,55 @@ async def test_a_step_that_the_class_no_longer_has_parks_the_saga() -> None:
 
     gone = await after_signal(version(2, ["other", "rest"]), "a")
     assert gone.state == "parked"
-    assert gone.error == "Changing has no step 'one' any more, which this saga has begun."
+    assert gone.error == "StepGone: Changing has no step 'one' any more, which this saga has begun."
     assert (await after_signal(version(2, ["one", "rest", "more"]), "b")).state == "completed"
     assert (await after_signal(version(2, ["one", "rest"], older_instances="park"), "c")).state == "parked"
     assert (await after_signal(version(2, ["one", "rest"], older_instances="compensate"), "d")).state == "compensated"
+
+
+async def test_a_state_that_no_longer_fits_the_class_parks_the_saga() -> None:
+    log = MemoryLog()
+
+    class Old(Saga, name="growing", signals=["go"]):
+        @step()
+        async def only(self, ctx: SagaContext) -> None:
+            await ctx.approval("go")
+
+    class New(Saga, name="growing", signals=["go"]):
+        amount: int
+
+        @step()
+        async def only(self, ctx: SagaContext) -> None:
+            await ctx.approval("go")
+
+    async with open_runtime(log, Old) as runtime:
+        await runtime.start_saga(Old(), key="1")
+        with trio.fail_after(10):
+            while await runtime.sagas(state="waiting").count() < 1:
+                await trio.sleep(0.01)
+    async with open_runtime(log, New) as runtime:
+        saga = runtime.saga(New, "1")
+        await saga.signal("go")
+        with trio.fail_after(10):
+            while (status := await saga.status()).state != "parked":
+                await trio.sleep(0.01)
+        assert status.error.startswith("DecodingError: The data does not fit New")
+
+
+async def test_who_waits_for_a_saga_is_told_when_the_runtime_closes() -> None:
+    errors: list[Exception] = []
+
+    async def wait(saga: Any) -> None:
+        try:
+            await saga.wait()
+        except RuntimeClosed as error:
+            errors.append(error)
+
+    async with trio.open_nursery() as nursery, open_runtime(MemoryLog(), Patient) as runtime:
+        saga = await runtime.start_saga(Patient([]), key="1")
+        nursery.start_soon(wait, saga)
+        await trio.testing.wait_all_tasks_blocked()
+    assert len(errors) == 1
 
 
 async def test_an_interrupted_shutdown_resumes_where_it_was(store: EventStore | Path, gateway: Gateway) -> None:
