@@ -56,7 +56,9 @@ from .runtime.consumers import Consumer
 from .runtime.dispatcher import Message
 from .runtime.errors import (
     NoPlaceForProgress,
+    NotInHistory,
     ReadersFull,
+    ReplaySpeedInvalid,
     RuntimeReadOnly,
     ShutdownTimeout,
     SubscriptionDeleted,
@@ -72,8 +74,10 @@ from .runtime.errors import (
     ViewTooOld,
     WrongThread,
 )
+from .runtime.history import Blame, Difference
 from .runtime.projections import Lag
 from .runtime.reference import AggregateRef
+from .runtime.replay import AggregateReplay, ProjectionReplay, Replay
 from .runtime.runtime import Runtime
 from .runtime.sagas import SagaRef
 from .runtime.view import Query, View
@@ -128,9 +132,11 @@ __all__ = [
     "ActorFailed",
     "Aggregate",
     "AggregateRef",
+    "AggregateReplay",
     "AggregateUnavailable",
     "AppendRefused",
     "ApplierFailed",
+    "Blame",
     "CheckpointMoved",
     "CommandTimeout",
     "CommitAbandoned",
@@ -143,6 +149,7 @@ __all__ = [
     "DeadlinePassed",
     "DecodingError",
     "DefinitionError",
+    "Difference",
     "EffectUncertain",
     "EncodingError",
     "EventLog",
@@ -162,8 +169,10 @@ __all__ = [
     "Message",
     "NoPlaceForProgress",
     "NotAnEvent",
+    "NotInHistory",
     "PayloadInvalid",
     "Projection",
+    "ProjectionReplay",
     "ProjectionUnavailable",
     "Query",
     "QueryInvalid",
@@ -171,6 +180,8 @@ __all__ = [
     "ReadersFull",
     "Receipt",
     "Rejected",
+    "Replay",
+    "ReplaySpeedInvalid",
     "ResidencyFull",
     "Retry",
     "RowInvalid",

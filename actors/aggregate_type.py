@@ -54,6 +54,11 @@ class AggregateType:
             raise UnknownEvent(self.aggregate_class, stored.stream, stored.type, stored.position)
         return event
 
+    def data(self, state: Aggregate) -> dict[str, Any]:
+        """An aggregate's state as plain data that shares nothing with it. Raises `EncodingError`."""
+        plain: dict[str, Any] = msgspec.msgpack.decode(self.encode_state(state))
+        return plain
+
     def encode_state(self, state: Aggregate) -> msgspec.Raw:
         """An aggregate's state as MessagePack, for a snapshot. Raises `EncodingError`."""
         data = self._serializer.unstructure(state)

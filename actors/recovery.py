@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 
 import trio
 
+from ..storage.record import StoredEvent
 from ..storage.snapshot import Snapshot
 from ..storage.store import EventReader
 from .aggregate import Aggregate
@@ -36,20 +37,35 @@ async def recover(store: EventReader, aggregate_type: AggregateType, stream: str
         return Recovered(aggregate_type.initial_state(aggregate_id), 0, 0)
     state, version = _from_snapshot(store, aggregate_type, stream, aggregate_id, head.version)
     position = head.position
-    appliers = aggregate_type.appliers
     while version < head.version:
         for stored in store.read_stream(
             stream, from_version=version + 1, to_version=head.version, limit=RECOVERY_BATCH_EVENTS
         ):
-            event = aggregate_type.decode_event(stored)
-            try:
-                appliers[type(event)](state, event)
-            except Exception as error:
-                raise ApplierFailed(stream, stored.version, stored.position, stored.type, error) from error
+            apply_event(aggregate_type, state, stored)
             version = stored.version
         if version < head.version:
             await trio.lowlevel.checkpoint()
     return Recovered(state, version, position)
+
+
+def apply_event(aggregate_type: AggregateType, state: Aggregate, stored: StoredEvent) -> None:
+    """Have a state take in a stored event. Raises `ApplierFailed`, `UnknownEvent` or `DecodingError`."""
+    event = aggregate_type.decode_event(stored)
+    try:
+        aggregate_type.appliers[type(event)](state, event)
+    except Exception as error:
+        raise ApplierFailed(stored.stream, stored.version, stored.position, stored.type, error) from error
+
+
+def newest_snapshot(
+    store: EventReader, aggregate_type: AggregateType, stream: str, aggregate_id: str
+) -> tuple[Aggregate, int] | None:
+    """The state and version of the newest usable snapshot; None where there is none."""
+    head = store.head(stream)
+    if head is None:
+        return None
+    state, version = _from_snapshot(store, aggregate_type, stream, aggregate_id, head.version)
+    return (state, version) if version else None
 
 
 def _from_snapshot(

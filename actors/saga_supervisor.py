@@ -159,9 +159,7 @@ class SagaSupervisor(TrioActor):
         while self._running:
             await self._moved.park()
         for watched in self._watched.values():
-            watched.fail(
-                RuntimeClosed("The runtime closed before the saga came to rest; it goes on when it is opened.")
-            )
+            watched.fail(RuntimeClosed("The runtime closed before the saga came to rest. It goes on when opened."))
 
     # --- the actor ---
 

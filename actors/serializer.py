@@ -51,7 +51,7 @@ class Serializer:
     """Translates between objects and plain data, and the errors of cattrs into ours."""
 
     def __init__(self, converter: cattrs.Converter | None = None) -> None:
-        self._converter = converter or make_converter()
+        self._converter = self.converter = converter or make_converter()
         self._explaining: cattrs.Converter | None = None
 
     def prepare(self, cls: type) -> None:

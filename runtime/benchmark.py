@@ -83,6 +83,7 @@ class Benchmark:
         self._many()
         self._transactions()
         self._hydration()
+        self._past()
         self._residents()
         self._sizes()
         self._views()
@@ -160,6 +161,15 @@ class Benchmark:
                     )
                     row.met = bool(row.met) and row.value < 2.0
                 self._add(row)
+
+    def _past(self) -> None:
+        events = self._scale.hydration_events[-1]
+        travel, by_hand = _run(measurements.past_state_seconds, self._folder / "past", events=events)
+        base = self._add(Row("snapshot_and_events", by_hand * 1e3, "ms"))
+        row = Row(
+            "state_at_version", travel * 1e3, "ms", limited_by="finding the version, checking the snapshot's event"
+        )
+        self._add(self._compare(row, base.value, base.name, "at most 1.2 times", lambda ratio: ratio <= 1.2))
 
     def _residents(self) -> None:
         size_bytes, seconds = _run(

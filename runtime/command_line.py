@@ -9,7 +9,8 @@ from datetime import datetime
 from typing import Final
 
 from ..storage.errors import EventSourcingError
-from . import benchmark, inspection, saga_timeline, steering, watch
+from . import benchmark, inspection, past_inspection, saga_timeline, steering, watch
+from .replay import MODES
 
 EXIT_ERROR: Final = 1
 EXIT_INTERRUPTED: Final = 130
@@ -112,6 +113,38 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = _reading(commands, "verify", "walk every hash chain and index, and say what is wrong where")
     verify.set_defaults(run=inspection.print_verification)
+
+    replay = _reading(commands, "replay", "events of the past once more: all, a selection, or up to a moment")
+    replay.add_argument("--mode", choices=MODES, help="what the other options say, unless given")
+    replay.add_argument("--stream", help="only this stream")
+    replay.add_argument("--type", action="append", dest="types", help="only this stored type; may be repeated")
+    replay.add_argument("--category", help="only this category")
+    replay.add_argument("--tag", action="append", dest="tags", help="only with this tag; may be repeated: with all")
+    replay.add_argument("--metadata", action="append", type=_pair, metavar="KEY=VALUE", help="only with this metadata")
+    replay.add_argument("--to-version", type=_count, metavar="VERSION", help="up to this version of the stream")
+    replay.add_argument("--to-position", type=_count, metavar="POSITION", help="up to this position")
+    replay.add_argument("--to-time", type=_time, metavar="TIME", help="up to this moment (ISO 8601)")
+    replay.add_argument("--speed", type=float, metavar="X", help="times the original pace, 0.1 to 100")
+    replay.add_argument("--step", action="store_true", help="wait for Enter before each event")
+    replay.set_defaults(run=past_inspection.print_replay)
+
+    diff = _reading(commands, "diff", "what happened to one aggregate between two versions")
+    diff.add_argument("stream", metavar="STREAM")
+    diff.add_argument("first", type=_count, metavar="FIRST")
+    diff.add_argument("second", type=_count, metavar="SECOND")
+    diff.set_defaults(run=past_inspection.print_difference)
+    blame = _reading(commands, "blame", "for each field of an aggregate's state: the event that set it last")
+    blame.add_argument("stream", metavar="STREAM")
+    blame.set_defaults(run=past_inspection.print_blame)
+    for parser_of_one, is_needed in ((diff, False), (blame, True)):
+        parser_of_one.add_argument(
+            "--import",
+            action="append",
+            dest="modules",
+            required=is_needed,
+            metavar="MODULE",
+            help="the domain's classes",
+        )
 
     watching = _reading(commands, "watch", "see what a store's runtime is doing, as it does it")
     watching.add_argument("--seconds", type=_count, metavar="N", help="end after so long; without it when interrupted")

@@ -64,6 +64,25 @@ class UnknownProjection(EventSourcingError):
         )
 
 
+class ReplaySpeedInvalid(EventSourcingError):
+    """A speed of replay that is out of range."""
+
+    code: ClassVar[str] = "replay_speed_invalid"
+
+    def __init__(self, speed: float, lowest: float, highest: float) -> None:
+        super().__init__(
+            f"A replay goes at {lowest:g} to {highest:g} times the original pace (Limits.replay_speed_max), not at "
+            f"{speed:g}; without a speed it goes as fast as it can."
+        )
+        self.speed = speed
+
+
+class NotInHistory(EventSourcingError):
+    """A version, position or time that the log does not reach, or that was before its first event."""
+
+    code: ClassVar[str] = "not_in_history"
+
+
 class TransactionTooLarge(LimitExceeded):
     """A transaction over more aggregates than `Limits.transaction_aggregates_max`."""
 

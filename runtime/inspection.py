@@ -50,7 +50,7 @@ def print_events(options: argparse.Namespace) -> int:
         found = _followed(log, options) if options.follow else _found(log, options, options.after)
         if options.json or options.follow or not sys.stdout.isatty():
             for number, event in enumerate(found, 1):
-                _print_event(event, as_json=options.json)
+                print_event(event, as_json=options.json)
                 if number == options.limit:
                     break
             return 0
@@ -166,7 +166,8 @@ def _followed(log: LogReader, options: argparse.Namespace) -> Iterator[StoredEve
             time.sleep(FOLLOW_INTERVAL_SECONDS)
 
 
-def _print_event(event: StoredEvent, *, as_json: bool) -> None:
+def print_event(event: StoredEvent, *, as_json: bool) -> None:
+    """One line for an event."""
     if as_json:
         print_json(event_data(event))
     else:

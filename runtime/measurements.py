@@ -15,7 +15,10 @@ import pykka
 import trio
 
 from ..actors.aggregate import Aggregate, applies, handles
+from ..actors.aggregate_type import AggregateType
 from ..actors.messages import command, event
+from ..actors.recovery import apply_event
+from ..actors.serializer import Serializer
 from ..storage.commit import Commit, NewEvent, StreamAppend
 from ..storage.limits import Limits
 from ..storage.log import EventLog
@@ -229,6 +232,28 @@ async def hydration_seconds(store: Path, *, events: int, snapshots: bool, repeat
             samples.append(time.perf_counter() - started)
             assert state.balance == events, f"{state.balance} of {events} events came back"
     return statistics.median(samples)
+
+
+async def past_state_seconds(store: Path, *, events: int, repeats: int = 5) -> tuple[float, float]:
+    """Seconds of (the state at a past version, its nearest snapshot and the events since by hand), medians."""
+    async with Runtime.open(store, aggregates=[Account], limits=LIMITS) as runtime:
+        ann = runtime.actor(Account, "past")
+        await ann.ask_many([Deposit(1)] * events)
+        version = events - LIMITS.snapshot_every_events // 2
+        aggregate_type = AggregateType(Account, Serializer())
+        travels, by_hand = [], []
+        for _ in range(repeats):
+            started = time.perf_counter()
+            state = await ann.state(at_version=version)
+            travels.append(time.perf_counter() - started)
+            assert state.balance == version, f"{state.balance} of {version}"
+            started = time.perf_counter()
+            snapshot = next(each for each in runtime._store.snapshots(ann.stream) if each.version <= version)
+            base = aggregate_type.decode_state(snapshot.state, "past")
+            for stored in runtime._store.read_stream(ann.stream, from_version=snapshot.version + 1, to_version=version):
+                apply_event(aggregate_type, base, stored)
+            by_hand.append(time.perf_counter() - started)
+        return statistics.median(travels), statistics.median(by_hand)
 
 
 async def resident_actor_cost(store: Path, *, actors: int) -> tuple[float, float]:

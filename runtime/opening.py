@@ -21,6 +21,7 @@ from ..storage.errors import StoreWriteFailed
 from ..storage.limits import Limits
 from ..storage.log import EventLog
 from ..storage.memory import MemoryLog
+from ..storage.past import PastLog
 from ..storage.reader import LogReader
 from ..storage.store import EventReader, EventStore
 from .errors import ReadersFull
@@ -33,10 +34,11 @@ VIEWS_FOLDER: Final = "views"
 READERS_FOLDER: Final = "readers"
 
 StoreGiven: TypeAlias = str | os.PathLike[str] | EventStore
+Opened: TypeAlias = EventStore | LogReader | PastLog
 ViewsGiven: TypeAlias = str | os.PathLike[str] | Mapping[type[Projection], ViewStore] | None
 
 
-async def open_store(store: StoreGiven, role: Literal["writer", "reader"], limits: Limits) -> EventStore | LogReader:
+async def open_store(store: StoreGiven | PastLog, role: Literal["writer", "reader"], limits: Limits) -> Opened:
     """Open the store at a path; a store that was given stays as it is. Raises `StoreError`."""
     if role not in ("writer", "reader"):
         raise ValueError(f'role must be "writer" or "reader", not {role!r}')
@@ -75,7 +77,7 @@ async def home_of(
         if folder is None:
             yield Home(special.__getitem__, None)
             return
-        is_durable = not isinstance(store, MemoryLog)
+        is_durable = not isinstance(store, MemoryLog | PastLog)
         board = await trio.to_thread.run_sync(partial(ControlBoard, folder / CONTROL_FOLDER, durable=is_durable))
         stack.callback(board.close)
         board.take()
@@ -88,7 +90,7 @@ async def _folder_of(
 ) -> Path | None:
     if isinstance(views, str | os.PathLike):
         return Path(views)
-    if isinstance(store, MemoryLog):
+    if isinstance(store, MemoryLog | PastLog):
         return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="eventsrc-")))
     if not isinstance(store, LogReader) or isinstance(store, EventLog):
         return Path(store.path)

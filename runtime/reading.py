@@ -1,30 +1,36 @@
 """What a program reads of a runtime: events, streams, subscriptions and views."""
 
 import itertools
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from functools import partial
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, Unpack, overload
 
 import trio
 
+from ..actors.aggregate import Aggregate
+from ..actors.aggregate_type import AggregateType
 from ..actors.errors import UnknownEvent
 from ..actors.event_codecs import EventCodecs
 from ..actors.feed import Feed
 from ..actors.projection import Projection, Table
+from ..actors.serializer import Serializer
+from ..storage.limits import Limits
 from ..storage.query import find_streams
-from ..storage.reader import LogReader
 from ..storage.record import StoredEvent, StreamHead
-from ..storage.store import EventStore
 from .consumers import Consumer, Subscriptions
-from .errors import NoPlaceForProgress
+from .errors import NoPlaceForProgress, UnknownAggregate
 from .events import EVENTS_PER_CHECKPOINT, Wanted, read_events
+from .history import Blame, Difference, blame, difference
 from .iteration import Batches, Items
+from .opening import Opened
 from .projections import Lag, Projections
+from .replay import AggregateReplay, ProjectionReplay, Replay, ReplayMode, ReplayOptions, Selection
 from .subscription import SUBSCRIPTION_BATCH_EVENTS, Subscription
 from .view import View
 
+A = TypeVar("A", bound=Aggregate)
 R = TypeVar("R")
 
 
@@ -33,7 +39,10 @@ class Reading:
 
     feed: Feed
     projections: Projections
-    _store: EventStore | LogReader
+    limits: Limits
+    _types: Mapping[type[Aggregate], AggregateType]
+    _serializer: Serializer
+    _store: Opened
     _codecs: EventCodecs
     _subscriptions: Subscriptions | None
 
@@ -164,3 +173,89 @@ class Reading:
     def lag(self) -> dict[str, Lag]:
         """How far each projection is behind the log, by name."""
         return self.projections.lags()
+
+    # --- the past ---
+
+    @overload
+    def replay(
+        self,
+        mode: ReplayMode,
+        *,
+        aggregate: tuple[type[A], str],
+        into: Callable[[StoredEvent], Any] | None = None,
+        speed: float | None = None,
+        **options: Unpack[ReplayOptions],
+    ) -> AggregateReplay[A]: ...
+    @overload
+    def replay(
+        self,
+        mode: ReplayMode,
+        *,
+        projection: type[Projection],
+        into: Callable[[StoredEvent], Any] | None = None,
+        speed: float | None = None,
+        **options: Unpack[ReplayOptions],
+    ) -> ProjectionReplay: ...
+    @overload
+    def replay(
+        self,
+        mode: ReplayMode,
+        *,
+        into: Callable[[StoredEvent], Any],
+        speed: float | None = None,
+        **options: Unpack[ReplayOptions],
+    ) -> Replay: ...
+    def replay(
+        self,
+        mode: ReplayMode,
+        *,
+        aggregate: tuple[type[Aggregate], str] | None = None,
+        projection: type[Projection] | None = None,
+        into: Callable[[StoredEvent], Any] | None = None,
+        speed: float | None = None,
+        **options: Unpack[ReplayOptions],
+    ) -> Replay:
+        """Prepare a replay; `await replay.run()` runs it.
+
+        Args:
+            mode: "full", from the first event; "from_snapshot", the newest one of an aggregate and what came since;
+                "selective", what the filters select; "time_travel", up to a version, a position or a time.
+            aggregate: (class, id): into its state, `replay.state`.
+            projection: into a view of its own: `async with runtime.replay(..., projection=Balances) as replay`.
+            into: a function, async or not, that is called with each event; also besides the others.
+            speed: times the original pace, 0.1 to `Limits.replay_speed_max`; as fast as it goes unless given.
+            options: the filters and the end, by the names in `ReplayOptions`.
+
+        Raises:
+            ValueError: for what does not go together.
+            ReplaySpeedInvalid, NotInHistory, UnknownAggregate: for what cannot be.
+
+        """
+        aggregate_type = None if aggregate is None else self._type_of(aggregate[0])
+        stream = None if aggregate is None or aggregate_type is None else aggregate_type.stream(aggregate[1])
+        selection = Selection(mode=mode, stream=stream, **options)
+        how: dict[str, Any] = {"speed": speed, "limits": self.limits, "into": into}
+        if aggregate is not None and aggregate_type is not None:
+            return AggregateReplay(self._store, aggregate_type, aggregate[1], selection, **how)
+        if projection is not None:
+            return ProjectionReplay(self._store, projection, self._serializer, selection, **how)
+        if into is None:
+            raise ValueError("say what to replay into: an aggregate, a projection or a function")
+        return Replay(self._store, selection, **how)
+
+    async def diff(self, aggregate_class: type[Aggregate], aggregate_id: str, first: int, second: int) -> Difference:
+        """What happened to an aggregate between two versions: the events, and the fields that they changed.
+
+        Raises `NotInHistory` for a version that it does not have.
+        """
+        return await difference(self._store, self._type_of(aggregate_class), aggregate_id, first, second)
+
+    async def blame(self, aggregate_class: type[Aggregate], aggregate_id: str) -> dict[str, Blame]:
+        """For each field of an aggregate's state that was ever changed: which event, command and principal set it."""
+        return await blame(self._store, self._type_of(aggregate_class), aggregate_id)
+
+    def _type_of(self, aggregate_class: type[Aggregate]) -> AggregateType:
+        aggregate_type = self._types.get(aggregate_class)
+        if aggregate_type is None:
+            raise UnknownAggregate(aggregate_class, [known.__name__ for known in self._types])
+        return aggregate_type

@@ -1,6 +1,7 @@
 """A reference to an aggregate: what a program sends commands to, whether or not the actor is in memory."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final, Generic, TypeVar, cast
 
 import trio
@@ -196,14 +197,30 @@ class AggregateRef(Generic[A]):
         await trio.lowlevel.checkpoint()
         return self._router.version(self.stream)
 
-    async def state(self, *, timeout: float | None = None) -> A:
+    async def state(
+        self,
+        *,
+        at_version: int | None = None,
+        at_position: int | None = None,
+        at_time: datetime | None = None,
+        timeout: float | None = None,
+    ) -> A:
         """A copy of the aggregate's state as it is on disk, all commands sent before included.
 
-        A reader makes it from the log as far as it has followed that.
+        A reader makes it from the log as far as it has followed that. With one of `at_version`, `at_position` and
+        `at_time` it is the state of then: from the nearest snapshot before, and the events in between.
 
-        Raises `CommandTimeout` after `timeout` seconds, `EncodingError` when the state is not data.
+        Raises `CommandTimeout` after `timeout` seconds, `EncodingError` when the state is not data, `NotInHistory` for
+        a moment that the log does not reach.
         """
         router = self._router
+        if at_version is not None or at_position is not None or at_time is not None:
+            return cast(
+                A,
+                await router.state_at(
+                    self._aggregate_type, self.aggregate_id, version=at_version, position=at_position, time=at_time
+                ),
+            )
         if router.is_reader:
             return cast(A, await router.recover(self._aggregate_type, self.stream, self.aggregate_id))
         future: TrioFuture[Aggregate] = router.send(self._aggregate_type, self.stream, self.aggregate_id, StateQuery())

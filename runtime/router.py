@@ -5,6 +5,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 import trio
@@ -24,6 +25,7 @@ from ..storage.store import EventReader
 from .deadlines import Deadlines
 from .errors import RuntimeReadOnly, WrongThread
 from .events import resolved
+from .history import state_at
 from .projections import Projections
 from .residents import Residents
 
@@ -54,6 +56,19 @@ class Router:
     async def recover(self, aggregate_type: AggregateType, stream: str, aggregate_id: str) -> Aggregate:
         """An aggregate's state made from the log. Raises `DecodingError`, `UnknownEvent`, `ApplierFailed`."""
         return (await recover(self._store, aggregate_type, stream, aggregate_id))[0]
+
+    async def state_at(
+        self,
+        aggregate_type: AggregateType,
+        aggregate_id: str,
+        *,
+        version: int | None,
+        position: int | None,
+        time: datetime | None,
+    ) -> Aggregate:
+        """An aggregate as it was. Raises `NotInHistory`."""
+        found = await state_at(self._store, aggregate_type, aggregate_id, version=version, position=position, time=time)
+        return found.state
 
     def version(self, stream: str) -> int:
         """The stored version of a stream, 0 where there is none."""

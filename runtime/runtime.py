@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any, Final, Literal, TypeVar
 
 import cattrs
@@ -29,13 +30,15 @@ from ..storage.event_query import EventQuery
 from ..storage.limits import Limits
 from ..storage.log import EventLog
 from ..storage.memory import MemoryLog
+from ..storage.past import PastLog
 from ..storage.reader import LogReader
 from ..storage.store import EventStore
 from .consumers import Subscriptions
 from .control import Control
-from .errors import ShutdownTimeout, UnknownAggregate
+from .errors import ShutdownTimeout
 from .events import resolved
-from .opening import Home, follow, home_of, open_store
+from .history import position_of
+from .opening import Home, Opened, follow, home_of, open_store
 from .projections import Projections
 from .reading import Reading
 from .reference import AggregateRef
@@ -58,7 +61,7 @@ class Runtime(Reading):
     def __init__(
         self,
         nursery: trio.Nursery,
-        store: EventStore | LogReader,
+        store: Opened,
         aggregate_types: Mapping[type[Aggregate], AggregateType],
         codecs: EventCodecs,
         serializer: Serializer,
@@ -67,6 +70,7 @@ class Runtime(Reading):
     ) -> None:
         self.limits = limits
         self._codecs = codecs
+        self._serializer = serializer
         self._store = store
         self._wall_clock = wall_clock
         self._subscriptions: Subscriptions | None = None
@@ -77,9 +81,9 @@ class Runtime(Reading):
         self.projections = Projections(nursery, store, self.feed, limits, serializer, wall_clock)
         self._journal: ThreadJournal | InlineJournal | None = None
         self._residents: Residents | None = None
-        if isinstance(store, EventLog) or not isinstance(store, LogReader):
+        if isinstance(store, EventLog) or not isinstance(store, LogReader | PastLog):
             self._start_writing(nursery, store, limits, wall_clock)
-        else:
+        elif isinstance(store, LogReader):
             nursery.start_soon(follow, store, self.feed, name="eventsrc reader")
         self._router = Router(store, limits, self.projections, self._residents)
         nursery.start_soon(self._router.deadlines.run, name="eventsrc deadlines")
@@ -128,7 +132,7 @@ class Runtime(Reading):
     @asynccontextmanager
     async def open(
         cls,
-        store: str | os.PathLike[str] | EventStore,
+        store: str | os.PathLike[str] | EventStore | PastLog,
         *,
         aggregates: Sequence[type[Aggregate]] = (),
         projections: Sequence[type[Projection]] = (),
@@ -262,6 +266,36 @@ class Runtime(Reading):
             await wait_for_views(self.projections, wait_for, receipt, deadline)
         return receipts
 
+    # --- the past ---
+
+    @asynccontextmanager
+    async def as_of(
+        self,
+        *,
+        position: int | None = None,
+        time: datetime | None = None,
+        projections: Sequence[type[Projection]] = (),
+    ) -> "AsyncIterator[Runtime]":
+        """A runtime that only reads, in which states, events and views are as they were then.
+
+        `async with runtime.as_of(time=...) as past: await past.actor(Account, "ann").state()`. The views of the
+        `projections` are built for it, and ready when the block begins.
+
+        Raises `NotInHistory` for a moment that the log does not reach.
+        """
+        past = PastLog(self._store, position_of(self._store, position=position, time=time))
+        async with Runtime.open(
+            past,
+            aggregates=list(self._types),
+            projections=projections,
+            role="reader",
+            limits=self.limits,
+            converter=self._serializer.converter,
+        ) as runtime:
+            for projection in projections:
+                await runtime.projections.wait_for(runtime.projections.get(projection), past.last_position)
+            yield runtime
+
     # --- sagas ---
 
     async def start_saga(self, saga: S, *, key: str, deadline_seconds: float | None = None) -> SagaRef[S]:
@@ -335,12 +369,6 @@ class Runtime(Reading):
     def journal_counts(self) -> tuple[int, int]:
         """(group commits, commits in them) since the runtime was opened."""
         return (0, 0) if self._journal is None else (self._journal.group_count, self._journal.commit_count)
-
-    def _type_of(self, aggregate_class: type[Aggregate]) -> AggregateType:
-        aggregate_type = self._types.get(aggregate_class)
-        if aggregate_type is None:
-            raise UnknownAggregate(aggregate_class, [known.__name__ for known in self._types])
-        return aggregate_type
 
     async def _shut_down(self) -> None:
         """Drain the mailboxes and write what they decide; then nothing is in flight any more."""

@@ -145,3 +145,45 @@ def test_the_installed_names() -> None:
     for name in ("eventsrc", "es", "eventsrc-demo", "eventsrc-bench", "es-bench"):
         result = subprocess.run([scripts / name, "--help"], capture_output=True, text=True, check=False, timeout=60)
         assert result.returncode == 0, f"{name}: {result.stderr}"
+
+
+# -- the past
+
+
+def test_a_replay_prints_what_is_asked_for(store: Path) -> None:
+    def positions(*arguments: object) -> list[int]:
+        result = eventsrc("replay", store, *arguments, "--json")
+        assert result.returncode == 0, result.stderr
+        return [json.loads(line)["position"] for line in result.stdout.splitlines()]
+
+    assert positions() == [1, 2, 3, 4, 5, 6]
+    assert positions("--type", "account.deposited") == [1, 4]
+    assert positions("--to-position", 2) == [1, 2]
+    assert positions("--stream", "account-bob", "--to-version", 2) == [4, 5]
+    assert positions("--speed", 100) == [1, 2, 3, 4, 5, 6]
+    wrong = eventsrc("replay", store, "--mode", "full", "--category", "account")
+    assert (wrong.returncode, "use the mode 'selective'" in wrong.stderr) == (2, True)
+    fast = eventsrc("replay", store, "--speed", 1000)
+    assert (fast.returncode, "0.1 to 100 times the original pace" in fast.stderr) == (1, True)
+
+
+def test_the_difference_between_two_versions_and_who_set_what(store: Path) -> None:
+    domain = ("--import", "bank_domain")
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "eventsrc", *map(str, arguments)]
+        folder = Path(__file__).parent
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+
+    difference = json.loads(run("diff", store, "account-ann", 1, 3, *domain, "--json").stdout)
+    assert [event["version"] for event in difference["events"]] == [2, 3]
+    assert difference["changes"]["balance"] == {"before": 100, "after": 50}
+    plain = run("diff", store, "account-ann", 1, 3)
+    assert (plain.returncode, len(plain.stdout.splitlines())) == (0, 2)
+    blamed = json.loads(run("blame", store, "account-ann", *domain, "--json").stdout)
+    assert (blamed["balance"]["value"], blamed["balance"]["version"]) == (50, 3)
+    assert "balance" in run("blame", store, "account-ann", *domain).stdout
+    future = run("diff", store, "account-ann", 1, 9)
+    assert (future.returncode, "has no version 9: it goes from 0 to 3" in future.stderr) == (1, True)
+    unknown = run("blame", store, "order-1", *domain)
+    assert (unknown.returncode, "No aggregate of the category 'order'" in unknown.stderr) == (1, True)

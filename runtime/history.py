@@ -1,0 +1,162 @@
+"""What can be asked of the past: where a moment is in the log, what changed between two versions, and by whom."""
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import attrs
+import trio
+
+from ..actors.aggregate_type import AggregateType
+from ..actors.recovery import Recovered, apply_event, recover
+from ..storage.past import PastLog
+from ..storage.query import position_at
+from ..storage.record import StoredEvent
+from ..storage.store import EventReader
+from .errors import NotInHistory
+
+BATCH_EVENTS: Final = 100
+"""Events that are applied before other tasks get their turn."""
+PRINCIPAL: Final = "principal"
+"""The metadata that names who sent a command."""
+
+
+@attrs.frozen
+class Difference:
+    """What happened to an aggregate between two versions."""
+
+    events: list[StoredEvent]
+    """Those after the first version, up to and including the second."""
+    changes: dict[str, tuple[Any, Any]]
+    """The fields of the state that differ, each with its value before and after, as plain data."""
+
+
+@attrs.frozen
+class Blame:
+    """What last set a field of an aggregate's state. Fields that no event has changed have none."""
+
+    value: Any
+    """As plain data."""
+    version: int
+    position: int
+    event_type: str
+    time_ns: int
+    command_id: str
+    correlation_id: str
+    principal: str | None
+    """What the command's metadata name as `principal`."""
+
+
+def position_of(store: EventReader, *, position: int | None = None, time: datetime | None = None) -> int:
+    """The position that a moment stands for. Raises `NotInHistory` for one that the log does not reach.
+
+    Raises `ValueError` for a time without a zone, or when not exactly one of both is given.
+    """
+    if (position is None) == (time is None):
+        raise ValueError("say when: either a position or a time")
+    if position is not None:
+        if not 0 <= position <= store.last_position:
+            raise NotInHistory(
+                f"There is no position {position} in {store.path}: it goes from 0 to {store.last_position}."
+            )
+        return position
+    assert time is not None
+    if time.tzinfo is None:
+        raise ValueError(f"{time} has no time zone: write datetime(..., tzinfo=UTC), or time.astimezone()")
+    found = position_at(store, round(time.timestamp() * 1_000_000) * 1_000 + 999)
+    if not found:
+        first = store.read(limit=1)
+        begins = f"begins at {datetime.fromtimestamp(first[0].time_ns / 1e9, UTC)}" if first else "is empty"
+        raise NotInHistory(f"At {time} nothing was stored yet: {store.path} {begins}.")
+    return found
+
+
+async def state_at(
+    store: EventReader,
+    aggregate_type: AggregateType,
+    aggregate_id: str,
+    *,
+    version: int | None = None,
+    position: int | None = None,
+    time: datetime | None = None,
+) -> Recovered:
+    """An aggregate as it was at a version, a position or a time. Raises `NotInHistory`."""
+    stream = aggregate_type.stream(aggregate_id)
+    if version is None:
+        at = position_of(store, position=position, time=time)
+    elif position is not None or time is not None:
+        raise ValueError("say when by one of at_version, at_position and at_time")
+    else:
+        at = position_of_version(store, stream, version)
+    return await recover(PastLog(store, at), aggregate_type, stream, aggregate_id)
+
+
+def position_of_version(store: EventReader, stream: str, version: int) -> int:
+    """Where a version of a stream is stored; 0 for version 0. Raises `NotInHistory`."""
+    head = store.head(stream)
+    newest = 0 if head is None else head.version
+    if not 0 <= version <= newest:
+        raise NotInHistory(f"{stream!r} has no version {version}: it goes from 0 to {newest}.")
+    if not version:
+        return 0
+    (event,) = store.read_stream(stream, from_version=version, limit=1)
+    return event.position
+
+
+async def difference(
+    store: EventReader, aggregate_type: AggregateType, aggregate_id: str, first: int, second: int
+) -> Difference:
+    """What happened between two versions; the second may be the lower one, and then nothing happened in between."""
+    stream = aggregate_type.stream(aggregate_id)
+    states = [
+        aggregate_type.data((await state_at(store, aggregate_type, aggregate_id, version=version)).state)
+        for version in (first, second)
+    ]
+    events: list[StoredEvent] = []
+    while len(events) < second - first:
+        begin = first + len(events) + 1
+        events += store.read_stream(stream, from_version=begin, to_version=second, limit=BATCH_EVENTS)
+        await trio.lowlevel.checkpoint()
+    return Difference(events, changes_between(*states))
+
+
+def changes_between(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The fields that differ, with both values."""
+    return {
+        name: (before.get(name), after.get(name)) for name in {**before, **after} if before.get(name) != after.get(name)
+    }
+
+
+async def blame(store: EventReader, aggregate_type: AggregateType, aggregate_id: str) -> dict[str, Blame]:
+    """For each field that any event changed: the event that set it last.
+
+    Replays the whole stream, turning the state into data after each event.
+    """
+    stream = aggregate_type.stream(aggregate_id)
+    state = aggregate_type.initial_state(aggregate_id)
+    data = aggregate_type.data(state)
+    found: dict[str, Blame] = {}
+    for number, stored in enumerate(_events_of(store, stream)):
+        if number % BATCH_EVENTS == 0:
+            await trio.lowlevel.checkpoint()
+        apply_event(aggregate_type, state, stored)
+        before, data = data, aggregate_type.data(state)
+        for name, (_, value) in changes_between(before, data).items():
+            found[name] = Blame(
+                value,
+                stored.version,
+                stored.position,
+                stored.type,
+                stored.time_ns,
+                stored.causation_id,
+                stored.correlation_id,
+                stored.metadata.get(PRINCIPAL),
+            )
+    return found
+
+
+def _events_of(store: EventReader, stream: str) -> Iterator[StoredEvent]:
+    version = 0
+    while batch := store.read_stream(stream, from_version=version + 1, limit=BATCH_EVENTS):
+        yield from batch
+        version = batch[-1].version

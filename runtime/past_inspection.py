@@ -1,0 +1,138 @@
+"""What the command line shows of the past: a replay, the difference between two versions, and who set what."""
+
+import argparse
+import importlib
+import inspect
+import sys
+from contextlib import closing
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Final
+
+import attrs
+import trio
+
+from ..actors.aggregate import Aggregate
+from ..actors.aggregate_type import AggregateType
+from ..actors.errors import DefinitionError
+from ..actors.serializer import Serializer
+from ..storage.limits import Limits
+from ..storage.reader import LogReader
+from ..storage.record import StoredEvent
+from .history import blame, difference, position_of_version
+from .inspection import event_data, print_event
+from .output import compact_json, format_time, make_console, make_table, print_json
+from .replay import Replay, ReplayMode, Selection
+
+NS_PER_SECOND: Final = 1e9
+
+
+def print_replay(options: argparse.Namespace) -> int:
+    """`eventsrc replay PATH`: events at their pace, or as fast as they come; Enter lets the next one by with --step."""
+    with closing(LogReader.open(options.path)) as log:
+        selection = Selection(
+            mode=options.mode or _mode(options),
+            stream=options.stream,
+            types=options.types,
+            category=options.category,
+            tag=options.tags,
+            metadata=dict(options.metadata) if options.metadata else None,
+            to_version=options.to_version,
+            to_position=options.to_position,
+            to_time=None if options.to_time is None else datetime.fromtimestamp(options.to_time / NS_PER_SECOND, UTC),
+        )
+        try:
+            selection.check()
+        except ValueError as error:
+            print(f"eventsrc: {error}", file=sys.stderr)
+            return 2
+        replay = Replay(log, selection, speed=options.speed, limits=Limits(), into=partial(_show, options))
+        trio.run(replay.run)
+        progress = replay.progress
+        print(f"{progress.events:,} events, {progress.per_second:,.0f} a second", file=sys.stderr)
+    return 0
+
+
+def _mode(options: argparse.Namespace) -> ReplayMode:
+    if options.types or options.category or options.tags or options.metadata:
+        return "selective"
+    ends = (options.to_version, options.to_position, options.to_time)
+    return "time_travel" if any(end is not None for end in ends) else "full"
+
+
+async def _show(options: argparse.Namespace, event: StoredEvent) -> None:
+    if options.step:
+        await trio.to_thread.run_sync(sys.stdin.readline)
+    print_event(event, as_json=options.json)
+
+
+def print_difference(options: argparse.Namespace) -> int:
+    """`eventsrc diff PATH STREAM FIRST SECOND`: the events; with the domain's classes also the fields that changed."""
+    with closing(LogReader.open(options.path)) as log:
+        if options.modules:
+            aggregate_type, aggregate_id = _aggregate(options)
+            found = trio.run(difference, log, aggregate_type, aggregate_id, options.first, options.second)
+            events, changes = found.events, found.changes
+        else:
+            position_of_version(log, options.stream, options.first)
+            position_of_version(log, options.stream, options.second)
+            events = log.read_stream(
+                options.stream,
+                from_version=options.first + 1,
+                to_version=options.second,
+                limit=max(options.second - options.first, 1),
+            )
+            changes = {}
+    if options.json:
+        data: dict[str, Any] = {"stream": options.stream, "events": [event_data(event) for event in events]}
+        if options.modules:
+            data["changes"] = {name: {"before": before, "after": after} for name, (before, after) in changes.items()}
+        print_json(data)
+        return 0
+    for event in events:
+        print_event(event, as_json=False)
+    if changes:
+        table = make_table("field", f"at {options.first}", f"at {options.second}")
+        for name, (before, after) in changes.items():
+            table.add_row(name, compact_json(before), compact_json(after))
+        make_console().print(table)
+    elif not options.modules:
+        print("Name the module of the domain to see the fields that changed: --import MODULE", file=sys.stderr)
+    return 0
+
+
+def print_blame(options: argparse.Namespace) -> int:
+    """`eventsrc blame PATH STREAM --import MODULE`."""
+    with closing(LogReader.open(options.path)) as log:
+        found = trio.run(blame, log, *_aggregate(options))
+    if options.json:
+        print_json({name: {**attrs.asdict(each), "time": format_time(each.time_ns)} for name, each in found.items()})
+        return 0
+    table = make_table("field", "value", "version", "position", "event", "time", "principal", "command", "correlation")
+    for name, each in found.items():
+        place = (f"{each.version}", f"{each.position}", each.event_type, format_time(each.time_ns))
+        who = (each.principal or "", each.command_id, each.correlation_id)
+        table.add_row(name, compact_json(each.value), *place, *who)
+    make_console().print(table)
+    return 0
+
+
+def _aggregate(options: argparse.Namespace) -> tuple[AggregateType, str]:
+    """The type and id of the aggregate that a stream belongs to, among the classes of the modules given."""
+    category, _, aggregate_id = options.stream.partition("-")
+    known = []
+    sys.path.insert(0, "")
+    for name in options.modules:
+        try:
+            module = importlib.import_module(name)
+        except ImportError as error:
+            raise DefinitionError(f"The module {name!r} cannot be imported: {error}.") from error
+        for value in vars(module).values():
+            if inspect.isclass(value) and issubclass(value, Aggregate) and value is not Aggregate:
+                known.append(value.__eventsrc_definition__.category)
+                if known[-1] == category:
+                    return AggregateType(value, Serializer()), aggregate_id
+    raise DefinitionError(
+        f"No aggregate of the category {category!r} is in {', '.join(options.modules)}; there is "
+        f"{', '.join(sorted(set(known))) or 'none'}."
+    )

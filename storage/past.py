@@ -1,0 +1,109 @@
+"""A log as it was: the same log, read only up to a position."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .commit import IdempotencyEntry
+from .record import StoredEvent, StreamHead
+from .snapshot import Snapshot
+from .store import POSITION_MAX, READ_BATCH_EVENTS, EventReader
+
+
+class PastLog:
+    """Reads `store` as if nothing had been stored after `position`. Holds nothing of its own."""
+
+    def __init__(self, store: EventReader, position: int) -> None:
+        self._store = store
+        self.last_position = position
+
+    @property
+    def path(self) -> str:
+        return f"{self._store.path} as of position {self.last_position}"
+
+    @property
+    def last_commit_id(self) -> int:
+        return self._store.last_commit_id
+
+    @property
+    def stream_count(self) -> int:
+        count, after = 0, ""
+        while heads := self.streams(after=after):
+            count += len(heads)
+            after = heads[-1].stream
+        return count
+
+    def head(self, stream: str) -> StreamHead | None:
+        head = self._store.head(stream)
+        if head is None or head.position <= self.last_position:
+            return head
+        low, high = 0, head.version
+        while low < high:
+            middle = (low + high + 1) // 2
+            (event,) = self._store.read_stream(stream, from_version=middle, limit=1)
+            if event.position <= self.last_position:
+                low = middle
+            else:
+                high = middle - 1
+        if not low:
+            return None
+        (event,) = self._store.read_stream(stream, from_version=low, limit=1)
+        return StreamHead(stream, event.version, event.position, event.hash)
+
+    def streams(
+        self, *, category: str | None = None, after: str = "", limit: int = READ_BATCH_EVENTS
+    ) -> list[StreamHead]:
+        found: list[StreamHead] = []
+        while len(found) < limit and (heads := self._store.streams(category=category, after=after, limit=limit)):
+            found += [head for head in (self.head(each.stream) for each in heads) if head is not None]
+            after = heads[-1].stream
+        return found[:limit]
+
+    def read_stream(
+        self,
+        stream: str,
+        *,
+        from_version: int = 1,
+        to_version: int | None = None,
+        backwards: bool = False,
+        limit: int = READ_BATCH_EVENTS,
+    ) -> list[StoredEvent]:
+        head = self.head(stream)
+        if head is None:
+            return []
+        last = head.version if to_version is None else min(to_version, head.version)
+        return self._store.read_stream(
+            stream, from_version=from_version, to_version=last, backwards=backwards, limit=limit
+        )
+
+    def read(
+        self, *, after: int = 0, before: int | None = None, backwards: bool = False, limit: int = READ_BATCH_EVENTS
+    ) -> list[StoredEvent]:
+        return self._until(self._store.read, after=after, before=before, backwards=backwards, limit=limit)
+
+    def read_type(self, event_type: str, **bounds: Any) -> list[StoredEvent]:
+        return self._until(self._store.read_type, event_type, **bounds)
+
+    def read_category(self, category: str, **bounds: Any) -> list[StoredEvent]:
+        return self._until(self._store.read_category, category, **bounds)
+
+    def read_tag(self, tag: str, **bounds: Any) -> list[StoredEvent]:
+        return self._until(self._store.read_tag, tag, **bounds)
+
+    def _until(
+        self, read: Callable[..., list[StoredEvent]], *names: str, before: int | None = None, **bounds: Any
+    ) -> list[StoredEvent]:
+        end = min(POSITION_MAX if before is None else before, self.last_position + 1)
+        return read(*names, before=end, **bounds)
+
+    def idempotency(self, stream: str, keys: Sequence[str], *, now_ns: int) -> dict[str, IdempotencyEntry]:
+        """Nothing is sent to the past, so nothing is sent to it twice."""
+        return {}
+
+    def snapshots(self, stream: str, *, limit: int = READ_BATCH_EVENTS) -> list[Snapshot]:
+        head = self.head(stream)
+        if head is None:
+            return []
+        return [snapshot for snapshot in self._store.snapshots(stream) if snapshot.version <= head.version][:limit]
+
+    def close(self) -> None:
+        """The log itself stays open."""
