@@ -1,12 +1,15 @@
 """A log as it was: the same log, read only up to a position."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final, Self
 
 from .commit import IdempotencyEntry
 from .record import StoredEvent, StreamHead
 from .snapshot import Snapshot
 from .store import POSITION_MAX, READ_BATCH_EVENTS, EventReader
+
+HEADS_MAX: Final = 10_000
+"""Heads of streams that are remembered."""
 
 
 class PastLog:
@@ -14,6 +17,7 @@ class PastLog:
 
     def __init__(self, store: EventReader, position: int) -> None:
         self._store = store
+        self._heads: dict[str, StreamHead | None] = {}
         self.last_position = position
 
     @property
@@ -33,6 +37,19 @@ class PastLog:
         return count
 
     def head(self, stream: str) -> StreamHead | None:
+        # The past does not change, so what was found of it stays true.
+        if stream not in self._heads:
+            if len(self._heads) >= HEADS_MAX:
+                del self._heads[next(iter(self._heads))]
+            self._heads[stream] = self._find_head(stream)
+        return self._heads[stream]
+
+    def knows(self, event: StoredEvent) -> Self:
+        """Tell it the newest event of a stream, which it need not look for then."""
+        self._heads[event.stream] = StreamHead(event.stream, event.version, event.position, event.hash)
+        return self
+
+    def _find_head(self, stream: str) -> StreamHead | None:
         head = self._store.head(stream)
         if head is None or head.position <= self.last_position:
             return head
