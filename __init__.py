@@ -84,6 +84,7 @@ from .runtime.view import Query, View
 from .storage.commit import ANY, NO_STREAM, STREAM_EXISTS, ExpectedVersion
 from .storage.errors import (
     AppendRefused,
+    BackupRefused,
     CommitAbandoned,
     CommitTooLarge,
     CommitTooManyBytes,
@@ -92,6 +93,7 @@ from .storage.errors import (
     CorruptRecord,
     EventSourcingError,
     EventTooLarge,
+    ImportRefused,
     LimitExceeded,
     PayloadInvalid,
     StoreClosed,
@@ -136,6 +138,7 @@ __all__ = [
     "AggregateUnavailable",
     "AppendRefused",
     "ApplierFailed",
+    "BackupRefused",
     "Blame",
     "CheckpointMoved",
     "CommandTimeout",
@@ -160,6 +163,7 @@ __all__ = [
     "ExpectedVersion",
     "HandlerFailed",
     "IdempotencyKeyInvalid",
+    "ImportRefused",
     "JournalFailed",
     "Lag",
     "LimitExceeded",

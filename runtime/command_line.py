@@ -6,10 +6,11 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 from ..storage.errors import EventSourcingError
-from . import benchmark, inspection, past_inspection, saga_timeline, steering, watch
+from . import benchmark, inspection, moving, past_inspection, saga_timeline, steering, watch
 from .replay import MODES
 
 EXIT_ERROR: Final = 1
@@ -145,6 +146,8 @@ def _parser() -> argparse.ArgumentParser:
             metavar="MODULE",
             help="the domain's classes",
         )
+
+    moving.add_commands(partial(_reading, commands), _count, _time)
 
     watching = _reading(commands, "watch", "see what a store's runtime is doing, as it does it")
     watching.add_argument("--seconds", type=_count, metavar="N", help="end after so long; without it when interrupted")

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any, Final, Literal, TypeVar
 
 import cattrs
@@ -25,7 +26,9 @@ from ..actors.saga_history import SagaState
 from ..actors.saga_instance import SagaInstance, SagaInstances
 from ..actors.serializer import Serializer
 from ..actors.view_store import ViewStore
+from ..storage.backup import backup, restore
 from ..storage.commit import StreamAppend
+from ..storage.errors import BackupRefused
 from ..storage.event_query import EventQuery
 from ..storage.limits import Limits
 from ..storage.log import EventLog
@@ -33,6 +36,7 @@ from ..storage.memory import MemoryLog
 from ..storage.past import PastLog
 from ..storage.reader import LogReader
 from ..storage.store import EventStore
+from ..storage.verify import Summary
 from .consumers import Subscriptions
 from .control import Control
 from .errors import ShutdownTimeout
@@ -295,6 +299,25 @@ class Runtime(Reading):
             for projection in projections:
                 await runtime.projections.wait_for(runtime.projections.get(projection), past.last_position)
             yield runtime
+
+    async def backup(self, destination: str | os.PathLike[str]) -> Summary:
+        """Copy the store into a new folder while commands go on, and verify the copy.
+
+        Raises `BackupRefused` where something is there already, `StoreWriteFailed`; a store in memory has no copy.
+        """
+        if not isinstance(self._store, LogReader):
+            raise BackupRefused(f"{self._store.path} is no store on a disk: there is nothing to copy.")
+        return await trio.to_thread.run_sync(backup, self._store, destination)
+
+    async def fork(self, at_position: int, destination: str | os.PathLike[str]) -> None:
+        """Make a store of its own, in a new folder, that shares the history up to a position: for what-if commands.
+
+        Raises `NotInHistory` for a position that the log does not have, `BackupRefused`.
+        """
+        position_of(self._store, position=at_position)
+        if not isinstance(self._store, LogReader):
+            raise BackupRefused(f"{self._store.path} is no store on a disk: there is nothing to copy.")
+        await trio.to_thread.run_sync(partial(restore, self._store, destination, to_position=at_position))
 
     # --- sagas ---
 

@@ -152,6 +152,20 @@ class Environment:
             self._environment.set_mapsize(0)
             return self._environment.begin()
 
+    def copy(self, folder: Path) -> None:
+        """Copy it as it is now into an existing folder, without freed pages. Raises `StoreWriteFailed`.
+
+        Takes as long as the disk needs; call it in a worker thread. Writing goes on meanwhile.
+        """
+        self._gate.enter()
+        try:
+            self.check_usable()
+            self._environment.copy(str(folder), compact=True)
+        except (lmdb.Error, OSError) as error:
+            raise StoreWriteFailed(str(folder), str(error)) from error
+        finally:
+            self._gate.leave()
+
     def write(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` in a write transaction and commit it durably; run it again after the map had to grow.
 

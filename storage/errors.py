@@ -226,6 +226,18 @@ class StreamNameInvalid(EventSourcingError):
         self.stream = stream
 
 
+class ImportRefused(EventSourcingError):
+    """Events that are to be taken over do not fit: no export, of another history, or changed on the way."""
+
+    code = "import_refused"
+
+
+class BackupRefused(EventSourcingError):
+    """A copy of a store cannot be made there, or is not sound."""
+
+    code = "backup_refused"
+
+
 class LimitExceeded(AppendRefused):
     """Base of the errors for a bound of `Limits`: `limit` names the field, `bound` its value, `actual` what came."""
 

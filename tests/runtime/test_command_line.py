@@ -187,3 +187,33 @@ def test_the_difference_between_two_versions_and_who_set_what(store: Path) -> No
     assert (future.returncode, "has no version 9: it goes from 0 to 3" in future.stderr) == (1, True)
     unknown = run("blame", store, "order-1", *domain)
     assert (unknown.returncode, "No aggregate of the category 'order'" in unknown.stderr) == (1, True)
+
+
+# -- moving
+
+
+def test_backup_restore_fork_export_and_import(store: Path, tmp_path: Path) -> None:
+    def done(*arguments: object) -> dict[str, Any]:
+        (line,) = lines(*arguments)
+        assert isinstance(line, dict)
+        return line
+
+    def positions(path: Path) -> list[int]:
+        return [event["position"] for event in lines("events", path)]
+
+    assert done("backup", store, tmp_path / "copy")["verified"]
+    assert positions(tmp_path / "copy") == [1, 2, 3, 4, 5, 6]
+    assert done("fork", store, tmp_path / "fork", "--at", 2)["position"] == 2
+    assert done("backup", store, tmp_path / "since.jsonl.gz", "--since", 2)["events"] == 4
+    assert done("restore", tmp_path / "fork", tmp_path / "whole", tmp_path / "since.jsonl.gz")["position"] == 6
+    assert lines("events", tmp_path / "whole") == lines("events", store)
+    part = done("restore", tmp_path / "copy", tmp_path / "part", "--to-position", 4)
+    assert part["position"] == 4
+    assert done("export", store, tmp_path / "all.jsonl")["events"] == 6
+    assert done("import", tmp_path / "new", tmp_path / "all.jsonl") == {"events": 6, "position": 6}
+    assert lines("events", tmp_path / "new") == lines("events", store)
+    assert eventsrc("verify", tmp_path / "new").returncode == 0
+    again = eventsrc("import", tmp_path / "new", tmp_path / "all.jsonl")
+    assert (again.returncode, "begins after position 0" in again.stderr) == (1, True)
+    taken = eventsrc("backup", store, tmp_path / "copy")
+    assert (taken.returncode, "is there already" in taken.stderr) == (1, True)

@@ -11,7 +11,7 @@ from bank_views import Balance, Balances
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eventsrc import Limits, MemoryLog, NotInHistory, ReplaySpeedInvalid, Runtime, RuntimeReadOnly
+from eventsrc import BackupRefused, Limits, MemoryLog, NotInHistory, ReplaySpeedInvalid, Runtime, RuntimeReadOnly
 from eventsrc.runtime.testing import EPOCH, WallClock
 from eventsrc.storage.record import StoredEvent
 from eventsrc.storage.store import EventStore
@@ -244,3 +244,23 @@ async def test_what_does_not_go_together_is_refused(store: EventStore | Path) ->
                 runtime.replay(mode, into=print, **options)  # type: ignore[call-overload]
         with pytest.raises(NotInHistory):
             runtime.replay("time_travel", into=print, to_position=1)
+
+
+async def test_a_fork_goes_its_own_way(tmp_path: Path) -> None:
+    clock = WallClock()
+    async with Runtime.open(tmp_path / "a", aggregates=[Account], wall_clock=clock) as runtime:
+        await fill(runtime, clock)
+        await runtime.fork(7, tmp_path / "b")
+        assert (await runtime.backup(tmp_path / "c")).events == 20
+        async with Runtime.open(tmp_path / "b", aggregates=[Account], wall_clock=clock) as fork:
+            assert fork.last_position == 7
+            assert (await fork.actor(Account, "ann").ask(Withdraw(10))).version == 5
+            assert (await fork.actor(Account, "ann").state()).balance == 0
+        assert (await runtime.actor(Account, "ann").state()).balance == 55
+        with pytest.raises(NotInHistory):
+            await runtime.fork(99, tmp_path / "d")
+        with pytest.raises(BackupRefused, match="is there already"):
+            await runtime.fork(1, tmp_path / "b")
+    async with Runtime.open(MemoryLog(), aggregates=[Account]) as runtime:
+        with pytest.raises(BackupRefused, match="no store on a disk"):
+            await runtime.backup(tmp_path / "e")
