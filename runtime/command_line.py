@@ -10,7 +10,7 @@ from functools import partial
 from typing import Final
 
 from ..storage.errors import EventSourcingError
-from . import benchmark, inspection, moving, past_inspection, saga_timeline, steering, watch
+from . import benchmark, evidence, inspection, moving, past_inspection, saga_timeline, steering, watch
 from .replay import MODES
 
 EXIT_ERROR: Final = 1
@@ -112,9 +112,6 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--at", type=_count, metavar="VERSION", help="as of this version")
     show.set_defaults(run=inspection.print_stream)
 
-    verify = _reading(commands, "verify", "walk every hash chain and index, and say what is wrong where")
-    verify.set_defaults(run=inspection.print_verification)
-
     replay = _reading(commands, "replay", "events of the past once more: all, a selection, or up to a moment")
     replay.add_argument("--mode", choices=MODES, help="what the other options say, unless given")
     replay.add_argument("--stream", help="only this stream")
@@ -148,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         )
 
     moving.add_commands(partial(_reading, commands), _count, _time)
+    evidence.add_commands(partial(_reading, commands), _count)
 
     watching = _reading(commands, "watch", "see what a store's runtime is doing, as it does it")
     watching.add_argument("--seconds", type=_count, metavar="N", help="end after so long; without it when interrupted")

@@ -5,27 +5,20 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from itertools import islice
 from typing import Any, Final
 
 import attrs
-import rich.console
-import rich.progress
 from msgspec import structs
 
-from ..storage.environment import Environment
 from ..storage.event_query import EventQuery
 from ..storage.query import find_events, find_streams, position_at
 from ..storage.reader import LogReader
 from ..storage.record import StoredEvent
 from ..storage.snapshot import Snapshot
-from ..storage.verify import verify
 from .output import compact_json, format_time, make_console, make_table, print_json
 
 FOLLOW_INTERVAL_SECONDS: Final = 0.05
-FINDINGS_SHOWN_MAX: Final = 1_000
 EXIT_NOT_FOUND: Final = 1
-EXIT_DAMAGED: Final = 2
 EVENT_COLUMNS: Final = ("position", "time", "stream", "version", "type", "payload")
 
 
@@ -100,33 +93,6 @@ def print_stream(options: argparse.Namespace) -> int:
             table.add_row(version, position, when, name, payload)
         console.print(table)
     return 0
-
-
-def print_verification(options: argparse.Namespace) -> int:
-    """`eventsrc verify PATH`: exit code 0 when all is sound, 2 when something is damaged."""
-    # The environment alone also opens where the end of the log is damaged.
-    with closing(Environment(options.path, read_only=True)) as environment:
-        with rich.progress.Progress(
-            console=rich.console.Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-        ) as progress:
-            task = progress.add_task("verifying")
-            verification = verify(
-                environment, progress=lambda done, total: progress.update(task, completed=done, total=total)
-            )
-            findings = list(islice(verification, FINDINGS_SHOWN_MAX))
-        summary = verification.summary
-    if options.json:
-        print_json({**structs.asdict(summary), "findings": [structs.asdict(finding) for finding in findings]})
-        return EXIT_DAMAGED if findings else 0
-    for finding in findings:
-        print(finding)
-    if len(findings) == FINDINGS_SHOWN_MAX:
-        print(f"... stopped after {FINDINGS_SHOWN_MAX} findings")
-    print(
-        f"{summary.events:,} events in {summary.streams:,} streams, {summary.snapshots:,} snapshots, "
-        f"{summary.size_bytes:,} bytes: {'DAMAGED' if findings else 'all sound'}"
-    )
-    return EXIT_DAMAGED if findings else 0
 
 
 def event_data(event: StoredEvent) -> dict[str, Any]:

@@ -54,6 +54,7 @@ class Draft:
         self.last_commit_id = last_commit_id
         self.stream_count = stream_count
         self.records: list[bytes] = []
+        self.hashes: list[bytes] = []
         self.placements: list[Placement] = []
         self.heads: dict[str, StreamHead] = {}
         self.idempotency: list[IdempotencyEntry] = []
@@ -91,6 +92,7 @@ class Draft:
         position = self.last_position
         new_streams = size_bytes = 0
         records: list[bytes] = []
+        hashes: list[bytes] = []
         placements: list[Placement] = []
         heads: dict[str, StreamHead] = {}
         for append in commit.appends:
@@ -124,6 +126,7 @@ class Draft:
                     )
                 record, previous_hash = seal(previous_hash, encoded)
                 records.append(record)
+                hashes.append(previous_hash)
                 size_bytes += len(record)
             heads[stream] = StreamHead(stream, version, position, previous_hash)
         if len(records) > limits.commit_events_max:
@@ -134,6 +137,7 @@ class Draft:
         first_position = self.last_position + 1
         self.idempotency += [self._settle(entry, first_position) for entry in commit.idempotency]
         self.records += records
+        self.hashes += hashes
         self.placements += placements
         self.heads |= heads
         self.stream_count += new_streams

@@ -4,6 +4,7 @@ A tail that is being flushed stays readable until its last slice is stored; `ind
 in between repeats the flush under the same keys.
 """
 
+import struct
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from typing import Final
@@ -12,12 +13,16 @@ import msgspec
 
 from .environment import Table, Transaction
 from .idempotency import encode_rows, merge_rows
+from .merkle import Tree
 from .postings import chunks
 from .record import StreamHead
 from .tail import Tail
 
 INDEXED_THROUGH_KEY: Final = b"indexed_through"
+TREE_KEY: Final = b"tree"
+NODE_KEY: Final = struct.Struct(">Q")
 _encode: Final = msgspec.msgpack.Encoder().encode
+_tree_decoder: Final = msgspec.msgpack.Decoder(Tree)
 _through_decoder: Final = msgspec.msgpack.Decoder(tuple[int, int])
 _head_decoder: Final = msgspec.msgpack.Decoder(tuple[int, int, bytes])
 
@@ -52,6 +57,7 @@ class IndexFlush:
             assert consumed == len(pairs), f"LMDB took {consumed} of {len(pairs)} index entries"
         if self._done + len(part) == len(self._items):
             transaction.put(INDEXED_THROUGH_KEY, _encode(self.tail.through), db=self._table("meta"))
+            transaction.put(TREE_KEY, _encode(self.tail.tree), db=self._table("meta"))
         return len(part)
 
     def advance(self, count: int) -> bool:
@@ -69,6 +75,8 @@ def _items_of(tail: Tail) -> Iterator[Item]:
         for name in sorted(postings):
             for key, value in chunks(name, postings[name]):
                 yield table, key, value
+    for index, root in tail.nodes:
+        yield "tree", NODE_KEY.pack(index), root
     for stream in sorted(tail.heads):
         yield "heads", stream.encode(), encode_head(tail.heads[stream])
     entries = sorted(tail.idempotency.values(), key=lambda entry: entry.stream)
@@ -90,3 +98,9 @@ def indexed_through(transaction: Transaction, meta: Table) -> tuple[int, int]:
     """The last position and commit id that the indexes on disk cover."""
     value = transaction.get(INDEXED_THROUGH_KEY, db=meta)
     return (0, 0) if value is None else _through_decoder.decode(value)
+
+
+def indexed_tree(transaction: Transaction, meta: Table) -> Tree:
+    """The Merkle tree over the events that the indexes on disk cover."""
+    value = transaction.get(TREE_KEY, db=meta)
+    return Tree() if value is None else _tree_decoder.decode(value)

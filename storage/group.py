@@ -16,8 +16,8 @@ from .record import StoredEvent
 
 KEY: Final = struct.Struct(">QQ")
 """First position and first commit id: the second tells groups apart that hold no event."""
-_HEADER: Final = struct.Struct("<IIQQ")
-"""CRC-32 of all that follows, number of records, first and last commit id."""
+_HEADER: Final = struct.Struct("<IIQQ32s")
+"""CRC-32 of all that follows, number of records, first and last commit id, root of the Merkle tree after them."""
 _CRC_SIZE_BYTES: Final = 4
 _ARRAY: Final = struct.Struct(">BI")
 _ARRAY_CODE: Final = 0xDD
@@ -38,16 +38,18 @@ class GroupDamaged(ValueError):
 class Group:
     """A stored group commit, checked and ready to be read."""
 
-    __slots__ = ("_body", "_ends", "_value", "count", "first_commit_id", "first_position", "last_commit_id")
+    __slots__ = ("_body", "_ends", "_value", "count", "first_commit_id", "first_position", "last_commit_id", "root")
 
     first_position: int
     count: int
     first_commit_id: int
     last_commit_id: int
+    root: bytes
+    """Of the Merkle tree over all events through this group's last."""
 
     def __init__(self, first_position: int, value: bytes) -> None:
         try:
-            crc, self.count, self.first_commit_id, self.last_commit_id = _HEADER.unpack_from(value)
+            crc, self.count, self.first_commit_id, self.last_commit_id, self.root = _HEADER.unpack_from(value)
             if zlib.crc32(memoryview(value)[_CRC_SIZE_BYTES:]) != crc:
                 raise GroupDamaged("its checksum does not match")
             self._ends: tuple[int, ...] = struct.unpack_from(f"<{self.count}I", value, _HEADER.size)
@@ -113,7 +115,11 @@ class Group:
 
 
 def encode_group(
-    first_commit_id: int, last_commit_id: int, records: Sequence[bytes], idempotency: Sequence[IdempotencyEntry]
+    first_commit_id: int,
+    last_commit_id: int,
+    root: bytes,
+    records: Sequence[bytes],
+    idempotency: Sequence[IdempotencyEntry],
 ) -> bytes:
     """The value that stands for a group: header, where each record ends, the records, the idempotency keys."""
     ends = []
@@ -123,7 +129,7 @@ def encode_group(
         ends.append(end)
     content = b"".join(
         (
-            _HEADER.pack(0, len(records), first_commit_id, last_commit_id)[_CRC_SIZE_BYTES:],
+            _HEADER.pack(0, len(records), first_commit_id, last_commit_id, root)[_CRC_SIZE_BYTES:],
             struct.pack(f"<{len(ends)}I", *ends),
             _ARRAY.pack(_ARRAY_CODE, len(records)) if records else b"",
             *records,

@@ -17,6 +17,7 @@ from .event_query import EventQuery
 from .flush import IndexFlush
 from .group import KEY, encode_group
 from .limits import Limits
+from .merkle import Nodes, Tree
 from .query import find_events
 from .reader import LogReader
 from .record import StreamHead
@@ -73,14 +74,15 @@ class EventLog(LogReader):
         outcomes = [draft.add(commit) for commit in commits]
         if draft.is_empty and not snapshots:
             return outcomes
+        tree, nodes = self._tail.tree.extended(draft.hashes)
         try:
-            self._write(draft, snapshots)
+            self._write(draft, tree, snapshots)
         except StoreError as error:
             unknown = isinstance(error, StoreOutcomeUnknown)
             if unknown or draft.is_empty or not self._holds(draft.last_commit_id):
                 return [error if isinstance(outcome, Appended) else outcome for outcome in outcomes]
         if not draft.is_empty:
-            self._publish(draft)
+            self._publish(draft, tree, nodes)
         return outcomes
 
     def flush(self) -> None:
@@ -101,9 +103,10 @@ class EventLog(LogReader):
             logger.warning("indexes not flushed at close", extra={"path": self.path, "reason": str(error)})
         self._environment.close()
 
-    def _write(self, draft: Draft, snapshots: Sequence[Snapshot]) -> None:
+    def _write(self, draft: Draft, tree: Tree, snapshots: Sequence[Snapshot]) -> None:
         key = KEY.pack(draft.first_position, draft.first_commit_id)
-        value = encode_group(draft.first_commit_id, draft.last_commit_id, draft.records, draft.idempotency)
+        commit_ids = (draft.first_commit_id, draft.last_commit_id)
+        value = encode_group(*commit_ids, tree.root, draft.records, draft.idempotency)
         flush = self._flushing
         # Enough index entries with each commit that a flush ends long before the next one is due.
         share = 1 + len(draft.records) * self._flush_items_per_event
@@ -141,11 +144,10 @@ class EventLog(LogReader):
         for old_key in outdated:
             transaction.delete(old_key, db=table)
 
-    def _publish(self, draft: Draft) -> None:
+    def _publish(self, draft: Draft, tree: Tree, nodes: Nodes) -> None:
         with self._lock:
-            self._tail.add(
-                draft.placements, draft.heads, draft.idempotency, (draft.last_position, draft.last_commit_id)
-            )
+            through = (draft.last_position, draft.last_commit_id)
+            self._tail.add(draft.placements, draft.heads, draft.idempotency, through, tree, nodes)
         self._heads.update(draft.heads)
         if len(self._heads) > HEADS_CACHED_MAX:
             self._heads.clear()
@@ -158,7 +160,7 @@ class EventLog(LogReader):
     def _begin_flush(self) -> None:
         with self._lock:
             flushing = self._tail
-            self._tail = Tail(flushing.through)
+            self._tail = Tail(flushing.through, flushing.tree)
             self._tails = (flushing, self._tail)
         self._flushing = IndexFlush(flushing, self._environment.table)
         self._flush_items_per_event = 1 + 2 * self._flushing.remaining // TAIL_WEIGHT_MAX

@@ -11,6 +11,7 @@ from .draft import Draft
 from .errors import EventSourcingError, StoreClosed
 from .event_query import EventQuery
 from .limits import Limits
+from .merkle import Tree
 from .names import category_of
 from .query import find_events
 from .record import StoredEvent, StreamHead
@@ -30,7 +31,7 @@ class MemoryLog:
     def __init__(self, *, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
         self._records: list[bytes] = []
-        self._index = Tail((0, 0))
+        self._index = Tail((0, 0), Tree())
         self._snapshots: dict[str, dict[int, bytes]] = {}
         self._closed = False
 
@@ -58,7 +59,7 @@ class MemoryLog:
         if not draft.is_empty:
             through = (draft.last_position, draft.last_commit_id)
             self._records += draft.records
-            index.add(draft.placements, draft.heads, draft.idempotency, through)
+            index.add(draft.placements, draft.heads, draft.idempotency, through, *index.tree.extended(draft.hashes))
         for snapshot in snapshots:
             kept = self._snapshots.setdefault(snapshot.stream, {})
             kept[snapshot.version] = encode_snapshot(snapshot)

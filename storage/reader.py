@@ -16,7 +16,7 @@ from . import postings
 from .commit import IdempotencyEntry
 from .environment import Environment, Transaction
 from .errors import CorruptRecord
-from .flush import decode_head, indexed_through
+from .flush import decode_head, indexed_through, indexed_tree
 from .group import KEY, Group, GroupDamaged
 from .record import StoredEvent, StreamHead
 from .snapshot import Snapshot, SnapshotDamaged, decode_snapshot
@@ -90,6 +90,21 @@ class LogReader:
     @property
     def last_commit_id(self) -> int:
         return self._last_commit_id
+
+    @property
+    def tree(self) -> tuple[int, bytes]:
+        """(how many events there are, the root of the Merkle tree over them)."""
+        tree = self._tail.tree
+        return tree.size, tree.root
+
+    def encoded(self, position: int) -> bytes:
+        """The stored bytes of the event at a position that the log has, as its hash covers them."""
+        with self._environment.read() as transaction, transaction.cursor(self._environment.table("log")) as cursor:
+            if seek_group(cursor, position):
+                group = self._group(cursor.key(), cursor.value())
+                if group.first_position <= position <= group.last_position:
+                    return group.encoded(position)
+        raise CorruptRecord(self.path, position, "the log does not hold it")
 
     @property
     def stream_count(self) -> int:
@@ -389,7 +404,8 @@ class LogReader:
         """Begin with the indexes on disk, and read the part of the log that they do not cover yet."""
         table = self._environment.table
         with self._environment.read() as transaction:
-            tail = Tail(indexed_through(transaction, table("meta")))
+            meta = table("meta")
+            tail = Tail(indexed_through(transaction, meta), indexed_tree(transaction, meta))
             self._stream_count = transaction.stat(table("heads"))["entries"]
             with self._lock:
                 self._tail = tail
@@ -404,13 +420,16 @@ class LogReader:
             more = cursor.set_range(KEY.pack(position + 1, commit_id + 1))
             while more:
                 group = self._group(cursor.key(), cursor.value())
-                placements, heads = placements_of(self._records(group)) if group.count else ([], {})
+                records = self._records(group)
+                placements, heads = placements_of(records)
                 for stream in heads:
                     is_new = stream not in tail.heads and self._stored_head(transaction, stream) is None
                     self._stream_count += is_new
                 entries = self._idempotency(group)
+                tree, nodes = tail.tree.extended([record.hash for record in records])
                 with self._lock:
-                    tail.add(placements, heads, entries, (group.last_position, group.last_commit_id))
+                    through = (group.last_position, group.last_commit_id)
+                    tail.add(placements, heads, entries, through, tree, nodes)
                 more = cursor.next()
         self._last_position, self._last_commit_id = tail.through
 

@@ -10,6 +10,7 @@ import attrs
 import msgspec
 
 from .commit import IdempotencyEntry
+from .merkle import Nodes, Tree
 from .record import StoredEvent, StreamHead
 
 
@@ -33,11 +34,16 @@ class StreamTail:
 
 
 class Tail:
-    """What the indexes gain from the commits after `after`, through `through`; both are (position, commit id)."""
+    """What the indexes gain from the commits after `after`, through `through`; both are (position, commit id).
 
-    def __init__(self, after: tuple[int, int]) -> None:
+    `tree` is the Merkle tree at `through`; `nodes` are its stored nodes that these commits made full.
+    """
+
+    def __init__(self, after: tuple[int, int], tree: Tree) -> None:
         self.after = after
         self.through = after
+        self.tree = tree
+        self.nodes: Nodes = []
         self.heads: dict[str, StreamHead] = {}
         self.streams: dict[str, StreamTail] = {}
         self.types: dict[str, list[int]] = {}
@@ -56,6 +62,8 @@ class Tail:
         heads: Mapping[str, StreamHead],
         idempotency: Iterable[IdempotencyEntry],
         through: tuple[int, int],
+        tree: Tree,
+        nodes: Nodes,
     ) -> None:
         """Take in what one group commit wrote, in the order of positions."""
         streams, types, categories = self.streams, self.types, self.categories
@@ -84,6 +92,8 @@ class Tail:
         for entry in idempotency:
             self.idempotency[entry.stream, entry.key] = entry
         self.through = through
+        self.tree = tree
+        self.nodes += nodes
 
 
 def placements_of(records: Iterable[StoredEvent]) -> tuple[list[Placement], dict[str, StreamHead]]:

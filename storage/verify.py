@@ -5,19 +5,21 @@ same positions. Then each index is walked for entries that the log does not acco
 of streams; no transaction lasts longer than a window, so a store may be verified while it is written.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 import msgspec
 
 from .environment import Environment, Transaction
+from .finding import Finding
 from .flush import indexed_through
 from .group import KEY
 from .postings import name_of, ordinal_of
 from .reader import LogReader
 from .snapshot import SnapshotDamaged, decode_snapshot
 from .verify_indexes import ExpiryCheck, HeadCheck, IdempotencyCheck, PostingsCheck, check_window
-from .verify_log import Finding, LogWalk, StreamState, walk_table
+from .verify_log import LogWalk, StreamState, walk_table
+from .verify_tree import Statement, TreeWalk
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the number of events done and the number of all."""
@@ -35,27 +37,31 @@ class Summary(msgspec.Struct, frozen=True):
     findings: int
 
 
-def verify(store: LogReader | Environment, *, progress: Progress | None = None) -> "Verification":
+def verify(
+    store: LogReader | Environment, *, statements: Sequence[Statement] = (), progress: Progress | None = None
+) -> "Verification":
     """Check a whole store; iterate over the result to get a `Finding` for each fault, in the order of the walk.
 
     Args:
         store: an open log, or its environment alone: that opens where a log with a damaged end does not.
+        statements: checkpoints kept elsewhere; that history was only added to since is checked, too.
         progress: told now and then how many events are done, of how many.
 
     Raises:
         StoreError: while iterating, when the store is closed or its file cannot be read at all.
 
     """
-    return Verification(store.environment if isinstance(store, LogReader) else store, progress)
+    return Verification(store.environment if isinstance(store, LogReader) else store, statements, progress)
 
 
 class Verification:
     """One walk over a store. Iterating runs it; `summary` tells how far it came."""
 
-    def __init__(self, environment: Environment, progress: Progress | None) -> None:
+    def __init__(self, environment: Environment, statements: Sequence[Statement], progress: Progress | None) -> None:
         self._environment = environment
+        self._statements = statements
         self._progress = progress
-        self._walk = LogWalk(environment)
+        self._walk = LogWalk(environment, TreeWalk(environment))
         self._snapshots = 0
         self._idempotency_keys = 0
         self._findings = 0
@@ -78,11 +84,12 @@ class Verification:
         )
 
     def _run(self) -> Iterator[Finding]:
-        walk = self._walk = LogWalk(self._environment)
+        tree = TreeWalk(self._environment, self._statements)
+        walk = self._walk = LogWalk(self._environment, tree)
         self._snapshots = self._idempotency_keys = self._findings = 0
         # Snapshots first: every event that one of them stands on is in the log by now.
         yield from self._read_snapshots()
-        yield from self._begin_walk()
+        yield from self._begin_walk(tree)
         while window := walk.next_window():
             yield from window.findings
             with self._environment.read() as transaction:
@@ -92,6 +99,7 @@ class Verification:
                 self._progress(walk.events, walk.last_position)
         walk.finish()
         yield from _snapshots_without_events(walk)
+        yield from tree.finish(walk.events)
 
         heads = HeadCheck(self._environment, walk)
         yield from walk_table(self._environment, "heads", heads)
@@ -100,15 +108,19 @@ class Verification:
             postings = PostingsCheck(self._environment, walk, table)
             yield from walk_table(self._environment, table, postings)
             yield from postings.finish()
+        yield from walk_table(self._environment, "tree", tree.check_node)
+        yield from tree.missing(walk.indexed_through)
         keys = IdempotencyCheck(self._environment, walk)
         yield from walk_table(self._environment, "idempotency", keys)
         yield from walk_table(self._environment, "expiries", ExpiryCheck(self._environment))
         self._idempotency_keys = keys.rows
 
-    def _begin_walk(self) -> Iterator[Finding]:
+    def _begin_walk(self, tree: TreeWalk) -> Iterator[Finding]:
         walk = self._walk
         with self._environment.read() as transaction:
             problem = _begin(self._environment, transaction, walk)
+            found = tree.begin(transaction)
+        yield from found
         if problem:
             yield Finding("meta", problem)
 

@@ -10,6 +10,7 @@ import lmdb
 import msgspec
 
 from .environment import Environment, Transaction
+from .finding import Finding
 from .flush import decode_head
 from .group import KEY, Group, GroupDamaged
 from .idempotency import decode_chunk, expiry_key, split_expiry_key
@@ -25,7 +26,7 @@ from .postings import (
 )
 from .reader import seek_group
 from .record import StoredEvent
-from .verify_log import Finding, LogWalk, Run, Window
+from .verify_log import LogWalk, Run, Window
 
 VERSIONS_AT_ONCE_MAX: Final = 16_384
 UNREADABLE_ENTRY: Final = (PostingsDamaged, UnicodeDecodeError, lmdb.BadValsizeError)

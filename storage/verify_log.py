@@ -5,37 +5,19 @@ from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 
 import attrs
-import msgspec
 
 from .environment import Environment, Transaction
+from .finding import Finding
 from .group import KEY, Group, GroupDamaged
 from .names import category_of
 from .record import GENESIS_HASH, StoredEvent, content_hash
+from .verify_tree import TreeWalk
 
 WINDOW_EVENTS: Final = 32_768
 """Events per read transaction."""
 WINDOW_GROUPS: Final = 16_384
 TABLE_BATCH_ENTRIES: Final = 2_048
 """Index entries per read transaction."""
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """One thing that is wrong: in which table, what, and where as far as it can be told."""
-
-    table: str
-    problem: str
-    stream: str | None = None
-    version: int | None = None
-    position: int | None = None
-
-    def __str__(self) -> str:
-        named = (
-            ("position", self.position),
-            ("stream", self.stream),
-            ("version", self.version),
-        )
-        where = "".join(f", {name} {value}" for name, value in named if value is not None)
-        return f"{self.table}{where}: {self.problem}"
 
 
 @attrs.define
@@ -77,8 +59,9 @@ class Window:
 class LogWalk:
     """Goes through the log from its beginning to where it ended when the walk began."""
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, environment: Environment, tree: TreeWalk) -> None:
         self._environment = environment
+        self._tree = tree
         self.events = 0
         self.last_key = b""
         self.last_position = 0
@@ -158,6 +141,7 @@ class LogWalk:
             problem = f"the group that begins here cannot be read: {error}"
             found.append(Finding("log", problem, position=first_position))
             self._next_position, self._unknown_from = None, first_position
+            self._tree.lose()
             self._last_commit_id = max(self._last_commit_id, first_commit_id)
             return
         if group.first_commit_id != first_commit_id:
@@ -170,6 +154,7 @@ class LogWalk:
         self._next_position = first_position + group.count
         self._check_records(window, first_position, records, encoded)
         self._check_idempotency(window, group, records)
+        found += self._tree.add(first_position, [record.hash for record in records], group.root)
         self.events += group.count
 
     def _check_begin(self, window: Window, first_position: int) -> None:

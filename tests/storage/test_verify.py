@@ -18,11 +18,12 @@ from eventsrc import ANY, EventLog, StoredEvent
 from eventsrc.storage.commit import IdempotencyEntry, NewEvent, StreamAppend
 from eventsrc.storage.contract import TIME_NS, append_to, appended, commit, key_entry, new_event
 from eventsrc.storage.environment import TABLES, Environment
+from eventsrc.storage.finding import Finding
 from eventsrc.storage.group import KEY, Group, encode_group
+from eventsrc.storage.merkle import NODE_LEAVES
 from eventsrc.storage.record import seal
 from eventsrc.storage.snapshot import Snapshot
 from eventsrc.storage.verify import verify
-from eventsrc.storage.verify_log import Finding
 
 Table = Any
 Tamper = Callable[[Any, Table], object]
@@ -54,6 +55,16 @@ def make_store(path: Path, *, flushed: bool) -> None:
         log.close()
     else:
         log.environment.close()  # as if it was killed: the indexes are not flushed
+
+
+def fill_tree(path: Path) -> None:
+    """So many events that a node of the Merkle tree is stored."""
+    events = [new_event(number) for number in range(NODE_LEAVES // 2)]
+    with closing(EventLog(path)) as log:
+        for _ in range(2):
+            number = log.last_commit_id + 1
+            (outcome,) = log.append([commit(number, StreamAppend("c-1", ANY, events))])
+            appended(outcome)
 
 
 def tamper(path: Path, table: str, change: Tamper) -> None:
@@ -103,7 +114,9 @@ def rewrite(position: int, change: Callable[[list[bytes]], list[bytes]]) -> Tamp
         key, value = next(each for each in items(transaction) if KEY.unpack(each[0])[0] == position)
         group = Group(position, value)
         records = change(group.encoded_records())
-        transaction.put(key, encode_group(group.first_commit_id, group.last_commit_id, records, group.idempotency()))
+        transaction.put(
+            key, encode_group(group.first_commit_id, group.last_commit_id, group.root, records, group.idempotency())
+        )
 
     return work
 
@@ -219,7 +232,7 @@ def test_an_idempotency_key_that_names_what_is_not_there(path: Path) -> None:
         group = Group(1, value)
         entries = [IdempotencyEntry("a-1", "forged", 9, 1, 1, TIME_NS + 10)]
         records = group.encoded_records()
-        transaction.put(key, encode_group(group.first_commit_id, group.last_commit_id, records, entries))
+        transaction.put(key, encode_group(group.first_commit_id, group.last_commit_id, group.root, records, entries))
 
     tamper(path, "log", work)
     assert "'forged' names an event that is not there" in findings(path)[0].problem
@@ -290,10 +303,12 @@ def test_any_byte_of_any_value(table: str, data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory(prefix="eventsrc-verify-") as folder:
         path = Path(folder)
         make_store(path, flushed=True)
+        if table == "tree":
+            fill_tree(path)
 
         def flip(transaction: Any, _: Table) -> None:
             key, value = data.draw(st.sampled_from(items(transaction)), label="entry")
-            if table == "meta" and key != b"indexed_through":
+            if table == "meta" and key not in (b"indexed_through", b"tree"):
                 return
             at = data.draw(st.integers(0, len(value) - 1), label="byte")
             bit = data.draw(st.integers(0, 7), label="bit")

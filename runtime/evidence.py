@@ -1,0 +1,131 @@
+"""The commands for evidence: verify a store, state what it holds, prove that it holds one event."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import rich.console
+import rich.progress
+from msgspec import structs
+
+from ..storage.environment import Environment
+from ..storage.errors import CheckpointInvalid, EvidenceUnavailable
+from ..storage.proof import prove
+from ..storage.reader import LogReader
+from ..storage.verify import verify
+from .output import print_json
+
+if TYPE_CHECKING:
+    from ..storage.signed_checkpoint import Checkpoint
+
+FINDINGS_SHOWN_MAX: Final = 1_000
+EXIT_DAMAGED: Final = 2
+
+
+def print_verification(options: argparse.Namespace) -> int:
+    """`eventsrc verify PATH [--checkpoint FILE]`: exit code 0 when all is sound, 2 when something is damaged."""
+    statements = [_checkpoint(file, options.public_key) for file in options.checkpoints or ()]
+    # The environment alone also opens where the end of the log is damaged.
+    with closing(Environment(options.path, read_only=True)) as environment:
+        with rich.progress.Progress(
+            console=rich.console.Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+        ) as progress:
+            task = progress.add_task("verifying")
+            verification = verify(
+                environment,
+                statements=statements,
+                progress=lambda done, total: progress.update(task, completed=done, total=total),
+            )
+            findings = list(islice(verification, FINDINGS_SHOWN_MAX))
+        summary = verification.summary
+    if options.json:
+        print_json({**structs.asdict(summary), "findings": [structs.asdict(finding) for finding in findings]})
+        return EXIT_DAMAGED if findings else 0
+    for finding in findings:
+        print(finding)
+    if len(findings) == FINDINGS_SHOWN_MAX:
+        print(f"... stopped after {FINDINGS_SHOWN_MAX} findings")
+    for statement in () if findings else statements:
+        print(f"only added to since the checkpoint of {statement.size:,} events at {statement.time}")
+    print(
+        f"{summary.events:,} events in {summary.streams:,} streams, {summary.snapshots:,} snapshots, "
+        f"{summary.size_bytes:,} bytes: {'DAMAGED' if findings else 'all sound'}"
+    )
+    return EXIT_DAMAGED if findings else 0
+
+
+def print_checkpoint(options: argparse.Namespace) -> int:
+    """`eventsrc checkpoint PATH --key FILE`: one line of JSON, to be kept elsewhere."""
+    try:
+        from ..storage import signed_checkpoint as signing  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise EvidenceUnavailable from error
+    with closing(LogReader.open(options.path)) as log:
+        key = signing.new_signing_key(options.key) if options.new_key else signing.load_signing_key(options.key)
+        print(signing.make_checkpoint(log, key, time_ns=time.time_ns()).text)
+    return 0
+
+
+def print_proof(options: argparse.Namespace) -> int:
+    """`eventsrc prove PATH POSITION [--checkpoint FILE]`: an inclusion proof as JSON."""
+    checkpoint = None if options.checkpoint is None else _checkpoint(options.checkpoint, options.public_key)
+    with closing(LogReader.open(options.path)) as log:
+        proof = prove(log, options.position, size=None if checkpoint is None else checkpoint.size)
+    if checkpoint is not None and proof.root != checkpoint.root:
+        raise CheckpointInvalid(
+            f"{options.path} is not the log that the checkpoint of {checkpoint.size:,} events was made of, or its "
+            "history was changed: the roots differ. eventsrc verify --checkpoint tells more."
+        )
+    print_json(proof.data)
+    return 0
+
+
+def _checkpoint(file: Path, public_key: bytes | None) -> "Checkpoint":
+    try:
+        from ..storage.signed_checkpoint import read_checkpoint  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise EvidenceUnavailable from error
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointInvalid(f"{file} cannot be read: {error}") from error
+    return read_checkpoint(text, public_key=public_key)
+
+
+def _public_key(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError("write the public key as hexadecimal digits") from None
+
+
+def add_commands(add: Callable[[str, str], argparse.ArgumentParser], count: Callable[[str], int]) -> None:
+    """Add these commands to the command line."""
+    verifying = add("verify", "walk every hash chain, the Merkle tree and every index, and say what is wrong where")
+    verifying.add_argument(
+        "--checkpoint",
+        type=Path,
+        action="append",
+        dest="checkpoints",
+        metavar="FILE",
+        help="check that history was only added to since; may be repeated",
+    )
+    verifying.set_defaults(run=print_verification)
+
+    stating = add("checkpoint", "a small signed statement of what the store holds, to be kept elsewhere")
+    stating.add_argument("--key", type=Path, required=True, metavar="FILE", help="the Ed25519 key that signs (PEM)")
+    stating.add_argument("--new-key", action="store_true", help="make the key, in a new file")
+    stating.set_defaults(run=print_checkpoint)
+
+    proving = add("prove", "prove that an event is in the store, by a path in the Merkle tree (RFC 9162)")
+    proving.add_argument("position", type=count, metavar="POSITION")
+    proving.add_argument("--checkpoint", type=Path, metavar="FILE", help="among the events that this one states")
+    proving.set_defaults(run=print_proof)
+
+    for parser in (verifying, proving):
+        parser.add_argument("--public-key", type=_public_key, metavar="HEX", help="who must have signed the checkpoint")

@@ -1,0 +1,94 @@
+"""The Merkle tree over the log, hashed as RFC 9162 (section 2.1) says: its leaves are the hashes of the events.
+
+`Tree` is all that it takes to go on: the roots of the full subtrees that the leaves so far make up. The roots of full
+subtrees of `NODE_LEAVES` leaves are also stored, so that a proof need not go through the whole log.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import msgspec
+
+NODE_LEVEL: Final = 10
+NODE_LEAVES: Final = 1 << NODE_LEVEL
+"""Leaves under one stored node."""
+_LEAF: Final = b"\x00"
+_INNER: Final = b"\x01"
+_sha256 = hashlib.sha256
+
+Nodes = list[tuple[int, bytes]]
+"""Full subtrees of `NODE_LEAVES` leaves: which, counted from 0, and its root."""
+
+
+class Tree(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A Merkle tree of `size` leaves, as the roots of its full subtrees, the largest (and oldest) first."""
+
+    size: int = 0
+    peaks: tuple[bytes, ...] = ()
+
+    def extended(self, leaves: Sequence[bytes]) -> "tuple[Tree, Nodes]":
+        """The tree with these leaves added, and the stored nodes that are full by them."""
+        nodes: Nodes = []
+        if not leaves:
+            return self, nodes
+        sha256, leaf, inner = _sha256, _LEAF, _INNER
+        left = dict(zip(_levels(self.size), self.peaks, strict=True))
+        row = [sha256(leaf + each).digest() for each in leaves]
+        first, level, peaks = self.size, 0, []
+        while row or left:
+            if first & 1:
+                # The subtree to the left is alone at its level: the first of these completes the pair.
+                if row:
+                    row.insert(0, left.pop(level))
+                    first -= 1
+                else:
+                    peaks.append(left.pop(level))
+            if level == NODE_LEVEL:
+                nodes = [(index, root) for index, root in enumerate(row, first) if index >= self.size >> level]
+            if len(row) & 1:
+                peaks.append(row.pop())
+            row = [sha256(inner + row[at] + row[at + 1]).digest() for at in range(0, len(row), 2)]
+            first >>= 1
+            level += 1
+        return Tree(self.size + len(leaves), tuple(reversed(peaks))), nodes
+
+    @property
+    def root(self) -> bytes:
+        """The hash that stands for all leaves."""
+        if not self.peaks:
+            return _sha256().digest()
+        root = self.peaks[-1]
+        for peak in reversed(self.peaks[:-1]):
+            root = _sha256(_INNER + peak + root).digest()
+        return root
+
+
+def leaf_hash(leaf: bytes) -> bytes:
+    """The hash of a leaf."""
+    return _sha256(_LEAF + leaf).digest()
+
+
+def root_of(leaves: Sequence[bytes]) -> bytes:
+    """The root over these leaves."""
+    return Tree().extended(leaves)[0].root
+
+
+def climb(row: Sequence[bytes], index: int) -> tuple[list[bytes], bytes]:
+    """From subtree `index` of a row up to the root: (the hashes beside the way, the nearest first; the root).
+
+    A row is all leaf hashes, or the roots of all subtrees of one size; only the last subtree may be smaller.
+    """
+    path: list[bytes] = []
+    while len(row) > 1:
+        if index ^ 1 < len(row):
+            path.append(row[index ^ 1])
+        pairs = [_sha256(_INNER + row[at] + row[at + 1]).digest() for at in range(0, len(row) - 1, 2)]
+        row = [*pairs, *row[len(row) & ~1 :]]
+        index >>= 1
+    return path, row[0]
+
+
+def _levels(size: int) -> Iterator[int]:
+    """The levels of the full subtrees that so many leaves make up, the largest first."""
+    return (level for level in reversed(range(size.bit_length())) if size >> level & 1)
