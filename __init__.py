@@ -6,6 +6,7 @@ from .actors.aggregate import Aggregate, applies, handles
 from .actors.criteria import between, one_of, starting_with
 from .actors.errors import (
     ActorFailed,
+    AggregateDeleted,
     AggregateUnavailable,
     ApplierFailed,
     CheckpointMoved,
@@ -52,6 +53,9 @@ from .actors.saga_errors import (
 from .actors.saga_events import SagaAbandoned, SagaCompensated, SagaCompleted, SagaParked, SagaStarted
 from .actors.saga_instance import SagaInstance, SagaInstances
 from .actors.serializer import make_converter
+from .actors.snapshot_policy import Snapshots
+from .actors.tombstone import Delete, Deleted, Recreate, Recreated
+from .runtime.compactor import Compaction
 from .runtime.consumers import Consumer
 from .runtime.dispatcher import Message
 from .runtime.errors import (
@@ -75,27 +79,36 @@ from .runtime.errors import (
     WrongThread,
 )
 from .runtime.history import Blame, Difference
+from .runtime.maintenance import Maintenance, Retention
 from .runtime.projections import Lag
 from .runtime.reference import AggregateRef
 from .runtime.replay import AggregateReplay, ProjectionReplay, Replay
+from .runtime.retention import Candidate
 from .runtime.runtime import Runtime
 from .runtime.sagas import SagaRef
 from .runtime.view import Query, View
 from .storage.commit import ANY, NO_STREAM, STREAM_EXISTS, ExpectedVersion
 from .storage.errors import (
     AppendRefused,
+    ArchiveUnreachable,
     BackupRefused,
+    CheckpointInvalid,
     CommitAbandoned,
     CommitTooLarge,
     CommitTooManyBytes,
+    CompactionRefused,
+    CompactionTooSmall,
     ConditionNotMet,
     ControlBoardFull,
     CorruptRecord,
     EventSourcingError,
     EventTooLarge,
+    EvidenceUnavailable,
     ImportRefused,
     LimitExceeded,
     PayloadInvalid,
+    ProofImpossible,
+    SigningKeyInvalid,
     StoreClosed,
     StoreError,
     StoreForked,
@@ -133,18 +146,25 @@ __all__ = [
     "STREAM_EXISTS",
     "ActorFailed",
     "Aggregate",
+    "AggregateDeleted",
     "AggregateRef",
     "AggregateReplay",
     "AggregateUnavailable",
     "AppendRefused",
     "ApplierFailed",
+    "ArchiveUnreachable",
     "BackupRefused",
     "Blame",
+    "Candidate",
+    "CheckpointInvalid",
     "CheckpointMoved",
     "CommandTimeout",
     "CommitAbandoned",
     "CommitTooLarge",
     "CommitTooManyBytes",
+    "Compaction",
+    "CompactionRefused",
+    "CompactionTooSmall",
     "ConditionNotMet",
     "Consumer",
     "ControlBoardFull",
@@ -152,6 +172,8 @@ __all__ = [
     "DeadlinePassed",
     "DecodingError",
     "DefinitionError",
+    "Delete",
+    "Deleted",
     "Difference",
     "EffectUncertain",
     "EncodingError",
@@ -160,6 +182,7 @@ __all__ = [
     "EventQuery",
     "EventSourcingError",
     "EventTooLarge",
+    "EvidenceUnavailable",
     "ExpectedVersion",
     "HandlerFailed",
     "IdempotencyKeyInvalid",
@@ -169,6 +192,7 @@ __all__ = [
     "LimitExceeded",
     "Limits",
     "MailboxFull",
+    "Maintenance",
     "MemoryLog",
     "Message",
     "NoPlaceForProgress",
@@ -178,15 +202,19 @@ __all__ = [
     "Projection",
     "ProjectionReplay",
     "ProjectionUnavailable",
+    "ProofImpossible",
     "Query",
     "QueryInvalid",
     "QueryTooLarge",
     "ReadersFull",
     "Receipt",
+    "Recreate",
+    "Recreated",
     "Rejected",
     "Replay",
     "ReplaySpeedInvalid",
     "ResidencyFull",
+    "Retention",
     "Retry",
     "RowInvalid",
     "Rows",
@@ -208,6 +236,8 @@ __all__ = [
     "SagaWaitsForItself",
     "SchemaError",
     "ShutdownTimeout",
+    "SigningKeyInvalid",
+    "Snapshots",
     "StepGone",
     "StepTimeout",
     "StoreClosed",

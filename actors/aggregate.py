@@ -13,14 +13,17 @@ from typing import Any, ClassVar, Final, TypeVar, Union, dataclass_transform
 
 import attrs
 
-from .errors import DefinitionError
+from .errors import DefinitionError, Rejected
 from .messages import command_type, event_type
+from .snapshot_policy import Snapshots
+from .tombstone import Delete, Deleted, Recreate, Recreated
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 CATEGORY: Final = re.compile(r"[a-z][a-z0-9_]{0,99}")
 _ROLE: Final = "__eventsrc_role__"
 _ID: Final = "_eventsrc_id"
+_IS_DELETED: Final = "_eventsrc_is_deleted"
 
 
 @attrs.frozen
@@ -31,6 +34,8 @@ class AggregateDefinition:
     handlers: Mapping[type, Callable[[Any, Any], Any]]
     appliers: Mapping[type, Callable[[Any, Any], None]]
     event_classes: tuple[type, ...]
+    snapshots: Snapshots | None
+    """When its state is stored; None as `Limits` say."""
 
 
 def handles(method: F) -> F:
@@ -58,12 +63,13 @@ class Aggregate:
 
     Every field needs a default; together they are the state before the first event. The stream of an aggregate is named
     `<category>-<id>`; the category is the class's name in lower case, or the one given:
-    `class Aircraft(Aggregate, category="plane")`.
+    `class Aircraft(Aggregate, category="plane")`. `snapshots=` says when its state is stored, by default every
+    `Limits.snapshot_every_events` events.
     """
 
     __eventsrc_definition__: ClassVar[AggregateDefinition]
 
-    def __init_subclass__(cls, *, category: str | None = None) -> None:
+    def __init_subclass__(cls, *, category: str | None = None, snapshots: Snapshots | None = None) -> None:
         super().__init_subclass__()
         attrs.define(cls, slots=False)
         _check_fields(cls)
@@ -77,7 +83,9 @@ class Aggregate:
         handlers = _methods(cls, "handles", local_names)
         appliers = _methods(cls, "applies", local_names)
         _check_promises(cls, handlers, appliers, local_names)
-        cls.__eventsrc_definition__ = AggregateDefinition(own_category, handlers, appliers, tuple(appliers))
+        cls.__eventsrc_definition__ = AggregateDefinition(
+            own_category, handlers, appliers, tuple(appliers), snapshots or _inherited_snapshots(cls)
+        )
 
     @property
     def id(self) -> str:
@@ -85,8 +93,39 @@ class Aggregate:
         aggregate_id: str = self.__dict__.get(_ID, "")
         return aggregate_id
 
+    @property
+    def is_deleted(self) -> bool:
+        """Whether it was deleted, and not recreated since. Its fields are those before the first event then."""
+        return _IS_DELETED in self.__dict__
+
+    @handles
+    def decide_deletion(self, command: Delete) -> Deleted:
+        """Accept a `Delete`. Override it to refuse: raise `Rejected` where the aggregate must not be deleted."""
+        return Deleted(command.reason)
+
+    @handles
+    def decide_recreation(self, command: Recreate) -> Recreated:
+        """Accept a `Recreate` of a deleted aggregate. Override it to refuse."""
+        if not self.is_deleted:
+            raise Rejected("there is nothing to recreate: it was not deleted")
+        return Recreated(command.reason)
+
+    @applies
+    def _end(self, event: Deleted) -> None:
+        self.__dict__.update(type(self)().__dict__)
+        self.__dict__[_IS_DELETED] = True
+
+    @applies
+    def _begin_anew(self, event: Recreated) -> None:
+        self.__dict__.pop(_IS_DELETED, None)
+
     def _identify(self, aggregate_id: str) -> None:
         self.__dict__[_ID] = aggregate_id
+
+
+def _inherited_snapshots(cls: type) -> Snapshots | None:
+    definition: AggregateDefinition | None = getattr(cls, "__eventsrc_definition__", None)
+    return None if definition is None else definition.snapshots
 
 
 def _check_fields(cls: type) -> None:

@@ -11,13 +11,11 @@ from collections.abc import Awaitable
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 import trio
 from pykka.messages import _ActorStop
 
 from ..storage.commit import Appended, StreamAppend, expectation_holds
 from ..storage.errors import EventSourcingError, VersionConflict
-from ..storage.snapshot import Snapshot
 from .aggregate import Aggregate
 from .aggregate_type import AggregateType
 from .decision import Decision, encode_decision
@@ -27,7 +25,6 @@ from .errors import (
     ApplierFailed,
     HandlerFailed,
     RuntimeClosed,
-    UnknownCommand,
 )
 from .future import TrioFuture
 from .host import Host
@@ -36,6 +33,7 @@ from .journal import Lane, Write
 from .mailbox import answer_error
 from .receipt import Cause, Hold, Request, Requests, StateQuery, current_cause
 from .recovery import recover
+from .snapshot_keeper import SnapshotKeeper
 from .trio_actor import TrioActor
 from .turn import Answers, Reply, Turn
 
@@ -64,6 +62,7 @@ class AggregateActor(TrioActor):
         self._lane = Lane()
         self._turn: Turn | None = None
         self._in_flight: deque[Turn] | None = None
+        self._snapshots = SnapshotKeeper(host, aggregate_type, stream)
         self.keys = IdempotencyKeys(host, aggregate_type, stream)
         self._broken: EventSourcingError | None = None
         self._busy = True
@@ -202,9 +201,7 @@ class AggregateActor(TrioActor):
         expected = request.expected_version
         if expected is not None and not expectation_holds(expected, self._version):
             raise VersionConflict(self.stream, expected, self._version)
-        handler = self._type.handlers.get(type(request.command))
-        if handler is None:
-            raise UnknownCommand(self._type.aggregate_class, request.command)
+        handler = self._type.handler(self._state, self._version, request.command)
         current_cause.set(Cause(request.correlation_id, request.command_id))
         return handler(self._state, request.command)
 
@@ -296,9 +293,7 @@ class AggregateActor(TrioActor):
 
     def _depart(self, turn: Turn) -> None:
         """The turn is on its way to the disk."""
-        every = self._host.limits.snapshot_every_events
-        if turn.version // every > turn.base_version // every:
-            turn.snapshot_state = self._snapshot_state()
+        self._snapshots.look_at(turn, self._state)
         if self._in_flight is None:
             self._in_flight = deque()
         self._in_flight.append(turn)
@@ -312,7 +307,7 @@ class AggregateActor(TrioActor):
             if turn.events:
                 self._stored_position = outcome.last_position
             if turn.snapshot_state is not None:
-                self._save_snapshot(turn, turn.snapshot_state, outcome)
+                self._snapshots.save(turn, turn.snapshot_state, outcome)
             self._host.recovered(self.stream)
         else:
             self._broken = self._broken or outcome
@@ -346,13 +341,15 @@ class AggregateActor(TrioActor):
         try:
             if self._broken is not None:
                 await self._recover_from(self._broken)
-            state = self._type.copy_state(self._state)
         except EventSourcingError as error:
             future.fail(error)
             return
         if self._turn is None:
             self._turn = Turn(self._version)
-        self._turn.states.append((future, state))
+        try:
+            self._turn.states.append((future, self._type.copy_state(self._state)))
+        except EventSourcingError as error:
+            self._turn.states.append((future, error))
 
     # --- transactions ---
 
@@ -387,20 +384,6 @@ class AggregateActor(TrioActor):
         self._turn = None
         self._broken = error
 
-    # --- snapshots ---
-
-    def _snapshot_state(self) -> msgspec.Raw | None:
-        try:
-            return self._type.encode_state(self._state)
-        except EventSourcingError as error:
-            logger.warning("no snapshot: %s", error, extra={"stream": self.stream, "version": self._version})
-            return None
-
-    def _save_snapshot(self, turn: Turn, state: msgspec.Raw, outcome: Appended) -> None:
-        event_hash = outcome.heads[self.stream].hash
-        time_ns = self._host.wall_clock()
-        self._host.journal.save(Snapshot(self.stream, turn.version, self._type.schema, time_ns, event_hash, state))
-
     # --- loading, and loading again ---
 
     async def _load(self) -> bool:
@@ -412,11 +395,15 @@ class AggregateActor(TrioActor):
             self._host.failed(self.stream, error)
             self._refuse_waiting(error)
             return False
-        self._state, self._version, self._stored_position = recovered
+        self._state, self._version, self._stored_position = recovered.state, recovered.version, recovered.position
+        self._snapshots.loaded(recovered)
         self._broken = None
         self._lane = Lane()
         for future in self._state_queries or ():
-            future.settle(self._type.copy_state(self._state))
+            try:
+                future.settle(self._type.copy_state(self._state))
+            except EventSourcingError as error:
+                future.fail(error)
         self._state_queries = None
         return True
 

@@ -1,6 +1,7 @@
 """An aggregate class made ready to run: its stream names, and how its events and state become data and come back."""
 
 import hashlib
+from collections.abc import Callable
 from typing import Any, Final
 
 import attrs
@@ -9,9 +10,10 @@ import msgspec
 from ..storage.names import check_stream_name
 from ..storage.record import StoredEvent
 from .aggregate import Aggregate
-from .errors import EncodingError, UnknownEvent
+from .errors import AggregateDeleted, EncodingError, Rejected, UnknownCommand, UnknownEvent
 from .event_codecs import EventCodec, EventCodecs
 from .serializer import Serializer
+from .tombstone import Delete, Recreate
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -28,11 +30,27 @@ class AggregateType:
         self.category: str = definition.category
         self.handlers = definition.handlers
         self.appliers = definition.appliers
+        self.snapshots = definition.snapshots
         self._serializer = serializer
         serializer.prepare(aggregate_class)
         self._events = EventCodecs(definition.event_classes, serializer)
         self.codecs = self._events.of_class
         self.schema = _schema_of(aggregate_class)
+
+    def handler(self, state: Aggregate, version: int, command: object) -> Callable[[Any, Any], Any]:
+        """What decides on a command to an aggregate in this state, which has had `version` events.
+
+        Raises `UnknownCommand`, `AggregateDeleted`, or `Rejected` for a `Delete` of nothing.
+        """
+        command_class = type(command)
+        if state.is_deleted and command_class is not Recreate:
+            raise AggregateDeleted(self.stream(state.id))
+        if command_class is Delete and not version:
+            raise Rejected(f"there is nothing to delete: {self.stream(state.id)!r} has no events")
+        handler = self.handlers.get(command_class)
+        if handler is None:
+            raise UnknownCommand(self.aggregate_class, command)
+        return handler
 
     def stream(self, aggregate_id: str) -> str:
         """The name of the stream of one aggregate. Raises `StreamNameInvalid`."""
@@ -68,7 +86,12 @@ class AggregateType:
             raise EncodingError(f"The state of {self.aggregate_class.__name__} cannot be stored: {error}") from error
 
     def copy_state(self, state: Aggregate) -> Aggregate:
-        """A copy of an aggregate that shares nothing with it. Raises `EncodingError`, `DecodingError`."""
+        """A copy of an aggregate that shares nothing with it.
+
+        Raises `AggregateDeleted`, `EncodingError`, `DecodingError`.
+        """
+        if state.is_deleted:
+            raise AggregateDeleted(self.stream(state.id))
         return self.decode_state(self._serializer.unstructure(state), state.id)
 
     def decode_state(self, data: Any, aggregate_id: str) -> Aggregate:

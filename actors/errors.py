@@ -99,6 +99,19 @@ class UnknownEvent(EventSourcingError):
         self.position = position
 
 
+class AggregateDeleted(EventSourcingError):
+    """The aggregate was deleted, so it takes no commands and has no state."""
+
+    code: ClassVar[str] = "aggregate_deleted"
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(
+            f"{stream!r} was deleted. Its history is still there (state(at_version=...)); to use the id again, send it "
+            "the command Recreate."
+        )
+        self.stream = stream
+
+
 class AggregateUnavailable(EventSourcingError):
     """The aggregate's actor failed and waits before it is activated again; the cause is what failed."""
 

@@ -19,6 +19,8 @@ class Host(Protocol):
     journal: Journal
     limits: Limits
     wall_clock: Callable[[], int]
+    snapshot_taken: Callable[[str], None]
+    """To be called with the stream when a snapshot is on its way to the disk."""
 
     def failed(self, stream: str, error: EventSourcingError) -> float:
         """An actor failed; returns for how many seconds it must not be activated (0: at once)."""

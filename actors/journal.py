@@ -9,7 +9,7 @@ import queue
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
 
 import msgspec
 import pykka
@@ -33,6 +33,7 @@ DISK_SHARE_SECONDS: Final = 10e-6
 """A group is as large as it takes to bring the disk's share of each event down to this; a larger one would only make
 its first answers wait."""
 
+T = TypeVar("T")
 logger = logging.getLogger("eventsrc.journal")
 
 
@@ -61,6 +62,14 @@ class Write(msgspec.Struct, frozen=True, gc=False):
     conditions: Sequence[EventQuery] = ()
 
 
+class Work(msgspec.Struct, frozen=True, gc=False):
+    """Something else that only the thread that writes may do, between two group commits: a step of a compaction."""
+
+    run: Callable[[], Any]
+    settle: Callable[[Any], None]
+    """Called on the journal's thread with what `run` returned, or with the error that it raised."""
+
+
 class Journal(Protocol):
     """What an aggregate's actor needs of the journal. Every method is called on the trio thread."""
 
@@ -69,6 +78,9 @@ class Journal(Protocol):
 
     def save(self, snapshot: Snapshot) -> None:
         """Store a snapshot along with the next writes. A failure is logged: a snapshot can be made again."""
+
+    async def until_saved(self) -> None:
+        """Wait until the snapshots that were handed in so far are stored."""
 
     @property
     def is_full(self) -> bool:
@@ -152,10 +164,23 @@ class JournalActor(pykka.ThreadingActor):
         return JournalInbox()
 
     def on_receive(self, message: Any) -> None:
+        if isinstance(message, Work):
+            self._work(message)
+            return
         assert isinstance(message, Batch), f"the journal was sent {message!r}"
         self._settle(self._order.write(message.messages))
         worthwhile = int(self._order.disk_seconds / DISK_SHARE_SECONDS)
         self.actor_inbox.group_events_max = min(max(worthwhile, GROUP_EVENTS_MIN), GROUP_EVENTS_MAX)
+
+    def _work(self, work: Work) -> None:
+        try:
+            outcome = work.run()
+        except EventSourcingError as error:
+            outcome = error
+        except Exception as error:
+            logger.exception("the journal failed at work")
+            outcome = JournalFailed(self._order.path, error)
+        work.settle(outcome)
 
 
 class CommitOrder:
@@ -166,6 +191,11 @@ class CommitOrder:
         self._wall_clock = wall_clock
         self._last_commit_id = store.last_commit_id
         self._last_time_ns = 0
+
+    @property
+    def path(self) -> str:
+        """Where the store is."""
+        return self._store.path
 
     @property
     def disk_seconds(self) -> float:
@@ -234,7 +264,35 @@ class ThreadJournal:
         self.admission.take(write)
 
     def save(self, snapshot: Snapshot) -> None:
-        self._actor.tell(snapshot)
+        try:
+            self._actor.tell(snapshot)
+        except pykka.ActorDeadError:
+            logger.debug("closed before a snapshot was stored", extra={"stream": snapshot.stream})
+
+    async def until_saved(self) -> None:
+        await self.run(lambda: None)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Have the journal's thread do something between two group commits. Raises what that raises.
+
+        It is done, or not, also when the caller is cancelled.
+        """
+        done = trio.Event()
+        outcome: list[Any] = []
+
+        def settle(value: Any) -> None:
+            outcome.append(value)
+            try:
+                self._token.run_sync_soon(done.set)
+            except trio.RunFinishedError:
+                logger.warning("trio ended before the journal")
+
+        self._actor.tell(Work(work, settle))
+        await done.wait()
+        if isinstance(outcome[0], EventSourcingError):
+            raise outcome[0]
+        result: T = outcome[0]
+        return result
 
     @property
     def is_full(self) -> bool:
@@ -293,6 +351,9 @@ class InlineJournal:
 
     def save(self, snapshot: Snapshot) -> None:
         self._order.write([snapshot])
+
+    async def until_saved(self) -> None:
+        await trio.lowlevel.checkpoint()
 
     @property
     def is_full(self) -> bool:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+import msgspec
 import trio
 
 from ..storage.record import StoredEvent
@@ -13,6 +14,7 @@ from .aggregate import Aggregate
 from .aggregate_type import AggregateType
 from .errors import ApplierFailed, DecodingError
 
+_encode: Final = msgspec.msgpack.Encoder().encode
 RECOVERY_BATCH_EVENTS: Final = 512
 """Events applied before other tasks get their turn."""
 
@@ -25,6 +27,10 @@ class Recovered(NamedTuple):
     state: Aggregate
     version: int
     position: int
+    snapshot_time_ns: int = 0
+    """Of the snapshot that it was made from, or of the first event; 0 where there is none."""
+    size_bytes: int = 0
+    """Of the payloads of the events since; counted only for a policy that asks for it."""
 
 
 async def recover(store: EventReader, aggregate_type: AggregateType, stream: str, aggregate_id: str) -> Recovered:
@@ -35,17 +41,24 @@ async def recover(store: EventReader, aggregate_type: AggregateType, stream: str
     head = store.head(stream)
     if head is None:
         return Recovered(aggregate_type.initial_state(aggregate_id), 0, 0)
-    state, version = _from_snapshot(store, aggregate_type, stream, aggregate_id, head.version)
-    position = head.position
+    base = _from_snapshot(store, aggregate_type, stream, aggregate_id, head.version)
+    state, version, time_ns = base.state, base.version, base.snapshot_time_ns
+    policy = aggregate_type.snapshots
+    is_size_wanted = policy is not None and policy.size_bytes is not None
+    size_bytes = 0
     while version < head.version:
-        for stored in store.read_stream(
+        batch = store.read_stream(
             stream, from_version=version + 1, to_version=head.version, limit=RECOVERY_BATCH_EVENTS
-        ):
+        )
+        time_ns = time_ns or batch[0].time_ns
+        for stored in batch:
             apply_event(aggregate_type, state, stored)
-            version = stored.version
+        if is_size_wanted:
+            size_bytes += sum(len(_encode(stored.payload)) for stored in batch)
+        version = batch[-1].version
         if version < head.version:
             await trio.lowlevel.checkpoint()
-    return Recovered(state, version, position)
+    return Recovered(state, version, head.position, time_ns, size_bytes)
 
 
 def apply_event(aggregate_type: AggregateType, state: Aggregate, stored: StoredEvent) -> None:
@@ -59,36 +72,36 @@ def apply_event(aggregate_type: AggregateType, state: Aggregate, stored: StoredE
 
 def newest_snapshot(
     store: EventReader, aggregate_type: AggregateType, stream: str, aggregate_id: str
-) -> tuple[Aggregate, int] | None:
+) -> Recovered | None:
     """The state and version of the newest usable snapshot; None where there is none."""
     head = store.head(stream)
     if head is None:
         return None
-    state, version = _from_snapshot(store, aggregate_type, stream, aggregate_id, head.version)
-    return (state, version) if version else None
+    found = _from_snapshot(store, aggregate_type, stream, aggregate_id, head.version)
+    return found if found.version else None
 
 
 def _from_snapshot(
     store: EventReader, aggregate_type: AggregateType, stream: str, aggregate_id: str, head_version: int
-) -> tuple[Aggregate, int]:
-    """The state and version of the newest snapshot that fits the class and the history; else the beginning."""
+) -> Recovered:
+    """The newest snapshot that fits the class and the history; else the beginning."""
     for snapshot in _newest_first(store, stream):
         if snapshot.schema != aggregate_type.schema or snapshot.version > head_version:
             continue
-        event = store.read_stream(stream, from_version=snapshot.version, limit=1)
-        if not event or event[0].hash != snapshot.event_hash:
+        if store.event_hash(stream, snapshot.version) != snapshot.event_hash:
             logger.warning(
                 "snapshot of another history passed over", extra={"stream": stream, "version": snapshot.version}
             )
             continue
         try:
-            return aggregate_type.decode_state(snapshot.state, aggregate_id), snapshot.version
+            state = aggregate_type.decode_state(snapshot.state, aggregate_id)
+            return Recovered(state, snapshot.version, 0, snapshot.time_ns)
         except DecodingError as error:
             logger.warning(
                 "snapshot passed over",
                 extra={"stream": stream, "version": snapshot.version, "reason": str(error)},
             )
-    return aggregate_type.initial_state(aggregate_id), 0
+    return Recovered(aggregate_type.initial_state(aggregate_id), 0, 0)
 
 
 def _newest_first(store: EventReader, stream: str) -> Iterator[Snapshot]:

@@ -1,6 +1,6 @@
 """Objects to plain data and back, by cattrs: events, commands and state, with the types that domains are made of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import cattrs
+import msgspec
 from cattrs.strategies import configure_union_passthrough
 
 from .errors import DecodingError, EncodingError, SchemaError
@@ -25,7 +26,7 @@ def make_converter() -> cattrs.Converter:
     class does not have are passed over; fields that are missing take their defaults.
     """
     converter = cattrs.Converter(
-        detailed_validation=False, unstruct_collection_overrides={AbstractSet: list, tuple: list}
+        detailed_validation=False, unstruct_collection_overrides={AbstractSet: _in_order, tuple: list}
     )
     for text_class in (datetime, date, time):
         converter.register_unstructure_hook(text_class, text_class.isoformat)
@@ -37,6 +38,11 @@ def make_converter() -> cattrs.Converter:
     converter.register_structure_hook(timedelta, lambda value, _: timedelta(*value))
     configure_union_passthrough(bool | int | float | str | bytes | None, converter)
     return converter
+
+
+def _in_order(values: Iterable[Any]) -> list[Any]:
+    """A set's elements in an order that is the same every time, so that equal states become equal bytes."""
+    return sorted(values, key=msgspec.msgpack.encode)
 
 
 def _from_iso(value: str, cls: Any) -> Any:

@@ -98,7 +98,7 @@ class Turn:
         self.events: list[NewEvent] = []
         self.idempotency: list[IdempotencyEntry] = []
         self.replies: list[Reply] = []
-        self.states: list[tuple[TrioFuture[Any], Aggregate]] = []
+        self.states: list[tuple[TrioFuture[Any], Aggregate | EventSourcingError]] = []
         self.size_bytes = 0
         self.snapshot_state: Raw | None = None
         self.conditions: tuple[EventQuery, ...] = ()
@@ -119,7 +119,10 @@ class Turn:
             if reply.key is not None:
                 keys.settled(reply.key)
         for future, state in self.states:
-            future.settle(state)
+            if isinstance(state, EventSourcingError):
+                future.fail(state)
+            else:
+                future.settle(state)
 
     def settle_failed(self, error: EventSourcingError, keys: "IdempotencyKeys") -> None:
         """Its commit failed: every command of it did."""

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Final
 
 from ..storage.errors import EventSourcingError
-from . import benchmark, evidence, inspection, moving, past_inspection, saga_timeline, steering, watch
+from . import benchmark, evidence, housekeeping, inspection, moving, past_inspection, saga_timeline, steering, watch
 from .replay import MODES
 
 EXIT_ERROR: Final = 1
@@ -146,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
 
     moving.add_commands(partial(_reading, commands), _count, _time)
     evidence.add_commands(partial(_reading, commands), _count)
+    housekeeping.add_commands(partial(_reading, commands))
 
     watching = _reading(commands, "watch", "see what a store's runtime is doing, as it does it")
     watching.add_argument("--seconds", type=_count, metavar="N", help="end after so long; without it when interrupted")

@@ -15,6 +15,7 @@ from ..storage.errors import EventSourcingError
 from .consumers import RETRY, Subscriptions
 from .dispatcher import on_board
 from .errors import SignalKnown, UnknownSubscription
+from .maintenance import Maintenance
 from .projections import Projections
 from .sagas import Sagas
 
@@ -23,6 +24,9 @@ PERIOD_SECONDS: Final = 0.5
 DELETE: Final = "delete"
 SAGA_REQUEST: Final = "saga "
 """What the requests about sagas begin with."""
+COMPACT: Final = "compact"
+UNCOMPACT: Final = "uncompact"
+MAINTENANCE_ACTIONS: Final = (COMPACT, UNCOMPACT)
 PROJECTION_ACTIONS: Final = ("pause", "resume", "rebuild")
 """The requests that are about a projection; the others are about a subscription."""
 
@@ -39,26 +43,43 @@ class Control:
         subscriptions: Subscriptions,
         numbers: Callable[[], dict[str, Any]],
         sagas: Sagas | None,
+        maintenance: Maintenance | None,
     ) -> None:
         self._board = board
         self._projections = projections
         self._subscriptions = subscriptions
         self._numbers = numbers
         self._sagas = sagas
+        self._maintenance = maintenance
+        self._under_way: set[int] = set()
         self._published: dict[str, Any] = {}
 
     async def run(self) -> None:
         """Until cancelled. A disk that refuses is logged, and tried again."""
-        while True:
-            try:
-                for request in self._board.requests():
-                    answer = await self._answer(request)
-                    if answer is not None:
-                        await on_board(self._board, partial(self._board.done, request, answer))
-                await self.publish()
-            except EventSourcingError as error:
-                logger.warning("the control board cannot be used: %s", error)
-            await trio.sleep(PERIOD_SECONDS)
+        async with trio.open_nursery() as nursery:
+            while True:
+                try:
+                    for request in self._board.requests():
+                        if request.action not in MAINTENANCE_ACTIONS:
+                            await self._take(request)
+                        elif request.id not in self._under_way:
+                            # These take their time; others are answered meanwhile.
+                            self._under_way.add(request.id)
+                            nursery.start_soon(self._take, request)
+                    await self.publish()
+                except EventSourcingError as error:
+                    logger.warning("the control board cannot be used: %s", error)
+                await trio.sleep(PERIOD_SECONDS)
+
+    async def _take(self, request: ControlRequest) -> None:
+        answer = await self._answer(request)
+        if answer is None:
+            return
+        try:
+            await on_board(self._board, partial(self._board.done, request, answer))
+        except EventSourcingError as error:
+            logger.warning("the control board cannot be used: %s", error)
+            self._under_way.discard(request.id)
 
     async def close(self) -> None:
         """Publish how things are at the end."""
@@ -78,6 +99,8 @@ class Control:
                     raise UnknownSubscription(request.subject, list(self._board.subscriptions()))
             elif request.action.startswith(SAGA_REQUEST):
                 await self._steer_saga(request)
+            elif request.action in MAINTENANCE_ACTIONS:
+                return await self._maintain(request)
             elif request.action in PROJECTION_ACTIONS:
                 projection = self._projections.named(request.subject)
                 await getattr(self._projections, request.action)(projection)
@@ -98,6 +121,18 @@ class Control:
                 raise SignalKnown(request.subject, argument["signal"])
         else:
             await sagas.decide(request.subject, action, argument["reason"])
+
+    async def _maintain(self, request: ControlRequest) -> str:
+        maintenance, stream = self._maintenance, request.subject
+        if maintenance is None:
+            return "This runtime only reads."
+        if request.action == UNCOMPACT:
+            await maintenance.uncompact_stream(stream)
+        elif stream:
+            await maintenance.compact_stream(stream)
+        else:
+            return "; ".join((await maintenance.retain()).refused.values())
+        return ""
 
     async def _retry(self, request: ControlRequest) -> str | None:
         if not self._subscriptions.is_consumed(request.subject):

@@ -78,6 +78,7 @@ def print_stream(options: argparse.Namespace) -> int:
                     "stream": options.stream,
                     "version": at,
                     "head_version": head.version,
+                    "compacted": getattr(log.compacted(options.stream), "version", 0),
                     "snapshot": None if snapshot is None else _snapshot_data(snapshot),
                     "events": [event_data(event) for event in events],
                 }
@@ -85,6 +86,9 @@ def print_stream(options: argparse.Namespace) -> int:
             return 0
         console = make_console()
         console.print(f"{options.stream}: version {at} of {head.version}", highlight=False)
+        compacted = log.compacted(options.stream)
+        if compacted is not None:
+            console.print(f"versions 1 to {compacted.version} are in the archive", highlight=False)
         if snapshot is not None:
             console.print(f"snapshot at version {snapshot.version}: {compact_json(snapshot.state)}", highlight=False)
         table = make_table("version", *(column for column in EVENT_COLUMNS if column not in ("stream", "version")))

@@ -3,13 +3,25 @@
 import base64
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import rich.console
 import rich.table
 
-NUMBERS: Final = ("position", "version", "behind", "seconds", "parked", "attempts", "in hand")
+NUMBERS: Final = (
+    "position",
+    "version",
+    "events",
+    "behind",
+    "seconds",
+    "parked",
+    "attempts",
+    "in hand",
+    "given_back_bytes",
+    "archived_bytes",
+)
 
 
 def format_time(time_ns: int) -> str:
@@ -46,3 +58,21 @@ def make_console() -> rich.console.Console:
     """Standard output, as wide as the terminal."""
     # Piped output is not cut at the width of a terminal that is not there.
     return rich.console.Console() if sys.stdout.isatty() else rich.console.Console(width=200)
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    """Rows with the same columns: as a table, or as one JSON object a line."""
+    if as_json:
+        for row in rows:
+            print_json(row)
+    elif not rows:
+        print("none")
+    else:
+        table = make_table(*rows[0])
+        for row in rows:
+            table.add_row(*(_cell(value) for value in row.values()))
+        make_console().print(table)
+
+
+def _cell(value: object) -> str:
+    return ("yes" if value else "") if isinstance(value, bool) else f"{value}"

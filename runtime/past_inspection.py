@@ -1,8 +1,6 @@
 """What the command line shows of the past: a replay, the difference between two versions, and who set what."""
 
 import argparse
-import importlib
-import inspect
 import sys
 from contextlib import closing
 from datetime import UTC, datetime
@@ -12,13 +10,13 @@ from typing import Any, Final
 import attrs
 import trio
 
-from ..actors.aggregate import Aggregate
 from ..actors.aggregate_type import AggregateType
 from ..actors.errors import DefinitionError
 from ..actors.serializer import Serializer
 from ..storage.limits import Limits
 from ..storage.reader import LogReader
 from ..storage.record import StoredEvent
+from .domain_modules import aggregates_in
 from .history import blame, difference, position_of_version
 from .inspection import event_data, print_event
 from .output import compact_json, format_time, make_console, make_table, print_json
@@ -120,19 +118,10 @@ def print_blame(options: argparse.Namespace) -> int:
 def _aggregate(options: argparse.Namespace) -> tuple[AggregateType, str]:
     """The type and id of the aggregate that a stream belongs to, among the classes of the modules given."""
     category, _, aggregate_id = options.stream.partition("-")
-    known = []
-    sys.path.insert(0, "")
-    for name in options.modules:
-        try:
-            module = importlib.import_module(name)
-        except ImportError as error:
-            raise DefinitionError(f"The module {name!r} cannot be imported: {error}.") from error
-        for value in vars(module).values():
-            if inspect.isclass(value) and issubclass(value, Aggregate) and value is not Aggregate:
-                known.append(value.__eventsrc_definition__.category)
-                if known[-1] == category:
-                    return AggregateType(value, Serializer()), aggregate_id
-    raise DefinitionError(
-        f"No aggregate of the category {category!r} is in {', '.join(options.modules)}; there is "
-        f"{', '.join(sorted(set(known))) or 'none'}."
-    )
+    known = {each.__eventsrc_definition__.category: each for each in aggregates_in(options.modules)}
+    if category not in known:
+        raise DefinitionError(
+            f"No aggregate of the category {category!r} is in {', '.join(options.modules)}; there is "
+            f"{', '.join(sorted(known)) or 'none'}."
+        )
+    return AggregateType(known[category], Serializer()), aggregate_id

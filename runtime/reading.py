@@ -1,6 +1,7 @@
 """What a program reads of a runtime: events, streams, subscriptions and views."""
 
 import itertools
+import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
@@ -16,13 +17,17 @@ from ..actors.event_codecs import EventCodecs
 from ..actors.feed import Feed
 from ..actors.projection import Projection, Table
 from ..actors.serializer import Serializer
+from ..storage.backup import backup, restore
+from ..storage.errors import BackupRefused
 from ..storage.limits import Limits
 from ..storage.query import find_streams
+from ..storage.reader import LogReader
 from ..storage.record import StoredEvent, StreamHead
+from ..storage.verify import Summary
 from .consumers import Consumer, Subscriptions
 from .errors import NoPlaceForProgress, UnknownAggregate
 from .events import EVENTS_PER_CHECKPOINT, Wanted, read_events
-from .history import Blame, Difference, blame, difference
+from .history import Blame, Difference, blame, difference, position_of
 from .iteration import Batches, Items
 from .opening import Opened
 from .projections import Lag, Projections
@@ -253,6 +258,25 @@ class Reading:
     async def blame(self, aggregate_class: type[Aggregate], aggregate_id: str) -> dict[str, Blame]:
         """For each field of an aggregate's state that was ever changed: which event, command and principal set it."""
         return await blame(self._store, self._type_of(aggregate_class), aggregate_id)
+
+    async def backup(self, destination: str | os.PathLike[str]) -> Summary:
+        """Copy the store into a new folder while commands go on, and verify the copy.
+
+        Raises `BackupRefused` where something is there already, `StoreWriteFailed`; a store in memory has no copy.
+        """
+        if not isinstance(self._store, LogReader):
+            raise BackupRefused(f"{self._store.path} is no store on a disk: there is nothing to copy.")
+        return await trio.to_thread.run_sync(backup, self._store, destination)
+
+    async def fork(self, at_position: int, destination: str | os.PathLike[str]) -> None:
+        """Make a store of its own, in a new folder, that shares the history up to a position: for what-if commands.
+
+        Raises `NotInHistory` for a position that the log does not have, `BackupRefused`.
+        """
+        position_of(self._store, position=at_position)
+        if not isinstance(self._store, LogReader):
+            raise BackupRefused(f"{self._store.path} is no store on a disk: there is nothing to copy.")
+        await trio.to_thread.run_sync(partial(restore, self._store, destination, to_position=at_position))
 
     def _type_of(self, aggregate_class: type[Aggregate]) -> AggregateType:
         aggregate_type = self._types.get(aggregate_class)

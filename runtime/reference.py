@@ -11,6 +11,7 @@ from ..actors.aggregate_type import AggregateType
 from ..actors.future import TrioFuture
 from ..actors.projection import Projection
 from ..actors.receipt import Receipt, Request, Requests, StateQuery
+from ..actors.tombstone import Delete
 from ..storage.commit import ExpectedVersion
 from ..storage.errors import EventSourcingError
 from ..storage.event_query import EventQuery
@@ -69,6 +70,7 @@ class AggregateRef(Generic[A]):
             ViewTooOld, ProjectionUnavailable: a view that was waited for did not come to it; the events are on disk,
                 and the error's `receipt` tells where.
             Rejected: the domain refused it.
+            AggregateDeleted: it was deleted; only `Recreate` has it begin anew.
             ConditionNotMet: an event matches `unless`; its position is the error's.
             VersionConflict, UnknownCommand, NotAnEvent, HandlerFailed, ApplierFailed: it took no effect.
             CommandTimeout: no answer in time; the error says whether the command may still take effect.
@@ -190,6 +192,24 @@ class AggregateRef(Generic[A]):
                 wait_for=wait_for,
             ),
             trio_token=self._router.trio_token,
+        )
+
+    async def delete(
+        self,
+        reason: str = "",
+        *,
+        expected_version: ExpectedVersion | None = None,
+        idempotency_key: str | None = None,
+        timeout: float | None = None,
+    ) -> Receipt:
+        """End the aggregate with a `Deleted` event: `ask` with the command `Delete`.
+
+        Its history stays; further commands, and `state`, get `AggregateDeleted`, until it is sent `Recreate`.
+
+        Raises `Rejected` where there is nothing to delete or the domain refuses, and what `ask` raises.
+        """
+        return await self.ask(
+            Delete(reason), expected_version=expected_version, idempotency_key=idempotency_key, timeout=timeout
         )
 
     async def version(self) -> int:

@@ -234,7 +234,7 @@ class AggregateReplay(Replay, Generic[A]):
             stream = aggregate_type.stream(aggregate_id)
             found = newest_snapshot(store, aggregate_type, stream, aggregate_id)
             if found is not None:
-                self.state, version = cast(A, found[0]), found[1]
+                self.state, version = cast(A, found.state), found.version
                 self._begin = position_of_version(store, stream, version)
         self._targets.insert(0, self._apply)
 

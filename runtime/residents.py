@@ -39,11 +39,13 @@ class Residents:
         journal: Journal,
         limits: Limits,
         wall_clock: Callable[[], int],
+        snapshot_taken: Callable[[str], None],
     ) -> None:
         self.store = store
         self.journal = journal
         self.limits = limits
         self.wall_clock = wall_clock
+        self.snapshot_taken = snapshot_taken
         self._nursery = nursery
         self._actors: dict[str, AggregateActor] = {}
         self._failures: dict[str, Failure] = {}

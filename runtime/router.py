@@ -12,7 +12,7 @@ import trio
 
 from ..actors.aggregate import Aggregate
 from ..actors.aggregate_type import AggregateType
-from ..actors.errors import IdempotencyKeyInvalid, RuntimeClosed
+from ..actors.errors import AggregateDeleted, IdempotencyKeyInvalid, RuntimeClosed
 from ..actors.future import TrioFuture
 from ..actors.journal import Journal
 from ..actors.receipt import Hold, Request, Requests, StateQuery, current_cause
@@ -54,8 +54,11 @@ class Router:
         return self._residents is None
 
     async def recover(self, aggregate_type: AggregateType, stream: str, aggregate_id: str) -> Aggregate:
-        """An aggregate's state made from the log. Raises `DecodingError`, `UnknownEvent`, `ApplierFailed`."""
-        return (await recover(self._store, aggregate_type, stream, aggregate_id))[0]
+        """An aggregate's state made from the log. Raises `AggregateDeleted`, `DecodingError`, ..."""
+        state = (await recover(self._store, aggregate_type, stream, aggregate_id)).state
+        if state.is_deleted:
+            raise AggregateDeleted(stream)
+        return state
 
     async def state_at(
         self,

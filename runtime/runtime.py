@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from functools import partial
 from typing import Any, Final, Literal, TypeVar
 
 import cattrs
@@ -26,9 +25,7 @@ from ..actors.saga_history import SagaState
 from ..actors.saga_instance import SagaInstance, SagaInstances
 from ..actors.serializer import Serializer
 from ..actors.view_store import ViewStore
-from ..storage.backup import backup, restore
 from ..storage.commit import StreamAppend
-from ..storage.errors import BackupRefused
 from ..storage.event_query import EventQuery
 from ..storage.limits import Limits
 from ..storage.log import EventLog
@@ -36,12 +33,12 @@ from ..storage.memory import MemoryLog
 from ..storage.past import PastLog
 from ..storage.reader import LogReader
 from ..storage.store import EventStore
-from ..storage.verify import Summary
 from .consumers import Subscriptions
 from .control import Control
-from .errors import ShutdownTimeout
+from .errors import RuntimeReadOnly, ShutdownTimeout
 from .events import resolved
 from .history import position_of
+from .maintenance import Maintenance
 from .opening import Home, Opened, follow, home_of, open_store
 from .projections import Projections
 from .reading import Reading
@@ -85,6 +82,7 @@ class Runtime(Reading):
         self.projections = Projections(nursery, store, self.feed, limits, serializer, wall_clock)
         self._journal: ThreadJournal | InlineJournal | None = None
         self._residents: Residents | None = None
+        self._maintenance: Maintenance | None = None
         if isinstance(store, EventLog) or not isinstance(store, LogReader | PastLog):
             self._start_writing(nursery, store, limits, wall_clock)
         elif isinstance(store, LogReader):
@@ -103,7 +101,9 @@ class Runtime(Reading):
             on_commit=self.feed.notify,
         )
         self.projections.on_advance = self._journal.admission.release
-        self._residents = Residents(nursery, store, self._journal, limits, wall_clock)
+        self._maintenance = Maintenance(store, self._journal, self._types, limits, wall_clock, self._type_of)
+        self._residents = Residents(nursery, store, self._journal, limits, wall_clock, self._maintenance.prover.taken)
+        nursery.start_soon(self._maintenance.run, name="eventsrc maintenance")
         nursery.start_soon(self._residents.passivate_idle, name="eventsrc passivation")
 
     async def _follow(self, nursery: trio.Nursery, home: Home, projections: Sequence[type[Projection]]) -> None:
@@ -129,7 +129,8 @@ class Runtime(Reading):
     def _take_requests(self, nursery: trio.Nursery, home: Home) -> None:
         """Do what is asked from outside, once everything that it may be about is there."""
         if home.board is not None and home.board.waits and self._subscriptions is not None:
-            self._control = Control(home.board, self.projections, self._subscriptions, self._numbers, self._sagas)
+            parts = (self.projections, self._subscriptions, self._numbers, self._sagas, self._maintenance)
+            self._control = Control(home.board, *parts)
             nursery.start_soon(self._control.run, name="eventsrc control")
 
     @classmethod
@@ -300,25 +301,6 @@ class Runtime(Reading):
                 await runtime.projections.wait_for(runtime.projections.get(projection), past.last_position)
             yield runtime
 
-    async def backup(self, destination: str | os.PathLike[str]) -> Summary:
-        """Copy the store into a new folder while commands go on, and verify the copy.
-
-        Raises `BackupRefused` where something is there already, `StoreWriteFailed`; a store in memory has no copy.
-        """
-        if not isinstance(self._store, LogReader):
-            raise BackupRefused(f"{self._store.path} is no store on a disk: there is nothing to copy.")
-        return await trio.to_thread.run_sync(backup, self._store, destination)
-
-    async def fork(self, at_position: int, destination: str | os.PathLike[str]) -> None:
-        """Make a store of its own, in a new folder, that shares the history up to a position: for what-if commands.
-
-        Raises `NotInHistory` for a position that the log does not have, `BackupRefused`.
-        """
-        position_of(self._store, position=at_position)
-        if not isinstance(self._store, LogReader):
-            raise BackupRefused(f"{self._store.path} is no store on a disk: there is nothing to copy.")
-        await trio.to_thread.run_sync(partial(restore, self._store, destination, to_position=at_position))
-
     # --- sagas ---
 
     async def start_saga(self, saga: S, *, key: str, deadline_seconds: float | None = None) -> SagaRef[S]:
@@ -363,6 +345,13 @@ class Runtime(Reading):
             raise UnknownSaga("The runtime was opened without sagas. Give their classes: Runtime.open(sagas=[...]).")
         return self._sagas
 
+    @property
+    def maintenance(self) -> Maintenance:
+        """Compaction and its way back, retention, proofs of snapshots. Raises `RuntimeReadOnly` for a reader."""
+        if self._maintenance is None:
+            raise RuntimeReadOnly(self._store.path)
+        return self._maintenance
+
     def _numbers(self) -> dict[str, Any]:
         groups, commits = self.journal_counts
         return {
@@ -406,6 +395,8 @@ class Runtime(Reading):
                 if scope.cancelled_caught:
                     raise ShutdownTimeout(self.limits.shutdown_seconds, self._residents.streams)
         finally:
+            if self._maintenance is not None:
+                await self._maintenance.close()
             if self._journal is not None:
                 await self._journal.close()
             self.feed.close()

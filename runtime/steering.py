@@ -16,7 +16,7 @@ from .consumers import RETRY
 from .control import DELETE
 from .errors import UnknownSubscription
 from .opening import READERS_FOLDER
-from .output import format_time, make_console, make_table, print_json
+from .output import format_time, print_json, print_rows
 
 ANSWER_SECONDS_MAX: Final = 10.0
 """How long a request waits for the runtime's answer before the command ends without it."""
@@ -86,7 +86,7 @@ def steer_projections(options: argparse.Namespace) -> int:
     with places(options.path) as found:
         if options.action in (None, "parked"):
             rows = [row for place in found for row in projection_rows(place, options.path)]
-            _print(rows if options.action is None else [row for row in rows if row["error"]], options)
+            print_rows(rows if options.action is None else [row for row in rows if row["error"]], as_json=options.json)
             return 0
         action = "resume" if options.action == "retry" else options.action
         concerned = [place for place in found if options.name in place.projections]
@@ -130,7 +130,7 @@ def _lag_now(path: str, position: int) -> tuple[int, float]:
 
 def _steer_projection(place: Place, action: str, name: str) -> tuple[str, bool]:
     if place.board.has_runtime:
-        return _ask(place.board, action, name)
+        return ask_runtime(place.board, action, name)
     if action == "rebuild":
         place.board.request(action, name)
         return f"no runtime has the store open; {name} will be rebuilt when one does", True
@@ -146,10 +146,10 @@ def steer_subscriptions(options: argparse.Namespace) -> int:
     """`eventsrc subscriptions PATH [ACTION] [NAME]`."""
     with places(options.path) as found:
         if options.action is None:
-            _print([row for place in found for row in _subscription_rows(place)], options)
+            print_rows([row for place in found for row in _subscription_rows(place)], as_json=options.json)
             return 0
         if options.action == "parked":
-            _print([row for place in found for row in _parked_rows(place, options.name)], options)
+            print_rows([row for place in found for row in _parked_rows(place, options.name)], as_json=options.json)
             return 0
         concerned = [place for place in found if options.name in place.board.subscriptions()]
         if not concerned:
@@ -187,7 +187,7 @@ def _parked_rows(place: Place, name: str | None) -> Iterator[dict[str, Any]]:
 
 def _steer_subscription(board: ControlBoard, action: str, name: str, stream: str) -> tuple[str, bool]:
     if board.has_runtime:
-        return _ask(board, action, name, stream)
+        return ask_runtime(board, action, name, stream)
     if action == DELETE:
         board.delete(name)
         return f"{name} is deleted", True
@@ -201,19 +201,19 @@ def _steer_subscription(board: ControlBoard, action: str, name: str, stream: str
 def ask_or_leave(board: ControlBoard, action: str, subject: str, argument: str, left: str) -> tuple[str, bool]:
     """Ask the runtime that is there; where none is, leave the request for the next one and say so by `left`."""
     if board.has_runtime:
-        return _ask(board, action, subject, argument)
+        return ask_runtime(board, action, subject, argument)
     board.request(action, subject, argument)
     return f"no runtime has the store open; {left}", True
 
 
-def _ask(board: ControlBoard, action: str, subject: str, argument: str = "") -> tuple[str, bool]:
+def ask_runtime(board: ControlBoard, action: str, subject: str, argument: str = "") -> tuple[str, bool]:
     """Ask, and wait for the answer: what to print, and whether all is well."""
     request_id = board.request(action, subject, argument)
     deadline = time.monotonic() + ANSWER_SECONDS_MAX
     while time.monotonic() < deadline:
         answer = board.answer(request_id)
         if answer is not None:
-            return answer or f"{action} {subject}: done", not answer
+            return answer or f"{action} {subject or 'all'}: done", not answer
         time.sleep(ANSWER_POLL_SECONDS)
     return f"{action} {subject}: asked, and not done yet; it stays asked", True
 
@@ -226,20 +226,3 @@ def print_answers(asked: Sequence[Place], answers: Sequence[tuple[str, bool]], o
         else:
             print(f"{place.name}: {text}")
     return 0 if all(is_well for _, is_well in answers) else EXIT_REFUSED
-
-
-def _print(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> None:
-    if options.json:
-        for row in rows:
-            print_json(row)
-    elif not rows:
-        print("none")
-    else:
-        table = make_table(*rows[0])
-        for row in rows:
-            table.add_row(*(_cell(value) for value in row.values()))
-        make_console().print(table)
-
-
-def _cell(value: object) -> str:
-    return ("yes" if value else "") if isinstance(value, bool) else f"{value}"

@@ -17,7 +17,7 @@ import trio
 from ..actors.aggregate import Aggregate
 from ..actors.aggregate_type import AggregateType
 from ..actors.decision import encode_decision
-from ..actors.errors import Rejected, UnknownCommand
+from ..actors.errors import Rejected
 from ..actors.receipt import Request
 from ..actors.serializer import Serializer
 from ..storage.commit import Appended, Commit
@@ -100,10 +100,8 @@ class Scenario(Generic[A]):
         Raises what the runtime would: `UnknownCommand`, `NotAnEvent`, ...; `Rejected` is kept for `then_rejected`.
         """
         self._events, self._rejection = (), None
-        handler = self._type.handlers.get(type(command))
-        if handler is None:
-            raise UnknownCommand(self._type.aggregate_class, command)
         try:
+            handler = self._type.handler(self.state, self._version, command)
             returned = _finished(handler, self.state, command)
         except Rejected as rejection:
             self._rejection = rejection

@@ -24,8 +24,8 @@ def backup(store: LogReader, destination: str | os.PathLike[str]) -> Summary:
     Commands go on meanwhile. Raises `BackupRefused` where something is there already or the copy is not sound.
     """
     folder = _new_folder(destination)
-    store.environment.copy(folder)
-    for file in folder.iterdir():
+    _copy(store, folder)
+    for file in folder.rglob("*"):
         descriptor = os.open(file, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -58,7 +58,7 @@ def restore(
     """
     folder = _new_folder(destination)
     if to_position is None and to_time_ns is None:
-        source.environment.copy(folder)
+        _copy(source, folder)
         base_end = source.last_position
     else:
         base_end = source.last_position if to_time_ns is None else position_at(source, to_time_ns)
@@ -78,6 +78,12 @@ def restore(
         return log.last_position
     finally:
         log.close()
+
+
+def _copy(store: LogReader, folder: Path) -> None:
+    store.environment.copy(folder)
+    # After the log: it has every segment that the copy of the log refers to.
+    store.archive.copy(folder)
 
 
 def _new_folder(destination: str | os.PathLike[str]) -> Path:

@@ -1,6 +1,10 @@
 """What any event store must do: reading, snapshots, idempotency keys, and the end."""
 
+import hashlib
 from typing import Any
+
+import msgspec
+from msgspec import structs
 
 from .commit import ANY, IdempotencyEntry, StreamAppend
 from .contract import (
@@ -145,7 +149,8 @@ class ReadingContract(StoreContract):
         store = self.reopen(store)
         kept = store.snapshots("a-1")
         assert [snapshot.version for snapshot in kept] == [30, *range(14, 5, -1)]
-        assert kept[0] == Snapshot("a-1", 30, "schema", TIME_NS, hashes[30], {"version": 30})
+        state_hash = hashlib.sha256(msgspec.msgpack.encode({"version": 30})).digest()
+        assert kept[0] == Snapshot("a-1", 30, "schema", TIME_NS, hashes[30], {"version": 30}, state_hash)
         assert [snapshot.version for snapshot in store.snapshots("a-1", limit=2)] == [30, 14]
         assert [snapshot.version for snapshot in store.snapshots("a")] == [3]
         assert store.snapshots("b-1") == []
@@ -165,6 +170,25 @@ class ReadingContract(StoreContract):
         snapshot = Snapshot("a-1", 1, "s", 0, head.hash, {})
         refused(store.append([commit(2, append_to("a-1", expected=9))], [snapshot])[0], VersionConflict)
         assert [snapshot.version for snapshot in self.reopen(store).snapshots("a-1")] == [1]
+
+    def test_a_snapshot_in_quarantine_is_only_given_to_who_asks_for_those(self) -> None:
+        store = self.open_store()
+        head = appended(store.append([commit(1, append_to("a-1"))])[0]).heads["a-1"]
+        proved = Snapshot("a-1", 1, "s", 0, head.hash, {}, is_proved=True)
+        store.append([], [proved])
+        assert [snapshot.is_proved for snapshot in store.snapshots("a-1")] == [True]
+        store.append([], [structs.replace(proved, is_proved=False, quarantined="another state")])
+        store = self.reopen(store)
+        assert store.snapshots("a-1") == []
+        assert [each.quarantined for each in store.snapshots("a-1", quarantined=True)] == ["another state"]
+
+    def test_the_hash_of_an_event_is_found_by_its_version(self) -> None:
+        store = self.open_store()
+        store.append([commit(1, append_to("a-1", 3))])
+        assert [store.event_hash("a-1", version) for version in (1, 2, 3)] == [
+            event.hash for event in store.read_stream("a-1")
+        ]
+        assert store.event_hash("a-1", 4) is store.event_hash("a-1", 0) is store.event_hash("b-1", 1) is None
 
     # -- idempotency keys
 

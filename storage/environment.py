@@ -10,7 +10,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
@@ -67,7 +67,9 @@ TABLES: Final = (
     "idempotency",
     "expiries",
     "snapshots",
+    "compacted",
 )
+"""Of a log; an archive has others."""
 TABLES_MAX: Final = 256
 SPARE_READERS: Final = 2
 """Finished read transactions kept for reuse."""
@@ -95,11 +97,13 @@ class Environment:
         create: bool = True,
         read_only: bool = False,
         map_size_bytes: int = MAP_SIZE_BYTES,
+        tables: Sequence[str] = TABLES,
     ):
         self.path = os.fspath(path)
         self._folder = Path(self.path)
         self._pid = os.getpid()
         self._map_size_bytes = map_size_bytes
+        self._names = tables
         self._gate = _Gate()
         self._closed = False
         self.commit_seconds = math.inf
@@ -121,8 +125,13 @@ class Environment:
             raise
 
     def table(self, name: str) -> Table:
-        """The handle of one of `TABLES`. Ask again after `reopen`: handles belong to one opening."""
+        """The handle of one of its tables. Ask again after `reopen`: handles belong to one opening."""
         return self._tables[name]
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether another process may be writing it."""
+        return self._read_only
 
     def check_usable(self) -> None:
         """Raise `StoreForked` or `StoreClosed` where it cannot be used."""
@@ -212,7 +221,7 @@ class Environment:
             create = create or (not self._read_only and not environment.stat()["entries"])
             _check_format(self.path, environment, create=create)
             self._tables: dict[str, Table] = {
-                name: environment.open_db(name.encode(), create=not self._read_only) for name in TABLES
+                name: environment.open_db(name.encode(), create=not self._read_only) for name in self._names
             }
             environment.reader_check()
             self._map_size_bytes = environment.info()["map_size"]

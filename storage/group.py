@@ -6,18 +6,19 @@ values. One value per group commit makes that one wait; the offsets at its front
 
 import struct
 import zlib
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeAlias
 
 import msgspec
 
 from .commit import IdempotencyEntry
-from .record import StoredEvent
+from .record import HASH_SIZE_BYTES, StoredEvent
 
 KEY: Final = struct.Struct(">QQ")
 """First position and first commit id: the second tells groups apart that hold no event."""
-_HEADER: Final = struct.Struct("<IIQQ32s")
-"""CRC-32 of all that follows, number of records, first and last commit id, root of the Merkle tree after them."""
+_HEADER: Final = struct.Struct("<IIIQQ32s")
+"""CRC-32 of all that follows, number of records, how many of them are stubs, first and last commit id, root of the
+Merkle tree after them."""
 _CRC_SIZE_BYTES: Final = 4
 _ARRAY: Final = struct.Struct(">BI")
 _ARRAY_CODE: Final = 0xDD
@@ -25,8 +26,16 @@ _ARRAY_CODE: Final = 0xDD
 
 _UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError)
 
+STUB: Final = struct.Struct(">BBQ32s")
+"""What stands for a record in the archive: MessagePack's header of 40 bytes, the segment, the hash of the event."""
+_STUB_HEADER: Final = (0xC4, 40)
+
+Record: TypeAlias = StoredEvent | bytes
+"""An event, or the content of the stub that stands for it."""
+
 _records_decoder = msgspec.msgpack.Decoder(list[StoredEvent])
 _record_decoder = msgspec.msgpack.Decoder(StoredEvent)
+_mixed_decoder = msgspec.msgpack.Decoder(list[StoredEvent | bytes])
 _idempotency_decoder = msgspec.msgpack.Decoder(list[IdempotencyEntry])
 _encoder = msgspec.msgpack.Encoder()
 
@@ -38,10 +47,22 @@ class GroupDamaged(ValueError):
 class Group:
     """A stored group commit, checked and ready to be read."""
 
-    __slots__ = ("_body", "_ends", "_value", "count", "first_commit_id", "first_position", "last_commit_id", "root")
+    __slots__ = (
+        "_body",
+        "_ends",
+        "_value",
+        "count",
+        "first_commit_id",
+        "first_position",
+        "last_commit_id",
+        "root",
+        "stubs",
+    )
 
     first_position: int
     count: int
+    stubs: int
+    """How many of its records are in the archive."""
     first_commit_id: int
     last_commit_id: int
     root: bytes
@@ -49,7 +70,9 @@ class Group:
 
     def __init__(self, first_position: int, value: bytes) -> None:
         try:
-            crc, self.count, self.first_commit_id, self.last_commit_id, self.root = _HEADER.unpack_from(value)
+            (crc, self.count, self.stubs, self.first_commit_id, self.last_commit_id, self.root) = _HEADER.unpack_from(
+                value
+            )
             if zlib.crc32(memoryview(value)[_CRC_SIZE_BYTES:]) != crc:
                 raise GroupDamaged("its checksum does not match")
             self._ends: tuple[int, ...] = struct.unpack_from(f"<{self.count}I", value, _HEADER.size)
@@ -64,28 +87,33 @@ class Group:
         """The position of its last record; one before `first_position` where it has none."""
         return self.first_position + self.count - 1
 
-    def records(self) -> list[StoredEvent]:
+    def records(self) -> Sequence[Record]:
         """Every record, decoded in one go."""
         if not self.count:
             return []
+        decoder = _mixed_decoder if self.stubs else _records_decoder
         try:
-            return _records_decoder.decode(memoryview(self._value)[self._body : self._records_end])
+            return decoder.decode(memoryview(self._value)[self._body : self._records_end])
         except _UNDECODABLE as error:
             raise GroupDamaged(str(error)) from error
 
-    def records_between(self, first: int, last: int) -> list[StoredEvent]:
+    def records_between(self, first: int, last: int) -> Sequence[Record]:
         """The records from one position through another, decoded in one go."""
         start = self._ends[first - self.first_position - 1] if first > self.first_position else _ARRAY.size
         content = self._value[self._body + start : self._body + self._ends[last - self.first_position]]
         try:
-            return _records_decoder.decode(_ARRAY.pack(_ARRAY_CODE, last - first + 1) + content)
+            decoder = _mixed_decoder if self.stubs else _records_decoder
+            return decoder.decode(_ARRAY.pack(_ARRAY_CODE, last - first + 1) + content)
         except _UNDECODABLE as error:
             raise GroupDamaged(str(error)) from error
 
-    def record(self, position: int) -> StoredEvent:
+    def record(self, position: int) -> Record:
         """One record, decoded alone."""
+        encoded = self.encoded(position)
+        if is_stub(encoded):
+            return encoded[2:]
         try:
-            return _record_decoder.decode(self.encoded(position))
+            return _record_decoder.decode(encoded)
         except _UNDECODABLE as error:
             raise GroupDamaged(str(error)) from error
 
@@ -109,6 +137,13 @@ class Group:
         except _UNDECODABLE as error:
             raise GroupDamaged(str(error)) from error
 
+    def with_records(self, changed: Mapping[int, bytes]) -> bytes:
+        """The value of the same group with other bytes for the records at some positions."""
+        records = self.encoded_records()
+        for position, encoded in changed.items():
+            records[position - self.first_position] = encoded
+        return _pack(self.first_commit_id, self.last_commit_id, self.root, records, self._value[self._records_end :])
+
     @property
     def _records_end(self) -> int:
         return self._body + (self._ends[-1] if self._ends else 0)
@@ -122,18 +157,40 @@ def encode_group(
     idempotency: Sequence[IdempotencyEntry],
 ) -> bytes:
     """The value that stands for a group: header, where each record ends, the records, the idempotency keys."""
+    tail = _encoder.encode(idempotency) if idempotency else b""
+    return _pack(first_commit_id, last_commit_id, root, records, tail)
+
+
+def stub_for(segment: int, encoded: bytes) -> bytes:
+    """What stands for a record that was moved to a segment of the archive."""
+    return STUB.pack(*_STUB_HEADER, segment, encoded[-HASH_SIZE_BYTES:])
+
+
+def is_stub(encoded: bytes) -> bool:
+    """Whether the stored bytes of a record are a stub."""
+    return encoded[0] == _STUB_HEADER[0]
+
+
+def segment_of(stub: bytes) -> tuple[int, bytes]:
+    """(the segment of the archive, the hash of the event), of the content of a stub."""
+    return int.from_bytes(stub[:8], "big"), stub[8:]
+
+
+def _pack(first_commit_id: int, last_commit_id: int, root: bytes, records: Sequence[bytes], tail: bytes) -> bytes:
     ends = []
     end = _ARRAY.size
+    stubs = 0
     for record in records:
         end += len(record)
         ends.append(end)
+        stubs += record[0] == _STUB_HEADER[0]
     content = b"".join(
         (
-            _HEADER.pack(0, len(records), first_commit_id, last_commit_id, root)[_CRC_SIZE_BYTES:],
+            _HEADER.pack(0, len(records), stubs, first_commit_id, last_commit_id, root)[_CRC_SIZE_BYTES:],
             struct.pack(f"<{len(ends)}I", *ends),
             _ARRAY.pack(_ARRAY_CODE, len(records)) if records else b"",
             *records,
-            _encoder.encode(idempotency) if idempotency else b"",
+            tail,
         )
     )
     return zlib.crc32(content).to_bytes(_CRC_SIZE_BYTES, "little") + content

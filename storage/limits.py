@@ -41,6 +41,8 @@ class Limits:
     """An aggregate's state is stored each time it has so many more events."""
     snapshots_kept: int = _count(10)
     """Snapshots of one stream; older ones are dropped."""
+    proof_events_per_second: int = _count(1_000)
+    """How fast events are replayed in the background, at most, to prove snapshots."""
     projections_max: int = _count(64)
     """Projections of one runtime (`TooManyProjections`)."""
     retention_days: int = _count(30)

@@ -86,14 +86,24 @@ class EventLog(LogReader):
         return outcomes
 
     def flush(self) -> None:
-        while True:
-            if self._flushing is None and self._tail.weight:
-                self._begin_flush()
-            flush = self._flushing
-            if flush is None:
-                return
-            count = self._environment.write(partial(flush.write, count=FLUSH_CHUNK_ITEMS))
-            self._advance(flush, count)
+        while self.flush_step():
+            pass
+
+    @property
+    def indexed_through(self) -> int:
+        """The position up to which the indexes on disk know the log."""
+        return self._tails[0].after[0]
+
+    def flush_step(self) -> bool:
+        """Bring a part of the indexes up to the log; return whether there may be more to do."""
+        if self._flushing is None and self._tail.weight:
+            self._begin_flush()
+        flush = self._flushing
+        if flush is None:
+            return False
+        count = self._environment.write(partial(flush.write, count=FLUSH_CHUNK_ITEMS))
+        self._advance(flush, count)
+        return True
 
     def close(self) -> None:
         try:
@@ -101,6 +111,7 @@ class EventLog(LogReader):
         except StoreError as error:
             # Nothing is lost: what could not be flushed is read again from the log when it is opened.
             logger.warning("indexes not flushed at close", extra={"path": self.path, "reason": str(error)})
+        self.archive.close()
         self._environment.close()
 
     def _write(self, draft: Draft, tree: Tree, snapshots: Sequence[Snapshot]) -> None:

@@ -71,6 +71,10 @@ class MemoryLog:
         self._check_open()
         return self._index.heads.get(stream)
 
+    def event_hash(self, stream: str, version: int) -> bytes | None:
+        found = self.read_stream(stream, from_version=version, to_version=version)
+        return found[0].hash if found else None
+
     def streams(
         self, *, category: str | None = None, after: str = "", limit: int = READ_BATCH_EVENTS
     ) -> list[StreamHead]:
@@ -149,10 +153,11 @@ class MemoryLog:
         entries = ((key, self._index.idempotency.get((stream, key))) for key in keys)
         return {key: entry for key, entry in entries if entry is not None and entry.expires_ns > now_ns}
 
-    def snapshots(self, stream: str, *, limit: int = READ_BATCH_EVENTS) -> list[Snapshot]:
+    def snapshots(self, stream: str, *, limit: int = READ_BATCH_EVENTS, quarantined: bool = False) -> list[Snapshot]:
         self._check_open()
         kept = self._snapshots.get(stream, {})
-        return [decode_snapshot(kept[version]) for version in sorted(kept, reverse=True)[:limit]]
+        newest_first = (decode_snapshot(kept[version]) for version in sorted(kept, reverse=True))
+        return [snapshot for snapshot in newest_first if bool(snapshot.quarantined) == quarantined][:limit]
 
     def flush(self) -> None:
         """Everything is where it belongs."""

@@ -66,6 +66,10 @@ class PastLog:
         (event,) = self._store.read_stream(stream, from_version=low, limit=1)
         return StreamHead(stream, event.version, event.position, event.hash)
 
+    def event_hash(self, stream: str, version: int) -> bytes | None:
+        head = self.head(stream)
+        return None if head is None or version > head.version else self._store.event_hash(stream, version)
+
     def streams(
         self, *, category: str | None = None, after: str = "", limit: int = READ_BATCH_EVENTS
     ) -> list[StreamHead]:
@@ -116,11 +120,12 @@ class PastLog:
         """Nothing is sent to the past, so nothing is sent to it twice."""
         return {}
 
-    def snapshots(self, stream: str, *, limit: int = READ_BATCH_EVENTS) -> list[Snapshot]:
+    def snapshots(self, stream: str, *, limit: int = READ_BATCH_EVENTS, quarantined: bool = False) -> list[Snapshot]:
         head = self.head(stream)
         if head is None:
             return []
-        return [snapshot for snapshot in self._store.snapshots(stream) if snapshot.version <= head.version][:limit]
+        found = self._store.snapshots(stream, quarantined=quarantined)
+        return [snapshot for snapshot in found if snapshot.version <= head.version][:limit]
 
     def close(self) -> None:
         """The log itself stays open."""

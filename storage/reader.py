@@ -13,12 +13,15 @@ import msgspec
 
 from . import idempotency as idempotency_table
 from . import postings
+from .archive import Archive
 from .commit import IdempotencyEntry
+from .compacted import Compacted, CompactedDamaged, decode_compacted
 from .environment import Environment, Transaction
 from .errors import CorruptRecord
 from .flush import decode_head, indexed_through, indexed_tree
-from .group import KEY, Group, GroupDamaged
+from .group import KEY, Group
 from .record import StoredEvent, StreamHead
+from .records import Records
 from .snapshot import Snapshot, SnapshotDamaged, decode_snapshot
 from .store import POSITION_MAX, READ_BATCH_EVENTS
 from .tail import Tail, placements_of
@@ -27,8 +30,6 @@ logger = logging.getLogger("eventsrc.storage")
 
 REFRESHED_WEIGHT_MAX: Final = 131_072
 """Events and keys that a reader of another process's log keeps before it looks what has been flushed."""
-_DECODE_ALL_ABOVE: Final = 0.25
-"""From this share of a group's records on it is cheaper to decode them in one go than one by one."""
 
 
 class LogReader:
@@ -40,8 +41,10 @@ class LogReader:
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
+        self.archive = Archive(environment.path, read_only=environment.is_read_only)
+        """Where compaction moves events to; reads fetch them from there."""
         self._lock = threading.Lock()
-        self._kept_group: tuple[bytes, Group | None] = (b"", None)
+        self._records = Records(environment, self.archive)
         self._last_position = 0
         self._last_commit_id = 0
         self._stream_count = 0
@@ -72,6 +75,7 @@ class LogReader:
 
     def close(self) -> None:
         """Close it. Idempotent."""
+        self.archive.close()
         self._environment.close()
 
     @property
@@ -97,14 +101,16 @@ class LogReader:
         tree = self._tail.tree
         return tree.size, tree.root
 
+    def event_hash(self, stream: str, version: int) -> bytes | None:
+        newer = self._newer_positions(stream, version, version)
+        with self._environment.read() as transaction:
+            positions = newer or self._stored_positions(transaction, stream, version, version)
+            return self._records.hash(transaction, positions[0]) if positions else None
+
     def encoded(self, position: int) -> bytes:
         """The stored bytes of the event at a position that the log has, as its hash covers them."""
-        with self._environment.read() as transaction, transaction.cursor(self._environment.table("log")) as cursor:
-            if seek_group(cursor, position):
-                group = self._group(cursor.key(), cursor.value())
-                if group.first_position <= position <= group.last_position:
-                    return group.encoded(position)
-        raise CorruptRecord(self.path, position, "the log does not hold it")
+        with self._environment.read() as transaction:
+            return self._records.encoded(transaction, position)
 
     @property
     def stream_count(self) -> int:
@@ -166,23 +172,10 @@ class LogReader:
             last = min(last, first + limit - 1)
         if first > last:
             return []
-        newer: list[int] = []
-        newer_from = last + 1
-        with self._lock:
-            for tail in self._tails:
-                part = tail.streams.get(stream)
-                if part is None or part.first_version > last:
-                    continue
-                skip = max(first - part.first_version, 0)
-                newer_from = min(newer_from, part.first_version + skip)
-                newer += part.positions[skip : last - part.first_version + 1]
+        newer = self._newer_positions(stream, first, last)
         with self._environment.read() as transaction:
-            positions: list[int] = []
-            if first < newer_from:
-                table = self._environment.table("streams")
-                with self._index_errors("streams", stream):
-                    positions = postings.positions_of_versions(transaction, table, stream, first, newer_from - 1)
-            return self._fetch(transaction, positions + newer, backwards=backwards)
+            positions = self._stored_positions(transaction, stream, first, last - len(newer)) + newer
+            return self._fetch(transaction, positions, backwards=backwards)
 
     def read(
         self, *, after: int = 0, before: int | None = None, backwards: bool = False, limit: int = READ_BATCH_EVENTS
@@ -193,18 +186,8 @@ class LogReader:
             first = max(first, last - limit + 1)
         else:
             last = min(last, first + limit - 1)
-        found: list[StoredEvent] = []
-        with self._environment.read() as transaction, transaction.cursor(self._environment.table("log")) as cursor:
-            more = seek_group(cursor, first)
-            while more and first <= last:
-                group = self._group_at(cursor)
-                if group.first_position > first:
-                    raise CorruptRecord(self.path, first, f"the log goes on at position {group.first_position}")
-                if group.count and group.last_position >= first:
-                    end = min(last, group.last_position)
-                    found += self._records_between(group, first, end)
-                    first = end + 1
-                more = cursor.next()
+        with self._environment.read() as transaction:
+            found = self._records.between(transaction, first, last)
         return found[::-1] if backwards else found
 
     def read_type(
@@ -260,7 +243,7 @@ class LogReader:
                 live |= idempotency_table.find_keys(transaction, table, stream, missing, now_ns)
         return live
 
-    def snapshots(self, stream: str, *, limit: int = READ_BATCH_EVENTS) -> list[Snapshot]:
+    def snapshots(self, stream: str, *, limit: int = READ_BATCH_EVENTS, quarantined: bool = False) -> list[Snapshot]:
         prefix = stream.encode() + b"\0"
         found: list[Snapshot] = []
         with (
@@ -271,14 +254,68 @@ class LogReader:
             more = cursor.prev() if cursor.set_range(key) else cursor.last()
             while more and len(found) < limit and cursor.key().startswith(prefix):
                 try:
-                    found.append(decode_snapshot(cursor.value()))
+                    snapshot = decode_snapshot(cursor.value())
+                    if bool(snapshot.quarantined) == quarantined:
+                        found.append(snapshot)
                 except SnapshotDamaged as error:
                     logger.warning(
                         "damaged snapshot passed over",
                         extra={"stream": stream, "version": postings.ordinal_of(cursor.key()), "reason": str(error)},
                     )
                 more = cursor.prev()
+        return found if quarantined or len(found) >= limit else self._with_compacted(stream, found)
+
+    def _with_compacted(self, stream: str, found: list[Snapshot]) -> list[Snapshot]:
+        """The state that a `compacted` event carries is the last resort: nothing before it need be in the log."""
+        compacted = self.compacted(stream)
+        if compacted is None or any(snapshot.version == compacted.version for snapshot in found):
+            return found
+        newer = [snapshot for snapshot in found if snapshot.version > compacted.version]
+        older = found[len(newer) :]
+        return [*newer, compacted.snapshot, *older]
+
+    def _newer_positions(self, stream: str, first: int, last: int) -> list[int]:
+        """Those of the last versions from `first` through `last`, as far as they are not in the indexes on disk."""
+        found: list[int] = []
+        with self._lock:
+            for tail in self._tails:
+                part = tail.streams.get(stream)
+                if part is not None and part.first_version <= last:
+                    found += part.positions[max(first - part.first_version, 0) : last - part.first_version + 1]
         return found
+
+    def _stored_positions(self, transaction: Transaction, stream: str, first: int, last: int) -> list[int]:
+        if first > last:
+            return []
+        with self._index_errors("streams", stream):
+            table = self._environment.table("streams")
+            return postings.positions_of_versions(transaction, table, stream, first, last)
+
+    def compacted(self, stream: str) -> Compacted | None:
+        """What stands for the events of a stream that compaction moved to the archive; None where it moved none."""
+        with self._environment.read() as transaction:
+            try:
+                value = transaction.get(stream.encode(), db=self._environment.table("compacted"))
+            except (lmdb.BadValsizeError, UnicodeEncodeError):
+                return None
+            return None if value is None else self._compacted(stream, value)
+
+    def compacted_streams(self, *, after: str = "", limit: int = READ_BATCH_EVENTS) -> list[Compacted]:
+        """The same of all streams, in the order of their names, after the name `after`."""
+        found: list[Compacted] = []
+        table = self._environment.table("compacted")
+        with self._environment.read() as transaction, transaction.cursor(table) as cursor:
+            more = cursor.set_range(after.encode() + b"\0")
+            while more and len(found) < limit:
+                found.append(self._compacted(cursor.key().decode(), cursor.value()))
+                more = cursor.next()
+        return found
+
+    def _compacted(self, stream: str, value: bytes) -> Compacted:
+        try:
+            return decode_compacted(value)
+        except CompactedDamaged as error:
+            raise CorruptRecord(self.path, 0, f"what stands for the compacted events of {stream!r}: {error}") from error
 
     def _read_postings(
         self,
@@ -318,66 +355,8 @@ class LogReader:
             return self._fetch(transaction, wanted, backwards=backwards)
 
     def _fetch(self, transaction: Transaction, positions: list[int], *, backwards: bool) -> list[StoredEvent]:
-        """The records at ascending `positions`, decoding each group once."""
-        found: list[StoredEvent] = []
-        at = 0
-        with transaction.cursor(self._environment.table("log")) as cursor:
-            while at < len(positions):
-                position = positions[at]
-                if not seek_group(cursor, position):
-                    raise CorruptRecord(self.path, position, "the indexes name it, but the log does not hold it")
-                group = self._group(cursor.key(), cursor.value())
-                end = bisect_right(positions, group.last_position, at)
-                if end == at:
-                    raise CorruptRecord(self.path, position, "the indexes name it, but the log does not hold it")
-                wanted = positions[at:end]
-                if len(wanted) > group.count * _DECODE_ALL_ABOVE:
-                    records = self._records(group)
-                    found += [records[position - group.first_position] for position in wanted]
-                else:
-                    found += [self._record(group, position) for position in wanted]
-                at = end
+        found = self._records.at(transaction, positions)
         return found[::-1] if backwards else found
-
-    def _group(self, key: bytes, value: bytes) -> Group:
-        first_position, _ = KEY.unpack(key)
-        try:
-            return Group(first_position, value)
-        except GroupDamaged as error:
-            raise CorruptRecord(self.path, first_position, str(error)) from error
-
-    def _group_at(self, cursor: "lmdb.Cursor[bytes]") -> Group:
-        """The group under the cursor. Whoever reads on in small steps meets the same one again: it is kept."""
-        key = cursor.key()
-        kept_key, group = self._kept_group
-        if group is None or key != kept_key:
-            group = self._group(key, cursor.value())
-            self._kept_group = (key, group)
-        return group
-
-    def _records_between(self, group: Group, first: int, last: int) -> list[StoredEvent]:
-        try:
-            return group.records_between(first, last)
-        except GroupDamaged as error:
-            raise CorruptRecord(self.path, first, str(error)) from error
-
-    def _records(self, group: Group) -> list[StoredEvent]:
-        try:
-            return group.records()
-        except GroupDamaged as error:
-            raise CorruptRecord(self.path, group.first_position, str(error)) from error
-
-    def _record(self, group: Group, position: int) -> StoredEvent:
-        try:
-            return group.record(position)
-        except GroupDamaged as error:
-            raise CorruptRecord(self.path, position, str(error)) from error
-
-    def _idempotency(self, group: Group) -> list[IdempotencyEntry]:
-        try:
-            return group.idempotency()
-        except GroupDamaged as error:
-            raise CorruptRecord(self.path, group.first_position, str(error)) from error
 
     def _stored_head(self, transaction: Transaction, stream: str) -> StreamHead | None:
         try:
@@ -398,7 +377,7 @@ class LogReader:
 
     def _last_group(self, transaction: Transaction) -> Group | None:
         with transaction.cursor(self._environment.table("log")) as cursor:
-            return self._group(cursor.key(), cursor.value()) if cursor.last() else None
+            return self._records.group(cursor.key(), cursor.value()) if cursor.last() else None
 
     def _load(self) -> None:
         """Begin with the indexes on disk, and read the part of the log that they do not cover yet."""
@@ -419,21 +398,16 @@ class LogReader:
         with transaction.cursor(self._environment.table("log")) as cursor:
             more = cursor.set_range(KEY.pack(position + 1, commit_id + 1))
             while more:
-                group = self._group(cursor.key(), cursor.value())
-                records = self._records(group)
+                group = self._records.group(cursor.key(), cursor.value())
+                records = self._records.of_group(group)
                 placements, heads = placements_of(records)
                 for stream in heads:
                     is_new = stream not in tail.heads and self._stored_head(transaction, stream) is None
                     self._stream_count += is_new
-                entries = self._idempotency(group)
+                entries = self._records.idempotency(group)
                 tree, nodes = tail.tree.extended([record.hash for record in records])
                 with self._lock:
                     through = (group.last_position, group.last_commit_id)
                     tail.add(placements, heads, entries, through, tree, nodes)
                 more = cursor.next()
         self._last_position, self._last_commit_id = tail.through
-
-
-def seek_group(cursor: "lmdb.Cursor[bytes]", position: int) -> bool:
-    """Stand on the group that holds `position`, if any does."""
-    return cursor.prev() if cursor.set_range(KEY.pack(position + 1, 0)) else cursor.last()

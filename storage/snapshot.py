@@ -17,7 +17,7 @@ class Snapshot(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     `state` is plain data; for writing it may come encoded already, as `msgspec.Raw`. `schema` names the shape of the
     state's class when it was written; `event_hash` is the hash of the event at `version`, so that a snapshot that
-    belongs to another history is noticed.
+    belongs to another history is noticed. `state_hash` is SHA-256 of the encoded state; the store fills it in.
     """
 
     stream: str
@@ -26,9 +26,24 @@ class Snapshot(msgspec.Struct, frozen=True, array_like=True, gc=False):
     time_ns: int
     event_hash: bytes
     state: Any
+    state_hash: bytes = b""
+    is_proved: bool = False
+    """The events were replayed, and gave this state."""
+    quarantined: str = ""
+    """Why it is never loaded: what the events gave instead."""
+
+    def with_state_hash(self) -> "Snapshot":
+        """The same with its `state_hash`."""
+        digest = hashlib.sha256(encode_state(self.state)).digest()
+        return msgspec.structs.replace(self, state_hash=digest)
 
 
 _decoder: Final = msgspec.msgpack.Decoder(Snapshot)
+
+
+def encode_state(state: Any) -> bytes:
+    """The bytes that `state_hash` is over."""
+    return bytes(state) if isinstance(state, msgspec.Raw) else _encode(state)
 
 
 def encode_snapshot(snapshot: Snapshot) -> bytes:
@@ -36,7 +51,8 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
 
     Raises `TypeError` or `ValueError` where the state is not plain data.
     """
-    encoded = _encode(snapshot)
+    state = msgspec.Raw(encode_state(snapshot.state))
+    encoded = _encode(msgspec.structs.replace(snapshot, state=state).with_state_hash())
     return hashlib.sha256(encoded).digest() + encoded
 
 

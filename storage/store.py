@@ -39,6 +39,9 @@ class EventReader(Protocol):
     def head(self, stream: str) -> StreamHead | None:
         """The newest event's version, position and hash; None where there is no such stream."""
 
+    def event_hash(self, stream: str, version: int) -> bytes | None:
+        """The hash of the event that made this version of a stream; None where there is no such version."""
+
     def streams(
         self, *, category: str | None = None, after: str = "", limit: int = READ_BATCH_EVENTS
     ) -> list[StreamHead]:
@@ -96,8 +99,8 @@ class EventReader(Protocol):
     def idempotency(self, stream: str, keys: Sequence[str], *, now_ns: int) -> dict[str, IdempotencyEntry]:
         """What the commands with these keys did: those that are known and whose window is open at `now_ns` (UTC)."""
 
-    def snapshots(self, stream: str, *, limit: int = READ_BATCH_EVENTS) -> list[Snapshot]:
-        """The stream's snapshots that pass their check, newest first."""
+    def snapshots(self, stream: str, *, limit: int = READ_BATCH_EVENTS, quarantined: bool = False) -> list[Snapshot]:
+        """The stream's snapshots that pass their check, newest first; those in quarantine instead, if asked."""
 
 
 class EventStore(EventReader, Protocol):

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from .archive import Archive
 from .environment import Environment, Transaction
 from .finding import Finding
 from .flush import indexed_through
@@ -17,6 +18,7 @@ from .group import KEY
 from .postings import name_of, ordinal_of
 from .reader import LogReader
 from .snapshot import SnapshotDamaged, decode_snapshot
+from .verify_archive import ArchiveWalk
 from .verify_indexes import ExpiryCheck, HeadCheck, IdempotencyCheck, PostingsCheck, check_window
 from .verify_log import LogWalk, StreamState, walk_table
 from .verify_tree import Statement, TreeWalk
@@ -51,25 +53,39 @@ def verify(
         StoreError: while iterating, when the store is closed or its file cannot be read at all.
 
     """
-    return Verification(store.environment if isinstance(store, LogReader) else store, statements, progress)
+    if isinstance(store, LogReader):
+        return Verification(store.environment, store.archive, statements, progress)
+    return Verification(store, None, statements, progress)
 
 
 class Verification:
     """One walk over a store. Iterating runs it; `summary` tells how far it came."""
 
-    def __init__(self, environment: Environment, statements: Sequence[Statement], progress: Progress | None) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        archive: Archive | None,
+        statements: Sequence[Statement],
+        progress: Progress | None,
+    ) -> None:
         self._environment = environment
+        self._archive = archive or Archive(environment.path, read_only=True)
+        self._is_archive_ours = archive is None
         self._statements = statements
         self._progress = progress
-        self._walk = LogWalk(environment, TreeWalk(environment))
+        self._walk = LogWalk(environment, TreeWalk(environment), ArchiveWalk(self._archive))
         self._snapshots = 0
         self._idempotency_keys = 0
         self._findings = 0
 
     def __iter__(self) -> Iterator[Finding]:
-        for finding in self._run():
-            self._findings += 1
-            yield finding
+        try:
+            for finding in self._run():
+                self._findings += 1
+                yield finding
+        finally:
+            if self._is_archive_ours:
+                self._archive.close()
 
     @property
     def summary(self) -> Summary:
@@ -85,8 +101,10 @@ class Verification:
 
     def _run(self) -> Iterator[Finding]:
         tree = TreeWalk(self._environment, self._statements)
-        walk = self._walk = LogWalk(self._environment, tree)
+        archive = ArchiveWalk(self._archive)
+        walk = self._walk = LogWalk(self._environment, tree, archive)
         self._snapshots = self._idempotency_keys = self._findings = 0
+        yield from walk_table(self._environment, "compacted", archive.check_compacted)
         # Snapshots first: every event that one of them stands on is in the log by now.
         yield from self._read_snapshots()
         yield from self._begin_walk(tree)

@@ -12,7 +12,7 @@ import msgspec
 from .environment import Environment, Transaction
 from .finding import Finding
 from .flush import decode_head
-from .group import KEY, Group, GroupDamaged
+from .group import KEY, Group, GroupDamaged, Record
 from .idempotency import decode_chunk, expiry_key, split_expiry_key
 from .names import category_of
 from .postings import (
@@ -24,8 +24,8 @@ from .postings import (
     positions_after,
     positions_of_versions,
 )
-from .reader import seek_group
 from .record import StoredEvent
+from .records import seek_group
 from .verify_log import LogWalk, Run, Window
 
 VERSIONS_AT_ONCE_MAX: Final = 16_384
@@ -180,6 +180,8 @@ class PostingsCheck:
                 if position > self._walk.indexed_through or self._walk.is_unreadable(position):
                     continue
                 record = record_at(self._environment, transaction, position)
+                if isinstance(record, bytes):
+                    continue  # in the archive
                 if record is None or not self._belongs(name, version, record):
                     found.append(self._stranger(name, version, position, record))
             return found, ordinal
@@ -223,7 +225,11 @@ class HeadCheck:
         if head.position > walk.indexed_through:
             # Flushed while the walk went on, or by a flush that was interrupted.
             record = record_at(self._environment, transaction, head.position)
-            if record is not None and (record.stream, record.version, record.hash) == (stream, head.version, head.hash):
+            if isinstance(record, StoredEvent) and (record.stream, record.version, record.hash) == (
+                stream,
+                head.version,
+                head.hash,
+            ):
                 return []
         if state is None or state.indexed is None:
             return [Finding("heads", "the log holds no event of this stream", *where)]
@@ -308,8 +314,8 @@ class ExpiryCheck:
         return []
 
 
-def record_at(environment: Environment, transaction: Transaction, position: int) -> StoredEvent | None:
-    """The record at a position; None where there is none that can be read."""
+def record_at(environment: Environment, transaction: Transaction, position: int) -> Record | None:
+    """The record at a position, maybe a stub; None where there is none that can be read."""
     with transaction.cursor(environment.table("log")) as cursor:
         if not seek_group(cursor, position) or len(cursor.key()) != KEY.size:
             return None

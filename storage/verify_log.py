@@ -1,16 +1,20 @@
 """The first half of a verification: every group and every record of the log, in bounded windows."""
 
 import struct
-from collections.abc import Callable, Iterator
-from typing import Final, TypeAlias
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
+from typing import Final, TypeAlias, cast
 
 import attrs
 
+from .commit import IdempotencyEntry
 from .environment import Environment, Transaction
 from .finding import Finding
 from .group import KEY, Group, GroupDamaged
 from .names import category_of
-from .record import GENESIS_HASH, StoredEvent, content_hash
+from .record import GENESIS_HASH, HASH_SIZE_BYTES, StoredEvent, content_hash
+from .verify_archive import ArchiveWalk
 from .verify_tree import TreeWalk
 
 WINDOW_EVENTS: Final = 32_768
@@ -59,9 +63,10 @@ class Window:
 class LogWalk:
     """Goes through the log from its beginning to where it ended when the walk began."""
 
-    def __init__(self, environment: Environment, tree: TreeWalk) -> None:
+    def __init__(self, environment: Environment, tree: TreeWalk, archived: ArchiveWalk) -> None:
         self._environment = environment
         self._tree = tree
+        self._archived = archived
         self.events = 0
         self.last_key = b""
         self.last_position = 0
@@ -119,11 +124,35 @@ class LogWalk:
     def finish(self) -> None:
         """The last window was the last: what follows a damaged end is unknown."""
         if self._next_position is None:
-            self.unreadable.append(range(self._unknown_from, 1 << 63))
+            self.mark_unreadable(self._unknown_from, 1 << 63)
 
     def is_unreadable(self, position: int) -> bool:
         """Whether the record at this position was found missing or damaged."""
-        return any(position in part for part in self.unreadable)
+        index = bisect_right(self.unreadable, position, key=lambda part: part.start) - 1
+        return index >= 0 and position in self.unreadable[index]
+
+    def mark_unreadable(self, first: int, end: int | None = None) -> None:
+        """Positions from `first` to before `end` (that one alone where it is not given), which ascend."""
+        end = first + 1 if end is None else end
+        if self.unreadable and self.unreadable[-1].stop == first:
+            first = self.unreadable.pop().start
+        self.unreadable.append(range(first, end))
+
+    def pass_over(self, window: Window, stream: str, position: int, digest: bytes) -> None:
+        """The next version of a stream is at this position; of the event only the hash is known."""
+        state = self.streams.get(stream)
+        if state is None:
+            state = self.streams[stream] = StreamState()
+        state.version, state.position, state.hash = state.version + 1, position, digest
+        run = window.streams.get(stream)
+        if run is None:
+            window.streams[stream] = Run(state.version, [position])
+        else:
+            run.positions.append(position)
+        if position <= self.indexed_through:
+            state.indexed = (state.version, position, digest)
+        if state.snapshots is not None and state.version in state.snapshots:
+            _check_snapshot(window, state, stream)
 
     def _check_group(self, window: Window, key: bytes, value: bytes) -> None:
         if len(key) != KEY.size:
@@ -152,30 +181,32 @@ class LogWalk:
             found.append(Finding("log", f"{ids}: their ids must ascend", position=first_position))
         self._last_commit_id = max(self._last_commit_id, group.last_commit_id)
         self._next_position = first_position + group.count
-        self._check_records(window, first_position, records, encoded)
-        self._check_idempotency(window, group, records)
-        found += self._tree.add(first_position, [record.hash for record in records], group.root)
+        if group.stubs:
+            placed = self._archived.resolved(self, window, first_position, encoded)
+        else:
+            placed = zip(count(first_position), cast("list[StoredEvent]", records), encoded, strict=False)
+        self._check_records(window, placed)
+        self._check_idempotency(window, group)
+        found += self._tree.add(first_position, [content[-HASH_SIZE_BYTES:] for content in encoded], group.root)
         self.events += group.count
 
     def _check_begin(self, window: Window, first_position: int) -> None:
         expected = self._next_position
         if expected is None:
-            self.unreadable.append(range(self._unknown_from, first_position))
+            self.mark_unreadable(self._unknown_from, first_position)
         elif first_position > expected:
-            self.unreadable.append(range(expected, first_position))
+            self.mark_unreadable(expected, first_position)
             problem = f"positions {expected} to {first_position - 1} are missing"
             window.findings.append(Finding("log", problem, position=expected))
         elif first_position < expected:
             problem = f"a group begins here, but the one before it ends at position {expected - 1}"
             window.findings.append(Finding("log", problem, position=first_position))
 
-    def _check_records(
-        self, window: Window, first_position: int, records: list[StoredEvent], encoded: list[bytes]
-    ) -> None:
+    def _check_records(self, window: Window, placed: Iterable[tuple[int, StoredEvent, bytes]]) -> None:
+        """Each record with the position that it should have, and its bytes."""
         streams, types, indexed_through = self.streams, window.types, self.indexed_through
-        position = first_position - 1
-        for record, content in zip(records, encoded, strict=True):
-            position += 1
+        record: StoredEvent | None = None
+        for position, record, content in placed:
             stream = record.stream
             state = streams.get(stream)
             if state is None:
@@ -204,11 +235,11 @@ class LogWalk:
             if position <= indexed_through:
                 state.indexed = (version, position, record.hash)
             if state.snapshots is not None and version in state.snapshots:
-                _check_snapshot(window, state, record)
-        if records:
-            self.time_ns = max(self.time_ns, records[-1].time_ns)
+                _check_snapshot(window, state, stream)
+        if record is not None:
+            self.time_ns = max(self.time_ns, record.time_ns)
 
-    def _check_idempotency(self, window: Window, group: Group, records: list[StoredEvent]) -> None:
+    def _check_idempotency(self, window: Window, group: Group) -> None:
         try:
             entries = group.idempotency()
         except GroupDamaged as error:
@@ -216,12 +247,20 @@ class LogWalk:
             window.findings.append(Finding("log", problem, position=group.first_position))
             return
         for entry in entries:
-            index = entry.position - group.first_position
-            record = records[index] if 0 <= index < len(records) else None
-            named = None if record is None else (record.stream, record.version)
-            if entry.event_count and named != (entry.stream, entry.version):
+            if entry.event_count and not _is_there(window, entry):
                 problem = f"the idempotency key {entry.key!r} names an event that is not there"
                 window.findings.append(Finding("log", problem, entry.stream, entry.version, entry.position))
+
+
+def _is_there(window: Window, entry: IdempotencyEntry) -> bool:
+    """Whether the event that an idempotency key names was met in this window."""
+    run = window.streams.get(entry.stream)
+    if run is None:
+        return False
+    index = bisect_left(run.positions, entry.position)
+    if index == len(run.positions) or run.positions[index] != entry.position:
+        return False
+    return not run.is_regular or run.first_version + index == entry.version
 
 
 def _fault(record: StoredEvent, position: int, state: StreamState, content: bytes) -> Finding:
@@ -238,11 +277,11 @@ def _fault(record: StoredEvent, position: int, state: StreamState, content: byte
     return Finding("log", "; ".join(problems), record.stream, record.version, position)
 
 
-def _check_snapshot(window: Window, state: StreamState, record: StoredEvent) -> None:
+def _check_snapshot(window: Window, state: StreamState, stream: str) -> None:
     assert state.snapshots is not None
-    if state.snapshots.pop(record.version) != record.hash:
+    if state.snapshots.pop(state.version) != state.hash:
         problem = "it was made from another event at this version: their hashes differ"
-        window.findings.append(Finding("snapshots", problem, record.stream, record.version, record.position))
+        window.findings.append(Finding("snapshots", problem, stream, state.version, state.position))
     if not state.snapshots:
         state.snapshots = None
 

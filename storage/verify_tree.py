@@ -78,11 +78,9 @@ class TreeWalk:
         if self._indexed is None or self._indexed.size != tree.size:
             return []
         indexed, self._indexed = self._indexed, None
-        return (
-            []
-            if indexed == tree
-            else [Finding("meta", "the Merkle tree is not that of the events", position=tree.size)]
-        )
+        if indexed == tree:
+            return []
+        return [Finding("meta", "the Merkle tree is not that of the events", position=tree.size)]
 
     def finish(self, events: int) -> Iterator[Finding]:
         """What is left to be said once the log was walked."""
@@ -124,11 +122,9 @@ class TreeWalk:
         # Of events that were appended while the log was walked, or of none.
         with transaction.cursor(self._environment.table("log")) as cursor:
             end = NODE_KEY.unpack_from(cursor.key())[0] if cursor.last() else 0
-        return (
-            []
-            if position + NODE_LEAVES <= end
-            else [Finding("tree", f"node {index} is of no events", position=position)]
-        )
+        if position + NODE_LEAVES <= end:
+            return []
+        return [Finding("tree", f"node {index} is of no events", position=position)]
 
 
 def _not_the_same(size: int) -> Finding:

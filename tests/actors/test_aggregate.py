@@ -6,7 +6,18 @@ from typing import Any
 import attrs
 import pytest
 
-from eventsrc import Aggregate, DefinitionError, applies, command, event, handles
+from eventsrc import (
+    Aggregate,
+    DefinitionError,
+    Delete,
+    Deleted,
+    Recreate,
+    Recreated,
+    applies,
+    command,
+    event,
+    handles,
+)
 
 
 @command
@@ -49,8 +60,8 @@ def test_the_fields_are_the_state_and_their_defaults_the_beginning() -> None:
 
 def test_one_method_may_take_several_classes() -> None:
     definition = Thing.__eventsrc_definition__
-    assert set(definition.handlers) == {Open, Close}
-    assert set(definition.appliers) == {Opened, Closed}
+    assert set(definition.handlers) == {Open, Close, Delete, Recreate}
+    assert set(definition.appliers) == {Opened, Closed, Deleted, Recreated}
     assert definition.handlers[Open](Thing(), Open("x")) == Opened("x")
 
 
@@ -77,7 +88,7 @@ def test_a_child_inherits_and_overrides() -> None:
     child = Child()
     definition.appliers[Opened](child, Opened("x"))
     assert (child.name, child.extra) == ("", 1)
-    assert set(definition.handlers) == {Open, Close}
+    assert set(definition.handlers) == {Open, Close, Delete, Recreate}
 
 
 def define(message: str, **namespace: Any) -> None:
@@ -177,4 +188,4 @@ def test_local_classes_with_textual_annotations_are_found() -> None:
         def local(self, command: "Local") -> None:
             pass
 
-    assert set(Owner.__eventsrc_definition__.handlers) == {Local}
+    assert set(Owner.__eventsrc_definition__.handlers) == {Local, Delete, Recreate}

@@ -10,11 +10,22 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from msgspec import structs
 
 from eventsrc import ANY, NO_STREAM, STREAM_EXISTS, EventLog, Limits, MemoryLog
-from eventsrc.storage import idempotency, postings
+from eventsrc.storage import compaction, idempotency, postings
 from eventsrc.storage import log as log_module
 from eventsrc.storage.commit import Appended, Commit, IdempotencyEntry, NewEvent, StreamAppend
+from eventsrc.storage.compacted import Compacted
+from eventsrc.storage.compaction import (
+    check_packed,
+    drop_unused_segments,
+    forget_compacted,
+    move_step,
+    packed,
+    restore_step,
+    store_compacted,
+)
 from eventsrc.storage.contract import TIME_NS, Outcome
 from eventsrc.storage.event_query import EventQuery
 from eventsrc.storage.reader import LogReader
@@ -120,6 +131,17 @@ class StoresAgree(RuleBasedStateMachine):
     def flush(self) -> None:
         self.log.flush()
 
+    @rule(stream=st.sampled_from(STREAMS), back=st.integers(0, 3), steps=st.integers(0, 4))
+    def compact(self, stream: str, back: int, steps: int) -> None:
+        """All of a stream but its newest events; with few steps it is left in the middle of it."""
+        compact_by_hand(self.log, stream, back, steps)
+
+    @rule(stream=st.sampled_from(STREAMS), steps=st.integers(0, 4))
+    def uncompact(self, stream: str, steps: int) -> None:
+        compacted = self.log.compacted(stream)
+        if compacted is not None:
+            restore_by_hand(self.log, compacted, steps)
+
     @rule()
     def close_and_open(self) -> None:
         self.log.close()
@@ -174,7 +196,8 @@ class StoresAgree(RuleBasedStateMachine):
 
     @rule(stream=st.sampled_from(STREAMS), limit=st.integers(1, 3))
     def snapshots(self, stream: str, limit: int) -> None:
-        self.compare(lambda store: store.snapshots(stream, limit=limit))
+        # What a compacted event carries is the only proved one here.
+        self.compare(lambda store: [each for each in store.snapshots(stream, limit=limit) if not each.is_proved])
 
     @rule(stream=st.sampled_from(STREAMS), later_ns=st.integers(0, 30))
     def idempotency(self, stream: str, later_ns: int) -> None:
@@ -189,6 +212,51 @@ class StoresAgree(RuleBasedStateMachine):
         assert ask(self.log) == ask(self.memory)
 
 
+def compact_by_hand(log: EventLog, stream: str, back: int, steps: int) -> None:
+    """What the runtime does, without the proof of the state."""
+    head, before = log.head(stream), log.compacted(stream)
+    if head is None or (before is not None and before.phase == "restoring"):
+        return
+    begin, end = 1 if before is None else before.version + 1, head.version - back
+    log.flush()
+    if before is None or before.phase == "moved":
+        if end < begin:
+            return
+        drop_unused_segments(log)
+        segments = [
+            structs.replace(segment, number=log.archive.add(content))
+            for segment, content, _ in packed(log, stream, begin, end)
+        ]
+        check_packed(log, stream, segments)
+        event_hash = log.event_hash(stream, end)
+        assert event_hash is not None
+        older = before.segments if before is not None else []
+        before = Compacted(stream, end, 0, event_hash, 0, "moving", [*older, *segments], 0, 0, "", {}, b"")
+        store_compacted(log, before)
+    done = 0
+    for _ in range(steps):
+        if done < before.version:
+            done = move_step(log, before, done)
+    if done == before.version:
+        store_compacted(log, structs.replace(before, phase="moved"))
+
+
+def restore_by_hand(log: EventLog, compacted: Compacted, steps: int) -> None:
+    restoring = structs.replace(compacted, phase="restoring")
+    store_compacted(log, restoring)
+    records = {
+        version: record
+        for segment in compacted.segments
+        for version, record in enumerate(log.archive.records(segment.number), segment.first_version)
+    }
+    done = 0
+    for _ in range(steps):
+        if done < compacted.version:
+            done = restore_step(log, restoring, done, records)
+    if done == compacted.version:
+        forget_compacted(log, compacted.stream)
+
+
 def plain(outcomes: list[Outcome]) -> list[object]:
     return [outcome if isinstance(outcome, Appended) else (type(outcome), str(outcome)) for outcome in outcomes]
 
@@ -200,6 +268,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_module, "HEADS_CACHED_MAX", 2)
     monkeypatch.setattr(postings, "CHUNK_POSITIONS_MAX", 3)
     monkeypatch.setattr(idempotency, "CHUNK_ROWS_MAX", 2)
+    monkeypatch.setattr(compaction, "STEP_EVENTS_MAX", 2)
+    monkeypatch.setattr(compaction, "SEGMENT_EVENTS_MAX", 3)
 
 
 PROFILE = {"deadline": None, "suppress_health_check": list(HealthCheck)}

@@ -1,0 +1,295 @@
+"""Compacts streams of a running store, and makes them whole again: the order of the steps, and the proof in between."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final
+
+import attrs
+import msgspec
+import trio
+from msgspec import structs
+
+from ..actors.aggregate import Aggregate
+from ..actors.aggregate_type import AggregateType
+from ..actors.journal import ThreadJournal
+from ..actors.messages import stored_name
+from ..actors.recovery import apply_event, recover
+from ..actors.saga_context import CALL_KEY
+from ..actors.saga_instance import ENDINGS
+from ..actors.snapshot_proof import verdict
+from ..storage.compacted import Compacted, SegmentRange
+from ..storage.compaction import (
+    check_packed,
+    drop_unused_segments,
+    forget_compacted,
+    move_step,
+    packed,
+    restore_step,
+    store_compacted,
+)
+from ..storage.errors import CompactionRefused, CompactionTooSmall
+from ..storage.group import STUB
+from ..storage.limits import Limits
+from ..storage.log import EventLog
+from ..storage.names import category_of
+from ..storage.past import PastLog
+from ..storage.record import StoredEvent, StreamHead
+from ..storage.snapshot import Snapshot
+from .history import event_of_version
+from .retention import Candidate, RetentionPolicy
+
+EVENTS_PER_CHECKPOINT: Final = 100
+BATCH_EVENTS: Final = 1_000
+_event_of: Final = msgspec.msgpack.Decoder(StoredEvent).decode
+_ENDINGS: Final = {stored_name(ending) for ending in ENDINGS}
+
+logger = logging.getLogger("eventsrc.compaction")
+
+
+@attrs.frozen
+class Compaction:
+    """What was done to a stream: its versions 1 to `version` are in the archive."""
+
+    stream: str
+    version: int
+    events: int
+    """Moved this time."""
+    given_back_bytes: int
+    """Of the log, for other events to use; a copy made by `backup` is smaller by so much."""
+    archived_bytes: int
+
+
+class Compactor:
+    """Does one stream at a time, in steps that take the journal no longer than a commit does, with rests in between."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        journal: ThreadJournal,
+        types: Mapping[str, AggregateType],
+        limits: Limits,
+        wall_clock: Callable[[], int],
+    ) -> None:
+        self._log = log
+        self._journal = journal
+        self._types = types
+        self._limits = limits
+        self._policy = RetentionPolicy(limits, wall_clock)
+        self._wall_clock = wall_clock
+        self._one_at_a_time = trio.Lock()
+
+    # --- compacting ---
+
+    async def compact(self, stream: str) -> Compaction:
+        """Compact a stream; one whose compaction was interrupted is finished first.
+
+        Raises `CompactionTooSmall`, `CompactionRefused`, `ArchiveUnreachable` or a `StoreError`.
+        """
+        async with self._one_at_a_time:
+            await self.finish(stream)
+            head, aggregate_type = self._log.head(stream), self._types.get(category_of(stream))
+            before = self._log.compacted(stream)
+            self._check(stream, head, aggregate_type, before)
+            assert head is not None, "a stream that there is not was refused"
+            assert aggregate_type is not None, "a stream without a class was refused"
+            begin = 1 if before is None else before.version + 1
+            snapshot = await self._snapshot_for(aggregate_type, head, begin)
+            await self._check_sagas(stream, begin, snapshot.version)
+            await self._until_indexed(stream, snapshot.version)
+            await self._journal.run(partial(drop_unused_segments, self._log))
+            segments, size_bytes, archived_bytes = await self._pack(stream, begin, snapshot.version)
+            await self._prove(aggregate_type, snapshot, before, segments)
+            compacted = Compacted(
+                stream,
+                snapshot.version,
+                self._position_of(stream, snapshot.version),
+                snapshot.event_hash,
+                self._wall_clock(),
+                "moving",
+                [*(before.segments if before else ()), *segments],
+                size_bytes + (before.size_bytes if before else 0),
+                archived_bytes + (before.archived_size_bytes if before else 0),
+                snapshot.schema,
+                snapshot.state,
+                snapshot.state_hash,
+            )
+            await self._journal.run(partial(store_compacted, self._log, compacted))
+            await self._move(compacted, begin - 1)
+        events = snapshot.version - begin + 1
+        done = Compaction(stream, snapshot.version, events, size_bytes - events * STUB.size, archived_bytes)
+        logger.info("compacted", extra=attrs.asdict(done))
+        return done
+
+    async def candidates(self) -> list[Candidate]:
+        """The streams that the policy would compact now."""
+        return await trio.to_thread.run_sync(lambda: list(self._policy.candidates(self._log, self._types)))
+
+    async def finish(self, stream: str) -> None:
+        """Go on with what was interrupted, if anything was."""
+        compacted = self._log.compacted(stream)
+        if compacted is None or compacted.phase == "moved":
+            return
+        logger.info("finishing what was interrupted", extra={"stream": stream, "phase": compacted.phase})
+        if compacted.phase == "moving":
+            await self._move(compacted, 0)
+        else:
+            await self._restore(compacted)
+
+    def _check(
+        self, stream: str, head: StreamHead | None, aggregate_type: AggregateType | None, before: Compacted | None
+    ) -> None:
+        if head is None:
+            raise CompactionRefused(stream, "there is no such stream")
+        (newest,) = self._log.read_stream(stream, from_version=head.version, limit=1)
+        if newest.kind == "saga_step":
+            ending = "" if newest.type in _ENDINGS else ", which has not ended"
+            raise CompactionRefused(stream, f"it is the stream of a saga{ending}")
+        if aggregate_type is None:
+            raise CompactionRefused(stream, f"no class of the category {category_of(stream)!r} is there to prove it by")
+        if self._policy.reason(self._log, head, before) is None:
+            raise CompactionTooSmall(
+                stream,
+                f"{head.version - (before.version if before else 0):,} of its events are not in the archive; it takes "
+                f"more than {self._limits.compaction_events_min:,}, or {self._limits.retention_days} days since it "
+                "was ended",
+            )
+
+    async def _snapshot_for(self, aggregate_type: AggregateType, head: StreamHead, begin: int) -> Snapshot:
+        """The snapshot that is to stand for all before it: the newest one, or one made for this."""
+        stream = head.stream
+        (newest,) = self._log.read_stream(stream, from_version=head.version, limit=1)
+        version = head.version
+        if newest.kind == "deleted":
+            version -= 1
+        else:
+            for snapshot in self._log.snapshots(stream):
+                is_usable = snapshot.schema == aggregate_type.schema and snapshot.version >= begin
+                if is_usable and self._log.event_hash(stream, snapshot.version) == snapshot.event_hash:
+                    return snapshot
+        event = event_of_version(self._log, stream, version)
+        assert event is not None, "a stream has a first version"
+        past = PastLog(self._log, event.position).knows(event)
+        recovered = await recover(past, aggregate_type, stream, event.aggregate_id)
+        state = aggregate_type.data(recovered.state)
+        schema, now_ns = aggregate_type.schema, self._wall_clock()
+        return Snapshot(stream, version, schema, now_ns, event.hash, state).with_state_hash()
+
+    async def _check_sagas(self, stream: str, begin: int, end: int) -> None:
+        unfinished = await trio.to_thread.run_sync(self._unfinished_saga, stream, begin, end)
+        if unfinished is not None:
+            raise CompactionRefused(stream, f"the saga {unfinished!r}, which has sent it commands, has not ended")
+
+    def _unfinished_saga(self, stream: str, begin: int, end: int) -> str | None:
+        seen: set[str] = set()
+        while begin <= end:
+            batch = self._log.read_stream(stream, from_version=begin, to_version=end, limit=BATCH_EVENTS)
+            for key in {event.metadata[CALL_KEY] for event in batch if CALL_KEY in event.metadata}:
+                saga = self._saga_of(str(key))
+                if saga is not None and saga not in seen:
+                    seen.add(saga)
+                    (newest,) = self._log.read_stream(saga, backwards=True, limit=1)
+                    if newest.type not in _ENDINGS:
+                        return saga
+            begin = batch[-1].version + 1
+        return None
+
+    def _saga_of(self, key: str) -> str | None:
+        """The stream of the saga that a command's key belongs to: it begins with it, and a slash."""
+        parts = key.split("/")
+        names = ("/".join(parts[:count]) for count in range(1, len(parts)))
+        return next((name for name in names if self._log.head(name) is not None), None)
+
+    async def _until_indexed(self, stream: str, version: int) -> None:
+        """A record becomes a stub only where the indexes on disk know it: opening the store needs no archive."""
+        position = self._position_of(stream, version)
+        while self._log.indexed_through < position:
+            await self._journal.run(self._log.flush_step)
+
+    async def _pack(self, stream: str, begin: int, end: int) -> tuple[list[SegmentRange], int, int]:
+        """Put the events into the archive, and compare them: (segments, bytes in the log, bytes in the archive)."""
+        segments: list[SegmentRange] = []
+        size_bytes = archived_bytes = 0
+        parts = packed(self._log, stream, begin, end)
+        while (part := await trio.to_thread.run_sync(next, parts, None)) is not None:
+            segment, content, records_bytes = part
+            number = await self._journal.run(partial(self._log.archive.add, content))
+            segments.append(structs.replace(segment, number=number))
+            size_bytes += records_bytes
+            archived_bytes += len(content)
+        await trio.to_thread.run_sync(check_packed, self._log, stream, segments)
+        return segments, size_bytes, archived_bytes
+
+    async def _prove(
+        self,
+        aggregate_type: AggregateType,
+        snapshot: Snapshot,
+        before: Compacted | None,
+        segments: list[SegmentRange],
+    ) -> None:
+        """Replay what is in the archive: it must give the snapshot's state. Nothing was removed so far."""
+        aggregate_id = snapshot.stream.partition("-")[2]
+        state: Aggregate = aggregate_type.initial_state(aggregate_id)
+        if before is not None and before.schema == aggregate_type.schema:
+            state = aggregate_type.decode_state(before.state, aggregate_id)
+        elif before is not None:
+            segments = [*before.segments, *segments]
+        for segment in segments:
+            records = await trio.to_thread.run_sync(self._log.archive.records, segment.number)
+            for number, record in enumerate(records):
+                if number % EVENTS_PER_CHECKPOINT == 0:
+                    await trio.lowlevel.checkpoint()
+                apply_event(aggregate_type, state, _event_of(record))
+        found = verdict(self._log, aggregate_type, snapshot, state)
+        self._journal.save(found)
+        if found.quarantined:
+            await self._journal.until_saved()
+            reason = f"its snapshot at version {snapshot.version} is not what its events give: {found.quarantined}"
+            raise CompactionRefused(snapshot.stream, reason)
+
+    async def _move(self, compacted: Compacted, after: int) -> None:
+        while after < compacted.version:
+            after = await self._step(partial(move_step, self._log, compacted, after))
+        done = structs.replace(compacted, phase="moved")
+        await self._journal.run(partial(store_compacted, self._log, done))
+
+    async def _step(self, step: Callable[[], int]) -> int:
+        begun = time.perf_counter()
+        after = await self._journal.run(step)
+        # At least half of the journal's time is everybody else's.
+        await trio.sleep(time.perf_counter() - begun)
+        return after
+
+    # --- the way back ---
+
+    async def uncompact(self, stream: str) -> int:
+        """Put the events of a stream back from the archive, bit for bit; return how many there were.
+
+        Raises `CompactionRefused`, `ArchiveUnreachable` or a `StoreError`.
+        """
+        async with self._one_at_a_time:
+            compacted = self._log.compacted(stream)
+            if compacted is None:
+                raise CompactionRefused(stream, "nothing of it is in the archive, so there is nothing to put back")
+            for segment in compacted.segments:
+                await trio.to_thread.run_sync(self._log.archive.records, segment.number)
+            await self._restore(compacted)
+        logger.info("uncompacted", extra={"stream": stream, "events": compacted.version})
+        return compacted.version
+
+    async def _restore(self, compacted: Compacted) -> None:
+        restoring = structs.replace(compacted, phase="restoring")
+        await self._journal.run(partial(store_compacted, self._log, restoring))
+        for segment in compacted.segments:
+            records = await trio.to_thread.run_sync(self._log.archive.records, segment.number)
+            by_version = dict(enumerate(records, segment.first_version))
+            after = segment.first_version - 1
+            while after < segment.last_version:
+                after = await self._step(partial(restore_step, self._log, restoring, after, by_version))
+        await self._journal.run(partial(forget_compacted, self._log, compacted.stream))
+
+    def _position_of(self, stream: str, version: int) -> int:
+        event = event_of_version(self._log, stream, version)
+        assert event is not None, "a version from 1 on"
+        return event.position

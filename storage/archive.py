@@ -1,0 +1,209 @@
+"""The archive beside a store: events that compaction moved out of the log, packed by stream.
+
+A segment holds consecutive versions of one stream, without their hashes: those follow from each other, and the stubs in
+the log still have them, so that a segment is checked whenever it is opened. Nothing in the archive is ever changed; a
+segment that no stream refers to any more is dropped by the next compaction.
+"""
+
+import lzma
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from .environment import Environment, Transaction
+from .errors import ArchiveUnreachable, StoreError
+from .group import segment_of
+from .record import HASH_SIZE_BYTES, StoredEvent, content_hash
+
+ARCHIVE_FOLDER: Final = "archive"
+ARCHIVE_TABLES: Final = ("meta", "segments")
+SEGMENT_EVENTS_MAX: Final = 1_024
+SEGMENTS_KEPT: Final = 16
+"""Opened segments that are remembered."""
+LZMA_PRESET: Final = 6
+KEY_SIZE_BYTES: Final = 8
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_event_of: Final = msgspec.msgpack.Decoder(StoredEvent).decode
+
+
+class Segment(msgspec.Struct, frozen=True, array_like=True):
+    """Consecutive versions of a stream, from `first_version` on.
+
+    `content` is an LZMA stream of the records without their hashes, one after the other, which end at `ends`;
+    `previous_hash` is that of the event before the first.
+    """
+
+    stream: str
+    first_version: int
+    previous_hash: bytes
+    ends: list[int]
+    content: bytes
+
+    @property
+    def last_version(self) -> int:
+        """The version of its last event."""
+        return self.first_version + len(self.ends) - 1
+
+    def records(self) -> list[bytes]:
+        """The records as the log held them, bit for bit. Raises `ValueError` where they are damaged."""
+        try:
+            content = lzma.decompress(self.content)
+        except (lzma.LZMAError, EOFError) as error:
+            raise ValueError(f"it cannot be unpacked: {error}") from error
+        found = []
+        start, previous = 0, self.previous_hash
+        for end in self.ends:
+            body = content[start:end]
+            previous = content_hash(previous, body + bytes(HASH_SIZE_BYTES))
+            found.append(body + previous)
+            start = end
+        return found
+
+
+_segment_of: Final = msgspec.msgpack.Decoder(Segment).decode
+
+
+def pack_segment(stream: str, first_version: int, previous_hash: bytes, records: Sequence[bytes]) -> bytes:
+    """The stored bytes of a segment with these records. Takes a while: call it in a worker thread."""
+    bodies = [record[:-HASH_SIZE_BYTES] for record in records]
+    ends, end = [], 0
+    for body in bodies:
+        end += len(body)
+        ends.append(end)
+    content = lzma.compress(b"".join(bodies), preset=LZMA_PRESET)
+    return _encode(Segment(stream, first_version, previous_hash, ends, content))
+
+
+class Archive:
+    """The archive of the store in a folder. Any thread may read; the thread that writes the log writes it, too."""
+
+    def __init__(self, store_path: str, *, read_only: bool) -> None:
+        self.path = str(Path(store_path) / ARCHIVE_FOLDER)
+        self._read_only = read_only
+        self._environment: Environment | None = None
+        self._kept: OrderedDict[int, dict[int, StoredEvent]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._opening = threading.Lock()
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything was ever archived."""
+        return Path(self.path).exists()
+
+    def event(self, position: int, stub: bytes) -> StoredEvent:
+        """The event that a stub at this position stands for. Raises `ArchiveUnreachable`."""
+        number, digest = segment_of(stub)
+        with self._lock:
+            events = self._kept.get(number)
+            if events is None:
+                decoded = [_event_of(record) for record in self.records(number, position)]
+                events = self._kept[number] = {event.position: event for event in decoded}
+                if len(self._kept) > SEGMENTS_KEPT:
+                    self._kept.popitem(last=False)
+            else:
+                self._kept.move_to_end(number)
+        event = events.get(position)
+        if event is None or event.hash != digest:
+            raise ArchiveUnreachable(self.path, position, f"does not hold it in segment {number}")
+        return event
+
+    def encoded(self, position: int, stub: bytes) -> bytes:
+        """The stored bytes of that event. Raises `ArchiveUnreachable`."""
+        event = self.event(position, stub)
+        number, _ = segment_of(stub)
+        return self.records(number)[event.version - self.segment(number).first_version]
+
+    def segment(self, number: int, position: int | None = None) -> Segment:
+        """A segment as it is stored. Raises `ArchiveUnreachable`."""
+        environment = self._opened(create=False, position=position)
+        with environment.read() as transaction:
+            value = transaction.get(_key(number), db=environment.table("segments"))
+        if value is None:
+            raise ArchiveUnreachable(self.path, position, f"has no segment {number}")
+        try:
+            return _segment_of(value)
+        except msgspec.MsgspecError as error:
+            raise ArchiveUnreachable(self.path, position, f"is damaged in segment {number}: {error}") from error
+
+    def records(self, number: int, position: int | None = None) -> list[bytes]:
+        """The records of a segment, as the log held them. Raises `ArchiveUnreachable`."""
+        try:
+            return self.segment(number, position).records()
+        except ValueError as error:
+            raise ArchiveUnreachable(self.path, position, f"is damaged in segment {number}: {error}") from error
+
+    def add(self, segment: bytes) -> int:
+        """Store a segment durably; return its number. Raises `StoreError`."""
+        environment = self._opened(create=True)
+
+        def work(transaction: Transaction) -> int:
+            table = environment.table("segments")
+            with transaction.cursor(table) as cursor:
+                last = int.from_bytes(cursor.key(), "big") if cursor.last() else 0
+            # Numbers are not used again, also when the segment that had the highest was dropped.
+            number = max(last, int(transaction.get(b"last", b"0", db=environment.table("meta")))) + 1
+            transaction.put(_key(number), segment, db=table)
+            transaction.put(b"last", str(number).encode(), db=environment.table("meta"))
+            return number
+
+        return environment.write(work)
+
+    def drop_all_but(self, numbers: set[int]) -> int:
+        """Drop the segments that nothing refers to; return how many there were."""
+        if not self.exists:
+            return 0
+        environment = self._opened(create=False)
+
+        def work(transaction: Transaction) -> int:
+            table = environment.table("segments")
+            with transaction.cursor(table) as cursor:
+                dropped = [key for key in cursor.iternext(values=False) if int.from_bytes(key, "big") not in numbers]
+            for key in dropped:
+                transaction.delete(key, db=table)
+            return len(dropped)
+
+        with self._lock:
+            for number in set(self._kept) - numbers:
+                del self._kept[number]
+        return environment.write(work)
+
+    def copy(self, store_folder: Path) -> None:
+        """Copy it beside the copy of a store. Raises `StoreWriteFailed`."""
+        if self.exists:
+            folder = store_folder / ARCHIVE_FOLDER
+            folder.mkdir()
+            self._opened(create=False).copy(folder)
+
+    def size_bytes(self, numbers: Sequence[int]) -> int:
+        """Bytes that these segments take."""
+        return sum(len(_encode(self.segment(number))) for number in numbers)
+
+    def close(self) -> None:
+        """Close it. Idempotent."""
+        environment, self._environment = self._environment, None
+        if environment is not None:
+            environment.close()
+
+    def _opened(self, *, create: bool, position: int | None = None) -> Environment:
+        with self._opening:
+            if self._environment is None:
+                if not create and not self.exists:
+                    raise ArchiveUnreachable(self.path, position, "is not there")
+                try:
+                    self._environment = Environment(
+                        self.path, create=create, read_only=self._read_only, tables=ARCHIVE_TABLES
+                    )
+                except StoreError as error:
+                    if create:
+                        raise
+                    raise ArchiveUnreachable(self.path, position, f"cannot be opened: {error}") from error
+            return self._environment
+
+
+def _key(number: int) -> bytes:
+    return number.to_bytes(KEY_SIZE_BYTES, "big")

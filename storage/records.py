@@ -1,0 +1,138 @@
+"""Records read from the log: found by position, decoded, and fetched from the archive where compaction moved them."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Final, cast
+
+import lmdb
+
+from .archive import Archive
+from .commit import IdempotencyEntry
+from .environment import Environment, Transaction
+from .errors import CorruptRecord
+from .group import KEY, Group, GroupDamaged, Record, is_stub
+from .record import HASH_SIZE_BYTES, StoredEvent
+
+_DECODE_ALL_ABOVE: Final = 0.25
+"""From this share of a group's records on it is cheaper to decode them in one go than one by one."""
+
+
+class Records:
+    """The table of groups, read. Every method raises `CorruptRecord` and `ArchiveUnreachable`."""
+
+    def __init__(self, environment: Environment, archive: Archive) -> None:
+        self._environment = environment
+        self._archive = archive
+        self._kept: tuple[bytes, Group | None] = (b"", None)
+
+    def between(self, transaction: Transaction, first: int, last: int) -> list[StoredEvent]:
+        """The events from one position through another, ascending."""
+        found: list[StoredEvent] = []
+        with transaction.cursor(self._environment.table("log")) as cursor:
+            more = seek_group(cursor, first)
+            while more and first <= last:
+                group = self._group_at(cursor)
+                if group.first_position > first:
+                    raise self._corrupt(first, f"the log goes on at position {group.first_position}")
+                if group.count and group.last_position >= first:
+                    end = min(last, group.last_position)
+                    found += self._events(group, first, end)
+                    first = end + 1
+                more = cursor.next()
+        return found
+
+    def at(self, transaction: Transaction, positions: Sequence[int]) -> list[StoredEvent]:
+        """The events at ascending positions, decoding each group once."""
+        found: list[StoredEvent] = []
+        at = 0
+        with transaction.cursor(self._environment.table("log")) as cursor:
+            while at < len(positions):
+                group = self._group_of(cursor, positions[at])
+                end = bisect_right(positions, group.last_position, at)
+                wanted = positions[at:end]
+                if len(wanted) > group.count * _DECODE_ALL_ABOVE:
+                    first = wanted[0]
+                    records = self._decoded(group, first, wanted[-1])
+                    found += [self._event(position, records[position - first]) for position in wanted]
+                else:
+                    found += [self._one(group, position) for position in wanted]
+                at = end
+        return found
+
+    def encoded(self, transaction: Transaction, position: int) -> bytes:
+        """The stored bytes of one event: what its hash covers, and its hash."""
+        with transaction.cursor(self._environment.table("log")) as cursor:
+            encoded = self._group_of(cursor, position).encoded(position)
+        if is_stub(encoded):
+            return self._archive.encoded(position, encoded[2:])
+        return encoded
+
+    def hash(self, transaction: Transaction, position: int) -> bytes:
+        """The hash of one event, which is in the log also when the event is in the archive."""
+        with transaction.cursor(self._environment.table("log")) as cursor:
+            return self._group_of(cursor, position).encoded(position)[-HASH_SIZE_BYTES:]
+
+    def group(self, key: bytes, value: bytes) -> Group:
+        """A stored group."""
+        first_position, _ = KEY.unpack(key)
+        try:
+            return Group(first_position, value)
+        except GroupDamaged as error:
+            raise self._corrupt(first_position, str(error)) from error
+
+    def of_group(self, group: Group) -> list[StoredEvent]:
+        """All events of a group."""
+        return self._events(group, group.first_position, group.last_position) if group.count else []
+
+    def idempotency(self, group: Group) -> list[IdempotencyEntry]:
+        """The idempotency keys of a group."""
+        try:
+            return group.idempotency()
+        except GroupDamaged as error:
+            raise self._corrupt(group.first_position, str(error)) from error
+
+    def _group_of(self, cursor: "lmdb.Cursor[bytes]", position: int) -> Group:
+        if seek_group(cursor, position):
+            group = self.group(cursor.key(), cursor.value())
+            if group.first_position <= position <= group.last_position:
+                return group
+        raise self._corrupt(position, "the indexes name it, but the log does not hold it")
+
+    def _group_at(self, cursor: "lmdb.Cursor[bytes]") -> Group:
+        """The group under the cursor. Whoever reads on in small steps meets the same one again: it is kept."""
+        key = cursor.key()
+        kept_key, group = self._kept
+        if group is None or key != kept_key:
+            group = self.group(key, cursor.value())
+            # What is in the archive now may be back in the log by the next time.
+            self._kept = (b"", None) if group.stubs else (key, group)
+        return group
+
+    def _events(self, group: Group, first: int, last: int) -> list[StoredEvent]:
+        records = self._decoded(group, first, last)
+        if not group.stubs:
+            return cast("list[StoredEvent]", records)
+        return [self._event(position, record) for position, record in enumerate(records, first)]
+
+    def _decoded(self, group: Group, first: int, last: int) -> Sequence[Record]:
+        try:
+            return group.records_between(first, last)
+        except GroupDamaged as error:
+            raise self._corrupt(first, str(error)) from error
+
+    def _one(self, group: Group, position: int) -> StoredEvent:
+        try:
+            return self._event(position, group.record(position))
+        except GroupDamaged as error:
+            raise self._corrupt(position, str(error)) from error
+
+    def _event(self, position: int, record: Record) -> StoredEvent:
+        return record if isinstance(record, StoredEvent) else self._archive.event(position, record)
+
+    def _corrupt(self, position: int, reason: str) -> CorruptRecord:
+        return CorruptRecord(self._environment.path, position, reason)
+
+
+def seek_group(cursor: "lmdb.Cursor[bytes]", position: int) -> bool:
+    """Stand on the group that holds `position`, if any does."""
+    return cursor.prev() if cursor.set_range(KEY.pack(position + 1, 0)) else cursor.last()

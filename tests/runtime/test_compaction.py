@@ -1,0 +1,424 @@
+"""Compaction: events move to the archive and back, commands go on, and nobody who reads can tell."""
+
+import shutil
+from collections.abc import Callable
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import trio
+from bank_domain import Account, Deposit, Note, Withdraw
+from bank_views import Balance, Balances
+from msgspec import structs
+
+from eventsrc import (
+    ArchiveUnreachable,
+    CompactionRefused,
+    CompactionTooSmall,
+    EventLog,
+    Limits,
+    MemoryLog,
+    Recreate,
+    Runtime,
+    RuntimeReadOnly,
+    Saga,
+    SagaContext,
+    Snapshots,
+    step,
+)
+from eventsrc.runtime import compactor
+from eventsrc.runtime.testing import WallClock
+from eventsrc.storage import compaction
+from eventsrc.storage.backup import backup, restore
+from eventsrc.storage.reader import LogReader
+from eventsrc.storage.record import StoredEvent
+from eventsrc.storage.transfer import export_events, import_events
+from eventsrc.storage.verify import verify
+
+LIMITS = Limits(snapshot_every_events=10, compaction_events_min=20)
+
+
+async def fill(runtime: Runtime, count: int = 45) -> None:
+    """Events of two accounts, which share some group commits."""
+    for number in range(count):
+        async with trio.open_nursery() as nursery:
+            for name in ("ann", "bob"):
+                nursery.start_soon(runtime.actor(Account, name).ask, Deposit(number + 1))
+
+
+def all_events(path: Path) -> list[StoredEvent]:
+    with closing(LogReader.open(path)) as log:
+        return log.read(limit=100_000)
+
+
+def stored_values(path: Path) -> list[tuple[bytes, bytes]]:
+    """Every group, as the file holds it."""
+    with (
+        closing(LogReader.open(path)) as log,
+        log.environment.read() as transaction,
+        transaction.cursor(log.environment.table("log")) as cursor,
+    ):
+        return list(cursor)
+
+
+def sound(path: Path) -> bool:
+    with closing(LogReader.open(path)) as log:
+        findings = list(verify(log))
+    assert findings == []
+    return True
+
+
+@pytest.fixture
+async def path(tmp_path: Path) -> Path:
+    async with Runtime.open(tmp_path / "store", aggregates=[Account], limits=LIMITS) as runtime:
+        await fill(runtime)
+    return tmp_path / "store"
+
+
+async def test_the_events_before_a_snapshot_move_and_nobody_can_tell(path: Path) -> None:
+    events, values = all_events(path), stored_values(path)
+    async with Runtime.open(path, aggregates=[Account], projections=[Balances], limits=LIMITS) as runtime:
+        ann = runtime.actor(Account, "ann")
+        done = await runtime.maintenance.compact(Account, "ann")
+        assert (done.stream, done.version, done.events) == ("account-ann", 40, 40)
+        assert done.given_back_bytes > 2_000
+        assert done.archived_bytes > 0
+        assert [event async for event in runtime.events()] == events
+        assert [event async for event in runtime.events(stream="account-ann")] == [
+            event for event in events if event.stream == "account-ann"
+        ]
+        for version in (0, 1, 7, 39, 40, 41, 45):
+            assert (await ann.state(at_version=version)).balance == sum(range(version + 1))
+        assert (await ann.state()).balance == sum(range(46))
+        assert (await ann.ask(Deposit(1))).version == 46
+        assert await runtime.view(Balances).get("ann", at_least=91) == Balance("ann", sum(range(46)) + 1, 46)
+        assert (await runtime.blame(Account, "ann"))["balance"].version == 46
+    assert stored_values(path) != values
+    assert sound(path)
+
+
+async def test_one_compacted_event_stands_for_them(path: Path) -> None:
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "ann")
+    with closing(LogReader.open(path)) as log:
+        compacted = log.compacted("account-ann")
+        assert compacted is not None
+        (fortieth,) = log.read_stream("account-ann", from_version=40, limit=1)
+        event = compacted.event
+        assert (event.kind, event.version, event.position, event.hash) == (
+            "compacted",
+            40,
+            fortieth.position,
+            fortieth.hash,
+        )
+        assert event.payload["state"] == {"balance": sum(range(41)), "notes": 0}
+        assert [each.stream for each in log.compacted_streams()] == ["account-ann"]
+
+
+async def test_uncompact_restores_the_stream_bit_for_bit(path: Path) -> None:
+    values = stored_values(path)
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "ann")
+        await runtime.maintenance.compact(Account, "bob")
+        assert await runtime.maintenance.uncompact(Account, "ann") == 40
+        assert await runtime.maintenance.uncompact(Account, "bob") == 40
+        with pytest.raises(CompactionRefused, match="nothing to put back"):
+            await runtime.maintenance.uncompact(Account, "ann")
+    assert stored_values(path) == values
+    assert sound(path)
+
+
+async def test_a_stream_is_compacted_further_as_it_grows(path: Path) -> None:
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "ann")
+        with pytest.raises(CompactionTooSmall, match="5 of its events are not in the archive; it takes more than 20"):
+            await runtime.maintenance.compact(Account, "ann")
+        await fill(runtime, 40)
+        done = await runtime.maintenance.compact(Account, "ann")
+        assert (done.version, done.events) == (80, 40)
+    events = all_events(path)
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        assert await runtime.maintenance.uncompact(Account, "ann") == 80
+        await runtime.maintenance.compact(Account, "bob")
+    assert all_events(path) == events
+    with closing(EventLog(path)) as log:
+        compacted = log.compacted("account-bob")
+        assert compacted is not None
+        numbers = {segment.number for segment in compacted.segments}
+        assert log.archive.drop_all_but(numbers) == 0, "what was put back was dropped from the archive"
+
+
+async def test_commands_go_on_meanwhile(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compaction, "STEP_EVENTS_MAX", 3)
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(runtime.maintenance.compact, Account, "ann")
+            for _ in range(50):
+                await runtime.actor(Account, "ann").ask(Deposit(1))
+                await runtime.actor(Account, "bob").ask(Deposit(1))
+        for name in ("ann", "bob"):
+            assert (await runtime.actor(Account, name).state()).balance == sum(range(46)) + 50
+    assert sound(path)
+
+
+# --- killed at any point
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+STEPS = (
+    "drop_unused_segments",
+    "packed",
+    "check_packed",
+    "store_compacted",
+    "move_step",
+    "restore_step",
+    "forget_compacted",
+)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 9])
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("is_after", [False, True])
+async def test_a_process_killed_at_any_step_loses_nothing(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, count: int, is_after: bool
+) -> None:
+    """A copy of the folder as it is at that moment is what a killed process leaves."""
+    monkeypatch.setattr(compaction, "STEP_EVENTS_MAX", 7)
+    monkeypatch.setattr(compaction, "SEGMENT_EVENTS_MAX", 16)
+    events, values = all_events(path), stored_values(path)
+    copy = tmp_path / "copy"
+    calls = 0
+    original: Callable[..., object] = getattr(compactor, step)
+
+    def snap() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == count:
+            shutil.copytree(path, copy, ignore=shutil.ignore_patterns("lock.mdb"))
+
+    def wrapped(*arguments: object) -> object:
+        if not is_after:
+            snap()
+        result = original(*arguments)
+        if is_after:
+            snap()
+        return result
+
+    monkeypatch.setattr(compactor, step, wrapped)
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "ann")
+        await runtime.maintenance.uncompact(Account, "ann")
+    monkeypatch.setattr(compactor, step, original)
+    assert stored_values(path) == values
+    if not copy.exists():
+        assert count > 1, "every step is taken once at least"
+        return
+    assert all_events(copy) == events
+    assert sound(copy)
+    async with Runtime.open(copy, aggregates=[Account], limits=LIMITS) as runtime:
+        # What was begun is finished by itself.
+        with trio.fail_after(10):
+            while (found := runtime.maintenance.compacted(Account, "ann")) is not None and found.phase != "moved":
+                await trio.sleep(0.01)
+        assert (await runtime.actor(Account, "ann").state()).balance == sum(range(46))
+        assert [event async for event in runtime.events()] == events
+        if runtime.maintenance.compacted(Account, "ann") is None:
+            await runtime.maintenance.compact(Account, "ann")
+        await runtime.maintenance.uncompact(Account, "ann")
+    assert stored_values(copy) == values
+    assert sound(copy)
+
+
+# --- what is refused
+
+
+async def test_what_is_refused(path: Path) -> None:
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        maintenance = runtime.maintenance
+        with pytest.raises(CompactionRefused, match="there is no such stream"):
+            await maintenance.compact(Account, "nobody")
+        await runtime.actor(Account, "carl").ask(Deposit(1))
+        with pytest.raises(CompactionTooSmall, match="1 of its events"):
+            await maintenance.compact(Account, "carl")
+        with pytest.raises(CompactionRefused, match="nothing to put back"):
+            await maintenance.uncompact(Account, "carl")
+    async with Runtime.open(path, limits=LIMITS) as runtime:
+        with pytest.raises(CompactionRefused, match="no class of the category 'account'"):
+            await runtime.maintenance.compact_stream("account-ann")
+    async with Runtime.open(path, aggregates=[Account], role="reader") as runtime:
+        with pytest.raises(RuntimeReadOnly):
+            await runtime.maintenance.compact(Account, "ann")
+    async with Runtime.open(MemoryLog(), aggregates=[Account]) as runtime:
+        with pytest.raises(CompactionRefused, match="no folder for an archive"):
+            await runtime.maintenance.compact(Account, "ann")
+
+
+async def test_a_snapshot_that_is_not_what_the_archive_gives_stops_it(path: Path) -> None:
+    values = stored_values(path)
+    with closing(EventLog(path)) as log:
+        newest = log.snapshots("account-ann")[0]
+        log.append([], [structs.replace(newest, is_proved=True, state={"balance": 1, "notes": 0})])
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        with pytest.raises(CompactionRefused, match="snapshot at version 40 is not what its events give"):
+            await runtime.maintenance.compact(Account, "ann")
+        await runtime.maintenance.compact(Account, "ann")  # by the older one
+        compacted = runtime.maintenance.compacted(Account, "ann")
+        assert compacted is not None
+        assert compacted.version == 30
+        await runtime.maintenance.uncompact(Account, "ann")
+    assert stored_values(path) == values
+
+
+class Unsnapped(Account, category="account", snapshots=Snapshots.never()):
+    pass
+
+
+async def test_a_class_without_snapshots_gets_one_for_it(tmp_path: Path) -> None:
+    async with Runtime.open(tmp_path, aggregates=[Unsnapped], limits=LIMITS) as runtime:
+        ann = runtime.actor(Unsnapped, "ann")
+        await ann.ask_many([Deposit(1)] * 30)
+        assert (await runtime.maintenance.compact(Unsnapped, "ann")).version == 30
+        await ann.ask(Note("after"))
+    shutil.rmtree(tmp_path / "archive")
+    async with Runtime.open(tmp_path, aggregates=[Unsnapped], limits=LIMITS) as runtime:
+        state = await runtime.actor(Unsnapped, "ann").state()
+        assert (state.balance, state.notes) == (30, 1), "the compacted event has the state"
+
+
+class Bonus(Saga, signals=["pay"]):
+    """Sends a command, and waits then."""
+
+    account: str
+
+    @step(compensation="nothing")
+    async def promise(self, ctx: SagaContext) -> None:
+        await ctx.ask(Account, self.account, Note("a bonus"))
+
+    @step()
+    async def pay(self, ctx: SagaContext) -> None:
+        await ctx.approval("pay")
+        await ctx.ask(Account, self.account, Deposit(1))
+
+    async def nothing(self, ctx: SagaContext) -> None:
+        pass
+
+
+async def test_a_stream_that_an_unfinished_saga_has_to_do_with_is_left(tmp_path: Path) -> None:
+    async with Runtime.open(tmp_path, aggregates=[Account], sagas=[Bonus], limits=LIMITS) as runtime:
+        ann = runtime.actor(Account, "ann")
+        bonus = await runtime.start_saga(Bonus(account="ann"), key="1")
+        with trio.fail_after(10):
+            while not (await ann.version() and (await ann.state()).notes):
+                await trio.sleep(0.01)
+        await ann.ask_many([Deposit(1)] * 30)
+        with pytest.raises(CompactionRefused, match=r"the saga .*, which has sent it commands, has not"):
+            await runtime.maintenance.compact(Account, "ann")
+        with pytest.raises(CompactionRefused, match="it is the stream of a saga, which has not ended"):
+            await runtime.maintenance.compact_stream(bonus.id)
+        assert list((await runtime.maintenance.retain()).refused) == ["account-ann"]
+        await bonus.signal("pay")
+        await bonus.wait()
+        assert (await runtime.maintenance.compact(Account, "ann")).version == 31
+
+
+# --- an archive that is missing or damaged
+
+
+async def test_without_its_archive_a_store_works_and_says_what_it_cannot_reach(path: Path) -> None:
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "ann")
+    shutil.move(path / "archive", path.parent / "away")
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        ann = runtime.actor(Account, "ann")
+        assert (await ann.ask(Withdraw(5))).version == 46
+        assert (await ann.state()).balance == sum(range(46)) - 5
+        assert (await ann.state(at_version=41)).balance == sum(range(42))
+        assert (await runtime.actor(Account, "bob").state(at_version=3)).balance == 6
+        with pytest.raises(ArchiveUnreachable, match=r"event at position \d+ cannot be reached.* is not there"):
+            await ann.state(at_version=3)
+        with pytest.raises(ArchiveUnreachable):
+            [event async for event in runtime.events()]
+        with pytest.raises(ArchiveUnreachable):
+            await runtime.maintenance.uncompact(Account, "ann")
+        assert len([event async for event in runtime.events(stream="account-bob")]) == 45
+        await fill(runtime, 30)
+    with closing(LogReader.open(path)) as log:
+        assert {finding.table for finding in verify(log)} == {"archive"}
+    shutil.move(path.parent / "away", path / "archive")
+    assert sound(path)
+
+
+async def test_a_damaged_segment_is_found(path: Path) -> None:
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "ann")
+    with closing(EventLog(path)) as log:
+        environment = log.archive._opened(create=False)
+
+        def damage(transaction: object) -> None:
+            with transaction.cursor(environment.table("segments")) as cursor:  # type: ignore[attr-defined]
+                cursor.first()
+                content = bytearray(cursor.value())
+                content[-20] ^= 1
+                cursor.put(cursor.key(), bytes(content))
+
+        environment.write(damage)
+    with closing(LogReader.open(path)) as log:
+        with pytest.raises(ArchiveUnreachable, match="is damaged in segment 1"):
+            log.read_stream("account-ann")
+        (finding,) = verify(log)
+        assert (finding.table, finding.stream, finding.version) == ("archive", "account-ann", 1)
+
+
+# --- copies
+
+
+async def test_copies_take_the_archive_along(path: Path, tmp_path: Path) -> None:
+    events = all_events(path)
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "ann")
+        await runtime.backup(tmp_path / "backup")
+        await runtime.fork(50, tmp_path / "fork")
+    with closing(LogReader.open(path)) as log:
+        backup(log, tmp_path / "second")
+        restore(log, tmp_path / "restored")
+        export_events(log, tmp_path / "all.jsonl.gz")
+    with closing(EventLog(tmp_path / "imported")) as log:
+        import_events(log, tmp_path / "all.jsonl.gz")
+    for name in ("backup", "second", "restored", "imported"):
+        assert all_events(tmp_path / name) == events
+        assert sound(tmp_path / name)
+    assert all_events(tmp_path / "fork") == events[:50]
+
+
+# --- retention
+
+
+async def test_the_policy_names_long_streams_and_those_that_ended_long_ago(tmp_path: Path) -> None:
+    clock = WallClock()
+    async with Runtime.open(tmp_path, aggregates=[Account], limits=LIMITS, wall_clock=clock) as runtime:
+        await runtime.actor(Account, "long").ask_many([Deposit(1)] * 25)
+        await runtime.actor(Account, "short").ask_many([Deposit(1)] * 20)
+        for name in ("old", "young"):
+            await runtime.actor(Account, name).ask_many([Deposit(1)] * 4)
+        await runtime.actor(Account, "old").delete()
+        clock.advance(timedelta(days=20).total_seconds())
+        await runtime.actor(Account, "young").delete()
+        clock.advance(timedelta(days=15).total_seconds())
+        planned = await runtime.maintenance.retain(dry_run=True)
+        assert [(each.stream, each.events, each.reason) for each in planned.candidates] == [
+            ("account-long", 25, "it has more than 20 events"),
+            ("account-old", 5, "it was ended 35 days ago"),
+        ]
+        assert planned.compacted == []
+        assert runtime.maintenance.compacted(Account, "long") is None
+        done = await runtime.maintenance.retain()
+        assert [(each.stream, each.version) for each in done.compacted] == [("account-long", 25), ("account-old", 4)]
+        assert done.refused == {}
+        assert (await runtime.maintenance.retain()).candidates == []
+        await runtime.actor(Account, "old").ask(Recreate())
+        assert (await runtime.actor(Account, "old").state(at_version=4)).balance == 4
+    assert sound(tmp_path)
