@@ -108,4 +108,4 @@ def _newest_first(store: EventReader, stream: str) -> Iterator[Snapshot]:
     newest = store.snapshots(stream, limit=1)
     yield from newest
     if newest:
-        yield from store.snapshots(stream)[1:]
+        yield from store.snapshots(stream, to_version=newest[0].version - 1)

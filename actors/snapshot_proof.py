@@ -57,8 +57,8 @@ def verdict(store: EventReader, aggregate_type: AggregateType, snapshot: Snapsho
 
 def _proved_before(store: EventReader, aggregate_type: AggregateType, snapshot: Snapshot) -> Recovered:
     aggregate_id = snapshot.stream.partition("-")[2]
-    for earlier in store.snapshots(snapshot.stream):
-        is_usable = earlier.version < snapshot.version and earlier.is_proved and earlier.schema == aggregate_type.schema
+    for earlier in store.snapshots(snapshot.stream, to_version=snapshot.version - 1):
+        is_usable = earlier.is_proved and earlier.schema == aggregate_type.schema
         if is_usable and store.event_hash(earlier.stream, earlier.version) == earlier.event_hash:
             return Recovered(aggregate_type.decode_state(earlier.state, aggregate_id), earlier.version, 0)
     return Recovered(aggregate_type.initial_state(aggregate_id), 0, 0)

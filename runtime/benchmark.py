@@ -16,6 +16,7 @@ import rich.console
 import rich.table
 import trio
 
+from . import history_measurements as history
 from . import measurements
 from . import saga_measurements as sagas
 from . import view_measurements as views
@@ -88,6 +89,7 @@ class Benchmark:
         self._sizes()
         self._views()
         self._sagas()
+        self._history()
 
     def _single(self) -> None:
         store = self._folder / "single"
@@ -243,6 +245,29 @@ class Benchmark:
         size_bytes, rate = _run(sagas.waiting, self._folder / "waiting-sagas", sagas=self._scale.waiting_sagas)
         self._add(Row("saga_waiting", size_bytes, "bytes", goal="at most 1,000 bytes", met=size_bytes <= 1_000))
         self._add(Row("saga_resume", rate, "sagas/s", goal="at least 10,000/s", met=rate >= 10_000))
+
+    def _history(self) -> None:
+        bare, hashed = _run(history.hashing, self._folder / "hashing", commands=self._scale.commands // 2)
+        base = self._add(Row("ask_without_hashes", bare, "commands/s", limited_by=CPU))
+        row = Row("ask_with_hashes", hashed, "commands/s", limited_by="SHA-256: three for each event, one core")
+        self._add(self._compare(row, bare, base.name, "at least 0.85", lambda ratio: ratio >= 0.85))
+        store = self._folder / "views"
+        rate = history.verification(store)
+        self._add(Row("verify", rate, "events/s", goal="at least 150,000/s", met=rate >= 150_000))
+        plain, copied, whole = history.copies(store, self._folder / "copies")
+        base = self._add(Row("cp", plain / 1e6, "MB/s", limited_by="the disk"))
+        row = Row("backup_copy", copied / 1e6, "MB/s", limited_by="the disk")
+        self._add(self._compare(row, plain / 1e6, base.name, "at least 0.5", lambda ratio: ratio >= 0.5))
+        self._add(Row("backup_verified", whole / 1e6, "MB/s", limited_by="verifying the copy"))
+        cost = _run(history.compaction, self._folder / "compaction", events=self._scale.hydration_events[-1])
+        self._add(Row("compaction", cost.events_per_second, "events/s", limited_by="bzip2, and its rests"))
+        base = self._add(Row("ask_p99_usually", cost.usual_p99_seconds * 1e3, "ms"))
+        row = Row("ask_p99_in_compaction", cost.during_p99_seconds * 1e3, "ms", limited_by="the interpreter's lock")
+        self._add(self._compare(row, base.value, base.name, "at most 2 times", lambda ratio: ratio <= 2))
+        share = cost.archived_share
+        row = Row("archive_size", share, "of the log", goal="at most a third", met=share <= 1 / 3)
+        row.limited_by = "the random ids of commands"
+        self._add(row)
 
     def _raw(self, batch_events: int, commits: int | None = None) -> Row:
         name = f"raw_lmdb_{batch_events}"

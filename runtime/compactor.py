@@ -1,10 +1,13 @@
 """Compacts streams of a running store, and makes them whole again: the order of the steps, and the proof in between."""
 
 import logging
+import os
+import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import attrs
 import msgspec
@@ -19,29 +22,32 @@ from ..actors.recovery import apply_event, recover
 from ..actors.saga_context import CALL_KEY
 from ..actors.saga_instance import ENDINGS
 from ..actors.snapshot_proof import verdict
+from ..storage.archive import SEGMENT_EVENTS_MAX, pack_segment
 from ..storage.compacted import Compacted, SegmentRange
 from ..storage.compaction import (
-    check_packed,
     drop_unused_segments,
     forget_compacted,
     move_step,
-    packed,
     restore_step,
     store_compacted,
 )
-from ..storage.errors import CompactionRefused, CompactionTooSmall
+from ..storage.errors import ArchiveUnreachable, CompactionRefused, CompactionTooSmall
 from ..storage.group import STUB
 from ..storage.limits import Limits
 from ..storage.log import EventLog
 from ..storage.names import category_of
 from ..storage.past import PastLog
-from ..storage.record import StoredEvent, StreamHead
+from ..storage.record import GENESIS_HASH, HASH_SIZE_BYTES, StoredEvent, StreamHead
 from ..storage.snapshot import Snapshot
 from .history import event_of_version
 from .retention import Candidate, RetentionPolicy
 
-EVENTS_PER_CHECKPOINT: Final = 100
-BATCH_EVENTS: Final = 1_000
+REST_SECONDS_PER_SECOND: Final = 2.0
+"""Of rest after each piece of work, so that commands to other aggregates hardly notice it."""
+LOWEST_PRIORITY: Final = 19
+SLICE_EVENTS: Final = 32
+"""Events that are read, or replayed, before others get their turn."""
+T = TypeVar("T")
 _event_of: Final = msgspec.msgpack.Decoder(StoredEvent).decode
 _ENDINGS: Final = {stored_name(ending) for ending in ENDINGS}
 
@@ -79,6 +85,7 @@ class Compactor:
         self._policy = RetentionPolicy(limits, wall_clock)
         self._wall_clock = wall_clock
         self._one_at_a_time = trio.Lock()
+        self._background = ThreadPoolExecutor(1, "eventsrc compaction", initializer=_lower_priority)
 
     # --- compacting ---
 
@@ -96,9 +103,8 @@ class Compactor:
             assert aggregate_type is not None, "a stream without a class was refused"
             begin = 1 if before is None else before.version + 1
             snapshot = await self._snapshot_for(aggregate_type, head, begin)
-            await self._check_sagas(stream, begin, snapshot.version)
             await self._until_indexed(stream, snapshot.version)
-            await self._journal.run(partial(drop_unused_segments, self._log))
+            await self._in_background(drop_unused_segments, self._log)
             segments, size_bytes, archived_bytes = await self._pack(stream, begin, snapshot.version)
             await self._prove(aggregate_type, snapshot, before, segments)
             compacted = Compacted(
@@ -176,25 +182,6 @@ class Compactor:
         schema, now_ns = aggregate_type.schema, self._wall_clock()
         return Snapshot(stream, version, schema, now_ns, event.hash, state).with_state_hash()
 
-    async def _check_sagas(self, stream: str, begin: int, end: int) -> None:
-        unfinished = await trio.to_thread.run_sync(self._unfinished_saga, stream, begin, end)
-        if unfinished is not None:
-            raise CompactionRefused(stream, f"the saga {unfinished!r}, which has sent it commands, has not ended")
-
-    def _unfinished_saga(self, stream: str, begin: int, end: int) -> str | None:
-        seen: set[str] = set()
-        while begin <= end:
-            batch = self._log.read_stream(stream, from_version=begin, to_version=end, limit=BATCH_EVENTS)
-            for key in {event.metadata[CALL_KEY] for event in batch if CALL_KEY in event.metadata}:
-                saga = self._saga_of(str(key))
-                if saga is not None and saga not in seen:
-                    seen.add(saga)
-                    (newest,) = self._log.read_stream(saga, backwards=True, limit=1)
-                    if newest.type not in _ENDINGS:
-                        return saga
-            begin = batch[-1].version + 1
-        return None
-
     def _saga_of(self, key: str) -> str | None:
         """The stream of the saga that a command's key belongs to: it begins with it, and a slash."""
         parts = key.split("/")
@@ -211,15 +198,44 @@ class Compactor:
         """Put the events into the archive, and compare them: (segments, bytes in the log, bytes in the archive)."""
         segments: list[SegmentRange] = []
         size_bytes = archived_bytes = 0
-        parts = packed(self._log, stream, begin, end)
-        while (part := await trio.to_thread.run_sync(next, parts, None)) is not None:
-            segment, content, records_bytes = part
-            number = await self._journal.run(partial(self._log.archive.add, content))
-            segments.append(structs.replace(segment, number=number))
-            size_bytes += records_bytes
+        sagas: set[str] = set()
+        previous_hash = self._log.event_hash(stream, begin - 1) or GENESIS_HASH
+        for first in range(begin, end + 1, SEGMENT_EVENTS_MAX):
+            last = min(first + SEGMENT_EVENTS_MAX - 1, end)
+            records = await self._records(stream, first, last, sagas)
+            begun = time.perf_counter()
+            content = await self._in_background(pack_segment, stream, first, previous_hash, records)
+            number = await self._in_background(self._log.archive.add, content)
+            if await self._in_background(self._log.archive.records, number) != records:
+                raise ArchiveUnreachable(self._log.archive.path, None, f"does not give back segment {number}")
+            segments.append(SegmentRange(number, first, last))
+            size_bytes += sum(map(len, records))
             archived_bytes += len(content)
-        await trio.to_thread.run_sync(check_packed, self._log, stream, segments)
+            previous_hash = records[-1][-HASH_SIZE_BYTES:]
+            await _rest_since(begun)
         return segments, size_bytes, archived_bytes
+
+    async def _records(self, stream: str, first: int, last: int, sagas: set[str]) -> list[bytes]:
+        """The records of a stream, as the log holds them. `sagas` are those that are known to have ended."""
+        found: list[bytes] = []
+        for begin in range(first, last + 1, SLICE_EVENTS):
+            begun = time.perf_counter()
+            records = self._log.encoded_stream(stream, begin, min(begin + SLICE_EVENTS - 1, last))
+            for record in records:
+                self._check_saga(stream, _event_of(record), sagas)
+            found += records
+            await _rest_since(begun)
+        return found
+
+    def _check_saga(self, stream: str, event: StoredEvent, ended: set[str]) -> None:
+        key = event.metadata.get(CALL_KEY)
+        saga = None if key is None else self._saga_of(str(key))
+        if saga is None or saga in ended:
+            return
+        (newest,) = self._log.read_stream(saga, backwards=True, limit=1)
+        if newest.type not in _ENDINGS:
+            raise CompactionRefused(stream, f"the saga {saga!r}, which has sent it commands, has not ended")
+        ended.add(saga)
 
     async def _prove(
         self,
@@ -236,11 +252,12 @@ class Compactor:
         elif before is not None:
             segments = [*before.segments, *segments]
         for segment in segments:
-            records = await trio.to_thread.run_sync(self._log.archive.records, segment.number)
-            for number, record in enumerate(records):
-                if number % EVENTS_PER_CHECKPOINT == 0:
-                    await trio.lowlevel.checkpoint()
-                apply_event(aggregate_type, state, _event_of(record))
+            records = await self._in_background(self._log.archive.records, segment.number)
+            for begin in range(0, len(records), SLICE_EVENTS):
+                begun = time.perf_counter()
+                for record in records[begin : begin + SLICE_EVENTS]:
+                    apply_event(aggregate_type, state, _event_of(record))
+                await _rest_since(begun)
         found = verdict(self._log, aggregate_type, snapshot, state)
         self._journal.save(found)
         if found.quarantined:
@@ -254,11 +271,18 @@ class Compactor:
         done = structs.replace(compacted, phase="moved")
         await self._journal.run(partial(store_compacted, self._log, done))
 
+    async def _in_background(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Have the thread do it that gives way to all others."""
+        return await trio.to_thread.run_sync(lambda: self._background.submit(function, *arguments).result())
+
+    def close(self) -> None:
+        """No more compaction."""
+        self._background.shutdown(wait=False)
+
     async def _step(self, step: Callable[[], int]) -> int:
         begun = time.perf_counter()
         after = await self._journal.run(step)
-        # At least half of the journal's time is everybody else's.
-        await trio.sleep(time.perf_counter() - begun)
+        await _rest_since(begun)
         return after
 
     # --- the way back ---
@@ -273,7 +297,7 @@ class Compactor:
             if compacted is None:
                 raise CompactionRefused(stream, "nothing of it is in the archive, so there is nothing to put back")
             for segment in compacted.segments:
-                await trio.to_thread.run_sync(self._log.archive.records, segment.number)
+                await self._in_background(self._log.archive.records, segment.number)
             await self._restore(compacted)
         logger.info("uncompacted", extra={"stream": stream, "events": compacted.version})
         return compacted.version
@@ -282,7 +306,7 @@ class Compactor:
         restoring = structs.replace(compacted, phase="restoring")
         await self._journal.run(partial(store_compacted, self._log, restoring))
         for segment in compacted.segments:
-            records = await trio.to_thread.run_sync(self._log.archive.records, segment.number)
+            records = await self._in_background(self._log.archive.records, segment.number)
             by_version = dict(enumerate(records, segment.first_version))
             after = segment.first_version - 1
             while after < segment.last_version:
@@ -293,3 +317,13 @@ class Compactor:
         event = event_of_version(self._log, stream, version)
         assert event is not None, "a version from 1 on"
         return event.position
+
+
+async def _rest_since(begun: float) -> None:
+    """Most of the time is everybody else's."""
+    await trio.sleep(REST_SECONDS_PER_SECOND * (time.perf_counter() - begun))
+
+
+def _lower_priority() -> None:
+    """Of the calling thread alone, as Linux has it: packing takes whole milliseconds, and commands take one."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)

@@ -69,6 +69,8 @@ class Maintenance:
         self._scope.cancel()
         with trio.CancelScope(shield=True):
             await self._ended.wait()
+        if self._compactor is not None:
+            self._compactor.close()
 
     # --- compaction ---
 

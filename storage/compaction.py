@@ -6,63 +6,25 @@ at a time, the records in the log become stubs: their place, their number and th
 the chain and the Merkle tree are as before. A compaction that was interrupted goes on with the first record that is no
 stub.
 
-Whoever compacts packs and compares in a worker thread, and has the thread that writes the log take the steps.
+The functions here are the steps that the thread that writes the log takes, one at a time.
 """
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
-from .archive import SEGMENT_EVENTS_MAX, pack_segment
 from .compacted import Compacted, SegmentRange, encode_compacted
 from .environment import Transaction
-from .errors import ArchiveUnreachable, CorruptRecord
+from .errors import CorruptRecord
 from .group import KEY, Group, GroupDamaged, is_stub, stub_for
 from .log import EventLog
 from .postings import positions_of_versions
-from .record import GENESIS_HASH, HASH_SIZE_BYTES
 from .records import seek_group
 
 STEP_EVENTS_MAX: Final = 256
 """Records that one step changes, at most; it ends sooner when it has taken as long as a commit does."""
 STEP_SECONDS_MIN: Final = 0.0005
-
-
-# --- packing: in any thread
-
-
-def packed(log: EventLog, stream: str, first: int, last: int) -> Iterator[tuple[SegmentRange, bytes, int]]:
-    """The versions `first` to `last` as segments that have no number yet: (range, stored bytes, bytes in the log)."""
-    previous_hash = _hash_before(log, stream, first)
-    for begin in range(first, last + 1, SEGMENT_EVENTS_MAX):
-        end = min(begin + SEGMENT_EVENTS_MAX - 1, last)
-        events = log.read_stream(stream, from_version=begin, to_version=end, limit=SEGMENT_EVENTS_MAX)
-        records = [log.encoded(event.position) for event in events]
-        yield (
-            SegmentRange(0, begin, end),
-            pack_segment(stream, begin, previous_hash, records),
-            sum(len(record) for record in records),
-        )
-        previous_hash = records[-1][-HASH_SIZE_BYTES:]
-
-
-def check_packed(log: EventLog, stream: str, segments: list[SegmentRange]) -> None:
-    """Read segments back from the archive, and compare them with the log bit for bit. Raises `ArchiveUnreachable`."""
-    for part in segments:
-        events = log.read_stream(
-            stream, from_version=part.first_version, to_version=part.last_version, limit=SEGMENT_EVENTS_MAX
-        )
-        if log.archive.records(part.number) != [log.encoded(event.position) for event in events]:
-            reason = f"segment {part.number} is not what was put there"
-            raise ArchiveUnreachable(log.archive.path, events[0].position, reason)
-
-
-def _hash_before(log: EventLog, stream: str, version: int) -> bytes:
-    found = log.event_hash(stream, version - 1) if version > 1 else GENESIS_HASH
-    if found is None:
-        raise CorruptRecord(log.path, 0, f"{stream!r} has no version {version - 1}")
-    return found
 
 
 # --- steps: in the thread that writes the log

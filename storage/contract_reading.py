@@ -152,6 +152,9 @@ class ReadingContract(StoreContract):
         state_hash = hashlib.sha256(msgspec.msgpack.encode({"version": 30})).digest()
         assert kept[0] == Snapshot("a-1", 30, "schema", TIME_NS, hashes[30], {"version": 30}, state_hash)
         assert [snapshot.version for snapshot in store.snapshots("a-1", limit=2)] == [30, 14]
+        assert [snapshot.version for snapshot in store.snapshots("a-1", to_version=29, limit=2)] == [14, 13]
+        assert [snapshot.version for snapshot in store.snapshots("a-1", to_version=13)] == [*range(13, 5, -1)]
+        assert store.snapshots("a-1", to_version=5) == []
         assert [snapshot.version for snapshot in store.snapshots("a")] == [3]
         assert store.snapshots("b-1") == []
 

@@ -153,10 +153,18 @@ class MemoryLog:
         entries = ((key, self._index.idempotency.get((stream, key))) for key in keys)
         return {key: entry for key, entry in entries if entry is not None and entry.expires_ns > now_ns}
 
-    def snapshots(self, stream: str, *, limit: int = READ_BATCH_EVENTS, quarantined: bool = False) -> list[Snapshot]:
+    def snapshots(
+        self,
+        stream: str,
+        *,
+        to_version: int | None = None,
+        limit: int = READ_BATCH_EVENTS,
+        quarantined: bool = False,
+    ) -> list[Snapshot]:
         self._check_open()
         kept = self._snapshots.get(stream, {})
-        newest_first = (decode_snapshot(kept[version]) for version in sorted(kept, reverse=True))
+        last = POSITION_MAX if to_version is None else to_version
+        newest_first = (decode_snapshot(kept[version]) for version in sorted(kept, reverse=True) if version <= last)
         return [snapshot for snapshot in newest_first if bool(snapshot.quarantined) == quarantined][:limit]
 
     def flush(self) -> None:

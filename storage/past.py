@@ -120,12 +120,19 @@ class PastLog:
         """Nothing is sent to the past, so nothing is sent to it twice."""
         return {}
 
-    def snapshots(self, stream: str, *, limit: int = READ_BATCH_EVENTS, quarantined: bool = False) -> list[Snapshot]:
+    def snapshots(
+        self,
+        stream: str,
+        *,
+        to_version: int | None = None,
+        limit: int = READ_BATCH_EVENTS,
+        quarantined: bool = False,
+    ) -> list[Snapshot]:
         head = self.head(stream)
         if head is None:
             return []
-        found = self._store.snapshots(stream, quarantined=quarantined)
-        return [snapshot for snapshot in found if snapshot.version <= head.version][:limit]
+        last = head.version if to_version is None else min(to_version, head.version)
+        return self._store.snapshots(stream, to_version=last, limit=limit, quarantined=quarantined)
 
     def close(self) -> None:
         """The log itself stays open."""

@@ -107,6 +107,13 @@ class LogReader:
             positions = newer or self._stored_positions(transaction, stream, version, version)
             return self._records.hash(transaction, positions[0]) if positions else None
 
+    def encoded_stream(self, stream: str, first: int, last: int) -> list[bytes]:
+        """The stored bytes of the versions `first` to `last` of a stream, which it has, as their hashes cover them."""
+        newer = self._newer_positions(stream, first, last)
+        with self._environment.read() as transaction:
+            positions = self._stored_positions(transaction, stream, first, last - len(newer)) + newer
+            return self._records.all_encoded(transaction, positions)
+
     def encoded(self, position: int) -> bytes:
         """The stored bytes of the event at a position that the log has, as its hash covers them."""
         with self._environment.read() as transaction:
@@ -243,14 +250,21 @@ class LogReader:
                 live |= idempotency_table.find_keys(transaction, table, stream, missing, now_ns)
         return live
 
-    def snapshots(self, stream: str, *, limit: int = READ_BATCH_EVENTS, quarantined: bool = False) -> list[Snapshot]:
+    def snapshots(
+        self,
+        stream: str,
+        *,
+        to_version: int | None = None,
+        limit: int = READ_BATCH_EVENTS,
+        quarantined: bool = False,
+    ) -> list[Snapshot]:
         prefix = stream.encode() + b"\0"
         found: list[Snapshot] = []
         with (
             self._environment.read() as transaction,
             transaction.cursor(self._environment.table("snapshots")) as cursor,
         ):
-            key = postings.key_of(stream, postings.ORDINAL_MAX)
+            key = postings.key_of(stream, postings.ORDINAL_MAX if to_version is None else to_version + 1)
             more = cursor.prev() if cursor.set_range(key) else cursor.last()
             while more and len(found) < limit and cursor.key().startswith(prefix):
                 try:
@@ -263,12 +277,16 @@ class LogReader:
                         extra={"stream": stream, "version": postings.ordinal_of(cursor.key()), "reason": str(error)},
                     )
                 more = cursor.prev()
-        return found if quarantined or len(found) >= limit else self._with_compacted(stream, found)
+        if quarantined or len(found) >= limit:
+            return found
+        return self._with_compacted(stream, found, to_version)
 
-    def _with_compacted(self, stream: str, found: list[Snapshot]) -> list[Snapshot]:
+    def _with_compacted(self, stream: str, found: list[Snapshot], to_version: int | None) -> list[Snapshot]:
         """The state that a `compacted` event carries is the last resort: nothing before it need be in the log."""
         compacted = self.compacted(stream)
-        if compacted is None or any(snapshot.version == compacted.version for snapshot in found):
+        if compacted is None or (to_version is not None and compacted.version > to_version):
+            return found
+        if any(snapshot.version == compacted.version for snapshot in found):
             return found
         newer = [snapshot for snapshot in found if snapshot.version > compacted.version]
         older = found[len(newer) :]

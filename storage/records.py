@@ -61,11 +61,22 @@ class Records:
 
     def encoded(self, transaction: Transaction, position: int) -> bytes:
         """The stored bytes of one event: what its hash covers, and its hash."""
+        return self.all_encoded(transaction, [position])[0]
+
+    def all_encoded(self, transaction: Transaction, positions: Sequence[int]) -> list[bytes]:
+        """The same of the events at ascending positions."""
+        found: list[bytes] = []
+        at = 0
         with transaction.cursor(self._environment.table("log")) as cursor:
-            encoded = self._group_of(cursor, position).encoded(position)
-        if is_stub(encoded):
-            return self._archive.encoded(position, encoded[2:])
-        return encoded
+            while at < len(positions):
+                group = self._group_of(cursor, positions[at])
+                end = bisect_right(positions, group.last_position, at)
+                found += [self._unstubbed(position, group.encoded(position)) for position in positions[at:end]]
+                at = end
+        return found
+
+    def _unstubbed(self, position: int, encoded: bytes) -> bytes:
+        return self._archive.encoded(position, encoded[2:]) if is_stub(encoded) else encoded
 
     def hash(self, transaction: Transaction, position: int) -> bytes:
         """The hash of one event, which is in the log also when the event is in the archive."""

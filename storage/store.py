@@ -99,8 +99,18 @@ class EventReader(Protocol):
     def idempotency(self, stream: str, keys: Sequence[str], *, now_ns: int) -> dict[str, IdempotencyEntry]:
         """What the commands with these keys did: those that are known and whose window is open at `now_ns` (UTC)."""
 
-    def snapshots(self, stream: str, *, limit: int = READ_BATCH_EVENTS, quarantined: bool = False) -> list[Snapshot]:
-        """The stream's snapshots that pass their check, newest first; those in quarantine instead, if asked."""
+    def snapshots(
+        self,
+        stream: str,
+        *,
+        to_version: int | None = None,
+        limit: int = READ_BATCH_EVENTS,
+        quarantined: bool = False,
+    ) -> list[Snapshot]:
+        """The stream's snapshots that pass their check, newest first, from `to_version` down.
+
+        Without those in quarantine; those instead, if asked.
+        """
 
 
 class EventStore(EventReader, Protocol):

@@ -17,7 +17,7 @@ from .record import HASH_SIZE_BYTES, StoredEvent
 if TYPE_CHECKING:
     from .verify_log import LogWalk, Window
 
-SEGMENTS_KEPT: Final = 16
+SEGMENTS_KEPT: Final = 64
 _event_of: Final = msgspec.msgpack.Decoder(StoredEvent).decode
 
 

@@ -171,8 +171,7 @@ class Killed(BaseException):
 
 STEPS = (
     "drop_unused_segments",
-    "packed",
-    "check_packed",
+    "pack_segment",
     "store_compacted",
     "move_step",
     "restore_step",
@@ -188,7 +187,7 @@ async def test_a_process_killed_at_any_step_loses_nothing(
 ) -> None:
     """A copy of the folder as it is at that moment is what a killed process leaves."""
     monkeypatch.setattr(compaction, "STEP_EVENTS_MAX", 7)
-    monkeypatch.setattr(compaction, "SEGMENT_EVENTS_MAX", 16)
+    monkeypatch.setattr(compactor, "SEGMENT_EVENTS_MAX", 16)
     events, values = all_events(path), stored_values(path)
     copy = tmp_path / "copy"
     calls = 0
