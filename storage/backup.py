@@ -25,12 +25,6 @@ def backup(store: LogReader, destination: str | os.PathLike[str]) -> Summary:
     """
     folder = _new_folder(destination)
     _copy(store, folder)
-    for file in folder.rglob("*"):
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
     sync_folder(folder)
     copy = LogReader.open(folder)
     try:

@@ -163,14 +163,18 @@ class Environment:
             return self._environment.begin()
 
     def copy(self, folder: Path) -> None:
-        """Copy it as it is now into an existing folder, without freed pages. Raises `StoreWriteFailed`.
+        """Copy it as it is now into an existing folder, without freed pages, to the disk. Raises `StoreWriteFailed`.
 
         Takes as long as the disk needs; call it in a worker thread. Writing goes on meanwhile.
         """
         self._gate.enter()
         try:
             self.check_usable()
-            self._environment.copy(str(folder), compact=True)
+            # Through the page cache and with one sync: LMDB's own file waits for the disk with every megabyte.
+            with (folder / DATA_FILE).open("xb") as file:
+                self._environment.copyfd(file.fileno(), compact=True)
+                os.fsync(file.fileno())
+            sync_folder(folder)
         except (lmdb.Error, OSError) as error:
             raise StoreWriteFailed(str(folder), str(error)) from error
         finally:
