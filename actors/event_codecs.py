@@ -34,6 +34,7 @@ class EventCodecs:
         self._serializer = serializer
         self.of_class: dict[type, EventCodec] = {}
         self.of_name: dict[str, EventCodec] = {}
+        self._structures: dict[str, tuple[Callable[[Any, type], Any], type]] = {}
         for event_class in event_classes:
             serializer.prepare(event_class)
             stored = event_type(event_class)
@@ -44,17 +45,19 @@ class EventCodecs:
             )
             self.of_class[event_class] = codec
             self.of_name[codec.name] = codec
+            self._structures[codec.name] = structure, event_class
 
     def decode(self, stored: StoredEvent) -> Any | None:
         """The event object for a stored event; None where its class is not among these. Raises `DecodingError`."""
-        codec = self.of_name.get(stored.type)
-        if codec is None:
+        found = self._structures.get(stored.type)
+        if found is None:
             return None
+        structure, event_class = found
         try:
-            return codec.structure(stored.payload, codec.event_class)
+            return structure(stored.payload, event_class)
         except Exception as error:
-            reason = self._serializer.explain(stored.payload, codec.event_class, error)
+            reason = self._serializer.explain(stored.payload, event_class, error)
             raise DecodingError(
                 f"The event {stored.type!r} of {stored.stream!r} at position {stored.position} does not fit "
-                f"{codec.event_class.__name__}: {reason}"
+                f"{event_class.__name__}: {reason}"
             ) from error

@@ -194,7 +194,7 @@ class Replay:
                 begun = clock.perf_counter()
             for target in self._targets:
                 result = target(event)
-                if inspect.isawaitable(result):
+                if result is not None and inspect.isawaitable(result):
                     await result
             previous = event
             self._events += 1
