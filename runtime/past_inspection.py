@@ -9,20 +9,27 @@ from typing import Any, Final
 
 import attrs
 import trio
+from msgspec import structs
 
 from ..actors.aggregate_type import AggregateType
 from ..actors.errors import DefinitionError
+from ..actors.recovery import recover
 from ..actors.serializer import Serializer
+from ..storage.divergence import divergence
+from ..storage.event_query import EventQuery
 from ..storage.limits import Limits
+from ..storage.query import find_events
 from ..storage.reader import LogReader
 from ..storage.record import StoredEvent
 from .domain_modules import aggregates_in
-from .history import blame, difference, position_of_version
+from .history import blame, changes_between, difference, position_of_version
 from .inspection import event_data, print_event
-from .output import compact_json, format_time, make_console, make_table, print_json
+from .output import compact_json, format_time, make_console, make_table, print_json, print_rows
 from .replay import Replay, ReplayMode, Selection
+from .replay_console import run_on_console
 
 NS_PER_SECOND: Final = 1e9
+EXIT_USAGE: Final = 2
 
 
 def print_replay(options: argparse.Namespace) -> int:
@@ -45,7 +52,7 @@ def print_replay(options: argparse.Namespace) -> int:
             print(f"eventsrc: {error}", file=sys.stderr)
             return 2
         replay = Replay(log, selection, speed=options.speed, limits=Limits(), into=partial(_show, options))
-        trio.run(replay.run)
+        trio.run(partial(run_on_console, replay, step=options.step))
         progress = replay.progress
         print(f"{progress.events:,} events, {progress.per_second:,.0f} a second", file=sys.stderr)
     return 0
@@ -58,14 +65,17 @@ def _mode(options: argparse.Namespace) -> ReplayMode:
     return "time_travel" if any(end is not None for end in ends) else "full"
 
 
-async def _show(options: argparse.Namespace, event: StoredEvent) -> None:
-    if options.step:
-        await trio.to_thread.run_sync(sys.stdin.readline)
+def _show(options: argparse.Namespace, event: StoredEvent) -> None:
     print_event(event, as_json=options.json)
 
 
 def print_difference(options: argparse.Namespace) -> int:
     """`eventsrc diff PATH STREAM FIRST SECOND`: the events; with the domain's classes also the fields that changed."""
+    if options.other is not None:
+        return _print_divergence(options)
+    if options.stream is None or options.first is None or options.second is None:
+        print("eventsrc: name a stream and two versions, or another store: --with OTHER", file=sys.stderr)
+        return EXIT_USAGE
     with closing(LogReader.open(options.path)) as log:
         if options.modules:
             aggregate_type, aggregate_id = _aggregate(options)
@@ -97,6 +107,39 @@ def print_difference(options: argparse.Namespace) -> int:
     elif not options.modules:
         print("Name the module of the domain to see the fields that changed: --import MODULE", file=sys.stderr)
     return 0
+
+
+def _print_divergence(options: argparse.Namespace) -> int:
+    """`eventsrc diff PATH [STREAM] --with OTHER`: where two stores part, and what each of them has since."""
+    with closing(LogReader.open(options.path)) as log, closing(LogReader.open(options.other)) as other:
+        found = divergence(log, other)
+        differing = [each for each in found.streams if options.stream in (None, each.stream)]
+        if options.stream is None or not differing:
+            rows = [structs.asdict(each) for each in differing]
+            print(f"the same up to position {found.shared_position}", file=sys.stderr)
+            print_rows(rows, as_json=options.json)
+            return 0
+        for name, store in ((options.path, log), (options.other, other)):
+            for event in find_events(store, EventQuery(after=found.shared_position), stream=options.stream):
+                if options.json:
+                    print_json({"store": str(name), **event_data(event)})
+                else:
+                    print(f"{name}\t", end="")
+                    print_event(event, as_json=False)
+        if options.modules:
+            states = [trio.run(_state_data, store, *_aggregate(options)) for store in (log, other)]
+            changes = changes_between(*states)
+            rows = [
+                {"field": field, "here": compact_json(here), "there": compact_json(there)}
+                for field, (here, there) in changes.items()
+            ]
+            print_rows(rows, as_json=options.json)
+    return 0
+
+
+async def _state_data(log: LogReader, aggregate_type: AggregateType, aggregate_id: str) -> dict[str, Any]:
+    recovered = await recover(log, aggregate_type, aggregate_type.stream(aggregate_id), aggregate_id)
+    return aggregate_type.data(recovered.state)
 
 
 def print_blame(options: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ import msgspec
 
 from .errors import ProofImpossible
 from .flush import NODE_KEY
-from .merkle import NODE_LEAVES, climb, leaf_hash, root_of
+from .merkle import NODE_LEAVES, Tree, climb, leaf_hash, root_of
 from .reader import LogReader
 from .record import GENESIS_HASH, StoredEvent
 
@@ -51,6 +51,11 @@ def prove(store: LogReader, position: int, *, size: int | None = None) -> Proof:
     above, root = climb(_nodes(store, size), chunk)
     (event,) = store.read(after=position - 1, limit=1)
     return Proof(position, size, root, _hash_before(store, event), store.encoded(position), (*within, *above))
+
+
+def root_at(store: LogReader, size: int) -> bytes:
+    """The root of the Merkle tree as it was when the log had `size` events, which it has by now."""
+    return climb(_nodes(store, size), 0)[1] if size else Tree().root
 
 
 def _leaves(store: LogReader, chunk: int, size: int) -> list[bytes]:

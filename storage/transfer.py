@@ -6,7 +6,6 @@ was sent. Snapshots and idempotency keys are not moved: the first are made again
 
 import gzip
 import io
-import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from .store import EventReader
 EXPORT_VERSION: Final = 1
 BATCH_EVENTS: Final = 500
 """Events that are written in one transaction."""
+GZIP_LEVEL: Final = 6
 UNBOUNDED: Final = 1 << 60
 LIMITS: Final = Limits(streams_max=UNBOUNDED, stream_events_max=UNBOUNDED, event_size_bytes_max=1 << 30)
 """What was stored once is stored again, whatever the limits are by now."""
@@ -124,8 +124,8 @@ def _as_json(data: Any) -> tuple[Any, str]:
     """(the data, nothing) where JSON gives it back as it is; else (None, its MessagePack in Base64)."""
     packed = _pack(data)
     try:
-        is_lossless = _pack(json.loads(_to_json(data))) == packed
-    except (TypeError, ValueError, OverflowError):
+        is_lossless = _pack(msgspec.json.decode(_to_json(data))) == packed
+    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError):
         is_lossless = False
     return (data, "") if is_lossless else (None, b64encode(packed).decode())
 
@@ -261,7 +261,7 @@ def _opened(path: Path, mode: str) -> Iterator[IO[bytes]]:
         if path.suffix != ".gz":
             yield opened
             return
-        with gzip.GzipFile(fileobj=opened, mode=mode + "b", mtime=0) as packed:
+        with gzip.GzipFile(fileobj=opened, mode=mode + "b", compresslevel=GZIP_LEVEL, mtime=0) as packed:
             try:
                 yield cast("IO[bytes]", io.BufferedReader(packed) if mode == "r" else packed)
             except (EOFError, gzip.BadGzipFile) as error:

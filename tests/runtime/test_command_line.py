@@ -150,6 +150,44 @@ def test_the_installed_names() -> None:
 # -- the past
 
 
+def test_a_replay_is_steered_by_what_is_typed(store: Path) -> None:
+    def positions(typed: str) -> list[int]:
+        result = subprocess.run(
+            [sys.executable, "-m", "eventsrc", "replay", store, "--step", "--json"],
+            input=typed,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        assert "s or Enter: one event" in result.stderr
+        return [json.loads(line)["position"] for line in result.stdout.splitlines()]
+
+    everything = positions("r\n")
+    assert everything == list(range(1, len(everything) + 1))
+    assert positions("\ns\nq\n") == [1, 2]
+    assert positions("3\n\nwhat\nq\n") == [1, 2, 3, 4]
+    assert positions("q\n") == []
+    assert positions("") == everything, "nobody is there to steer it"
+
+
+def test_two_stores_are_compared(store: Path, tmp_path: Path) -> None:
+    fork = tmp_path / "fork"
+    assert eventsrc("fork", store, fork, "--at", 2).returncode == 0
+    compared = eventsrc("diff", store, "--with", fork, "--json")
+    assert "the same up to position 2" in compared.stderr
+    rows = [json.loads(line) for line in compared.stdout.splitlines()]
+    assert rows
+    assert all(row["version"] > row["other_version"] for row in rows)
+    stream = rows[0]["stream"]
+    events = [
+        json.loads(line) for line in eventsrc("diff", store, stream, "--with", fork, "--json").stdout.splitlines()
+    ]
+    assert {event["store"] for event in events} == {str(store)}
+    assert events[0]["version"] == rows[0]["shared_version"] + 1
+    assert eventsrc("diff", store).returncode == 2
+
+
 def test_a_replay_prints_what_is_asked_for(store: Path) -> None:
     def positions(*arguments: object) -> list[int]:
         result = eventsrc("replay", store, *arguments, "--json")

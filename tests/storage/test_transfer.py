@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from eventsrc.storage.backup import backup, restore
 from eventsrc.storage.commit import ANY, Appended, Commit, NewEvent, StreamAppend
+from eventsrc.storage.divergence import Divergence, StreamDivergence, divergence
 from eventsrc.storage.errors import BackupRefused, ImportRefused
 from eventsrc.storage.log import EventLog
 from eventsrc.storage.reader import LogReader
@@ -182,3 +183,36 @@ def test_any_payload_survives_an_export(
     with closing(EventLog(folder / "target")) as log:
         import_events(log, folder / "x.jsonl")
         assert [event.hash for event in events_of(log)] == hashes
+
+
+# --- a store and its fork
+
+
+def test_two_logs_part_where_their_histories_do(source: Path, tmp_path: Path) -> None:
+    with closing(LogReader.open(source)) as log:
+        end = log.last_position
+        restore(log, tmp_path / "fork", to_position=100)
+    with closing(LogReader.open(source)) as log, closing(EventLog(tmp_path / "fork")) as fork:
+        assert divergence(log, fork).shared_position == 100
+        head = fork.head("s0-x")
+        assert head is not None
+        events = [NewEvent("what.if", {})]
+        fork.append([Commit(fork.last_commit_id + 1, 10**9, [StreamAppend("s0-x", ANY, events)])])
+        fork.append([Commit(fork.last_commit_id + 1, 10**9, [StreamAppend("new-1", ANY, events)])])
+        found = divergence(log, fork)
+        assert found.shared_position == 100
+        by_stream = {each.stream: each for each in found.streams}
+        assert by_stream["s0-x"].shared_version == head.version
+        assert by_stream["s0-x"].other_version == head.version + 1
+        assert by_stream["new-1"] == StreamDivergence("new-1", 0, 0, 1)
+        assert set(by_stream) == {event.stream for event in log.read(after=100, limit=end)} | {"new-1"}
+        assert divergence(fork, log).streams[0].version == by_stream[found.streams[0].stream].other_version
+
+
+def test_a_log_parts_from_itself_nowhere(source: Path, tmp_path: Path) -> None:
+    with closing(LogReader.open(source)) as log:
+        backup(log, tmp_path / "copy")
+        with closing(LogReader.open(tmp_path / "copy")) as copy:
+            assert divergence(log, copy) == Divergence(log.last_position, [])
+    with closing(EventLog(tmp_path / "empty")) as empty, closing(LogReader.open(tmp_path / "copy")) as copy:
+        assert divergence(empty, copy).shared_position == 0
