@@ -15,9 +15,10 @@ from msgspec import structs
 
 from ..storage.environment import Environment
 from ..storage.errors import CheckpointInvalid, EvidenceUnavailable
+from ..storage.finding import Finding
 from ..storage.proof import prove
 from ..storage.reader import LogReader
-from ..storage.verify import verify
+from ..storage.verify import verify, verify_pages
 from .output import print_json
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ EXIT_DAMAGED: Final = 2
 def print_verification(options: argparse.Namespace) -> int:
     """`eventsrc verify PATH [--checkpoint FILE]`: exit code 0 when all is sound, 2 when something is damaged."""
     statements = [_checkpoint(file, options.public_key) for file in options.checkpoints or ()]
+    damaged = verify_pages(options.path)
+    if damaged:
+        return _print_damaged_pages(damaged, as_json=options.json)
     # The environment alone also opens where the end of the log is damaged.
     with closing(Environment(options.path, read_only=True)) as environment:
         with rich.progress.Progress(
@@ -57,6 +61,17 @@ def print_verification(options: argparse.Namespace) -> int:
         f"{summary.size_bytes:,} bytes: {'DAMAGED' if findings else 'all sound'}"
     )
     return EXIT_DAMAGED if findings else 0
+
+
+def _print_damaged_pages(findings: list[Finding], *, as_json: bool) -> int:
+    """What the pages hold cannot be looked at: LMDB may end the process on one that is damaged."""
+    if as_json:
+        print_json({"events": None, "findings": [structs.asdict(finding) for finding in findings]})
+    else:
+        for finding in findings:
+            print(finding)
+        print("DAMAGED: restore it from a backup")
+    return EXIT_DAMAGED
 
 
 def print_checkpoint(options: argparse.Namespace) -> int:

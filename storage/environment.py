@@ -321,15 +321,15 @@ def _open_lmdb(path: str, map_size_bytes: int, *, create: bool, read_only: bool)
 def _verify_pages(folder: Path) -> None:
     """Check every page without handing the file to LMDB, which may abort the process on a damaged one."""
     logger.warning("store was not closed before the machine stopped; checking its pages", extra={"path": str(folder)})
-    problem = _page_problem(folder)
+    problem = page_problem(folder)
     if problem:
         raise StoreTruncated(
             str(folder), f"The pages of the store {folder} are damaged ({problem}). Restore it from a backup."
         )
 
 
-def _page_problem(folder: Path) -> str:
-    """The first thing that is wrong with the pages; empty where they are sound."""
+def page_problem(folder: Path) -> str:
+    """The first thing that is wrong with the pages of a file that nobody writes; empty where they are sound."""
     try:
         problems: list[str] = lmdb.verify.verify(str(folder))  # type: ignore[no-untyped-call]
     except lmdb.verify.VerifyError as error:
@@ -342,7 +342,7 @@ def _check_length(folder: Path, environment: lmdb.Environment) -> None:
     needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     actual = (folder / DATA_FILE).stat().st_size
     # LMDB does not write pages that a transaction took and gave back, so a sound file may be shorter too.
-    if actual < needed and _page_problem(folder):
+    if actual < needed and page_problem(folder):
         raise StoreTruncated(
             str(folder),
             f"The store {folder} has {actual:,} bytes and needs {needed:,}: it was cut off. Restore it from a backup.",

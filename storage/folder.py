@@ -57,6 +57,18 @@ def lock_for_writing(folder: Path) -> TextIO:
     return file
 
 
+def is_open_for_writing(folder: Path) -> bool:
+    """Whether a process has the store open for writing at this moment."""
+    try:
+        with (folder / WRITER_FILE).open(encoding="ascii") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def take_room(folder: Path) -> None:
     """`reserve_lock_file` with our errors: raises `StoreFull`, `StoreReadOnly` or `StorePathInvalid`."""
     try:

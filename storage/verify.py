@@ -5,15 +5,18 @@ same positions. Then each index is walked for entries that the log does not acco
 of streams; no transaction lasts longer than a window, so a store may be verified while it is written.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
 
-from .archive import Archive
-from .environment import Environment, Transaction
+from .archive import ARCHIVE_FOLDER, Archive
+from .environment import Environment, Transaction, page_problem
 from .finding import Finding
 from .flush import indexed_through
+from .folder import DATA_FILE, is_open_for_writing
 from .group import KEY
 from .postings import name_of, ordinal_of
 from .reader import LogReader
@@ -56,6 +59,20 @@ def verify(
     if isinstance(store, LogReader):
         return Verification(store.environment, store.archive, statements, progress)
     return Verification(store, None, statements, progress)
+
+
+def verify_pages(path: str | os.PathLike[str]) -> list[Finding]:
+    """Check the pages of a store, and of its archive, that no process has open for writing; else nothing is found.
+
+    To be done before a store is opened that may be damaged: LMDB may end the whole process on a damaged page.
+    """
+    found = []
+    for table, folder in (("pages", Path(path)), ("archive pages", Path(path) / ARCHIVE_FOLDER)):
+        if (folder / DATA_FILE).exists() and not is_open_for_writing(folder):
+            problem = page_problem(folder)
+            if problem:
+                found.append(Finding(table, problem))
+    return found
 
 
 class Verification:
