@@ -295,7 +295,7 @@ class Compactor:
         async with self._one_at_a_time:
             compacted = self._log.compacted(stream)
             if compacted is None:
-                raise CompactionRefused(stream, "nothing of it is in the archive, so there is nothing to put back")
+                raise CompactionRefused(stream, "nothing of it is in the archive", "put back")
             for segment in compacted.segments:
                 await self._in_background(self._log.archive.records, segment.number)
             await self._restore(compacted)

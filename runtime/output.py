@@ -13,6 +13,8 @@ import rich.table
 NUMBERS: Final = (
     "position",
     "version",
+    "shared_version",
+    "other_version",
     "events",
     "behind",
     "seconds",

@@ -380,8 +380,8 @@ class CompactionRefused(EventSourcingError):
 
     code = "compaction_refused"
 
-    def __init__(self, stream: str, reason: str) -> None:
-        super().__init__(f"{stream!r} cannot be compacted: {reason}.")
+    def __init__(self, stream: str, reason: str, what: str = "compacted") -> None:
+        super().__init__(f"{stream!r} cannot be {what}: {reason}.")
         self.stream = stream
 
 

@@ -62,7 +62,7 @@ def test_on_a_store_that_nobody_has_open(path: Path, capsys: pytest.CaptureFixtu
     assert run("uncompact", path, "account-ann", "--json") == 0
     assert rows(capsys) == [{"stream": "account-ann", "events": 1100}]
     assert run("uncompact", path, "account-ann") == 1
-    assert "nothing to put back" in capsys.readouterr().err
+    assert "cannot be put back" in capsys.readouterr().err
     assert run("compact", path, "--import", "no_such_module") == 1
     assert "'no_such_module' cannot be imported" in capsys.readouterr().err
 
