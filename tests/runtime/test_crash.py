@@ -1,4 +1,4 @@
-"""A runtime under load is killed at random moments; nothing that was answered is missing, doubled or out of order."""
+"""A runtime under load, which compacts meanwhile, is killed: nothing answered is missing, doubled or out of order."""
 
 import os
 import random
@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from bank_domain import Account, Note
 
 from eventsrc import Receipt, Runtime
 from eventsrc.storage.environment import Environment
+from eventsrc.storage.reader import LogReader
 from eventsrc.storage.verify import verify
 
 LONGEST_LIFE_SECONDS = 0.6
@@ -22,7 +24,7 @@ CHILD = """
 import os, sys, trio
 sys.path.insert(0, sys.argv[3])
 from bank_domain import Account, Note
-from eventsrc import Limits, Runtime
+from eventsrc import CompactionRefused, Limits, Runtime
 
 async def client(runtime, name, round_number):
     account = runtime.actor(Account, name)
@@ -34,10 +36,21 @@ async def client(runtime, name, round_number):
         os.write(1, f"{text} {receipt.stream} {receipt.version} {receipt.position}\\n".encode())
         number += 1
 
+async def keep_house(runtime):
+    # Whatever the clients do, streams go to the archive and come back.
+    while True:
+        for number in range(20):
+            for action in (runtime.maintenance.compact, runtime.maintenance.uncompact)[: 1 + number % 2]:
+                try:
+                    await action(Account, f"a{number}")
+                except CompactionRefused:
+                    await trio.sleep(0.001)
+
 async def main():
-    limits = Limits(snapshot_every_events=7, idempotency_window_seconds=1e6)
+    limits = Limits(snapshot_every_events=7, idempotency_window_seconds=1e6, compaction_events_min=10)
     async with Runtime.open(sys.argv[1], aggregates=[Account], limits=limits) as runtime:
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(keep_house, runtime)
             for number in range(20):
                 nursery.start_soon(client, runtime, f"a{number}", int(sys.argv[2]))
 
@@ -69,6 +82,8 @@ def kill_and_check(path: Path, rounds: int, seed: int) -> None:
     findings = list(verify(environment))
     environment.close()
     assert not findings
+    with closing(LogReader.open(path)) as log:
+        assert log.compacted_streams(), "compaction went on meanwhile"
 
 
 async def check(path: Path, answered: list[tuple[str, str, int, int]]) -> None:
