@@ -11,7 +11,6 @@ from typing import Final
 
 from ..storage.errors import EventSourcingError
 from . import benchmark, evidence, housekeeping, inspection, moving, past_inspection, saga_timeline, steering, watch
-from .replay import MODES
 
 EXIT_ERROR: Final = 1
 EXIT_INTERRUPTED: Final = 130
@@ -112,39 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--at", type=_count, metavar="VERSION", help="as of this version")
     show.set_defaults(run=inspection.print_stream)
 
-    replay = _reading(commands, "replay", "events of the past once more: all, a selection, or up to a moment")
-    replay.add_argument("--mode", choices=MODES, help="what the other options say, unless given")
-    replay.add_argument("--stream", help="only this stream")
-    replay.add_argument("--type", action="append", dest="types", help="only this stored type; may be repeated")
-    replay.add_argument("--category", help="only this category")
-    replay.add_argument("--tag", action="append", dest="tags", help="only with this tag; may be repeated: with all")
-    replay.add_argument("--metadata", action="append", type=_pair, metavar="KEY=VALUE", help="only with this metadata")
-    replay.add_argument("--to-version", type=_count, metavar="VERSION", help="up to this version of the stream")
-    replay.add_argument("--to-position", type=_count, metavar="POSITION", help="up to this position")
-    replay.add_argument("--to-time", type=_time, metavar="TIME", help="up to this moment (ISO 8601)")
-    replay.add_argument("--speed", type=float, metavar="X", help="times the original pace, 0.1 to 100")
-    replay.add_argument("--step", action="store_true", help="begin paused; Enter lets one event by")
-    replay.set_defaults(run=past_inspection.print_replay)
-
-    diff = _reading(commands, "diff", "what happened between two versions, or in one store and not in another")
-    diff.add_argument("stream", nargs="?", metavar="STREAM")
-    diff.add_argument("first", nargs="?", type=_count, metavar="FIRST")
-    diff.add_argument("second", nargs="?", type=_count, metavar="SECOND")
-    diff.add_argument("--with", dest="other", metavar="OTHER", help="another store, such as a fork: where the two part")
-    diff.set_defaults(run=past_inspection.print_difference)
-    blame = _reading(commands, "blame", "for each field of an aggregate's state: the event that set it last")
-    blame.add_argument("stream", metavar="STREAM")
-    blame.set_defaults(run=past_inspection.print_blame)
-    for parser_of_one, is_needed in ((diff, False), (blame, True)):
-        parser_of_one.add_argument(
-            "--import",
-            action="append",
-            dest="modules",
-            required=is_needed,
-            metavar="MODULE",
-            help="the domain's classes",
-        )
-
+    past_inspection.add_commands(partial(_reading, commands), _count, _time, _pair)
     moving.add_commands(partial(_reading, commands), _count, _time)
     evidence.add_commands(partial(_reading, commands), _count)
     housekeeping.add_commands(partial(_reading, commands))
@@ -153,58 +120,9 @@ def _parser() -> argparse.ArgumentParser:
     watching.add_argument("--seconds", type=_count, metavar="N", help="end after so long; without it when interrupted")
     watching.set_defaults(run=watch.print_watch)
 
-    projections = _reading(commands, "projections", "list the views with position, lag, state and error, or steer one")
-    _add_actions(
-        projections,
-        {
-            "pause": "have it stay where it is, also after a restart",
-            "resume": "have it go on",
-            "retry": "have it try again after it failed",
-            "rebuild": "build it anew beside the view that answers",
-            "parked": "list those that stand still on an event, with the error",
-        },
-        unnamed=("parked",),
-    )
-    projections.set_defaults(run=steering.steer_projections)
-
-    sagas = _reading(commands, "sagas", "list the sagas, show the timeline of one, or decide on one that is parked")
-    sagas.add_argument("id", nargs="?", metavar="ID", help="the saga's id, as the list shows it")
-    sagas.add_argument(
-        "action", nargs="?", choices=["retry", "skip", "abandon", "signal"], help="what to do with it; see --reason"
-    )
-    sagas.add_argument("name", nargs="?", metavar="NAME", help="signal: which")
-    sagas.add_argument("payload", nargs="?", metavar="PAYLOAD", help="signal: what comes with it, as JSON or text")
-    sagas.add_argument("--reason", help="retry, skip, abandon: why; it is recorded")
-    sagas.add_argument("--state", help="list only those in this state")
-    sagas.set_defaults(run=saga_timeline.print_sagas)
-
-    subscriptions = _reading(commands, "subscriptions", "list the durable subscriptions, or steer one")
-    _add_actions(
-        subscriptions,
-        {
-            "parked": "list the events that were parked, with the error",
-            "retry": "hand out again what is parked",
-            "delete": "forget it, its progress and what is parked",
-        },
-        unnamed=("parked",),
-    )
-    subscriptions.add_argument("--stream", help="retry: only what is parked of this stream")
-    subscriptions.set_defaults(run=steering.steer_subscriptions)
+    steering.add_commands(partial(_reading, commands))
+    saga_timeline.add_commands(partial(_reading, commands))
     return parser
-
-
-def _add_actions(parser: argparse.ArgumentParser, actions: dict[str, str], *, unnamed: Sequence[str]) -> None:
-    """`PATH [ACTION] [NAME]`; a name is needed for all actions but those `unnamed`."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = "actions:\n" + "\n".join(f"  {action:10}{text}" for action, text in actions.items())
-    parser.add_argument("action", nargs="?", choices=[*actions], metavar="ACTION", help=", ".join(actions))
-    parser.add_argument("name", nargs="?", metavar="NAME", help="of which")
-
-    def check(options: argparse.Namespace) -> None:
-        if options.action not in (None, *unnamed) and options.name is None:
-            parser.error(f"name it: {options.action} NAME")
-
-    parser.set_defaults(check=check)
 
 
 def _reading(

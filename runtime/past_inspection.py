@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
@@ -25,7 +26,7 @@ from .domain_modules import aggregates_in
 from .history import blame, changes_between, difference, position_of_version
 from .inspection import event_data, print_event
 from .output import compact_json, format_time, make_console, make_table, print_json, print_rows
-from .replay import Replay, ReplayMode, Selection
+from .replay import MODES, Replay, ReplayMode, Selection
 from .replay_console import run_on_console
 
 NS_PER_SECOND: Final = 1e9
@@ -168,3 +169,44 @@ def _aggregate(options: argparse.Namespace) -> tuple[AggregateType, str]:
             f"{', '.join(sorted(known)) or 'none'}."
         )
     return AggregateType(known[category], Serializer()), aggregate_id
+
+
+def add_commands(
+    add: Callable[[str, str], argparse.ArgumentParser],
+    count: Callable[[str], int],
+    time: Callable[[str], int],
+    pair: Callable[[str], tuple[str, str]],
+) -> None:
+    """Add these commands to the command line."""
+    replay = add("replay", "events of the past once more: all, a selection, or up to a moment")
+    replay.add_argument("--mode", choices=MODES, help="what the other options say, unless given")
+    replay.add_argument("--stream", help="only this stream")
+    replay.add_argument("--type", action="append", dest="types", help="only this stored type; may be repeated")
+    replay.add_argument("--category", help="only this category")
+    replay.add_argument("--tag", action="append", dest="tags", help="only with this tag; may be repeated: with all")
+    replay.add_argument("--metadata", action="append", type=pair, metavar="KEY=VALUE", help="only with this metadata")
+    replay.add_argument("--to-version", type=count, metavar="VERSION", help="up to this version of the stream")
+    replay.add_argument("--to-position", type=count, metavar="POSITION", help="up to this position")
+    replay.add_argument("--to-time", type=time, metavar="TIME", help="up to this moment (ISO 8601)")
+    replay.add_argument("--speed", type=float, metavar="X", help="times the original pace, 0.1 to 100")
+    replay.add_argument("--step", action="store_true", help="begin paused; Enter lets one event by")
+    replay.set_defaults(run=print_replay)
+
+    diff = add("diff", "what happened between two versions, or in one store and not in another")
+    diff.add_argument("stream", nargs="?", metavar="STREAM")
+    diff.add_argument("first", nargs="?", type=count, metavar="FIRST")
+    diff.add_argument("second", nargs="?", type=count, metavar="SECOND")
+    diff.add_argument("--with", dest="other", metavar="OTHER", help="another store, such as a fork: where the two part")
+    diff.set_defaults(run=print_difference)
+    blame = add("blame", "for each field of an aggregate's state: the event that set it last")
+    blame.add_argument("stream", metavar="STREAM")
+    blame.set_defaults(run=print_blame)
+    for parser_of_one, is_needed in ((diff, False), (blame, True)):
+        parser_of_one.add_argument(
+            "--import",
+            action="append",
+            dest="modules",
+            required=is_needed,
+            metavar="MODULE",
+            help="the domain's classes",
+        )

@@ -176,10 +176,7 @@ class Runtime(Reading):
         if sagas:
             projections = (*projections, SagaInstances)
         aggregate_types = _types_of(aggregates, serializer)
-        followed = [event for projection in projections for event in projection.__eventsrc_projection__.handlers]
-        starting = [event for saga in sagas for event in saga.__eventsrc_saga__.starts_on]
-        own = [event for aggregate in aggregates for event in aggregate.__eventsrc_definition__.event_classes]
-        codecs = EventCodecs([*followed, *starting, *own], serializer)
+        codecs = EventCodecs(_event_classes(aggregates, projections, sagas), serializer)
         opened = await open_store(store, role, limits)
         failure: BaseException | None = None
         try:
@@ -415,6 +412,16 @@ async def _shielded_nursery(task_status: trio.TaskStatus[trio.Nursery]) -> None:
         async with trio.open_nursery() as nursery:
             task_status.started(nursery)
             await trio.sleep_forever()
+
+
+def _event_classes(
+    aggregates: Sequence[type[Aggregate]], projections: Sequence[type[Projection]], sagas: Sequence[type[Saga]]
+) -> list[type]:
+    """Every event class that one of these classes names."""
+    followed = [event for projection in projections for event in projection.__eventsrc_projection__.handlers]
+    starting = [event for saga in sagas for event in saga.__eventsrc_saga__.starts_on]
+    own = [event for aggregate in aggregates for event in aggregate.__eventsrc_definition__.event_classes]
+    return [*followed, *starting, *own]
 
 
 def _types_of(aggregates: Sequence[type[Aggregate]], serializer: Serializer) -> dict[type[Aggregate], AggregateType]:

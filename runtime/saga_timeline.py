@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, Final
 
@@ -177,3 +177,17 @@ def _payload(text: str | None) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def add_commands(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """Add these commands to the command line."""
+    sagas = add("sagas", "list the sagas, show the timeline of one, or decide on one that is parked")
+    sagas.add_argument("id", nargs="?", metavar="ID", help="the saga's id, as the list shows it")
+    sagas.add_argument(
+        "action", nargs="?", choices=["retry", "skip", "abandon", "signal"], help="what to do with it; see --reason"
+    )
+    sagas.add_argument("name", nargs="?", metavar="NAME", help="signal: which")
+    sagas.add_argument("payload", nargs="?", metavar="PAYLOAD", help="signal: what comes with it, as JSON or text")
+    sagas.add_argument("--reason", help="retry, skip, abandon: why; it is recorded")
+    sagas.add_argument("--state", help="list only those in this state")
+    sagas.set_defaults(run=print_sagas)

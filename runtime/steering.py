@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -226,3 +226,47 @@ def print_answers(asked: Sequence[Place], answers: Sequence[tuple[str, bool]], o
         else:
             print(f"{place.name}: {text}")
     return 0 if all(is_well for _, is_well in answers) else EXIT_REFUSED
+
+
+def add_commands(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """Add these commands to the command line."""
+    projections = add("projections", "list the views with position, lag, state and error, or steer one")
+    _add_actions(
+        projections,
+        {
+            "pause": "have it stay where it is, also after a restart",
+            "resume": "have it go on",
+            "retry": "have it try again after it failed",
+            "rebuild": "build it anew beside the view that answers",
+            "parked": "list those that stand still on an event, with the error",
+        },
+        unnamed=("parked",),
+    )
+    projections.set_defaults(run=steer_projections)
+
+    subscriptions = add("subscriptions", "list the durable subscriptions, or steer one")
+    _add_actions(
+        subscriptions,
+        {
+            "parked": "list the events that were parked, with the error",
+            "retry": "hand out again what is parked",
+            "delete": "forget it, its progress and what is parked",
+        },
+        unnamed=("parked",),
+    )
+    subscriptions.add_argument("--stream", help="retry: only what is parked of this stream")
+    subscriptions.set_defaults(run=steer_subscriptions)
+
+
+def _add_actions(parser: argparse.ArgumentParser, actions: dict[str, str], *, unnamed: Sequence[str]) -> None:
+    """`PATH [ACTION] [NAME]`; a name is needed for all actions but those `unnamed`."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "actions:\n" + "\n".join(f"  {action:10}{text}" for action, text in actions.items())
+    parser.add_argument("action", nargs="?", choices=[*actions], metavar="ACTION", help=", ".join(actions))
+    parser.add_argument("name", nargs="?", metavar="NAME", help="of which")
+
+    def check(options: argparse.Namespace) -> None:
+        if options.action not in (None, *unnamed) and options.name is None:
+            parser.error(f"name it: {options.action} NAME")
+
+    parser.set_defaults(check=check)
