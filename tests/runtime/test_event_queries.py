@@ -14,7 +14,6 @@ from eventsrc import (
     DefinitionError,
     EncodingError,
     EventQuery,
-    MemoryLog,
     Rejected,
     Runtime,
     TagInvalid,
@@ -67,11 +66,6 @@ class User(Aggregate):
     @applies
     def named(self, event: Registered | Renamed) -> None:
         self.name = event.name
-
-
-@pytest.fixture(params=["memory", "lmdb"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> EventStore | Path:
-    return MemoryLog() if request.param == "memory" else tmp_path / "store"
 
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

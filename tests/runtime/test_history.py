@@ -19,11 +19,6 @@ from eventsrc.storage.store import EventStore
 LIMITS = Limits(snapshot_every_events=3)
 
 
-@pytest.fixture(params=["memory", "lmdb"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> EventStore | Path:
-    return MemoryLog() if request.param == "memory" else tmp_path / "store"
-
-
 async def fill(runtime: Runtime, clock: WallClock) -> None:
     """One event a minute: ann 1 to 10, bob after every one of ann's."""
     for number in range(1, 11):

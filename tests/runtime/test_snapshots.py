@@ -122,11 +122,6 @@ async def test_a_predicate_that_fails_is_no_commands_fault(caplog: pytest.LogCap
 LIMITS = Limits(snapshot_every_events=10)
 
 
-@pytest.fixture(params=["memory", "lmdb"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> EventStore | Path:
-    return MemoryLog() if request.param == "memory" else tmp_path / "store"
-
-
 async def until(condition: object, *, seconds: float = 600) -> None:
     assert callable(condition)
     with trio.fail_after(seconds):

@@ -22,11 +22,6 @@ from eventsrc.storage.store import EventStore
 QUICK = Limits(restart_backoff_seconds=0.001)
 
 
-@pytest.fixture(params=["memory", "lmdb"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> EventStore | Path:
-    return MemoryLog() if request.param == "memory" else tmp_path / "store"
-
-
 async def positions(batches: AsyncIterator[list[StoredEvent]], count: int) -> list[int]:
     """The positions of the first so many events."""
     found: list[int] = []

@@ -13,7 +13,6 @@ from eventsrc import (
     Deleted,
     EventMeta,
     Limits,
-    MemoryLog,
     Projection,
     Recreate,
     Recreated,
@@ -29,11 +28,6 @@ from eventsrc import (
 )
 from eventsrc.runtime.testing import scenario
 from eventsrc.storage.store import EventStore
-
-
-@pytest.fixture(params=["memory", "lmdb"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> EventStore | Path:
-    return MemoryLog() if request.param == "memory" else tmp_path / "store"
 
 
 async def test_a_deleted_aggregate_takes_no_commands_and_has_no_state(store: EventStore | Path) -> None:

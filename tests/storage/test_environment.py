@@ -1,100 +1,33 @@
 """Stores that cannot be opened, disks that refuse, and processes that should not share: each has its error."""
 
 import os
-import resource
 import shutil
 import signal
 import struct
 import subprocess
 import sys
-import textwrap
-import threading
-import time
-from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import lmdb
 import pytest
+from environment_cases import IS_ROOT, NOBODY, OPEN_AND_TELL, every_event, fill, run_python
 
 from eventsrc import (
     ANY,
     CorruptRecord,
     EventLog,
-    StoreClosed,
-    StoredEvent,
-    StoreError,
     StoreForked,
     StoreFormatUnknown,
-    StoreFull,
     StoreInUse,
     StorePathInvalid,
-    StoreReadOnly,
 )
 from eventsrc.storage.commit import NewEvent, StreamAppend
-from eventsrc.storage.contract import append_to, appended, commit, raised, refused
+from eventsrc.storage.contract import append_to, appended, commit, raised
 from eventsrc.storage.environment import FORMAT_VERSION, Environment
 from eventsrc.storage.folder import DATA_FILE, WRITER_FILE
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.verify import verify
-
-IS_ROOT = os.geteuid() == 0
-NOBODY = 65_534
-
-
-def fill(log: EventLog, count: int, *, size_bytes: int = 10, first: int | None = None) -> None:
-    start = log.last_commit_id + 1 if first is None else first
-    for number in range(start, start + count):
-        event = NewEvent("thing.happened", {"text": "x" * size_bytes})
-        appended(log.append([commit(number, StreamAppend(f"a-{number % 3}", ANY, [event]))])[0])
-
-
-def every_event(log: LogReader) -> list[StoredEvent]:
-    return log.read(limit=1_000_000)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """A store with ten events, closed in order."""
-    with closing(EventLog(tmp_path / "store")) as log:
-        fill(log, 10)
-    return tmp_path / "store"
-
-
-def run_python(code: str, *arguments: object, user: int | None = None) -> subprocess.CompletedProcess[str]:
-    """Run code in a process of its own; what it does to itself cannot harm this one."""
-    # A user without rights to anything still needs the packages, whose folder it may not be allowed to see.
-    prelude = "" if user is None else f"import os; os.setgroups([]); os.setgid({user}); os.setuid({user})\n"
-    imports = (
-        "import sys, os\n"
-        "from eventsrc import EventLog, EventSourcingError, ANY\n"
-        "from eventsrc.storage.commit import Commit, NewEvent, StreamAppend\n"
-        "from eventsrc.storage.reader import LogReader\n"
-        "from eventsrc.storage.verify import verify\n"
-        "import json, encodings.idna, lmdb.verify\n"
-        "def one(number, text=''):\n"
-        "    return Commit(number, 1, [StreamAppend('a-1', ANY, [NewEvent('t', {'text': text})])])\n"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", imports + prelude + textwrap.dedent(code), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONDONTWRITEBYTECODE": "1"},
-    )
-
-
-OPEN_AND_TELL = """
-    try:
-        log = EventLog(sys.argv[1])
-    except EventSourcingError as error:
-        print(type(error).__name__, error)
-    else:
-        print("opened", log.last_position)
-        log.close()
-"""
-
 
 # -- paths
 
@@ -373,192 +306,3 @@ def test_a_reader_follows_a_writer_in_another_process(path: Path) -> None:
         assert reader.refresh()
         assert not reader.refresh()
         assert (reader.last_position, len(every_event(reader))) == (90, 90)
-
-
-# -- room
-
-
-def test_the_map_grows_while_others_read(tmp_path: Path) -> None:
-    stop = threading.Event()
-    failures: list[BaseException] = []
-    with closing(EventLog(tmp_path / "store", map_size_bytes=64 * 1024)) as log:
-        fill(log, 1)
-
-        def read_on() -> None:
-            try:
-                while not stop.is_set():
-                    (event,) = log.read_stream("a-1", limit=1)
-                    assert event.version == 1
-                    assert len(log.read(backwards=True, limit=10)) >= 1
-                    time.sleep(0.001)  # two threads that never rest would keep the interpreter to themselves
-            except BaseException as error:
-                failures.append(error)
-
-        threads = [threading.Thread(target=read_on) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        fill(log, 100, size_bytes=40_000)
-        stop.set()
-        for thread in threads:
-            thread.join()
-        assert failures == []
-        size_bytes, map_size_bytes = log.environment.sizes()
-        assert 4_000_000 < size_bytes <= map_size_bytes
-        assert list(verify(log)) == []
-    with closing(EventLog(tmp_path / "store", map_size_bytes=64 * 1024)) as log:
-        assert len(every_event(log)) == 101
-
-
-def test_a_file_size_limit_is_a_full_store(path: Path) -> None:
-    code = """
-        import resource, signal
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        log = EventLog(sys.argv[1])
-        answered = log.last_position
-        limit = log.environment.sizes()[0] + 200_000
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-        number = 100
-        while True:
-            number += 1
-            (outcome,) = log.append([one(number, "x" * 20_000)])
-            if isinstance(outcome, Exception):
-                break
-            answered = outcome.last_position
-        print(type(outcome).__name__, "|", outcome)
-        print(log.last_position == answered == len(log.read(limit=10**6)))
-        (again,) = log.append([one(number + 1, "x" * 20_000)])
-        print(type(again).__name__)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        (works,) = log.append([one(number + 2, "x" * 20_000)])
-        print(works.last_position == answered + 1, list(verify(log)))
-        log.close()
-        log = EventLog(sys.argv[1])
-        print(log.last_position == answered + 1, len(log.read(limit=10**6)) == answered + 1)
-    """
-    ran = run_python(code, path)
-    lines = ran.stdout.splitlines()
-    assert lines[1:] == ["True", "StoreFull", "True []", "True True"], ran
-    assert lines[0].startswith("StoreFull | No room to write")
-    assert "free some space" in lines[0]
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    """Mount a small file system in memory; needs root and a kernel that lets it."""
-    mounted: list[Path] = []
-
-    def mount_at(name: str, options: str) -> Path:
-        at = tmp_path / name
-        at.mkdir(exist_ok=True)
-        if at in mounted:
-            command = ["mount", "-o", f"remount,{options}", str(at)]
-        else:
-            command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(at)]
-        if (
-            not IS_ROOT
-            or shutil.which("mount") is None
-            or subprocess.run(command, capture_output=True, check=False).returncode
-        ):
-            pytest.skip("no right to mount a file system")
-        if at not in mounted:
-            mounted.append(at)
-        return at
-
-    yield mount_at
-    for at in mounted:
-        subprocess.run(["umount", "-l", str(at)], check=True)
-
-
-def test_a_full_disk_loses_nothing_and_works_again_with_room(mount: Callable[..., Path]) -> None:
-    disk = mount("disk", "size=1m")
-    ballast = disk / "ballast"
-    ballast.write_bytes(bytes(400_000))
-    with closing(EventLog(disk / "store")) as log:
-        answered: list[int] = []
-        number = 0
-        while True:
-            number += 1
-            event = NewEvent("thing.happened", {"text": "x" * 20_000})
-            commits = [commit(number * 10 + at, StreamAppend(f"a-{at}", ANY, [event])) for at in (1, 2)]
-            outcomes = log.append([*commits, commit(number * 10 + 3, append_to("a-1", expected=0))])
-            if any(isinstance(outcome, StoreError) for outcome in outcomes):
-                break
-            answered += [appended(outcome).last_position for outcome in outcomes[:2]]
-        assert [type(outcome).__name__ for outcome in outcomes] == ["StoreFull", "StoreFull", "VersionConflict"]
-        assert [event.position for event in every_event(log)] == answered == list(range(1, len(answered) + 1))
-        large = [StreamAppend(stream, ANY, [event]) for stream in ("a-1", "b-1")]
-        refused(log.append([commit(number * 10 + 4, *large)])[0], StoreFull)
-        assert log.head("b-1") is None
-        ballast.unlink()
-        appended(log.append([commit(number * 10 + 5, append_to("b-1"))])[0])
-        assert list(verify(log)) == []
-        expected = every_event(log)
-    with closing(EventLog(disk / "store")) as log:
-        assert every_event(log) == expected
-        assert log.last_position == len(answered) + 1
-        assert list(verify(log)) == []
-
-
-def test_a_store_cannot_be_made_on_a_full_disk_and_can_when_there_is_room(mount: Callable[..., Path]) -> None:
-    disk = mount("disk", "size=1m")
-    ballast = disk / "ballast"
-    ballast.write_bytes(b"")
-    with ballast.open("ab", buffering=0) as file:
-        try:
-            while file.write(bytes(4096)):
-                pass
-        except OSError:
-            pass
-    raised(StoreFull, lambda: EventLog(disk / "store"))
-    ballast.unlink()
-    with closing(EventLog(disk / "store")) as log:
-        fill(log, 1)
-
-
-def test_closing_on_a_full_disk_loses_nothing(mount: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
-    disk = mount("disk", "size=1m")
-    log = EventLog(disk / "store")
-    fill(log, 20)
-    with (disk / "ballast").open("ab", buffering=0) as file:
-        try:
-            while file.write(bytes(4096)):
-                pass
-        except OSError:
-            pass
-    log.close()
-    assert "indexes not flushed" in caplog.text
-    (disk / "ballast").unlink()
-    with closing(EventLog(disk / "store")) as log:
-        assert len(every_event(log)) == 20
-        assert list(verify(log)) == []
-
-
-def test_a_read_only_file_system(mount: Callable[..., Path]) -> None:
-    disk = mount("disk", "size=4m")
-    with closing(EventLog(disk / "store")) as log:
-        fill(log, 5)
-    mount("disk", "ro")
-    for path in (disk / "store", disk / "new"):
-        error = raised(StoreReadOnly, lambda path=path: EventLog(path))
-        assert "read-only file system" in str(error)
-    with closing(LogReader.open(disk / "store")) as reader:
-        assert len(every_event(reader)) == 5
-    mount("disk", "rw")
-    with closing(EventLog(disk / "store")) as log:
-        assert log.last_position == 5
-
-
-def test_a_closed_store_is_closed_for_good(path: Path) -> None:
-    log = EventLog(path)
-    log.close()
-    log.close()
-    raised(StoreClosed, log.read)
-    raised(StoreClosed, lambda: log.append([commit(50, append_to("a-0"))]))
-    with closing(EventLog(path)) as again:
-        fill(again, 1)
-
-
-def test_limits_of_this_process_are_untouched() -> None:
-    """The tests above bound their children, not the tests after them."""
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY

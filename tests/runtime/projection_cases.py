@@ -1,0 +1,19 @@
+"""What the tests of projections share."""
+
+import trio
+from bank_views import Balances
+
+from eventsrc import (
+    Projection,
+    Runtime,
+)
+
+
+async def settle(runtime: Runtime, projection: type[Projection] = Balances, *, building: bool = False) -> None:
+    """Wait until a view has seen everything, and a rebuilding is over."""
+    with trio.fail_after(10):
+        while True:
+            lag = runtime.lag()[projection.__eventsrc_projection__.name]
+            if not lag.events and not (building and lag.rebuilding):
+                return
+            await trio.sleep(0.001)

@@ -1,0 +1,65 @@
+"""What the tests of sagas share."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import trio
+import trio.testing
+from shop_domain import Created, Order, PlaceOrder, Stock, Take
+
+from eventsrc import (
+    Aggregate,
+    MemoryLog,
+    Runtime,
+    Saga,
+    SagaContext,
+    WaitTimeout,
+    step,
+)
+from eventsrc.runtime.testing import WallClock
+from eventsrc.storage.store import EventStore
+
+AGGREGATES: Sequence[type[Aggregate]] = (Order, Stock)
+
+
+def open_runtime(store: EventStore | Path, *sagas: type[Saga], **options: Any) -> Any:
+    if isinstance(store, MemoryLog):
+        store.reopen()
+    return Runtime.open(store, aggregates=AGGREGATES, sagas=sagas or (PlaceOrder,), **options)
+
+
+async def records(runtime: Runtime, saga_id: str) -> list[str]:
+    return [event.type.removeprefix("saga.") async for event in runtime.events(stream=saga_id)]
+
+
+class FollowingClock(WallClock):
+    """Runs with trio's clock."""
+
+    def __call__(self) -> int:
+        return self.now_ns + int(trio.current_time() * 1e9)
+
+
+class Patient(Saga, signals=["release"]):
+    """Waits in every way there is; what it has seen is in its state."""
+
+    seen: list[str]
+
+    @step()
+    async def sleep(self, ctx: SagaContext) -> None:
+        await ctx.ask(Stock, "slept", Take(1))
+        await ctx.sleep(days=3)
+        self.seen.append("slept")
+
+    @step()
+    async def wait(self, ctx: SagaContext) -> None:
+        created = await ctx.wait_for(Created, where={"total": 42})
+        self.seen.append(f"created {created.total}")
+
+    @step()
+    async def approve(self, ctx: SagaContext) -> None:
+        self.seen.append(await ctx.approval("release"))
+        try:
+            await ctx.wait_for(Created, where={"total": 43}, timeout_seconds=3600)
+        except WaitTimeout:
+            self.seen.append("too late")

@@ -1,0 +1,242 @@
+"""What bad input gets: definitions, state, signals and changed classes of sagas."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from saga_cases import AGGREGATES, Patient, open_runtime
+from shop_domain import Create, Gateway, PlaceOrder, Stock, Take
+
+from eventsrc import (
+    DefinitionError,
+    EncodingError,
+    EventTooLarge,
+    Limits,
+    MemoryLog,
+    Retry,
+    Runtime,
+    RuntimeClosed,
+    Saga,
+    SagaContext,
+    SagaInstance,
+    SagaWaitsForItself,
+    StreamNameInvalid,
+    UnknownSaga,
+    UnknownSignal,
+    starts_on,
+    step,
+)
+from eventsrc.storage.store import EventStore
+
+# --- bad input ---
+
+
+def test_a_mistake_in_the_class_shows_where_it_was_made() -> None:
+    with pytest.raises(DefinitionError, match=r"names the compensation 'undo', which Forgot does not have"):
+
+        class Forgot(Saga):
+            @step(compensation="undo")
+            async def first(self, ctx: SagaContext) -> None: ...
+
+    with pytest.raises(DefinitionError, match=r"Plain.first must be async"):
+
+        class Plain(Saga):
+            @step()
+            def first(self, ctx: SagaContext) -> None: ...
+
+    with pytest.raises(DefinitionError, match=r"takes self and ctx, and nothing else"):
+
+        class Greedy(Saga):
+            @step()
+            async def first(self, ctx: SagaContext, more: int) -> None: ...
+
+    with pytest.raises(DefinitionError, match=r"Empty has no step"):
+
+        class Empty(Saga):
+            pass
+
+    with pytest.raises(DefinitionError, match=r"takes an @event class"):
+        starts_on(Create)
+    with pytest.raises(DefinitionError, match=r"attempts begin at 1"):
+        Retry(attempts=0)
+    with pytest.raises(DefinitionError, match=r"must be positive"):
+        step(timeout_seconds=0)
+
+
+async def test_bad_input_is_refused_and_leaves_everything_working(store: EventStore | Path, gateway: Gateway) -> None:
+    async with open_runtime(store) as runtime:
+        with pytest.raises(UnknownSaga, match="not opened with Patient"):
+            await runtime.start_saga(Patient([]), key="1")
+        with pytest.raises(StreamNameInvalid):
+            await runtime.start_saga(PlaceOrder("o1", 1), key="")
+        with pytest.raises(EncodingError):
+            await runtime.start_saga(PlaceOrder("o1", object()), key="1")  # type: ignore[arg-type]
+        with pytest.raises(EventTooLarge):
+            await runtime.start_saga(PlaceOrder("x" * 70_000, 1), key="1")
+        with pytest.raises(UnknownSaga, match="No saga 'saga_place_order-none' was started"):
+            await runtime.saga(PlaceOrder, "none").status()
+        with pytest.raises(UnknownSignal, match="has no signal 'go'"):
+            await runtime.signal(PlaceOrder, "o1", "go")
+        assert runtime.last_position == 0
+        saga = await runtime.start_saga(PlaceOrder("o1", 10), key="o1")
+        assert (await saga.wait(timeout=10)).state == "completed"
+    async with Runtime.open(MemoryLog(), aggregates=AGGREGATES) as runtime:
+        with pytest.raises(UnknownSaga, match="opened without sagas"):
+            runtime.sagas()
+
+
+async def test_an_attribute_that_is_no_field_is_an_error_of_the_step(store: EventStore | Path) -> None:
+    class Careless(Saga):
+        @step()
+        async def only(self, ctx: SagaContext) -> None:
+            self.payment = "lost"
+
+    async with open_runtime(store, Careless) as runtime:
+        saga = await runtime.start_saga(Careless(), key="1")
+        status = await saga.wait(timeout=10)
+        assert status.state == "compensated"
+        assert "A step set self.payment, which is no field of Careless" in status.error
+
+
+async def test_a_saga_that_waits_for_itself_is_told(store: EventStore | Path) -> None:
+    errors = []
+    running: list[Runtime] = []
+
+    class Narcissus(Saga):
+        @step()
+        async def only(self, ctx: SagaContext) -> None:
+            try:
+                await running[0].saga(Narcissus, ctx.key).wait()
+            except SagaWaitsForItself as error:
+                errors.append(error)
+
+    async with open_runtime(store, Narcissus) as runtime:
+        running.append(runtime)
+        saga = await runtime.start_saga(Narcissus(), key="1")
+        assert (await saga.wait(timeout=10)).state == "completed"
+    assert errors[0].saga_id == "saga_narcissus-1"
+
+
+def copy_of(function: Any, name: str) -> Any:
+    return type(function)(function.__code__, function.__globals__, name)
+
+
+async def test_a_step_that_the_class_no_longer_has_parks_the_saga() -> None:
+    log = MemoryLog()
+
+    def version(number: int, names: Sequence[str], **options: Any) -> type[Saga]:
+        async def rest(self: Any, ctx: SagaContext) -> None:
+            await ctx.approval("go")
+
+        async def quick(self: Any, ctx: SagaContext) -> None:
+            pass
+
+        methods = {}
+        for name in names:
+            method = rest if name == "rest" else quick
+            methods[name] = step()(copy_of(method, name))
+        return type("Changing", (Saga,), methods, version=number, signals=["go"], **options)
+
+    old = version(1, ["one", "rest"])
+    async with open_runtime(log, old) as runtime:
+        for key in ("a", "b", "c", "d"):
+            await runtime.start_saga(old(), key=key)
+        with trio.fail_after(10):
+            while await runtime.sagas(state="waiting").count() < 4:
+                await trio.sleep(0.01)
+
+    async def after_signal(saga_class: type[Saga], key: str) -> SagaInstance:
+        async with open_runtime(log, saga_class) as runtime:
+            await runtime.signal(saga_class, key, "go")
+            with trio.fail_after(10):
+                while (await runtime.saga(saga_class, key).status()).state == "waiting":
+                    await trio.sleep(0.01)
+                await runtime.saga(saga_class, key).wait()
+                return await runtime.saga(saga_class, key).status()
+
+    gone = await after_signal(version(2, ["other", "rest"]), "a")
+    assert gone.state == "parked"
+    assert gone.error == "StepGone: Changing has no step 'one' any more, which this saga has begun."
+    assert (await after_signal(version(2, ["one", "rest", "more"]), "b")).state == "completed"
+    assert (await after_signal(version(2, ["one", "rest"], older_instances="park"), "c")).state == "parked"
+    assert (await after_signal(version(2, ["one", "rest"], older_instances="compensate"), "d")).state == "compensated"
+
+
+async def test_a_state_that_no_longer_fits_the_class_parks_the_saga() -> None:
+    log = MemoryLog()
+
+    class Old(Saga, name="growing", signals=["go"]):
+        @step()
+        async def only(self, ctx: SagaContext) -> None:
+            await ctx.approval("go")
+
+    class New(Saga, name="growing", signals=["go"]):
+        amount: int
+
+        @step()
+        async def only(self, ctx: SagaContext) -> None:
+            await ctx.approval("go")
+
+    async with open_runtime(log, Old) as runtime:
+        await runtime.start_saga(Old(), key="1")
+        with trio.fail_after(10):
+            while await runtime.sagas(state="waiting").count() < 1:
+                await trio.sleep(0.01)
+    async with open_runtime(log, New) as runtime:
+        saga = runtime.saga(New, "1")
+        await saga.signal("go")
+        with trio.fail_after(10):
+            while (status := await saga.status()).state != "parked":
+                await trio.sleep(0.01)
+        assert status.error.startswith("DecodingError: The data does not fit New")
+
+
+async def test_who_waits_for_a_saga_is_told_when_the_runtime_closes() -> None:
+    errors: list[Exception] = []
+
+    async def wait(saga: Any) -> None:
+        try:
+            await saga.wait()
+        except RuntimeClosed as error:
+            errors.append(error)
+
+    async with trio.open_nursery() as nursery, open_runtime(MemoryLog(), Patient) as runtime:
+        saga = await runtime.start_saga(Patient([]), key="1")
+        nursery.start_soon(wait, saga)
+        await trio.testing.wait_all_tasks_blocked()
+    assert len(errors) == 1
+
+
+async def test_an_interrupted_shutdown_resumes_where_it_was(store: EventStore | Path, gateway: Gateway) -> None:
+    entered = trio.Event()
+
+    class Interrupted(Saga):
+        @step(retry=Retry(attempts=1))
+        async def only(self, ctx: SagaContext) -> None:
+            await ctx.ask(Stock, "all", Take(1))
+            if not entered.is_set():
+                entered.set()
+                await trio.sleep_forever()
+
+    async with open_runtime(store, Interrupted, limits=Limits(shutdown_seconds=0.05)) as runtime:
+        await runtime.start_saga(Interrupted(), key="1")
+        await entered.wait()
+    async with open_runtime(store, Interrupted) as runtime:
+        assert (await runtime.saga(Interrupted, "1").wait(timeout=10)).state == "completed"
+        assert (await runtime.actor(Stock, "all").state()).changes == 1
+
+
+async def test_nothing_is_printed_by_default(capfd: pytest.CaptureFixture[str], gateway: Gateway) -> None:
+    root = logging.getLogger()
+    handlers, root.handlers = root.handlers, []
+    try:
+        async with open_runtime(MemoryLog()) as runtime:
+            saga = await runtime.start_saga(PlaceOrder("o1", 200), key="o1")
+            await saga.wait(timeout=10)
+    finally:
+        root.handlers = handlers
+    assert capfd.readouterr() == ("", "")

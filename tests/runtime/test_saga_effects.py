@@ -1,0 +1,185 @@
+"""Effects of sagas take place once, wherever the process is killed."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from saga_cases import open_runtime
+from shop_domain import Gateway, Order, PlaceOrder, Stock
+
+from eventsrc import (
+    MemoryLog,
+    Retry,
+    Runtime,
+    Saga,
+    SagaContext,
+    step,
+)
+from eventsrc.storage.commit import Appended, Commit
+from eventsrc.storage.errors import EventSourcingError
+from eventsrc.storage.snapshot import Snapshot
+from eventsrc.storage.store import EventStore
+
+# --- effects ---
+
+
+def saga_of(effect: Callable[..., Any], *, idempotent: bool = False, fail: Sequence[BaseException] = ()) -> type[Saga]:
+    """A saga class with one step around an effect, which raises `fail` after it."""
+    pending = list(fail)
+
+    class Once(Saga):
+        result: Any = None
+
+        @step(retry=Retry(attempts=5, backoff_seconds=0.001))
+        async def only(self, ctx: SagaContext) -> None:
+            self.result = await ctx.effect("it", effect, 7, idempotent=idempotent)
+            if pending:
+                raise pending.pop(0)
+
+    return Once
+
+
+async def result_of(runtime: Runtime, saga_class: type[Saga]) -> Any:
+    saga = await runtime.start_saga(saga_class(), key="1")
+    status = await saga.wait(timeout=10)
+    if status.state != "completed":
+        return status
+    (done,) = [event async for event in runtime.events(stream=saga.id, types=["saga.step_done"])]
+    return done.payload["state"]["result"]
+
+
+async def test_an_effect_takes_place_once_and_its_result_is_the_same_when_the_step_is_run_again(
+    store: EventStore | Path,
+) -> None:
+    calls = []
+
+    def effect(number: int) -> tuple[int, ...]:
+        calls.append(number)
+        return (number, 2)
+
+    saga_class = saga_of(effect, fail=[ValueError("later"), ValueError("later")])
+    async with open_runtime(store, saga_class) as runtime:
+        assert await result_of(runtime, saga_class) == [7, 2]
+    assert calls == [7]
+
+
+async def test_an_effect_that_raises_is_tried_again_with_the_same_key(store: EventStore | Path) -> None:
+    keys = []
+
+    async def effect(number: int, *, idempotency_key: str) -> str:
+        keys.append(idempotency_key)
+        if len(keys) < 3:
+            raise OSError("no route")
+        return "there"
+
+    saga_class = saga_of(effect)
+    async with open_runtime(store, saga_class) as runtime:
+        assert await result_of(runtime, saga_class) == "there"
+    assert keys == ["saga_once-1/only/it"] * 3
+
+
+async def test_a_result_that_is_no_data_fails_the_step(store: EventStore | Path) -> None:
+    saga_class = saga_of(lambda number: object())
+    async with open_runtime(store, saga_class) as runtime:
+        status = await result_of(runtime, saga_class)
+        assert status.state == "compensated"
+        assert status.error.startswith("EncodingError: The effect 'it' returned what is no plain data")
+
+
+# --- killed at every boundary ---
+
+
+class Killed(BaseException):
+    """Ends the program there and then."""
+
+
+class KilledLog(MemoryLog):
+    """A store that ends the program before or after its n-th append, and is there afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.appends_left: float = float("inf")
+        self.kills_after = False
+
+    def append(
+        self, commits: Sequence[Commit], snapshots: Sequence[Snapshot] = ()
+    ) -> list[Appended | EventSourcingError]:
+        self.appends_left -= 1
+        if self.appends_left == 0 and not self.kills_after:
+            raise Killed
+        outcome = super().append(commits, snapshots)
+        if self.appends_left == 0:
+            raise Killed
+        return outcome
+
+
+async def run_until_killed(log: KilledLog, total: int) -> bool:
+    """Whether the program was killed before the saga had ended."""
+    try:
+        async with open_runtime(log) as runtime:
+            saga = await runtime.start_saga(PlaceOrder("o1", total), key="o1")
+            await saga.wait(timeout=10)
+            return False
+    except BaseExceptionGroup as group:
+        _, others = group.split(Killed)
+        if others is not None:
+            raise
+        return True
+
+
+@pytest.mark.parametrize("total", [10, 200])
+@pytest.mark.parametrize("kills_after", [False, True])
+async def test_killed_at_any_record_it_ends_with_all_or_nothing_and_every_effect_once(
+    total: int, kills_after: bool, gateway: Gateway
+) -> None:
+    boundaries = 0
+    while True:
+        boundaries += 1
+        log = KilledLog()
+        log.appends_left, log.kills_after = boundaries, kills_after
+        gateway.paid.clear()
+        gateway.refunded.clear()
+        was_killed = await run_until_killed(log, total)
+        log.appends_left = float("inf")
+        async with open_runtime(log) as runtime:
+            saga = await runtime.start_saga(PlaceOrder("o1", total), key="o1")
+            status = await saga.wait(timeout=10)
+            order, stock = await runtime.actor(Order, "o1").state(), await runtime.actor(Stock, "all").state()
+            where = f"killed {'after' if kills_after else 'before'} append {boundaries}"
+            assert list(gateway.paid.values()) == [1], where
+            if total == 10:
+                assert (status.state, order.state, order.changes) == ("completed", "created", 1), where
+                assert (stock.count, stock.changes, len(gateway.refunded)) == (90, 1, 0), where
+            else:
+                assert (status.state, order.state, order.changes) == ("compensated", "cancelled", 2), where
+                assert (stock.count, stock.changes) == (100, 0), where
+                assert list(gateway.refunded.values()) == [1], where
+        if not was_killed:
+            break
+    assert boundaries > 8
+
+
+async def test_an_effect_cut_off_is_reported_as_uncertain_unless_it_is_idempotent() -> None:
+    for idempotent in (False, True):
+        calls = []
+
+        async def effect(number: int) -> int:
+            calls.append(number)  # noqa: B023
+            if len(calls) == 1:  # noqa: B023
+                raise Killed
+            return number
+
+        saga_class = saga_of(effect, idempotent=idempotent)
+        log = MemoryLog()
+        with pytest.raises(BaseExceptionGroup):
+            async with open_runtime(log, saga_class) as runtime:
+                await result_of(runtime, saga_class)
+        async with open_runtime(log, saga_class) as runtime:
+            result = await result_of(runtime, saga_class)
+        if idempotent:
+            assert (result, calls) == (7, [7, 7])
+        else:
+            assert result.state == "compensated"
+            assert result.error.startswith("EffectUncertain: The effect 'it' was begun with the key")
+            assert calls == [7]

@@ -1,0 +1,146 @@
+"""Sagas that wait: for time, for events and for people, over restarts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from saga_cases import FollowingClock, Patient, open_runtime
+from shop_domain import Create, Created, Order, Stock, Take
+
+from eventsrc import (
+    DeadlinePassed,
+    MemoryLog,
+    Runtime,
+    Saga,
+    SagaContext,
+    SagaEnded,
+    SagaInstance,
+    step,
+)
+from eventsrc.runtime.testing import WallClock
+from eventsrc.storage.store import EventStore
+
+# --- time ---
+
+
+async def test_it_waits_for_times_events_and_signals_over_restarts(autojump_clock: trio.testing.MockClock) -> None:
+    log, clock = MemoryLog(), WallClock()
+
+    async def resting(runtime: Runtime) -> SagaInstance:
+        status = None
+        await trio.sleep(60)  # the clock is looked at
+        with trio.fail_after(100):
+            while status is None or status.state != "waiting" or runtime_is_busy(runtime):
+                await trio.sleep(1)
+                status = await runtime.saga(Patient, "p").status()
+        return status
+
+    async with open_runtime(log, Patient, wall_clock=clock) as runtime:
+        await runtime.start_saga(Patient([]), key="p")
+        assert (await resting(runtime)).step == "sleep"
+        clock.advance(2 * 86_400)
+        assert (await resting(runtime)).step == "sleep"
+    async with open_runtime(log, Patient, wall_clock=clock) as runtime:
+        assert (await resting(runtime)).step == "sleep"
+        clock.advance(-86_400)
+        assert (await resting(runtime)).step == "sleep", "the clock was set back"
+        clock.advance(2 * 86_400 + 1)
+        assert (await resting(runtime)).waits_for_event == "order.created"
+        await runtime.actor(Order, "other").ask(Create(41))
+        assert (await resting(runtime)).waits_for_event == "order.created"
+    async with open_runtime(log, Patient, wall_clock=clock) as runtime:
+        await runtime.actor(Order, "this").ask(Create(42))
+        with trio.fail_after(100):
+            while (await runtime.saga(Patient, "p").status()).waits_for_signal != "release":
+                await trio.sleep(1)
+    async with open_runtime(log, Patient, wall_clock=clock) as runtime:
+        assert await runtime.signal(Patient, "p", "release", "yes")
+        assert not await runtime.signal(Patient, "p", "release", "no"), "the first one counts"
+        with trio.fail_after(100):
+            while (await runtime.saga(Patient, "p").status()).waits_for_event != "order.created":
+                await trio.sleep(1)
+        clock.advance(3601)
+        status = await runtime.saga(Patient, "p").wait(timeout=1000)
+        assert status.state == "completed"
+        states = [event.payload["state"] async for event in runtime.events(types=["saga.step_done"])]
+        assert states[-1]["seen"] == ["slept", "created 42", "yes", "too late"]
+        assert (await runtime.actor(Stock, "slept").state()).changes == 1, "what came before the wait was done once"
+        with pytest.raises(SagaEnded):
+            await runtime.signal(Patient, "p", "release")
+
+
+def runtime_is_busy(runtime: Runtime) -> bool:
+    counts = runtime._supervised.supervisor.counts
+    return bool(counts["running"] or counts["ready"])
+
+
+async def test_an_event_that_came_before_the_step_waited_counts(store: EventStore | Path) -> None:
+    class Late(Saga):
+        @step()
+        async def first(self, ctx: SagaContext) -> None:
+            await ctx.ask(Order, "mine", Create(5))
+
+        @step()
+        async def second(self, ctx: SagaContext) -> None:
+            assert (await ctx.wait_for(Created, where={"total": 5})) == Created(5)
+
+    async with open_runtime(store, Late) as runtime:
+        await runtime.actor(Order, "before").ask(Create(5))
+        saga = await runtime.start_saga(Late(), key="1")
+        assert (await saga.wait(timeout=10)).state == "completed"
+
+
+async def test_a_signal_may_come_before_it_is_waited_for(autojump_clock: trio.testing.MockClock) -> None:
+    class Early(Saga, signals=["go"]):
+        payload: Any = None
+
+        @step()
+        async def rest(self, ctx: SagaContext) -> None:
+            await ctx.sleep(seconds=10)
+
+        @step()
+        async def go(self, ctx: SagaContext) -> None:
+            self.payload = await ctx.approval("go")
+
+    async with open_runtime(MemoryLog(), Early, wall_clock=FollowingClock()) as runtime:
+        saga = await runtime.start_saga(Early(), key="1")
+        assert await saga.signal("go", {"by": "ann"})
+        assert (await saga.wait(timeout=1000)).state == "completed"
+
+
+async def test_a_saga_that_is_not_done_by_its_deadline_is_undone(autojump_clock: trio.testing.MockClock) -> None:
+    class Slow(Saga, deadline_seconds=60):
+        @step(compensation="undo")
+        async def take(self, ctx: SagaContext) -> None:
+            await ctx.ask(Stock, "all", Take(1))
+
+        @step()
+        async def rest(self, ctx: SagaContext) -> None:
+            await ctx.sleep(days=1)
+
+        async def undo(self, ctx: SagaContext) -> None:
+            await ctx.ask(Order, "undone", Create(1))
+
+    async with open_runtime(MemoryLog(), Slow, wall_clock=FollowingClock()) as runtime:
+        begun = trio.current_time()
+        saga = await runtime.start_saga(Slow(), key="1")
+        status = await saga.wait(timeout=1000)
+        assert (status.state, status.error) == ("compensated", "DeadlinePassed: The saga was not done by its deadline.")
+        assert 60 <= trio.current_time() - begun < 100
+        assert (await runtime.actor(Order, "undone").state()).state == "created"
+        with pytest.raises(DeadlinePassed):
+            await runtime.start_saga(Slow(), key="2", deadline_seconds=-5)
+
+
+async def test_a_step_that_never_returns_is_cut_off_and_compensated(autojump_clock: trio.testing.MockClock) -> None:
+    class Endless(Saga):
+        @step(timeout_seconds=30)
+        async def only(self, ctx: SagaContext) -> None:
+            await trio.sleep_forever()
+
+    async with open_runtime(MemoryLog(), Endless, wall_clock=FollowingClock()) as runtime:
+        saga = await runtime.start_saga(Endless(), key="1")
+        status = await saga.wait(timeout=1000)
+        assert (status.state, status.error) == ("compensated", "StepTimeout: only did not return in 30 seconds")
