@@ -187,7 +187,8 @@ class TrioFuture(pykka.Future[T]):
         here = trio.lowlevel.current_trio_token() if trio.lowlevel.in_trio_run() else None
         for task, token in list(self._waiters.items()):
             if token is here:
-                self._wake(task)
+                del self._waiters[task]
+                trio.lowlevel.reschedule(task)
             else:
                 with contextlib.suppress(trio.RunFinishedError):
                     token.run_sync_soon(self._wake, task)

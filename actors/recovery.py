@@ -33,32 +33,41 @@ class Recovered(NamedTuple):
     """Of the payloads of the events since; counted only for a policy that asks for it."""
 
 
-async def recover(store: EventReader, aggregate_type: AggregateType, stream: str, aggregate_id: str) -> Recovered:
-    """Load an aggregate.
+async def recover(
+    store: EventReader,
+    aggregate_type: AggregateType,
+    stream: str,
+    aggregate_id: str,
+    *,
+    to_version: int | None = None,
+) -> Recovered:
+    """Load an aggregate, as it is or as it was at `to_version`.
 
     Raises `ApplierFailed`, `UnknownEvent` or `DecodingError` with the event that is to blame, or a `StoreError`.
     """
     head = store.head(stream)
-    if head is None:
+    if head is None or to_version == 0:
         return Recovered(aggregate_type.initial_state(aggregate_id), 0, 0)
-    base = _from_snapshot(store, aggregate_type, stream, aggregate_id, head.version)
+    last = head.version if to_version is None else min(to_version, head.version)
+    base = _from_snapshot(store, aggregate_type, stream, aggregate_id, last)
     state, version, time_ns = base.state, base.version, base.snapshot_time_ns
+    position = head.position if last == head.version else 0
     policy = aggregate_type.snapshots
     is_size_wanted = policy is not None and policy.size_bytes is not None
     size_bytes = 0
-    while version < head.version:
-        batch = store.read_stream(
-            stream, from_version=version + 1, to_version=head.version, limit=RECOVERY_BATCH_EVENTS
-        )
+    while version < last:
+        batch = store.read_stream(stream, from_version=version + 1, to_version=last, limit=RECOVERY_BATCH_EVENTS)
         time_ns = time_ns or batch[0].time_ns
         for stored in batch:
             apply_event(aggregate_type, state, stored)
         if is_size_wanted:
             size_bytes += sum(len(_encode(stored.payload)) for stored in batch)
-        version = batch[-1].version
-        if version < head.version:
+        version, position = batch[-1].version, batch[-1].position
+        if version < last:
             await trio.lowlevel.checkpoint()
-    return Recovered(state, version, head.position, time_ns, size_bytes)
+    # A snapshot of just this version does not say where its event is.
+    position = position or store.read_stream(stream, from_version=last, limit=1)[0].position
+    return Recovered(state, version, position, time_ns, size_bytes)
 
 
 def apply_event(aggregate_type: AggregateType, state: Aggregate, stored: StoredEvent) -> None:
@@ -82,11 +91,11 @@ def newest_snapshot(
 
 
 def _from_snapshot(
-    store: EventReader, aggregate_type: AggregateType, stream: str, aggregate_id: str, head_version: int
+    store: EventReader, aggregate_type: AggregateType, stream: str, aggregate_id: str, last_version: int
 ) -> Recovered:
-    """The newest snapshot that fits the class and the history; else the beginning."""
-    for snapshot in _newest_first(store, stream):
-        if snapshot.schema != aggregate_type.schema or snapshot.version > head_version:
+    """The newest snapshot up to a version that fits the class and the history; else the beginning."""
+    for snapshot in _newest_first(store, stream, last_version):
+        if snapshot.schema != aggregate_type.schema:
             continue
         if store.event_hash(stream, snapshot.version) != snapshot.event_hash:
             logger.warning(
@@ -104,8 +113,8 @@ def _from_snapshot(
     return Recovered(aggregate_type.initial_state(aggregate_id), 0, 0)
 
 
-def _newest_first(store: EventReader, stream: str) -> Iterator[Snapshot]:
-    newest = store.snapshots(stream, limit=1)
+def _newest_first(store: EventReader, stream: str, last_version: int) -> Iterator[Snapshot]:
+    newest = store.snapshots(stream, to_version=last_version, limit=1)
     yield from newest
     if newest:
         yield from store.snapshots(stream, to_version=newest[0].version - 1)

@@ -36,10 +36,9 @@ from ..storage.group import STUB
 from ..storage.limits import Limits
 from ..storage.log import EventLog
 from ..storage.names import category_of
-from ..storage.past import PastLog
 from ..storage.record import GENESIS_HASH, HASH_SIZE_BYTES, StoredEvent, StreamHead
 from ..storage.snapshot import Snapshot
-from .history import event_of_version
+from .history import position_of_version
 from .retention import Candidate, RetentionPolicy
 
 REST_SECONDS_PER_SECOND: Final = 2.0
@@ -110,7 +109,7 @@ class Compactor:
             compacted = Compacted(
                 stream,
                 snapshot.version,
-                self._position_of(stream, snapshot.version),
+                position_of_version(self._log, stream, snapshot.version),
                 snapshot.event_hash,
                 self._wall_clock(),
                 "moving",
@@ -174,13 +173,12 @@ class Compactor:
                 is_usable = snapshot.schema == aggregate_type.schema and snapshot.version >= begin
                 if is_usable and self._log.event_hash(stream, snapshot.version) == snapshot.event_hash:
                     return snapshot
-        event = event_of_version(self._log, stream, version)
-        assert event is not None, "a stream has a first version"
-        past = PastLog(self._log, event.position).knows(event)
-        recovered = await recover(past, aggregate_type, stream, event.aggregate_id)
+        recovered = await recover(self._log, aggregate_type, stream, newest.aggregate_id, to_version=version)
         state = aggregate_type.data(recovered.state)
+        event_hash = self._log.event_hash(stream, version)
+        assert event_hash is not None, "a stream has a first version"
         schema, now_ns = aggregate_type.schema, self._wall_clock()
-        return Snapshot(stream, version, schema, now_ns, event.hash, state).with_state_hash()
+        return Snapshot(stream, version, schema, now_ns, event_hash, state).with_state_hash()
 
     def _saga_of(self, key: str) -> str | None:
         """The stream of the saga that a command's key belongs to: it begins with it, and a slash."""
@@ -190,7 +188,7 @@ class Compactor:
 
     async def _until_indexed(self, stream: str, version: int) -> None:
         """A record becomes a stub only where the indexes on disk know it: opening the store needs no archive."""
-        position = self._position_of(stream, version)
+        position = position_of_version(self._log, stream, version)
         while self._log.indexed_through < position:
             await self._journal.run(self._log.flush_step)
 
@@ -312,11 +310,6 @@ class Compactor:
             while after < segment.last_version:
                 after = await self._step(partial(restore_step, self._log, restoring, after, by_version))
         await self._journal.run(partial(forget_compacted, self._log, compacted.stream))
-
-    def _position_of(self, stream: str, version: int) -> int:
-        event = event_of_version(self._log, stream, version)
-        assert event is not None, "a version from 1 on"
-        return event.position
 
 
 async def _rest_since(begun: float) -> None:

@@ -84,27 +84,24 @@ async def state_at(
     stream = aggregate_type.stream(aggregate_id)
     if version is None:
         past = PastLog(store, position_of(store, position=position, time=time))
-    elif position is not None or time is not None:
+        return await recover(past, aggregate_type, stream, aggregate_id)
+    if position is not None or time is not None:
         raise ValueError("say when by one of at_version, at_position and at_time")
-    else:
-        event = event_of_version(store, stream, version)
-        past = PastLog(store, 0) if event is None else PastLog(store, event.position).knows(event)
-    return await recover(past, aggregate_type, stream, aggregate_id)
-
-
-def event_of_version(store: EventReader, stream: str, version: int) -> StoredEvent | None:
-    """The event that made a version of a stream; None for version 0. Raises `NotInHistory`."""
-    head = store.head(stream)
-    newest = 0 if head is None else head.version
-    if not 0 <= version <= newest:
-        raise NotInHistory(f"{stream!r} has no version {version}: it goes from 0 to {newest}.")
-    return store.read_stream(stream, from_version=version, limit=1)[0] if version else None
+    _check_version(store, stream, version)
+    return await recover(store, aggregate_type, stream, aggregate_id, to_version=version)
 
 
 def position_of_version(store: EventReader, stream: str, version: int) -> int:
     """Where a version of a stream is stored; 0 for version 0. Raises `NotInHistory`."""
-    event = event_of_version(store, stream, version)
-    return 0 if event is None else event.position
+    _check_version(store, stream, version)
+    return store.read_stream(stream, from_version=version, limit=1)[0].position if version else 0
+
+
+def _check_version(store: EventReader, stream: str, version: int) -> None:
+    head = store.head(stream)
+    newest = 0 if head is None else head.version
+    if not 0 <= version <= newest:
+        raise NotInHistory(f"{stream!r} has no version {version}: it goes from 0 to {newest}.")
 
 
 async def difference(

@@ -234,7 +234,7 @@ async def hydration_seconds(store: Path, *, events: int, snapshots: bool, repeat
     return statistics.median(samples)
 
 
-async def past_state_seconds(store: Path, *, events: int, repeats: int = 5) -> tuple[float, float]:
+async def past_state_seconds(store: Path, *, events: int, repeats: int = 21) -> tuple[float, float]:
     """Seconds of (the state at a past version, its nearest snapshot and the events since by hand), medians."""
     async with Runtime.open(store, aggregates=[Account], limits=LIMITS) as runtime:
         ann = runtime.actor(Account, "past")

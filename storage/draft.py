@@ -109,13 +109,15 @@ class Draft:
             if not append.events:
                 continue
             self._check_room(append, version, self.stream_count + new_streams)
-            types = [event.type for event in append.events]
-            self._check_types(stream, types)
-            tags = self._check_tags(append) if any(event.tags for event in append.events) else None
-            placements.append(Placement(stream, version + 1, position + 1, types, tags))
+            placement = Placement(stream, version + 1, position + 1, [], {})
             for event in append.events:
                 position += 1
                 version += 1
+                if event.type not in self._types:
+                    self._check_type(stream, event.type)
+                if event.tags:
+                    self._check_tags(stream, event)
+                    placement.tags[version - placement.first_version] = event.tags
                 encoded = _encode_event(event, stream, position, version, commit.time_ns)
                 if len(encoded) > limits.event_size_bytes_max:
                     raise EventTooLarge(
@@ -125,9 +127,11 @@ class Draft:
                         "Store large data elsewhere and its reference in the event.",
                     )
                 record, previous_hash = seal(previous_hash, encoded)
+                placement.types.append(event.type)
                 records.append(record)
                 hashes.append(previous_hash)
                 size_bytes += len(record)
+            placements.append(placement)
             heads[stream] = StreamHead(stream, version, position, previous_hash)
         if len(records) > limits.commit_events_max:
             raise CommitTooLarge("Events in one commit", len(records), limits.commit_events_max, "Split it.")
@@ -153,35 +157,31 @@ class Draft:
         position = first_position - 1 if offset == WHERE_THE_LOG_IS else first_position + offset
         return IdempotencyEntry(entry.stream, entry.key, entry.version, position, entry.event_count, entry.expires_ns)
 
-    def _check_types(self, stream: str, types: list[str]) -> None:
+    def _check_type(self, stream: str, name: str) -> None:
         """Stored names are keys of an index, which must never fail behind a commit that was answered."""
-        for name in set(types).difference(self._types):
-            try:
-                check_stored_name(name)
-            except ValueError as error:
-                raise PayloadInvalid(stream, name, str(error)) from error
-            self._types.add(name)
+        try:
+            check_stored_name(name)
+        except ValueError as error:
+            raise PayloadInvalid(stream, name, str(error)) from error
+        self._types.add(name)
 
-    def _check_tags(self, append: StreamAppend) -> dict[int, tuple[str, ...]]:
-        """The tags by the index of their event. Raises `TooManyTags` or `TagInvalid`."""
-        limits = self._limits
-        tagged = {index: event.tags for index, event in enumerate(append.events) if event.tags}
-        for index, tags in tagged.items():
-            if len(tags) > limits.event_tags_max:
-                raise TooManyTags(
-                    f"Tags of event {append.events[index].type!r} for stream {append.stream!r}",
-                    len(tags),
-                    limits.event_tags_max,
-                    "Give it fewer, or raise the limit.",
-                )
-            for tag in tags:
-                try:
-                    check_stored_name(tag)
-                except ValueError as error:
-                    raise TagInvalid(append.stream, append.events[index].type, tag, str(error)) from error
-            if len(set(tags)) < len(tags):
-                raise TagInvalid(append.stream, append.events[index].type, tags[0], "a tag is given twice")
-        return tagged
+    def _check_tags(self, stream: str, event: NewEvent) -> None:
+        """Raise `TooManyTags` or `TagInvalid`."""
+        tags, limits = event.tags, self._limits
+        if len(tags) > limits.event_tags_max:
+            raise TooManyTags(
+                f"Tags of event {event.type!r} for stream {stream!r}",
+                len(tags),
+                limits.event_tags_max,
+                "Give it fewer, or raise the limit.",
+            )
+        for tag in tags:
+            try:
+                check_stored_name(tag)
+            except ValueError as error:
+                raise TagInvalid(stream, event.type, tag, str(error)) from error
+        if len(set(tags)) < len(tags):
+            raise TagInvalid(stream, event.type, tags[0], "a tag is given twice")
 
     def _check_condition(self, condition: EventQuery) -> None:
         """Refuse the commit if an event matches: one that is stored, or one of an earlier commit of this draft."""

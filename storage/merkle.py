@@ -5,7 +5,7 @@ subtrees of `NODE_LEAVES` leaves are also stored, so that a proof need not go th
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -30,28 +30,20 @@ class Tree(msgspec.Struct, frozen=True, array_like=True, gc=False):
     def extended(self, leaves: Sequence[bytes]) -> "tuple[Tree, Nodes]":
         """The tree with these leaves added, and the stored nodes that are full by them."""
         nodes: Nodes = []
-        if not leaves:
-            return self, nodes
-        sha256, leaf, inner = _sha256, _LEAF, _INNER
-        left = dict(zip(_levels(self.size), self.peaks, strict=True))
-        row = [sha256(leaf + each).digest() for each in leaves]
-        first, level, peaks = self.size, 0, []
-        while row or left:
-            if first & 1:
-                # The subtree to the left is alone at its level: the first of these completes the pair.
-                if row:
-                    row.insert(0, left.pop(level))
-                    first -= 1
-                else:
-                    peaks.append(left.pop(level))
-            if level == NODE_LEVEL:
-                nodes = [(index, root) for index, root in enumerate(row, first) if index >= self.size >> level]
-            if len(row) & 1:
-                peaks.append(row.pop())
-            row = [sha256(inner + row[at] + row[at + 1]).digest() for at in range(0, len(row), 2)]
-            first >>= 1
-            level += 1
-        return Tree(self.size + len(leaves), tuple(reversed(peaks))), nodes
+        size, peaks = self.size, list(self.peaks)
+        sha256, leaf_prefix, inner_prefix, pop, push = _sha256, _LEAF, _INNER, peaks.pop, peaks.append
+        for leaf in leaves:
+            node = sha256(leaf_prefix + leaf).digest()
+            size += 1
+            # For each level at which the leaf completes a pair, the subtree to the left is the newest peak.
+            pairs = size
+            while not pairs & 1:
+                node = sha256(inner_prefix + pop() + node).digest()
+                pairs >>= 1
+                if pairs << NODE_LEVEL == size:
+                    nodes.append((pairs - 1, node))
+            push(node)
+        return Tree(size, tuple(peaks)), nodes
 
     @property
     def root(self) -> bytes:
@@ -87,8 +79,3 @@ def climb(row: Sequence[bytes], index: int) -> tuple[list[bytes], bytes]:
         row = [*pairs, *row[len(row) & ~1 :]]
         index >>= 1
     return path, row[0]
-
-
-def _levels(size: int) -> Iterator[int]:
-    """The levels of the full subtrees that so many leaves make up, the largest first."""
-    return (level for level in reversed(range(size.bit_length())) if size >> level & 1)

@@ -1,7 +1,7 @@
 """A log as it was: the same log, read only up to a position."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from .commit import IdempotencyEntry
 from .record import StoredEvent, StreamHead
@@ -43,11 +43,6 @@ class PastLog:
                 del self._heads[next(iter(self._heads))]
             self._heads[stream] = self._find_head(stream)
         return self._heads[stream]
-
-    def knows(self, event: StoredEvent) -> Self:
-        """Tell it the newest event of a stream, which it need not look for then."""
-        self._heads[event.stream] = StreamHead(event.stream, event.version, event.position, event.hash)
-        return self
 
     def _find_head(self, stream: str) -> StreamHead | None:
         head = self._store.head(stream)

@@ -21,7 +21,7 @@ class Placement(msgspec.Struct, frozen=True, gc=False):
     first_version: int
     first_position: int
     types: list[str]
-    tags: dict[int, tuple[str, ...]] | None = None
+    tags: dict[int, tuple[str, ...]]
     """By the index of the event, of those that have any."""
 
 
@@ -84,10 +84,9 @@ class Tail:
                 else:
                     of_type.append(position)
                 position += 1
-            if placement.tags:
-                for index, tags in placement.tags.items():
-                    for tag in tags:
-                        self.tags.setdefault(tag, []).append(placement.first_position + index)
+            for index, tags in placement.tags.items():
+                for tag in tags:
+                    self.tags.setdefault(tag, []).append(placement.first_position + index)
         self.heads.update(heads)
         for entry in idempotency:
             self.idempotency[entry.stream, entry.key] = entry
@@ -104,6 +103,6 @@ def placements_of(records: Iterable[StoredEvent]) -> tuple[list[Placement], dict
         events = list(run)
         tags = {index: event.tags for index, event in enumerate(events) if event.tags}
         types = [event.type for event in events]
-        placements.append(Placement(stream, events[0].version, events[0].position, types, tags or None))
+        placements.append(Placement(stream, events[0].version, events[0].position, types, tags))
         heads[stream] = StreamHead(stream, events[-1].version, events[-1].position, events[-1].hash)
     return placements, heads
