@@ -125,15 +125,17 @@ class JournalInbox:
         first = envelope
         messages = [envelope.message]
         weight = _weight(envelope.message)
-        while weight < self.group_events_max:
+        while weight < self.group_events_max and len(messages) < GROUP_EVENTS_MAX:
             try:
                 envelope = self._queue.get_nowait()
             except queue.Empty:
                 break
-            weight += _weight(envelope.message)
-            if not isinstance(envelope.message, Write | Snapshot) or weight > self.group_events_max:
+            # A single write may be larger than a group is to be.
+            is_too_much = weight and weight + _weight(envelope.message) > self.group_events_max
+            if not isinstance(envelope.message, Write | Snapshot) or is_too_much:
                 self._held.append(envelope)
                 break
+            weight += _weight(envelope.message)
             messages.append(envelope.message)
         first.message = Batch(messages)
         return first
@@ -142,8 +144,9 @@ class JournalInbox:
 Settled: TypeAlias = tuple[Write, Appended | EventSourcingError]
 
 
-def _weight(message: Write | Snapshot) -> int:
-    return max(message.event_count, 1) if isinstance(message, Write) else 1
+def _weight(message: Any) -> int:
+    """In events. A snapshot has none: it rides along, and is no reason for a sync of its own."""
+    return max(message.event_count, 1) if isinstance(message, Write) else 0
 
 
 class JournalActor(pykka.ThreadingActor):
