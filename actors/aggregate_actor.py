@@ -384,10 +384,15 @@ class AggregateActor(TrioActor):
         self._turn = None
         self._broken = error
 
+    def distrust(self, error: EventSourcingError) -> None:
+        """Load the state again before it is used the next time; what was decided already stands."""
+        self._broken = self._broken or error
+
     # --- loading, and loading again ---
 
     async def _load(self) -> bool:
         """Get the state from the log; if it cannot be had, tell everyone who waits, and end."""
+        self._broken = None
         try:
             recovered = await recover(self._host.store, self._type, self.stream, self._aggregate_id)
         except EventSourcingError as error:
@@ -397,7 +402,6 @@ class AggregateActor(TrioActor):
             return False
         self._state, self._version, self._stored_position = recovered.state, recovered.version, recovered.position
         self._snapshots.loaded(recovered)
-        self._broken = None
         self._lane = Lane()
         for future in self._state_queries or ():
             try:

@@ -80,6 +80,19 @@ class ApplierFailed(EventSourcingError):
         self.event_type = event_type
 
 
+class SnapshotQuarantined(EventSourcingError):
+    """A snapshot of an aggregate is not what its events give: its actor loads the state again, from other ones."""
+
+    code: ClassVar[str] = "snapshot_quarantined"
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(
+            f"A snapshot of {stream!r} is not what its events give, so its state is loaded again without it. Commands "
+            "that were decided before stand: compare what they did with the events (eventsrc blame)."
+        )
+        self.stream = stream
+
+
 class UnknownEvent(EventSourcingError):
     """The log holds an event that the aggregate's class, or with `aggregate` None no class here, knows."""
 

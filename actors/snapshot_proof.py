@@ -1,11 +1,11 @@
-"""Proving a snapshot: its events are replayed, and must give its state."""
+"""Proving snapshots: their events are replayed, and must give their states."""
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec import structs
 
-from ..storage.snapshot import Snapshot
+from ..storage.snapshot import Snapshot, encode_state
 from ..storage.store import READ_BATCH_EVENTS, EventReader
 from .aggregate import Aggregate
 from .aggregate_type import AggregateType
@@ -16,49 +16,69 @@ Pace = Callable[[int], Awaitable[None]]
 """Called with the number of events that were replayed just now; waits as long as it likes."""
 
 
-async def prove(store: EventReader, aggregate_type: AggregateType, snapshot: Snapshot, pace: Pace) -> Snapshot:
-    """The snapshot with the verdict: `is_proved`, or `quarantined` with what its events gave instead.
+async def prove(
+    store: EventReader, aggregate_type: AggregateType, snapshots: Sequence[Snapshot], base: Recovered, pace: Pace
+) -> list[Snapshot]:
+    """Snapshots of one stream with their verdicts: `is_proved`, or `quarantined` with what their events gave instead.
 
-    The replay begins at the newest proved snapshot before it, or else at the first event.
+    They come in the order of their versions, and one replay, from `base` on, proves them all.
 
     Raises `ApplierFailed`, `UnknownEvent`, `DecodingError` or a `StoreError` where the events cannot be replayed.
     """
-    base = _proved_before(store, aggregate_type, snapshot)
     state, version = base.state, base.version
-    while version < snapshot.version:
-        batch = store.read_stream(
-            snapshot.stream, from_version=version + 1, to_version=snapshot.version, limit=READ_BATCH_EVENTS
-        )
-        if not batch:
-            return structs.replace(snapshot, quarantined=f"the stream has no version {snapshot.version}")
-        for stored in batch:
-            apply_event(aggregate_type, state, stored)
-        version = batch[-1].version
-        await pace(len(batch))
-    return verdict(store, aggregate_type, snapshot, state)
+    verdicts = []
+    for snapshot in snapshots:
+        while version < snapshot.version and (
+            batch := store.read_stream(
+                snapshot.stream, from_version=version + 1, to_version=snapshot.version, limit=READ_BATCH_EVENTS
+            )
+        ):
+            for stored in batch:
+                apply_event(aggregate_type, state, stored)
+            version = batch[-1].version
+            await pace(len(batch))
+        if version < snapshot.version:
+            reason = f"the stream has no version {snapshot.version}"
+            verdicts.append(structs.replace(snapshot, is_proved=False, quarantined=reason))
+        else:
+            verdicts.append(verdict(store, aggregate_type, snapshot, state))
+    return verdicts
 
 
 def verdict(store: EventReader, aggregate_type: AggregateType, snapshot: Snapshot, state: Aggregate) -> Snapshot:
     """Compare a snapshot with the state that its events give."""
+    problem = _problem(store, aggregate_type, snapshot, state)
+    return structs.replace(snapshot, is_proved=not problem, quarantined=problem)
+
+
+def _problem(store: EventReader, aggregate_type: AggregateType, snapshot: Snapshot, state: Aggregate) -> str:
     if store.event_hash(snapshot.stream, snapshot.version) != snapshot.event_hash:
-        return structs.replace(snapshot, quarantined="it was made from another event at this version")
-    if hashlib.sha256(aggregate_type.encode_state(state)).digest() == snapshot.state_hash:
-        return structs.replace(snapshot, is_proved=True)
+        return "it was made from another event at this version"
+    stored_hash = hashlib.sha256(encode_state(snapshot.state)).digest()
+    if stored_hash != snapshot.state_hash:
+        return "its state is not the one that its hash is of"
+    if stored_hash == hashlib.sha256(aggregate_type.encode_state(state)).digest():
+        return ""
     try:
         # Equal states may be stored differently, as dicts that were filled in another order are.
         if aggregate_type.decode_state(snapshot.state, state.id) == state:
-            return structs.replace(snapshot, is_proved=True)
+            return ""
     except DecodingError as error:
-        return structs.replace(snapshot, quarantined=f"its state does not fit the class: {error}")
+        return f"its state does not fit the class: {error}"
     data = aggregate_type.data(state)
     differing = sorted(name for name in {*data, *snapshot.state} if data.get(name) != snapshot.state.get(name))
-    return structs.replace(snapshot, quarantined=f"its events give another state: {', '.join(differing)} differ")
+    return f"its events give another state: {', '.join(differing)} differ"
 
 
-def _proved_before(store: EventReader, aggregate_type: AggregateType, snapshot: Snapshot) -> Recovered:
-    aggregate_id = snapshot.stream.partition("-")[2]
-    for earlier in store.snapshots(snapshot.stream, to_version=snapshot.version - 1):
+def beginning(aggregate_type: AggregateType, stream: str) -> Recovered:
+    """The state before the first event of a stream: what a proof that trusts nothing begins with."""
+    return Recovered(aggregate_type.initial_state(stream.partition("-")[2]), 0, 0)
+
+
+def proved_before(store: EventReader, aggregate_type: AggregateType, stream: str, version: int) -> Recovered:
+    """The newest proved snapshot before a version, or else the beginning."""
+    for earlier in store.snapshots(stream, to_version=version - 1):
         is_usable = earlier.is_proved and earlier.schema == aggregate_type.schema
-        if is_usable and store.event_hash(earlier.stream, earlier.version) == earlier.event_hash:
-            return Recovered(aggregate_type.decode_state(earlier.state, aggregate_id), earlier.version, 0)
-    return Recovered(aggregate_type.initial_state(aggregate_id), 0, 0)
+        if is_usable and store.event_hash(stream, earlier.version) == earlier.event_hash:
+            return Recovered(aggregate_type.decode_state(earlier.state, stream.partition("-")[2]), earlier.version, 0)
+    return beginning(aggregate_type, stream)

@@ -16,6 +16,7 @@ from msgspec import structs
 
 from ..actors.aggregate import Aggregate
 from ..actors.aggregate_type import AggregateType
+from ..actors.errors import RuntimeClosed
 from ..actors.journal import ThreadJournal
 from ..actors.messages import stored_name
 from ..actors.recovery import apply_event, recover
@@ -25,11 +26,14 @@ from ..actors.snapshot_proof import verdict
 from ..storage.archive import SEGMENT_EVENTS_MAX, pack_segment
 from ..storage.compacted import Compacted, SegmentRange
 from ..storage.compaction import (
-    drop_unused_segments,
+    check_archive,
     forget_compacted,
+    forget_unused,
     move_step,
+    reserve_segments,
     restore_step,
     store_compacted,
+    unused_segments,
 )
 from ..storage.errors import ArchiveUnreachable, CompactionRefused, CompactionTooSmall
 from ..storage.group import STUB
@@ -84,6 +88,7 @@ class Compactor:
         self._policy = RetentionPolicy(limits, wall_clock)
         self._wall_clock = wall_clock
         self._one_at_a_time = trio.Lock()
+        self._is_closed = False
         self._background = ThreadPoolExecutor(1, "eventsrc compaction", initializer=_lower_priority)
 
     # --- compacting ---
@@ -103,7 +108,8 @@ class Compactor:
             begin = 1 if before is None else before.version + 1
             snapshot = await self._snapshot_for(aggregate_type, head, begin)
             await self._until_indexed(stream, snapshot.version)
-            await self._in_background(drop_unused_segments, self._log)
+            await self._in_background(check_archive, self._log)
+            await self._drop_unused()
             segments, size_bytes, archived_bytes = await self._pack(stream, begin, snapshot.version)
             await self._prove(aggregate_type, snapshot, before, segments)
             compacted = Compacted(
@@ -129,7 +135,7 @@ class Compactor:
 
     async def candidates(self) -> list[Candidate]:
         """The streams that the policy would compact now."""
-        return await trio.to_thread.run_sync(lambda: list(self._policy.candidates(self._log, self._types)))
+        return await trio.to_thread.run_sync(lambda: list(self._policy.candidates(self._log)))
 
     async def finish(self, stream: str) -> None:
         """Go on with what was interrupted, if anything was."""
@@ -152,7 +158,11 @@ class Compactor:
             ending = "" if newest.type in _ENDINGS else ", which has not ended"
             raise CompactionRefused(stream, f"it is the stream of a saga{ending}")
         if aggregate_type is None:
-            raise CompactionRefused(stream, f"no class of the category {category_of(stream)!r} is there to prove it by")
+            raise CompactionRefused(
+                stream,
+                f"no class of the category {category_of(stream)!r} is there to prove it by: give it to Runtime.open, "
+                "or name its module: eventsrc compact --import MODULE",
+            )
         if self._policy.reason(self._log, head, before) is None:
             raise CompactionTooSmall(
                 stream,
@@ -197,13 +207,15 @@ class Compactor:
         segments: list[SegmentRange] = []
         size_bytes = archived_bytes = 0
         sagas: set[str] = set()
+        firsts = range(begin, end + 1, SEGMENT_EVENTS_MAX)
+        numbers = await self._journal.run(partial(reserve_segments, self._log, len(firsts)))
         previous_hash = self._log.event_hash(stream, begin - 1) or GENESIS_HASH
-        for first in range(begin, end + 1, SEGMENT_EVENTS_MAX):
+        for number, first in zip(numbers, firsts, strict=True):
             last = min(first + SEGMENT_EVENTS_MAX - 1, end)
             records = await self._records(stream, first, last, sagas)
             begun = time.perf_counter()
             content = await self._in_background(pack_segment, stream, first, previous_hash, records)
-            number = await self._in_background(self._log.archive.add, content)
+            await self._in_background(self._log.archive.add, number, content)
             if await self._in_background(self._log.archive.records, number) != records:
                 raise ArchiveUnreachable(self._log.archive.path, None, f"does not give back segment {number}")
             segments.append(SegmentRange(number, first, last))
@@ -212,6 +224,13 @@ class Compactor:
             previous_hash = records[-1][-HASH_SIZE_BYTES:]
             await _rest_since(begun)
         return segments, size_bytes, archived_bytes
+
+    async def _drop_unused(self) -> None:
+        """Take out of the archive what an interrupted compaction, or one that was undone, has left there."""
+        unused = unused_segments(self._log)
+        if unused:
+            await self._in_background(self._log.archive.drop, unused)
+            await self._journal.run(partial(forget_unused, self._log, frozenset(unused)))
 
     async def _records(self, stream: str, first: int, last: int, sagas: set[str]) -> list[bytes]:
         """The records of a stream, as the log holds them. `sagas` are those that are known to have ended."""
@@ -271,10 +290,13 @@ class Compactor:
 
     async def _in_background(self, function: Callable[..., T], *arguments: Any) -> T:
         """Have the thread do it that gives way to all others."""
+        if self._is_closed:
+            raise RuntimeClosed("The runtime closed in the middle of a compaction. It goes on when opened again.")
         return await trio.to_thread.run_sync(lambda: self._background.submit(function, *arguments).result())
 
     def close(self) -> None:
         """No more compaction."""
+        self._is_closed = True
         self._background.shutdown(wait=False)
 
     async def _step(self, step: Callable[[], int]) -> int:
@@ -309,7 +331,7 @@ class Compactor:
             after = segment.first_version - 1
             while after < segment.last_version:
                 after = await self._step(partial(restore_step, self._log, restoring, after, by_version))
-        await self._journal.run(partial(forget_compacted, self._log, compacted.stream))
+        await self._journal.run(partial(forget_compacted, self._log, compacted))
 
 
 async def _rest_since(begun: float) -> None:

@@ -52,10 +52,25 @@ class Control:
         self._sagas = sagas
         self._maintenance = maintenance
         self._under_way: set[int] = set()
+        self._scope = trio.CancelScope()
+        self._ended = trio.Event()
         self._published: dict[str, Any] = {}
 
     async def run(self) -> None:
-        """Until cancelled. A disk that refuses is logged, and tried again."""
+        """Until it is stopped. A disk that refuses is logged, and tried again."""
+        try:
+            with self._scope:
+                await self._run()
+        finally:
+            self._ended.set()
+
+    async def stop(self) -> None:
+        """Take no more requests, and break off those under way, before what they are about closes."""
+        self._scope.cancel()
+        with trio.CancelScope(shield=True):
+            await self._ended.wait()
+
+    async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
             while True:
                 try:

@@ -42,6 +42,7 @@ def run_compact(options: argparse.Namespace) -> int:
             ]
         print_rows(rows, as_json=options.json)
         return 0
+    _check_store(options.path)
     asked = _ask(options, COMPACT)
     if asked is not None:
         with closing(LogReader.open(options.path)) as log:
@@ -56,6 +57,7 @@ def run_compact(options: argparse.Namespace) -> int:
 
 def run_uncompact(options: argparse.Namespace) -> int:
     """`eventsrc uncompact PATH STREAM`."""
+    _check_store(options.path)
     asked = _ask(options, UNCOMPACT)
     if asked is not None:
         return asked
@@ -127,6 +129,11 @@ def _ask(options: argparse.Namespace, action: str) -> int | None:
         return None
 
 
+def _check_store(path: str) -> None:
+    """Raise `StoreError` where there is no store: opening it for writing would make one."""
+    LogReader.open(path).close()
+
+
 async def _compact(path: str, stream: str | None, classes: Sequence[type[Aggregate]]) -> Retention:
     async with Runtime.open(path, aggregates=classes) as runtime:
         if stream is None:
@@ -143,7 +150,9 @@ def add_commands(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
     """Add these commands to the command line."""
     compacting = add("compact", "move the events of long streams, and of those that ended long ago, to the archive")
     compacting.add_argument("stream", nargs="?", metavar="STREAM", help="only this one; without it as the policy says")
-    compacting.add_argument("--dry-run", action="store_true", help="only tell what the policy would compact")
+    compacting.add_argument(
+        "--dry-run", action="store_true", help="only tell what the policy would compact, by the default limits"
+    )
     compacting.add_argument(
         "--import",
         action="append",

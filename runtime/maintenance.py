@@ -160,7 +160,7 @@ class Maintenance:
         return self._store.snapshots(self._type_of(aggregate_class).stream(aggregate_id))
 
     async def prove(self, aggregate_class: type[Aggregate], aggregate_id: str) -> list[Snapshot]:
-        """Prove the snapshots of an aggregate now that are not proved yet; they come with their verdicts.
+        """Prove the snapshots of an aggregate now, from its first event on; oldest first, with their verdicts.
 
         Raises `ApplierFailed`, `UnknownEvent`, `DecodingError` or a `StoreError` where its events cannot be replayed.
         """

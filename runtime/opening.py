@@ -43,7 +43,7 @@ async def open_store(store: StoreGiven | PastLog, role: Literal["writer", "reade
     if role not in ("writer", "reader"):
         raise ValueError(f'role must be "writer" or "reader", not {role!r}')
     if not isinstance(store, str | os.PathLike):
-        store.read(limit=1)  # one that is closed says so here
+        store.streams(limit=1)  # one that is closed says so here
         return store
     if role == "reader":
         return await trio.to_thread.run_sync(LogReader.open, store)

@@ -246,8 +246,7 @@ class Projections:
         position = running.position
         if position >= self.store.last_position:
             return 0.0
-        (event,) = self.store.read(after=position, limit=1)
-        return max((self._wall_clock() - event.time_ns) / 1e9, 0.0)
+        return max((self._wall_clock() - self.store.time_at(position + 1)) / 1e9, 0.0)
 
     def _exceeds(self, running: RunningProjection) -> bool:
         bounds = running.projection_class

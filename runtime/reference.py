@@ -230,8 +230,8 @@ class AggregateRef(Generic[A]):
         A reader makes it from the log as far as it has followed that. With one of `at_version`, `at_position` and
         `at_time` it is the state of then: from the nearest snapshot before, and the events in between.
 
-        Raises `CommandTimeout` after `timeout` seconds, `EncodingError` when the state is not data, `NotInHistory` for
-        a moment that the log does not reach.
+        Raises `CommandTimeout` after `timeout` seconds, `EncodingError` when the state is not data, `AggregateDeleted`
+        for one that is deleted, or was then, `NotInHistory` for a moment that the log does not reach.
         """
         router = self._router
         if at_version is not None or at_position is not None or at_time is not None:

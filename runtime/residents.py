@@ -8,7 +8,7 @@ import trio
 
 from ..actors.aggregate_actor import AggregateActor
 from ..actors.aggregate_type import AggregateType
-from ..actors.errors import AggregateUnavailable, ResidencyFull
+from ..actors.errors import AggregateUnavailable, ResidencyFull, SnapshotQuarantined
 from ..actors.journal import Journal
 from ..storage.errors import EventSourcingError
 from ..storage.limits import Limits
@@ -115,6 +115,12 @@ class Residents:
             for actor in list(self._actors.values()):
                 actor.stop()
             await self._empty.wait()
+
+    def load_again(self, stream: str) -> None:
+        """A snapshot of this stream is not what its events give: what came from it is not to be used any more."""
+        actor = self._actors.get(stream)
+        if actor is not None:
+            actor.distrust(SnapshotQuarantined(stream))
 
     @property
     def streams(self) -> list[str]:

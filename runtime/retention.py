@@ -1,13 +1,12 @@
 """Which streams are to be compacted: those that have grown long, and those that ended long ago."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import attrs
 
 from ..storage.compacted import Compacted
 from ..storage.limits import Limits
-from ..storage.names import category_of
 from ..storage.query import find_streams
 from ..storage.reader import LogReader
 from ..storage.record import StreamHead
@@ -32,18 +31,19 @@ class RetentionPolicy:
     limits: Limits
     wall_clock: Callable[[], int]
 
-    def candidates(self, log: LogReader, categories: Collection[str] | None = None) -> Iterator[Candidate]:
-        """The streams, of these categories or of all, that it names now. Reads much: call it in a worker thread."""
+    def candidates(self, log: LogReader) -> Iterator[Candidate]:
+        """The streams that it names now. Reads much: call it in a worker thread."""
         for head in find_streams(log):
             compacted = log.compacted(head.stream)
-            if categories is None or category_of(head.stream) in categories:
-                reason = self.reason(log, head, compacted)
-                if reason is not None:
-                    yield Candidate(head.stream, head.version - (compacted.version if compacted else 0), reason)
+            reason = self.reason(log, head, compacted)
+            if reason is not None:
+                yield Candidate(head.stream, head.version - (compacted.version if compacted else 0), reason)
 
     def reason(self, log: LogReader, head: StreamHead, compacted: Compacted | None) -> str | None:
         """Why a stream is to be compacted; None where it is to stay as it is."""
         moved = compacted.version if compacted is not None else 0
+        if moved == head.version:
+            return None
         (newest,) = log.read_stream(head.stream, from_version=head.version, limit=1)
         if newest.kind == "saga_step":
             return None

@@ -55,10 +55,7 @@ class Router:
 
     async def recover(self, aggregate_type: AggregateType, stream: str, aggregate_id: str) -> Aggregate:
         """An aggregate's state made from the log. Raises `AggregateDeleted`, `DecodingError`, ..."""
-        state = (await recover(self._store, aggregate_type, stream, aggregate_id)).state
-        if state.is_deleted:
-            raise AggregateDeleted(stream)
-        return state
+        return _alive((await recover(self._store, aggregate_type, stream, aggregate_id)).state, stream)
 
     async def state_at(
         self,
@@ -69,9 +66,9 @@ class Router:
         position: int | None,
         time: datetime | None,
     ) -> Aggregate:
-        """An aggregate as it was. Raises `NotInHistory`."""
+        """An aggregate as it was. Raises `NotInHistory`, `AggregateDeleted`."""
         found = await state_at(self._store, aggregate_type, aggregate_id, version=version, position=position, time=time)
-        return found.state
+        return _alive(found.state, aggregate_type.stream(aggregate_id))
 
     def version(self, stream: str) -> int:
         """The stored version of a stream, 0 where there is none."""
@@ -161,3 +158,9 @@ class Router:
         # While closing, commands that are being handled may still send others.
         if self.is_closing and current_cause.get() is None:
             raise RuntimeClosed("The runtime is closed or closes; the command was not sent.")
+
+
+def _alive(state: Aggregate, stream: str) -> Aggregate:
+    if state.is_deleted:
+        raise AggregateDeleted(stream)
+    return state

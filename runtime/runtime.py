@@ -103,6 +103,7 @@ class Runtime(Reading):
         self.projections.on_advance = self._journal.admission.release
         self._maintenance = Maintenance(store, self._journal, self._types, limits, wall_clock, self._type_of)
         self._residents = Residents(nursery, store, self._journal, limits, wall_clock, self._maintenance.prover.taken)
+        self._maintenance.prover.on_quarantine = self._residents.load_again
         nursery.start_soon(self._maintenance.run, name="eventsrc maintenance")
         nursery.start_soon(self._residents.passivate_idle, name="eventsrc passivation")
 
@@ -392,6 +393,8 @@ class Runtime(Reading):
                 if scope.cancelled_caught:
                     raise ShutdownTimeout(self.limits.shutdown_seconds, self._residents.streams)
         finally:
+            if self._control is not None:
+                await self._control.stop()
             if self._maintenance is not None:
                 await self._maintenance.close()
             if self._journal is not None:

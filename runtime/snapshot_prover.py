@@ -1,7 +1,12 @@
-"""Proves snapshots in the background, at a low rate: what their events do not give is put in quarantine."""
+"""Proves snapshots in the background, at a low rate: what their events do not give is put in quarantine.
+
+New ones are proved from the newest proved one before them. Beside that, each time a store is opened, every snapshot is
+proved once more from the first event on, whatever was found before: the appliers may be others by now, and whoever can
+forge a snapshot can mark it as proved.
+"""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import attrs
@@ -9,7 +14,7 @@ import trio
 
 from ..actors.aggregate_type import AggregateType
 from ..actors.journal import Journal
-from ..actors.snapshot_proof import prove
+from ..actors.snapshot_proof import beginning, prove, proved_before
 from ..storage.errors import EventSourcingError
 from ..storage.limits import Limits
 from ..storage.names import category_of
@@ -20,7 +25,7 @@ from ..storage.store import EventStore
 PROOF_DELAY_SECONDS: Final = 1.0
 """Between a snapshot's being taken and its proof, in which it comes to the disk."""
 STREAMS_WAITING_MAX: Final = 10_000
-"""Streams with new snapshots that are remembered; when there are more, all streams are gone through once more."""
+"""Streams with new snapshots that are remembered; when there are more, all streams are looked at for such."""
 
 STREAMS_PER_REST: Final = 100
 """A stream that is looked at counts as an event."""
@@ -39,7 +44,10 @@ class ProofCounts:
 
 
 class SnapshotProver:
-    """Goes through all streams once, and then through those that get new snapshots."""
+    """Goes through all streams once, and beside that through those that get new snapshots.
+
+    `on_quarantine` is called with a stream of which a snapshot was found to be wrong, once that is on disk.
+    """
 
     def __init__(self, store: EventStore, journal: Journal, types: Mapping[str, AggregateType], limits: Limits) -> None:
         self.counts = ProofCounts()
@@ -48,8 +56,9 @@ class SnapshotProver:
         self._types = types
         self._rate = limits.proof_events_per_second
         self._waiting: dict[str, None] = {}
+        self.on_quarantine: Callable[[str], None] = lambda _: None
         self._one_at_a_time = trio.Lock()
-        self._is_scan_due = True
+        self._is_scan_due = False
         self._more = trio.Event()
 
     def taken(self, stream: str) -> None:
@@ -62,21 +71,12 @@ class SnapshotProver:
 
     async def run(self) -> None:
         """Until cancelled."""
-        while True:
-            if self._is_scan_due:
-                self._is_scan_due = False
-                await self._scan()
-            while self._waiting:
-                await trio.sleep(PROOF_DELAY_SECONDS)
-                for stream in list(self._waiting):
-                    self._waiting.pop(stream, None)
-                    await self._guarded(stream)
-            if not self._is_scan_due:
-                self._more = trio.Event()
-                await self._more.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._scan, True)
+            await self._follow()
 
-    async def prove_stream(self, stream: str) -> list[Snapshot]:
-        """Prove the snapshots of one stream that are not proved yet, oldest first; they come with their verdicts.
+    async def prove_stream(self, stream: str, *, once_more: bool = True) -> list[Snapshot]:
+        """Prove the snapshots of one stream, oldest first, or those that are not proved yet; they come with verdicts.
 
         Raises what a replay raises.
         """
@@ -84,38 +84,65 @@ class SnapshotProver:
         if aggregate_type is None:
             return []
         async with self._one_at_a_time:
-            return await self._prove_all(aggregate_type, stream)
+            return await self._prove(aggregate_type, stream, once_more)
 
-    async def _prove_all(self, aggregate_type: AggregateType, stream: str) -> list[Snapshot]:
-        verdicts: list[Snapshot] = []
-        for snapshot in reversed(self._store.snapshots(stream)):
-            if snapshot.is_proved or snapshot.schema != aggregate_type.schema:
-                continue
-            found = await prove(self._store, aggregate_type, snapshot, self._pace)
-            self._journal.save(found)
-            verdicts.append(found)
-            if found.quarantined:
-                self.counts.quarantined += 1
-                logger.error(
-                    "snapshot quarantined: %s",
-                    found.quarantined,
-                    extra={"stream": stream, "version": snapshot.version},
-                )
-            else:
-                self.counts.proved += 1
-        if verdicts:
-            await self._journal.until_saved()
+    async def _prove(self, aggregate_type: AggregateType, stream: str, once_more: bool) -> list[Snapshot]:
+        snapshots = [
+            snapshot
+            for snapshot in reversed(self._store.snapshots(stream))
+            if snapshot.schema == aggregate_type.schema and (once_more or not snapshot.is_proved)
+        ]
+        if not snapshots:
+            return []
+        base = (
+            beginning(aggregate_type, stream)
+            if once_more
+            else proved_before(self._store, aggregate_type, stream, snapshots[0].version)
+        )
+        verdicts = await prove(self._store, aggregate_type, snapshots, base, self._pace)
+        await self._note([found for found, known in zip(verdicts, snapshots, strict=True) if found != known])
         return verdicts
 
-    async def _scan(self) -> None:
+    async def _note(self, verdicts: list[Snapshot]) -> None:
+        """Keep what was found out."""
+        if not verdicts:
+            return
+        for found in verdicts:
+            self._journal.save(found)
+            if found.quarantined:
+                self.counts.quarantined += 1
+                where = {"stream": found.stream, "version": found.version}
+                logger.error("snapshot quarantined: %s", found.quarantined, extra=where)
+            else:
+                self.counts.proved += 1
+        await self._journal.until_saved()
+        if any(found.quarantined for found in verdicts):
+            self.on_quarantine(verdicts[0].stream)
+
+    async def _follow(self) -> None:
+        """Prove new snapshots."""
+        while True:
+            if self._is_scan_due:
+                self._is_scan_due = False
+                await self._scan(False)
+            while self._waiting:
+                await trio.sleep(PROOF_DELAY_SECONDS)
+                for stream in list(self._waiting):
+                    self._waiting.pop(stream, None)
+                    await self._guarded(stream, False)
+            if not self._is_scan_due:
+                self._more = trio.Event()
+                await self._more.wait()
+
+    async def _scan(self, once_more: bool) -> None:
         for number, head in enumerate(find_streams(self._store), 1):
-            await self._guarded(head.stream)
+            await self._guarded(head.stream, once_more)
             if number % STREAMS_PER_REST == 0:
                 await self._pace(STREAMS_PER_REST)
 
-    async def _guarded(self, stream: str) -> None:
+    async def _guarded(self, stream: str, once_more: bool) -> None:
         try:
-            await self.prove_stream(stream)
+            await self.prove_stream(stream, once_more=once_more)
         except EventSourcingError as error:
             self.counts.impossible += 1
             logger.warning("snapshots cannot be proved: %s", error, extra={"stream": stream})

@@ -1,8 +1,8 @@
 """The archive beside a store: events that compaction moved out of the log, packed by stream.
 
 A segment holds consecutive versions of one stream, without their hashes: those follow from each other, and the stubs in
-the log still have them, so that a segment is checked whenever it is opened. Nothing in the archive is ever changed; a
-segment that no stream refers to any more is dropped by the next compaction.
+the log still have them, so that a segment is checked whenever it is opened. Nothing in the archive is ever changed. The
+log says which numbers are taken and which segments are to be dropped: what cannot be found is not made anew.
 """
 
 import bz2
@@ -138,40 +138,35 @@ class Archive:
         except ValueError as error:
             raise ArchiveUnreachable(self.path, position, f"is damaged in segment {number}: {error}") from error
 
-    def add(self, segment: bytes) -> int:
-        """Store a segment durably; return its number. Raises `StoreError`."""
+    def add(self, number: int, segment: bytes) -> None:
+        """Store a segment durably under a number that was never used. Raises `StoreError`."""
         environment = self._opened(create=True)
+        environment.write(lambda transaction: transaction.put(_key(number), segment, db=environment.table("segments")))
 
-        def work(transaction: Transaction) -> int:
-            table = environment.table("segments")
-            with transaction.cursor(table) as cursor:
-                last = int.from_bytes(cursor.key(), "big") if cursor.last() else 0
-            # Numbers are not used again, also when the segment that had the highest was dropped.
-            number = max(last, int(transaction.get(b"last", b"0", db=environment.table("meta")))) + 1
-            transaction.put(_key(number), segment, db=table)
-            transaction.put(b"last", str(number).encode(), db=environment.table("meta"))
-            return number
-
-        return environment.write(work)
-
-    def drop_all_but(self, numbers: set[int]) -> int:
-        """Drop the segments that nothing refers to; return how many there were."""
+    def drop(self, numbers: Sequence[int]) -> None:
+        """Drop segments, those of them that are there. Raises `StoreError`."""
         if not self.exists:
-            return 0
+            return
         environment = self._opened(create=False)
 
-        def work(transaction: Transaction) -> int:
-            table = environment.table("segments")
-            with transaction.cursor(table) as cursor:
-                dropped = [key for key in cursor.iternext(values=False) if int.from_bytes(key, "big") not in numbers]
-            for key in dropped:
-                transaction.delete(key, db=table)
-            return len(dropped)
+        def work(transaction: Transaction) -> None:
+            for number in numbers:
+                transaction.delete(_key(number), db=environment.table("segments"))
 
         with self._lock:
-            for number in set(self._kept) - numbers:
-                del self._kept[number]
-        return environment.write(work)
+            for number in numbers:
+                self._kept.pop(number, None)
+        environment.write(work)
+
+    def check_has(self, numbers: Sequence[int]) -> None:
+        """Raise `ArchiveUnreachable` unless these segments are there."""
+        if not numbers:
+            return
+        environment = self._opened(create=False)
+        with environment.read() as transaction, transaction.cursor(environment.table("segments")) as cursor:
+            for number in numbers:
+                if not cursor.set_key(_key(number)):
+                    raise ArchiveUnreachable(self.path, None, f"has no segment {number}")
 
     def copy(self, store_folder: Path) -> None:
         """Copy it beside the copy of a store. Raises `StoreWriteFailed`."""

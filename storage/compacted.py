@@ -3,8 +3,11 @@
 import hashlib
 from typing import Any, Final, Literal
 
+import lmdb
 import msgspec
 
+from .environment import Environment
+from .errors import CorruptRecord
 from .record import StoredEvent
 from .snapshot import Snapshot
 
@@ -98,3 +101,37 @@ def decode_compacted(value: bytes) -> Compacted:
         return _decode(encoded)
     except msgspec.MsgspecError as error:
         raise CompactedDamaged(str(error)) from error
+
+
+class CompactedStreams:
+    """The table of these entries, read. Raises `CorruptRecord` for one that is damaged."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+
+    def of(self, stream: str) -> Compacted | None:
+        """The entry of a stream; None where there is none."""
+        with self._environment.read() as transaction:
+            try:
+                value = transaction.get(stream.encode(), db=self._environment.table("compacted"))
+            except (lmdb.BadValsizeError, UnicodeEncodeError):
+                return None
+            return None if value is None else self._decoded(stream, value)
+
+    def of_all(self, after: str, limit: int) -> list[Compacted]:
+        """At most so many entries, in the order of their streams' names, after the name `after`."""
+        found: list[Compacted] = []
+        table = self._environment.table("compacted")
+        with self._environment.read() as transaction, transaction.cursor(table) as cursor:
+            more = cursor.set_range(after.encode() + b"\0")
+            while more and len(found) < limit:
+                found.append(self._decoded(cursor.key().decode(), cursor.value()))
+                more = cursor.next()
+        return found
+
+    def _decoded(self, stream: str, value: bytes) -> Compacted:
+        try:
+            return decode_compacted(value)
+        except CompactedDamaged as error:
+            what = f"what stands for the compacted events of {stream!r}: {error}"
+            raise CorruptRecord(self._environment.path, 0, what) from error

@@ -11,8 +11,10 @@ The functions here are the steps that the thread that writes the log takes, one 
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
+
+import msgspec
 
 from .compacted import Compacted, SegmentRange, encode_compacted
 from .environment import Transaction
@@ -25,17 +27,52 @@ from .records import seek_group
 STEP_EVENTS_MAX: Final = 256
 """Records that one step changes, at most; it ends sooner when it has taken as long as a commit does."""
 STEP_SECONDS_MIN: Final = 0.0005
+SEGMENTS_KEY: Final = b"segments"
+
+
+class SegmentNumbers(msgspec.Struct, frozen=True, array_like=True):
+    """What the log knows of the segments in its archive: the highest number so far, and those that are to be dropped.
+
+    A number is reserved, as one to be dropped, before its segment is written; it is used from when a `compacted` event
+    names it. So what is dropped was never needed, or is not any more, and nothing is dropped because a row is missing.
+    """
+
+    last: int = 0
+    unused: tuple[int, ...] = ()
+
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_numbers_decoder: Final = msgspec.msgpack.Decoder(SegmentNumbers)
 
 
 # --- steps: in the thread that writes the log
 
 
+def reserve_segments(log: EventLog, count: int) -> range:
+    """Take so many numbers for segments that are to be written. Raises `StoreError`."""
+
+    def work(transaction: Transaction) -> range:
+        numbers = _numbers(log, transaction)
+        reserved = range(numbers.last + 1, numbers.last + 1 + count)
+        _put_numbers(log, transaction, SegmentNumbers(reserved[-1], (*numbers.unused, *reserved)))
+        return reserved
+
+    return log.environment.write(work)
+
+
 def store_compacted(log: EventLog, compacted: Compacted) -> None:
-    """Put the event that stands for the others in its place. Raises `StoreError`."""
+    """Put the event that stands for the others in its place: its segments are used. Raises `StoreError`."""
     value = encode_compacted(compacted)
-    log.environment.write(
-        lambda transaction: transaction.put(compacted.stream.encode(), value, db=log.environment.table("compacted"))
-    )
+    used = {segment.number for segment in compacted.segments}
+
+    def work(transaction: Transaction) -> None:
+        transaction.put(compacted.stream.encode(), value, db=log.environment.table("compacted"))
+        numbers = _numbers(log, transaction)
+        if not used.isdisjoint(numbers.unused):
+            unused = tuple(number for number in numbers.unused if number not in used)
+            _put_numbers(log, transaction, SegmentNumbers(numbers.last, unused))
+
+    log.environment.write(work)
 
 
 def move_step(log: EventLog, compacted: Compacted, after: int) -> int:
@@ -55,21 +92,56 @@ def restore_step(log: EventLog, compacted: Compacted, after: int, records: Mappi
     return _change(log, compacted, after, records.get)
 
 
-def forget_compacted(log: EventLog, stream: str) -> None:
-    """The stream is whole again: nothing stands for its events. Raises `StoreError`."""
-    log.environment.write(
-        lambda transaction: transaction.delete(stream.encode(), db=log.environment.table("compacted"))
-    )
+def forget_compacted(log: EventLog, compacted: Compacted) -> None:
+    """The stream is whole again: nothing stands for its events, and its segments are unused. Raises `StoreError`."""
+
+    def work(transaction: Transaction) -> None:
+        transaction.delete(compacted.stream.encode(), db=log.environment.table("compacted"))
+        numbers = _numbers(log, transaction)
+        unused = (*numbers.unused, *(segment.number for segment in compacted.segments))
+        _put_numbers(log, transaction, SegmentNumbers(numbers.last, unused))
+
+    log.environment.write(work)
 
 
-def drop_unused_segments(log: EventLog) -> int:
-    """Drop the segments of the archive that no stream refers to; return how many there were. Raises `StoreError`."""
-    used: set[int] = set()
+def forget_unused(log: EventLog, dropped: Collection[int]) -> None:
+    """These segments are not in the archive any more. Raises `StoreError`."""
+
+    def work(transaction: Transaction) -> None:
+        numbers = _numbers(log, transaction)
+        unused = tuple(number for number in numbers.unused if number not in dropped)
+        _put_numbers(log, transaction, SegmentNumbers(numbers.last, unused))
+
+    log.environment.write(work)
+
+
+# --- reading: in any thread
+
+
+def unused_segments(log: EventLog) -> tuple[int, ...]:
+    """The segments that are to be dropped."""
+    with log.environment.read() as transaction:
+        return _numbers(log, transaction).unused
+
+
+def check_archive(log: EventLog) -> None:
+    """Raise `ArchiveUnreachable` unless the archive has every segment that a `compacted` event names."""
     after = ""
     while batch := log.compacted_streams(after=after):
-        used.update(segment.number for compacted in batch for segment in compacted.segments)
+        log.archive.check_has([segment.number for compacted in batch for segment in compacted.segments])
         after = batch[-1].stream
-    return log.archive.drop_all_but(used)
+
+
+def _numbers(log: EventLog, transaction: Transaction) -> SegmentNumbers:
+    value = transaction.get(SEGMENTS_KEY, db=log.environment.table("meta"))
+    try:
+        return SegmentNumbers() if value is None else _numbers_decoder.decode(value)
+    except msgspec.MsgspecError as error:
+        raise CorruptRecord(log.path, 0, f"the numbers of the archive's segments: {error}") from error
+
+
+def _put_numbers(log: EventLog, transaction: Transaction, numbers: SegmentNumbers) -> None:
+    transaction.put(SEGMENTS_KEY, _encode(numbers), db=log.environment.table("meta"))
 
 
 def _segment_with(compacted: Compacted, version: int) -> SegmentRange:

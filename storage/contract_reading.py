@@ -193,6 +193,21 @@ class ReadingContract(StoreContract):
         ]
         assert store.event_hash("a-1", 4) is store.event_hash("a-1", 0) is store.event_hash("b-1", 1) is None
 
+    def test_the_head_of_a_stream_as_of_a_position_and_the_time_there(self) -> None:
+        store = self.open_store()
+        for number in range(1, 7):
+            stream = "a-1" if number % 2 else "b-1"
+            store.append([commit(number, append_to(stream, number), time_ns=TIME_NS + number)])
+        store = self.reopen(store)
+        store.append([commit(7, append_to("a-1"), time_ns=TIME_NS + 7)])
+        events = store.read()
+        for position in range(store.last_position + 2):
+            newest = [event for event in events if event.stream == "a-1" and event.position <= position][-1:]
+            expected = [StreamHead("a-1", event.version, event.position, event.hash) for event in newest]
+            assert store.head_at("a-1", position) == (expected[0] if expected else None)
+        assert store.head_at("c-1", 5) is None
+        assert [store.time_at(event.position) for event in events] == [event.time_ns for event in events]
+
     # -- idempotency keys
 
     def test_a_key_is_found_until_its_window_closes(self) -> None:

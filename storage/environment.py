@@ -44,7 +44,7 @@ from .folder import (
     was_closed_cleanly,
 )
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 FORMAT_NAME: Final = b"eventsrc"
 ENGINE: Final = 0
 """LMDB 0.9: 1.0 is young, and py-lmdb does not expose its checksums."""

@@ -26,9 +26,10 @@ _ARRAY_CODE: Final = 0xDD
 
 _UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError)
 
-STUB: Final = struct.Struct(">BBQ32s")
-"""What stands for a record in the archive: MessagePack's header of 40 bytes, the segment, the hash of the event."""
-_STUB_HEADER: Final = (0xC4, 40)
+STUB: Final = struct.Struct(">BBQQ32s")
+"""What stands for a record in the archive: MessagePack's header of 48 bytes, the segment, the event's time and hash."""
+_STUB_HEADER: Final = (0xC4, 48)
+_SEGMENT_AND_TIME: Final = struct.Struct(">QQ")
 
 Record: TypeAlias = StoredEvent | bytes
 """An event, or the content of the stub that stands for it."""
@@ -123,6 +124,11 @@ class Group:
         start = self._ends[index - 1] if index else _ARRAY.size
         return self._value[self._body + start : self._body + self._ends[index]]
 
+    def time_ns(self, position: int) -> int:
+        """The time of one event, also of one in the archive."""
+        record = self.record(position)
+        return record.time_ns if isinstance(record, StoredEvent) else _SEGMENT_AND_TIME.unpack_from(record)[1]
+
     def encoded_records(self) -> list[bytes]:
         """The stored bytes of every record."""
         body, value = self._body, self._value
@@ -163,7 +169,7 @@ def encode_group(
 
 def stub_for(segment: int, encoded: bytes) -> bytes:
     """What stands for a record that was moved to a segment of the archive."""
-    return STUB.pack(*_STUB_HEADER, segment, encoded[-HASH_SIZE_BYTES:])
+    return STUB.pack(*_STUB_HEADER, segment, _record_decoder.decode(encoded).time_ns, encoded[-HASH_SIZE_BYTES:])
 
 
 def is_stub(encoded: bytes) -> bool:
@@ -173,7 +179,7 @@ def is_stub(encoded: bytes) -> bool:
 
 def segment_of(stub: bytes) -> tuple[int, bytes]:
     """(the segment of the archive, the hash of the event), of the content of a stub."""
-    return int.from_bytes(stub[:8], "big"), stub[8:]
+    return _SEGMENT_AND_TIME.unpack_from(stub)[0], stub[-HASH_SIZE_BYTES:]
 
 
 def _pack(first_commit_id: int, last_commit_id: int, root: bytes, records: Sequence[bytes], tail: bytes) -> bytes:

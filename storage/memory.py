@@ -71,6 +71,16 @@ class MemoryLog:
         self._check_open()
         return self._index.heads.get(stream)
 
+    def head_at(self, stream: str, position: int) -> StreamHead | None:
+        self._check_open()
+        part = self._index.streams.get(stream)
+        version = 0 if part is None else bisect_right(part.positions, position)
+        found = self.read_stream(stream, from_version=version, to_version=version) if version else []
+        return StreamHead(stream, version, found[0].position, found[0].hash) if found else None
+
+    def time_at(self, position: int) -> int:
+        return self.read(after=position - 1, limit=1)[0].time_ns
+
     def event_hash(self, stream: str, version: int) -> bytes | None:
         found = self.read_stream(stream, from_version=version, to_version=version)
         return found[0].hash if found else None

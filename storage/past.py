@@ -41,25 +41,14 @@ class PastLog:
         if stream not in self._heads:
             if len(self._heads) >= HEADS_MAX:
                 del self._heads[next(iter(self._heads))]
-            self._heads[stream] = self._find_head(stream)
+            self._heads[stream] = self._store.head_at(stream, self.last_position)
         return self._heads[stream]
 
-    def _find_head(self, stream: str) -> StreamHead | None:
-        head = self._store.head(stream)
-        if head is None or head.position <= self.last_position:
-            return head
-        low, high = 0, head.version
-        while low < high:
-            middle = (low + high + 1) // 2
-            (event,) = self._store.read_stream(stream, from_version=middle, limit=1)
-            if event.position <= self.last_position:
-                low = middle
-            else:
-                high = middle - 1
-        if not low:
-            return None
-        (event,) = self._store.read_stream(stream, from_version=low, limit=1)
-        return StreamHead(stream, event.version, event.position, event.hash)
+    def head_at(self, stream: str, position: int) -> StreamHead | None:
+        return self._store.head_at(stream, min(position, self.last_position))
+
+    def time_at(self, position: int) -> int:
+        return self._store.time_at(position)
 
     def event_hash(self, stream: str, version: int) -> bytes | None:
         head = self.head(stream)

@@ -57,6 +57,21 @@ def positions_of_versions(
     return found
 
 
+def version_at(transaction: Transaction, table: Table, name: str, position: int) -> tuple[int, int] | None:
+    """(version, position) of the newest entry of the stream index that is not beyond a position."""
+    prefix = name.encode() + b"\0"
+    with transaction.cursor(table) as cursor:
+        more = cursor.prev() if cursor.set_range(key_of(name, ORDINAL_MAX)) else cursor.last()
+        while more and _is_chunk_of(cursor.key(), prefix):
+            value = cursor.value()
+            if decode_positions(value[:8])[0] <= position:
+                positions = decode_positions(value)
+                index = bisect_right(positions, position) - 1
+                return ordinal_of(cursor.key()) + index, positions[index]
+            more = cursor.prev()
+    return None
+
+
 def positions_after(transaction: Transaction, table: Table, name: str, after: int, limit: int) -> list[int]:
     """At most `limit` positions greater than `after`, ascending."""
     found: list[int] = []

@@ -6,7 +6,7 @@ from .errors import ProofImpossible
 from .flush import NODE_KEY
 from .merkle import NODE_LEAVES, Tree, climb, leaf_hash, root_of
 from .reader import LogReader
-from .record import GENESIS_HASH, StoredEvent
+from .record import GENESIS_HASH
 
 
 class Proof(msgspec.Struct, frozen=True):
@@ -50,7 +50,8 @@ def prove(store: LogReader, position: int, *, size: int | None = None) -> Proof:
     within, _ = climb([leaf_hash(leaf) for leaf in _leaves(store, chunk, size)], index)
     above, root = climb(_nodes(store, size), chunk)
     (event,) = store.read(after=position - 1, limit=1)
-    return Proof(position, size, root, _hash_before(store, event), store.encoded(position), (*within, *above))
+    previous_hash = store.event_hash(event.stream, event.version - 1) or GENESIS_HASH
+    return Proof(position, size, root, previous_hash, store.encoded(position), (*within, *above))
 
 
 def root_at(store: LogReader, size: int) -> bytes:
@@ -61,7 +62,7 @@ def root_at(store: LogReader, size: int) -> bytes:
 def _leaves(store: LogReader, chunk: int, size: int) -> list[bytes]:
     first = chunk * NODE_LEAVES
     end = min(first + NODE_LEAVES, size)
-    return [event.hash for event in store.read(after=first, before=end + 1, limit=NODE_LEAVES)]
+    return store.hashes(first + 1, end)
 
 
 def _nodes(store: LogReader, size: int) -> list[bytes]:
@@ -72,10 +73,3 @@ def _nodes(store: LogReader, size: int) -> list[bytes]:
         stored = [transaction.get(NODE_KEY.pack(index), db=table) for index in range(full)]
     nodes = [root_of(_leaves(store, index, size)) if node is None else node for index, node in enumerate(stored)]
     return [*nodes, root_of(_leaves(store, full, size))] if rest else nodes
-
-
-def _hash_before(store: LogReader, event: StoredEvent) -> bytes:
-    if event.version == 1:
-        return GENESIS_HASH
-    (before,) = store.read_stream(event.stream, from_version=event.version - 1, limit=1)
-    return before.hash

@@ -57,8 +57,7 @@ def position_at(store: EventReader, time_ns: int) -> int:
     low, high = 0, store.last_position
     while low < high:
         middle = (low + high + 1) // 2
-        (event,) = store.read(after=middle - 1, limit=1)
-        if event.time_ns <= time_ns:
+        if store.time_at(middle) <= time_ns:
             low = middle
         else:
             high = middle - 1

@@ -15,7 +15,7 @@ from . import idempotency as idempotency_table
 from . import postings
 from .archive import Archive
 from .commit import IdempotencyEntry
-from .compacted import Compacted, CompactedDamaged, decode_compacted
+from .compacted import Compacted, CompactedStreams
 from .environment import Environment, Transaction
 from .errors import CorruptRecord
 from .flush import decode_head, indexed_through, indexed_tree
@@ -45,6 +45,7 @@ class LogReader:
         """Where compaction moves events to; reads fetch them from there."""
         self._lock = threading.Lock()
         self._records = Records(environment, self.archive)
+        self._compacted = CompactedStreams(environment)
         self._last_position = 0
         self._last_commit_id = 0
         self._stream_count = 0
@@ -100,6 +101,26 @@ class LogReader:
         """(how many events there are, the root of the Merkle tree over them)."""
         tree = self._tail.tree
         return tree.size, tree.root
+
+    def head_at(self, stream: str, position: int) -> StreamHead | None:
+        head = self.head(stream)
+        if head is None or head.position <= position:
+            return head
+        found = self._newer_version_at(stream, position)
+        with self._environment.read() as transaction:
+            if found is None:
+                with self._index_errors("streams", stream):
+                    found = postings.version_at(transaction, self._environment.table("streams"), stream, position)
+            return None if found is None else StreamHead(stream, *found, self._records.hash(transaction, found[1]))
+
+    def time_at(self, position: int) -> int:
+        with self._environment.read() as transaction:
+            return self._records.time_ns(transaction, position)
+
+    def hashes(self, first: int, last: int) -> list[bytes]:
+        """The hashes of the events from one position through another, which the log has."""
+        with self._environment.read() as transaction:
+            return self._records.hashes(transaction, first, last)
 
     def event_hash(self, stream: str, version: int) -> bytes | None:
         newer = self._newer_positions(stream, version, version)
@@ -302,6 +323,16 @@ class LogReader:
                     found += part.positions[max(first - part.first_version, 0) : last - part.first_version + 1]
         return found
 
+    def _newer_version_at(self, stream: str, position: int) -> tuple[int, int] | None:
+        """(version, position) of the newest event up to a position, if the indexes on disk do not know it yet."""
+        with self._lock:
+            for tail in reversed(self._tails):
+                part = tail.streams.get(stream)
+                if part is not None and part.positions[0] <= position:
+                    index = bisect_right(part.positions, position) - 1
+                    return part.first_version + index, part.positions[index]
+        return None
+
     def _stored_positions(self, transaction: Transaction, stream: str, first: int, last: int) -> list[int]:
         if first > last:
             return []
@@ -311,29 +342,11 @@ class LogReader:
 
     def compacted(self, stream: str) -> Compacted | None:
         """What stands for the events of a stream that compaction moved to the archive; None where it moved none."""
-        with self._environment.read() as transaction:
-            try:
-                value = transaction.get(stream.encode(), db=self._environment.table("compacted"))
-            except (lmdb.BadValsizeError, UnicodeEncodeError):
-                return None
-            return None if value is None else self._compacted(stream, value)
+        return self._compacted.of(stream)
 
     def compacted_streams(self, *, after: str = "", limit: int = READ_BATCH_EVENTS) -> list[Compacted]:
         """The same of all streams, in the order of their names, after the name `after`."""
-        found: list[Compacted] = []
-        table = self._environment.table("compacted")
-        with self._environment.read() as transaction, transaction.cursor(table) as cursor:
-            more = cursor.set_range(after.encode() + b"\0")
-            while more and len(found) < limit:
-                found.append(self._compacted(cursor.key().decode(), cursor.value()))
-                more = cursor.next()
-        return found
-
-    def _compacted(self, stream: str, value: bytes) -> Compacted:
-        try:
-            return decode_compacted(value)
-        except CompactedDamaged as error:
-            raise CorruptRecord(self.path, 0, f"what stands for the compacted events of {stream!r}: {error}") from error
+        return self._compacted.of_all(after, limit)
 
     def _read_postings(
         self,

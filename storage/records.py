@@ -83,6 +83,26 @@ class Records:
         with transaction.cursor(self._environment.table("log")) as cursor:
             return self._group_of(cursor, position).encoded(position)[-HASH_SIZE_BYTES:]
 
+    def hashes(self, transaction: Transaction, first: int, last: int) -> list[bytes]:
+        """The hashes of the events from one position through another."""
+        found: list[bytes] = []
+        with transaction.cursor(self._environment.table("log")) as cursor:
+            while first <= last:
+                group = self._group_of(cursor, first)
+                end = min(last, group.last_position)
+                found += [group.encoded(position)[-HASH_SIZE_BYTES:] for position in range(first, end + 1)]
+                first = end + 1
+        return found
+
+    def time_ns(self, transaction: Transaction, position: int) -> int:
+        """The time of one event, which is in the log also when the event is in the archive."""
+        with transaction.cursor(self._environment.table("log")) as cursor:
+            group = self._group_of(cursor, position)
+        try:
+            return group.time_ns(position)
+        except GroupDamaged as error:
+            raise self._corrupt(position, str(error)) from error
+
     def group(self, key: bytes, value: bytes) -> Group:
         """A stored group."""
         first_position, _ = KEY.unpack(key)

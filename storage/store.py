@@ -39,6 +39,12 @@ class EventReader(Protocol):
     def head(self, stream: str) -> StreamHead | None:
         """The newest event's version, position and hash; None where there is no such stream."""
 
+    def head_at(self, stream: str, position: int) -> StreamHead | None:
+        """The same as of a position: of the events of the stream that are not beyond it, the newest."""
+
+    def time_at(self, position: int) -> int:
+        """The time (UTC, ns) of the event at a position that the log has."""
+
     def event_hash(self, stream: str, version: int) -> bytes | None:
         """The hash of the event that made this version of a stream; None where there is no such version."""
 

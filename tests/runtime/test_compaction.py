@@ -1,13 +1,16 @@
 """Compaction: events move to the archive and back, commands go on, and nobody who reads can tell."""
 
 import shutil
+import threading
 from collections.abc import Callable
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
+import trio.lowlevel
 from bank_domain import Account, Deposit, Note, Withdraw
 from bank_views import Balance, Balances
 from msgspec import structs
@@ -25,12 +28,17 @@ from eventsrc import (
     Saga,
     SagaContext,
     Snapshots,
+    ViewTooOld,
     step,
 )
 from eventsrc.runtime import compactor
 from eventsrc.runtime.testing import WallClock
 from eventsrc.storage import compaction
+from eventsrc.storage.archive import pack_segment
 from eventsrc.storage.backup import backup, restore
+from eventsrc.storage.compaction import unused_segments
+from eventsrc.storage.control import ControlBoard
+from eventsrc.storage.proof import prove
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.record import StoredEvent
 from eventsrc.storage.transfer import export_events, import_events
@@ -146,7 +154,10 @@ async def test_a_stream_is_compacted_further_as_it_grows(path: Path) -> None:
         compacted = log.compacted("account-bob")
         assert compacted is not None
         numbers = {segment.number for segment in compacted.segments}
-        assert log.archive.drop_all_but(numbers) == 0, "what was put back was dropped from the archive"
+        assert unused_segments(log) == ()
+        with pytest.raises(ArchiveUnreachable, match="has no segment 1"):
+            log.archive.check_has([1])
+        log.archive.check_has(sorted(numbers))
 
 
 async def test_commands_go_on_meanwhile(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,12 +181,13 @@ class Killed(BaseException):
 
 
 STEPS = (
-    "drop_unused_segments",
+    "reserve_segments",
     "pack_segment",
     "store_compacted",
     "move_step",
     "restore_step",
     "forget_compacted",
+    "forget_unused",
 )
 
 
@@ -209,8 +221,9 @@ async def test_a_process_killed_at_any_step_loses_nothing(
 
     monkeypatch.setattr(compactor, step, wrapped)
     async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
-        await runtime.maintenance.compact(Account, "ann")
-        await runtime.maintenance.uncompact(Account, "ann")
+        for _ in range(2):
+            await runtime.maintenance.compact(Account, "ann")
+            await runtime.maintenance.uncompact(Account, "ann")
     monkeypatch.setattr(compactor, step, original)
     assert stored_values(path) == values
     if not copy.exists():
@@ -343,12 +356,87 @@ async def test_without_its_archive_a_store_works_and_says_what_it_cannot_reach(p
             [event async for event in runtime.events()]
         with pytest.raises(ArchiveUnreachable):
             await runtime.maintenance.uncompact(Account, "ann")
+        with pytest.raises(ArchiveUnreachable):
+            await runtime.maintenance.compact(Account, "bob")
+        assert not (path / "archive").exists(), "an archive was begun in the place of the one that is missing"
         assert len([event async for event in runtime.events(stream="account-bob")]) == 45
         await fill(runtime, 30)
+        # Nothing of what is live needs the archive.
+        newest = runtime.last_position
+        assert (await ann.state(at_position=newest)).balance == (await ann.state()).balance
+        async with runtime.as_of(position=newest) as past:
+            assert (await past.actor(Account, "ann").state()).balance == (await ann.state()).balance
+        since = datetime.fromtimestamp(runtime._store.time_at(newest) / 1e9, UTC) - timedelta(microseconds=1)
+        assert [event.position async for event in runtime.events(since=since)][-1] == newest
+        assert runtime.lag() == {}
     with closing(LogReader.open(path)) as log:
         assert {finding.table for finding in verify(log)} == {"archive"}
     shutil.move(path.parent / "away", path / "archive")
     assert sound(path)
+
+
+async def test_a_view_lags_behind_events_that_cannot_be_reached(path: Path) -> None:
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "ann")
+    shutil.move(path / "archive", path.parent / "away")
+    async with Runtime.open(path, aggregates=[Account], projections=[Balances], limits=LIMITS) as runtime:
+        with trio.fail_after(10):
+            while runtime.lag()["balances"].state != "retrying":
+                await trio.sleep(0.01)
+        lag = runtime.lag()["balances"]
+        assert lag.events == runtime.last_position
+        assert "the archive" in lag.error
+        receipt = await runtime.actor(Account, "ann").ask(Deposit(1))
+        with pytest.raises(ViewTooOld):
+            await runtime.view(Balances.rows).get("ann", at_least=receipt, timeout=0.2)
+
+
+async def test_an_event_of_the_live_part_is_proved_without_the_archive(path: Path) -> None:
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "ann")
+    with closing(LogReader.open(path)) as log:
+        (live,) = log.read_stream("account-bob", from_version=45)
+        expected = prove(log, live.position)
+    shutil.move(path / "archive", path.parent / "away")
+    with closing(LogReader.open(path)) as log:
+        assert prove(log, live.position) == expected
+
+
+async def test_a_runtime_closes_in_the_middle_of_a_compaction_that_was_asked_for_from_outside(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compactor, "SEGMENT_EVENTS_MAX", 4)
+    events, packed = all_events(path), threading.Event()
+
+    def pack(*arguments: Any) -> bytes:
+        packed.set()
+        return pack_segment(*arguments)
+
+    monkeypatch.setattr(compactor, "pack_segment", pack)
+    with closing(ControlBoard(path / "control")) as board:
+        board.request("compact", "account-ann")
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS):
+        assert await trio.to_thread.run_sync(packed.wait, 10)
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        with trio.fail_after(10):
+            while (found := runtime.maintenance.compacted(Account, "ann")) is None or found.phase != "moved":
+                await trio.sleep(0.01)
+    assert all_events(path) == events
+    assert sound(path)
+
+
+async def test_what_a_lost_entry_stood_for_is_not_dropped(path: Path) -> None:
+    events = all_events(path)
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "ann")
+    with closing(EventLog(path)) as log:
+        environment = log.environment
+        environment.write(lambda transaction: transaction.delete(b"account-ann", db=environment.table("compacted")))
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "bob")
+        await runtime.maintenance.uncompact(Account, "bob")
+        await runtime.maintenance.compact(Account, "bob")
+    assert all_events(path) == events
 
 
 async def test_a_damaged_segment_is_found(path: Path) -> None:

@@ -2,13 +2,16 @@
 
 import logging
 from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import attrs
+import msgspec
 import pytest
 import trio
 import trio.testing
-from bank_domain import Account, Deposit
+from bank_domain import Account, Deposit, Deposited, Withdraw
 from msgspec import structs
 
 from eventsrc import (
@@ -17,6 +20,7 @@ from eventsrc import (
     EventLog,
     Limits,
     MemoryLog,
+    Rejected,
     Runtime,
     Snapshots,
     applies,
@@ -25,7 +29,9 @@ from eventsrc import (
     handles,
 )
 from eventsrc.runtime import snapshot_prover
+from eventsrc.runtime.snapshot_prover import SnapshotProver
 from eventsrc.runtime.testing import WallClock
+from eventsrc.storage import postings
 from eventsrc.storage.snapshot import Snapshot
 from eventsrc.storage.store import EventStore
 
@@ -143,7 +149,8 @@ async def test_snapshots_are_proved_in_the_background(
         assert kept
         assert all(snapshot.is_proved for snapshot in kept)
         assert await runtime.maintenance.quarantined() == []
-        assert await runtime.maintenance.prove(Account, "ann") == []
+        assert all(snapshot.is_proved for snapshot in await runtime.maintenance.prove(Account, "ann"))
+        assert runtime.maintenance.proofs.proved == 5, "what was known is not counted again"
 
 
 async def test_the_rate_of_proofs_is_bounded(autojump_clock: trio.testing.MockClock) -> None:
@@ -160,7 +167,7 @@ def forge(path: Path, stream: str, **changes: object) -> Snapshot:
     """Change the newest snapshot of a stream behind the back of the runtime."""
     with closing(EventLog(path)) as log:
         newest = log.snapshots(stream)[0]
-        forged = structs.replace(newest, is_proved=False, **changes)
+        forged = structs.replace(newest, **{"is_proved": False, **changes})
         log.append([], [forged])
         return forged
 
@@ -182,6 +189,59 @@ async def test_a_snapshot_that_is_not_what_its_events_give_is_quarantined(
         assert runtime.maintenance.proofs.quarantined == 1
         # The older one and the events since are used.
         assert (await runtime.actor(Account, "ann").state()).balance == 20
+
+
+async def test_a_forged_snapshot_that_says_it_was_proved_is_quarantined(tmp_path: Path) -> None:
+    async with Runtime.open(tmp_path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.actor(Account, "ann").ask_many([Deposit(1)] * 10)
+    forge(tmp_path, "account-ann", state={"balance": 1_000_000, "notes": 0}, is_proved=True)
+    async with Runtime.open(tmp_path, aggregates=[Account], limits=LIMITS) as runtime:
+        await until(lambda: runtime.maintenance.proofs.quarantined == 1)
+        assert (await runtime.actor(Account, "ann").state()).balance == 10
+
+
+async def test_a_state_that_is_not_the_one_that_its_hash_is_of_is_quarantined(tmp_path: Path) -> None:
+    async with Runtime.open(tmp_path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.actor(Account, "ann").ask_many([Deposit(1)] * 10)
+    with closing(EventLog(tmp_path)) as log:
+        forged = structs.replace(log.snapshots("account-ann")[0], state={"balance": 999, "notes": 0})
+        value = msgspec.msgpack.encode(forged)
+        table, key = log.environment.table("snapshots"), postings.key_of("account-ann", 10)
+        log.environment.write(lambda transaction: transaction.put(key, sha256(value).digest() + value, db=table))
+    async with Runtime.open(tmp_path, aggregates=[Account], limits=LIMITS) as runtime:
+        (found,) = await runtime.maintenance.prove(Account, "ann")
+        assert found.quarantined == "its state is not the one that its hash is of"
+
+
+async def test_a_proof_does_not_outlive_the_appliers_that_it_was_made_by(tmp_path: Path) -> None:
+    async with Runtime.open(tmp_path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.actor(Account, "ann").ask_many([Deposit(1)] * 10)
+        await runtime.maintenance.prove(Account, "ann")
+
+    class Doubling(Account, category="account"):
+        @applies
+        def deposited(self, event: Deposited) -> None:
+            self.balance += 2 * event.amount
+
+    async with Runtime.open(tmp_path, aggregates=[Doubling], limits=LIMITS) as runtime:
+        await until(lambda: runtime.maintenance.proofs.quarantined == 1)
+        assert (await runtime.actor(Doubling, "ann").state()).balance == 20
+
+
+async def test_an_aggregate_in_memory_lets_go_of_a_state_that_came_from_a_wrong_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Runtime.open(tmp_path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.actor(Account, "ann").ask_many([Deposit(1)] * 10)
+    forge(tmp_path, "account-ann", state={"balance": 1_000_000, "notes": 0})
+    monkeypatch.setattr(SnapshotProver, "_scan", AsyncMock())  # not before the aggregate was loaded
+    async with Runtime.open(tmp_path, aggregates=[Account], limits=LIMITS) as runtime:
+        ann = runtime.actor(Account, "ann")
+        assert (await ann.state()).balance == 1_000_000
+        await runtime.maintenance.prove(Account, "ann")
+        assert (await ann.state()).balance == 10
+        with pytest.raises(Rejected):
+            await ann.ask(Withdraw(900))
 
 
 async def test_a_snapshot_of_another_event_is_quarantined(tmp_path: Path) -> None:

@@ -19,11 +19,13 @@ from eventsrc.storage.archive import pack_segment
 from eventsrc.storage.commit import Appended, Commit, IdempotencyEntry, NewEvent, StreamAppend
 from eventsrc.storage.compacted import Compacted, SegmentRange
 from eventsrc.storage.compaction import (
-    drop_unused_segments,
     forget_compacted,
+    forget_unused,
     move_step,
+    reserve_segments,
     restore_step,
     store_compacted,
+    unused_segments,
 )
 from eventsrc.storage.contract import TIME_NS, Outcome
 from eventsrc.storage.event_query import EventQuery
@@ -194,6 +196,15 @@ class StoresAgree(RuleBasedStateMachine):
     def streams(self, category: str | None, after: str, limit: int) -> None:
         self.compare(lambda store: store.streams(category=category, after=after, limit=limit))
 
+    @rule(stream=st.sampled_from(STREAMS), position=st.integers(0, 100))
+    def head_at(self, stream: str, position: int) -> None:
+        self.compare(lambda store: store.head_at(stream, position))
+
+    @rule(position=st.integers(1, 100))
+    def time_at(self, position: int) -> None:
+        if position <= self.memory.last_position:
+            self.compare(lambda store: store.time_at(position))
+
     @rule(stream=st.sampled_from(STREAMS), limit=st.integers(1, 3))
     def snapshots(self, stream: str, limit: int) -> None:
         # What a compacted event carries is the only proved one here.
@@ -222,8 +233,14 @@ def compact_by_hand(log: EventLog, stream: str, back: int, steps: int) -> None:
     if before is None or before.phase == "moved":
         if end < begin:
             return
-        drop_unused_segments(log)
-        segments = [pack(log, stream, first, min(first + 2, end)) for first in range(begin, end + 1, 3)]
+        unused = unused_segments(log)
+        log.archive.drop(unused)
+        forget_unused(log, unused)
+        firsts = range(begin, end + 1, 3)
+        numbers = reserve_segments(log, len(firsts))
+        segments = [
+            pack(log, stream, number, first, min(first + 2, end)) for number, first in zip(numbers, firsts, strict=True)
+        ]
         event_hash = log.event_hash(stream, end)
         assert event_hash is not None
         older = before.segments if before is not None else []
@@ -237,10 +254,10 @@ def compact_by_hand(log: EventLog, stream: str, back: int, steps: int) -> None:
         store_compacted(log, structs.replace(before, phase="moved"))
 
 
-def pack(log: EventLog, stream: str, first: int, last: int) -> SegmentRange:
+def pack(log: EventLog, stream: str, number: int, first: int, last: int) -> SegmentRange:
     records = log.encoded_stream(stream, first, last)
     previous_hash = log.event_hash(stream, first - 1) or GENESIS_HASH
-    number = log.archive.add(pack_segment(stream, first, previous_hash, records))
+    log.archive.add(number, pack_segment(stream, first, previous_hash, records))
     assert log.archive.records(number) == records
     return SegmentRange(number, first, last)
 
@@ -258,7 +275,7 @@ def restore_by_hand(log: EventLog, compacted: Compacted, steps: int) -> None:
         if done < compacted.version:
             done = restore_step(log, restoring, done, records)
     if done == compacted.version:
-        forget_compacted(log, compacted.stream)
+        forget_compacted(log, compacted)
 
 
 def plain(outcomes: list[Outcome]) -> list[object]:
