@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -140,18 +140,28 @@ class Environment:
         if self._closed:
             raise StoreClosed(self.path)
 
-    @contextmanager
-    def read(self) -> Iterator[Transaction]:
+    def read(self) -> AbstractContextManager[Transaction]:
         """A read transaction. Keep it short, and never hold it across an await or a call of user code."""
+        return _Read(self)
+
+    def begin_reading(self) -> Transaction:
+        """What `read` does first; `end_reading` is owed then."""
+        # Before the gate: in a forked child its lock may be held by a thread that is not there.
         if os.getpid() != self._pid:
             raise StoreForked(self.path)
         self._gate.enter()
         try:
-            self.check_usable()
-            with self._begin() as transaction:
-                yield transaction
-        finally:
+            if self._closed:
+                raise StoreClosed(self.path)
+            return self._begin()
+        except BaseException:
             self._gate.leave()
+            raise
+
+    def end_reading(self, transaction: Transaction) -> None:
+        """What `read` does last."""
+        transaction.abort()
+        self._gate.leave()
 
     def _begin(self) -> Transaction:
         try:
@@ -260,29 +270,52 @@ class Environment:
                 raise StoreOutcomeUnknown(self.path, str(error)) from error
 
 
+class _Read:
+    """One read transaction as a context manager: `contextlib`'s own would take longer than the transaction does."""
+
+    __slots__ = ("_environment", "_transaction")
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+
+    def __enter__(self) -> Transaction:
+        self._transaction = self._environment.begin_reading()
+        return self._transaction
+
+    def __exit__(self, *_: object) -> None:
+        self._environment.end_reading(self._transaction)
+
+
+class _Depth(threading.local):
+    """How many readers the current thread is."""
+
+    count = 0
+
+
 class _Gate:
     """Many readers, or one who needs that nobody reads: from when he asks on, no new reader comes in before him."""
 
     def __init__(self) -> None:
-        self._condition = threading.Condition()
+        self._lock = threading.Lock()
+        self._condition = threading.Condition(self._lock)
         self._readers = 0
         self._is_wanted = False
-        self._own = threading.local()
+        self._depth = _Depth()
 
     def enter(self) -> None:
-        depth = getattr(self._own, "depth", 0)
-        with self._condition:
+        depth = self._depth
+        with self._lock:
             # Who reads already may read on in between, or it would wait for itself.
-            while self._is_wanted and not depth:
+            while self._is_wanted and not depth.count:
                 self._condition.wait()
             self._readers += 1
-        self._own.depth = depth + 1
+        depth.count += 1
 
     def leave(self) -> None:
-        self._own.depth -= 1
-        with self._condition:
+        self._depth.count -= 1
+        with self._lock:
             self._readers -= 1
-            if not self._readers:
+            if self._is_wanted and not self._readers:
                 self._condition.notify_all()
 
     @contextmanager
