@@ -12,13 +12,13 @@ from . import postings
 from .commit import Appended, Commit
 from .draft import Draft
 from .environment import MAP_SIZE_BYTES, Environment, Transaction
-from .errors import EventSourcingError, StoreError, StoreOutcomeUnknown
+from .errors import CorruptRecord, EventSourcingError, StoreError, StoreOutcomeUnknown
 from .event_query import EventQuery
 from .flush import IndexFlush
 from .group import KEY, encode_group
 from .limits import Limits
 from .merkle import Nodes, Tree
-from .query import find_events
+from .query import find_events, find_streams
 from .reader import LogReader
 from .record import StreamHead
 from .snapshot import Snapshot, encode_snapshot
@@ -29,6 +29,8 @@ TAIL_WEIGHT_MAX: Final = 32_768
 FLUSH_CHUNK_ITEMS: Final = 256
 """Index entries written at a time when nothing else is."""
 HEADS_CACHED_MAX: Final = 65_536
+HEADS_LOADED_MAX: Final = 16_384
+"""A store of no more streams has all its heads read when it is opened: then it is known without LMDB which are new."""
 
 logger = logging.getLogger("eventsrc.storage")
 
@@ -52,8 +54,16 @@ class EventLog(LogReader):
             raise
         self._limits = limits or Limits()
         self._heads: dict[str, StreamHead] = {}
+        self._knows_all_heads = False
+        if self._stream_count <= HEADS_LOADED_MAX:
+            self._load_heads()
         self._flushing: IndexFlush | None = None
         self._flush_items_per_event = 1
+
+    def head(self, stream: str) -> StreamHead | None:
+        self._environment.check_usable()
+        head = self._heads.get(stream)
+        return head if head is not None or self._knows_all_heads else super().head(stream)
 
     @property
     def disk_seconds(self) -> float:
@@ -161,6 +171,8 @@ class EventLog(LogReader):
             self._tail.add(draft.placements, draft.heads, draft.idempotency, through, tree, nodes)
         self._heads.update(draft.heads)
         if len(self._heads) > HEADS_CACHED_MAX:
+            # In this order: another thread may be asking for one that is not there.
+            self._knows_all_heads = False
             self._heads.clear()
         self._stream_count = draft.stream_count
         self._last_commit_id = draft.last_commit_id
@@ -188,13 +200,19 @@ class EventLog(LogReader):
             last = self._last_group(transaction)
         return last is not None and last.last_commit_id >= commit_id
 
+    def _load_heads(self) -> None:
+        try:
+            self._heads = {head.stream: head for head in find_streams(self)}
+            self._knows_all_heads = True
+        except CorruptRecord as error:
+            # Whoever asks for that stream is told.
+            logger.warning("not all heads can be read: %s", error, extra={"path": self.path})
+
     def _first_match(self, query: EventQuery) -> int | None:
         return next((event.position for event in find_events(self, query)), None)
 
     def _head_to_extend(self, stream: str) -> StreamHead | None:
-        head = self._heads.get(stream)
-        if head is None:
-            head = self.head(stream)
-            if head is not None:
-                self._heads[stream] = head
+        head = self.head(stream)
+        if head is not None:
+            self._heads[stream] = head
         return head

@@ -287,6 +287,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_module, "TAIL_WEIGHT_MAX", 5)
     monkeypatch.setattr(log_module, "FLUSH_CHUNK_ITEMS", 2)
     monkeypatch.setattr(log_module, "HEADS_CACHED_MAX", 2)
+    monkeypatch.setattr(log_module, "HEADS_LOADED_MAX", 3)
     monkeypatch.setattr(postings, "CHUNK_POSITIONS_MAX", 3)
     monkeypatch.setattr(idempotency, "CHUNK_ROWS_MAX", 2)
     monkeypatch.setattr(compaction, "STEP_EVENTS_MAX", 2)
