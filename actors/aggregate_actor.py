@@ -6,15 +6,16 @@ again.
 """
 
 import logging
-from collections import deque
 from collections.abc import Awaitable
+from contextvars import Context
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import trio
+from pykka._envelope import Envelope
 from pykka.messages import _ActorStop
 
-from ..storage.commit import Appended, StreamAppend, expectation_holds
+from ..storage.commit import Appended, expectation_holds
 from ..storage.errors import EventSourcingError, VersionConflict
 from .aggregate import Aggregate
 from .aggregate_type import AggregateType
@@ -29,16 +30,12 @@ from .errors import (
 from .future import TrioFuture
 from .host import Host
 from .idempotency import IdempotencyKeys
-from .journal import Lane, Write
 from .mailbox import answer_error
+from .pipeline import Pipeline
 from .receipt import Cause, Hold, Request, Requests, StateQuery, current_cause
 from .recovery import recover
-from .snapshot_keeper import SnapshotKeeper
 from .trio_actor import TrioActor
 from .turn import Answers, Reply, Turn
-
-if TYPE_CHECKING:
-    from pykka._envelope import Envelope
 
 TURN_MESSAGES_MAX: Final = 100
 """Messages decided in one go before other tasks get their turn."""
@@ -58,28 +55,64 @@ class AggregateActor(TrioActor):
         self._aggregate_id = aggregate_id
         self._state: Aggregate
         self._version = 0
-        self._stored_position = 0
-        self._lane = Lane()
-        self._turn: Turn | None = None
-        self._in_flight: deque[Turn] | None = None
-        self._snapshots = SnapshotKeeper(host, aggregate_type, stream)
-        self.keys = IdempotencyKeys(host, aggregate_type, stream)
+        self._pipeline = Pipeline(host, aggregate_type, stream, self.on_settled)
         self._broken: EventSourcingError | None = None
         self._busy = True
-        self._settled: trio.Event | None = None
+        self._context: Context
         self._state_queries: list[TrioFuture[Any]] | None = None
 
     @property
     def is_idle(self) -> bool:
         """Whether it may leave memory: nothing waits, nothing is being decided, nothing is on its way to the disk."""
-        return not (self._busy or self._in_flight or self.actor_inbox)
+        return not (self._busy or self._pipeline.is_busy or self.actor_inbox)
+
+    @property
+    def keys(self) -> IdempotencyKeys:
+        """The idempotency keys of its commands."""
+        return self._pipeline.keys
 
     def _create_actor_urn(self) -> str:
         return self.stream
 
+    # --- in the turn of whoever asks ---
+
+    def can_decide_now(self, request: Request) -> bool:
+        """Whether nothing is before this command, and nothing in it has to be waited for."""
+        return (
+            self.is_idle
+            and self._broken is None
+            and request.unless is None
+            and type(request.command) not in self._type.async_commands
+            and not self._host.journal.is_full
+        )
+
+    @trio.lowlevel.enable_ki_protection
+    def decide_now(self, request: Request) -> TrioFuture[Any]:
+        """Do with a command what the actor would do next, without waking its task for it, which takes longer.
+
+        While it is idle nothing can come in between. Where the handler, unexpectedly, returns a coroutine, the task
+        goes on with that, before all that comes behind it.
+        """
+        future: TrioFuture[Any] = TrioFuture()
+        self._busy = True
+        try:
+            waiting = self._context.run(self._handle, request, Reply(future))
+        except BaseException as error:
+            # The program is to end, or thinks so; the state may be half applied.
+            self._broken = ActorFailed(self.stream, error)
+            raise
+        finally:
+            self._busy = False
+        if waiting is None:
+            self._submit()
+        else:
+            self.actor_inbox.put(Envelope(waiting, reply_to=future))
+        return future
+
     # --- the loop ---
 
     async def _actor_loop_running(self) -> None:  # type: ignore[override]
+        self._context = trio.lowlevel.current_task().context
         try:
             if await self._load():
                 while not self.actor_stopped.is_set():
@@ -95,7 +128,7 @@ class AggregateActor(TrioActor):
             self._refuse_waiting(_ended(self.stream))
             self._host.ended(self)
 
-    async def _turn_with(self, envelope: "Envelope[Any]") -> None:
+    async def _turn_with(self, envelope: Envelope[Any]) -> None:
         """Decide the commands that wait, beginning with this one, and hand the outcome to the journal."""
         journal, inbox = self._host.journal, self.actor_inbox
         try:
@@ -111,7 +144,7 @@ class AggregateActor(TrioActor):
             await self._receive_one(inbox.get())
         self._submit()
 
-    async def _receive_one(self, envelope: "Envelope[Any]") -> None:
+    async def _receive_one(self, envelope: Envelope[Any]) -> None:
         message = envelope.message
         future: Any = envelope.reply_to
         if isinstance(message, Request):
@@ -126,6 +159,8 @@ class AggregateActor(TrioActor):
                 if waiting is not None:
                     await waiting
             self.keys.forget()
+        elif isinstance(message, CoroutineType):
+            await message
         elif isinstance(message, StateQuery):
             await self._answer_state(future)
         elif isinstance(message, Hold):
@@ -133,8 +168,7 @@ class AggregateActor(TrioActor):
         elif not isinstance(message, _ActorStop):
             await super()._receive_one(envelope)
         elif self.actor_inbox.empty():
-            self._submit()
-            await self._until_settled()
+            await self._settle_all()
             await super()._receive_one(envelope)
         else:
             # What arrived behind the stop is decided first: a stopping actor loses no command.
@@ -147,12 +181,12 @@ class AggregateActor(TrioActor):
         if request.withdrawn:
             reply.settle(_ended(self.stream))
             return None
-        if request.unless is not None and self._turn is not None:
+        if request.unless is not None:
             self._submit()
         request.started = True
         try:
-            key = request.idempotency_key
-            if key is not None and not request.has_fresh_key and self._is_duplicate(key, reply):
+            key = None if request.has_fresh_key else request.idempotency_key
+            if key is not None and self._pipeline.is_duplicate(key, reply, self._version):
                 return None
             result = self.decide(request)
             if isinstance(result, CoroutineType):
@@ -160,16 +194,12 @@ class AggregateActor(TrioActor):
             self._conclude(request, reply, result)
         except Exception as error:
             self._answer_error(request, reply, error)
-        return None if request.unless is None else self._settle_alone()
-
-    async def _settle_alone(self) -> None:
-        """A commit with a condition is waited for, so that its refusal is no other command's."""
-        self._submit()
-        await self._until_settled()
+        # A commit with a condition is waited for, so that its refusal is no other command's.
+        return None if request.unless is None else self._settle_all()
 
     async def _finish(self, request: Request, reply: Reply, handling: Awaitable[Any]) -> None:
         """Await an async handler; what was decided before it is not held up."""
-        lane = self._lane
+        lane = self._pipeline.lane
         self._submit()
         try:
             result = await handling
@@ -177,7 +207,7 @@ class AggregateActor(TrioActor):
                 raise lane.error
             self._conclude(request, reply, result)
             if request.unless is not None:
-                await self._settle_alone()
+                await self._settle_all()
         except Exception as error:
             self._answer_error(request, reply, error)
         except BaseException:
@@ -221,7 +251,7 @@ class AggregateActor(TrioActor):
 
     def take(self, request: Request, reply: Reply, decision: Decision) -> None:
         """Apply the events and put them in the turn. Raises `ApplierFailed`, which leaves the state half applied."""
-        turn = self._turn_with_room_for(decision)
+        turn = self._pipeline.turn_with_room_for(decision, self._state, self._version)
         if request.unless is not None:
             turn.conditions = (request.unless,)
         appliers = self._type.appliers
@@ -239,91 +269,24 @@ class AggregateActor(TrioActor):
         if request.idempotency_key is not None:
             self.keys.remember(turn, request, request.idempotency_key, reply)
 
-    def _turn_with_room_for(self, decision: Decision) -> Turn:
-        limits = self._host.limits
-        turn = self._turn
-        if turn is not None and (
-            len(turn.events) + len(decision.events) > limits.commit_events_max
-            or turn.size_bytes + decision.size_bytes > limits.commit_size_bytes_max
-        ):
-            self._submit()
-            turn = None
-        if turn is None:
-            turn = self._turn = Turn(self._version)
-        return turn
-
-    def _is_duplicate(self, key: str, reply: Reply) -> bool:
-        """Answer with the stored receipt if the key is known, or wait for the command that is on its way with it."""
-        reply.original = self.keys.in_flight(key)
-        if reply.original is not None:
-            self._put_in_line(reply)
-            return True
-        receipt = self.keys.receipt(key)
-        if receipt is None:
-            return False
-        reply.settle(receipt)
-        return True
-
     # --- the disk ---
 
     def _submit(self) -> None:
-        """Hand the turn to the journal; one with nothing to write is answered with what is on its way before it."""
-        turn, self._turn = self._turn, None
-        if turn is None:
-            return
-        if not turn.has_content:
-            if self._in_flight:
-                last = self._in_flight[-1]
-                last.replies += turn.replies
-                last.states += turn.states
-            else:
-                turn.settle_stored(self.stream, 0, self._stored_position, self.keys)
-            return
-        self._depart(turn)
-        self._host.journal.submit(
-            Write(
-                (StreamAppend(self.stream, turn.base_version, turn.events),),
-                turn.idempotency,
-                len(turn.events),
-                self._lane,
-                self.on_settled,
-                turn.conditions,
-            )
-        )
+        self._pipeline.submit(self._state)
 
-    def _depart(self, turn: Turn) -> None:
-        """The turn is on its way to the disk."""
-        self._snapshots.look_at(turn, self._state)
-        if self._in_flight is None:
-            self._in_flight = deque()
-        self._in_flight.append(turn)
+    async def _settle_all(self) -> None:
+        """Have everything that was decided stored, or refused."""
+        self._submit()
+        await self._pipeline.until_settled()
 
     def on_settled(self, outcome: Appended | EventSourcingError) -> None:
         """The journal's answer for the oldest turn in flight."""
-        assert self._in_flight, f"{self.stream} has nothing in flight"
-        turn = self._in_flight.popleft()
-        if isinstance(outcome, Appended):
-            turn.settle_stored(self.stream, outcome.first_position, self._stored_position, self.keys)
-            if turn.events:
-                self._stored_position = outcome.last_position
-            if turn.snapshot_state is not None:
-                self._snapshots.save(turn, turn.snapshot_state, outcome)
-            self._host.recovered(self.stream)
-        else:
+        failed = self._pipeline.settle(outcome)
+        if failed is not None and isinstance(outcome, EventSourcingError):
             self._broken = self._broken or outcome
-            turn.settle_failed(outcome, self.keys)
-            if turn.states:
+            if failed.states:
                 # Answered when the state has been loaded again.
-                self._state_queries = [*(self._state_queries or ()), *(future for future, _ in turn.states)]
-        if not self._in_flight and self._settled is not None:
-            self._settled.set()
-
-    def _put_in_line(self, reply: Reply) -> None:
-        """An answer without events: it leaves after everything that it was decided on is stored."""
-        reply.version = self._version
-        if self._turn is None:
-            self._turn = Turn(self._version)
-        self._turn.replies.append(reply)
+                self._state_queries = [*(self._state_queries or ()), *(future for future, _ in failed.states)]
 
     def _answer_error(self, request: Request, reply: Reply, error: Exception) -> None:
         if not isinstance(error, EventSourcingError):
@@ -334,7 +297,7 @@ class AggregateActor(TrioActor):
         if reply.to is None:
             logger.warning("a command told took no effect: %s", error, extra={"stream": self.stream})
         reply.error = error
-        self._put_in_line(reply)
+        self._pipeline.put_in_line(reply, self._version)
 
     async def _answer_state(self, future: TrioFuture[Any]) -> None:
         """Answer with a copy of the state, once all of it is stored."""
@@ -344,20 +307,18 @@ class AggregateActor(TrioActor):
         except EventSourcingError as error:
             future.fail(error)
             return
-        if self._turn is None:
-            self._turn = Turn(self._version)
+        states = self._pipeline.turn_at(self._version).states
         try:
-            self._turn.states.append((future, self._type.copy_state(self._state)))
+            states.append((future, self._type.copy_state(self._state)))
         except EventSourcingError as error:
-            self._turn.states.append((future, error))
+            states.append((future, error))
 
     # --- transactions ---
 
     async def _stand_still(self, hold: Hold, future: TrioFuture[Any]) -> None:
         """Be part of a transaction: all before it is stored, and nothing after it is begun until it is over."""
         try:
-            self._submit()
-            await self._until_settled()
+            await self._settle_all()
             if self._broken is not None:
                 await self._recover_from(self._broken)
         except EventSourcingError as error:
@@ -374,14 +335,15 @@ class AggregateActor(TrioActor):
 
         `on_settled` is to be called with the outcome.
         """
-        turn, self._turn = self._turn, None
+        pipeline = self._pipeline
+        turn, pipeline.turn = pipeline.turn, None
         assert turn is not None, f"{self.stream} takes no part in the transaction"
-        self._depart(turn)
+        pipeline.depart(turn, self._state)
         return turn
 
     def drop(self, error: EventSourcingError) -> None:
         """While it stands still: what was taken is not stored, so the state is loaded again before it is used."""
-        self._turn = None
+        self._pipeline.turn = None
         self._broken = error
 
     def distrust(self, error: EventSourcingError) -> None:
@@ -400,9 +362,8 @@ class AggregateActor(TrioActor):
             self._host.failed(self.stream, error)
             self._refuse_waiting(error)
             return False
-        self._state, self._version, self._stored_position = recovered.state, recovered.version, recovered.position
-        self._snapshots.loaded(recovered)
-        self._lane = Lane()
+        self._state, self._version = recovered.state, recovered.version
+        self._pipeline.loaded(recovered)
         for future in self._state_queries or ():
             try:
                 future.settle(self._type.copy_state(self._state))
@@ -413,8 +374,7 @@ class AggregateActor(TrioActor):
 
     async def _recover_from(self, error: EventSourcingError) -> None:
         """Drop the state and load it again; raises, and ends the actor, when its own code keeps failing."""
-        self._submit()
-        await self._until_settled()
+        await self._settle_all()
         if isinstance(error, ApplierFailed):
             rest_seconds = self._host.failed(self.stream, error)
             if rest_seconds > 0:
@@ -423,11 +383,6 @@ class AggregateActor(TrioActor):
                 raise unavailable from error
         if not await self._load():
             raise AggregateUnavailable(self.stream, self._host.limits.restart_backoff_seconds, error) from error
-
-    async def _until_settled(self) -> None:
-        while self._in_flight:
-            self._settled = trio.Event()
-            await self._settled.wait()
 
     def _refuse_waiting(self, error: EventSourcingError) -> None:
         self.actor_stopped.set()

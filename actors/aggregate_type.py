@@ -1,6 +1,7 @@
 """An aggregate class made ready to run: its stream names, and how its events and state become data and come back."""
 
 import hashlib
+import inspect
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -30,6 +31,8 @@ class AggregateType:
         self.category: str = definition.category
         self.handlers = definition.handlers
         self.appliers = definition.appliers
+        self.async_commands = {of for of, handler in self.handlers.items() if inspect.iscoroutinefunction(handler)}
+        """The commands whose handlers may wait for something."""
         self.snapshots = definition.snapshots
         self._serializer = serializer
         serializer.prepare(aggregate_class)

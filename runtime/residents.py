@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextvars import copy_context
 
 import attrs
 import trio
@@ -47,6 +48,7 @@ class Residents:
         self.wall_clock = wall_clock
         self.snapshot_taken = snapshot_taken
         self._nursery = nursery
+        self._context = copy_context()
         self._actors: dict[str, AggregateActor] = {}
         self._failures: dict[str, Failure] = {}
         self._empty: trio.Event | None = None
@@ -75,7 +77,8 @@ class Residents:
         if len(self._actors) >= self.limits.resident_actors_max:
             self._make_room()
         actor = AggregateActor(self, aggregate_type, stream, aggregate_id)
-        actor.start_in(self._nursery)
+        # Of the runtime: whoever happens to be the first to ask leaves nothing of its own in the actor.
+        self._context.run(actor.start_in, self._nursery)
         return actor
 
     def _make_room(self) -> None:

@@ -110,6 +110,8 @@ class Router:
             raise WrongThread("ask")
         self._check_open()
         actor = self._actors.get(aggregate_type, stream, aggregate_id)
+        if isinstance(message, Request) and actor.can_decide_now(message):
+            return actor.decide_now(message)
         future: TrioFuture[Any] = actor.actor_ref.ask(message, block=False)  # type: ignore[assignment]
         return future
 

@@ -1,6 +1,8 @@
 """Commands: what their senders get back, and what is in the log afterwards."""
 
+from contextvars import ContextVar
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import trio
@@ -278,3 +280,95 @@ async def test_answers_in_a_list_are_errors_of_ours(store: Store) -> None:
     async with Runtime.open(store, aggregates=[Account]) as runtime:
         (answer,) = await runtime.actor(Account, "ann").ask_many([object()])
         assert isinstance(answer, EventSourcingError)
+
+
+# --- in whose turn a command is decided
+
+
+tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+
+
+@command
+class Look:
+    pass
+
+
+@command
+class LookLater:
+    pass
+
+
+@command
+class Exit:
+    pass
+
+
+class Watcher(Aggregate):
+    count: int = 0
+    seen: ClassVar[list[str]] = []
+
+    @handles
+    def look(self, command: Look) -> None:
+        self.seen.append(tenant.get())
+
+    @handles
+    async def look_later(self, command: LookLater) -> None:
+        await trio.lowlevel.checkpoint()
+        self.seen.append(tenant.get())
+
+    @handles
+    def deposit(self, command: Deposit) -> Deposited:
+        return Deposited(command.amount)
+
+    @handles
+    def exit(self, command: Exit) -> None:
+        raise SystemExit
+
+    @applies
+    def deposited(self, event: Deposited) -> None:
+        self.count += event.amount
+
+
+async def test_handlers_see_the_context_of_the_runtime_whoever_asks(store: Store) -> None:
+    Watcher.seen.clear()
+    async with Runtime.open(store, aggregates=[Watcher]) as runtime:
+        watcher = runtime.actor(Watcher, "1")
+        for name in ("ann", "bob"):
+            tenant.set(name)
+            for ask in (Look(), LookLater()):
+                await watcher.ask(ask)
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(watcher.ask, Look())
+    assert Watcher.seen == ["nobody"] * 10
+
+
+async def test_commands_are_decided_in_the_order_in_which_they_were_sent(store: Store) -> None:
+    async with Runtime.open(store, aggregates=[Account]) as runtime:
+        ann = runtime.actor(Account, "ann")
+        await ann.state()
+        order: list[int] = []
+
+        async def client(number: int) -> None:
+            receipt = await ann.ask(Deposit(number))
+            assert receipt.events == (Deposited(number),)
+            order.append(receipt.version)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(1, 40):
+                if number % 3:
+                    nursery.start_soon(client, number)
+                else:
+                    ann.tell(Touch())
+        versions = [event.payload["amount"] for event in await stored(runtime)]
+        assert sorted(order) == list(range(1, len(versions) + 1))
+
+
+async def test_a_handler_that_would_end_the_program_ends_its_callers_wait_and_no_aggregate(store: Store) -> None:
+    async with Runtime.open(store, aggregates=[Watcher]) as runtime:
+        watcher = runtime.actor(Watcher, "1")
+        await watcher.ask(Deposit(1))
+        with pytest.raises(SystemExit):
+            await watcher.ask(Exit())
+        assert (await watcher.ask(Deposit(1))).version == 2
+        assert (await watcher.state()).count == 2
