@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final, TypeVar, Union, dataclass_transform
 
 import attrs
 
-from .errors import DefinitionError, Rejected
+from .errors import DefinitionError, Rejected, StateReadOnly
 from .messages import command_type, event_type
 from .snapshot_policy import Snapshots
 from .tombstone import Delete, Deleted, Recreate, Recreated
@@ -24,6 +24,8 @@ CATEGORY: Final = re.compile(r"[a-z][a-z0-9_]{0,99}")
 _ROLE: Final = "__eventsrc_role__"
 _ID: Final = "_eventsrc_id"
 _IS_DELETED: Final = "_eventsrc_is_deleted"
+IS_DECIDING: Final = "_eventsrc_is_deciding"
+"""In the `__dict__` of a state while a handler looks at it."""
 
 
 @attrs.frozen
@@ -41,7 +43,10 @@ class AggregateDefinition:
 def handles(method: F) -> F:
     """Mark a method that decides on commands of the class its parameter is annotated with (`A | B`: of either).
 
-    It returns an event, several, or None, or raises `Rejected`; it must not change the state. It may be `async def`.
+    It returns an event, several, or None, or raises `Rejected`. It may be `async def`. It must not change the state:
+    setting a field raises `StateReadOnly`; a list or dict in a field is not watched, but `scenario` in
+    `eventsrc.runtime.testing` finds that, too. An exception that is no `Exception` (`SystemExit`, say) is not the
+    command's answer: it ends the program.
     """
     setattr(method, _ROLE, "handles")
     return method
@@ -121,6 +126,11 @@ class Aggregate:
 
     def _identify(self, aggregate_id: str) -> None:
         self.__dict__[_ID] = aggregate_id
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if IS_DECIDING in self.__dict__:
+            raise StateReadOnly(type(self), name)
+        object.__setattr__(self, name, value)
 
 
 def _inherited_snapshots(cls: type) -> Snapshots | None:

@@ -6,8 +6,7 @@ again.
 """
 
 import logging
-from collections.abc import Awaitable
-from contextvars import Context
+from collections.abc import Awaitable, Sequence
 from types import CoroutineType
 from typing import Any, Final
 
@@ -58,13 +57,18 @@ class AggregateActor(TrioActor):
         self._pipeline = Pipeline(host, aggregate_type, stream, self.on_settled)
         self._broken: EventSourcingError | None = None
         self._busy = True
-        self._context: Context
+        self._task: trio.lowlevel.Task | None = None
         self._state_queries: list[TrioFuture[Any]] | None = None
 
     @property
     def is_idle(self) -> bool:
         """Whether it may leave memory: nothing waits, nothing is being decided, nothing is on its way to the disk."""
         return not (self._busy or self._pipeline.is_busy or self.actor_inbox)
+
+    @property
+    def is_in_hand_of_this_task(self) -> bool:
+        """Whether whoever asks is a handler of this very aggregate."""
+        return self._busy and self._task is trio.lowlevel.current_task()
 
     @property
     def keys(self) -> IdempotencyKeys:
@@ -96,7 +100,8 @@ class AggregateActor(TrioActor):
         future: TrioFuture[Any] = TrioFuture()
         self._busy = True
         try:
-            waiting = self._context.run(self._handle, request, Reply(future))
+            assert self._task is not None, "an idle actor has begun"
+            waiting = self._task.context.run(self._handle, request, Reply(future))
         except BaseException as error:
             # The program is to end, or thinks so; the state may be half applied.
             self._broken = ActorFailed(self.stream, error)
@@ -112,9 +117,9 @@ class AggregateActor(TrioActor):
     # --- the loop ---
 
     async def _actor_loop_running(self) -> None:  # type: ignore[override]
-        self._context = trio.lowlevel.current_task().context
+        self._task = trio.lowlevel.current_task()
         try:
-            if await self._load():
+            if await self._load() is None:
                 while not self.actor_stopped.is_set():
                     self._busy = False
                     envelope = await self.actor_inbox.receive()
@@ -123,7 +128,9 @@ class AggregateActor(TrioActor):
         except Exception as error:
             # A fault of ours: this aggregate's callers are told, and the runtime goes on.
             logger.exception("actor failed", extra={"stream": self.stream})
-            self._refuse_waiting(ActorFailed(self.stream, error))
+            failure = ActorFailed(self.stream, error)
+            self._pipeline.fail_turn(failure)
+            self._refuse_waiting(failure)
         finally:
             self._refuse_waiting(_ended(self.stream))
             self._host.ended(self)
@@ -145,6 +152,13 @@ class AggregateActor(TrioActor):
         self._submit()
 
     async def _receive_one(self, envelope: Envelope[Any]) -> None:
+        try:
+            await self._dispatch(envelope)
+        except Exception as error:
+            answer_error(envelope, ActorFailed(self.stream, error))
+            raise
+
+    async def _dispatch(self, envelope: Envelope[Any]) -> None:
         message = envelope.message
         future: Any = envelope.reply_to
         if isinstance(message, Request):
@@ -152,13 +166,7 @@ class AggregateActor(TrioActor):
             if waiting is not None:
                 await waiting
         elif isinstance(message, Requests):
-            answers = Answers(future, len(message.requests))
-            self.keys.look_up(message.requests)
-            for index, request in enumerate(message.requests):
-                waiting = self._handle(request, Reply(answers, index))
-                if waiting is not None:
-                    await waiting
-            self.keys.forget()
+            await self._handle_all(message.requests, future)
         elif isinstance(message, CoroutineType):
             await message
         elif isinstance(message, StateQuery):
@@ -173,6 +181,20 @@ class AggregateActor(TrioActor):
         else:
             # What arrived behind the stop is decided first: a stopping actor loses no command.
             self.actor_inbox.put(envelope)
+
+    async def _handle_all(self, requests: Sequence[Request], future: TrioFuture[Any]) -> None:
+        """Decide several commands, which are answered together."""
+        try:
+            self.keys.look_up(requests)
+        except EventSourcingError as error:
+            future.fail(error)
+            return
+        answers = Answers(future, len(requests))
+        for index, request in enumerate(requests):
+            waiting = self._handle(request, Reply(answers, index))
+            if waiting is not None:
+                await waiting
+        self.keys.forget()
 
     def _handle(self, request: Request, reply: Reply) -> Awaitable[None] | None:
         """Decide one command and put its answer in line; what it returns, if anything, is to be awaited."""
@@ -231,9 +253,8 @@ class AggregateActor(TrioActor):
         expected = request.expected_version
         if expected is not None and not expectation_holds(expected, self._version):
             raise VersionConflict(self.stream, expected, self._version)
-        handler = self._type.handler(self._state, self._version, request.command)
         current_cause.set(Cause(request.correlation_id, request.command_id))
-        return handler(self._state, request.command)
+        return self._type.decide(self._state, self._version, request.command)
 
     def _conclude(self, request: Request, reply: Reply, returned: Any) -> None:
         """Take over what the handler returned."""
@@ -241,8 +262,8 @@ class AggregateActor(TrioActor):
             self.take(request, reply, self.encode(request, returned))
         except ApplierFailed as failure:
             # The state may be half applied: what came before goes to the disk, then it is loaded again.
-            self._submit()
             self._broken = failure
+            self._submit()
             raise
 
     def encode(self, request: Request, returned: Any) -> Decision:
@@ -272,7 +293,7 @@ class AggregateActor(TrioActor):
     # --- the disk ---
 
     def _submit(self) -> None:
-        self._pipeline.submit(self._state)
+        self._pipeline.submit(None if self._broken is not None else self._state)
 
     async def _settle_all(self) -> None:
         """Have everything that was decided stored, or refused."""
@@ -352,8 +373,8 @@ class AggregateActor(TrioActor):
 
     # --- loading, and loading again ---
 
-    async def _load(self) -> bool:
-        """Get the state from the log; if it cannot be had, tell everyone who waits, and end."""
+    async def _load(self) -> EventSourcingError | None:
+        """Get the state from the log; if it cannot be had, tell everyone who waits why, return that, and end."""
         self._broken = None
         try:
             recovered = await recover(self._host.store, self._type, self.stream, self._aggregate_id)
@@ -361,7 +382,7 @@ class AggregateActor(TrioActor):
             logger.error("activation failed: %s", error, extra={"stream": self.stream})
             self._host.failed(self.stream, error)
             self._refuse_waiting(error)
-            return False
+            return error
         self._state, self._version = recovered.state, recovered.version
         self._pipeline.loaded(recovered)
         for future in self._state_queries or ():
@@ -370,7 +391,7 @@ class AggregateActor(TrioActor):
             except EventSourcingError as error:
                 future.fail(error)
         self._state_queries = None
-        return True
+        return None
 
     async def _recover_from(self, error: EventSourcingError) -> None:
         """Drop the state and load it again; raises, and ends the actor, when its own code keeps failing."""
@@ -381,8 +402,9 @@ class AggregateActor(TrioActor):
                 unavailable = AggregateUnavailable(self.stream, rest_seconds, error)
                 self._refuse_waiting(unavailable)
                 raise unavailable from error
-        if not await self._load():
-            raise AggregateUnavailable(self.stream, self._host.limits.restart_backoff_seconds, error) from error
+        failure = await self._load()
+        if failure is not None:
+            raise AggregateUnavailable(self.stream, self._host.limits.restart_backoff_seconds, failure) from failure
 
     def _refuse_waiting(self, error: EventSourcingError) -> None:
         self.actor_stopped.set()

@@ -1,18 +1,19 @@
 """An aggregate class made ready to run: its stream names, and how its events and state become data and come back."""
 
-import hashlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from types import CoroutineType
 from typing import Any, Final
 
-import attrs
 import msgspec
 
+from ..storage.errors import StreamNameInvalid
 from ..storage.names import check_stream_name
 from ..storage.record import StoredEvent
-from .aggregate import Aggregate
+from .aggregate import IS_DECIDING, Aggregate
 from .errors import AggregateDeleted, EncodingError, Rejected, UnknownCommand, UnknownEvent
 from .event_codecs import EventCodec, EventCodecs
+from .schema import schema_of
 from .serializer import Serializer
 from .tombstone import Delete, Recreate
 
@@ -38,13 +39,24 @@ class AggregateType:
         serializer.prepare(aggregate_class)
         self._events = EventCodecs(definition.event_classes, serializer)
         self.codecs = self._events.of_class
-        self.schema = _schema_of(aggregate_class)
+        self.schema = schema_of(aggregate_class)
 
-    def handler(self, state: Aggregate, version: int, command: object) -> Callable[[Any, Any], Any]:
-        """What decides on a command to an aggregate in this state, which has had `version` events.
+    def decide(self, state: Aggregate, version: int, command: object) -> Any:
+        """What the handler says to a command to an aggregate in this state, which has had `version` events.
 
-        Raises `UnknownCommand`, `AggregateDeleted`, or `Rejected` for a `Delete` of nothing.
+        It may have to be awaited. Until it is there, the fields of the state cannot be set.
+
+        Raises `UnknownCommand`, `AggregateDeleted`, `Rejected`, `StateReadOnly`, and whatever the handler does.
         """
+        handler = self._handler(state, version, command)
+        state.__dict__[IS_DECIDING] = True
+        try:
+            returned = handler(state, command)
+        finally:
+            del state.__dict__[IS_DECIDING]
+        return _decided(state, returned) if isinstance(returned, CoroutineType) else returned
+
+    def _handler(self, state: Aggregate, version: int, command: object) -> Callable[[Any, Any], Any]:
         command_class = type(command)
         if state.is_deleted and command_class is not Recreate:
             raise AggregateDeleted(self.stream(state.id))
@@ -57,16 +69,32 @@ class AggregateType:
 
     def stream(self, aggregate_id: str) -> str:
         """The name of the stream of one aggregate. Raises `StreamNameInvalid`."""
+        if not isinstance(aggregate_id, str):
+            raise StreamNameInvalid(repr(aggregate_id), "an aggregate's id is a text")
         stream = f"{self.category}-{aggregate_id}"
         check_stream_name(stream if aggregate_id else "")
         return stream
 
     def encode_event(self, codec: EventCodec, event: object) -> bytes:
-        """An event's payload as MessagePack. Raises `EncodingError`."""
+        """An event's payload as MessagePack. Raises `EncodingError`, also where it would not come back as it is."""
         try:
-            return _encode(codec.unstructure(event))
+            data = codec.unstructure(event)
+            payload = _encode(data)
         except Exception as error:
             raise EncodingError(f"{codec.event_class.__name__} cannot be stored: {error}") from error
+        try:
+            returned = codec.structure(data, codec.event_class)
+            # Equal events may compare unequal, as those with NaN in them do.
+            is_same = returned == event or _encode(codec.unstructure(returned)) == payload
+        except Exception as error:
+            reason = self._serializer.explain(data, codec.event_class, error)
+            raise EncodingError(f"{event!r:.200} could not be read again: {reason}") from error
+        if not is_same:
+            raise EncodingError(
+                f"{event!r:.200} would come back as {returned!r:.200}: give its fields values of the types that they "
+                "are annotated with."
+            )
+        return payload
 
     def decode_event(self, stored: StoredEvent) -> Any:
         """The event object for a stored event. Raises `UnknownEvent` or `DecodingError`."""
@@ -110,7 +138,9 @@ class AggregateType:
         return state
 
 
-def _schema_of(aggregate_class: type[Aggregate]) -> str:
-    """Names the shape of a state, so that a snapshot of a class that changed shape is not used."""
-    fields = (f"{field.name}:{field.type}" for field in attrs.fields(aggregate_class))  # type: ignore[arg-type]
-    return hashlib.sha256(";".join(fields).encode()).hexdigest()[:16]
+async def _decided(state: Aggregate, handling: Awaitable[Any]) -> Any:
+    state.__dict__[IS_DECIDING] = True
+    try:
+        return await handling
+    finally:
+        del state.__dict__[IS_DECIDING]

@@ -45,6 +45,20 @@ class HandlerFailed(EventSourcingError):
         self.command = command
 
 
+class StateReadOnly(EventSourcingError):
+    """A handler set a field of its aggregate. The command took no effect."""
+
+    code: ClassVar[str] = "state_read_only"
+
+    def __init__(self, aggregate: type, field: str) -> None:
+        super().__init__(
+            f"A handler of {aggregate.__name__} set self.{field}. A handler only decides: return an event, and set the "
+            "field in the method with @applies for it, which is called again whenever the state is made from the log."
+        )
+        self.aggregate = aggregate
+        self.field = field
+
+
 class NotAnEvent(EventSourcingError):
     """A handler returned something that is not an event this aggregate knows. The command took no effect."""
 
@@ -159,6 +173,19 @@ class RuntimeClosed(EventSourcingError):
     code: ClassVar[str] = "runtime_closed"
 
 
+class AggregateWaitsForItself(EventSourcingError):
+    """A handler asks its own aggregate, which decides one command at a time. Nothing was sent."""
+
+    code: ClassVar[str] = "aggregate_waits_for_itself"
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(
+            f"A handler of {stream!r} waits for an answer of {stream!r}, which is busy with that handler until it "
+            "returns. Use self for the state, return the events of both commands, or tell() the second one."
+        )
+        self.stream = stream
+
+
 class CommandTimeout(EventSourcingError):
     """No answer came in time. `may_take_effect` tells whether the command was begun and can still be stored."""
 
@@ -166,13 +193,14 @@ class CommandTimeout(EventSourcingError):
 
     def __init__(self, stream: str, command: object, timeout_seconds: float, may_take_effect: bool) -> None:
         outcome = (
-            "It had been begun and may still take effect: send it again with the same idempotency key to learn."
+            "Its actor is busy: ask again, or with a longer timeout."
+            if command is None
+            else "It had been begun and may still take effect: send it again with the same idempotency key to learn."
             if may_take_effect
             else "It had not been begun and will not take effect."
         )
-        super().__init__(
-            f"{type(command).__name__} to {stream!r} got no answer in {timeout_seconds:g} seconds. {outcome}"
-        )
+        subject = "The question for the state of" if command is None else f"{type(command).__name__} to"
+        super().__init__(f"{subject} {stream!r} got no answer in {timeout_seconds:g} seconds. {outcome}")
         self.stream = stream
         self.command = command
         self.timeout_seconds = timeout_seconds

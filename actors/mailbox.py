@@ -20,23 +20,25 @@ logger = logging.getLogger(__name__)
 
 
 class Mailbox:
-    """Holds at most `capacity` envelopes for one actor task; a request to stop always fits.
+    """Holds messages for one actor task, up to a capacity; a request to stop always fits.
 
     Everyone may `put`; only the actor's task may `receive`. It belongs to the trio run that it was made in.
 
     Args:
-        capacity: messages that may wait, at least 1.
+        capacity: messages that may wait, at least 1. One that has a `weight` counts as so many; into an empty mailbox
+            it fits in any case.
 
     """
 
     # An idle mailbox holds no deque: an empty one takes 624 bytes.
-    __slots__ = ("_capacity", "_envelopes", "_refuse", "_token", "_waiter")
+    __slots__ = ("_capacity", "_envelopes", "_refuse", "_token", "_waiter", "_weight")
 
     def __init__(self, capacity: int) -> None:
         if capacity < 1:
             raise ValueError(f"A mailbox holds at least one message: capacity={capacity}")
         self._capacity = capacity
         self._envelopes: deque[Envelope[Any]] | None = None
+        self._weight = 0
         self._waiter: trio.lowlevel.Task | None = None
         self._refuse: Callable[[Envelope[Any]], None] | None = None
         self._token = trio.lowlevel.current_trio_token()
@@ -84,7 +86,7 @@ class Mailbox:
         """
         if not self._envelopes:
             raise queue.Empty
-        return self._envelopes.popleft()
+        return self._taken(self._envelopes.popleft())
 
     @trio.lowlevel.enable_ki_protection
     async def receive(self) -> "Envelope[Any]":
@@ -96,28 +98,36 @@ class Mailbox:
             self._envelopes = None
             self._waiter = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._abort)
-        return self._envelopes.popleft()
+        return self._taken(self._envelopes.popleft())
 
     def close(self, refuse: Callable[["Envelope[Any]"], None]) -> None:
         """Hand every waiting envelope, and every one that arrives from now on, to `refuse`, which must not raise."""
         self._refuse = refuse
         while self._envelopes:
             refuse(self._envelopes.popleft())
-        self._envelopes = None
+        self._envelopes, self._weight = None, 0
 
     @trio.lowlevel.enable_ki_protection
     def _put_here(self, envelope: "Envelope[Any]") -> None:
         if self._refuse is not None:
             self._refuse(envelope)
             return
+        weight = getattr(envelope.message, "weight", 1)
         if self._envelopes is None:
             self._envelopes = deque()
-        elif len(self._envelopes) >= self._capacity and not isinstance(envelope.message, _ActorStop):
+        elif (
+            self._envelopes and self._weight + weight > self._capacity and not isinstance(envelope.message, _ActorStop)
+        ):
             raise MailboxFull(self._capacity)
         self._envelopes.append(envelope)
+        self._weight += weight
         if self._waiter is not None:
             waiter, self._waiter = self._waiter, None
             trio.lowlevel.reschedule(waiter)
+
+    def _taken(self, envelope: "Envelope[Any]") -> "Envelope[Any]":
+        self._weight -= getattr(envelope.message, "weight", 1)
+        return envelope
 
     def _put_from_thread(self, envelope: "Envelope[Any]") -> None:
         try:

@@ -93,6 +93,14 @@ class Pipeline:
             self.submit(state)
         return self.turn_at(version)
 
+    def fail_turn(self, error: EventSourcingError) -> None:
+        """Nothing of the open turn will be stored."""
+        turn, self.turn = self.turn, None
+        if turn is not None:
+            turn.settle_failed(error, self.keys)
+            for future, _ in turn.states:
+                future.fail(error)
+
     def put_in_line(self, reply: Reply, version: int) -> None:
         """An answer without events: it leaves after everything that it was decided on is stored."""
         reply.version = version
@@ -112,10 +120,10 @@ class Pipeline:
 
     # --- the disk ---
 
-    def submit(self, state: Aggregate) -> None:
+    def submit(self, state: Aggregate | None) -> None:
         """Hand the turn to the journal; one with nothing to write is answered with what is on its way before it.
 
-        `state` is what its events lead to.
+        `state` is what its events lead to, for a snapshot; None where that is not known.
         """
         turn, self.turn = self.turn, None
         if turn is None:
@@ -134,9 +142,10 @@ class Pipeline:
             Write((append,), turn.idempotency, len(turn.events), self.lane, self._on_settled, turn.conditions)
         )
 
-    def depart(self, turn: Turn, state: Aggregate) -> None:
+    def depart(self, turn: Turn, state: Aggregate | None) -> None:
         """The turn is on its way to the disk, in this or in another commit."""
-        self._snapshots.look_at(turn, state)
+        if state is not None:
+            self._snapshots.look_at(turn, state)
         if self._in_flight is None:
             self._in_flight = deque()
         self._in_flight.append(turn)

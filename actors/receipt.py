@@ -61,6 +61,11 @@ class Requests(msgspec.Struct, frozen=True, gc=False):
 
     requests: list[Request]
 
+    @property
+    def weight(self) -> int:
+        """As what it counts in a mailbox."""
+        return len(self.requests)
+
 
 class StateQuery(msgspec.Struct, frozen=True, gc=False):
     """Asks for a copy of the state that is on disk."""

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import trio
@@ -10,6 +10,9 @@ import trio
 from ..actors.errors import CommandTimeout
 from ..actors.future import TrioFuture
 from ..actors.receipt import Request
+
+ANSWERED_KEPT_MIN: Final = 1_000
+"""Answers that are remembered although they were given, before all queues are looked through for such."""
 
 
 class Pending(msgspec.Struct, gc=False):
@@ -19,30 +22,41 @@ class Pending(msgspec.Struct, gc=False):
     timeout_seconds: float
     stream: str
     requests: list[Request]
+    """Empty where it is a question for the state."""
     future: TrioFuture[Any]
 
 
 class Deadlines:
     """Fails each answer that is late with `CommandTimeout`.
 
-    Commands with the same timeout end in the order in which they began, so a queue for each timeout is enough.
+    Commands with the same timeout end in the order in which they began, so a queue for each timeout is enough. What was
+    answered behind one that was not is dropped when it is as much as all that was left the last time.
     """
 
     def __init__(self) -> None:
         self._queues: dict[float, deque[Pending]] = {}
+        self._count = 0
+        self._count_max = ANSWERED_KEPT_MIN
         self._timer = trio.CancelScope()
         self._next = math.inf
+
+    def __len__(self) -> int:
+        """How many answers it remembers, also of those that were given."""
+        return self._count
 
     def add(self, stream: str, requests: list[Request], future: TrioFuture[Any], timeout_seconds: float) -> None:
         """Fail `future` in `timeout_seconds`, unless it is settled by then."""
         deadline = trio.current_time() + timeout_seconds
-        pending = Pending(deadline, timeout_seconds, stream, requests, future)
         queue = self._queues.get(timeout_seconds)
         if queue is None:
             queue = self._queues[timeout_seconds] = deque()
         while queue and queue[0].future.is_settled():
             queue.popleft()
-        queue.append(pending)
+            self._count -= 1
+        queue.append(Pending(deadline, timeout_seconds, stream, requests, future))
+        self._count += 1
+        if self._count > self._count_max:
+            self._drop_answered()
         if deadline < self._next:
             self._next = deadline
             self._timer.deadline = deadline
@@ -60,8 +74,18 @@ class Deadlines:
         for timeout_seconds, queue in list(self._queues.items()):
             while queue and (queue[0].deadline <= now or queue[0].future.is_settled()):
                 _time_out(queue.popleft())
+                self._count -= 1
             if not queue:
                 del self._queues[timeout_seconds]
+
+    def _drop_answered(self) -> None:
+        waiting = {
+            timeout_seconds: deque(pending for pending in queue if not pending.future.is_settled())
+            for timeout_seconds, queue in self._queues.items()
+        }
+        self._queues = {timeout_seconds: queue for timeout_seconds, queue in waiting.items() if queue}
+        self._count = sum(map(len, self._queues.values()))
+        self._count_max = 2 * self._count + ANSWERED_KEPT_MIN
 
 
 def _time_out(pending: Pending) -> None:
@@ -69,7 +93,8 @@ def _time_out(pending: Pending) -> None:
         return
     withdraw(pending.requests)
     may_take_effect = any(request.started for request in pending.requests)
-    command = next((request for request in pending.requests if request.started), pending.requests[0]).command
+    commands = [request.command for request in sorted(pending.requests, key=lambda request: not request.started)]
+    command = commands[0] if commands else None
     pending.future.fail(CommandTimeout(pending.stream, command, pending.timeout_seconds, may_take_effect))
 
 

@@ -21,14 +21,27 @@ class UnknownAggregate(EventSourcingError):
         self.aggregate = aggregate
 
 
+class ArgumentInvalid(EventSourcingError, ValueError):
+    """An argument is not what can be used; nothing was sent and nothing was done."""
+
+    code: ClassVar[str] = "argument_invalid"
+
+    def __init__(self, argument: str, value: object, advice: str) -> None:
+        super().__init__(f"{argument}={value!r:.100} cannot be used: {advice}.")
+        self.argument = argument
+        self.value = value
+
+
 class WrongThread(EventSourcingError):
-    """A method that must run on the trio thread was called on another one."""
+    """A method that must run on the trio thread was called on another one, or the other way round."""
 
     code: ClassVar[str] = "wrong_thread"
 
-    def __init__(self, method: str) -> None:
+    def __init__(self, method: str, *, is_for_others: bool = False) -> None:
         super().__init__(
-            f"{method} was called outside of the trio thread that the runtime lives on. From another thread use "
+            f"{method} was called on the trio thread that the runtime lives on, and would block it. Await ask()."
+            if is_for_others
+            else f"{method} was called outside of the trio thread that the runtime lives on. From another thread use "
             "ask_from_thread() or tell(), or trio.from_thread.run()."
         )
         self.method = method

@@ -24,7 +24,7 @@ from ..storage.memory import MemoryLog
 from ..storage.past import PastLog
 from ..storage.reader import LogReader
 from ..storage.store import EventReader, EventStore
-from .errors import ReadersFull
+from .errors import ArgumentInvalid, ReadersFull
 
 READERS_MAX: Final = 64
 """Reader processes of one store that keep views beside it."""
@@ -43,8 +43,13 @@ async def open_store(store: StoreGiven | PastLog, role: Literal["writer", "reade
     if role not in ("writer", "reader"):
         raise ValueError(f'role must be "writer" or "reader", not {role!r}')
     if not isinstance(store, str | os.PathLike):
+        if not hasattr(store, "streams"):
+            raise ArgumentInvalid("store", store, "give the path of a folder as a text, or a store such as MemoryLog()")
         store.streams(limit=1)  # one that is closed says so here
         return store
+    path = os.fspath(store)
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise ArgumentInvalid("store", store, "a path is a text that is not empty and has no NUL in it")
     if role == "reader":
         return await trio.to_thread.run_sync(LogReader.open, store)
     return await trio.to_thread.run_sync(partial(EventLog, store, limits=limits))

@@ -8,6 +8,7 @@ import trio
 
 from ..actors.aggregate import Aggregate
 from ..actors.aggregate_type import AggregateType
+from ..actors.errors import MailboxFull
 from ..actors.future import TrioFuture
 from ..actors.projection import Projection
 from ..actors.receipt import Receipt, Request, Requests, StateQuery
@@ -15,6 +16,7 @@ from ..actors.tombstone import Delete
 from ..storage.commit import ExpectedVersion
 from ..storage.errors import EventSourcingError
 from ..storage.event_query import EventQuery
+from .arguments import checked_timeout
 from .deadlines import withdraw
 from .router import Router
 from .view import wait_for_views
@@ -83,7 +85,7 @@ class AggregateRef(Generic[A]):
         for projection_class in wait_for:
             router.projections.get(projection_class)
         request = router.request(command, expected_version, idempotency_key, correlation_id, metadata, unless)
-        seconds = router.limits.command_timeout_seconds if timeout is None else timeout
+        seconds = checked_timeout(timeout, router.limits)
         deadline = trio.current_time() + seconds if wait_for else 0.0
         receipt = await self.ask_request(request, seconds)
         if wait_for:
@@ -123,7 +125,7 @@ class AggregateRef(Generic[A]):
         if idempotency_keys is not None and len(idempotency_keys) != len(commands):
             raise ValueError(f"{len(commands)} commands need as many idempotency keys, not {len(idempotency_keys)}")
         router = self._router
-        seconds = router.limits.command_timeout_seconds if timeout is None else timeout
+        seconds = checked_timeout(timeout, router.limits)
         answers: list[Receipt | EventSourcingError] = []
         ahead: list[tuple[list[Request], TrioFuture[list[Receipt | EventSourcingError]]]] = []
         try:
@@ -134,9 +136,9 @@ class AggregateRef(Generic[A]):
                     router.request(command, None, key, correlation_id, metadata)
                     for command, key in zip(commands[start:end], keys, strict=False)
                 ]
-                future: TrioFuture[list[Receipt | EventSourcingError]] = router.send(
-                    self._aggregate_type, self.stream, self.aggregate_id, Requests(requests)
-                )
+                while (future := self._sent(requests, is_alone=not ahead)) is None:
+                    answers += await ahead[0][1]
+                    del ahead[0]
                 router.deadlines.add(self.stream, requests, future, seconds)
                 ahead.append((requests, future))
                 if len(ahead) == MESSAGES_AHEAD:
@@ -149,6 +151,20 @@ class AggregateRef(Generic[A]):
             for requests, _ in ahead:
                 withdraw(requests)
         return answers
+
+    def _sent(
+        self, requests: list[Request], *, is_alone: bool
+    ) -> TrioFuture[list[Receipt | EventSourcingError]] | None:
+        """Their answers to come; None where the mailbox is full of those that were sent before."""
+        try:
+            future: TrioFuture[list[Receipt | EventSourcingError]] = self._router.send(
+                self._aggregate_type, self.stream, self.aggregate_id, Requests(requests)
+            )
+        except MailboxFull:
+            if is_alone:
+                raise
+            return None
+        return future
 
     def tell(
         self,
@@ -180,7 +196,7 @@ class AggregateRef(Generic[A]):
         wait_for: Sequence[type[Projection]] = (),
     ) -> Receipt:
         """`ask` for synchronous code in another thread: blocks that thread until the answer is there."""
-        return trio.from_thread.run(
+        return self._router.run_from_thread(
             lambda: self.ask(
                 command,
                 expected_version=expected_version,
@@ -190,8 +206,7 @@ class AggregateRef(Generic[A]):
                 metadata=metadata,
                 unless=unless,
                 wait_for=wait_for,
-            ),
-            trio_token=self._router.trio_token,
+            )
         )
 
     async def delete(
@@ -243,7 +258,7 @@ class AggregateRef(Generic[A]):
             )
         if router.is_reader:
             return cast(A, await router.recover(self._aggregate_type, self.stream, self.aggregate_id))
+        seconds = checked_timeout(timeout, router.limits)
         future: TrioFuture[Aggregate] = router.send(self._aggregate_type, self.stream, self.aggregate_id, StateQuery())
-        seconds = router.limits.command_timeout_seconds if timeout is None else timeout
-        router.deadlines.add(self.stream, [Request(StateQuery(), "", "")], future, seconds)
+        router.deadlines.add(self.stream, [], future, seconds)
         return cast(A, await future)

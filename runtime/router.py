@@ -4,15 +4,15 @@ import itertools
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
 from ..actors.aggregate import Aggregate
 from ..actors.aggregate_type import AggregateType
-from ..actors.errors import AggregateDeleted, IdempotencyKeyInvalid, RuntimeClosed
+from ..actors.errors import AggregateDeleted, AggregateWaitsForItself, RuntimeClosed
 from ..actors.future import TrioFuture
 from ..actors.journal import Journal
 from ..actors.receipt import Hold, Request, Requests, StateQuery, current_cause
@@ -22,12 +22,15 @@ from ..storage.errors import EventSourcingError
 from ..storage.event_query import EventQuery
 from ..storage.limits import Limits
 from ..storage.store import EventReader
+from .arguments import check_expected_version, check_key, check_metadata, check_text
 from .deadlines import Deadlines
 from .errors import RuntimeReadOnly, WrongThread
 from .events import resolved
 from .history import state_at
 from .projections import Projections
 from .residents import Residents
+
+T = TypeVar("T")
 
 logger = logging.getLogger("eventsrc.runtime")
 
@@ -86,7 +89,13 @@ class Router:
     ) -> Request:
         """A command with its ids; the correlation is that of the command being handled, if any."""
         if idempotency_key is not None:
-            self.check_key(idempotency_key)
+            check_key(idempotency_key, self.limits)
+        if expected_version is not None:
+            check_expected_version(expected_version)
+        if correlation_id is not None:
+            check_text("correlation_id", correlation_id)
+        if metadata is not None:
+            check_metadata(metadata)
         cause = current_cause.get()
         command_id = next(self._ids)
         if cause is None:
@@ -107,11 +116,13 @@ class Router:
     ) -> TrioFuture[Any]:
         """Put a message into the mailbox of an aggregate's actor, and return the future of its answer."""
         if threading.get_ident() != self._thread_id:
-            raise WrongThread("ask")
+            raise WrongThread("state" if isinstance(message, StateQuery) else "ask")
         self._check_open()
         actor = self._actors.get(aggregate_type, stream, aggregate_id)
         if isinstance(message, Request) and actor.can_decide_now(message):
             return actor.decide_now(message)
+        if actor.is_in_hand_of_this_task:
+            raise AggregateWaitsForItself(stream)
         future: TrioFuture[Any] = actor.actor_ref.ask(message, block=False)  # type: ignore[assignment]
         return future
 
@@ -134,11 +145,14 @@ class Router:
         except EventSourcingError as error:
             logger.error("a command told from another thread was not taken: %s", error, extra={"stream": stream})
 
-    def check_key(self, key: str) -> None:
-        bound = self.limits.idempotency_key_bytes_max
-        size = len(key.encode())
-        if not 0 < size <= bound:
-            raise IdempotencyKeyInvalid("Bytes in an idempotency key", size, bound, "Use 1 byte or more, up to it.")
+    def run_from_thread(self, function: Callable[[], Awaitable[T]]) -> T:
+        """Run an async function on the trio thread, and wait for it. Raises `WrongThread`, `RuntimeClosed`."""
+        if threading.get_ident() == self._thread_id:
+            raise WrongThread("ask_from_thread", is_for_others=True)
+        try:
+            return trio.from_thread.run(function, trio_token=self.trio_token)
+        except trio.RunFinishedError:
+            raise RuntimeClosed("The runtime was closed; the command was not sent.") from None
 
     @property
     def journal(self) -> Journal:

@@ -33,9 +33,10 @@ from ..storage.memory import MemoryLog
 from ..storage.past import PastLog
 from ..storage.reader import LogReader
 from ..storage.store import EventStore
+from .arguments import check_key, checked_timeout
 from .consumers import Subscriptions
 from .control import Control
-from .errors import RuntimeReadOnly, ShutdownTimeout
+from .errors import ArgumentInvalid, RuntimeReadOnly, ShutdownTimeout
 from .events import resolved
 from .history import position_of
 from .maintenance import Maintenance
@@ -173,6 +174,8 @@ class Runtime(Reading):
             ShutdownTimeout: on leaving, when mailboxes did not drain in `Limits.shutdown_seconds`.
 
         """
+        if not isinstance(limits, Limits):
+            raise ArgumentInvalid("limits", limits, "give Limits(...)")
         serializer = Serializer(converter)
         if sagas:
             projections = (*projections, SagaInstances)
@@ -183,18 +186,20 @@ class Runtime(Reading):
         try:
             # Around the nursery: what runs there may still be writing to it in a worker thread.
             async with home_of(opened, projections, views) as home, trio.open_nursery() as keeper:
-                nursery = await keeper.start(_shielded_nursery)
-                runtime = cls(nursery, opened, aggregate_types, codecs, serializer, limits, wall_clock)
-                logger.info("opened", extra={"path": opened.path, "position": opened.last_position})
+                # Shielded, since trio does not hand over what is started by a task that is cancelled by then.
+                with trio.CancelScope(shield=True):
+                    nursery = await keeper.start(_shielded_nursery)
                 # Failures are raised again outside of the nursery, which would wrap them in a group.
                 try:
-                    await runtime._follow(nursery, home, projections)
-                    await runtime._open_sagas(nursery, home, sagas, serializer)
-                    runtime._take_requests(nursery, home)
-                    yield runtime
-                except BaseException as error:
-                    failure = error
-                try:
+                    runtime = cls(nursery, opened, aggregate_types, codecs, serializer, limits, wall_clock)
+                    logger.info("opened", extra={"path": opened.path, "position": opened.last_position})
+                    try:
+                        await runtime._follow(nursery, home, projections)
+                        await runtime._open_sagas(nursery, home, sagas, serializer)
+                        runtime._take_requests(nursery, home)
+                        yield runtime
+                    except BaseException as error:
+                        failure = error
                     await runtime._shut_down()
                 except BaseException as error:
                     failure = failure or error
@@ -250,10 +255,10 @@ class Runtime(Reading):
         for projection_class in wait_for:
             self.projections.get(projection_class)
         if idempotency_key is not None:
-            self._router.check_key(idempotency_key)
+            check_key(idempotency_key, self.limits)
         if not commands:
             return []
-        seconds = self.limits.command_timeout_seconds if timeout is None else timeout
+        seconds = checked_timeout(timeout, self.limits)
         deadline = trio.current_time() + seconds
         transaction = Transaction(
             self._router,
@@ -429,7 +434,9 @@ def _event_classes(
 
 def _types_of(aggregates: Sequence[type[Aggregate]], serializer: Serializer) -> dict[type[Aggregate], AggregateType]:
     by_category: dict[str, AggregateType] = {}
-    for aggregate_class in aggregates:
+    for aggregate_class in dict.fromkeys(aggregates):
+        if not (isinstance(aggregate_class, type) and issubclass(aggregate_class, Aggregate)):
+            raise DefinitionError(f"{aggregate_class!r} is no aggregate: give Runtime.open subclasses of Aggregate.")
         aggregate_type = AggregateType(aggregate_class, serializer)
         other = by_category.setdefault(aggregate_type.category, aggregate_type)
         if other is not aggregate_type:

@@ -8,7 +8,7 @@ A runtime on `MemoryLog()` writes without a thread, so a test with trio's autoju
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar
 
@@ -17,7 +17,7 @@ import trio
 from ..actors.aggregate import Aggregate
 from ..actors.aggregate_type import AggregateType
 from ..actors.decision import encode_decision
-from ..actors.errors import Rejected
+from ..actors.errors import Rejected, StateReadOnly
 from ..actors.receipt import Request
 from ..actors.serializer import Serializer
 from ..storage.commit import Appended, Commit
@@ -97,14 +97,19 @@ class Scenario(Generic[A]):
     def when(self, command: object) -> "Scenario[A]":
         """Send a command, and apply what it makes. Async handlers are run to their end.
 
-        Raises what the runtime would: `UnknownCommand`, `NotAnEvent`, ...; `Rejected` is kept for `then_rejected`.
+        Raises what the runtime would: `UnknownCommand`, `NotAnEvent`, ...; `Rejected` is kept for `then_rejected`. A
+        handler that changes the state, also in a list or dict of it, is `StateReadOnly`.
         """
         self._events, self._rejection = (), None
+        before = self._type.data(self.state)
         try:
-            handler = self._type.handler(self.state, self._version, command)
-            returned = _finished(handler, self.state, command)
+            returned = _finished(self._type.decide(self.state, self._version, command))
         except Rejected as rejection:
             self._rejection = rejection
+        for field, value in self._type.data(self.state).items():
+            if value != before[field]:
+                raise StateReadOnly(type(self.state), field)
+        if self._rejection is not None:
             return self
         decision = encode_decision(
             self._type, self._stream, self._version, Request(command, "test", "test"), returned, Limits()
@@ -125,8 +130,7 @@ class Scenario(Generic[A]):
         return self
 
 
-def _finished(handler: Callable[..., Any], state: Aggregate, command: object) -> Any:
-    returned = handler(state, command)
+def _finished(returned: Any) -> Any:
     if not inspect.iscoroutine(returned):
         return returned
 

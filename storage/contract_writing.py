@@ -336,6 +336,25 @@ class WritingContract(StoreContract):
                 assert (invalid.stream, invalid.event_type) == ("a-1", "t")
         appended(store.append([commit(9, append_to("a-1"))])[0])
 
+    def test_what_could_not_be_read_again_is_refused(self) -> None:
+        store = self.open_store()
+        appended(store.append([commit(1, append_to("a-1"))])[0])
+        wrong: Any = 42
+        events = [
+            NewEvent("t", {}, correlation_id=wrong),
+            NewEvent("t", {}, causation_id=wrong),
+            NewEvent("t", {}, schema_version="1"),  # type: ignore[arg-type]
+            NewEvent("t", {}, kind="of its own"),  # type: ignore[arg-type]
+            NewEvent("t", {}, metadata={1: 2}),  # type: ignore[dict-item]
+            NewEvent("t", {1: 2}),  # type: ignore[dict-item]
+            NewEvent("t", msgspec.Raw(msgspec.msgpack.encode([1]))),
+            NewEvent("t", msgspec.Raw(b"\xc1")),
+        ]
+        for number, event in enumerate(events, 2):
+            refused(store.append([commit(number, StreamAppend("a-1", ANY, [event]))])[0], PayloadInvalid)
+        appended(store.append([commit(99, append_to("a-1"))])[0])
+        assert [event.version for event in self.reopen(store).read()] == [1, 2]
+
     def test_stream_names_that_cannot_be_keys_are_refused(self) -> None:
         store = self.open_store()
         names = ["", "a-\n", "a-\x00b", "a-\x7f", "a-\x85", "a-\ud800", "a" * 501, "ä" * 251]

@@ -212,7 +212,7 @@ class Draft:
 
 def _encode_event(event: NewEvent, stream: str, position: int, version: int, time_ns: int) -> bytes:
     try:
-        return _encode(
+        encoded = _encode(
             (
                 position,
                 stream,
@@ -229,5 +229,8 @@ def _encode_event(event: NewEvent, stream: str, position: int, version: int, tim
                 GENESIS_HASH,
             )
         )
+        # What cannot be read again must not be stored: every event behind it would be lost with it.
+        _decoder.decode(encoded)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
         raise PayloadInvalid(stream, event.type, str(error)) from error
+    return encoded

@@ -26,6 +26,7 @@ from .errors import (
     StoreFormatUnknown,
     StoreFull,
     StoreInUse,
+    StoreMapRefused,
     StoreOutcomeUnknown,
     StorePathInvalid,
     StoreReadOnly,
@@ -348,7 +349,7 @@ def _open_lmdb(path: str, map_size_bytes: int, *, create: bool, read_only: bool)
     except lmdb.ReadonlyError as error:
         raise StoreReadOnly(path, f"The store {path} cannot be written ({error}).") from error
     except lmdb.Error as error:
-        raise _open_error(path, error) from error
+        raise _open_error(path, error, map_size_bytes) from error
 
 
 def _verify_pages(folder: Path) -> None:
@@ -406,8 +407,10 @@ def _check_format(path: str, environment: lmdb.Environment, *, create: bool) -> 
         )
 
 
-def _open_error(path: str, error: lmdb.Error) -> StoreError:
+def _open_error(path: str, error: lmdb.Error, map_size_bytes: int) -> StoreError:
     reason = str(error)
+    if os.strerror(errno.ENOMEM) in reason:
+        return StoreMapRefused(path, map_size_bytes)
     if os.strerror(errno.EROFS) in reason:
         return StoreReadOnly(path, f"{path} is on a read-only file system.")
     if os.strerror(errno.ENOSPC) in reason:

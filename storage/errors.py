@@ -216,6 +216,21 @@ class CommitAbandoned(AppendRefused):
         self.follows = follows
 
 
+class StoreMapRefused(StoreError):
+    """The system does not give the process as much address space as a store reserves. It takes no memory by itself."""
+
+    code = "store_map_refused"
+
+    def __init__(self, path: str, size_bytes: int) -> None:
+        super().__init__(
+            path,
+            f"{path} cannot be mapped: the process may not reserve {size_bytes:,} bytes of address space, although "
+            "only what is stored takes room. Raise its limit (ulimit -v unlimited), or open a log with a smaller map: "
+            "Runtime.open(EventLog(path, map_size_bytes=1 << 30)).",
+        )
+        self.size_bytes = size_bytes
+
+
 class StreamNameInvalid(EventSourcingError):
     """A stream name that cannot be a key: empty, too long, or with control characters."""
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ from eventsrc import (
     handles,
 )
 from eventsrc.runtime.testing import FaultyLog
-from eventsrc.storage.commit import Commit, NewEvent, StreamAppend
+from eventsrc.storage.commit import Commit, IdempotencyEntry, NewEvent, StreamAppend
 
 Store = Path | MemoryLog
 
@@ -435,3 +436,35 @@ async def test_a_corrupt_record_stops_its_aggregate_and_no_other(tmp_path: Path)
         with pytest.raises(CorruptRecord, match=r"position 1 .* checksum"):
             await runtime.actor(Account, "ann").ask(Deposit(1))
         await works(runtime, "bob")
+
+
+async def test_a_look_up_that_fails_is_told_at_once_and_fails_no_neighbour() -> None:
+    class Unreadable(MemoryLog):
+        def idempotency(self, stream: str, keys: Sequence[str], *, now_ns: int) -> dict[str, IdempotencyEntry]:
+            raise CorruptRecord(self.path, 7, "a key")
+
+    async with Runtime.open(Unreadable(), aggregates=[Account]) as runtime, trio.open_nursery() as nursery:
+        ann = runtime.actor(Account, "ann")
+        nursery.start_soon(ann.ask, Deposit(1))  # the aggregate is loaded meanwhile, so all three are one turn
+        nursery.start_soon(ann.ask, Deposit(1))
+        await trio.lowlevel.checkpoint()
+        with trio.fail_after(2), pytest.raises(CorruptRecord):
+            await ann.ask_many([Deposit(1)], idempotency_keys=["a"])
+        await works(runtime)
+
+
+def test_a_process_without_address_space_for_a_store(tmp_path: Path) -> None:
+    script = f"""
+import resource, trio
+from eventsrc import Runtime, StoreMapRefused
+resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+async def main():
+    try:
+        async with Runtime.open({str(tmp_path / "store")!r}):
+            pass
+    except StoreMapRefused as error:
+        print(error)
+trio.run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "may not reserve 68,719,476,736 bytes of address space" in done.stdout

@@ -1,0 +1,51 @@
+"""The shape of a class, in one short text: stored data of another shape is noticed by it."""
+
+import dataclasses
+import enum
+import hashlib
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+
+
+def schema_of(cls: type) -> str:
+    """Names the shape of an attrs class: its fields, and those of the classes that they are made of."""
+    return hashlib.sha256(";".join(_lines(cls, set())).encode()).hexdigest()[:16]
+
+
+def _lines(cls: Any, seen: set[Any]) -> Iterator[str]:
+    """What there is to say of a type and of those within it, each once."""
+    if cls in seen:
+        return
+    seen.add(cls)
+    number = len(seen)
+    for part in typing.get_args(cls):
+        if isinstance(part, type) or typing.get_args(part):
+            yield from _lines(part, seen)
+    if not isinstance(cls, type):
+        return
+    if issubclass(cls, enum.Enum):
+        yield f"{number}={[member.value for member in cls]}"
+        return
+    types = _field_types(cls)
+    for name, field_type in types.items():
+        yield f"{number}.{name}:{field_type}"
+    for field_type in types.values():
+        yield from _lines(field_type, seen)
+
+
+def _field_types(cls: type) -> dict[str, Any]:
+    if attrs.has(cls):
+        declared = {field.name: field.type for field in attrs.fields(cls)}
+    elif dataclasses.is_dataclass(cls):
+        declared = {field.name: field.type for field in dataclasses.fields(cls)}
+    else:
+        return {}
+    try:
+        hints = typing.get_type_hints(cls)
+    except (NameError, AttributeError, TypeError):
+        # A name that is there for type checkers alone: the annotation as it is written.
+        hints = {}
+    return {name: hints.get(name, field_type) for name, field_type in declared.items()}

@@ -1,0 +1,55 @@
+"""Checks of what a program passes along with a command: before it is sent, so that a mistake takes no effect."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ..actors.errors import IdempotencyKeyInvalid
+from ..storage.commit import Expected, ExpectedVersion
+from ..storage.limits import Limits
+from .errors import ArgumentInvalid
+
+
+def checked_timeout(timeout: float | None, limits: Limits) -> float:
+    """Seconds to wait; `Limits.command_timeout_seconds` for None. Raises `ArgumentInvalid`."""
+    if timeout is None:
+        return limits.command_timeout_seconds
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or math.isnan(timeout) or timeout < 0:
+        raise ArgumentInvalid("timeout", timeout, "give it in seconds, 0 or more")
+    return timeout
+
+
+def check_text(argument: str, value: str) -> None:
+    """Raise `ArgumentInvalid` for what cannot be stored as a text."""
+    if not isinstance(value, str):
+        raise ArgumentInvalid(argument, value, "give it as a text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ArgumentInvalid(argument, value, f"it is not valid Unicode ({error.reason})") from error
+
+
+def check_key(key: str, limits: Limits) -> None:
+    """Raise `ArgumentInvalid` for what is no text, or an empty one, and `IdempotencyKeyInvalid` for one too long."""
+    check_text("idempotency_key", key)
+    if not key:
+        raise ArgumentInvalid("idempotency_key", key, "it must not be empty; None is for a command without one")
+    size, bound = len(key.encode()), limits.idempotency_key_bytes_max
+    if size > bound:
+        raise IdempotencyKeyInvalid("Bytes in an idempotency key", size, bound, "Use a shorter one, a digest say.")
+
+
+def check_metadata(metadata: Mapping[str, Any]) -> None:
+    """Raise `ArgumentInvalid` unless it is a mapping of texts to what is checked when it is encoded."""
+    if not isinstance(metadata, Mapping):
+        raise ArgumentInvalid("metadata", metadata, 'give it as a mapping: {"principal": "ann"}')
+    for name in metadata:
+        if not isinstance(name, str):
+            raise ArgumentInvalid("metadata", metadata, f"its names must be texts, and {name!r} is none")
+
+
+def check_expected_version(expected: ExpectedVersion) -> None:
+    """Raise `ArgumentInvalid` for what no version can be."""
+    is_number = isinstance(expected, int) and not isinstance(expected, bool) and expected >= 0
+    if not (is_number or isinstance(expected, Expected)):
+        raise ArgumentInvalid("expected_version", expected, "give a number, or ANY, NO_STREAM or STREAM_EXISTS")

@@ -1,0 +1,328 @@
+"""Arguments that cannot be used are refused before anything is sent, and what cannot be read again is not stored."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trio.testing
+from bank_domain import Account, Deposit
+
+from eventsrc import (
+    Aggregate,
+    AggregateWaitsForItself,
+    ArgumentInvalid,
+    CommandTimeout,
+    DefinitionError,
+    EncodingError,
+    Limits,
+    MemoryLog,
+    Receipt,
+    Rejected,
+    Runtime,
+    StateReadOnly,
+    StreamNameInvalid,
+    WrongThread,
+    applies,
+    command,
+    event,
+    handles,
+)
+from eventsrc.runtime.runtime import Runtime as RuntimeClass
+from eventsrc.runtime.testing import scenario
+from eventsrc.storage import control
+from eventsrc.storage.store import EventStore
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"correlation_id": 42}, "correlation_id=42 cannot be used: give it as a text"),
+        ({"correlation_id": "\ud800"}, "not valid Unicode"),
+        ({"metadata": {1: 2}}, "its names must be texts, and 1 is none"),
+        ({"metadata": "abc"}, "give it as a mapping"),
+        ({"idempotency_key": 123}, "idempotency_key=123 cannot be used: give it as a text"),
+        ({"idempotency_key": "\ud800"}, "not valid Unicode"),
+        ({"idempotency_key": ""}, "must not be empty"),
+        ({"expected_version": "5"}, "give a number, or ANY, NO_STREAM or STREAM_EXISTS"),
+        ({"expected_version": -7}, "give a number"),
+        ({"expected_version": True}, "give a number"),
+        ({"timeout": float("nan")}, "timeout=nan cannot be used: give it in seconds, 0 or more"),
+        ({"timeout": "x"}, "give it in seconds"),
+        ({"timeout": -1}, "give it in seconds"),
+    ],
+)
+async def test_what_comes_along_with_a_command(store: EventStore | Path, arguments: dict[str, Any], words: str) -> None:
+    async with Runtime.open(store, aggregates=[Account]) as runtime:
+        ann = runtime.actor(Account, "ann")
+        with pytest.raises(ArgumentInvalid, match=words):
+            await ann.ask(Deposit(1), **arguments)
+        others = {name: value for name, value in arguments.items() if name != "expected_version"}
+        if others:
+            with pytest.raises(ArgumentInvalid, match=words):
+                await runtime.transact([(Account, "ann", Deposit(1))], **others)
+        assert (await ann.ask(Deposit(1))).position == 1, "nothing was sent"
+
+
+@pytest.mark.parametrize("given", [None, 5, b"x", ["a"], "", "a\0b"])
+async def test_what_is_no_store(given: Any) -> None:
+    with pytest.raises(ArgumentInvalid, match="store="):
+        async with Runtime.open(given):
+            pass
+
+
+async def test_what_else_a_runtime_cannot_be_opened_with() -> None:
+    limits: Any = 5
+    with pytest.raises(ArgumentInvalid, match="limits=5"):
+        async with Runtime.open(MemoryLog(), limits=limits):
+            pass
+    aggregates: Any = [int]
+    with pytest.raises(DefinitionError, match="is no aggregate"):
+        async with Runtime.open(MemoryLog(), aggregates=aggregates):
+            pass
+    async with Runtime.open(MemoryLog(), aggregates=[Account, Account]) as runtime:
+        for aggregate_id in (5, None):
+            wrong: Any = aggregate_id
+            with pytest.raises(StreamNameInvalid, match="an aggregate's id is a text"):
+                runtime.actor(Account, wrong)
+        with pytest.raises(WrongThread, match=r"on the trio thread.*Await ask\(\)"):
+            runtime.actor(Account, "ann").ask_from_thread(Deposit(1))
+
+
+# --- opening that is broken off
+
+
+async def test_opening_can_be_cancelled_at_any_moment(tmp_path: Path) -> None:
+    for number in range(40):
+        with trio.fail_after(20), trio.move_on_after(number * 0.0005):
+            async with Runtime.open(tmp_path / "store", aggregates=[Account]):
+                await trio.lowlevel.checkpoint()
+    async with Runtime.open(tmp_path / "store", aggregates=[Account]) as runtime:
+        assert (await runtime.actor(Account, "ann").ask(Deposit(1))).version == 1
+
+
+async def test_opening_is_cancelled_while_the_control_board_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scope = trio.CancelScope()
+    original: Callable[..., None] = control.ControlBoard.__init__
+
+    def slow(self: control.ControlBoard, *arguments: Any, **options: Any) -> None:
+        original(self, *arguments, **options)
+        trio.from_thread.run_sync(scope.cancel)
+
+    monkeypatch.setattr(control.ControlBoard, "__init__", slow)
+    with trio.fail_after(20), scope:
+        async with Runtime.open(tmp_path / "store", aggregates=[Account]):
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+
+
+async def test_a_runtime_that_cannot_be_made_leaves_the_store_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched, trio.fail_after(20):
+        patched.setattr(RuntimeClass, "_start_writing", fail)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            async with Runtime.open(tmp_path / "store", aggregates=[Account]):
+                pass
+    async with Runtime.open(tmp_path / "store", aggregates=[Account]) as runtime:
+        assert (await runtime.actor(Account, "ann").ask(Deposit(1))).version == 1
+
+
+# --- a domain that says what it does not mean
+
+
+@command
+class Set:
+    value: Any
+
+
+@command
+class Misuse:
+    pass
+
+
+@command
+class AskYourself:
+    pass
+
+
+@command
+class SetTwice:
+    """The second of its events cannot be applied."""
+
+    value: int
+
+
+@event("box.set")
+class WasSet:
+    value: int
+
+
+@event("box.spoiled")
+class Spoiled:
+    pass
+
+
+class Box(Aggregate):
+    value: int = 0
+
+    @handles
+    def set(self, command: Set) -> WasSet:
+        return WasSet(command.value)
+
+    @handles
+    def misuse(self, command: Misuse) -> WasSet:
+        self.value = 999
+        raise Rejected("no")
+
+    @handles
+    async def ask_yourself(self, command: AskYourself) -> None:
+        await Box.runtime.actor(Box, self.id).ask(Set(1))  # type: ignore[attr-defined]
+
+    @handles
+    def set_twice(self, command: SetTwice) -> list[WasSet | Spoiled]:
+        return [WasSet(command.value), Spoiled()]
+
+    @applies
+    def was_set(self, event: WasSet) -> None:
+        self.value += event.value
+
+    @applies
+    def spoiled(self, event: Spoiled) -> None:
+        raise ValueError("cannot be applied")
+
+
+async def test_a_handler_cannot_set_the_state(store: EventStore | Path) -> None:
+    async with Runtime.open(store, aggregates=[Box]) as runtime:
+        box = runtime.actor(Box, "1")
+        with pytest.raises(StateReadOnly, match=r"A handler of Box set self\.value"):
+            await box.ask(Misuse())
+        assert (await box.ask(Set(1))).version == 1
+        assert (await box.state()).value == 1
+
+
+def test_a_scenario_finds_a_handler_that_changes_what_is_in_a_field() -> None:
+    class Careless(Aggregate):
+        items: list[int] = attrs.field(factory=list)
+
+        @handles
+        def add(self, command: Deposit) -> None:
+            self.items.append(command.amount)
+
+    with pytest.raises(StateReadOnly, match=r"self\.items"):
+        scenario(Careless).when(Deposit(1))
+
+
+@pytest.mark.parametrize(("value", "words"), [(1.5, "would come back as WasSet"), ("abc", "could not be read again")])
+async def test_an_event_that_would_not_come_back_as_it_is_is_not_stored(
+    store: EventStore | Path, value: object, words: str
+) -> None:
+    async with Runtime.open(store, aggregates=[Box]) as runtime:
+        with pytest.raises(EncodingError, match=words):
+            await runtime.actor(Box, "1").ask(Set(value))
+        assert (await runtime.actor(Box, "1").ask(Set(2))).version == 1
+
+
+async def test_no_snapshot_is_taken_of_a_state_that_is_half_applied(tmp_path: Path) -> None:
+    limits = Limits(snapshot_every_events=10)
+    async with Runtime.open(tmp_path, aggregates=[Box], limits=limits) as runtime:
+        answers = await runtime.actor(Box, "1").ask_many([Set(1)] * 10 + [SetTwice(1_000)])
+        assert [type(answer) for answer in answers[:10]] == [Receipt] * 10
+        assert (await runtime.actor(Box, "1").state()).value == 10
+    async with Runtime.open(tmp_path, aggregates=[Box], limits=limits) as runtime:
+        assert (await runtime.actor(Box, "1").state()).value == 10
+
+
+async def test_a_handler_that_waits_for_its_own_aggregate_is_told(store: EventStore | Path) -> None:
+    async with Runtime.open(store, aggregates=[Box]) as runtime:
+        Box.runtime = runtime  # type: ignore[attr-defined]
+        with pytest.raises(AggregateWaitsForItself, match="'box-1' waits for an answer of 'box-1'"):
+            await runtime.actor(Box, "1").ask(AskYourself())
+
+
+async def test_a_question_for_the_state_that_takes_too_long_names_no_command(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    class Sleeper(Aggregate):
+        @handles
+        async def sleep(self, command: Deposit) -> None:
+            await trio.sleep(60)
+
+    async with Runtime.open(MemoryLog(), aggregates=[Sleeper]) as runtime, trio.open_nursery() as nursery:
+        sleeper = runtime.actor(Sleeper, "1")
+        nursery.start_soon(lambda: sleeper.ask(Deposit(1), timeout=100))
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(CommandTimeout, match="The question for the state of 'sleeper-1' got no answer"):
+            await sleeper.state(timeout=3)
+
+
+# --- bounds
+
+
+async def test_a_mailbox_counts_commands_and_ask_many_gets_along_with_any_size() -> None:
+    async with Runtime.open(MemoryLog(), aggregates=[Account], limits=Limits(mailbox_commands_max=2)) as runtime:
+        answers = await runtime.actor(Account, "ann").ask_many([Deposit(1)] * 1_000)
+        assert all(isinstance(answer, Receipt) for answer in answers)
+        assert len(answers) == 1_000
+
+
+async def test_answered_commands_are_not_remembered_behind_one_that_is_stuck(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    class Sleeper(Aggregate):
+        @handles
+        async def sleep(self, command: Deposit) -> None:
+            await trio.sleep(command.amount)
+
+    async with Runtime.open(MemoryLog(), aggregates=[Sleeper, Account]) as runtime, trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: runtime.actor(Sleeper, "1").ask(Deposit(50), timeout=100))
+        await trio.testing.wait_all_tasks_blocked()
+        ann, deadlines = runtime.actor(Account, "ann"), runtime._router.deadlines
+        for number in range(3_000):
+            await ann.ask(Deposit(1), timeout=100 + (number % 2) * number)
+        assert len(deadlines) < 1_100
+        assert len(deadlines._queues) < 1_100
+
+
+@attrs.define
+class Line:
+    quantity: int = 0
+
+
+async def test_a_snapshot_is_not_used_when_a_class_within_the_state_changed_its_shape(tmp_path: Path) -> None:
+    def basket(line: type) -> type[Aggregate]:
+        class Basket(Aggregate):
+            lines: list[line] = attrs.field(factory=list)  # type: ignore[valid-type]
+
+            @handles
+            def add(self, command: Deposit) -> WasSet:
+                return WasSet(command.amount)
+
+            @applies
+            def added(self, event: WasSet) -> None:
+                self.lines.append(line(event.value))
+
+        return Basket
+
+    @attrs.define
+    class Counted:
+        count: int = 0
+
+    Counted.__name__, Counted.__qualname__, Counted.__module__ = Line.__name__, Line.__qualname__, Line.__module__
+    limits = Limits(snapshot_every_events=2)
+    async with Runtime.open(tmp_path, aggregates=[basket(Line)], limits=limits) as runtime:
+        before: Any = basket(Line)
+        first = next(iter(runtime._types))
+        await runtime.actor(first, "1").ask_many([Deposit(3), Deposit(4)])
+        assert before.__name__ == first.__name__
+    after = basket(Counted)
+    async with Runtime.open(tmp_path, aggregates=[after], limits=limits) as runtime:
+        state: Any = await runtime.actor(after, "1").state()
+        assert [line.count for line in state.lines] == [3, 4]
