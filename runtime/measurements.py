@@ -217,7 +217,7 @@ async def transaction_seconds(store: Path, *, commands: int) -> tuple[float, flo
         return alone / commands, together / commands
 
 
-async def hydration_seconds(store: Path, *, events: int, snapshots: bool, repeats: int = 5) -> float:
+async def hydration_seconds(store: Path, *, events: int, snapshots: bool, repeats: int = 11) -> float:
     """The median time to get the state of an aggregate that is not in memory, with `events` events in its stream."""
     every = LIMITS.snapshot_every_events if snapshots else NO_SNAPSHOT
     limits = attrs.evolve(LIMITS, snapshot_every_events=every)
