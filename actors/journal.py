@@ -30,8 +30,8 @@ GROUP_EVENTS_MAX: Final = 1_000
 """Events in one group commit, at most."""
 GROUP_EVENTS_MIN: Final = 16
 DISK_SHARE_SECONDS: Final = 20e-6
-"""A group is as large as it takes to bring the disk's share of each event down to this. The interpreter takes as much, at
-the same time, so a larger one would only make its first answers wait."""
+"""A group is as large as it takes to bring the disk's share of each event down to this. The interpreter takes as much
+at the same time, so a larger one would only make its first answers wait."""
 
 T = TypeVar("T")
 logger = logging.getLogger("eventsrc.journal")
