@@ -107,6 +107,8 @@ class Subscriptions:
         """
         last = self._store.read(backwards=True, limit=1)
         position, event_hash = (last[0].position, last[0].hash) if last else (0, b"")
+        if not self._board.is_ahead_of(position):
+            return
         for follower in await on_board(self._board, partial(self._board.cut, position, event_hash)):
             logger.warning(
                 "%r knows events that the log does not have (a restored backup?); it goes on after position %d, "

@@ -180,6 +180,13 @@ class ControlBoard:
 
         return self._write(work)
 
+    def is_ahead_of(self, position: int) -> bool:
+        """Whether some follower of the log knows more than `position`, its end."""
+        with self._read() as transaction:
+            return bool(
+                self._subscriptions_ahead(transaction, position) or self._followers_ahead(transaction, position)
+            )
+
     def cut(self, position: int, event_hash: bytes) -> list[str]:
         """Forget what followers of the log know beyond `position`, its end, where an older copy of it was restored.
 
@@ -201,12 +208,6 @@ class ControlBoard:
                 transaction.put(follower.encode(), _POSITION.pack(position), db=self._positions)
             return [*subscriptions, *followers]
 
-        with self._read() as transaction:
-            # Hardly ever is there anything to do, and a write waits for the disk.
-            if not self._subscriptions_ahead(transaction, position) and not self._followers_ahead(
-                transaction, position
-            ):
-                return []
         return self._write(work)
 
     def _subscriptions_ahead(self, transaction: Transaction, position: int) -> dict[str, Progress]:
