@@ -101,7 +101,8 @@ def _tags_of(
     codec: EventCodec, tags_of: Callable[[Any], Iterable[str]], event: object, limits: Limits
 ) -> tuple[str, ...]:
     try:
-        tags = tuple(dict.fromkeys(tags_of(event)))
+        given = tags_of(event)
+        tags = (given,) if isinstance(given, str) else tuple(dict.fromkeys(given))
     except Exception as error:
         raise EncodingError(f"The tags of {codec.event_class.__name__} cannot be had: {error!r}") from error
     if not all(isinstance(tag, str) for tag in tags):

@@ -4,6 +4,7 @@ Different streams go to different consumers at once. What a consumer leaves with
 or to the next one after a restart.
 """
 
+import inspect
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,14 +14,15 @@ from typing import Final
 
 import trio
 
+from ..actors.errors import RuntimeClosed
 from ..actors.feed import Feed
 from ..storage.control import ControlBoard, ParkedEvent
 from ..storage.limits import Limits
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader
 from .dispatcher import Dispatcher, Message, on_board
-from .errors import SubscriptionNameInvalid, UnknownSubscription
-from .subscription import Find
+from .errors import NoPlaceForProgress, SubscriptionFilterDiffers, SubscriptionNameInvalid, UnknownSubscription
+from .events import Wanted, check_count
 
 SUBSCRIPTION_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
 RETRY: Final = "retry"
@@ -49,17 +51,22 @@ class Consumer:
         return message
 
     async def run(self, handler: Callable[[StoredEvent], Awaitable[None]]) -> None:
-        """Call `handler` with each event: acknowledged when it returns, failed when it raises an `Exception`.
+        """Feed a sink: call `handler` with each event; acknowledged when it returns, failed when it raises.
 
-        It goes on without waiting for the disk, so that after a crash the handler may see an event again.
+        Each event gets there at least once: it goes on without waiting for the disk, so that after a crash the handler
+        may see an event again. Raises `TypeError` for a handler that is not async, whose events stay unacknowledged.
         """
         async for message in self:
             try:
-                await handler(message.event)
+                handled = handler(message.event)
+                if inspect.isawaitable(handled):
+                    await handled
             except Exception as error:
                 logger.warning("a handler failed: %r", error, extra={"position": message.event.position})
                 message.fail(error)
             else:
+                if not inspect.isawaitable(handled):
+                    raise TypeError(f"run() needs an async function, not {handler!r}: write async def.")
                 message.ack_soon()
 
     def leave(self) -> None:
@@ -79,7 +86,10 @@ class Subscriptions:
         limits: Limits,
         board: ControlBoard,
         wall_clock: Callable[[], int],
+        *,
+        keeps_progress: bool,
     ) -> None:
+        self._keeps_progress = keeps_progress
         self._nursery = nursery
         self._store = store
         self._feed = feed
@@ -89,16 +99,43 @@ class Subscriptions:
         self._dispatchers: dict[str, Dispatcher] = {}
         self._opening = trio.Lock()
 
+    async def open(self) -> None:
+        """Bring what followers of the log remember in line with the log, where an older copy of it was restored.
+
+        What they remember is exact up to the end of such a copy, and what will come after it is new to them. So they go
+        on from there: nothing is lost, and nothing comes again.
+        """
+        last = self._store.read(backwards=True, limit=1)
+        position, event_hash = (last[0].position, last[0].hash) if last else (0, b"")
+        if not self._board.is_ahead_of(position):
+            return
+        for follower in await on_board(self._board, partial(self._board.cut, position, event_hash)):
+            logger.warning(
+                "%r knows events that the log does not have (a restored backup?); it goes on after position %d, "
+                "where the log ends",
+                follower,
+                position,
+            )
+
     @asynccontextmanager
-    async def consume(self, name: str, find: Find, after: int) -> AsyncIterator[Consumer]:
+    async def consume(self, name: str, wanted: Wanted, after: int) -> AsyncIterator[Consumer]:
         """Be one of the consumers of a subscription for as long as the block lasts."""
-        if not SUBSCRIPTION_NAME.fullmatch(name):
+        if not isinstance(name, str) or not SUBSCRIPTION_NAME.fullmatch(name):
             raise SubscriptionNameInvalid(name)
+        check_count("after", after, least=0)
+        if self._feed.is_closed:
+            raise RuntimeClosed(f"The runtime has closed; {name!r} cannot be consumed any more.")
+        if not self._keeps_progress:
+            raise NoPlaceForProgress(self._store.path)
         async with self._opening:
             dispatcher = self._dispatchers.get(name)
-            if dispatcher is None:
-                dispatcher = Dispatcher(name, self._store, self._feed, self._limits, self._board, self._wall_clock)
-                await dispatcher.open(find, after)
+            if dispatcher is not None and not dispatcher.is_deleted and dispatcher.wanted != wanted:
+                raise SubscriptionFilterDiffers(name, dispatcher.wanted.query.criteria, wanted.query.criteria)
+            if dispatcher is None or dispatcher.is_deleted:
+                dispatcher = Dispatcher(
+                    name, wanted, self._store, self._feed, self._limits, self._board, self._wall_clock
+                )
+                await dispatcher.open(after)
                 self._dispatchers[name] = dispatcher
                 self._nursery.start_soon(dispatcher.keep, name=f"eventsrc subscription {name}")
                 await self._retry_as_asked(name)

@@ -57,7 +57,7 @@ class Control:
         self._published: dict[str, Any] = {}
 
     async def run(self) -> None:
-        """Until it is stopped. A disk that refuses is logged, and tried again."""
+        """Until it is stopped. What goes wrong is logged, and tried again: nothing here may end the runtime."""
         try:
             with self._scope:
                 await self._run()
@@ -82,8 +82,8 @@ class Control:
                             self._under_way.add(request.id)
                             nursery.start_soon(self._take, request)
                     await self.publish()
-                except EventSourcingError as error:
-                    logger.warning("the control board cannot be used: %s", error)
+                except Exception as error:
+                    _report(error)
                 await trio.sleep(PERIOD_SECONDS)
 
     async def _take(self, request: ControlRequest) -> None:
@@ -92,16 +92,16 @@ class Control:
             return
         try:
             await on_board(self._board, partial(self._board.done, request, answer))
-        except EventSourcingError as error:
-            logger.warning("the control board cannot be used: %s", error)
+        except Exception as error:
+            _report(error)
             self._under_way.discard(request.id)
 
     async def close(self) -> None:
         """Publish how things are at the end."""
         try:
             await self.publish()
-        except EventSourcingError as error:
-            logger.warning("the control board cannot be used: %s", error)
+        except Exception as error:
+            _report(error)
 
     async def _answer(self, request: ControlRequest) -> str | None:
         """Do it. What is wrong with it, empty when nothing is; None when it has to wait."""
@@ -124,6 +124,10 @@ class Control:
         except EventSourcingError as error:
             logger.warning("asked for what cannot be done: %s", error)
             return str(error)
+        except Exception as error:
+            # Whoever asks is outside: what goes wrong there must not end the runtime.
+            logger.exception("what was asked from outside has failed", extra={"action": request.action})
+            return f"{request.action} {request.subject} has failed: {type(error).__name__}: {error}"
         return ""
 
     async def _steer_saga(self, request: ControlRequest) -> None:
@@ -166,3 +170,8 @@ class Control:
         if status != self._published:
             self._published = status
             await on_board(self._board, partial(self._board.set_status, status | {"published": time.time()}))
+
+
+def _report(error: Exception) -> None:
+    is_expected = isinstance(error, EventSourcingError)
+    logger.warning("the control board cannot be used: %r", error, exc_info=None if is_expected else error)

@@ -225,7 +225,7 @@ class SubscriptionFull(EventSourcingError):
     def __init__(self, name: str, bound: int) -> None:
         super().__init__(
             f"{bound} events of the subscription {name!r} are parked, which is the most. Repair the handler and retry "
-            f"them with `eventsrc retry PATH {name}`, or delete the subscription."
+            f"them with `eventsrc subscriptions PATH retry {name}`, or delete the subscription."
         )
         self.name = name
         self.bound = bound
@@ -236,7 +236,7 @@ class SubscriptionNameInvalid(EventSourcingError):
 
     code: ClassVar[str] = "subscription_name_invalid"
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: object) -> None:
         super().__init__(
             f"{name!r} cannot be the name of a subscription: use 1 to 100 letters, digits, dots, dashes and "
             "underscores."
@@ -244,14 +244,47 @@ class SubscriptionNameInvalid(EventSourcingError):
         self.name = name
 
 
+class SubscriptionFilterDiffers(EventSourcingError):
+    """The consumers of one subscription share its events, so they must want the same ones."""
+
+    code: ClassVar[str] = "subscription_filter_differs"
+
+    def __init__(self, name: str, wanted: str, other: str) -> None:
+        super().__init__(
+            f"The subscription {name!r} is consumed here with another filter ({wanted or 'any event'}) than this "
+            f"consumer's ({other or 'any event'}). Consume it with the same one, or under another name."
+        )
+        self.name = name
+
+
+class SubscriptionDiverged(EventSourcingError):
+    """The log does not have the event that a subscription has come to: it is another history than the one consumed."""
+
+    code: ClassVar[str] = "subscription_diverged"
+
+    def __init__(self, name: str, position: int) -> None:
+        super().__init__(
+            f"The subscription {name!r} has come to position {position} of another history: the log does not have the "
+            "event that was there (a restored backup that was written to since?). Nothing was handed out, as events "
+            "could be lost or come again. Delete the subscription, and consume it again with after= the last position "
+            "that both histories share."
+        )
+        self.name = name
+        self.position = position
+
+
 class NoPlaceForProgress(EventSourcingError):
-    """A reader without projections has no folder in which the progress of a subscription could be kept."""
+    """A reader without a folder of its own has no place in which the progress of a subscription could be kept.
+
+    The numbered folders beside the store go to whichever reader comes next, and with them progress would.
+    """
 
     code: ClassVar[str] = "no_place_for_progress"
 
     def __init__(self, path: str) -> None:
         super().__init__(
             f"This reader of {path!r} has no folder of its own, so it cannot keep how far a subscription has come. "
-            'Open it with Runtime.open(..., role="reader", views="some folder").'
+            'Open it with Runtime.open(..., role="reader", views="some folder"). Consumers of one name share events '
+            "within one runtime; another process has subscriptions, and progress, of its own."
         )
         self.path = path

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import datetime
-from itertools import islice
+from itertools import chain
 from typing import Any, Final
 
 import attrs
@@ -10,18 +10,18 @@ import trio
 
 from ..actors.messages import stored_name
 from ..storage.event_query import EventQuery
-from ..storage.query import find_events, position_at
+from ..storage.query import find_batches, position_at
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader
 from .iteration import Items
 
 EVENTS_PER_CHECKPOINT: Final = 100
-"""Other tasks get their turn after so many events or streams."""
+"""Other tasks get their turn after so many streams."""
 
 
 @attrs.frozen(kw_only=True)
 class Wanted:
-    """What is asked of the log; the arguments of `Runtime.events`, checked."""
+    """What is asked of the log; the arguments of `Runtime.events`, checked. Equal where the same is asked."""
 
     query: EventQuery
     stream: str | None = None
@@ -31,22 +31,30 @@ class Wanted:
         cls,
         *,
         stream: str | None = None,
-        types: Sequence[type | str] | None = None,
+        types: Sequence[type | str] | type | str | None = None,
         category: str | None = None,
         tag: str | Sequence[str] | None = None,
         metadata: Mapping[str, Any] | None = None,
         after: int = 0,
     ) -> "Wanted":
-        """Raises `DefinitionError` for a class that is no event."""
-        tags = () if tag is None else (tag,) if isinstance(tag, str) else tuple(tag)
-        names = [stored_name(event_class) for event_class in types or ()]
-        query = EventQuery(types=names, tags=tags, category=category, metadata=dict(metadata or {}), after=after)
-        return cls(query=query, stream=stream)
+        """Raises `DefinitionError` for a class that is no event, `ValueError`, `TypeError` for what cannot be asked."""
+        if stream is not None and not isinstance(stream, str):
+            raise TypeError(f"stream must be the name of one, such as 'account-ann', not {stream!r}.")
+        query = EventQuery(types=types, tags=tag, category=category, metadata=dict(metadata or {}), after=after)
+        names = sorted(set(resolved(query).types or ())) or None
+        tags = sorted(set(query.tags or ())) or None
+        return cls(query=attrs.evolve(query, types=names, tags=tags), stream=stream)
 
     def find(self, store: EventReader, after: int, before: int, *, backwards: bool = False) -> Iterator[StoredEvent]:
         """The events between two positions, both excluded."""
+        return chain.from_iterable(self.batches(store, after, before, backwards=backwards))
+
+    def batches(
+        self, store: EventReader, after: int, before: int, *, backwards: bool = False
+    ) -> Iterator[list[StoredEvent]]:
+        """The same in bounded steps, see `find_batches`."""
         query = attrs.evolve(self.query, after=max(after, self.query.after))
-        return find_events(store, query, stream=self.stream, before=before, backwards=backwards)
+        return find_batches(store, query, stream=self.stream, before=before, backwards=backwards)
 
 
 def read_events(
@@ -59,30 +67,69 @@ def read_events(
     limit: int | None,
     backwards: bool,
 ) -> AsyncIterator[StoredEvent]:
-    """Events as far as they go now, a batch at a time. Raises `ValueError` for a limit below 0, a naive time."""
-    if limit is not None and limit < 0:
-        raise ValueError(f"limit must be 0 or more, not {limit}")
+    """Events as far as they go now, a batch at a time.
+
+    Raises `ValueError` for a limit below 0 or a naive time, `TypeError` for what is none.
+    """
+    if limit is not None:
+        check_count("limit", limit, least=0)
+    if before is not None:
+        check_count("before", before, least=0)
     end = store.last_position + 1 if before is None else min(before, store.last_position + 1)
     after = wanted.query.after
     if since is not None:
-        after = max(after, position_at(store, _ns(since) - 1))
+        after = max(after, position_at(store, _ns("since", since) - 1))
     if until is not None:
-        end = min(end, position_at(store, _ns(until) - 1) + 1)
-    found = islice(wanted.find(store, after, end, backwards=backwards), limit)
+        end = min(end, position_at(store, _ns("until", until) - 1) + 1)
+    batches = wanted.batches(store, after, end, backwards=backwards)
+    left = end if limit is None else limit
 
     async def fetch() -> list[StoredEvent]:
+        nonlocal left
         await trio.lowlevel.checkpoint()
-        return list(islice(found, EVENTS_PER_CHECKPOINT))
+        for batch in batches if left else ():
+            if batch:
+                found = batch[:left]
+                left -= len(found)
+                return found
+            await trio.lowlevel.checkpoint()
+        return []
 
     return Items(fetch)
 
 
 def resolved(query: EventQuery) -> EventQuery:
     """The query with stored names in the place of event classes. Raises `DefinitionError`."""
+    if query.types is None:
+        return query
     return attrs.evolve(query, types=tuple(stored_name(event_class) for event_class in query.types))
 
 
-def _ns(time: datetime) -> int:
+async def narrowed(store: EventReader, condition: EventQuery) -> EventQuery:
+    """The same condition of an append, put so that the journal has next to nothing to look at.
+
+    What is stored by now is searched here, where others run in between. What the journal gets begins just before the
+    first event that matches, or, where none does, after the newest.
+    """
+    last_position = store.last_position
+    for batch in find_batches(store, condition, before=last_position + 1):
+        if batch:
+            return attrs.evolve(condition, after=batch[0].position - 1)
+        await trio.lowlevel.checkpoint()
+    return attrs.evolve(condition, after=max(condition.after, last_position))
+
+
+def check_count(name: str, value: object, *, least: int) -> None:
+    """Raise `TypeError` or `ValueError`, with words, unless it is a whole number from `least` on."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be {least} or more, not {value}")
+
+
+def _ns(name: str, time: object) -> int:
+    if not isinstance(time, datetime):
+        raise TypeError(f"{name} must be a datetime with a time zone, not {time!r}")
     if time.tzinfo is None:
         raise ValueError(f"{time} has no time zone: write datetime(..., tzinfo=UTC), or time.astimezone()")
     return round(time.timestamp() * 1_000_000) * 1_000

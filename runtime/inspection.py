@@ -110,8 +110,8 @@ def _snapshot_data(snapshot: Snapshot) -> dict[str, Any]:
 
 def _found(log: LogReader, options: argparse.Namespace, after: int) -> Iterator[StoredEvent]:
     query = EventQuery(
-        types=options.types or (),
-        tags=options.tags or (),
+        types=options.types or None,
+        tags=options.tags or None,
         category=options.category,
         metadata=dict(options.metadata or ()),
         after=after,

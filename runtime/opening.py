@@ -69,6 +69,8 @@ class Home:
 
     views_of: Callable[[type[Projection]], ViewStore]
     board: ControlBoard | None
+    is_numbered: bool
+    """Whether the folder is one of those that go to whichever reader comes next."""
 
 
 @asynccontextmanager
@@ -80,14 +82,15 @@ async def home_of(
     async with AsyncExitStack() as stack:
         folder = await _folder_of(store, bool(projections), views, stack)
         if folder is None:
-            yield Home(special.__getitem__, None)
+            yield Home(special.__getitem__, None, is_numbered=False)
             return
         is_durable = not isinstance(store, MemoryLog | PastLog)
         board = await trio.to_thread.run_sync(partial(ControlBoard, folder / CONTROL_FOLDER, durable=is_durable))
         stack.callback(board.close)
         board.take()
         beside = LmdbViews(folder / VIEWS_FOLDER)
-        yield Home(lambda projection: special.get(projection, beside), board)
+        is_numbered = folder.parent == Path(store.path) / READERS_FOLDER
+        yield Home(lambda projection: special.get(projection, beside), board, is_numbered)
 
 
 async def _folder_of(

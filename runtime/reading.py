@@ -26,7 +26,7 @@ from ..storage.record import StoredEvent, StreamHead
 from ..storage.verify import Summary
 from .consumers import Consumer, Subscriptions
 from .errors import NoPlaceForProgress, UnknownAggregate
-from .events import EVENTS_PER_CHECKPOINT, Wanted, read_events
+from .events import EVENTS_PER_CHECKPOINT, Wanted, check_count, read_events
 from .history import Blame, Difference, blame, difference, position_of
 from .iteration import Batches, Items
 from .opening import Opened
@@ -55,7 +55,7 @@ class Reading:
         self,
         *,
         stream: str | None = None,
-        types: Sequence[type | str] | None = None,
+        types: Sequence[type | str] | type | str | None = None,
         category: str | None = None,
         tag: str | Sequence[str] | None = None,
         metadata: Mapping[str, Any] | None = None,
@@ -70,10 +70,11 @@ class Reading:
 
         Args:
             stream: only this stream; its name, such as `account-ann`.
-            types: only these event classes or stored names.
+            types: only these event classes or stored names; None for all.
             category: only streams of this category.
-            tag: only events with this tag, or with all of these.
+            tag: only events with this tag, or with all of these; None for all.
             metadata: only events whose metadata hold these values; compared, since no index serves it alone.
+                However many events are looked at for that, other tasks get their turn every few hundred.
             after: only positions greater than this.
             before: only positions smaller than this.
             since: only events stored at this time or later.
@@ -83,7 +84,7 @@ class Reading:
 
         Raises:
             DefinitionError: for a class that is no event.
-            ValueError: for a negative limit, or a time without a zone.
+            ValueError, TypeError: for a negative limit, a time without a zone, empty types or tags.
 
         """
         wanted = Wanted.of(stream=stream, types=types, category=category, tag=tag, metadata=metadata, after=after)
@@ -116,7 +117,7 @@ class Reading:
         *,
         after: int = 0,
         stream: str | None = None,
-        types: Sequence[type | str] | None = None,
+        types: Sequence[type | str] | type | str | None = None,
         category: str | None = None,
         tag: str | Sequence[str] | None = None,
         batch_size: int = SUBSCRIPTION_BATCH_EVENTS,
@@ -126,34 +127,44 @@ class Reading:
         It ends when the runtime closes. A slow subscriber holds up nobody and costs the memory of one batch.
 
         Raises:
-            ValueError: for a batch size below 1.
+            DefinitionError: for a class that is no event.
+            ValueError, TypeError: for a batch size below 1, or empty types or tags.
 
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
+        check_count("batch_size", batch_size, least=1)
+        check_count("after", after, least=0)
         wanted = Wanted.of(stream=stream, types=types, category=category, tag=tag)
-        return Batches(Subscription(self.feed, partial(wanted.find, self._store), after, batch_size).fetch)
+        return Batches(Subscription(self.feed, partial(wanted.batches, self._store), after, batch_size).fetch)
 
     def consume(
         self,
         name: str,
         *,
         after: int = 0,
-        types: Sequence[type | str] | None = None,
+        types: Sequence[type | str] | type | str | None = None,
         category: str | None = None,
         tag: str | Sequence[str] | None = None,
     ) -> AbstractAsyncContextManager[Consumer]:
         """Be one of the consumers of the durable subscription `name`; a new one begins after the position `after`.
 
         Write `async with runtime.consume("mailer") as consumer: async for message in consumer: ...` and acknowledge
-        each message; or `await consumer.run(handler)`. Consumers of one name share its events, each stream in order.
+        each message; or `await consumer.run(handler)`, where the handler is any async function: a sink that gets each
+        event at least once. Consumers of one name share its events, each stream in order, and a stream that is slow or
+        fails holds up no other.
+
+        They share them within this runtime: progress is kept beside the store by the process that writes it, and by a
+        reader in the folder that it was given (`views=`), each for itself. Filters that have changed since the last run
+        hold for what was not read yet.
 
         Raises:
             SubscriptionNameInvalid, NoPlaceForProgress: it cannot be kept.
+            SubscriptionFilterDiffers: this runtime has consumers of this name that want other events.
+            SubscriptionDiverged: its progress is that of another history, which the log does not have.
+            NotInHistory, ValueError, TypeError: `after` is no position of the log.
 
         """
         wanted = Wanted.of(types=types, category=category, tag=tag)
-        return self.subscriptions.consume(name, partial(wanted.find, self._store), after)
+        return self.subscriptions.consume(name, wanted, after)
 
     @property
     def subscriptions(self) -> Subscriptions:

@@ -8,7 +8,7 @@ import trio
 
 from ..actors.aggregate import Aggregate
 from ..actors.aggregate_type import AggregateType
-from ..actors.errors import MailboxFull
+from ..actors.errors import CommandTimeout, MailboxFull
 from ..actors.future import TrioFuture
 from ..actors.projection import Projection
 from ..actors.receipt import Receipt, Request, Requests, StateQuery
@@ -65,6 +65,8 @@ class AggregateRef(Generic[A]):
             correlation_id: what the command is part of; by default that of the command being handled, or a new one.
             metadata: plain data stored with each event.
             unless: the command's events are stored only if no event matches this query, wherever it is in the store.
+                What is stored by now is searched by the query's narrowest index (see `EventQuery`) before the command
+                is sent; the journal looks only at what has come since, so other commands do not wait for it.
             wait_for: projections whose views are to hold what the command did before the receipt is returned; the time
                 counts towards `timeout`.
 
@@ -87,6 +89,11 @@ class AggregateRef(Generic[A]):
         request = router.request(command, expected_version, idempotency_key, correlation_id, metadata, unless)
         seconds = checked_timeout(timeout, router.limits)
         deadline = trio.current_time() + seconds if wait_for else 0.0
+        if request.unless is not None:
+            with trio.move_on_after(seconds) as scope:
+                request.unless = await router.narrowed(request.unless)
+            if scope.cancelled_caught:
+                raise CommandTimeout(self.stream, command, seconds, may_take_effect=False)
         receipt = await self.ask_request(request, seconds)
         if wait_for:
             await wait_for_views(router.projections, wait_for, receipt, deadline)

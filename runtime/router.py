@@ -25,7 +25,7 @@ from ..storage.store import EventReader
 from .arguments import check_expected_version, check_key, check_metadata, check_text
 from .deadlines import Deadlines
 from .errors import RuntimeReadOnly, WrongThread
-from .events import resolved
+from .events import narrowed, resolved
 from .history import state_at
 from .projections import Projections
 from .residents import Residents
@@ -106,6 +106,10 @@ class Router:
         return Request(
             command, command_id, correlation_id, caused_by, expected_version, idempotency_key, metadata, condition
         )
+
+    async def narrowed(self, condition: EventQuery) -> EventQuery:
+        """The same condition of an append, without what is stored by now to look at again."""
+        return await narrowed(self._store, condition)
 
     def send(
         self,

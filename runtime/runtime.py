@@ -114,9 +114,9 @@ class Runtime(Reading):
         if self._journal is not None and self.projections.slow_writers_down:
             self._journal.admission.admits = self.projections.admits
         if home.board is not None:
-            self._subscriptions = Subscriptions(
-                nursery, self._store, self.feed, self.limits, home.board, self._wall_clock
-            )
+            parts = (nursery, self._store, self.feed, self.limits, home.board, self._wall_clock)
+            self._subscriptions = Subscriptions(*parts, keeps_progress=not home.is_numbered)
+            await self._subscriptions.open()
 
     async def _open_sagas(
         self, nursery: trio.Nursery, home: Home, classes: Sequence[type[Saga]], serializer: Serializer

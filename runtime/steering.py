@@ -21,6 +21,8 @@ from .output import format_time, print_json, print_rows
 ANSWER_SECONDS_MAX: Final = 10.0
 """How long a request waits for the runtime's answer before the command ends without it."""
 ANSWER_POLL_SECONDS: Final = 0.05
+WRITER: Final = "writer"
+"""The name of the place beside the log."""
 SUBJECT_PREFIX: Final = "projection "
 EXIT_REFUSED: Final = 1
 
@@ -62,7 +64,7 @@ class Place:
 @contextmanager
 def places(path: str) -> Iterator[list[Place]]:
     """Open the boards of a store. Raises `StorePathInvalid` where there is none."""
-    folders = {"writer": Path(path)}
+    folders = {WRITER: Path(path)}
     readers = Path(path) / READERS_FOLDER
     if readers.is_dir():
         folders |= {f"reader {folder.name}": folder for folder in sorted(readers.iterdir())}
@@ -166,8 +168,9 @@ def _subscription_rows(place: Place) -> Iterator[dict[str, Any]]:
         yield {
             "subscription": name,
             "at": place.name,
-            "position": progress.floor,
-            "beyond": len(progress.done),
+            "position": progress.done_through,
+            "read_through": progress.position,
+            "streams_behind": len(progress.pending),
             "parked": len(place.board.parked(name)),
         }
 

@@ -62,7 +62,7 @@ class Transaction:
         self._parts = parts
         self._unchanged = unchanged
         self._key = idempotency_key
-        self._conditions = () if unless is None else (unless,)
+        self._conditions: tuple[EventQuery, ...] = () if unless is None else (unless,)
         self._types = {part.stream: part for part in sorted(parts, key=lambda part: part.stream)}
         bound = router.limits.transaction_aggregates_max
         if len(self._types) > bound:
@@ -86,6 +86,7 @@ class Transaction:
         """Have it happen; the receipts come in the order of the commands."""
         try:
             with trio.move_on_after(timeout_seconds) as scope:
+                self._conditions = tuple([await self._router.narrowed(each) for each in self._conditions])
                 for stream, part in self._types.items():
                     self._actors[stream] = await self._router.send(
                         part.aggregate_type, stream, part.aggregate_id, self._hold

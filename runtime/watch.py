@@ -15,7 +15,7 @@ from rich.console import Group
 
 from ..storage.reader import LogReader
 from .output import make_console, make_table, print_json
-from .steering import places, projection_rows
+from .steering import WRITER, places, projection_rows
 
 PERIOD_SECONDS: Final = 1.0
 
@@ -102,7 +102,8 @@ def _page(path: str, picture: Picture) -> Group:
 def _line(picture: Picture) -> str:
     facts = [f"{label} {value}" for label, value in _facts(picture).items()]
     views = [
-        f"{row['projection']}: {row['state']}, {row['behind']} events ({row['seconds']} s) behind"
+        f"{row['projection']}{'' if row['at'] == WRITER else ' at ' + row['at']}: {row['state']}, "
+        f"{row['behind']} events ({row['seconds']} s) behind"
         for row in picture.projections
     ]
     return "; ".join([*facts, *views])

@@ -32,10 +32,20 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True):
-    """How far a subscription has come: every position up to `floor` is done, and those in `done` beyond it."""
+    """How far a subscription has come: what is wanted up to `position` is done or parked, but for what is `pending`.
 
-    floor: int
-    done: list[int]
+    Those are the positions of the first such event of each stream that is behind: a few, however many events follow.
+    """
+
+    position: int
+    event_hash: bytes
+    """Of the event at `position`, which tells one history from another; empty at 0."""
+    pending: list[int]
+
+    @property
+    def done_through(self) -> int:
+        """The position up to which nothing is pending."""
+        return min(self.pending, default=self.position + 1) - 1
 
 
 class ParkedEvent(msgspec.Struct, frozen=True, array_like=True):
@@ -127,7 +137,11 @@ class ControlBoard:
 
     def subscriptions(self) -> dict[str, Progress]:
         """The progress of every subscription, by name."""
-        with self._read() as transaction, transaction.cursor(self._subscriptions) as cursor:
+        with self._read() as transaction:
+            return self._subscriptions_in(transaction)
+
+    def _subscriptions_in(self, transaction: Transaction) -> dict[str, Progress]:
+        with transaction.cursor(self._subscriptions) as cursor:
             return {key.decode(): msgspec.msgpack.decode(value, type=Progress) for key, value in cursor}
 
     def progress(self, name: str) -> Progress | None:
@@ -165,6 +179,44 @@ class ControlBoard:
             return bool(transaction.delete(name.encode(), db=self._subscriptions))
 
         return self._write(work)
+
+    def is_ahead_of(self, position: int) -> bool:
+        """Whether some follower of the log knows more than `position`, its end."""
+        with self._read() as transaction:
+            return bool(
+                self._subscriptions_ahead(transaction, position) or self._followers_ahead(transaction, position)
+            )
+
+    def cut(self, position: int, event_hash: bytes) -> list[str]:
+        """Forget what followers of the log know beyond `position`, its end, where an older copy of it was restored.
+
+        Subscriptions and other followers are then at that end, whose hash is given; what is parked beyond it is parked
+        no longer. Returns the names of those that were ahead.
+        """
+
+        def work(transaction: Transaction) -> list[str]:
+            subscriptions = self._subscriptions_ahead(transaction, position)
+            for name, progress in subscriptions.items():
+                pending = [each for each in progress.pending if each <= position]
+                cut = _encode(Progress(position, event_hash, pending))
+                transaction.put(name.encode(), cut, db=self._subscriptions)
+                for event in self._parked_of(transaction, name):
+                    if event.position > position:
+                        transaction.delete(_parked_key(name, event.position), db=self._parked)
+            followers = self._followers_ahead(transaction, position)
+            for follower in followers:
+                transaction.put(follower.encode(), _POSITION.pack(position), db=self._positions)
+            return [*subscriptions, *followers]
+
+        return self._write(work)
+
+    def _subscriptions_ahead(self, transaction: Transaction, position: int) -> dict[str, Progress]:
+        known = self._subscriptions_in(transaction)
+        return {name: progress for name, progress in known.items() if progress.position > position}
+
+    def _followers_ahead(self, transaction: Transaction, position: int) -> list[str]:
+        with transaction.cursor(self._positions) as cursor:
+            return [key.decode() for key, value in cursor if _POSITION.unpack(value)[0] > position]
 
     def parked(self, name: str | None = None) -> list[ParkedEvent]:
         """What is parked, of one subscription or of all, in the order of positions."""
@@ -220,7 +272,7 @@ class ControlBoard:
 
         def work(transaction: Transaction) -> None:
             transaction.delete(_POSITION.pack(request.id), db=self._requests)
-            transaction.put(_POSITION.pack(request.id), answer.encode(), db=self._answers)
+            transaction.put(_POSITION.pack(request.id), answer.encode(errors="replace"), db=self._answers)
             with transaction.cursor(self._answers) as cursor:
                 while cursor.first() and transaction.stat(self._answers)["entries"] > REQUESTS_MAX:
                     cursor.delete()

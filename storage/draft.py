@@ -189,7 +189,7 @@ class Draft:
         if position is None and self.records:
             position = self._match_in_draft(condition)
         if position is not None:
-            raise ConditionNotMet(str(condition), position)
+            raise ConditionNotMet(condition.criteria or "any event", position)
 
     def _match_in_draft(self, condition: EventQuery) -> int | None:
         for record in map(_decoder.decode, self.records):

@@ -4,13 +4,30 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
+from attrs.validators import instance_of, optional
 
 from .names import category_of
 from .record import StoredEvent
 
 
-def _to_tuple(values: Iterable[Any]) -> tuple[Any, ...]:
-    return tuple(values)
+def _values(given: Iterable[Any] | type | None) -> tuple[Any, ...] | None:
+    """Several values, or one text, which is not to be taken for a sequence of letters."""
+    if given is None:
+        return None
+    return (given,) if isinstance(given, str | type) else tuple(given)
+
+
+def _check_values(query: "EventQuery", field: "attrs.Attribute[Any]", values: tuple[Any, ...] | None) -> None:
+    if values is None:
+        return
+    if not values:
+        # Any event, or none? A computed list that came out empty must not mean the opposite of what it says.
+        raise ValueError(f"{field.name} is empty: leave it out (None) to ask for events whatever their {field.name}.")
+    fitting = (str, type) if field.name == "types" else str
+    for value in values:
+        if not isinstance(value, fitting):
+            wanted = "stored names or event classes" if field.name == "types" else "texts"
+            raise TypeError(f"{field.name} must be {wanted}, not {value!r}.")
 
 
 @attrs.frozen(kw_only=True)
@@ -20,13 +37,18 @@ class EventQuery:
     `types` are stored names (the runtime also takes event classes), of which one must fit; `tags` must all be there;
     `metadata` must hold these values. As the condition of an append it says: only if no event matches. See
     https://dcb.events for what can be kept consistent that way.
+
+    The narrowest index of those by tag, type and category serves; metadata are compared, so that a query for them alone
+    looks at every event after `after`. One text stands for a list of one.
+
+    Raises `ValueError` for types or tags that are given and empty, `TypeError` for what cannot be one.
     """
 
-    types: tuple[Any, ...] = attrs.field(default=(), converter=_to_tuple)
-    tags: tuple[str, ...] = attrs.field(default=(), converter=_to_tuple)
-    category: str | None = None
+    types: tuple[Any, ...] | None = attrs.field(default=None, converter=_values, validator=_check_values)
+    tags: tuple[str, ...] | None = attrs.field(default=None, converter=_values, validator=_check_values)
+    category: str | None = attrs.field(default=None, validator=optional(instance_of(str)))
     metadata: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
-    after: int = 0
+    after: int = attrs.field(default=0, validator=instance_of(int))
 
     def matches(self, event: StoredEvent) -> bool:
         """Whether an event meets it."""
@@ -44,12 +66,16 @@ class EventQuery:
             return False
         return all(key in metadata and metadata[key] == value for key, value in self.metadata.items())
 
-    def __str__(self) -> str:
+    @property
+    def criteria(self) -> str:
+        """What it asks for, in words; empty when it asks for any event."""
         parts = (
-            ("types", ", ".join(map(str, self.types))),
-            ("tags", ", ".join(self.tags)),
+            ("types", ", ".join(map(str, self.types or ()))),
+            ("tags", ", ".join(self.tags or ())),
             ("category", self.category),
             ("metadata", ", ".join(f"{key}={value!r}" for key, value in self.metadata.items())),
         )
-        criteria = "; ".join(f"{name} {value}" for name, value in parts if value) or "any event"
-        return f"{criteria}, after position {self.after}"
+        return "; ".join(f"{name} {value}" for name, value in parts if value)
+
+    def __str__(self) -> str:
+        return f"{self.criteria or 'any event'}, after position {self.after}"

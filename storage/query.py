@@ -1,14 +1,22 @@
 """Finding events by several criteria: the narrowest index serves, and what it does not know is compared."""
 
 import heapq
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
+from typing import Final, TypeAlias
 
 from .event_query import EventQuery
 from .record import StoredEvent, StreamHead
 from .store import POSITION_MAX, EventReader
 
-QUERY_BATCH_EVENTS: Final = 500
+QUERY_BATCH_EVENTS: Final = 250
+"""Events that are looked at in one go: about a millisecond."""
+PROBE_EVENTS: Final = 20
+"""Events of an index that are looked at to tell how narrow it is."""
+
+Read: TypeAlias = Callable[..., list[StoredEvent]]
+Index: TypeAlias = Sequence[Read]
+"""What reads the events of an index: several where each has some of them."""
 
 
 def find_events(
@@ -23,25 +31,32 @@ def find_events(
 
     Reads a batch at a time and holds no transaction in between, so the caller may take as long as it likes.
     """
+    return chain.from_iterable(find_batches(store, query, stream=stream, before=before, backwards=backwards))
+
+
+def find_batches(
+    store: EventReader,
+    query: EventQuery,
+    *,
+    stream: str | None = None,
+    before: int | None = None,
+    backwards: bool = False,
+) -> Iterator[list[StoredEvent]]:
+    """The same in bounded steps, for a caller that lets others run in between.
+
+    Each batch is what meets the query among the next `QUERY_BATCH_EVENTS` events that an index gives; often nothing.
+    """
     end = POSITION_MAX if before is None else before
     after = max(query.after, 0)
     if stream is not None:
-        found = _by_version(store, stream, after, backwards)
-    elif query.tags:
-        found = _by_position(_reader(store.read_tag, query.tags[0]), after, end, backwards)
-    elif query.types and query.category is None:
-        found = heapq.merge(
-            *(_by_position(_reader(store.read_type, name), after, end, backwards) for name in set(query.types)),
-            key=lambda event: event.position,
-            reverse=backwards,
-        )
-    elif query.category is not None:
-        found = _by_position(_reader(store.read_category, query.category), after, end, backwards)
+        candidates = _by_version(store, stream, after, backwards)
     else:
-        found = _by_position(store.read, after, end, backwards)
-        if not query.metadata:
-            return found
-    return (event for event in found if event.position < end and query.matches(event))
+        candidates = _by_index(_narrowest(store, query, after, end, backwards), after, end, backwards)
+    is_any = stream is None and not query.criteria
+    while looked_at := list(islice(candidates, QUERY_BATCH_EVENTS)):
+        yield (looked_at if is_any else [event for event in looked_at if event.position < end and query.matches(event)])
+        if looked_at[-1].position >= end and not backwards:
+            return
 
 
 def find_streams(store: EventReader, *, category: str | None = None) -> Iterator[StreamHead]:
@@ -64,14 +79,42 @@ def position_at(store: EventReader, time_ns: int) -> int:
     return low
 
 
-def _reader(read: Callable[..., list[StoredEvent]], name: str) -> Callable[..., list[StoredEvent]]:
+def _narrowest(store: EventReader, query: EventQuery, after: int, before: int, backwards: bool) -> Index:
+    """The index with the fewest events to look at; all events where no index serves, as for metadata alone."""
+    indexes: list[Index] = [[_reader(store.read_tag, tag)] for tag in query.tags or ()]
+    if query.types:
+        indexes.append([_reader(store.read_type, name) for name in sorted(set(query.types))])
+    if query.category is not None:
+        indexes.append([_reader(store.read_category, query.category)])
+    if len(indexes) < 2:
+        return indexes[0] if indexes else [store.read]
+    end = min(before, store.last_position + 1)
+    return min(indexes, key=lambda index: sum(_events_of(read, after, end, backwards) for read in index))
+
+
+def _events_of(read: Read, after: int, before: int, backwards: bool) -> float:
+    """About how many events there are between two positions, by how far the first of them reach."""
+    found = read(after=after, before=before, backwards=backwards, limit=PROBE_EVENTS)
+    if len(found) < PROBE_EVENTS:
+        return len(found)
+    distance = before - found[-1].position if backwards else found[-1].position - after
+    return PROBE_EVENTS * (before - after) / distance
+
+
+def _reader(read: Callable[..., list[StoredEvent]], name: str) -> Read:
     return lambda **bounds: read(name, **bounds)
 
 
-def _by_position(
-    read: Callable[..., list[StoredEvent]], after: int, before: int, backwards: bool
-) -> Iterator[StoredEvent]:
-    while batch := read(after=after, before=before, backwards=backwards, limit=QUERY_BATCH_EVENTS):
+def _by_index(index: Index, after: int, before: int, backwards: bool) -> Iterator[StoredEvent]:
+    limit = max(QUERY_BATCH_EVENTS // len(index), PROBE_EVENTS)
+    found = [_by_position(read, after, before, backwards, limit) for read in index]
+    if len(found) == 1:
+        return found[0]
+    return heapq.merge(*found, key=lambda event: event.position, reverse=backwards)
+
+
+def _by_position(read: Read, after: int, before: int, backwards: bool, limit: int) -> Iterator[StoredEvent]:
+    while batch := read(after=after, before=before, backwards=backwards, limit=limit):
         yield from batch
         if backwards:
             before = batch[-1].position

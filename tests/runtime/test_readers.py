@@ -15,7 +15,7 @@ import trio
 from bank_domain import Account, Deposit
 from bank_views import Balance, Balances
 
-from eventsrc import EventSourcingError, Runtime, RuntimeReadOnly
+from eventsrc import EventSourcingError, NoPlaceForProgress, Runtime, RuntimeReadOnly
 
 HERE = Path(__file__).parent
 IMPORTS = """
@@ -117,6 +117,27 @@ async def test_a_reader_takes_no_commands(tmp_path: Path) -> None:
             reader.actor(Account, "ann").tell(Deposit(1))
         assert [event.position async for event in reader.events()] == [1]
         assert (await reader.actor(Account, "ann").state()).balance == 3
+
+
+async def test_a_reader_keeps_progress_in_a_folder_of_its_own_or_not_at_all(
+    tmp_path: Path,
+) -> None:
+    store = tmp_path / "store"
+    async with Runtime.open(store, aggregates=[Account]) as runtime:
+        await runtime.actor(Account, "ann").ask_many([Deposit(3)] * 2)
+    async with Runtime.open(store, projections=[Balances], role="reader") as reader:
+        with pytest.raises(NoPlaceForProgress, match="has no folder of its own"):
+            async with reader.consume("mailer"):
+                pass
+    for position in (1, 2):
+        async with (
+            Runtime.open(store, projections=[Balances], role="reader", views=tmp_path / "own") as reader,
+            reader.consume("mailer") as consumer,
+        ):
+            with trio.fail_after(10):
+                message = await anext(consumer)
+            assert message.event.position == position
+            await message.ack()
 
 
 async def test_a_role_that_there_is_not(tmp_path: Path) -> None:

@@ -111,6 +111,22 @@ def generation(runtime: Runtime) -> int:
     return active.generation.number
 
 
+async def test_what_fails_when_asked_from_outside_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(projection: object) -> None:
+        raise OSError("no such folder")
+
+    async with open_store(tmp_path) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(1), wait_for=[Balances])
+        with monkeypatch.context() as broken:
+            broken.setattr(runtime.projections, "rebuild", fail)
+            code, out, _ = await eventsrc("projections", tmp_path, "rebuild", "balances")
+            assert (code, out) == (1, "writer: rebuild balances has failed: OSError: no such folder\n")
+            broken.setattr(runtime.projections, "lags", lambda: {"balances": object()})
+            await trio.sleep(0.6)
+        assert (await one("projections", tmp_path, "rebuild", "balances"))["ok"]
+        await runtime.actor(Account, "ann").ask(Deposit(1))
+
+
 class BrokenOnTwo(Projection):
     rows = Table(Balance, key="account")
     is_repaired = False
@@ -174,6 +190,15 @@ async def test_a_retry_waits_for_the_next_consumer(tmp_path: Path) -> None:
         async with runtime.consume("mailer") as consumer:
             for _ in range(5):
                 (await anext(consumer)).fail("no luck")
+    listed = await one("subscriptions", tmp_path)
+    assert listed == {
+        "subscription": "mailer",
+        "at": "writer",
+        "position": 1,
+        "read_through": 1,
+        "streams_behind": 0,
+        "parked": 1,
+    }
     answer = await one("subscriptions", tmp_path, "retry", "mailer")
     assert answer["answer"] == "mailer will be handed its parked events when it is consumed next"
     async with open_store(tmp_path) as runtime:
@@ -227,6 +252,8 @@ async def test_the_projections_of_readers_are_listed_and_steered_too(tmp_path: P
         assert (listed["projection"], listed["at"], listed["position"]) == ("balances", "reader 1", 1)
         assert (await one("projections", tmp_path, "pause", "balances"))["ok"]
         assert reader.lag()["balances"].state == "paused"
+        code, out, _ = await eventsrc("watch", tmp_path, "--seconds", 1)
+        assert (code, "balances at reader 1: paused" in out) == (0, True)
 
 
 async def test_watching_shows_what_a_running_store_does(tmp_path: Path) -> None:

@@ -49,8 +49,8 @@ new_events = st.builds(
 )
 queries = st.builds(
     EventQuery,
-    types=st.lists(st.sampled_from(TYPES), max_size=2),
-    tags=st.lists(st.sampled_from(TAGS), max_size=2),
+    types=st.none() | st.lists(st.sampled_from(TYPES), min_size=1, max_size=2),
+    tags=st.none() | st.lists(st.sampled_from(TAGS), min_size=1, max_size=2),
     category=st.one_of(st.none(), st.sampled_from("ab")),
     after=st.integers(0, 80),
 )

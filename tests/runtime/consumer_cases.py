@@ -1,0 +1,39 @@
+"""What the tests of durable subscriptions share."""
+
+from collections.abc import Callable
+
+import trio
+
+from eventsrc import Consumer, Limits, Message
+
+QUICK = Limits(restart_backoff_seconds=0.001, restart_backoff_seconds_max=0.002)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let others run until it is so."""
+    with trio.fail_after(10):
+        while not condition():
+            await trio.lowlevel.checkpoint()
+
+
+async def take(consumer: Consumer, count: int) -> list[Message]:
+    """The next messages, all of them in hand."""
+    with trio.fail_after(10):
+        return [await anext(consumer) for _ in range(count)]
+
+
+async def take_positions(consumer: Consumer, count: int) -> list[int]:
+    """The positions of the next events, each acknowledged."""
+    found = []
+    for _ in range(count):
+        (message,) = await take(consumer, 1)
+        found.append(message.event.position)
+        await message.ack()
+    return found
+
+
+async def expect_nothing(consumer: Consumer) -> None:
+    """See that nothing is handed out."""
+    with trio.move_on_after(0.05):
+        message = await anext(consumer)
+        raise AssertionError(f"there is something: {message}")
