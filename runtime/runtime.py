@@ -36,7 +36,7 @@ from ..storage.store import EventStore
 from .arguments import check_key, checked_timeout
 from .consumers import Subscriptions
 from .control import Control
-from .errors import ArgumentInvalid, RuntimeReadOnly, ShutdownTimeout
+from .errors import RuntimeReadOnly, ShutdownTimeout
 from .events import resolved
 from .history import position_of
 from .maintenance import Maintenance
@@ -174,11 +174,8 @@ class Runtime(Reading):
             ShutdownTimeout: on leaving, when mailboxes did not drain in `Limits.shutdown_seconds`.
 
         """
-        if not isinstance(limits, Limits):
-            raise ArgumentInvalid("limits", limits, "give Limits(...)")
         serializer = Serializer(converter)
-        if sagas:
-            projections = (*projections, SagaInstances)
+        projections = (*projections, SagaInstances) if sagas else projections
         aggregate_types = _types_of(aggregates, serializer)
         codecs = EventCodecs(_event_classes(aggregates, projections, sagas), serializer)
         opened = await open_store(store, role, limits)

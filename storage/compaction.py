@@ -40,6 +40,10 @@ class SegmentNumbers(msgspec.Struct, frozen=True, array_like=True):
     last: int = 0
     unused: tuple[int, ...] = ()
 
+    def without(self, numbers: Collection[int]) -> "SegmentNumbers":
+        """The same when these are not to be dropped, or were."""
+        return SegmentNumbers(self.last, tuple(number for number in self.unused if number not in numbers))
+
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _numbers_decoder: Final = msgspec.msgpack.Decoder(SegmentNumbers)
@@ -69,8 +73,7 @@ def store_compacted(log: EventLog, compacted: Compacted) -> None:
         transaction.put(compacted.stream.encode(), value, db=log.environment.table("compacted"))
         numbers = _numbers(log, transaction)
         if not used.isdisjoint(numbers.unused):
-            unused = tuple(number for number in numbers.unused if number not in used)
-            _put_numbers(log, transaction, SegmentNumbers(numbers.last, unused))
+            _put_numbers(log, transaction, numbers.without(used))
 
     log.environment.write(work)
 
@@ -106,13 +109,9 @@ def forget_compacted(log: EventLog, compacted: Compacted) -> None:
 
 def forget_unused(log: EventLog, dropped: Collection[int]) -> None:
     """These segments are not in the archive any more. Raises `StoreError`."""
-
-    def work(transaction: Transaction) -> None:
-        numbers = _numbers(log, transaction)
-        unused = tuple(number for number in numbers.unused if number not in dropped)
-        _put_numbers(log, transaction, SegmentNumbers(numbers.last, unused))
-
-    log.environment.write(work)
+    log.environment.write(
+        lambda transaction: _put_numbers(log, transaction, _numbers(log, transaction).without(dropped))
+    )
 
 
 # --- reading: in any thread

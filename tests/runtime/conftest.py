@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from bank_domain import Account
+from compaction_cases import LIMITS, fill
 from shop_domain import Gateway, PlaceOrder
 
-from eventsrc import MemoryLog
+from eventsrc import MemoryLog, Runtime
 from eventsrc.storage.store import EventStore
 
 
@@ -21,3 +23,11 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> Gateway:
     fresh = Gateway()
     monkeypatch.setattr(PlaceOrder, "gateway", fresh)
     return fresh
+
+
+@pytest.fixture
+async def path(tmp_path: Path) -> Path:
+    """The folder of a store with 45 events of each of two accounts."""
+    async with Runtime.open(tmp_path / "store", aggregates=[Account], limits=LIMITS) as runtime:
+        await fill(runtime)
+    return tmp_path / "store"

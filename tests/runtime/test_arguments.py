@@ -1,6 +1,5 @@
 """Arguments that cannot be used are refused before anything is sent, and what cannot be read again is not stored."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +29,7 @@ from eventsrc import (
     event,
     handles,
 )
-from eventsrc.runtime.runtime import Runtime as RuntimeClass
 from eventsrc.runtime.testing import scenario
-from eventsrc.storage import control
 from eventsrc.storage.store import EventStore
 
 
@@ -89,50 +86,6 @@ async def test_what_else_a_runtime_cannot_be_opened_with() -> None:
                 runtime.actor(Account, wrong)
         with pytest.raises(WrongThread, match=r"on the trio thread.*Await ask\(\)"):
             runtime.actor(Account, "ann").ask_from_thread(Deposit(1))
-
-
-# --- opening that is broken off
-
-
-async def test_opening_can_be_cancelled_at_any_moment(tmp_path: Path) -> None:
-    for number in range(40):
-        with trio.fail_after(20), trio.move_on_after(number * 0.0005):
-            async with Runtime.open(tmp_path / "store", aggregates=[Account]):
-                await trio.lowlevel.checkpoint()
-    async with Runtime.open(tmp_path / "store", aggregates=[Account]) as runtime:
-        assert (await runtime.actor(Account, "ann").ask(Deposit(1))).version == 1
-
-
-async def test_opening_is_cancelled_while_the_control_board_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scope = trio.CancelScope()
-    original: Callable[..., None] = control.ControlBoard.__init__
-
-    def slow(self: control.ControlBoard, *arguments: Any, **options: Any) -> None:
-        original(self, *arguments, **options)
-        trio.from_thread.run_sync(scope.cancel)
-
-    monkeypatch.setattr(control.ControlBoard, "__init__", slow)
-    with trio.fail_after(20), scope:
-        async with Runtime.open(tmp_path / "store", aggregates=[Account]):
-            await trio.sleep_forever()
-    assert scope.cancelled_caught
-
-
-async def test_a_runtime_that_cannot_be_made_leaves_the_store_to_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> None:
-        raise RuntimeError("can't start new thread")
-
-    with monkeypatch.context() as patched, trio.fail_after(20):
-        patched.setattr(RuntimeClass, "_start_writing", fail)
-        with pytest.raises(RuntimeError, match="can't start new thread"):
-            async with Runtime.open(tmp_path / "store", aggregates=[Account]):
-                pass
-    async with Runtime.open(tmp_path / "store", aggregates=[Account]) as runtime:
-        assert (await runtime.actor(Account, "ann").ask(Deposit(1))).version == 1
 
 
 # --- a domain that says what it does not mean

@@ -33,7 +33,6 @@ from eventsrc import (
     RuntimeClosed,
     StoreFull,
     StoreInUse,
-    StorePathInvalid,
     StreamFull,
     StreamNameInvalid,
     TooManyStreams,
@@ -391,14 +390,6 @@ async def test_a_store_that_is_open_elsewhere(tmp_path: Path) -> None:
         await works(runtime)
 
 
-async def test_a_path_that_is_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("hello")
-    with pytest.raises(StorePathInvalid, match="is a file"):
-        async with Runtime.open(path, aggregates=[Account]):
-            pass
-
-
 async def test_a_failed_commit_fails_what_was_decided_on_it_and_the_actor_goes_on() -> None:
     log = FaultyLog()
     async with Runtime.open(log, aggregates=[Account]) as runtime:
@@ -451,20 +442,3 @@ async def test_a_look_up_that_fails_is_told_at_once_and_fails_no_neighbour() -> 
         with trio.fail_after(2), pytest.raises(CorruptRecord):
             await ann.ask_many([Deposit(1)], idempotency_keys=["a"])
         await works(runtime)
-
-
-def test_a_process_without_address_space_for_a_store(tmp_path: Path) -> None:
-    script = f"""
-import resource, trio
-from eventsrc import Runtime, StoreMapRefused
-resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
-async def main():
-    try:
-        async with Runtime.open({str(tmp_path / "store")!r}):
-            pass
-    except StoreMapRefused as error:
-        print(error)
-trio.run(main)
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "may not reserve 68,719,476,736 bytes of address space" in done.stdout

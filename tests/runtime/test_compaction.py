@@ -4,15 +4,16 @@ import shutil
 import threading
 from collections.abc import Callable
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 import trio.lowlevel
-from bank_domain import Account, Deposit, Note, Withdraw
+from bank_domain import Account, Deposit, Note
 from bank_views import Balance, Balances
+from compaction_cases import LIMITS, all_events, fill, sound, stored_values
 from msgspec import structs
 
 from eventsrc import (
@@ -20,7 +21,6 @@ from eventsrc import (
     CompactionRefused,
     CompactionTooSmall,
     EventLog,
-    Limits,
     MemoryLog,
     Recreate,
     Runtime,
@@ -28,7 +28,6 @@ from eventsrc import (
     Saga,
     SagaContext,
     Snapshots,
-    ViewTooOld,
     step,
 )
 from eventsrc.runtime import compactor
@@ -38,50 +37,8 @@ from eventsrc.storage.archive import pack_segment
 from eventsrc.storage.backup import backup, restore
 from eventsrc.storage.compaction import unused_segments
 from eventsrc.storage.control import ControlBoard
-from eventsrc.storage.proof import prove
 from eventsrc.storage.reader import LogReader
-from eventsrc.storage.record import StoredEvent
 from eventsrc.storage.transfer import export_events, import_events
-from eventsrc.storage.verify import verify
-
-LIMITS = Limits(snapshot_every_events=10, compaction_events_min=20)
-
-
-async def fill(runtime: Runtime, count: int = 45) -> None:
-    """Events of two accounts, which share some group commits."""
-    for number in range(count):
-        async with trio.open_nursery() as nursery:
-            for name in ("ann", "bob"):
-                nursery.start_soon(runtime.actor(Account, name).ask, Deposit(number + 1))
-
-
-def all_events(path: Path) -> list[StoredEvent]:
-    with closing(LogReader.open(path)) as log:
-        return log.read(limit=100_000)
-
-
-def stored_values(path: Path) -> list[tuple[bytes, bytes]]:
-    """Every group, as the file holds it."""
-    with (
-        closing(LogReader.open(path)) as log,
-        log.environment.read() as transaction,
-        transaction.cursor(log.environment.table("log")) as cursor,
-    ):
-        return list(cursor)
-
-
-def sound(path: Path) -> bool:
-    with closing(LogReader.open(path)) as log:
-        findings = list(verify(log))
-    assert findings == []
-    return True
-
-
-@pytest.fixture
-async def path(tmp_path: Path) -> Path:
-    async with Runtime.open(tmp_path / "store", aggregates=[Account], limits=LIMITS) as runtime:
-        await fill(runtime)
-    return tmp_path / "store"
 
 
 async def test_the_events_before_a_snapshot_move_and_nobody_can_tell(path: Path) -> None:
@@ -337,71 +294,6 @@ async def test_a_stream_that_an_unfinished_saga_has_to_do_with_is_left(tmp_path:
         assert (await runtime.maintenance.compact(Account, "ann")).version == 31
 
 
-# --- an archive that is missing or damaged
-
-
-async def test_without_its_archive_a_store_works_and_says_what_it_cannot_reach(path: Path) -> None:
-    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
-        await runtime.maintenance.compact(Account, "ann")
-    shutil.move(path / "archive", path.parent / "away")
-    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
-        ann = runtime.actor(Account, "ann")
-        assert (await ann.ask(Withdraw(5))).version == 46
-        assert (await ann.state()).balance == sum(range(46)) - 5
-        assert (await ann.state(at_version=41)).balance == sum(range(42))
-        assert (await runtime.actor(Account, "bob").state(at_version=3)).balance == 6
-        with pytest.raises(ArchiveUnreachable, match=r"event at position \d+ cannot be reached.* is not there"):
-            await ann.state(at_version=3)
-        with pytest.raises(ArchiveUnreachable):
-            [event async for event in runtime.events()]
-        with pytest.raises(ArchiveUnreachable):
-            await runtime.maintenance.uncompact(Account, "ann")
-        with pytest.raises(ArchiveUnreachable):
-            await runtime.maintenance.compact(Account, "bob")
-        assert not (path / "archive").exists(), "an archive was begun in the place of the one that is missing"
-        assert len([event async for event in runtime.events(stream="account-bob")]) == 45
-        await fill(runtime, 30)
-        # Nothing of what is live needs the archive.
-        newest = runtime.last_position
-        assert (await ann.state(at_position=newest)).balance == (await ann.state()).balance
-        async with runtime.as_of(position=newest) as past:
-            assert (await past.actor(Account, "ann").state()).balance == (await ann.state()).balance
-        since = datetime.fromtimestamp(runtime._store.time_at(newest) / 1e9, UTC) - timedelta(microseconds=1)
-        assert [event.position async for event in runtime.events(since=since)][-1] == newest
-        assert runtime.lag() == {}
-    with closing(LogReader.open(path)) as log:
-        assert {finding.table for finding in verify(log)} == {"archive"}
-    shutil.move(path.parent / "away", path / "archive")
-    assert sound(path)
-
-
-async def test_a_view_lags_behind_events_that_cannot_be_reached(path: Path) -> None:
-    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
-        await runtime.maintenance.compact(Account, "ann")
-    shutil.move(path / "archive", path.parent / "away")
-    async with Runtime.open(path, aggregates=[Account], projections=[Balances], limits=LIMITS) as runtime:
-        with trio.fail_after(10):
-            while runtime.lag()["balances"].state != "retrying":
-                await trio.sleep(0.01)
-        lag = runtime.lag()["balances"]
-        assert lag.events == runtime.last_position
-        assert "the archive" in lag.error
-        receipt = await runtime.actor(Account, "ann").ask(Deposit(1))
-        with pytest.raises(ViewTooOld):
-            await runtime.view(Balances.rows).get("ann", at_least=receipt, timeout=0.2)
-
-
-async def test_an_event_of_the_live_part_is_proved_without_the_archive(path: Path) -> None:
-    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
-        await runtime.maintenance.compact(Account, "ann")
-    with closing(LogReader.open(path)) as log:
-        (live,) = log.read_stream("account-bob", from_version=45)
-        expected = prove(log, live.position)
-    shutil.move(path / "archive", path.parent / "away")
-    with closing(LogReader.open(path)) as log:
-        assert prove(log, live.position) == expected
-
-
 async def test_a_runtime_closes_in_the_middle_of_a_compaction_that_was_asked_for_from_outside(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -423,41 +315,6 @@ async def test_a_runtime_closes_in_the_middle_of_a_compaction_that_was_asked_for
                 await trio.sleep(0.01)
     assert all_events(path) == events
     assert sound(path)
-
-
-async def test_what_a_lost_entry_stood_for_is_not_dropped(path: Path) -> None:
-    events = all_events(path)
-    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
-        await runtime.maintenance.compact(Account, "ann")
-    with closing(EventLog(path)) as log:
-        environment = log.environment
-        environment.write(lambda transaction: transaction.delete(b"account-ann", db=environment.table("compacted")))
-    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
-        await runtime.maintenance.compact(Account, "bob")
-        await runtime.maintenance.uncompact(Account, "bob")
-        await runtime.maintenance.compact(Account, "bob")
-    assert all_events(path) == events
-
-
-async def test_a_damaged_segment_is_found(path: Path) -> None:
-    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
-        await runtime.maintenance.compact(Account, "ann")
-    with closing(EventLog(path)) as log:
-        environment = log.archive._opened(create=False)
-
-        def damage(transaction: object) -> None:
-            with transaction.cursor(environment.table("segments")) as cursor:  # type: ignore[attr-defined]
-                cursor.first()
-                content = bytearray(cursor.value())
-                content[-20] ^= 1
-                cursor.put(cursor.key(), bytes(content))
-
-        environment.write(damage)
-    with closing(LogReader.open(path)) as log:
-        with pytest.raises(ArchiveUnreachable, match="is damaged in segment 1"):
-            log.read_stream("account-ann")
-        (finding,) = verify(log)
-        assert (finding.table, finding.stream, finding.version) == ("archive", "account-ann", 1)
 
 
 # --- copies

@@ -1,0 +1,120 @@
+"""An archive that is missing or damaged: what is live goes on, and what cannot be reached is said."""
+
+import shutil
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import trio
+import trio.lowlevel
+from bank_domain import Account, Deposit, Withdraw
+from bank_views import Balances
+from compaction_cases import LIMITS, all_events, fill, sound
+
+from eventsrc import (
+    ArchiveUnreachable,
+    EventLog,
+    Runtime,
+    ViewTooOld,
+)
+from eventsrc.storage.proof import prove
+from eventsrc.storage.reader import LogReader
+from eventsrc.storage.verify import verify
+
+
+async def test_without_its_archive_a_store_works_and_says_what_it_cannot_reach(path: Path) -> None:
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "ann")
+    shutil.move(path / "archive", path.parent / "away")
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        ann = runtime.actor(Account, "ann")
+        assert (await ann.ask(Withdraw(5))).version == 46
+        assert (await ann.state()).balance == sum(range(46)) - 5
+        assert (await ann.state(at_version=41)).balance == sum(range(42))
+        assert (await runtime.actor(Account, "bob").state(at_version=3)).balance == 6
+        with pytest.raises(ArchiveUnreachable, match=r"event at position \d+ cannot be reached.* is not there"):
+            await ann.state(at_version=3)
+        with pytest.raises(ArchiveUnreachable):
+            [event async for event in runtime.events()]
+        with pytest.raises(ArchiveUnreachable):
+            await runtime.maintenance.uncompact(Account, "ann")
+        with pytest.raises(ArchiveUnreachable):
+            await runtime.maintenance.compact(Account, "bob")
+        assert not (path / "archive").exists(), "an archive was begun in the place of the one that is missing"
+        assert len([event async for event in runtime.events(stream="account-bob")]) == 45
+        await fill(runtime, 30)
+        # Nothing of what is live needs the archive.
+        newest = runtime.last_position
+        assert (await ann.state(at_position=newest)).balance == (await ann.state()).balance
+        async with runtime.as_of(position=newest) as past:
+            assert (await past.actor(Account, "ann").state()).balance == (await ann.state()).balance
+        since = datetime.fromtimestamp(runtime._store.time_at(newest) / 1e9, UTC) - timedelta(microseconds=1)
+        assert [event.position async for event in runtime.events(since=since)][-1] == newest
+        assert runtime.lag() == {}
+    with closing(LogReader.open(path)) as log:
+        assert {finding.table for finding in verify(log)} == {"archive"}
+    shutil.move(path.parent / "away", path / "archive")
+    assert sound(path)
+
+
+async def test_a_view_lags_behind_events_that_cannot_be_reached(path: Path) -> None:
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "ann")
+    shutil.move(path / "archive", path.parent / "away")
+    async with Runtime.open(path, aggregates=[Account], projections=[Balances], limits=LIMITS) as runtime:
+        with trio.fail_after(10):
+            while runtime.lag()["balances"].state != "retrying":
+                await trio.sleep(0.01)
+        lag = runtime.lag()["balances"]
+        assert lag.events == runtime.last_position
+        assert "the archive" in lag.error
+        receipt = await runtime.actor(Account, "ann").ask(Deposit(1))
+        with pytest.raises(ViewTooOld):
+            await runtime.view(Balances.rows).get("ann", at_least=receipt, timeout=0.2)
+
+
+async def test_an_event_of_the_live_part_is_proved_without_the_archive(path: Path) -> None:
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "ann")
+    with closing(LogReader.open(path)) as log:
+        (live,) = log.read_stream("account-bob", from_version=45)
+        expected = prove(log, live.position)
+    shutil.move(path / "archive", path.parent / "away")
+    with closing(LogReader.open(path)) as log:
+        assert prove(log, live.position) == expected
+
+
+async def test_what_a_lost_entry_stood_for_is_not_dropped(path: Path) -> None:
+    events = all_events(path)
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "ann")
+    with closing(EventLog(path)) as log:
+        environment = log.environment
+        environment.write(lambda transaction: transaction.delete(b"account-ann", db=environment.table("compacted")))
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "bob")
+        await runtime.maintenance.uncompact(Account, "bob")
+        await runtime.maintenance.compact(Account, "bob")
+    assert all_events(path) == events
+
+
+async def test_a_damaged_segment_is_found(path: Path) -> None:
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "ann")
+    with closing(EventLog(path)) as log:
+        environment = log.archive._opened(create=False)
+
+        def damage(transaction: object) -> None:
+            with transaction.cursor(environment.table("segments")) as cursor:  # type: ignore[attr-defined]
+                cursor.first()
+                content = bytearray(cursor.value())
+                content[-20] ^= 1
+                cursor.put(cursor.key(), bytes(content))
+
+        environment.write(damage)
+    with closing(LogReader.open(path)) as log:
+        with pytest.raises(ArchiveUnreachable, match="is damaged in segment 1"):
+            log.read_stream("account-ann")
+        (finding,) = verify(log)
+        assert (finding.table, finding.stream, finding.version) == ("archive", "account-ann", 1)

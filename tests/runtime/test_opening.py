@@ -1,0 +1,81 @@
+"""Opening a store that cannot be opened, and opening that is broken off."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from bank_domain import Account, Deposit
+
+from eventsrc import Runtime, StorePathInvalid
+from eventsrc.runtime.runtime import Runtime as RuntimeClass
+from eventsrc.storage import control
+
+
+async def test_a_path_that_is_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("hello")
+    with pytest.raises(StorePathInvalid, match="is a file"):
+        async with Runtime.open(path, aggregates=[Account]):
+            pass
+
+
+def test_a_process_without_address_space_for_a_store(tmp_path: Path) -> None:
+    script = f"""
+import resource, trio
+from eventsrc import Runtime, StoreMapRefused
+resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+async def main():
+    try:
+        async with Runtime.open({str(tmp_path / "store")!r}):
+            pass
+    except StoreMapRefused as error:
+        print(error)
+trio.run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "may not reserve 68,719,476,736 bytes of address space" in done.stdout
+
+
+async def test_opening_can_be_cancelled_at_any_moment(tmp_path: Path) -> None:
+    for number in range(40):
+        with trio.fail_after(20), trio.move_on_after(number * 0.0005):
+            async with Runtime.open(tmp_path / "store", aggregates=[Account]):
+                await trio.lowlevel.checkpoint()
+    async with Runtime.open(tmp_path / "store", aggregates=[Account]) as runtime:
+        assert (await runtime.actor(Account, "ann").ask(Deposit(1))).version == 1
+
+
+async def test_opening_is_cancelled_while_the_control_board_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scope = trio.CancelScope()
+    original: Callable[..., None] = control.ControlBoard.__init__
+
+    def slow(self: control.ControlBoard, *arguments: Any, **options: Any) -> None:
+        original(self, *arguments, **options)
+        trio.from_thread.run_sync(scope.cancel)
+
+    monkeypatch.setattr(control.ControlBoard, "__init__", slow)
+    with trio.fail_after(20), scope:
+        async with Runtime.open(tmp_path / "store", aggregates=[Account]):
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+
+
+async def test_a_runtime_that_cannot_be_made_leaves_the_store_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched, trio.fail_after(20):
+        patched.setattr(RuntimeClass, "_start_writing", fail)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            async with Runtime.open(tmp_path / "store", aggregates=[Account]):
+                pass
+    async with Runtime.open(tmp_path / "store", aggregates=[Account]) as runtime:
+        assert (await runtime.actor(Account, "ann").ask(Deposit(1))).version == 1
