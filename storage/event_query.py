@@ -52,9 +52,9 @@ class EventQuery:
     """Events after the position `after` that meet every criterion given.
 
     `types` are stored names (the runtime also takes event classes), of which one must fit; `tags` must all be there;
-    `metadata` must hold these values: the number 3 is not the text "3", nor is 1 true; `AnyOf` stands for several. As the
-    condition of an append it says: only if no event matches. See https://dcb.events for what can be kept consistent that
-    way.
+    `metadata` must hold these values: the number 3 is not the text "3", nor is 1 true; `AnyOf` stands for several. As
+    the condition of an append it says: only if no event matches. See https://dcb.events for what can be kept
+    consistent that way.
 
     The narrowest index of those by tag, type and category serves; metadata are compared, so that a query for them alone
     looks at every event after `after`. One text stands for a list of one.
