@@ -61,17 +61,20 @@ class Blame:
 def position_of(store: EventReader, *, position: int | None = None, time: datetime | None = None) -> int:
     """The position that a moment stands for. Raises `NotInHistory` for one that the log does not reach.
 
-    Raises `ValueError` for a time without a zone, or when not exactly one of both is given.
+    Of several events of one time it is the last; a time after the newest event stands for that. Raises `ValueError` for
+    a time without a zone, or when not exactly one of both is given, `TypeError` for what is neither.
     """
     if (position is None) == (time is None):
         raise ValueError("say when: either a position or a time")
     if position is not None:
+        _check_whole("position", position)
         if not 0 <= position <= store.last_position:
             raise NotInHistory(
                 f"There is no position {position} in {store.path}: it goes from 0 to {store.last_position}."
             )
         return position
-    assert time is not None
+    if not isinstance(time, datetime):
+        raise TypeError(f"a time must be a datetime with a time zone, not {time!r}")
     if time.tzinfo is None:
         raise ValueError(f"{time} has no time zone: write datetime(..., tzinfo=UTC), or time.astimezone()")
     found = position_at(store, round(time.timestamp() * 1_000_000) * 1_000 + 999)
@@ -121,10 +124,16 @@ def newest_snapshot_version(store: EventReader, stream: str) -> int:
 
 def check_version(store: EventReader, stream: str, version: int) -> None:
     """Raise `NotInHistory` for a version that a stream does not have; 0 is before its first event."""
+    _check_whole("version", version)
     head = store.head(stream)
     newest = 0 if head is None else head.version
     if not 0 <= version <= newest:
         raise NotInHistory(f"{stream!r} has no version {version}: it goes from 0 to {newest}.")
+
+
+def _check_whole(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"a {name} must be a whole number, not {value!r}")
 
 
 async def difference(

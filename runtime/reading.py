@@ -21,13 +21,14 @@ from ..actors.serializer import Serializer
 from ..storage.backup import backup, restore
 from ..storage.errors import BackupRefused
 from ..storage.limits import Limits
+from ..storage.past import PastLog
 from ..storage.query import find_streams
 from ..storage.reader import LogReader
 from ..storage.record import StoredEvent, StreamHead
 from ..storage.verify import Summary
 from .aggregate_replay import AggregateReplay
 from .consumers import Consumer, Subscriptions
-from .errors import NoPlaceForProgress, UnknownAggregate
+from .errors import NoPlaceForProgress, PastReadOnly, UnknownAggregate
 from .events import EVENTS_PER_CHECKPOINT, Wanted, check_count, read_events
 from .history import Blame, Difference, blame, difference, position_of
 from .iteration import Batches, Items
@@ -130,7 +131,8 @@ class Reading:
     ) -> AsyncIterator[list[StoredEvent]]:
         """Batches of the events after a position, first what is stored, then what comes; see `events` for the filters.
 
-        It ends when the runtime closes. A slow subscriber holds up nobody and costs the memory of one batch.
+        It ends when the runtime closes, in the past (`as_of`) with the newest event. A slow subscriber holds up nobody
+        and costs the memory of one batch.
 
         Raises:
             DefinitionError: for a class that is no event.
@@ -167,6 +169,7 @@ class Reading:
             SubscriptionFilterDiffers: this runtime has consumers of this name that want other events.
             SubscriptionDiverged: its progress is that of another history, which the log does not have.
             NotInHistory, ValueError, TypeError: `after` is no position of the log.
+            PastReadOnly: the runtime is one of `as_of`.
 
         """
         wanted = Wanted.of(types=types, category=category, tag=tag)
@@ -175,6 +178,8 @@ class Reading:
     @property
     def subscriptions(self) -> Subscriptions:
         """The durable subscriptions: what is parked, retrying it, deleting one. Raises `NoPlaceForProgress`."""
+        if isinstance(self._store, PastLog):
+            raise PastReadOnly(self._store.path)
         if self._subscriptions is None:
             raise NoPlaceForProgress(self._store.path)
         return self._subscriptions
