@@ -16,6 +16,7 @@ import trio
 from ..storage.errors import EventSourcingError
 from ..storage.limits import Limits
 from ..storage.record import StoredEvent
+from .background import in_background
 from .errors import RuntimeClosed
 from .feed import Feed
 from .future import TrioFuture
@@ -164,8 +165,8 @@ class SagaSupervisor(TrioActor):
     # --- the actor ---
 
     async def on_start(self) -> None:  # type: ignore[override]
-        self._nursery.start_soon(self._keep_time, name="eventsrc saga timers")
-        self._nursery.start_soon(self._follow, name="eventsrc saga events")
+        self._nursery.start_soon(in_background, self._keep_time, name="eventsrc saga timers")
+        self._nursery.start_soon(in_background, self._follow, name="eventsrc saga events")
         self._start_ready()
 
     def on_receive(self, message: Order) -> None:
@@ -197,7 +198,7 @@ class SagaSupervisor(TrioActor):
             self._launch(order.stream, run)
         else:
             run.note(order.started)
-        self._nursery.start_soon(self._answer_started, run, order.answer)
+        self._nursery.start_soon(in_background, self._answer_started, run, order.answer)
 
     async def _answer_started(self, run: SagaRun, answer: TrioFuture[bool]) -> None:
         """Answer when the start is on disk."""
@@ -249,7 +250,7 @@ class SagaSupervisor(TrioActor):
         """Answer when what was put in line is on disk, and have a saga that rested look what it means to it."""
         if run.stream not in self._running:
             self._noting[run.stream] = run
-        self._nursery.start_soon(self._answer_stored, run, answer)
+        self._nursery.start_soon(in_background, self._answer_stored, run, answer)
 
     async def _answer_stored(self, run: SagaRun, answer: TrioFuture[bool]) -> None:
         try:
@@ -291,7 +292,7 @@ class SagaSupervisor(TrioActor):
     def _launch(self, stream: str, run: SagaRun) -> None:
         self._forget(stream)
         self._running[stream] = run
-        self._nursery.start_soon(self._run, stream, run, name=stream)
+        self._nursery.start_soon(in_background, self._run, stream, run, name=stream)
 
     async def _run(self, stream: str, run: SagaRun) -> None:
         try:

@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol
 import attrs
 import trio
 
+from ..actors.background import in_background
 from ..actors.projection import Projection
 from ..actors.projector import Pause, ProjectionState, Projector, ProjectorHost, Resume
 from ..actors.row_type import RowType
@@ -213,7 +214,7 @@ class RunningProjection:
             return
         if building.projector.state == "live":
             building.is_swapped_in = True
-            self._nursery.start_soon(self._swap, building, name=f"{self.name}: swap")
+            self._nursery.start_soon(in_background, self._swap, building, name=f"{self.name}: swap")
 
     async def _swap(self, building: Built) -> None:
         try:
@@ -233,7 +234,7 @@ class RunningProjection:
 
     def _drop_later(self, generations: Sequence[Generation]) -> None:
         for generation in generations:
-            self._nursery.start_soon(self._drop, generation, name=f"{self.name}: drop")
+            self._nursery.start_soon(in_background, self._drop, generation, name=f"{self.name}: drop")
 
     async def _drop(self, generation: Generation) -> None:
         try:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 import trio
 
+from ..actors.background import in_background
 from ..actors.errors import DefinitionError, ProjectionUnavailable, ViewUnreachable
 from ..actors.feed import Feed
 from ..actors.projection import Projection, Table
@@ -102,7 +103,7 @@ class Projections:
             except ViewUnreachable as error:
                 # Commands do not wait for somebody else's server.
                 logger.warning("a view cannot be opened yet: %s", error, extra={"projection": running.name})
-                self._nursery.start_soon(self._open_later, running, name=f"{running.name}: opening")
+                self._nursery.start_soon(in_background, self._open_later, running, name=f"{running.name}: opening")
             if projection_class.on_lag == "slow_writers":
                 self._slow.append(running)
 

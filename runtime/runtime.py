@@ -13,6 +13,7 @@ import trio
 
 from ..actors.aggregate import Aggregate
 from ..actors.aggregate_type import AggregateType
+from ..actors.background import in_background
 from ..actors.errors import DefinitionError
 from ..actors.event_codecs import EventCodecs
 from ..actors.feed import Feed
@@ -87,9 +88,9 @@ class Runtime(Reading):
         if isinstance(store, EventLog) or not isinstance(store, LogReader | PastLog):
             self._start_writing(nursery, store, limits, wall_clock)
         elif isinstance(store, LogReader):
-            nursery.start_soon(follow, store, self.feed, name="eventsrc reader")
+            nursery.start_soon(in_background, follow, store, self.feed, name="eventsrc reader")
         self._router = Router(store, limits, self.projections, self._residents)
-        nursery.start_soon(self._router.deadlines.run, name="eventsrc deadlines")
+        nursery.start_soon(in_background, self._router.deadlines.run, name="eventsrc deadlines")
 
     def _start_writing(
         self, nursery: trio.Nursery, store: EventStore, limits: Limits, wall_clock: Callable[[], int]
@@ -105,8 +106,8 @@ class Runtime(Reading):
         self._maintenance = Maintenance(store, self._journal, self._types, limits, wall_clock, self._type_of)
         self._residents = Residents(nursery, store, self._journal, limits, wall_clock, self._maintenance.prover.taken)
         self._maintenance.prover.on_quarantine = self._residents.load_again
-        nursery.start_soon(self._maintenance.run, name="eventsrc maintenance")
-        nursery.start_soon(self._residents.passivate_idle, name="eventsrc passivation")
+        nursery.start_soon(in_background, self._maintenance.run, name="eventsrc maintenance")
+        nursery.start_soon(in_background, self._residents.passivate_idle, name="eventsrc passivation")
 
     async def _follow(self, nursery: trio.Nursery, home: Home, projections: Sequence[type[Projection]]) -> None:
         """Start what follows the log."""
@@ -133,7 +134,7 @@ class Runtime(Reading):
         if home.board is not None and home.board.waits and self._subscriptions is not None:
             parts = (self.projections, self._subscriptions, self._numbers, self._sagas, self._maintenance)
             self._control = Control(home.board, *parts)
-            nursery.start_soon(self._control.run, name="eventsrc control")
+            nursery.start_soon(in_background, self._control.run, name="eventsrc control")
 
     @classmethod
     @asynccontextmanager
