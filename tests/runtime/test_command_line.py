@@ -138,6 +138,8 @@ def test_the_demos_are_listed() -> None:
     output = eventsrc("demo").stdout
     assert "bank" in output
     assert "flights" in output
+    rows = [json.loads(line) for line in eventsrc("demo", "--json").stdout.splitlines()]
+    assert [row["name"] for row in rows] == ["bank", "flights", "orders"]
 
 
 def test_the_installed_names() -> None:
