@@ -2,14 +2,16 @@
 
 import argparse
 import importlib
+import json
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
 from ..storage.errors import EventSourcingError
+from ..storage.event_query import AnyOf
 from . import (
     benchmark,
     evidence,
@@ -18,13 +20,16 @@ from . import (
     moving,
     output,
     past_inspection,
+    replay_inspection,
     saga_timeline,
     steering,
+    stream_inspection,
     watch,
 )
 
 EXIT_ERROR: Final = 1
 EXIT_INTERRUPTED: Final = 130
+TIME_FORM: Final = "ISO 8601; UTC unless it has a zone"
 DEMOS_MODULE: Final = "eventsrc.demos"
 
 
@@ -113,21 +118,22 @@ def _parser() -> argparse.ArgumentParser:
     events.add_argument("--after", type=_count, default=0, metavar="POSITION", help="only after this position")
     events.add_argument("--tag", action="append", dest="tags", help="only with this tag; may be repeated: with all")
     events.add_argument(
-        "--metadata", action="append", type=_pair, metavar="KEY=VALUE", help="only with this in its metadata"
+        "--metadata",
+        action="append",
+        type=_pair,
+        metavar="KEY=VALUE",
+        help="only with this in its metadata; 3 is the text and the number",
     )
     events.add_argument("--before", type=_count, metavar="POSITION", help="only before this position")
-    events.add_argument("--since", type=_time, metavar="TIME", help="only from this time on (ISO 8601)")
-    events.add_argument("--until", type=_time, metavar="TIME", help="only before this time (ISO 8601)")
+    events.add_argument("--since", type=_time, metavar="TIME", help=f"only from this time on ({TIME_FORM})")
+    events.add_argument("--until", type=_time, metavar="TIME", help=f"only before this time ({TIME_FORM})")
     events.add_argument("--limit", type=_count, metavar="N", help="at most so many")
     events.add_argument("--follow", action="store_true", help="go on with new events until interrupted")
     events.set_defaults(run=inspection.print_events)
 
-    show = _reading(commands, "show", "one stream: its head, its newest snapshot, its events")
-    show.add_argument("stream", metavar="STREAM")
-    show.add_argument("--at", type=_count, metavar="VERSION", help="as of this version")
-    show.set_defaults(run=inspection.print_stream)
-
-    past_inspection.add_commands(partial(_reading, commands), _count, _time, _pair)
+    stream_inspection.add_commands(partial(_reading, commands), _count, _time)
+    replay_inspection.add_commands(partial(_reading, commands), _count, _time, _pair)
+    past_inspection.add_commands(partial(_reading, commands), _count)
     moving.add_commands(partial(_reading, commands), _count, _time)
     evidence.add_commands(partial(_reading, commands), _count)
     housekeeping.add_commands(partial(_reading, commands))
@@ -158,16 +164,24 @@ def _count(text: str) -> int:
     return number
 
 
-def _pair(text: str) -> tuple[str, str]:
+def _pair(text: str) -> tuple[str, AnyOf]:
+    """Metadata: a text, or what it means in JSON: 3 is the number and the text, "3" in quotes the text alone."""
     key, separator, value = text.partition("=")
     if not separator:
         raise argparse.ArgumentTypeError("write KEY=VALUE")
-    return key, value
+    try:
+        meant = json.loads(value)
+    except ValueError:
+        return key, AnyOf((value,))
+    return key, AnyOf((meant,) if isinstance(meant, str) else (value, meant))
 
 
 def _time(text: str) -> int:
+    """UTC nanoseconds; a time without a zone is taken as UTC, as times are printed."""
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
         raise argparse.ArgumentTypeError("write a time as 2026-01-31T12:00:00Z") from None
+    if time.tzinfo is None:
+        time = time.replace(tzinfo=UTC)
     return round(time.timestamp() * 1_000_000) * 1_000
