@@ -284,7 +284,7 @@ class RunningProjection:
         old, self.active, self.building = self.active, building, None
         logger.info("view rebuilt", extra={"projection": self.name, "generation": building.generation.number})
         if old is not None:
-            self._nursery.start_soon(self._retire, old, name=f"{self.name}: drop")
+            self._nursery.start_soon(in_background, self._retire, old, name=f"{self.name}: drop")
         self._host.swapped()
 
     async def _retire(self, old: Built) -> None:
