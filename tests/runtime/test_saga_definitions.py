@@ -349,7 +349,7 @@ async def test_a_key_that_is_too_long_is_refused_and_the_longest_works(
     longest = "k" * (240 - len("saga_place_order-"))
     async with open_runtime(store) as runtime:
         for key in (longest + "k", "ä" * 150, "k" * 600):
-            with pytest.raises(StreamNameInvalid, match="bytes and .* fit"):
+            with pytest.raises(StreamNameInvalid, match=r"bytes and .* fit"):
                 await runtime.start_saga(PlaceOrder("o1", 10), key=key)
         order_id = "o" * 490
         saga = await runtime.start_saga(PlaceOrder(order_id, 200), key=longest)
