@@ -233,7 +233,7 @@ class Runtime(Reading):
 
         Args:
             commands: (class, id, command) of each; one aggregate may get several, which it decides one after the other.
-            unchanged: (class, id, version) of aggregates that were only read: the commit fails if they have moved.
+            unchanged: (class, id, version) of aggregates that were read: the commit fails if they have moved.
             idempotency_key: a second transaction with the same key takes no effect and gets the first one's receipts.
             timeout: seconds for all of it; `Limits.command_timeout_seconds` unless given.
             correlation_id: as in `ask`, for all commands.

@@ -24,6 +24,7 @@ from ..actors.turn import Reply
 from ..storage.commit import Appended, IdempotencyEntry, StreamAppend
 from ..storage.errors import CommitTooLarge, CommitTooManyBytes, EventSourcingError
 from ..storage.event_query import EventQuery
+from .arguments import check_expected_version
 from .errors import TransactionKeyReused, TransactionTimeout, TransactionTooLarge
 from .router import Router
 
@@ -71,6 +72,8 @@ class Transaction:
         self._key = idempotency_key
         self._conditions: tuple[EventQuery, ...] = () if unless is None else (unless,)
         self._types = {part.stream: part for part in sorted(parts, key=lambda part: part.stream)}
+        for append in unchanged:
+            check_expected_version(append.expected_version)
         bound = router.limits.transaction_aggregates_max
         if len(self._types) > bound:
             raise TransactionTooLarge(
@@ -214,7 +217,8 @@ class Transaction:
             offset += len(turn.events)
         self._is_submitted = True
         self._router.journal.submit(
-            Write((*appends, *self._unchanged), entries, offset, Lane(), self._on_settled, self._conditions)
+            # First what is expected of streams, which may be among those that are changed.
+            Write((*self._unchanged, *appends), entries, offset, Lane(), self._on_settled, self._conditions)
         )
 
     def _entries(self, stream: str, base_version: int, offset: int) -> Iterator[IdempotencyEntry]:
