@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias, Type
 
 import attrs
 
+from ..storage.errors import StreamNameInvalid
+from ..storage.names import check_stream_name
 from .errors import DefinitionError
 from .messages import event_type
 
@@ -32,6 +34,8 @@ StepMethod: TypeAlias = Callable[[Any, "SagaContext"], Awaitable[None]]
 
 SAGA_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,79}")
 CATEGORY_PREFIX: Final = "saga_"
+SAGA_ID_BYTES_MAX: Final = 240
+"""It is the key of a row of the view of all sagas, and part of the idempotency key of each of its commands."""
 STEP_TIMEOUT_SECONDS: Final = 60.0
 """How long an attempt at a step or a compensation may run, unless the step says otherwise; waiting does not count."""
 JITTER: Final = 0.25
@@ -91,14 +95,15 @@ class SagaDefinition:
     fields: frozenset[str]
     """The names of its state."""
 
-    @property
-    def category(self) -> str:
-        """What the streams of its instances begin with."""
-        return CATEGORY_PREFIX + self.name
 
-    def stream(self, key: str) -> str:
-        """The name of the stream of one instance, which is also its id."""
-        return f"{self.category}-{key}"
+def saga_id(saga_class: "type[Saga]", key: str) -> str:
+    """The id of a saga, which is also the name of its stream. Raises `StreamNameInvalid`."""
+    stream = f"{CATEGORY_PREFIX}{saga_class.__eventsrc_saga__.name}-{key}"
+    check_stream_name(stream if key else "")
+    size = len(stream.encode())
+    if size > SAGA_ID_BYTES_MAX:
+        raise StreamNameInvalid(stream, f"it takes {size} bytes and {SAGA_ID_BYTES_MAX} fit as the id of a saga")
+    return stream
 
 
 OlderInstances: TypeAlias = Literal["continue", "compensate", "park"]

@@ -20,7 +20,7 @@ from ..actors.feed import Feed
 from ..actors.journal import InlineJournal, ThreadJournal
 from ..actors.projection import Projection
 from ..actors.receipt import Receipt
-from ..actors.saga import Saga
+from ..actors.saga import Saga, saga_id
 from ..actors.saga_errors import UnknownSaga
 from ..actors.saga_history import SagaState
 from ..actors.saga_instance import SagaInstance, SagaInstances
@@ -234,7 +234,7 @@ class Runtime(Reading):
 
         Args:
             commands: (class, id, command) of each; one aggregate may get several, which it decides one after the other.
-            unchanged: (class, id, version) of aggregates that were only read: the commit fails if they have moved.
+            unchanged: (class, id, version) of aggregates that were read: the commit fails if they have moved.
             idempotency_key: a second transaction with the same key takes no effect and gets the first one's receipts.
             timeout: seconds for all of it; `Limits.command_timeout_seconds` unless given.
             correlation_id: as in `ask`, for all commands.
@@ -310,7 +310,8 @@ class Runtime(Reading):
 
         Args:
             saga: an object of a class that the runtime was opened with.
-            key: names it among those of its class.
+            key: names it among those of its class; up to 240 bytes with `saga_NAME-` before it. Where one with it
+                was started before, whatever its state or its fields, `was_started` of the reference is False.
             deadline_seconds: it is compensated unless it is done by then; the class's own unless given.
 
         Raises:
@@ -321,8 +322,11 @@ class Runtime(Reading):
         return await self._supervised.start(saga, key, deadline_seconds)
 
     def saga(self, saga_class: type[S], key: str) -> SagaRef[S]:
-        """A reference to a saga, whether or not it was started. Raises `UnknownSaga` for a class it does not have."""
-        return SagaRef(self._supervised, self._supervised.class_of(saga_class).__eventsrc_saga__.stream(key))
+        """A reference to a saga, whether or not it was started.
+
+        Raises `UnknownSaga` for a class it does not have, `StreamNameInvalid` for a key that cannot be one.
+        """
+        return SagaRef(self._supervised, saga_id(self._supervised.class_of(saga_class), key))
 
     async def signal(self, saga_class: type[Saga], key: str, signal: str, payload: Any = None) -> bool:
         """Send a saga a signal that `ctx.approval` waits for; see `SagaRef.signal`."""
