@@ -140,6 +140,20 @@ from .storage.event_query import EventQuery
 from .storage.limits import Limits
 from .storage.log import EventLog
 from .storage.memory import MemoryLog
+from .storage.moving_errors import (
+    CopyUnsound,
+    DestinationExists,
+    DestinationFull,
+    DestinationInUse,
+    DestinationOverlaps,
+    DestinationUnusable,
+    ExportAltered,
+    ExportTruncated,
+    ExportUnreadable,
+    HistoryDiverged,
+    ImportGap,
+    PointUnreachable,
+)
 from .storage.record import StoredEvent, StreamHead
 
 __version__ = "0.1.0"
@@ -177,12 +191,18 @@ __all__ = [
     "ConditionNotMet",
     "Consumer",
     "ControlBoardFull",
+    "CopyUnsound",
     "CorruptRecord",
     "DeadlinePassed",
     "DecodingError",
     "DefinitionError",
     "Delete",
     "Deleted",
+    "DestinationExists",
+    "DestinationFull",
+    "DestinationInUse",
+    "DestinationOverlaps",
+    "DestinationUnusable",
     "Difference",
     "EffectUncertain",
     "EncodingError",
@@ -193,8 +213,13 @@ __all__ = [
     "EventTooLarge",
     "EvidenceUnavailable",
     "ExpectedVersion",
+    "ExportAltered",
+    "ExportTruncated",
+    "ExportUnreadable",
     "HandlerFailed",
+    "HistoryDiverged",
     "IdempotencyKeyInvalid",
+    "ImportGap",
     "ImportRefused",
     "JournalFailed",
     "Lag",
@@ -208,6 +233,7 @@ __all__ = [
     "NotAnEvent",
     "NotInHistory",
     "PayloadInvalid",
+    "PointUnreachable",
     "Projection",
     "ProjectionReplay",
     "ProjectionUnavailable",
