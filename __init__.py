@@ -58,6 +58,8 @@ from .actors.saga_instance import SagaInstance, SagaInstances
 from .actors.serializer import make_converter
 from .actors.snapshot_policy import Snapshots
 from .actors.tombstone import Delete, Deleted, Recreate, Recreated
+from .runtime.aggregate_replay import AggregateReplay
+from .runtime.changes import ABSENT, Change
 from .runtime.compactor import Compaction
 from .runtime.consumers import Consumer
 from .runtime.dispatcher import Message
@@ -65,8 +67,8 @@ from .runtime.errors import (
     ArgumentInvalid,
     NoPlaceForProgress,
     NotInHistory,
+    PastReadOnly,
     ReadersFull,
-    ReplaySpeedInvalid,
     RuntimeReadOnly,
     ShutdownTimeout,
     SubscriptionDeleted,
@@ -79,16 +81,26 @@ from .runtime.errors import (
     TransactionTimeout,
     TransactionTooLarge,
     UnknownAggregate,
+    UnknownEventType,
     UnknownProjection,
+    UnknownStream,
     UnknownSubscription,
     ViewTooOld,
     WrongThread,
 )
 from .runtime.history import Blame, Difference
 from .runtime.maintenance import Maintenance, Retention
+from .runtime.projection_replay import ProjectionReplay
 from .runtime.projections import Lag
 from .runtime.reference import AggregateRef
-from .runtime.replay import AggregateReplay, ProjectionReplay, Replay
+from .runtime.replay import Progress, Replay
+from .runtime.replay_errors import (
+    ReplayHandlerFailed,
+    ReplayNotEntered,
+    ReplayPositionPassed,
+    ReplaySpeedInvalid,
+    ReplayStarted,
+)
 from .runtime.retention import Candidate
 from .runtime.runtime import Runtime
 from .runtime.sagas import SagaRef
@@ -162,6 +174,7 @@ __version__ = "0.1.0"
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __all__ = [
+    "ABSENT",
     "ANY",
     "NO_STREAM",
     "STREAM_EXISTS",
@@ -179,6 +192,7 @@ __all__ = [
     "BackupRefused",
     "Blame",
     "Candidate",
+    "Change",
     "CheckpointInvalid",
     "CheckpointMoved",
     "CommandTimeout",
@@ -232,8 +246,10 @@ __all__ = [
     "NoPlaceForProgress",
     "NotAnEvent",
     "NotInHistory",
+    "PastReadOnly",
     "PayloadInvalid",
     "PointUnreachable",
+    "Progress",
     "Projection",
     "ProjectionReplay",
     "ProjectionUnavailable",
@@ -247,7 +263,11 @@ __all__ = [
     "Recreated",
     "Rejected",
     "Replay",
+    "ReplayHandlerFailed",
+    "ReplayNotEntered",
+    "ReplayPositionPassed",
     "ReplaySpeedInvalid",
+    "ReplayStarted",
     "ResidencyFull",
     "Retention",
     "Retry",
@@ -309,9 +329,11 @@ __all__ = [
     "UnknownAggregate",
     "UnknownCommand",
     "UnknownEvent",
+    "UnknownEventType",
     "UnknownProjection",
     "UnknownSaga",
     "UnknownSignal",
+    "UnknownStream",
     "UnknownSubscription",
     "VersionConflict",
     "View",

@@ -222,11 +222,11 @@ class SagaSupervisor(TrioActor):
         history = run.history
         if history.is_ended:
             raise SagaEnded(order.stream, history.status)
-        if order.signal in history.signals:
-            order.answer.settle(False)
-            return
-        run.signal(order.signal, order.payload)
-        self._note_at_rest(run, order.answer)
+        is_first = order.signal not in history.signals
+        if is_first:
+            run.signal(order.signal, order.payload)
+        # Also the answer to a second one says that the first is on disk.
+        self._note_at_rest(run, order.answer, answer_with=is_first)
 
     def _decide(self, order: DecideParked) -> None:
         run = self._noting.get(order.stream) or self._loaded(order.stream)
@@ -246,19 +246,19 @@ class SagaSupervisor(TrioActor):
                 raise SagaNotParked(order.stream, "parked, but not on a compensation that could be skipped")
         self._note_at_rest(run, order.answer)
 
-    def _note_at_rest(self, run: SagaRun, answer: TrioFuture[bool]) -> None:
+    def _note_at_rest(self, run: SagaRun, answer: TrioFuture[bool], *, answer_with: bool = True) -> None:
         """Answer when what was put in line is on disk, and have a saga that rested look what it means to it."""
         if run.stream not in self._running:
             self._noting[run.stream] = run
-        self._nursery.start_soon(in_background, self._answer_stored, run, answer)
+        self._nursery.start_soon(in_background, self._answer_stored, run, answer, answer_with)
 
-    async def _answer_stored(self, run: SagaRun, answer: TrioFuture[bool]) -> None:
+    async def _answer_stored(self, run: SagaRun, answer: TrioFuture[bool], answer_with: bool) -> None:
         try:
             await run.stored()
         except EventSourcingError as error:
             answer.fail(error)
         else:
-            answer.settle(True)
+            answer.settle(answer_with)
         if self._noting.pop(run.stream, None) is not None:
             self._make_ready(run.stream)
             self._tell_watchers(run)

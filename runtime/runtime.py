@@ -37,11 +37,11 @@ from ..storage.store import EventStore
 from .arguments import check_key, checked_timeout
 from .consumers import Subscriptions
 from .control import Control
-from .errors import RuntimeReadOnly, ShutdownTimeout
+from .errors import ShutdownTimeout
 from .events import resolved
 from .history import position_of
 from .maintenance import Maintenance
-from .opening import Home, Opened, follow, home_of, open_store
+from .opening import Home, Opened, follow, home_of, open_store, refusal
 from .projections import Projections
 from .reading import Reading
 from .reference import AggregateRef
@@ -80,7 +80,7 @@ class Runtime(Reading):
         self._control: Control | None = None
         self._sagas: Sagas | None = None
         self._types = aggregate_types
-        self.feed = Feed(store)
+        self.feed = Feed(store, is_over=isinstance(store, PastLog))
         self.projections = Projections(nursery, store, self.feed, limits, serializer, wall_clock)
         self._journal: ThreadJournal | InlineJournal | None = None
         self._residents: Residents | None = None
@@ -114,7 +114,7 @@ class Runtime(Reading):
         await self.projections.open(projections, home.views_of, home.board)
         if self._journal is not None and self.projections.slow_writers_down:
             self._journal.admission.admits = self.projections.admits
-        if home.board is not None:
+        if home.board is not None and not isinstance(self._store, PastLog):
             parts = (nursery, self._store, self.feed, self.limits, home.board, self._wall_clock)
             self._subscriptions = Subscriptions(*parts, keeps_progress=not home.is_numbered)
             await self._subscriptions.open()
@@ -285,9 +285,10 @@ class Runtime(Reading):
         """A runtime that only reads, in which states, events and views are as they were then.
 
         `async with runtime.as_of(time=...) as past: await past.actor(Account, "ann").state()`. The views of the
-        `projections` are built for it, and ready when the block begins.
+        `projections` are built for it, and ready when the block begins. A position inside of a transaction shows the
+        part of it up to there; a time, all that was stored then or before: never a part of a transaction.
 
-        Raises `NotInHistory` for a moment that the log does not reach.
+        Raises `NotInHistory` for a moment that the log does not reach, and inside `PastReadOnly` for what changes.
         """
         past = PastLog(self._store, position_of(self._store, position=position, time=time))
         async with Runtime.open(
@@ -342,6 +343,8 @@ class Runtime(Reading):
 
     @property
     def _supervised(self) -> Sagas:
+        if isinstance(self._store, PastLog):
+            raise refusal(self._store)
         if self._sagas is None:
             raise UnknownSaga("The runtime was opened without sagas. Give their classes: Runtime.open(sagas=[...]).")
         return self._sagas
@@ -350,7 +353,7 @@ class Runtime(Reading):
     def maintenance(self) -> Maintenance:
         """Compaction and its way back, retention, proofs of snapshots. Raises `RuntimeReadOnly` for a reader."""
         if self._maintenance is None:
-            raise RuntimeReadOnly(self._store.path)
+            raise refusal(self._store)
         return self._maintenance
 
     def _numbers(self) -> dict[str, Any]:

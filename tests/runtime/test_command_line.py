@@ -84,7 +84,7 @@ def test_show_a_stream_as_it_is_and_as_it_was(store: Path) -> None:
     missing = eventsrc("show", store, "account-eve")
     assert (missing.returncode, missing.stdout) == (1, "")
     assert "no stream 'account-eve'" in missing.stderr
-    assert "no version 9 yet" in eventsrc("show", store, "account-ann", "--at", 9).stderr
+    assert "has no version 9: it goes from 0 to 3" in eventsrc("show", store, "account-ann", "--at", 9).stderr
 
 
 def test_verify_a_sound_and_a_damaged_store(store: Path, tmp_path: Path) -> None:
@@ -138,6 +138,8 @@ def test_the_demos_are_listed() -> None:
     output = eventsrc("demo").stdout
     assert "bank" in output
     assert "flights" in output
+    rows = [json.loads(line) for line in eventsrc("demo", "--json").stdout.splitlines()]
+    assert [row["name"] for row in rows] == ["bank", "flights", "orders"]
 
 
 def test_the_installed_names() -> None:

@@ -132,7 +132,11 @@ async def test_each_field_knows_what_set_it_last(store: EventStore | Path) -> No
         assert (balance.principal, balance.correlation_id) == ("teller", "visit-1")
         assert balance.command_id
         assert {blame.principal for name, blame in blamed.items() if name != "balance"} <= {"clerk", None, "teller"}
-        assert await runtime.blame(Account, "nobody") == {}
+        untouched = await runtime.blame(Account, "nobody")
+        assert {name: (blame.value, blame.is_set) for name, blame in untouched.items()} == {
+            "balance": (0, False),
+            "notes": (0, False),
+        }
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -180,10 +180,13 @@ async def test_cancelling_the_block_stores_what_was_sent(tmp_path: Path) -> None
 
 
 SERVER = """
-    import sys, trio
+    import signal, sys, trio
     sys.path.insert(0, sys.argv[2])
     from bank_domain import Account, Deposit, Slow, Wait
     from eventsrc import Limits, Runtime
+
+    # Ignored where the tests run in the background of a shell.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     async def main():
         limits = Limits(shutdown_seconds=1000, command_timeout_seconds=1000)

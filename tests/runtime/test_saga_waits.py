@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from saga_cases import FollowingClock, Patient, open_runtime
+from saga_cases import FollowingClock, KilledLog, Patient, open_runtime
 from shop_domain import Create, Created, Order, Stock, Take
 
 from eventsrc import (
@@ -144,3 +144,30 @@ async def test_a_step_that_never_returns_is_cut_off_and_compensated(autojump_clo
         saga = await runtime.start_saga(Endless(), key="1")
         status = await saga.wait(timeout=1000)
         assert (status.state, status.error) == ("compensated", "StepTimeout: only did not return in 30 seconds")
+
+
+class Gate(Saga, signals=["go"]):
+    """Waits for a signal, and for nothing else."""
+
+    payload: Any = None
+
+    @step()
+    async def only(self, ctx: SagaContext) -> None:
+        self.payload = await ctx.approval("go")
+
+
+async def test_a_signal_that_was_answered_is_there_after_the_process_was_killed() -> None:
+    log = KilledLog()
+    async with open_runtime(log, Gate) as runtime:
+        saga = await runtime.start_saga(Gate(), key="1")
+        with trio.fail_after(10):
+            while (await saga.status()).state != "waiting":
+                await trio.sleep(0.01)
+    log.appends_left, log.kills_after = 1, True
+    with pytest.raises(BaseExceptionGroup):
+        async with open_runtime(log, Gate) as runtime:
+            await runtime.signal(Gate, "1", "go", "now")
+    log.appends_left = float("inf")
+    async with open_runtime(log, Gate) as runtime:
+        outcome = await runtime.saga(Gate, "1").wait(timeout=10)
+        assert (outcome.state, outcome.saga.payload) == ("completed", "now")
