@@ -36,7 +36,8 @@ def run_restore(options: argparse.Namespace) -> int:
             options.destination,
             increments=options.increments,
             to_position=options.to_position,
-            to_time_ns=options.to_time,
+            # Times are told in microseconds: such a time stands for all of its nanoseconds.
+            to_time_ns=None if options.to_time is None else options.to_time + 999,
             progress=progress,
         )
     return _tell(options, {"position": position}, options.destination)

@@ -8,8 +8,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from .archive import ARCHIVE_FOLDER
 from .compaction import check_archive
 from .errors import ArchiveUnreachable, StoreError
+from .folder import take_room
 from .log import EventLog
 from .moving_errors import CopyUnsound, PointUnreachable
 from .partial import empty_folder, partial_folder
@@ -145,9 +147,12 @@ def _copy(store: LogReader, folder: Path) -> Summary:
     """Copy log and archive, so that they fit together, and verify the copy."""
     for _ in range(COPY_ATTEMPTS_MAX):
         empty_folder(folder)
+        take_room(folder)
         store.environment.copy(folder)
         # After the log: what compaction moves from now on is still in that copy.
         store.archive.copy(folder)
+        if (folder / ARCHIVE_FOLDER).exists():
+            take_room(folder / ARCHIVE_FOLDER)
         try:
             return _verified(store, folder)
         except ArchiveUnreachable:

@@ -24,7 +24,7 @@ from .moving_errors import (
     DestinationUnusable,
 )
 
-SUFFIX: Final = ".partial"
+PARTIAL_SUFFIX: Final = ".partial"
 _OURS: Final = frozenset({DATA_FILE, LOCK_FILE, WRITER_FILE, ARCHIVE_FOLDER})
 """What a partial store consists of; a folder with anything else in it is not one, and is left alone."""
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -40,7 +40,7 @@ def partial_folder(destination: str | os.PathLike[str], *, source: str | None = 
     `DestinationInUse` and `DestinationFull`.
     """
     final = _place(destination, source)
-    partial = final.with_name(final.name + SUFFIX)
+    partial = final.with_name(final.name + PARTIAL_SUFFIX)
     with _translated(final, partial):
         _check_free(final, is_folder=True)
         lock = _claim(final, partial, is_folder=True)
@@ -62,7 +62,7 @@ def partial_folder(destination: str | os.PathLike[str], *, source: str | None = 
 def partial_file(destination: str | os.PathLike[str], *, source: str | None = None) -> Iterator[IO[bytes]]:
     """The same for a file."""
     final = _place(destination, source)
-    partial = final.with_name(final.name + SUFFIX)
+    partial = final.with_name(final.name + PARTIAL_SUFFIX)
     with _translated(final, partial):
         _check_free(final, is_folder=False)
         lock = _claim(final, partial, is_folder=False)

@@ -21,7 +21,7 @@ from .group import KEY, Group, GroupDamaged, MovedGroup, is_stub, segment_of
 from .log import EventLog
 from .merkle import Tree
 from .moving_errors import ExportAltered, ExportUnreadable, HistoryDiverged, ImportGap, PointUnreachable
-from .partial import is_free, partial_file, partial_folder
+from .partial import PARTIAL_SUFFIX, is_free, partial_file, partial_folder
 from .proof import root_at
 from .reader import LogReader
 from .records import seek_group
@@ -127,9 +127,14 @@ def import_store(folder: str, path: Path, *, progress: Progress | None = None) -
 def _check_continues(log: EventLog, export: Export) -> None:
     header = export.header
     if header.after > log.last_position:
-        raise ImportGap(export.path, header.after, log.path, log.last_position)
+        raise ImportGap(export.path, header.after, _name(log), log.last_position)
     if header.root != root_at(log, header.after).hex():
-        raise HistoryDiverged(export.path, log.path, header.after, is_exact=False)
+        raise HistoryDiverged(export.path, _name(log), header.after, is_exact=False)
+
+
+def _name(log: EventLog) -> str:
+    """What it is going to be called."""
+    return log.path.removesuffix(PARTIAL_SUFFIX)
 
 
 def _new_groups(log: EventLog, export: Export) -> Iterator[MovedGroup]:
@@ -153,7 +158,7 @@ def _compare(log: EventLog, export: Export, group: MovedGroup, log_end: int) -> 
         return
     for event, known in zip(group.events, log.hashes(first, last), strict=False):
         if event.hash != known:
-            raise HistoryDiverged(export.path, log.path, event.position, is_exact=True)
+            raise HistoryDiverged(export.path, _name(log), event.position, is_exact=True)
 
 
 def _check_root(log: EventLog, export: Export, tree: Tree) -> None:

@@ -374,6 +374,50 @@ def test_what_is_killed_leaves_nothing_that_looks_finished(tmp_path: Path, name:
     assert root(source) == before
 
 
+@pytest.mark.slow
+def test_an_import_into_a_store_that_is_killed_goes_on_with_the_next_run(tmp_path: Path) -> None:
+    source = store_with(tmp_path / "source", 1_500)
+    with closing(LogReader.open(source)) as log:
+        export_events(log, tmp_path / "all.jsonl")
+    script = PRELUDE + COUNTED.format(operation=OPERATIONS["import"])
+    store_with(tmp_path / "whole", 50)
+    calls = int(run_python(script, source, tmp_path / "whole", -1).stdout)
+    for share in (0.3, 0.7, 0.95):
+        to = store_with(tmp_path / f"to-{share}", 50)
+        assert run_python(script, source, to, int(calls * share)).returncode == -signal.SIGKILL
+        assert 150 <= len(all_of(to)) <= 4_500
+        assert run_python(script, source, to, -1).returncode == 0
+        assert root(to) == root(source)
+        all_of(to)
+
+
+def test_a_disk_that_fills_during_an_import_into_a_store_leaves_it_whole(tmp_path: Path) -> None:
+    source = store_with(tmp_path / "source", 2_500)
+    with closing(LogReader.open(source)) as log:
+        export_events(log, tmp_path / "all.jsonl")
+    to = store_with(tmp_path / "to", 50)
+    result = run_python(
+        PRELUDE
+        + """
+    import resource
+    from eventsrc import StoreFull
+    resource.setrlimit(resource.RLIMIT_FSIZE, (at, at))
+    try:
+        import_store(to, Path(source).parent / 'all.jsonl')
+    except StoreFull:
+        print("full")
+        """,
+        source,
+        to,
+        600_000,
+    )
+    assert result.stdout == "full\n", result.stderr
+    stored = len(all_of(to))
+    assert 150 <= stored < 7_500
+    assert import_store(str(to), tmp_path / "all.jsonl") == (7_500 - stored, 7_500)
+    assert root(to) == root(source)
+
+
 @pytest.mark.parametrize("room_bytes", [20_000, 40_000])
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_a_full_disk_is_said_and_leaves_nothing(source: Path, tmp_path: Path, name: str, room_bytes: int) -> None:

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transfer_cases import SECOND, all_of, fill, groups, keyed, root, store_with
 
-from eventsrc.storage.commit import ANY, Commit, NewEvent, StreamAppend
+from eventsrc.storage.backup import fork
+from eventsrc.storage.commit import ANY, Commit, IdempotencyEntry, NewEvent, StreamAppend
 from eventsrc.storage.contract import appended
 from eventsrc.storage.errors import CorruptRecord, ImportRefused, StoreInUse, StorePathInvalid
 from eventsrc.storage.limits import Limits
@@ -93,10 +94,12 @@ def test_a_commit_over_the_limits_of_today_is_moved_whole(tmp_path: Path) -> Non
     with closing(EventLog(tmp_path / "source", limits=generous)) as log:
         appended(log.append([Commit(1, 1, [StreamAppend("a-1", ANY, events)])])[0])
         appended(log.append([Commit(2, 1, [StreamAppend("a-1", ANY, [NewEvent("t", {"text": "x" * 500_000})])])])[0])
+        fork(log, 3_001, tmp_path / "fork")
     export(tmp_path / "source", tmp_path / "e.jsonl")
     assert import_store(str(tmp_path / "target"), tmp_path / "e.jsonl") == (3_001, 3_001)
-    assert groups(tmp_path / "target") == [(1, 3_000, 1, 1), (3_001, 1, 2, 2)]
-    assert root(tmp_path / "target") == root(tmp_path / "source")
+    for name in ("target", "fork"):
+        assert groups(tmp_path / name) == [(1, 3_000, 1, 1), (3_001, 1, 2, 2)]
+        assert root(tmp_path / name) == root(tmp_path / "source")
 
 
 def test_a_payload_that_was_encoded_by_others_keeps_its_bytes(tmp_path: Path) -> None:
@@ -291,6 +294,18 @@ def test_an_import_goes_on_where_one_was_killed(source: Path, tmp_path: Path) ->
     with closing(EventLog(tmp_path / "target")) as log:
         import_events(log, tmp_path / "all.jsonl", until=lambda position, _: position > 500)
     assert import_store(str(tmp_path / "target"), tmp_path / "all.jsonl") == (400, 900)
+    assert repr(all_of(tmp_path / "target")) == repr(all_of(source))
+
+
+def test_commit_ids_go_on_after_those_of_commits_without_events(source: Path, tmp_path: Path) -> None:
+    export(source, tmp_path / "all.jsonl")
+    with closing(EventLog(tmp_path / "target")) as log:
+        import_events(log, tmp_path / "all.jsonl", until=lambda position, _: position > 500)
+        entry = IdempotencyEntry("s0-x", "nothing happened", 1, -1, 0, 10**18)
+        appended(log.append([Commit(1_000, 1, [], [entry])])[0])
+        import_events(log, tmp_path / "all.jsonl")
+        assert log.last_commit_id > 1_000
+        assert list(log.idempotency("s0-x", [entry.key], now_ns=1)) == [entry.key]
     assert repr(all_of(tmp_path / "target")) == repr(all_of(source))
 
 
