@@ -154,6 +154,20 @@ from .storage.event_query import EventQuery
 from .storage.limits import Limits
 from .storage.log import EventLog
 from .storage.memory import MemoryLog
+from .storage.moving_errors import (
+    CopyUnsound,
+    DestinationExists,
+    DestinationFull,
+    DestinationInUse,
+    DestinationOverlaps,
+    DestinationUnusable,
+    ExportAltered,
+    ExportTruncated,
+    ExportUnreadable,
+    HistoryDiverged,
+    ImportGap,
+    PointUnreachable,
+)
 from .storage.record import StoredEvent, StreamHead
 
 __version__ = "0.1.0"
@@ -193,12 +207,18 @@ __all__ = [
     "ConditionNotMet",
     "Consumer",
     "ControlBoardFull",
+    "CopyUnsound",
     "CorruptRecord",
     "DeadlinePassed",
     "DecodingError",
     "DefinitionError",
     "Delete",
     "Deleted",
+    "DestinationExists",
+    "DestinationFull",
+    "DestinationInUse",
+    "DestinationOverlaps",
+    "DestinationUnusable",
     "Difference",
     "EffectUncertain",
     "EncodingError",
@@ -209,8 +229,13 @@ __all__ = [
     "EventTooLarge",
     "EvidenceUnavailable",
     "ExpectedVersion",
+    "ExportAltered",
+    "ExportTruncated",
+    "ExportUnreadable",
     "HandlerFailed",
+    "HistoryDiverged",
     "IdempotencyKeyInvalid",
+    "ImportGap",
     "ImportRefused",
     "JournalFailed",
     "Lag",
@@ -225,6 +250,7 @@ __all__ = [
     "NotInHistory",
     "PastReadOnly",
     "PayloadInvalid",
+    "PointUnreachable",
     "Progress",
     "Projection",
     "ProjectionReplay",
