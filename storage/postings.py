@@ -37,6 +37,14 @@ def name_of(key: bytes) -> str:
     return key[: -_ORDINAL.size - 1].decode()
 
 
+def split_key(key: bytes) -> tuple[str, int]:
+    """(name, ordinal) in such a key. Raises `ValueError` where it is none."""
+    name = key[: -_ORDINAL.size - 1].decode()
+    if not name or key[-_ORDINAL.size - 1] != 0:
+        raise ValueError("it is no name and number")
+    return name, ordinal_of(key)
+
+
 def chunks(name: str, positions: Sequence[int], first_version: int | None = None) -> Iterator[tuple[bytes, bytes]]:
     """The keys and values that hold `positions`; numbered from `first_version`, or by themselves where it is None."""
     for start in range(0, len(positions), CHUNK_POSITIONS_MAX):
