@@ -14,7 +14,6 @@ import trio
 from ..actors.aggregate import Aggregate
 from ..actors.aggregate_type import AggregateType
 from ..actors.background import in_background
-from ..actors.errors import DefinitionError
 from ..actors.event_codecs import EventCodecs
 from ..actors.feed import Feed
 from ..actors.journal import InlineJournal, ThreadJournal
@@ -35,6 +34,7 @@ from ..storage.past import PastLog
 from ..storage.reader import LogReader
 from ..storage.store import EventStore
 from .arguments import check_key, checked_timeout
+from .classes import event_classes, types_of
 from .consumers import Subscriptions
 from .control import Control
 from .errors import ShutdownTimeout
@@ -177,8 +177,8 @@ class Runtime(Reading):
         """
         serializer = Serializer(converter)
         projections = (*projections, SagaInstances) if sagas else projections
-        aggregate_types = _types_of(aggregates, serializer)
-        codecs = EventCodecs(_event_classes(aggregates, projections, sagas), serializer)
+        aggregate_types = types_of(aggregates, serializer)
+        codecs = EventCodecs(event_classes(aggregates, projections, sagas), serializer)
         opened = await open_store(store, role, limits)
         failure: BaseException | None = None
         try:
@@ -425,29 +425,3 @@ async def _shielded_nursery(task_status: trio.TaskStatus[trio.Nursery]) -> None:
         async with trio.open_nursery() as nursery:
             task_status.started(nursery)
             await trio.sleep_forever()
-
-
-def _event_classes(
-    aggregates: Sequence[type[Aggregate]], projections: Sequence[type[Projection]], sagas: Sequence[type[Saga]]
-) -> list[type]:
-    """Every event class that one of these classes names."""
-    followed = [event for projection in projections for event in projection.__eventsrc_projection__.handlers]
-    starting = [event for saga in sagas for event in saga.__eventsrc_saga__.starts_on]
-    own = [event for aggregate in aggregates for event in aggregate.__eventsrc_definition__.event_classes]
-    return [*followed, *starting, *own]
-
-
-def _types_of(aggregates: Sequence[type[Aggregate]], serializer: Serializer) -> dict[type[Aggregate], AggregateType]:
-    by_category: dict[str, AggregateType] = {}
-    for aggregate_class in dict.fromkeys(aggregates):
-        if not (isinstance(aggregate_class, type) and issubclass(aggregate_class, Aggregate)):
-            raise DefinitionError(f"{aggregate_class!r} is no aggregate: give Runtime.open subclasses of Aggregate.")
-        aggregate_type = AggregateType(aggregate_class, serializer)
-        other = by_category.setdefault(aggregate_type.category, aggregate_type)
-        if other is not aggregate_type:
-            raise DefinitionError(
-                f"{aggregate_class.__name__} and {other.aggregate_class.__name__} both have the category "
-                f"{aggregate_type.category!r}, so their streams would mix. Give one of them another: "
-                f'class {aggregate_class.__name__}(Aggregate, category="...").'
-            )
-    return {aggregate_type.aggregate_class: aggregate_type for aggregate_type in by_category.values()}
