@@ -329,6 +329,11 @@ class SagaRun:
         self._check_records()
 
     @property
+    def is_stored(self) -> bool:
+        """Whether everything that it did is on disk."""
+        return not (self._held or self._in_flight or self._failure)
+
+    @property
     def was_started(self) -> bool:
         """Whether its first record is on disk."""
         return self._first_position > 0

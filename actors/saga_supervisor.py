@@ -17,7 +17,7 @@ from .background import in_background
 from .errors import RuntimeClosed
 from .future import TrioFuture
 from .saga import Saga
-from .saga_errors import SagaEnded, SagaNotParked
+from .saga_errors import SagaEnded, SagaNotParked, UnknownSaga
 from .saga_events import CompensationSkipped, SagaAbandoned, SagaParked, SagaRemade, SagaResumed
 from .saga_history import SagaHistory
 from .saga_host import SagaHost
@@ -94,12 +94,12 @@ class SagaSupervisor(TrioActor):
         waiting = len(self._wakes.keys() | self._signal_waits) + len(self._waits)
         return {"running": len(self._running), "ready": len(self._ready), "waiting": waiting}
 
-    def run_of(self, stream: str) -> SagaRun | None:
-        """The run of a saga whose steps are done now."""
-        return self._running.get(stream)
+    def is_running(self, stream: str) -> bool:
+        """Whether steps of a saga are done now."""
+        return stream in self._running
 
     async def rested(self, stream: str) -> SagaHistory:
-        """Wait until a saga comes to rest the next time."""
+        """Wait until a saga comes to rest the next time, and what it did is on disk. Raises `UnknownSaga`."""
         watched: TrioFuture[SagaHistory] = self._watched.setdefault(stream, TrioFuture())
         return await watched
 
@@ -281,9 +281,14 @@ class SagaSupervisor(TrioActor):
         self._start_ready()
 
     def _tell_watchers(self, run: SagaRun) -> None:
-        watched = self._watched.pop(run.stream, None)
-        if watched is not None:
-            watched.settle(run.history)
+        """Tell who waits for a saga to come to rest. Where its records were refused it will, when it runs again."""
+        if run.stream not in self._watched:
+            return
+        if run.is_stored:
+            self._watched.pop(run.stream).settle(run.history)
+        elif not run.was_started:
+            refused = UnknownSaga(f"The saga {run.stream!r} was not started: its first record was refused.")
+            self._watched.pop(run.stream).fail(refused)
 
     def _rest_after_failure(self, stream: str) -> None:
         count = self._failures[stream] = self._failures.get(stream, 0) + 1
