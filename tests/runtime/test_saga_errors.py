@@ -129,8 +129,11 @@ async def test_what_cannot_be_stored_is_an_error_of_the_step_and_nothing_hangs(
 
     assert (await outcome_of(nameless))[1] == "DefinitionError: The name of an effect is a text, not 7."
 
+    async def large() -> str:
+        return "x" * 100_000
+
     async def too_large(ctx: SagaContext) -> None:
-        await ctx.effect("large", lambda: "x" * 100_000)
+        await ctx.effect("large", large)
 
     state, error = await outcome_of(too_large, retry=Retry(attempts=5))
     assert (state, error.split(":")[0]) == ("compensated", "EventTooLarge")
