@@ -38,6 +38,8 @@ SAGA_ID_BYTES_MAX: Final = 240
 """It is the key of a row of the view of all sagas, and part of the idempotency key of each of its commands."""
 STEP_TIMEOUT_SECONDS: Final = 60.0
 """How long an attempt at a step or a compensation may run, unless the step says otherwise; waiting does not count."""
+WAIT_SECONDS_MAX: Final = 200 * 365 * 86_400.0
+"""The longest wait, back-off or deadline: times are stored as nanoseconds since 1970, in 64 bits."""
 JITTER: Final = 0.25
 """By how much a back-off is shortened or lengthened at random, at most."""
 _STEP: Final = "__eventsrc_step__"
@@ -53,7 +55,7 @@ class Retry:
     backoff_seconds_max: float = 60.0
 
     def __attrs_post_init__(self) -> None:
-        if self.attempts < 1 or self.backoff_seconds <= 0 or self.backoff_seconds_max < self.backoff_seconds:
+        if not (self.attempts >= 1 and 0 < self.backoff_seconds <= self.backoff_seconds_max <= WAIT_SECONDS_MAX):
             raise DefinitionError(
                 f"{self!r}: attempts begin at 1, backoff_seconds is positive, backoff_seconds_max no smaller."
             )
@@ -130,7 +132,7 @@ def step(
         DefinitionError: for a timeout that is not positive.
 
     """
-    if timeout_seconds <= 0:
+    if not timeout_seconds > 0:
         raise DefinitionError(f"timeout_seconds of a step must be positive, not {timeout_seconds}")
 
     def decorate(method: F) -> F:
@@ -190,8 +192,11 @@ class Saga:
             )
         if isinstance(version, bool) or not isinstance(version, int) or version < 1:
             raise DefinitionError(f"the version of {cls.__name__} must be a whole number from 1 on, not {version!r}")
-        if deadline_seconds is not None and deadline_seconds <= 0:
-            raise DefinitionError(f"deadline_seconds of {cls.__name__} must be positive, not {deadline_seconds}")
+        if deadline_seconds is not None and not 0 < deadline_seconds <= WAIT_SECONDS_MAX:
+            raise DefinitionError(
+                f"deadline_seconds of {cls.__name__} must be positive and up to {WAIT_SECONDS_MAX:g}, not "
+                f"{deadline_seconds}"
+            )
         if older_instances not in ("continue", "compensate", "park"):
             raise DefinitionError(f"older_instances of {cls.__name__} cannot be {older_instances!r}")
         functions = [inspect.getattr_static(cls, each) for each in _names(cls)]

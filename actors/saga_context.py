@@ -11,9 +11,10 @@ import trio
 
 from ..storage.record import StoredEvent
 from .aggregate import Aggregate
-from .errors import EncodingError
+from .errors import DefinitionError, EncodingError
 from .messages import stored_name
 from .receipt import Receipt
+from .saga import WAIT_SECONDS_MAX
 from .saga_errors import EffectUncertain, WaitTimeout
 from .saga_events import EffectBegun, EffectDone, EffectFailed, WaitBegun, WaitOver
 from .saga_history import SagaHistory
@@ -172,6 +173,8 @@ class SagaContext:
 
         """
         run = self._run
+        if not isinstance(name, str):
+            raise DefinitionError(f"The name of an effect is a text, not {name!r}.")
         call = self._numbered(name)
         key = f"{run.stream}/{self._scope}/{call}"
         before = run.history.effects.get((self._scope, call))
@@ -202,8 +205,7 @@ class SagaContext:
         run.begin_wait(call)
         known = run.history.waits.get((self._scope, call))
         if known is None:
-            duration = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-            until_ns = run.now_ns + int(duration * 1e9)
+            until_ns = self._until(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
             known = WaitBegun(self._scope, call, until_ns, took_effect=run.took_effect)
             await run.record(known)
         if isinstance(known, WaitBegun):
@@ -268,7 +270,11 @@ class SagaContext:
         raise WaitTimeout(f"the signal {name!r}", timeout_seconds or 0)
 
     def _until(self, timeout_seconds: float | None) -> int | None:
-        return None if timeout_seconds is None else self._run.now_ns + int(timeout_seconds * 1e9)
+        if timeout_seconds is None:
+            return None
+        if not timeout_seconds <= WAIT_SECONDS_MAX:
+            raise ValueError(f"A wait of {timeout_seconds} seconds cannot be stored; {WAIT_SECONDS_MAX:g} is the most.")
+        return self._run.now_ns + int(max(timeout_seconds, 0) * 1e9)
 
     def _begin(
         self,

@@ -56,7 +56,8 @@ def text_of(error: BaseException) -> str:
     """What is stored of it."""
     if isinstance(error, BaseExceptionGroup):
         return "; ".join(text_of(leaf) for leaf in _leaves(error))[:ERROR_CHARACTERS_MAX]
-    return f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS_MAX]
+    text = f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS_MAX]
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

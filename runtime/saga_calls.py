@@ -14,6 +14,7 @@ from ..storage.event_query import EventQuery
 from ..storage.query import find_batches, find_events
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader
+from .arguments import checked_timeout
 from .reference import AggregateRef
 from .router import Router
 from .transaction import Part, Transaction, part_key
@@ -29,7 +30,7 @@ class SagaCalls:
 
     async def send(self, commands: Commands, key: str, timeout: float | None, *, is_new: bool) -> list[Receipt]:
         """Send commands, as a transaction if there are several; `is_new` tells that the key was never used."""
-        seconds = self._router.limits.command_timeout_seconds if timeout is None else timeout
+        seconds = checked_timeout(timeout, self._router.limits)
         if len(commands) == 1:
             ((aggregate_class, aggregate_id, command),) = commands
             ref: AggregateRef[Any] = AggregateRef(self._router, self._type_of(aggregate_class), aggregate_id)

@@ -17,7 +17,7 @@ from ..actors.feed import Feed
 from ..actors.future import TrioFuture
 from ..actors.journal import Journal
 from ..actors.receipt import Receipt, current_cause
-from ..actors.saga import CATEGORY_PREFIX, Saga, saga_id
+from ..actors.saga import CATEGORY_PREFIX, WAIT_SECONDS_MAX, Saga, saga_id
 from ..actors.saga_context import Commands
 from ..actors.saga_errors import DeadlinePassed, SagaWaitsForItself, UnknownSaga, UnknownSignal
 from ..actors.saga_events import SAGA_EVENTS, SagaStarted
@@ -34,6 +34,7 @@ from ..storage.limits import Limits
 from ..storage.query import find_events
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader
+from .errors import ArgumentInvalid
 from .projections import Projections
 from .router import Router
 from .saga_calls import SagaCalls, holds
@@ -207,6 +208,8 @@ class Sagas:
         definition = saga_class.__eventsrc_saga__
         stream = saga_id(saga_class, key)
         seconds = definition.deadline_seconds if deadline_seconds is None else deadline_seconds
+        if seconds is not None and not seconds <= WAIT_SECONDS_MAX:
+            raise ArgumentInvalid("deadline_seconds", seconds, f"{WAIT_SECONDS_MAX:g} is the most")
         if seconds is not None and seconds <= 0:
             raise DeadlinePassed(f"The deadline of {stream!r} is {-seconds:g} seconds ago. Nothing was started.")
         deadline_ns = None if seconds is None else self.wall_clock() + int(seconds * 1e9)

@@ -1,4 +1,4 @@
-"""Sagas where something is cut off, refused or oddly raised: nothing is doubled, and nothing left standing."""
+"""Sagas where something is cut off or refused: nothing is doubled, and nothing left standing."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -221,103 +221,6 @@ async def test_a_saga_goes_on_when_there_is_room_again(gateway: Gateway) -> None
         log.fail_next(StoreFull("store", "test"), times=20)
         assert (await saga.wait(timeout=20)).state == "compensated"
         assert list(gateway.paid.values()) == list(gateway.refunded.values()) == [1]
-
-
-# --- raised in an unusual way ---
-
-
-async def outcome_of(body: Callable[[SagaContext], Any], **options: Any) -> tuple[str, str]:
-    """(state, error) of a saga of one step; the runtime survives it."""
-
-    class Odd(Saga, signals=["go"]):
-        @step(**options)
-        async def only(self, ctx: SagaContext) -> None:
-            await body(ctx)
-
-    async with open_runtime(MemoryLog(), Odd, wall_clock=FollowingClock()) as runtime:
-        saga = await runtime.start_saga(Odd(), key="1")
-        await trio.testing.wait_all_tasks_blocked()
-        if (await saga.status()).state == "waiting":
-            await saga.signal("go")
-        outcome = await saga.wait(timeout=1_000_000)
-        await runtime.actor(Stock, "still").ask(Take(1))
-    return outcome.state, outcome.error
-
-
-async def test_a_wait_in_a_task_that_the_step_started_is_an_error_of_the_step(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    async def body(ctx: SagaContext) -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ctx.approval, "go")
-            nursery.start_soon(trio.sleep_forever)
-
-    state, error = await outcome_of(body, retry=Retry(attempts=3))
-    assert state == "compensated"
-    assert error.startswith("WaitInOtherTask: The step waits (signal go) in a task that it has started in a nursery.")
-
-
-async def test_a_step_may_wait_within_a_nursery_of_its_own(autojump_clock: trio.testing.MockClock) -> None:
-    async def body(ctx: SagaContext) -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.sleep_forever)
-            await ctx.approval("go")
-            await ctx.sleep(days=1)
-            nursery.cancel_scope.cancel()
-
-    assert await outcome_of(body) == ("completed", "")
-
-
-async def test_a_step_that_keeps_what_is_to_leave_it_waits_all_the_same(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    answers = []
-
-    async def body(ctx: SagaContext) -> None:
-        try:
-            answers.append(await ctx.approval("go"))
-        except BaseException:  # noqa: BLE001, RUF100
-            answers.append("kept")
-
-    assert await outcome_of(body) == ("completed", "")
-    assert answers == ["kept", None]
-
-
-async def test_what_a_nursery_raises_counts_as_if_it_was_raised_without(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    async def refused(ctx: SagaContext) -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ctx.ask, Stock, "all", Take(1000))
-
-    assert await outcome_of(refused, retry=Retry(attempts=5)) == ("compensated", "Rejected: out of stock")
-
-    async def both(ctx: SagaContext) -> None:
-        raise ExceptionGroup("two", [ValueError("one"), Rejected("two")])
-
-    state, error = await outcome_of(both, retry=Retry(attempts=5))
-    assert (state, error) == ("compensated", "ValueError: one; Rejected: two")
-
-
-async def test_a_cancellation_kept_from_a_scope_that_is_over_fails_the_step(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    async def body(ctx: SagaContext) -> None:
-        kept: BaseException | None = None
-        with trio.CancelScope() as scope:
-            scope.cancel()
-            try:
-                await trio.lowlevel.checkpoint()
-            except trio.Cancelled as cancelled:
-                kept = cancelled
-        assert kept is not None
-        raise kept
-
-    state, error = await outcome_of(body)
-    assert (state, error) == (
-        "compensated",
-        "RuntimeError: only raised the trio.Cancelled of a cancel scope that is over",
-    )
 
 
 # --- compensations of many calls ---
