@@ -48,9 +48,11 @@ from .actors.saga_errors import (
     SagaNotParked,
     SagaWaitsForItself,
     StepGone,
+    StepsChanged,
     StepTimeout,
     UnknownSaga,
     UnknownSignal,
+    WaitInOtherTask,
     WaitTimeout,
 )
 from .actors.saga_events import SagaAbandoned, SagaCompensated, SagaCompleted, SagaParked, SagaStarted
@@ -297,6 +299,7 @@ __all__ = [
     "StateReadOnly",
     "StepGone",
     "StepTimeout",
+    "StepsChanged",
     "StoreClosed",
     "StoreError",
     "StoreForked",
@@ -342,6 +345,7 @@ __all__ = [
     "ViewUnreachable",
     "ViewUnusable",
     "ViewWriteFailed",
+    "WaitInOtherTask",
     "WaitTimeout",
     "WouldDeadlock",
     "WrongThread",

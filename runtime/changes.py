@@ -1,5 +1,6 @@
 """What differs between two states: the innermost values, by their paths."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import fields as dataclass_fields
@@ -38,7 +39,7 @@ def changed_values(before: Any, after: Any, plain: Callable[[Any], Any], path: s
     Objects are compared by their fields, mappings by their keys, sets by their elements, sequences by their places
     between what they begin and end with alike.
     """
-    if is_same(before, after):
+    if _is_same(before, after):
         return
     names = _fields(before) if type(before) is type(after) else ()
     if names:
@@ -62,9 +63,9 @@ def _changed_places(
     before: Sequence[Any], after: Sequence[Any], plain: Callable[[Any], Any], path: str
 ) -> Iterator[Change]:
     shorter = min(len(before), len(after))
-    first = next((place for place in range(shorter) if not is_same(before[place], after[place])), shorter)
+    first = next((place for place in range(shorter) if not _is_same(before[place], after[place])), shorter)
     alike = next(
-        (place for place in range(shorter - first) if not is_same(before[-1 - place], after[-1 - place])),
+        (place for place in range(shorter - first) if not _is_same(before[-1 - place], after[-1 - place])),
         shorter - first,
     )
     for place in range(first, max(len(before), len(after)) - alike):
@@ -82,7 +83,7 @@ def _sorted(values: Iterable[Any]) -> list[Any]:
     return sorted(values, key=repr)
 
 
-def is_same(before: Any, after: Any) -> bool:
-    """Whether two values are the same."""
+def _is_same(before: Any, after: Any) -> bool:
     # NaN differs from itself, and yet it has not changed.
-    return bool(before == after) or (before != before and after != after)
+    is_nan = isinstance(before, float) and isinstance(after, float) and math.isnan(before) and math.isnan(after)
+    return is_nan or bool(before == after)

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import attrs
+import msgspec
 import trio
 
 from ..actors.aggregate_type import AggregateType
@@ -13,9 +14,10 @@ from ..storage.past import PastLog
 from ..storage.query import position_at
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader
-from .changes import Change, changed_values, is_same
+from .changes import Change, changed_values
 from .errors import NotInHistory
 
+_encode: Final = msgspec.msgpack.Encoder().encode
 BATCH_EVENTS: Final = 100
 """Events that are applied before other tasks get their turn."""
 PRINCIPAL: Final = "principal"
@@ -162,11 +164,11 @@ async def changes_of_state(
 
 
 def changes_between(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The fields that differ, with both values."""
+    """The fields that differ, with both values; one with NaN in it is not the same as itself, but its bytes are."""
     return {
         name: (before.get(name), after.get(name))
         for name in {**before, **after}
-        if not is_same(before.get(name), after.get(name))
+        if before.get(name) != after.get(name) and _encode(before.get(name)) != _encode(after.get(name))
     }
 
 

@@ -119,7 +119,7 @@ def told(progress: Progress, *, is_paused: bool = False) -> str:
     words.append(f"{progress.per_second:,.{0 if progress.per_second >= 10 else 1}f} a second")
     if is_paused:
         words.append("paused")
-    elif progress.seconds_left is not None:
+    elif progress.seconds_left is not None and progress.fraction < 1:
         words.append(f"{_duration(progress.seconds_left)} left")
     return ", ".join(words)
 

@@ -74,6 +74,7 @@ def _mode(options: argparse.Namespace) -> ReplayMode:
 
 def _in_options(words: str) -> str:
     """What the library calls its arguments, as the options of the command line."""
+    words = words.replace("by its stream or itself", "by --stream")
     for name in ("to_version", "to_position", "to_time"):
         words = words.replace(name, f"--{name.replace('_', '-')}")
     return words

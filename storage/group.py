@@ -208,6 +208,11 @@ def segment_of(stub: bytes) -> tuple[int, bytes]:
     return _SEGMENT_AND_TIME.unpack_from(stub)[0], stub[-HASH_SIZE_BYTES:]
 
 
+def split_stub(stub: bytes) -> tuple[int, int, bytes]:
+    """(the segment of the archive, the event's time, its hash), of the content of a stub."""
+    return (*_SEGMENT_AND_TIME.unpack_from(stub), stub[-HASH_SIZE_BYTES:])
+
+
 def _pack(first_commit_id: int, last_commit_id: int, root: bytes, records: Sequence[bytes], tail: bytes) -> bytes:
     ends = []
     end = _ARRAY.size

@@ -27,7 +27,7 @@ CHANGES: dict[str, Callable[[Runtime], Any]] = {
     "tell from a thread": lambda past: trio.to_thread.run_sync(lambda: past.actor(Account, "ann").tell(Deposit(1))),
     "delete": lambda past: past.actor(Account, "ann").delete(),
     "transact": lambda past: past.transact([(Account, "ann", Deposit(1))]),
-    "start_saga": lambda past: past.start_saga(PlaceOrder("order", "payment", 1), key="order"),
+    "start_saga": lambda past: past.start_saga(PlaceOrder("order", 1), key="order"),
     "signal": lambda past: past.signal(PlaceOrder, "order", "confirmed"),
     "sagas": lambda past: past.sagas(),
     "consume": lambda past: past.consume("mailer"),
