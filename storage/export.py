@@ -213,6 +213,8 @@ class Export:
         try:
             end = _end_of(text).end
         except UNDECODABLE as error:
+            if not text.endswith(b"\n"):
+                raise ExportTruncated(self.path, position, self.header.last_position) from error
             raise ExportAltered(self.path, number, f"is no end ({error})") from error
         header = self.header
         if not end.last_position == header.last_position == position:

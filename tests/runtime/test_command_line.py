@@ -30,9 +30,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def eventsrc(*arguments: object) -> subprocess.CompletedProcess[str]:
+def eventsrc(*arguments: object, given: str | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "eventsrc", *map(str, arguments)],
+        input=given,
         capture_output=True,
         text=True,
         check=False,
@@ -264,5 +265,13 @@ def test_backup_restore_fork_export_and_import(store: Path, tmp_path: Path) -> N
     assert (too_far.returncode, "does not reach position 7" in too_far.stderr) == (1, True)
     through_a_pipe = eventsrc("export", store, "-").stdout
     assert through_a_pipe == (tmp_path / "all.jsonl").read_text(encoding="utf-8")
+    piped = eventsrc("import", tmp_path / "piped", "-", "--json", given=through_a_pipe)
+    assert json.loads(piped.stdout) == {"events": 6, "position": 6}
+    cut = eventsrc("import", tmp_path / "cut", "-", given=through_a_pipe[:-99])
+    assert (cut.returncode, "is cut off after position 6" in cut.stderr, (tmp_path / "cut").exists()) == (
+        1,
+        True,
+        False,
+    )
     taken = eventsrc("backup", store, tmp_path / "copy")
     assert (taken.returncode, "is there already" in taken.stderr) == (1, True)

@@ -245,11 +245,12 @@ def test_a_byte_that_no_event_depends_on_is_guarded_by_the_end(source: Path, tmp
 def test_a_file_that_is_cut_off_anywhere_stores_nothing(tmp_path: Path, name: str) -> None:
     export(store_with(tmp_path / "source", 4), tmp_path / name)
     content = (tmp_path / name).read_bytes()
+    begins = content.index(b"\n") + 1 if name == "e.jsonl" else len(content)
     ends = {at + 1 for at, byte in enumerate(content[:-1]) if byte == ord("\n")}
     with closing(EventLog(tmp_path / "existing")) as log:
         for size in sorted({*ends, *range(0, len(content) - 1, 17), len(content) - 2}):
             (tmp_path / "cut").write_bytes(content[:size])
-            with pytest.raises((ExportTruncated, ExportUnreadable, ExportAltered)):
+            with pytest.raises(ExportTruncated if size >= begins else (ExportTruncated, ExportUnreadable)):
                 import_events(log, tmp_path / "cut")
             assert log.last_position == 0
         (tmp_path / "cut").write_bytes(content)
