@@ -18,6 +18,7 @@ from . import (
     housekeeping,
     inspection,
     moving,
+    output,
     past_inspection,
     replay_inspection,
     saga_timeline,
@@ -49,14 +50,19 @@ def demo_main(argv: Sequence[str] | None = None) -> int:
     demos = importlib.import_module(DEMOS_MODULE)
     parser = argparse.ArgumentParser(prog="eventsrc demo", description="Run a demo, or list them.", add_help=False)
     parser.add_argument("name", nargs="?", choices=sorted(demos.DEMOS))
-    options, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
-    if options.name is None:
-        for name, (_, description) in sorted(demos.DEMOS.items()):
-            print(f"{name:10} {description}")
-        return 0
-    module_name, _ = demos.DEMOS[options.name]
-    module = importlib.import_module(module_name)
-    return _guarded(lambda: int(module.run(rest)))
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options, rest = parser.parse_known_args(arguments)
+    if options.name is not None:
+        module_name, _ = demos.DEMOS[options.name]
+        module = importlib.import_module(module_name)
+        return _guarded(lambda: int(module.run(rest)))
+    # Nothing but the list is asked for, so here the options are known, --help among them.
+    listing = argparse.ArgumentParser(prog="eventsrc demo", usage="%(prog)s [-h] [--json] [NAME ...]")
+    listing.description = "Run the demo of this name, or list the demos. eventsrc demo NAME --help tells more."
+    listing.add_argument("--json", action="store_true", help="one JSON object a line")
+    rows = [{"name": name, "description": description} for name, (_, description) in sorted(demos.DEMOS.items())]
+    output.print_rows(rows, as_json=listing.parse_args(arguments).json)
+    return 0
 
 
 def bench_main(argv: Sequence[str] | None = None) -> int:

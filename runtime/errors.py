@@ -159,14 +159,22 @@ class ViewTooOld(EventSourcingError):
 
     code: ClassVar[str] = "view_too_old"
 
-    def __init__(self, name: str, position: int, wanted_position: int, seconds: float) -> None:
+    def __init__(
+        self, name: str, position: int, wanted_position: int, seconds: float, state: str, reason: str = ""
+    ) -> None:
+        because = f" Its projection is {state}{f' ({reason})' if reason else ''}." if state != "live" or reason else ""
         super().__init__(
-            f"The view {name!r} has seen position {position}, not {wanted_position}, after {seconds:g} seconds. What "
-            'was written is on disk; ask again later, with a longer timeout, or with on_timeout="stale".'
+            f"The view {name!r} has seen position {position}, not {wanted_position}, after {seconds:g} seconds."
+            f"{because} What was written is on disk; ask again later, with a longer timeout, or with "
+            'on_timeout="stale".'
         )
         self.name = name
         self.position = position
         self.wanted_position = wanted_position
+        self.state = state
+        """What its projection was doing: "catching_up", "live", "retrying", ..."""
+        self.reason = reason
+        """The error of its projection, which says why it is behind; empty when there is none."""
         self.receipt: Receipt | None = None
         """Of the command that waited, whose events are on disk; None for a query."""
 

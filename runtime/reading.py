@@ -18,7 +18,7 @@ from ..actors.event_codecs import EventCodecs
 from ..actors.feed import Feed
 from ..actors.projection import Projection, Table
 from ..actors.serializer import Serializer
-from ..storage.backup import backup, restore
+from ..storage.backup import backup, fork
 from ..storage.errors import BackupRefused
 from ..storage.limits import Limits
 from ..storage.past import PastLog
@@ -28,7 +28,7 @@ from ..storage.record import StoredEvent, StreamHead
 from ..storage.verify import Summary
 from .aggregate_replay import AggregateReplay
 from .consumers import Consumer, Subscriptions
-from .errors import NoPlaceForProgress, PastReadOnly, UnknownAggregate
+from .errors import NoPlaceForProgress, NotInHistory, PastReadOnly, UnknownAggregate
 from .events import EVENTS_PER_CHECKPOINT, Wanted, check_count, read_events
 from .history import Blame, Difference, blame, difference, position_of
 from .iteration import Batches, Items
@@ -304,7 +304,9 @@ class Reading:
     async def backup(self, destination: str | os.PathLike[str]) -> Summary:
         """Copy the store into a new folder while commands go on, and verify the copy.
 
-        Raises `BackupRefused` where something is there already, `StoreWriteFailed`; a store in memory has no copy.
+        The folder is there as a whole or not at all. Raises `DestinationExists`, `DestinationOverlaps`,
+        `DestinationUnusable`, `DestinationInUse`, `DestinationFull` and `CopyUnsound`, which are `BackupRefused`, as is
+        the error for a store in memory: it has no copy.
         """
         if not isinstance(self._store, LogReader):
             raise BackupRefused(f"{self._store.path} is no store on a disk: there is nothing to copy.")
@@ -313,12 +315,14 @@ class Reading:
     async def fork(self, at_position: int, destination: str | os.PathLike[str]) -> None:
         """Make a store of its own, in a new folder, that shares the history up to a position: for what-if commands.
 
-        Raises `NotInHistory` for a position that the log does not have, `BackupRefused`.
+        A position within a commit, such as that of a transaction, splits it: the fork has its events up to there.
+        Raises `NotInHistory` for a position that the log does not have, and what `backup` raises.
         """
-        position_of(self._store, position=at_position)
+        if not position_of(self._store, position=at_position):
+            raise NotInHistory(f"A fork of {self._store.path} shares at least the event at position 1.")
         if not isinstance(self._store, LogReader):
             raise BackupRefused(f"{self._store.path} is no store on a disk: there is nothing to copy.")
-        await trio.to_thread.run_sync(partial(restore, self._store, destination, to_position=at_position))
+        await trio.to_thread.run_sync(fork, self._store, at_position, destination)
 
     def _type_of(self, aggregate_class: type[Aggregate]) -> AggregateType:
         aggregate_type = self._types.get(aggregate_class)

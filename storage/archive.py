@@ -52,10 +52,13 @@ class Segment(msgspec.Struct, frozen=True, array_like=True):
 
     def records(self) -> list[bytes]:
         """The records as the log held them, bit for bit. Raises `ValueError` where they are damaged."""
+        unpacking = bz2.BZ2Decompressor()
         try:
-            content = bz2.decompress(self.content)
+            content = unpacking.decompress(self.content)
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(f"it cannot be unpacked: {error}") from error
+        if not unpacking.eof or unpacking.unused_data or len(content) != (self.ends[-1] if self.ends else 0):
+            raise ValueError("it does not end where it should")
         found = []
         start, previous = 0, self.previous_hash
         for end in self.ends:
@@ -138,6 +141,11 @@ class Archive:
         except ValueError as error:
             raise ArchiveUnreachable(self.path, position, f"is damaged in segment {number}: {error}") from error
 
+    @property
+    def environment(self) -> Environment:
+        """The environment that holds it, for what walks its tables (`verify`). Raises `ArchiveUnreachable`."""
+        return self._opened(create=False)
+
     def add(self, number: int, segment: bytes) -> None:
         """Store a segment durably under a number that was never used. Raises `StoreError`."""
         environment = self._opened(create=True)
@@ -197,7 +205,9 @@ class Archive:
                 except StoreError as error:
                     if create:
                         raise
-                    raise ArchiveUnreachable(self.path, position, f"cannot be opened: {error}") from error
+                    raise ArchiveUnreachable(
+                        self.path, position, f"cannot be opened: {str(error).rstrip('.')}"
+                    ) from error
             return self._environment
 
 

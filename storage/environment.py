@@ -104,7 +104,8 @@ class Environment:
         self._folder = Path(self.path)
         self._pid = os.getpid()
         self._map_size_bytes = map_size_bytes
-        self._names = tables
+        self.names = tuple(tables)
+        """Of its tables."""
         self._gate = _Gate()
         self._closed = False
         self.commit_seconds = math.inf
@@ -236,12 +237,14 @@ class Environment:
             create = create or (not self._read_only and not environment.stat()["entries"])
             _check_format(self.path, environment, create=create)
             self._tables: dict[str, Table] = {
-                name: environment.open_db(name.encode(), create=not self._read_only) for name in self._names
+                name: environment.open_db(name.encode(), create=not self._read_only) for name in self.names
             }
             environment.reader_check()
             self._map_size_bytes = environment.info()["map_size"]
         except lmdb.Error as error:
             environment.close()
+            if create:
+                raise _write_error(self.path, error) from error
             raise StoreTruncated(
                 self.path, f"The store {self.path} cannot be read ({error}). Restore it from a backup."
             ) from error

@@ -38,14 +38,21 @@ def name_of(key: bytes) -> str:
     return key[: -_ORDINAL.size - 1].decode()
 
 
+def split_key(key: bytes) -> tuple[str, int]:
+    """(name, ordinal) in such a key. Raises `ValueError` where it is none."""
+    name = name_of(key)
+    if not name or key[-_ORDINAL.size - 1] != 0:
+        raise ValueError("it is no name and number")
+    return name, ordinal_of(key)
+
+
 def names(transaction: Transaction, table: Table, *others: Iterable[str]) -> list[str]:
     """Every name of an index, and what else has names, sorted; looks at one chunk of each."""
     found = set(chain.from_iterable(others))
     with transaction.cursor(table) as cursor:
         more = cursor.first()
         while more:
-            name = name_of(cursor.key())
-            found.add(name)
+            found.add(name := name_of(cursor.key()))
             more = cursor.set_range(name.encode() + b"\1")
     return sorted(found)
 

@@ -258,6 +258,9 @@ async def test_a_fork_goes_its_own_way(tmp_path: Path) -> None:
         assert (await runtime.actor(Account, "ann").state()).balance == 55
         with pytest.raises(NotInHistory):
             await runtime.fork(99, tmp_path / "d")
+        with pytest.raises(NotInHistory, match="at least the event at position 1"):
+            await runtime.fork(0, tmp_path / "d")
+        assert runtime.last_position == 20
         with pytest.raises(BackupRefused, match="is there already"):
             await runtime.fork(1, tmp_path / "b")
     async with Runtime.open(MemoryLog(), aggregates=[Account]) as runtime:
