@@ -3,20 +3,22 @@
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 import trio
 from cart_domain import Cart, Change
 
-from eventsrc import Limits, Runtime
+from eventsrc import EventLog, Limits, Runtime
 from eventsrc.runtime import command_line
 from eventsrc.runtime.testing import EPOCH, WallClock
 
@@ -154,6 +156,21 @@ def test_a_replay_begins_from_the_newest_usable_snapshot(run: Run) -> None:
     missing = run("replay", "--mode", "from_snapshot")
     assert (missing.code, "say which, by --stream" in missing.err) == (2, True)
     assert run("replay", *DOMAIN).code == 2
+
+
+def test_snapshots_that_cannot_be_used_are_passed_over_and_named(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(store, tmp_path / "copy")
+    with closing(EventLog(tmp_path / "copy")) as log:
+        for version, changes in ((6, {"quarantined": "other state"}), (3, {"event_hash": b"of another history"})):
+            (snapshot,) = log.snapshots(ONE, to_version=version, limit=1)
+            log.append([], [msgspec.structs.replace(snapshot, **changes)])
+    arguments = ["replay", str(tmp_path / "copy"), "--stream", ONE, "--mode", "from_snapshot"]
+    assert command_line.main(arguments) == 0
+    printed = capsys.readouterr()
+    assert "no usable snapshot: from the first event; not usable: the one at 3, 6" in printed.err
+    assert len(printed.out.splitlines()) == 7
 
 
 def test_a_replay_selects_by_metadata_of_any_type(run: Run) -> None:

@@ -13,6 +13,7 @@ from bank_domain import Account, Deposit, Deposited, Note, Noted
 from bank_views import Balance, Balances
 
 from eventsrc import (
+    AnyOf,
     ApplierFailed,
     ArgumentInvalid,
     Limits,
@@ -31,7 +32,6 @@ from eventsrc import (
     on,
 )
 from eventsrc.runtime.testing import EPOCH, WallClock
-from eventsrc.storage.event_query import AnyOf
 from eventsrc.storage.record import StoredEvent
 
 LIMITS = Limits(snapshot_every_events=3)
