@@ -47,7 +47,8 @@ class Progress:
 class Replay:
     """One replay. `await replay.run()` runs it, once; other tasks may `pause`, `step`, `run_to` and `resume` it.
 
-    They take effect at once, also during the wait for the next event's time, but do not interrupt a handler.
+    They take effect at once, also during the wait for the next event's time, but do not interrupt a handler. All of it
+    belongs on the trio thread; from another one use `trio.from_thread.run_sync(replay.pause)`.
     """
 
     _has_own = False
