@@ -21,6 +21,8 @@ class AggregateReplay(Replay, Generic[A]):
     fits the class, or with the first event where there is none; `snapshot_version` says which.
     """
 
+    _has_own = True
+
     def __init__(
         self, store: EventReader, aggregate_type: AggregateType, aggregate_id: str, selection: Selection, **options: Any
     ) -> None:

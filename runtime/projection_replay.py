@@ -31,7 +31,7 @@ class ProjectionReplay(Replay):
     The view that answers queries is left alone.
     """
 
-    _takes_batches = True
+    _has_own = _takes_batches = True
 
     def __init__(
         self,

@@ -344,6 +344,16 @@ async def test_the_progress_of_a_paced_replay_tells_the_time_left(
     assert (replay.progress.fraction, replay.progress.seconds_left) == (1, 0)
 
 
+async def test_the_time_left_of_one_stream_ends_with_its_last_event(
+    runtime: Runtime, autojump_clock: trio.testing.MockClock
+) -> None:
+    replay = runtime.replay("time_travel", stream="account-ann", to_position=6, into=lambda _: None, speed=1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(replay.run)
+        await trio.sleep(1 * MINUTE)
+        assert replay.progress.seconds_left == pytest.approx(3 * MINUTE), "from minute 1 to 5, one of which is over"
+
+
 @pytest.mark.parametrize(
     ("mode", "options", "total"),
     [
