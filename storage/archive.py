@@ -166,6 +166,19 @@ class Archive:
                 self._kept.pop(number, None)
         environment.write(work)
 
+    def drop_after(self, number: int) -> None:
+        """Drop the segments with a higher number: a copy has those that were added after its log was copied."""
+        if not self.exists:
+            return
+        environment = self._opened(create=False)
+
+        def work(transaction: Transaction) -> None:
+            with transaction.cursor(environment.table("segments")) as cursor:
+                while cursor.set_range(_key(number + 1)):
+                    cursor.delete()
+
+        environment.write(work)
+
     def check_has(self, numbers: Sequence[int]) -> None:
         """Raise `ArchiveUnreachable` unless these segments are there."""
         if not numbers:
