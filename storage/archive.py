@@ -86,9 +86,10 @@ def pack_segment(stream: str, first_version: int, previous_hash: bytes, records:
 class Archive:
     """The archive of the store in a folder. Any thread may read; one at a time may write."""
 
-    def __init__(self, store_path: str, *, read_only: bool) -> None:
+    def __init__(self, store_path: str, *, read_only: bool, leaves_no_trace: bool = False) -> None:
         self.path = str(Path(store_path) / ARCHIVE_FOLDER)
         self._read_only = read_only
+        self._leaves_no_trace = leaves_no_trace
         self._environment: Environment | None = None
         self._kept: OrderedDict[int, dict[int, StoredEvent]] = OrderedDict()
         self._lock = threading.Lock()
@@ -200,7 +201,11 @@ class Archive:
                     raise ArchiveUnreachable(self.path, position, "is not there")
                 try:
                     self._environment = Environment(
-                        self.path, create=create, read_only=self._read_only, tables=ARCHIVE_TABLES
+                        self.path,
+                        create=create,
+                        read_only=self._read_only,
+                        leaves_no_trace=self._leaves_no_trace,
+                        tables=ARCHIVE_TABLES,
                     )
                 except StoreError as error:
                     if create:

@@ -116,7 +116,8 @@ def test_history_that_was_only_added_to(store: Path, checkpoint: Checkpoint) -> 
         ({"public_key": "00"}, "not right"),
         ({"root": "no digits"}, "no checkpoint"),
         ({"size": "many"}, "no checkpoint"),
-        ({"eventsrc_checkpoint": 2}, "version 2"),
+        ({"eventsrc_checkpoint": 1}, "version 1"),
+        ({"first": "00" * 32}, "not right"),
     ],
 )
 def test_a_checkpoint_that_was_changed(template: Path, change: dict[str, object], problem: str) -> None:
