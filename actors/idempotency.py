@@ -43,12 +43,14 @@ class IdempotencyKeys:
         entry = known[key]
         if entry is None:
             return None
-        first = entry.version - entry.event_count + 1
+        # Without events of its own it was answered with the stream's last one.
+        first = entry.version - max(entry.event_count, 1) + 1
         stored = self._host.store.read_stream(
-            self._stream, from_version=first, to_version=entry.version, limit=entry.event_count
+            self._stream, from_version=max(first, 1), to_version=entry.version, limit=max(entry.event_count, 1)
         )
-        events = tuple(self._type.decode_event(event) for event in stored)
-        return Receipt(self._stream, entry.version, entry.position, events, True)
+        position = stored[-1].position if stored else 0
+        events = tuple(self._type.decode_event(event) for event in stored) if entry.event_count else ()
+        return Receipt(self._stream, entry.version, position, events, True)
 
     def remember(self, turn: Turn, request: Request, key: str, reply: Reply) -> None:
         """Put the key of a command that was decided into its turn."""

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias, Type
 
 import attrs
 
+from ..storage.errors import StreamNameInvalid
+from ..storage.names import check_stream_name
 from .errors import DefinitionError
 from .messages import event_type
 
@@ -32,8 +34,12 @@ StepMethod: TypeAlias = Callable[[Any, "SagaContext"], Awaitable[None]]
 
 SAGA_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,79}")
 CATEGORY_PREFIX: Final = "saga_"
+SAGA_ID_BYTES_MAX: Final = 240
+"""It is the key of a row of the view of all sagas, and part of the idempotency key of each of its commands."""
 STEP_TIMEOUT_SECONDS: Final = 60.0
 """How long an attempt at a step or a compensation may run, unless the step says otherwise; waiting does not count."""
+WAIT_SECONDS_MAX: Final = 200 * 365 * 86_400.0
+"""The longest wait, back-off or deadline: times are stored as nanoseconds since 1970, in 64 bits."""
 JITTER: Final = 0.25
 """By how much a back-off is shortened or lengthened at random, at most."""
 _STEP: Final = "__eventsrc_step__"
@@ -49,7 +55,7 @@ class Retry:
     backoff_seconds_max: float = 60.0
 
     def __attrs_post_init__(self) -> None:
-        if self.attempts < 1 or self.backoff_seconds <= 0 or self.backoff_seconds_max < self.backoff_seconds:
+        if not (self.attempts >= 1 and 0 < self.backoff_seconds <= self.backoff_seconds_max <= WAIT_SECONDS_MAX):
             raise DefinitionError(
                 f"{self!r}: attempts begin at 1, backoff_seconds is positive, backoff_seconds_max no smaller."
             )
@@ -91,14 +97,15 @@ class SagaDefinition:
     fields: frozenset[str]
     """The names of its state."""
 
-    @property
-    def category(self) -> str:
-        """What the streams of its instances begin with."""
-        return CATEGORY_PREFIX + self.name
 
-    def stream(self, key: str) -> str:
-        """The name of the stream of one instance, which is also its id."""
-        return f"{self.category}-{key}"
+def saga_id(saga_class: "type[Saga]", key: str) -> str:
+    """The id of a saga, which is also the name of its stream. Raises `StreamNameInvalid`."""
+    stream = f"{CATEGORY_PREFIX}{saga_class.__eventsrc_saga__.name}-{key}"
+    check_stream_name(stream if key else "")
+    size = len(stream.encode())
+    if size > SAGA_ID_BYTES_MAX:
+        raise StreamNameInvalid(stream, f"it takes {size} bytes and {SAGA_ID_BYTES_MAX} fit as the id of a saga")
+    return stream
 
 
 OlderInstances: TypeAlias = Literal["continue", "compensate", "park"]
@@ -125,7 +132,7 @@ def step(
         DefinitionError: for a timeout that is not positive.
 
     """
-    if timeout_seconds <= 0:
+    if not timeout_seconds > 0:
         raise DefinitionError(f"timeout_seconds of a step must be positive, not {timeout_seconds}")
 
     def decorate(method: F) -> F:
@@ -185,8 +192,11 @@ class Saga:
             )
         if isinstance(version, bool) or not isinstance(version, int) or version < 1:
             raise DefinitionError(f"the version of {cls.__name__} must be a whole number from 1 on, not {version!r}")
-        if deadline_seconds is not None and deadline_seconds <= 0:
-            raise DefinitionError(f"deadline_seconds of {cls.__name__} must be positive, not {deadline_seconds}")
+        if deadline_seconds is not None and not 0 < deadline_seconds <= WAIT_SECONDS_MAX:
+            raise DefinitionError(
+                f"deadline_seconds of {cls.__name__} must be positive and up to {WAIT_SECONDS_MAX:g}, not "
+                f"{deadline_seconds}"
+            )
         if older_instances not in ("continue", "compensate", "park"):
             raise DefinitionError(f"older_instances of {cls.__name__} cannot be {older_instances!r}")
         functions = [inspect.getattr_static(cls, each) for each in _names(cls)]

@@ -1,25 +1,28 @@
 """What a step of a saga has in its hands: everything it does through it takes effect once, however often it is run."""
 
 import inspect
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, Protocol, TypeVar
+from hashlib import blake2b
+from typing import Any, Final, NoReturn, Protocol, TypeAlias, TypeVar
 
 import msgspec
 import trio
 
 from ..storage.record import StoredEvent
 from .aggregate import Aggregate
-from .errors import EncodingError
+from .errors import DefinitionError, EncodingError
 from .messages import stored_name
 from .receipt import Receipt
+from .saga import WAIT_SECONDS_MAX
 from .saga_errors import EffectUncertain, WaitTimeout
 from .saga_events import EffectBegun, EffectDone, EffectFailed, WaitBegun, WaitOver
 from .saga_history import SagaHistory
 
 CALL_KEY: Final = "saga_call"
 """The metadata by which the events of a saga's command are found again, however long ago it was."""
+CALL_NAME_BYTES_MAX: Final = 180
+"""A call with a longer name goes by its digest, so that its key fits into `Limits.idempotency_key_bytes_max`."""
 KEY_ARGUMENT: Final = "idempotency_key"
 
 E = TypeVar("E")
@@ -32,46 +35,56 @@ class Suspended(BaseException):
     """Leaves a step that waits: it is run again, from its beginning, when the wait is over."""
 
 
+Commands: TypeAlias = Sequence[tuple[type[Aggregate], str, object]]
+
+
 class StepCalls(Protocol):
     """What the context needs of the run that it belongs to."""
 
     history: SagaHistory
     stream: str
     took_effect: bool
+    uncertain: dict[str, Commands]
+    """By key: the commands that were sent, and of which nobody knows whether they took effect."""
+    looked_until: int
+    """The position up to which it has looked for the event that it waits for."""
 
     @property
     def now_ns(self) -> int:
         """The wall clock's time."""
 
-    @property
-    def looks_back(self) -> bool:
-        """Whether the step was begun before, so that its commands may have taken effect already."""
-
     async def record(self, *events: Any) -> None:
         """Put records into the saga's stream and wait until they are on disk."""
 
-    async def send(
-        self, commands: Sequence[tuple[type[Aggregate], str, object]], key: str, timeout: float | None
-    ) -> list[Receipt]:
+    async def send(self, commands: Commands, key: str, timeout: float | None) -> list[Receipt]:
         """Send commands, as a transaction if there are several, with an idempotency key."""
 
     async def state_of(self, aggregate_class: type[Any], aggregate_id: str) -> Any:
         """An aggregate's state."""
 
-    def find_call(self, aggregate_class: type[Aggregate], aggregate_id: str, key: str) -> Receipt | None:
-        """What a command of this step, with this key, was answered in an earlier run."""
+    def find_call(self, commands: Commands, key: str) -> list[Receipt] | None:
+        """What these commands of this step, with this key, were answered in an earlier run."""
 
-    def find_event(self, event_type: str, where: Mapping[str, Any], after: int) -> StoredEvent | None:
-        """The first event of a type with these values in its payload, after a position."""
+    def encode_where(self, event_class: type, where: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of an event's fields as they are stored. Raises `DefinitionError`, `EncodingError`."""
 
-    def decode(self, stored: StoredEvent) -> Any:
+    async def find_event(self, event_type: str, where: Mapping[str, Any], after: int) -> StoredEvent | None:
+        """The first event of a type with these values, after a position, that the saga has not waited for before."""
+
+    def event_at(self, position: int) -> StoredEvent:
+        """The event at a position."""
+
+    def decode(self, stored: StoredEvent, event_class: type[E]) -> E:
         """A stored event as an object of its class."""
-
-    def position(self) -> int:
-        """Where the log is."""
 
     def check_signal(self, signal: str) -> None:
         """Raise `UnknownSignal` for what the class does not declare."""
+
+    def begin_wait(self, call: str) -> None:
+        """Raise `WaitInOtherTask` in a task that the step has started."""
+
+    def suspend(self) -> NoReturn:
+        """Leave the step."""
 
 
 class SagaContext:
@@ -82,7 +95,7 @@ class SagaContext:
         """Which attempt at the step this is, counted from 1."""
         self._run = run
         self._scope = scope
-        self._names: Counter[str] = Counter()
+        self._names: dict[str, int] = {}
 
     @property
     def saga_id(self) -> str:
@@ -106,9 +119,7 @@ class SagaContext:
         (receipt,) = await self._send([(aggregate_class, aggregate_id, command)], timeout)
         return receipt
 
-    async def transact(
-        self, commands: Sequence[tuple[type[Aggregate], str, object]], *, timeout: float | None = None
-    ) -> list[Receipt]:
+    async def transact(self, commands: Commands, *, timeout: float | None = None) -> list[Receipt]:
         """Have several aggregates decide and commit at once, as `Runtime.transact` does."""
         return await self._send(commands, timeout)
 
@@ -117,19 +128,23 @@ class SagaContext:
         state: T = await self._run.state_of(aggregate_class, aggregate_id)
         return state
 
-    async def _send(
-        self, commands: Sequence[tuple[type[Aggregate], str, object]], timeout: float | None
-    ) -> list[Receipt]:
+    async def _send(self, commands: Commands, timeout: float | None) -> list[Receipt]:
         run = self._run
-        names = [f"{of.__name__}/{aggregate_id}/{type(command).__name__}" for of, aggregate_id, command in commands]
-        key = f"{run.stream}/{self._scope}/{self._numbered('+'.join(names))}"
-        if run.looks_back and commands:
-            found = [run.find_call(of, aggregate_id, key) for of, aggregate_id, _ in commands]
-            receipts = [receipt for receipt in found if receipt is not None]
-            if len(receipts) == len(commands):
-                run.took_effect = True
-                return receipts
-        receipts = await run.send(commands, key, timeout)
+        names = [f"{_category(of)}-{aggregate_id}/{type(command).__name__}" for of, aggregate_id, command in commands]
+        key = f"{run.stream}/{self._scope}/{_bounded(self._numbered('+'.join(names)))}"
+        found = run.find_call(commands, key) if commands else []
+        if found is not None:
+            run.took_effect = run.took_effect or bool(found)
+            return found
+        # From here on it may take effect, whatever becomes of this step.
+        run.uncertain[key] = commands
+        try:
+            receipts = await run.send(commands, key, timeout)
+        except Exception as error:
+            if not getattr(error, "may_take_effect", False):
+                del run.uncertain[key]
+            raise
+        del run.uncertain[key]
         run.took_effect = run.took_effect or any(receipt.events for receipt in receipts)
         return receipts
 
@@ -158,6 +173,8 @@ class SagaContext:
 
         """
         run = self._run
+        if not isinstance(name, str):
+            raise DefinitionError(f"The name of an effect is a text, not {name!r}.")
         call = self._numbered(name)
         key = f"{run.stream}/{self._scope}/{call}"
         before = run.history.effects.get((self._scope, call))
@@ -185,52 +202,62 @@ class SagaContext:
         """Wait so long by the wall clock, restarts included. Costs no task."""
         run = self._run
         call = self._numbered("sleep")
+        run.begin_wait(call)
         known = run.history.waits.get((self._scope, call))
         if known is None:
-            duration = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-            until_ns = run.now_ns + int(duration * 1e9)
+            until_ns = self._until(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
             known = WaitBegun(self._scope, call, until_ns, took_effect=run.took_effect)
             await run.record(known)
         if isinstance(known, WaitBegun):
             assert known.until_ns is not None, "a sleep has an end"
             if run.now_ns < known.until_ns:
-                raise Suspended
+                run.suspend()
             await run.record(WaitOver(self._scope, call))
 
     async def wait_for(
         self, event_class: type[E], *, where: Mapping[str, Any] | None = None, timeout_seconds: float | None = None
     ) -> E:
-        """Wait for an event, stored after the saga was started, whose fields have these values. Costs no task.
+        """Wait for an event whose fields have these values. Costs no task.
 
-        Raises `WaitTimeout` when none came in time, `DefinitionError` for what is no event class.
+        It looks from the beginning of the saga: at what was stored after `start_saga` was called, or after the event
+        that started the saga, what the saga did itself included. Each event is given to one wait of the saga: another
+        wait for the same gets the next one. Values are compared as they are stored.
+
+        Raises `WaitTimeout` when none came in time, `DefinitionError` for what is no event class or no field of it.
         """
         run = self._run
-        event_type, wanted = stored_name(event_class), dict(where or {})
+        event_type = stored_name(event_class)
+        wanted = run.encode_where(event_class, where or {})
         call = self._numbered(f"wait for {event_type}")
+        run.begin_wait(call)
         known = run.history.waits.get((self._scope, call))
         if isinstance(known, WaitOver):
-            found = None if known.is_timeout else run.find_event(event_type, {}, known.position - 1)
+            found = None if known.is_timeout else run.event_at(known.position)
         else:
-            position = run.position()
-            found = run.find_event(event_type, wanted, run.history.started_position)
+            if known is not None and known.where != wanted:
+                known = None
+            after = run.history.waits_after if known is None else known.after
+            found = await run.find_event(event_type, wanted, after)
             if found is not None:
                 await run.record(WaitOver(self._scope, call, found.position))
             else:
                 until_ns = self._until(timeout_seconds)
-                await self._wait(known, self._begin(call, until_ns, event_type, wanted, position))
+                await self._wait(known, self._begin(call, until_ns, event_type, wanted, run.looked_until))
         if found is None:
             raise WaitTimeout(event_type, timeout_seconds or 0)
-        event: E = run.decode(found)
-        return event
+        return run.decode(found, event_class)
 
     async def approval(self, name: str, *, timeout_seconds: float | None = None) -> Any:
         """Wait for the signal `name`, and return what came with it. Costs no task.
+
+        A signal may come before; the first of its name counts, for every wait of the saga.
 
         Raises `WaitTimeout` when it did not come in time, `UnknownSignal` for one that the class does not declare.
         """
         run = self._run
         run.check_signal(name)
         call = self._numbered(f"signal {name}")
+        run.begin_wait(call)
         known = run.history.waits.get((self._scope, call))
         if not isinstance(known, WaitOver):
             if name in run.history.signals:
@@ -243,7 +270,11 @@ class SagaContext:
         raise WaitTimeout(f"the signal {name!r}", timeout_seconds or 0)
 
     def _until(self, timeout_seconds: float | None) -> int | None:
-        return None if timeout_seconds is None else self._run.now_ns + int(timeout_seconds * 1e9)
+        if timeout_seconds is None:
+            return None
+        if not timeout_seconds <= WAIT_SECONDS_MAX:
+            raise ValueError(f"A wait of {timeout_seconds} seconds cannot be stored; {WAIT_SECONDS_MAX:g} is the most.")
+        return self._run.now_ns + int(max(timeout_seconds, 0) * 1e9)
 
     def _begin(
         self,
@@ -262,15 +293,33 @@ class SagaContext:
         run = self._run
         if known is None:
             await run.record(begun)
-            raise Suspended
+            run.suspend()
         if known.until_ns is None or run.now_ns < known.until_ns:
-            raise Suspended
+            run.suspend()
         await run.record(WaitOver(begun.scope, begun.call, is_timeout=True))
 
     def _numbered(self, name: str) -> str:
-        self._names[name] += 1
-        count = self._names[name]
-        return name if count == 1 else f"{name}#{count}"
+        """The name of this call among those of the step: the same whenever that is run again."""
+        names = self._names
+        count, call = names.get(name, 0) + 1, name
+        if count > 1:
+            while (call := f"{name}#{count}") in names:
+                count += 1
+            names[call] = 1
+        names[name] = count
+        return call
+
+
+def _category(aggregate_class: type[Aggregate]) -> str:
+    """What its streams begin with: classes may be renamed while a saga is under way."""
+    definition = getattr(aggregate_class, "__eventsrc_definition__", None)
+    return repr(aggregate_class) if definition is None else str(definition.category)
+
+
+def _bounded(call: str) -> str:
+    if len(call) <= CALL_NAME_BYTES_MAX // 4 or len(call.encode(errors="replace")) <= CALL_NAME_BYTES_MAX:
+        return call
+    return "~" + blake2b(call.encode(errors="replace"), digest_size=16).hexdigest()
 
 
 def _takes_key(function: Callable[..., Any]) -> bool:

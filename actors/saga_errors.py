@@ -98,6 +98,12 @@ class StepGone(EventSourcingError):
     code: ClassVar[str] = "step_gone"
 
 
+class StepsChanged(EventSourcingError):
+    """The class has its steps in another order than the saga has begun them, or has others among them."""
+
+    code: ClassVar[str] = "steps_changed"
+
+
 class SagaWaitsForItself(EventSourcingError):
     """A step waits for the end of its own saga, which would never come."""
 
@@ -106,3 +112,16 @@ class SagaWaitsForItself(EventSourcingError):
     def __init__(self, saga_id: str) -> None:
         super().__init__(f"A step of {saga_id!r} waits for the end of that saga, which would never come.")
         self.saga_id = saga_id
+
+
+class WaitInOtherTask(EventSourcingError):
+    """A step waits through `ctx` in a task that it has started: only the step itself can be left and run again."""
+
+    code: ClassVar[str] = "wait_in_other_task"
+
+    def __init__(self, call: str) -> None:
+        super().__init__(
+            f"The step waits ({call}) in a task that it has started in a nursery. A wait leaves the whole step, which "
+            "is run again when it is over: wait in the step's own code, one after the other."
+        )
+        self.call = call

@@ -13,7 +13,10 @@ from .messages import saga_record
 
 @saga_record("saga.started")
 class SagaStarted:
-    """A saga begins with this state. `cause` is the event that started it, as `stream@version`."""
+    """A saga begins with this state. `cause` is the event that started it, as `stream@version`.
+
+    Its waits look for events after the position `after`: that event's, or the end of the log when it was started.
+    """
 
     saga: str
     key: str
@@ -21,14 +24,19 @@ class SagaStarted:
     state: dict[str, Any]
     deadline_ns: int | None = None
     cause: str = ""
+    after: int = 0
 
 
 @saga_record("saga.step_begun")
 class StepBegun:
-    """An attempt at a step, counted from 1."""
+    """An attempt at a step, counted from 1.
+
+    An earlier run may have begun it, with the record of that refused: what it did is after the position `after`.
+    """
 
     step: str
     attempt: int
+    after: int = 0
 
 
 @saga_record("saga.step_done")
@@ -117,10 +125,11 @@ class Signalled:
 
 @saga_record("saga.compensation_begun")
 class CompensationBegun:
-    """An attempt at undoing a step, counted from 1."""
+    """An attempt at undoing a step, counted from 1; `after` as of a step."""
 
     step: str
     attempt: int
+    after: int = 0
 
 
 @saga_record("saga.compensation_done")

@@ -44,7 +44,8 @@ class SagaHistory:
     version: int = 0
     """Of the stream."""
     deadline_ns: int | None = None
-    started_position: int = 0
+    waits_after: int = 0
+    """Its waits look for events after this position."""
     cause: str = ""
     """The event that started it, as `stream@version`."""
     done: list[str] = attrs.field(factory=list)
@@ -62,7 +63,11 @@ class SagaHistory:
     is_under_way: bool = False
     """Whether its newest attempt has neither returned nor failed."""
     begun_position: int = 0
-    """Where its first attempt is stored."""
+    """What it did is after this position; 0 where that is not known, since it was begun by the run that lasts."""
+    unknown_after: int = 0
+    """What its newest attempt did before this position is told by the records."""
+    last_position: int = 0
+    """Where the newest record of its runs is stored, as far as that is known."""
     took_effect: bool = False
     """Whether an attempt at the step under way, which did not return, may have taken effect."""
     failed_step: str = ""
@@ -82,6 +87,11 @@ class SagaHistory:
     def is_unmade(self) -> bool:
         """Whether its event could not be made into a saga."""
         return bool(self.cause and self.parked and not self.state and not self.done and not self.scope)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether its last run ended in order: nothing was begun that is not recorded."""
+        return bool(self.ending or self.parked or self.waiting is not None or self.retry_at_ns is not None)
 
     @property
     def status(self) -> SagaState:
@@ -113,15 +123,17 @@ class SagaHistory:
     def apply(self, event: Any, position: int = 0) -> None:
         """Take in the next event of its stream."""
         self.version += 1
+        if position and not isinstance(event, Signalled):
+            self.last_position = position
         match event:
             case SagaStarted():
                 self.saga, self.key, self.definition_version = event.saga, event.key, event.version
-                self.state, self.deadline_ns, self.started_position = event.state, event.deadline_ns, position
+                self.state, self.deadline_ns, self.waits_after = event.state, event.deadline_ns, event.after
                 self.cause = event.cause
-            case StepBegun(step, attempt):
-                self._begin(step, attempt, position)
-            case CompensationBegun(step, attempt):
-                self._begin(UNDO + step, attempt, position)
+            case StepBegun(step, attempt, after):
+                self._begin(step, attempt, after or position)
+            case CompensationBegun(step, attempt, after):
+                self._begin(UNDO + step, attempt, after or position)
             case StepDone(step, state):
                 self.done.append(step)
                 self._leave(state)
@@ -145,9 +157,11 @@ class SagaHistory:
             case WaitBegun(scope, call):
                 self.took_effect = self.took_effect or event.took_effect
                 self.waits[scope, call] = self.waiting = event
+                self.unknown_after = position or self.unknown_after
             case WaitOver(scope, call):
                 self.waits[scope, call] = event
                 self.waiting = None
+                self.unknown_after = position or self.unknown_after
             case Signalled(signal, payload):
                 self.signals.setdefault(signal, payload)
             case SagaParked(error):
@@ -170,6 +184,7 @@ class SagaHistory:
             self.scope, self.begun_position = scope, position
             if not scope.startswith(UNDO):
                 self.took_effect = False
+        self.unknown_after = position
         self.attempt, self.is_under_way = attempt, True
         self.retry_at_ns, self.waiting = None, None
 

@@ -18,6 +18,7 @@ from .saga_events import (
     SagaRemade,
     SagaResumed,
     SagaStarted,
+    Signalled,
     StepBegun,
     StepFailed,
     WaitBegun,
@@ -31,6 +32,7 @@ CHANGES: Final = (
     CompensationSkipped,
     WaitBegun,
     WaitOver,
+    Signalled,
     SagaParked,
     SagaRemade,
     SagaResumed,
@@ -105,6 +107,9 @@ class SagaInstance:
                     "waits_after": event.after,
                     "waits_for_signal": event.signal,
                 }
+            case Signalled(signal) if self.state == "waiting" and signal == self.waits_for_signal:
+                # It goes on, also where the process ends before that is recorded.
+                changes |= {"state": going, **still}
             case CompensationSkipped() | WaitOver() | SagaResumed() | SagaRemade():
                 changes |= {"state": going, **still}
             case SagaParked(error):
@@ -128,6 +133,8 @@ def begun(event: SagaStarted, meta: StoredEvent) -> SagaInstance:
 
 class SagaInstances(Projection, name="sagas"):
     """All sagas, by state and by class."""
+
+    version = 2
 
     instances = Table(SagaInstance, key="id", indexes=["state", "saga"])
 

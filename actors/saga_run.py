@@ -5,32 +5,22 @@ that lost the newest records has lost the commands that came after them, too.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, NoReturn, TypeVar
 
 import trio
 
 from ..storage.commit import Appended, NewEvent, StreamAppend
-from ..storage.errors import EventSourcingError, EventTooLarge, StoreError
+from ..storage.errors import EventSourcingError, EventTooLarge
 from ..storage.record import StoredEvent
-from .aggregate import Aggregate
-from .errors import (
-    AggregateUnavailable,
-    DecodingError,
-    DefinitionError,
-    EncodingError,
-    JournalFailed,
-    MailboxFull,
-    Rejected,
-    ResidencyFull,
-    RuntimeClosed,
-)
-from .journal import Journal, Lane, Write
+from .errors import DecodingError, DefinitionError, EncodingError
+from .journal import Lane, Write
 from .receipt import Cause, Receipt, current_cause
 from .saga import Saga, SagaDefinition, StepDefinition, StepMethod
-from .saga_context import SagaContext, Suspended
-from .saga_errors import DeadlinePassed, StepGone, StepTimeout, UnknownSignal
+from .saga_context import Commands, SagaContext, Suspended
+from .saga_errors import DeadlinePassed, StepGone, StepsChanged, StepTimeout, UnknownSignal, WaitInOtherTask
 from .saga_events import (
     CompensationBegun,
     CompensationDone,
@@ -42,61 +32,14 @@ from .saga_events import (
     StepBegun,
     StepDone,
     StepFailed,
+    WaitOver,
 )
+from .saga_failure import NOT_THE_STEPS_FAULT, is_final, out_of, text_of
 from .saga_history import UNDO, SagaHistory
+from .saga_host import SagaHost
 
-NOT_THE_STEPS_FAULT: Final = (
-    StoreError,
-    JournalFailed,
-    MailboxFull,
-    ResidencyFull,
-    AggregateUnavailable,
-    RuntimeClosed,
-)
-"""The step is run again later, and that is no attempt."""
-ERROR_CHARACTERS_MAX: Final = 2_000
-"""How much of an error's text is stored."""
-
+E = TypeVar("E")
 logger = logging.getLogger("eventsrc.saga")
-
-
-class SagaHost(Protocol):
-    """What a run needs of the runtime that it lives in."""
-
-    journal: Journal
-    wall_clock: Callable[[], int]
-
-    def encode(self, record: Any, correlation_id: str, causation_id: str) -> NewEvent:
-        """A record of a saga as the log takes it. Raises `EncodingError`, `EventTooLarge`."""
-
-    def state_data(self, saga: Saga) -> dict[str, Any]:
-        """The state of a saga as plain data. Raises `EncodingError`."""
-
-    def saga_from(self, saga_class: type[Saga], state: Mapping[str, Any]) -> Saga:
-        """A saga with this state. Raises `DecodingError`."""
-
-    async def send(
-        self, commands: Sequence[tuple[type[Aggregate], str, object]], key: str, timeout: float | None, *, is_new: bool
-    ) -> list[Receipt]:
-        """Send commands, as a transaction if there are several; `is_new` tells that the key was never used."""
-
-    async def state_of(self, aggregate_class: type[Any], aggregate_id: str) -> Any:
-        """An aggregate's state."""
-
-    def find_call(self, aggregate_class: type[Aggregate], aggregate_id: str, key: str, after: int) -> Receipt | None:
-        """What a saga's command with this key did, after a position."""
-
-    def has_calls(self, prefix: str, after: int) -> bool:
-        """Whether any saga's command whose key begins like this did something, after a position."""
-
-    def find_event(self, event_type: str, where: Mapping[str, Any], after: int) -> StoredEvent | None:
-        """The first event of a type with these values in its payload, after a position."""
-
-    def decode(self, stored: StoredEvent) -> Any:
-        """A stored event as an object of its class."""
-
-    def position(self) -> int:
-        """Where the log is."""
 
 
 class SagaRun:
@@ -108,9 +51,10 @@ class SagaRun:
         self.stream = stream
         self.history = history
         self.took_effect = False
+        self.uncertain: dict[str, Commands] = {}
+        self.looked_until = 0
         self.is_stopping = False
         """Told to come to rest after the step under way."""
-        self._was_cut_off = history.is_under_way and history.waiting is None
         self.scope = trio.CancelScope()
         """Cut off where it does not."""
         self._host = host
@@ -120,9 +64,17 @@ class SagaRun:
         self._lane = Lane()
         self._held: list[NewEvent] = []
         self._in_flight = 0
-        self.first_settled = trio.Event()
+        self._first_settled = trio.Event()
         self._settled = trio.lowlevel.ParkingLot()
         self._failure: EventSourcingError | None = None
+        self._is_new = not history.version
+        # An earlier run was cut off, or its records refused: what it did besides is after this position.
+        self._lost_after = 0 if history.is_at_rest else history.last_position
+        self._loaded_position = host.position()
+        self._first_position = history.last_position
+        self._has_checked_steps = self._is_new
+        self._is_suspended = False
+        self._task: trio.lowlevel.Task | None = None
 
     async def run(self) -> None:
         """Go on until it rests. Raises `StoreError` or `JournalFailed` when its records cannot be stored."""
@@ -135,14 +87,15 @@ class SagaRun:
                 await self._go_on()
         except Suspended:
             pass
-        except (StepGone, DecodingError) as error:
+        except (StepGone, StepsChanged, DecodingError) as error:
             # Stored by another version of the class: an operator decides.
-            self.note(SagaParked(_text(error)))
+            self.note(SagaParked(text_of(error)))
         await self.stored()
 
     async def _go_on(self) -> None:
         """The next step forwards or backwards."""
         history, definition = self.history, self._definition
+        self._check_records()
         await self._host.journal.room()
         is_older = history.definition_version < definition.version
         if is_older and definition.older_instances == "park":
@@ -154,28 +107,56 @@ class SagaRun:
             await self._undo_next()
             return
         if is_older and definition.older_instances == "compensate":
-            self._fail_forward(StepGone(f"Version {definition.version} of {self._class.__name__} replaces it."))
+            replaced = StepGone(f"Version {definition.version} of {self._class.__name__} replaces it.")
+            await self._fail_forward(replaced)
             return
         if history.deadline_ns is not None and self.now_ns >= history.deadline_ns:
-            self._fail_forward(DeadlinePassed("The saga was not done by its deadline."))
+            await self._fail_forward(DeadlinePassed("The saga was not done by its deadline."))
             return
-        for name in (*history.done, history.scope):
-            if name and name not in definition.steps:
-                raise StepGone(f"{self._class.__name__} has no step {name!r} any more, which this saga has begun.")
+        if not self._has_checked_steps:
+            self._check_steps()
         step = next((each for name, each in definition.steps.items() if name not in history.done), None)
         if step is None:
             self.note(SagaCompleted())
         else:
             await self._do(step)
 
+    @property
+    def undoing(self) -> str | None:
+        """The step whose compensation it is at, or was parked before."""
+        if not self.history.is_compensating:
+            return None
+        steps = self._definition.steps
+        # A step that the class no longer has may have had one.
+        return next((name for name in self.history.to_undo if name not in steps or steps[name].undo is not None), None)
+
+    def _check_steps(self) -> None:
+        """What it has begun must be what the class begins with: else the next step would be the wrong one."""
+        history, names = self.history, list(self._definition.steps)
+        begun = [*history.done, history.scope] if history.scope else history.done
+        for name in begun:
+            if name not in names:
+                raise StepGone(f"{self._class.__name__} has no step {name!r} any more, which this saga has begun.")
+        if begun != names[: len(begun)]:
+            raise StepsChanged(
+                f"The steps of {self._class.__name__} have changed: this saga has begun {', '.join(begun)}, and the "
+                f"class begins with {', '.join(names[: len(begun)])}. Put the steps back into that order and retry it, "
+                "or abandon it; a new version may say older_instances=..."
+            )
+        self._has_checked_steps = True
+
     # --- forwards ---
 
     async def _do(self, step: StepDefinition) -> None:
         history = self.history
         self.took_effect = history.took_effect and history.scope == step.name
-        if not history.is_under_way:
+        if not (history.is_under_way and history.attempt):
             attempt = history.attempt + 1 if history.scope == step.name else 1
-            self.note(StepBegun(step.name, attempt))
+            self.note(StepBegun(step.name, attempt, self._lost_after))
+        if self._is_new:
+            # Nothing is done for a saga that might never have been started.
+            await self.begun()
+            self._is_new = False
         saga = self._host.saga_from(self._class, history.state)
         try:
             await self._call(step.method, saga, step.name, step)
@@ -184,39 +165,46 @@ class SagaRun:
         except NOT_THE_STEPS_FAULT:
             raise
         except Exception as error:
-            self._step_failed(step, saga, error)
+            self._check_records()
+            await self._step_failed(step, saga, error)
 
-    def _step_failed(self, step: StepDefinition, saga: Saga, error: Exception) -> None:
+    async def _step_failed(self, step: StepDefinition, saga: Saga, error: Exception) -> None:
         history = self.history
-        took_effect = self.took_effect or bool(getattr(error, "may_take_effect", False)) or self._left_traces()
-        is_final = isinstance(error, Rejected | EncodingError | EventTooLarge | DefinitionError)
+        took_effect = self.took_effect or await self._left_traces()
         retry_at_ns = None
-        if history.attempt < step.retry.attempts and not is_final:
+        if history.attempt < step.retry.attempts and not is_final(error):
             retry_at_ns = self.now_ns + int(step.retry.wait_seconds(history.attempt) * 1e9)
         logger.warning(
             "a step failed: %s",
-            _text(error),
+            text_of(error),
             extra={"saga": self.stream, "step": step.name, "attempt": history.attempt},
         )
-        failed = partial(StepFailed, step.name, history.attempt, _text(error), retry_at_ns, took_effect)
+        failed = partial(StepFailed, step.name, history.attempt, text_of(error), retry_at_ns, took_effect)
         try:
             self.note(failed(self._state_after(saga)))
         except (EncodingError, EventTooLarge, DefinitionError):
             self.note(failed(history.state))
 
-    def _fail_forward(self, error: EventSourcingError) -> None:
+    async def _fail_forward(self, error: EventSourcingError) -> None:
         """Turn round before the next step, or out of one that waits."""
         history = self.history
         step = history.scope
-        took_effect = bool(step) and (history.took_effect or self._left_traces())
-        self.note(StepFailed(step, history.attempt, _text(error), None, took_effect, history.state))
+        took_effect = bool(step) and (history.took_effect or await self._left_traces())
+        self.note(StepFailed(step, history.attempt, text_of(error), None, took_effect, history.state))
 
-    def _left_traces(self) -> bool:
-        """Whether an attempt at this step that was cut off, with its process, had done something."""
+    async def _left_traces(self) -> bool:
+        """Whether the step has done something, or may have, that it does not know of itself.
+
+        An attempt may have been cut off, with its process or by its timeout.
+        """
         history = self.history
         if any(scope == history.scope for scope, _ in history.effects):
             return True
-        return self._was_cut_off and self._host.has_calls(f"{self.stream}/{history.scope}/", history.begun_position)
+        for key, commands in self.uncertain.items():
+            if await self._host.took_effect(commands, key, history.begun_position or self._first_position):
+                return True
+        prefix = f"{self.stream}/{history.scope}/"
+        return self._lost_after > 0 and await self._host.has_calls(prefix, history.unknown_after, self._loaded_position)
 
     # --- backwards ---
 
@@ -234,8 +222,9 @@ class SagaRun:
     async def _undo(self, step: StepDefinition, undo: StepMethod) -> None:
         history, name = self.history, step.name
         scope = UNDO + name
-        if not (history.is_under_way and history.scope == scope):
-            self.note(CompensationBegun(name, history.attempt + 1 if history.scope == scope else 1))
+        if not (history.is_under_way and history.scope == scope and history.attempt):
+            attempt = history.attempt + 1 if history.scope == scope else 1
+            self.note(CompensationBegun(name, attempt, self._lost_after))
         saga = self._host.saga_from(self._class, history.state)
         try:
             await self._call(undo, saga, scope, step)
@@ -243,18 +232,19 @@ class SagaRun:
         except NOT_THE_STEPS_FAULT:
             raise
         except Exception as error:
+            self._check_records()
             self._compensation_failed(step, error)
 
     def _compensation_failed(self, step: StepDefinition, error: Exception) -> None:
         attempt, retry = self.history.attempt, step.compensation_retry
         if attempt < retry.attempts:
             retry_at_ns = self.now_ns + int(retry.wait_seconds(attempt) * 1e9)
-            self.note(CompensationFailed(step.name, attempt, _text(error), retry_at_ns))
+            self.note(CompensationFailed(step.name, attempt, text_of(error), retry_at_ns))
             return
-        logger.error("a compensation is parked: %s", _text(error), extra={"saga": self.stream, "step": step.name})
+        logger.error("a compensation is parked: %s", text_of(error), extra={"saga": self.stream, "step": step.name})
         self.note(
-            CompensationFailed(step.name, attempt, _text(error), None),
-            SagaParked(f"{step.compensation} of {step.name} failed {attempt} times: {_text(error)}"),
+            CompensationFailed(step.name, attempt, text_of(error), None),
+            SagaParked(f"{step.compensation} of {step.name} failed {attempt} times: {text_of(error)}"),
         )
 
     async def _call(self, method: StepMethod, saga: Saga, scope: str, step: StepDefinition) -> None:
@@ -262,9 +252,21 @@ class SagaRun:
         seconds = step.timeout_seconds
         if self.history.deadline_ns is not None and not self.history.is_compensating:
             seconds = min(seconds, max(self.history.deadline_ns - self.now_ns, 0) / 1e9)
-        with trio.move_on_after(seconds) as time:
-            await method(saga, context)
-            return
+        self.uncertain = {}
+        self._is_suspended = False
+        self._task = trio.lowlevel.current_task()
+        try:
+            with trio.move_on_after(seconds) as time:
+                await method(saga, context)
+        except BaseExceptionGroup as group:
+            raise out_of(group) from group
+        except trio.Cancelled:
+            if trio.current_effective_deadline() > -math.inf:
+                raise RuntimeError(f"{scope} raised the trio.Cancelled of a cancel scope that is over") from None
+            raise
+        if self._is_suspended:
+            # The step kept what was to leave it, with `except BaseException`: it is run again all the same.
+            raise Suspended
         if time.cancelled_caught:
             raise StepTimeout(scope, seconds)
 
@@ -284,10 +286,6 @@ class SagaRun:
     @property
     def now_ns(self) -> int:
         return self._host.wall_clock()
-
-    @property
-    def looks_back(self) -> bool:
-        return self.history.begun_position > 0
 
     def hold(self, record: Any) -> None:
         """Take in a record that goes to the disk along with the next."""
@@ -312,21 +310,36 @@ class SagaRun:
         self._in_flight -= 1
         if isinstance(outcome, EventSourcingError):
             self._failure = self._failure or outcome
-        self.first_settled.set()
+        elif not self._first_settled.is_set():
+            self._first_position = outcome.first_position
+        self._first_settled.set()
         if not self._in_flight or self._failure is not None:
             self._settled.unpark_all()
 
     async def begun(self) -> None:
         """Wait until its first record is on disk. Raises what kept it from there."""
-        await self.first_settled.wait()
-        if self._failure is not None:
-            raise self._failure
+        await self._first_settled.wait()
+        self._check_records()
 
     async def stored(self) -> None:
         """Wait until everything is on disk. Raises what kept it from there."""
         self._submit()
         while self._in_flight and self._failure is None:
             await self._settled.park()
+        self._check_records()
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether everything that it did is on disk."""
+        return not (self._held or self._in_flight or self._failure)
+
+    @property
+    def was_started(self) -> bool:
+        """Whether its first record is on disk."""
+        return self._first_position > 0
+
+    def _check_records(self) -> None:
+        """Do nothing more once a record was refused: what comes now would not be known of later."""
         if self._failure is not None:
             raise self._failure
 
@@ -344,26 +357,39 @@ class SagaRun:
 
     # --- what contexts need besides ---
 
-    async def send(
-        self, commands: Sequence[tuple[type[Aggregate], str, object]], key: str, timeout: float | None
-    ) -> list[Receipt]:
-        return await self._host.send(commands, key, timeout, is_new=not self.looks_back and self.history.attempt == 1)
+    async def send(self, commands: Commands, key: str, timeout: float | None) -> list[Receipt]:
+        self._check_records()
+        is_new = not self.history.begun_position and self.history.attempt == 1
+        return await self._host.send(commands, key, timeout, is_new=is_new)
 
     async def state_of(self, aggregate_class: type[Any], aggregate_id: str) -> Any:
         return await self._host.state_of(aggregate_class, aggregate_id)
 
-    def find_call(self, aggregate_class: type[Aggregate], aggregate_id: str, key: str) -> Receipt | None:
-        return self._host.find_call(aggregate_class, aggregate_id, key, self.history.begun_position)
+    def find_call(self, commands: Commands, key: str) -> list[Receipt] | None:
+        history = self.history
+        if not history.begun_position and history.attempt == 1:
+            return None
+        return self._host.find_call(commands, key, history.begun_position or self._first_position)
 
-    def find_event(self, event_type: str, where: Mapping[str, Any], after: int) -> StoredEvent | None:
-        return self._host.find_event(event_type, where, after)
+    def encode_where(self, event_class: type, where: Mapping[str, Any]) -> dict[str, Any]:
+        return self._host.encode_where(event_class, where)
 
-    def decode(self, stored: StoredEvent) -> Any:
-        return self._host.decode(stored)
+    async def find_event(self, event_type: str, where: Mapping[str, Any], after: int) -> StoredEvent | None:
+        seen = {over.position for over in self.history.waits.values() if isinstance(over, WaitOver)}
+        until = self._host.position()
+        self.looked_until = until
+        return await self._host.find_event(event_type, where, after, until, seen)
 
-    def position(self) -> int:
-        return self._host.position()
+    def event_at(self, position: int) -> StoredEvent:
+        return self._host.event_at(position)
 
+    def decode(self, stored: StoredEvent, event_class: type[E]) -> E:
+        return self._host.decode(stored, event_class)
 
-def _text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS_MAX]
+    def begin_wait(self, call: str) -> None:
+        if trio.lowlevel.current_task() is not self._task:
+            raise WaitInOtherTask(call)
+
+    def suspend(self) -> NoReturn:
+        self._is_suspended = True
+        raise Suspended

@@ -7,74 +7,35 @@ import heapq
 import logging
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import Any, Final, Protocol, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Protocol
 
-import msgspec
 import trio
 
-from ..storage.errors import EventSourcingError
-from ..storage.limits import Limits
-from ..storage.record import StoredEvent
+from ..storage.errors import EventSourcingError, StoreError
+from .background import in_background
 from .errors import RuntimeClosed
-from .feed import Feed
 from .future import TrioFuture
 from .saga import Saga
-from .saga_errors import SagaEnded, SagaNotParked
-from .saga_events import CompensationSkipped, SagaAbandoned, SagaParked, SagaRemade, SagaResumed, SagaStarted
-from .saga_history import UNDO, SagaHistory
+from .saga_errors import SagaEnded, SagaNotParked, UnknownSaga
+from .saga_events import CompensationSkipped, SagaAbandoned, SagaParked, SagaRemade, SagaResumed
+from .saga_history import SagaHistory
+from .saga_host import SagaHost
 from .saga_instance import SagaInstance
-from .saga_run import SagaHost, SagaRun
+from .saga_orders import DecideParked, Order, SendSignal, StartSaga
+from .saga_run import SagaRun
+from .saga_starter import FOLLOW_BATCH_EVENTS, SagaStarter, StarterHost
 from .saga_waits import EventWaits
 from .trio_actor import TrioActor
 
 CLOCK_CHECK_SECONDS: Final = 30.0
 """The wall clock is looked at so often while a timer runs, since it may be set meanwhile."""
-FOLLOW_BATCH_EVENTS: Final = 500
 
 logger = logging.getLogger("eventsrc.saga")
 
 
-class StartSaga(msgspec.Struct):
-    """Start a saga unless there is one with its id; answered with whether it was."""
-
-    stream: str
-    saga_class: type[Saga]
-    started: SagaStarted
-    correlation_id: str
-    answer: TrioFuture[bool]
-    error: str = ""
-    """Why it cannot be begun: the event that starts it could not be made into a saga."""
-
-
-class SendSignal(msgspec.Struct):
-    """Give a saga a signal; answered with whether it is the first of its name."""
-
-    stream: str
-    signal: str
-    payload: Any
-    answer: TrioFuture[bool]
-
-
-class DecideParked(msgspec.Struct):
-    """An operator's decision on a parked saga: "retry", "skip" (the compensation that fails) or "abandon"."""
-
-    stream: str
-    action: str
-    reason: str
-    answer: TrioFuture[bool]
-
-
-Order: TypeAlias = StartSaga | SendSignal | DecideParked
-
-
-class SupervisorHost(SagaHost, Protocol):
-    """What the supervisor needs of the runtime besides what runs need."""
-
-    feed: Feed
-    limits: Limits
-    has_starts: bool
-    """Whether any event starts a saga."""
+class SupervisorHost(SagaHost, StarterHost, Protocol):
+    """What the supervisor needs of the runtime besides what runs and the starter need."""
 
     def load(self, stream: str) -> tuple[type[Saga], SagaHistory, str]:
         """A saga's class, history and correlation id, from its stream. Raises `UnknownSaga`, `DecodingError`."""
@@ -82,17 +43,11 @@ class SupervisorHost(SagaHost, Protocol):
     def exists(self, stream: str) -> bool:
         """Whether a saga was started under this id."""
 
-    def read(self, after: int, limit: int) -> Sequence[StoredEvent]:
-        """Events by position."""
-
-    def starts(self, event: StoredEvent) -> Iterable[StartSaga]:
-        """The sagas that an event starts."""
+    def came(self, event_type: str, where: Mapping[str, Any], after: int, until: int) -> bool:
+        """Whether there is an event of a type with these stored values between two positions."""
 
     def made_again(self, stream: str, cause: str) -> dict[str, Any]:
         """The state of a saga whose event could not be made into it before. Raises what the class raises."""
-
-    async def followed(self, position: int) -> None:
-        """Remember that the events up to a position have started what they start."""
 
 
 class SagaSupervisor(TrioActor):
@@ -101,7 +56,9 @@ class SagaSupervisor(TrioActor):
     def __init__(self, host: SupervisorHost, followed_position: int) -> None:
         super().__init__(mailbox_capacity=host.limits.mailbox_commands_max)
         self._host = host
-        self._position = followed_position
+        self._starter = SagaStarter(host, self._start, followed_position)
+        self._position = host.position()
+        """Up to here events have woken the sagas that wait for them."""
         self._running: dict[str, SagaRun] = {}
         self._noting: dict[str, SagaRun] = {}
         self._ready: deque[str] = deque()
@@ -124,7 +81,7 @@ class SagaSupervisor(TrioActor):
             if instance.state == "waiting":
                 self._register(instance.id, instance.wake_ns)
                 if instance.waits_for_event:
-                    self._waits.add(instance.id, instance.waits_for_event, instance.waits_where)
+                    self._waits.add(instance.id, instance.waits_for_event, instance.waits_where, instance.waits_after)
                     self._position = min(self._position, instance.waits_after)
             elif instance.until_ns is not None:
                 self._register(instance.id, instance.wake_ns)
@@ -137,18 +94,18 @@ class SagaSupervisor(TrioActor):
         waiting = len(self._wakes.keys() | self._signal_waits) + len(self._waits)
         return {"running": len(self._running), "ready": len(self._ready), "waiting": waiting}
 
-    def run_of(self, stream: str) -> SagaRun | None:
-        """The run of a saga whose steps are done now."""
-        return self._running.get(stream)
+    def is_running(self, stream: str) -> bool:
+        """Whether steps of a saga are done now."""
+        return stream in self._running
 
     async def rested(self, stream: str) -> SagaHistory:
-        """Wait until a saga comes to rest the next time."""
+        """Wait until a saga comes to rest the next time, and what it did is on disk. Raises `UnknownSaga`."""
         watched: TrioFuture[SagaHistory] = self._watched.setdefault(stream, TrioFuture())
         return await watched
 
     async def stop_running(self, seconds: float) -> None:
         """Let the steps under way end, and begin no other; what takes longer is cut off, and run again later."""
-        self._is_stopping = True
+        self._is_stopping = self._starter.is_stopping = True
         for run in self._running.values():
             run.is_stopping = True
         with trio.move_on_after(seconds):
@@ -164,8 +121,10 @@ class SagaSupervisor(TrioActor):
     # --- the actor ---
 
     async def on_start(self) -> None:  # type: ignore[override]
-        self._nursery.start_soon(self._keep_time, name="eventsrc saga timers")
-        self._nursery.start_soon(self._follow, name="eventsrc saga events")
+        self._nursery.start_soon(in_background, self._keep_time, name="eventsrc saga timers")
+        self._nursery.start_soon(in_background, self._follow, name="eventsrc saga events")
+        if self._host.start_types:
+            self._nursery.start_soon(in_background, self._starter.run, name="eventsrc saga starts")
         self._start_ready()
 
     def on_receive(self, message: Order) -> None:
@@ -197,7 +156,7 @@ class SagaSupervisor(TrioActor):
             self._launch(order.stream, run)
         else:
             run.note(order.started)
-        self._nursery.start_soon(self._answer_started, run, order.answer)
+        self._nursery.start_soon(in_background, self._answer_started, run, order.answer)
 
     async def _answer_started(self, run: SagaRun, answer: TrioFuture[bool]) -> None:
         """Answer when the start is on disk."""
@@ -206,6 +165,9 @@ class SagaSupervisor(TrioActor):
             await run.begun()
         except EventSourcingError as error:
             failure = error
+            # Else who starts it again would find it running.
+            while self._running.get(run.stream) is run:
+                await self._moved.park()
         waiting = self._starting.pop(run.stream, [])
         for each, is_first in ((answer, True), *((other, False) for other in waiting)):
             if failure is None:
@@ -221,11 +183,11 @@ class SagaSupervisor(TrioActor):
         history = run.history
         if history.is_ended:
             raise SagaEnded(order.stream, history.status)
-        if order.signal in history.signals:
-            order.answer.settle(False)
-            return
-        run.signal(order.signal, order.payload)
-        self._note_at_rest(run, order.answer)
+        is_first = order.signal not in history.signals
+        if is_first:
+            run.signal(order.signal, order.payload)
+        # Also the answer to a second one says that the first is on disk.
+        self._note_at_rest(run, order.answer, answer_with=is_first)
 
     def _decide(self, order: DecideParked) -> None:
         run = self._noting.get(order.stream) or self._loaded(order.stream)
@@ -237,27 +199,27 @@ class SagaSupervisor(TrioActor):
                 run.note(SagaResumed(order.reason), SagaRemade(self._host.made_again(order.stream, history.cause)))
             case "retry":
                 run.note(SagaResumed(order.reason))
-            case "skip" if history.scope.startswith(UNDO):
-                run.note(CompensationSkipped(history.scope.removeprefix(UNDO), order.reason))
+            case "skip" if (step := run.undoing) is not None:
+                run.note(CompensationSkipped(step, order.reason))
             case "abandon":
                 run.note(SagaAbandoned(order.reason))
             case _:
                 raise SagaNotParked(order.stream, "parked, but not on a compensation that could be skipped")
         self._note_at_rest(run, order.answer)
 
-    def _note_at_rest(self, run: SagaRun, answer: TrioFuture[bool]) -> None:
+    def _note_at_rest(self, run: SagaRun, answer: TrioFuture[bool], *, answer_with: bool = True) -> None:
         """Answer when what was put in line is on disk, and have a saga that rested look what it means to it."""
         if run.stream not in self._running:
             self._noting[run.stream] = run
-        self._nursery.start_soon(self._answer_stored, run, answer)
+        self._nursery.start_soon(in_background, self._answer_stored, run, answer, answer_with)
 
-    async def _answer_stored(self, run: SagaRun, answer: TrioFuture[bool]) -> None:
+    async def _answer_stored(self, run: SagaRun, answer: TrioFuture[bool], answer_with: bool) -> None:
         try:
             await run.stored()
         except EventSourcingError as error:
             answer.fail(error)
         else:
-            answer.settle(True)
+            answer.settle(answer_with)
         if self._noting.pop(run.stream, None) is not None:
             self._make_ready(run.stream)
             self._tell_watchers(run)
@@ -282,8 +244,12 @@ class SagaSupervisor(TrioActor):
                 continue
             try:
                 run = self._loaded(stream)
-            except EventSourcingError as error:
-                # It stays as it is in the log, for a runtime that knows its class.
+            except StoreError as error:
+                logger.warning("a saga cannot be read: %s", error, extra={"saga": stream})
+                self._rest_after_failure(stream)
+                continue
+            except Exception as error:
+                # It stays as it is in the log, for a runtime that knows its class and its records.
                 logger.error("a saga cannot be resumed: %s", error, extra={"saga": stream})
                 continue
             self._launch(stream, run)
@@ -291,17 +257,19 @@ class SagaSupervisor(TrioActor):
     def _launch(self, stream: str, run: SagaRun) -> None:
         self._forget(stream)
         self._running[stream] = run
-        self._nursery.start_soon(self._run, stream, run, name=stream)
+        self._nursery.start_soon(in_background, self._run, stream, run, name=stream)
 
     async def _run(self, stream: str, run: SagaRun) -> None:
         try:
             with run.scope:
                 await run.run()
                 self._failures.pop(stream, None)
-                self._rest(stream, run.history)
+                self._rest(run)
         except EventSourcingError as error:
             logger.warning("a saga is interrupted: %s", error, extra={"saga": stream})
-            self._rest_after_failure(stream)
+            # One whose start was refused is not there; whoever wanted it is told.
+            if run.was_started:
+                self._rest_after_failure(stream)
         except Exception:
             # A fault of ours: it is tried again from the log, more and more seldom.
             logger.exception("a saga is interrupted", extra={"saga": stream})
@@ -313,18 +281,23 @@ class SagaSupervisor(TrioActor):
         self._start_ready()
 
     def _tell_watchers(self, run: SagaRun) -> None:
-        watched = self._watched.pop(run.stream, None)
-        if watched is not None:
-            watched.settle(run.history)
+        """Tell who waits for a saga to come to rest. Where its records were refused it will, when it runs again."""
+        if run.stream not in self._watched:
+            return
+        if run.is_stored:
+            self._watched.pop(run.stream).settle(run.history)
+        elif not run.was_started:
+            refused = UnknownSaga(f"The saga {run.stream!r} was not started: its first record was refused.")
+            self._watched.pop(run.stream).fail(refused)
 
     def _rest_after_failure(self, stream: str) -> None:
-        limits = self._host.limits
         count = self._failures[stream] = self._failures.get(stream, 0) + 1
-        seconds = min(limits.restart_backoff_seconds * 2 ** min(count - 1, 32), limits.restart_backoff_seconds_max)
+        seconds = self._host.limits.restart_backoff(count - 1)
         self._register(stream, self._host.wall_clock() + int(seconds * 1e9))
 
-    def _rest(self, stream: str, history: SagaHistory) -> None:
+    def _rest(self, run: SagaRun) -> None:
         """It ended, is parked, or waits for something."""
+        stream, history = run.stream, run.history
         if history.is_ended or history.parked or self._is_stopping:
             return
         waiting = history.waiting
@@ -332,12 +305,11 @@ class SagaSupervisor(TrioActor):
             self._ready.append(stream)
             return
         if waiting is not None and waiting.event_type:
-            if self._position > waiting.after and self._host.find_event(
-                waiting.event_type, waiting.where, waiting.after
-            ):
+            after = max(waiting.after, run.looked_until)
+            if self._position > after and self._host.came(waiting.event_type, waiting.where, after, self._position):
                 self._ready.append(stream)
                 return
-            self._waits.add(stream, waiting.event_type, waiting.where)
+            self._waits.add(stream, waiting.event_type, waiting.where, waiting.after)
         if waiting is None and history.wake_ns is None:
             self._ready.append(stream)
             return
@@ -374,23 +346,24 @@ class SagaSupervisor(TrioActor):
                 await self._timer_added.wait()
 
     async def _follow(self) -> None:
-        """Start and wake sagas by events, as they are stored."""
+        """Wake the sagas that wait for events, as these are stored."""
+        failures = 0
         while await self._host.feed.wait_beyond(self._position):
-            if not (self._waits or self._host.has_starts):
-                self._position = self._host.position()
-                continue
-            batch = self._host.read(self._position, FOLLOW_BATCH_EVENTS)
-            started: list[StartSaga] = []
-            for event in batch:
-                for stream in self._waits.concerned(event):
-                    self._forget(stream)
-                    self._ready.append(stream)
-                for order in self._host.starts(event):
-                    self._start(order)
-                    started.append(order)
-            # What comes to rest from here on has to look for itself among the events up to this one.
-            self._position = batch[-1].position
-            self._start_ready()
-            for order in started:
-                await order.answer
-            await self._host.followed(self._position)
+            try:
+                self._wake_by_events()
+                failures = 0
+            except EventSourcingError as error:
+                logger.error("sagas cannot be woken by events yet: %s", error, extra={"after": self._position})
+                await trio.sleep(self._host.limits.restart_backoff(failures))
+                failures += 1
+
+    def _wake_by_events(self) -> None:
+        types, until = self._waits.event_types, self._host.position()
+        batch = self._host.read_types(types, self._position, until, FOLLOW_BATCH_EVENTS) if types else []
+        for event in batch:
+            for stream in self._waits.concerned(event):
+                self._forget(stream)
+                self._ready.append(stream)
+        # What comes to rest from here on has to look for itself among the events up to this one.
+        self._position = batch[-1].position if len(batch) == FOLLOW_BATCH_EVENTS else until
+        self._start_ready()

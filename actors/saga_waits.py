@@ -1,7 +1,7 @@
 """Which sagas wait for which events."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ..storage.record import StoredEvent
@@ -15,26 +15,31 @@ class EventWaits:
 
     def __init__(self) -> None:
         self._waiting: dict[str, dict[Fields, defaultdict[Values, set[str]]]] = {}
-        self._place: dict[str, tuple[str, Fields, Values]] = {}
+        self._place: dict[str, tuple[str, Fields, Values, int]] = {}
 
     def __len__(self) -> int:
         return len(self._place)
 
-    def add(self, saga_id: str, event_type: str, where: Mapping[str, Any]) -> None:
-        """Have a saga wait for an event of a type whose payload holds these values."""
+    @property
+    def event_types(self) -> Sequence[str]:
+        """The types of the events that any saga waits for."""
+        return tuple(self._waiting)
+
+    def add(self, saga_id: str, event_type: str, where: Mapping[str, Any], after: int) -> None:
+        """Have a saga wait for an event of a type, after a position, whose payload holds these values."""
         self.remove(saga_id)
         fields = tuple(sorted(where))
         values = tuple(_hashable(where[field]) for field in fields)
         by_values = self._waiting.setdefault(event_type, {}).setdefault(fields, defaultdict(set))
         by_values[values].add(saga_id)
-        self._place[saga_id] = (event_type, fields, values)
+        self._place[saga_id] = (event_type, fields, values, after)
 
     def remove(self, saga_id: str) -> None:
         """It waits no longer, if it did."""
         place = self._place.pop(saga_id, None)
         if place is None:
             return
-        event_type, fields, values = place
+        event_type, fields, values, _ = place
         by_values = self._waiting[event_type][fields]
         by_values[values].discard(saga_id)
         if not by_values[values]:
@@ -49,9 +54,14 @@ class EventWaits:
         found: list[str] = []
         for fields, by_values in self._waiting.get(event.type, {}).items():
             values = tuple(_hashable(event.payload.get(field)) for field in fields)
-            found += by_values.get(values, ())
+            found += [each for each in by_values.get(values, ()) if event.position > self._place[each][3]]
         return found
 
 
 def _hashable(value: Any) -> Any:
-    return repr(value) if isinstance(value, list | dict) else value
+    """Equal for plain data that are equal."""
+    if isinstance(value, list):
+        return (list, *map(_hashable, value))
+    if isinstance(value, dict):
+        return (dict, frozenset((name, _hashable(each)) for name, each in value.items()))
+    return value

@@ -1,18 +1,18 @@
 """Objects to plain data and back, by cattrs: events, commands and state, with the types that domains are made of."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path, PurePath
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 from uuid import UUID
 
 import cattrs
 import msgspec
 from cattrs.strategies import configure_union_passthrough
 
-from .errors import DecodingError, EncodingError, SchemaError
+from .errors import DecodingError, DefinitionError, EncodingError, SchemaError
 
 T = TypeVar("T")
 
@@ -81,6 +81,24 @@ class Serializer:
             return self._converter.unstructure(value)
         except Exception as error:
             raise EncodingError(f"{type(value).__name__} cannot be turned into data: {error}") from error
+
+    def fields_data(self, cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of some fields of a class as they are stored in its objects.
+
+        Raises `DefinitionError` for what is no field of it, `EncodingError`.
+        """
+        if not values:
+            return {}
+        types = get_type_hints(cls, include_extras=True)
+        unknown = values.keys() - types.keys()
+        if unknown:
+            raise DefinitionError(f"{cls.__name__} has no field {min(unknown)!r}; it has {', '.join(types) or 'none'}.")
+        try:
+            data = {name: self._converter.unstructure(value, types[name]) for name, value in values.items()}
+            plain: dict[str, Any] = msgspec.msgpack.decode(msgspec.msgpack.encode(data))
+        except Exception as error:
+            raise EncodingError(f"{dict(values)!r:.200} cannot be compared with {cls.__name__}: {error}") from error
+        return plain
 
     def structure(self, data: Any, cls: type[T]) -> T:
         """An object of `cls` from plain data. Raises `DecodingError`, which says what is wrong in which field."""

@@ -6,7 +6,9 @@ import sys
 from collections.abc import Sequence
 
 from ..actors.aggregate import Aggregate
+from ..actors.aggregate_type import AggregateType
 from ..actors.errors import DefinitionError
+from ..actors.serializer import Serializer
 
 
 def aggregates_in(modules: Sequence[str]) -> list[type[Aggregate]]:
@@ -28,3 +30,18 @@ def aggregates_in(modules: Sequence[str]) -> list[type[Aggregate]]:
     finally:
         sys.path.remove("")
     return list(found)
+
+
+def aggregate_of(stream: str, modules: Sequence[str]) -> tuple[AggregateType, str]:
+    """The type and id of the aggregate that a stream belongs to, among the classes of these modules.
+
+    Raises `DefinitionError` where none of them has its category.
+    """
+    category, _, aggregate_id = stream.partition("-")
+    known = {each.__eventsrc_definition__.category: each for each in aggregates_in(modules)}
+    if category not in known:
+        raise DefinitionError(
+            f"No aggregate of the category {category!r} is in {', '.join(modules)}; there is "
+            f"{', '.join(sorted(known)) or 'none'}."
+        )
+    return AggregateType(known[category], Serializer()), aggregate_id

@@ -1,10 +1,8 @@
 """The sagas of one runtime: starting them, what their supervisor needs of it, and asking how they stand."""
 
-import logging
 import math
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final, Generic, TypeVar
 
 import attrs
@@ -19,41 +17,36 @@ from ..actors.feed import Feed
 from ..actors.future import TrioFuture
 from ..actors.journal import Journal
 from ..actors.receipt import Receipt, current_cause
-from ..actors.saga import CATEGORY_PREFIX, Saga
-from ..actors.saga_context import CALL_KEY
+from ..actors.saga import CATEGORY_PREFIX, WAIT_SECONDS_MAX, Saga, saga_id
+from ..actors.saga_context import Commands
 from ..actors.saga_errors import DeadlinePassed, SagaWaitsForItself, UnknownSaga, UnknownSignal
 from ..actors.saga_events import SAGA_EVENTS, SagaStarted
 from ..actors.saga_history import SagaHistory, SagaState
 from ..actors.saga_instance import SagaInstance, SagaInstances, begun
-from ..actors.saga_supervisor import DecideParked, SagaSupervisor, SendSignal, StartSaga
+from ..actors.saga_orders import DecideParked, SendSignal, StartSaga
+from ..actors.saga_supervisor import SagaSupervisor
 from ..actors.serializer import Serializer
 from ..storage.commit import NewEvent
 from ..storage.control import ControlBoard
 from ..storage.errors import EventTooLarge
 from ..storage.event_query import EventQuery
 from ..storage.limits import Limits
-from ..storage.names import check_stream_name
 from ..storage.query import find_events
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader
-from .dispatcher import on_board
+from .errors import ArgumentInvalid
 from .projections import Projections
-from .reference import AggregateRef
 from .router import Router
-from .transaction import Part, Transaction
+from .saga_calls import SagaCalls, holds
+from .saga_starts import SagaStarts
 from .view import View
 
 RECORD_OVERHEAD_BYTES: Final = 400
-READ_BATCH_EVENTS: Final = 100
 RESUME_ROWS: Final = 1_000
-FOLLOWED: Final = "saga "
-"""With a saga's name: the position, on the control board, up to which events have started sagas of that class."""
-SAVE_SECONDS: Final = 1.0
-"""That position is stored so often."""
 
+E = TypeVar("E")
 S = TypeVar("S", bound=Saga)
 _encode: Final = msgspec.msgpack.Encoder().encode
-logger = logging.getLogger("eventsrc.saga")
 
 
 @attrs.frozen
@@ -97,9 +90,11 @@ class SagaRef(Generic[S]):
         with trio.fail_after(math.inf if timeout is None else timeout):
             await trio.lowlevel.checkpoint()
             supervisor = self._sagas.supervisor
-            saga_class, history = self._sagas.history(self.id)
-            while not (history.is_ended or history.parked):
+            # What one that runs has done may not be on disk yet.
+            history = None if supervisor.is_running(self.id) else self._sagas.load(self.id)[1]
+            while history is None or not (history.is_ended or history.parked):
                 history = await supervisor.rested(self.id)
+            saga_class = self._sagas.class_named(self.id)
             return SagaOutcome(history.status, history.error, self._sagas.saga_from(saga_class, history.state))  # type: ignore[arg-type]
 
     async def signal(self, signal: str, payload: Any = None) -> bool:
@@ -142,14 +137,12 @@ class Sagas:
         self.limits: Limits = router.limits
         self.supervisor: SagaSupervisor
         self._nursery = nursery
-        self._type_of = type_of
         self._router = router
         self._store = store
         self._serializer = serializer
         self._codecs = codecs
         self._records = EventCodecs(SAGA_EVENTS, serializer)
         self._classes = {saga_class.__eventsrc_saga__.name: saga_class for saga_class in classes}
-        self.has_starts = any(saga_class.__eventsrc_saga__.starts_on for saga_class in classes)
         for saga_class in classes:
             definition = saga_class.__eventsrc_saga__
             other = self._classes[definition.name]
@@ -159,24 +152,14 @@ class Sagas:
                     f'them another name: class {saga_class.__name__}(Saga, name="...").'
                 )
             serializer.prepare(saga_class)
-        self._board: ControlBoard | None = None
-        self._begins: dict[str, int] = {}
-        self._followed = 0
-        self._saved_at = 0.0
+        self._calls = SagaCalls(router, store, type_of)
+        self._starts = SagaStarts(self._classes, store, codecs, self.order)
+        self.start_types: Sequence[str] = self._starts.event_types
 
     async def open(self, projections: Projections, board: ControlBoard) -> None:
         """Take up every saga that has not ended, and follow the events that start others."""
-        self._board = board
-        for name, saga_class in self._classes.items():
-            if saga_class.__eventsrc_saga__.starts_on:
-                known = board.position(FOLLOWED + name)
-                self._begins[name] = self._store.last_position if known is None else known
-        self._followed = min(self._begins.values(), default=self._store.last_position)
-        self.supervisor = SagaSupervisor(self, self._followed)
-        if self._begins:
-            await on_board(
-                board, partial(board.set_positions, {FOLLOWED + each: at for each, at in self._begins.items()})
-            )
+        position = await self._starts.open(board)
+        self.supervisor = SagaSupervisor(self, position)
         await self._resume(projections)
         self.supervisor.start_in(self._nursery)
 
@@ -191,7 +174,7 @@ class Sagas:
     async def close(self, seconds: float) -> None:
         """Let the steps under way end."""
         await self.supervisor.stop_running(seconds)
-        await self._save_followed()
+        await self._starts.close()
 
     # --- what programs ask ---
 
@@ -199,23 +182,41 @@ class Sagas:
         """Start a saga unless there is one with this key."""
         if self._router.is_closing and current_cause.get() is None:
             raise RuntimeClosed("The runtime is closed or closes; the saga was not started.")
-        definition = self.class_of(type(saga)).__eventsrc_saga__
-        stream = definition.stream(key)
-        check_stream_name(stream if key else "")
-        seconds = definition.deadline_seconds if deadline_seconds is None else deadline_seconds
-        if seconds is not None and seconds <= 0:
-            raise DeadlinePassed(f"The deadline of {stream!r} is {-seconds:g} seconds ago. Nothing was started.")
-        deadline_ns = None if seconds is None else self.wall_clock() + int(seconds * 1e9)
+        self.class_of(type(saga))
+        stream = saga_id(type(saga), key)
         cause = current_cause.get()
-        order = self._order(saga, key, deadline_ns, "", stream if cause is None else cause.correlation_id)
+        after = self._store.last_position
+        order = self.order(saga, key, deadline_seconds, after, "", stream if cause is None else cause.correlation_id)
         self.supervisor.actor_ref.tell(order)
         return SagaRef(self, stream, was_started=await order.answer)
 
-    def _order(self, saga: Saga, key: str, deadline_ns: int | None, cause: str, correlation_id: str) -> StartSaga:
-        definition = type(saga).__eventsrc_saga__
-        started = SagaStarted(definition.name, key, definition.version, self.state_data(saga), deadline_ns, cause)
+    def order(
+        self,
+        saga: Saga | type[Saga],
+        key: str,
+        deadline_seconds: float | None,
+        after: int,
+        cause: str,
+        correlation_id: str,
+        error: str = "",
+    ) -> StartSaga:
+        """What has the supervisor start a saga; of a class alone where it cannot be made, because of an `error`.
+
+        Raises `EncodingError`, `EventTooLarge`, `StreamNameInvalid`, `DeadlinePassed`.
+        """
+        saga_class = saga if isinstance(saga, type) else type(saga)
+        definition = saga_class.__eventsrc_saga__
+        stream = saga_id(saga_class, key)
+        seconds = definition.deadline_seconds if deadline_seconds is None else deadline_seconds
+        if seconds is not None and not seconds <= WAIT_SECONDS_MAX:
+            raise ArgumentInvalid("deadline_seconds", seconds, f"{WAIT_SECONDS_MAX:g} is the most")
+        if seconds is not None and seconds <= 0:
+            raise DeadlinePassed(f"The deadline of {stream!r} is {-seconds:g} seconds ago. Nothing was started.")
+        deadline_ns = None if seconds is None else self.wall_clock() + int(seconds * 1e9)
+        state = {} if isinstance(saga, type) else self.state_data(saga)
+        started = SagaStarted(definition.name, key, definition.version, state, deadline_ns, cause, after)
         self.encode(started, "", "")
-        return StartSaga(definition.stream(key), type(saga), started, correlation_id, TrioFuture())
+        return StartSaga(stream, saga_class, started, correlation_id, TrioFuture(), error)
 
     def class_of(self, saga_class: type[Saga]) -> type[Saga]:
         """The class itself. Raises `UnknownSaga` where the runtime was opened without it."""
@@ -229,7 +230,7 @@ class Sagas:
 
     async def signal(self, saga_id: str, signal: str, payload: Any) -> bool:
         """Send a saga a signal."""
-        saga_class = self._class_named(saga_id)
+        saga_class = self.class_named(saga_id)
         if signal not in saga_class.__eventsrc_saga__.signals:
             raise UnknownSignal(saga_class, signal, saga_class.__eventsrc_saga__.signals)
         try:
@@ -242,7 +243,7 @@ class Sagas:
 
     async def decide(self, saga_id: str, action: str, reason: str) -> None:
         """An operator's decision on a parked saga."""
-        self._class_named(saga_id)
+        self.class_named(saga_id)
         order = DecideParked(saga_id, action, reason, TrioFuture())
         self.supervisor.actor_ref.tell(order)
         await order.answer
@@ -257,15 +258,8 @@ class Sagas:
             raise UnknownSaga(f"No saga {saga_id!r} was started.")
         return found
 
-    def history(self, saga_id: str) -> tuple[type[Saga], SagaHistory]:
-        """What a saga has done, from memory where it runs."""
-        run = self.supervisor.run_of(saga_id)
-        if run is not None:
-            return self._class_named(saga_id), run.history
-        saga_class, history, _ = self.load(saga_id)
-        return saga_class, history
-
-    def _class_named(self, saga_id: str) -> type[Saga]:
+    def class_named(self, saga_id: str) -> type[Saga]:
+        """The class of a saga, by its id. Raises `UnknownSaga`."""
         category = saga_id.partition("-")[0]
         saga_class = self._classes.get(category.removeprefix(CATEGORY_PREFIX))
         if saga_class is None or not category.startswith(CATEGORY_PREFIX):
@@ -275,7 +269,7 @@ class Sagas:
     # --- what the supervisor and its runs need ---
 
     def load(self, stream: str) -> tuple[type[Saga], SagaHistory, str]:
-        saga_class = self._class_named(stream)
+        saga_class = self.class_named(stream)
         history = SagaHistory()
         correlation_id = ""
         for stored in self._stream(stream):
@@ -288,65 +282,18 @@ class Sagas:
     def exists(self, stream: str) -> bool:
         return self._store.head(stream) is not None
 
-    def read(self, after: int, limit: int) -> Sequence[StoredEvent]:
-        return self._store.read(after=after, limit=limit)
+    def read_types(self, types: Sequence[str], after: int, until: int, limit: int) -> list[StoredEvent]:
+        found = find_events(self._store, EventQuery(types=types, after=after), before=until + 1)
+        return list(islice(found, limit))
 
     def starts(self, event: StoredEvent) -> Iterable[StartSaga]:
-        for name, saga_class in self._classes.items():
-            definition = saga_class.__eventsrc_saga__
-            make = self._maker(saga_class, event)
-            if make is None or event.position <= self._begins.get(name, 0):
-                continue
-            seconds = definition.deadline_seconds
-            deadline_ns = None if seconds is None else self.wall_clock() + int(seconds * 1e9)
-            cause = f"{event.stream}@{event.version}"
-            started = partial(SagaStarted, name, cause, definition.version, deadline_ns=deadline_ns, cause=cause)
-            state: dict[str, Any] | None = {}
-            error = ""
-            try:
-                state = make()
-                self.encode(started(state or {}), "", "")
-            except Exception as failure:
-                logger.exception("an event cannot start its saga", extra={"saga": name, "position": event.position})
-                error, state = f"{cause} cannot be made into a saga: {type(failure).__name__}: {failure}", {}
-            if state is not None:
-                stream, answer = definition.stream(cause), TrioFuture[bool]()
-                yield StartSaga(stream, saga_class, started(state), event.correlation_id, answer, error[:1_000])
-
-    def _maker(self, saga_class: type[Saga], event: StoredEvent) -> Callable[[], dict[str, Any] | None] | None:
-        """What makes the state of a saga of an event, or None of one that starts none; None for other events."""
-        codec = self._codecs.of_name.get(event.type)
-        make = None if codec is None else saga_class.__eventsrc_saga__.starts_on.get(codec.event_class)
-        if make is None:
-            return None
-
-        def made() -> dict[str, Any] | None:
-            saga = make(saga_class, self._codecs.decode(event), event)
-            return None if saga is None else self.state_data(saga)
-
-        return made
+        return self._starts.of(event)
 
     def made_again(self, stream: str, cause: str) -> dict[str, Any]:
-        saga_class = self._class_named(stream)
-        cause_stream, _, version = cause.rpartition("@")
-        (event,) = self._store.read_stream(cause_stream, from_version=int(version), limit=1)
-        make = self._maker(saga_class, event)
-        state = None if make is None else make()
-        if state is None:
-            raise UnknownSaga(f"{saga_class.__name__} makes no saga of {cause} any more: abandon {stream!r}.")
-        return state
+        return self.state_data(self._starts.made_again(self.class_named(stream), stream, cause))
 
     async def followed(self, position: int) -> None:
-        self._followed = position
-        if self._begins and time.monotonic() - self._saved_at > SAVE_SECONDS:
-            await self._save_followed()
-
-    async def _save_followed(self) -> None:
-        """Events that are followed once more start nothing twice, so this need not be after each."""
-        self._saved_at = time.monotonic()
-        if self._board is not None and self._begins:
-            positions = {FOLLOWED + name: max(begin, self._followed) for name, begin in self._begins.items()}
-            await on_board(self._board, partial(self._board.set_positions, positions))
+        await self._starts.followed(position)
 
     def encode(self, record: Any, correlation_id: str, causation_id: str) -> NewEvent:
         codec = self._records.of_class[type(record)]
@@ -367,48 +314,41 @@ class Sagas:
     def saga_from(self, saga_class: type[Saga], state: Mapping[str, Any]) -> Saga:
         return self._serializer.structure(state, saga_class)
 
-    async def send(
-        self, commands: Sequence[tuple[type[Aggregate], str, object]], key: str, timeout: float | None, *, is_new: bool
-    ) -> list[Receipt]:
-        metadata = {CALL_KEY: key}
-        seconds = self.limits.command_timeout_seconds if timeout is None else timeout
-        if len(commands) == 1:
-            ((aggregate_class, aggregate_id, command),) = commands
-            ref: AggregateRef[Any] = AggregateRef(self._router, self._type_of(aggregate_class), aggregate_id)
-            request = self._router.request(command, None, key, None, metadata)
-            request.has_fresh_key = is_new
-            return [await ref.ask_request(request, seconds)]
-        parts = [Part(self._type_of(of), aggregate_id, command) for of, aggregate_id, command in commands]
-        return await Transaction(self._router, parts, (), key, None, metadata, None).run(seconds)
+    async def send(self, commands: Commands, key: str, timeout: float | None, *, is_new: bool) -> list[Receipt]:
+        return await self._calls.send(commands, key, timeout, is_new=is_new)
 
     async def state_of(self, aggregate_class: type[Any], aggregate_id: str) -> Any:
-        return await AggregateRef(self._router, self._type_of(aggregate_class), aggregate_id).state()
+        return await self._calls.state_of(aggregate_class, aggregate_id)
 
-    def find_call(self, aggregate_class: type[Aggregate], aggregate_id: str, key: str, after: int) -> Receipt | None:
-        aggregate_type = self._type_of(aggregate_class)
-        stream = aggregate_type.stream(aggregate_id)
-        found = [
-            event
-            for event in find_events(self._store, EventQuery(after=after), stream=stream)
-            if event.metadata.get(CALL_KEY) == key
-        ]
-        if not found:
-            return None
-        events = tuple(aggregate_type.decode_event(event) for event in found)
-        return Receipt(stream, found[-1].version, found[-1].position, events, True)
+    def find_call(self, commands: Commands, key: str, after: int) -> list[Receipt] | None:
+        return self._calls.find(commands, key, after)
 
-    def has_calls(self, prefix: str, after: int) -> bool:
-        found = find_events(self._store, EventQuery(after=after))
-        return any(str(event.metadata.get(CALL_KEY, "")).startswith(prefix) for event in found)
+    async def took_effect(self, commands: Commands, key: str, after: int) -> bool:
+        return await self._calls.took_effect(commands, key, after)
 
-    def find_event(self, event_type: str, where: Mapping[str, Any], after: int) -> StoredEvent | None:
-        for event in find_events(self._store, EventQuery(types=[event_type], after=after)):
-            if all(event.payload.get(field) == value for field, value in where.items()):
-                return event
-        return None
+    async def has_calls(self, prefix: str, after: int, until: int) -> bool:
+        return await self._calls.has_calls(prefix, after, until)
 
-    def decode(self, stored: StoredEvent) -> Any:
-        return self._codecs.decode(stored)
+    async def find_event(
+        self, event_type: str, where: Mapping[str, Any], after: int, until: int, unless: Container[int]
+    ) -> StoredEvent | None:
+        return await self._calls.find_event(event_type, where, after, until, unless)
+
+    def came(self, event_type: str, where: Mapping[str, Any], after: int, until: int) -> bool:
+        events = find_events(self._store, EventQuery(types=[event_type], after=after), before=until + 1)
+        return any(holds(event, where) for event in events)
+
+    def encode_where(self, event_class: type, where: Mapping[str, Any]) -> dict[str, Any]:
+        return self._serializer.fields_data(event_class, where)
+
+    def event_at(self, position: int) -> StoredEvent:
+        (event,) = self._store.read(after=position - 1, limit=1)
+        return event
+
+    def decode(self, stored: StoredEvent, event_class: type[E]) -> E:
+        event = self._codecs.decode(stored)
+        # No class that the runtime was opened with may have it as its own.
+        return self._serializer.structure(stored.payload, event_class) if event is None else event
 
     def position(self) -> int:
         return self._store.last_position

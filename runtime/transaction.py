@@ -24,6 +24,7 @@ from ..actors.turn import Reply
 from ..storage.commit import Appended, IdempotencyEntry, StreamAppend
 from ..storage.errors import CommitTooLarge, CommitTooManyBytes, EventSourcingError
 from ..storage.event_query import EventQuery
+from .arguments import check_expected_version
 from .errors import TransactionKeyReused, TransactionTimeout, TransactionTooLarge
 from .router import Router
 
@@ -38,11 +39,18 @@ class Part:
     aggregate_type: AggregateType
     aggregate_id: str
     command: object
+    metadata: Mapping[str, Any] | None = None
+    """Of its own events, in place of the transaction's."""
     stream: str = attrs.field(init=False)
 
     @stream.default
     def _its_stream(self) -> str:
         return self.aggregate_type.stream(self.aggregate_id)
+
+
+def part_key(key: str, number: int) -> str:
+    """The idempotency key of one command of a transaction."""
+    return f"{key}&{number}" if number else key
 
 
 class Transaction:
@@ -64,6 +72,8 @@ class Transaction:
         self._key = idempotency_key
         self._conditions: tuple[EventQuery, ...] = () if unless is None else (unless,)
         self._types = {part.stream: part for part in sorted(parts, key=lambda part: part.stream)}
+        for append in unchanged:
+            check_expected_version(append.expected_version)
         bound = router.limits.transaction_aggregates_max
         if len(self._types) > bound:
             raise TransactionTooLarge(
@@ -72,7 +82,8 @@ class Transaction:
         self._requests: list[Request] = []
         for part in parts:
             correlation_id = self._requests[0].correlation_id if self._requests else correlation_id
-            self._requests.append(router.request(part.command, None, None, correlation_id, metadata))
+            own = metadata if part.metadata is None else part.metadata
+            self._requests.append(router.request(part.command, None, None, correlation_id, own))
         self._replies = [Reply(None) for _ in parts]
         self._actors: dict[str, AggregateActor] = {}
         self._decided: dict[str, tuple[Request, Reply, Decision]] = {}
@@ -128,7 +139,7 @@ class Transaction:
 
     def _key_of(self, number: int) -> str:
         """A stream may have several commands in one transaction, and each of them needs a key."""
-        return f"{self._key}#{number}" if number else f"{self._key}"
+        return part_key(f"{self._key}", number)
 
     # --- deciding ---
 
@@ -142,13 +153,17 @@ class Transaction:
             self._decided[part.stream] = request, reply, decision
             size_bytes += decision.size_bytes
             event_count += len(decision.events)
+            # Before it is taken: a turn that is too large for one commit would be split.
+            self._check_size(event_count, size_bytes)
+        for stream in list(self._decided):
+            self._take(stream)
+
+    def _check_size(self, event_count: int, size_bytes: int) -> None:
         limits = self._router.limits
         if event_count > limits.commit_events_max:
             raise CommitTooLarge("Events of a transaction", event_count, limits.commit_events_max, "Split it.")
         if size_bytes > limits.commit_size_bytes_max:
             raise CommitTooManyBytes("Bytes of a transaction", size_bytes, limits.commit_size_bytes_max, "Split it.")
-        for stream in list(self._decided):
-            self._take(stream)
 
     async def _decide(self, part: Part, request: Request) -> Decision:
         actor = self._actors[part.stream]
@@ -202,7 +217,8 @@ class Transaction:
             offset += len(turn.events)
         self._is_submitted = True
         self._router.journal.submit(
-            Write((*appends, *self._unchanged), entries, offset, Lane(), self._on_settled, self._conditions)
+            # First what is expected of streams, which may be among those that are changed.
+            Write((*self._unchanged, *appends), entries, offset, Lane(), self._on_settled, self._conditions)
         )
 
     def _entries(self, stream: str, base_version: int, offset: int) -> Iterator[IdempotencyEntry]:

@@ -22,6 +22,7 @@ from .errors import CorruptRecord
 from .group import KEY, Group, GroupDamaged, is_stub, stub_for
 from .log import EventLog
 from .postings import positions_of_versions
+from .reader import LogReader
 from .records import seek_group
 from .segment_numbers import SegmentNumbers, put_segment_numbers, segment_numbers
 
@@ -104,7 +105,7 @@ def unused_segments(log: EventLog) -> tuple[int, ...]:
         return _numbers(log, transaction).unused
 
 
-def check_archive(log: EventLog) -> None:
+def check_archive(log: LogReader) -> None:
     """Raise `ArchiveUnreachable` unless the archive has every segment that a `compacted` event names."""
     after = ""
     while batch := log.compacted_streams(after=after):

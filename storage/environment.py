@@ -249,6 +249,8 @@ class Environment:
             self._map_size_bytes = environment.info()["map_size"]
         except lmdb.Error as error:
             environment.close()
+            if create:
+                raise _write_error(self.path, error) from error
             raise StoreTruncated(
                 self.path, f"The store {self.path} cannot be read ({error}). Restore it from a backup."
             ) from error

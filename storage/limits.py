@@ -71,3 +71,7 @@ class Limits:
     """The longest such wait."""
     shutdown_seconds: float = _seconds(30.0)
     """How long closing waits for mailboxes to drain (`ShutdownTimeout`)."""
+
+    def restart_backoff(self, failures: int) -> float:
+        """Seconds to wait before something is tried again that has failed so often before."""
+        return min(self.restart_backoff_seconds * 2.0 ** min(failures, 32), self.restart_backoff_seconds_max)

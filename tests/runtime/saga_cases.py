@@ -18,6 +18,9 @@ from eventsrc import (
     step,
 )
 from eventsrc.runtime.testing import WallClock
+from eventsrc.storage.commit import Appended, Commit
+from eventsrc.storage.errors import EventSourcingError
+from eventsrc.storage.snapshot import Snapshot
 from eventsrc.storage.store import EventStore
 
 AGGREGATES: Sequence[type[Aggregate]] = (Order, Stock)
@@ -63,3 +66,27 @@ class Patient(Saga, signals=["release"]):
             await ctx.wait_for(Created, where={"total": 43}, timeout_seconds=3600)
         except WaitTimeout:
             self.seen.append("too late")
+
+
+class Killed(BaseException):
+    """Ends the program there and then."""
+
+
+class KilledLog(MemoryLog):
+    """A store that ends the program before or after its n-th append, and is there afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.appends_left: float = float("inf")
+        self.kills_after = False
+
+    def append(
+        self, commits: Sequence[Commit], snapshots: Sequence[Snapshot] = ()
+    ) -> list[Appended | EventSourcingError]:
+        self.appends_left -= 1
+        if self.appends_left == 0 and not self.kills_after:
+            raise Killed
+        outcome = super().append(commits, snapshots)
+        if self.appends_left == 0:
+            raise Killed
+        return outcome

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from saga_cases import AGGREGATES, Patient, open_runtime
-from shop_domain import Create, Gateway, PlaceOrder, Stock, Take
+from saga_cases import AGGREGATES, FollowingClock, Patient, open_runtime
+from shop_domain import Create, Gateway, Order, PlaceOrder, Stock, Take, Welcome
 
 from eventsrc import (
     DefinitionError,
@@ -30,6 +30,7 @@ from eventsrc import (
     starts_on,
     step,
 )
+from eventsrc.storage.names import STREAM_NAME_BYTES_MAX
 from eventsrc.storage.store import EventStore
 
 # --- bad input ---
@@ -240,3 +241,138 @@ async def test_nothing_is_printed_by_default(capfd: pytest.CaptureFixture[str], 
     finally:
         root.handlers = handlers
     assert capfd.readouterr() == ("", "")
+
+
+# --- changed classes ---
+
+
+def version_of(names: Sequence[str], number: int = 1, **options: Any) -> type[Saga]:
+    """A class with these steps, each of which takes one from a stock of its name; "rest" waits for a signal."""
+
+    async def rest(self: Any, ctx: SagaContext) -> None:
+        await ctx.ask(Stock, "rest", Take(1))
+        await ctx.approval("go")
+
+    def take(name: str) -> Any:
+        async def method(self: Any, ctx: SagaContext) -> None:
+            await ctx.ask(Stock, name, Take(1))
+
+        return method
+
+    methods: dict[str, Any] = {}
+    for name in names:
+        method = rest if name == "rest" else take(name)
+        method.__name__ = name
+        methods[name] = step()(method)
+    return type("Moving", (Saga,), methods, version=number, signals=["go"], **options)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize(
+    ("names", "error"),
+    [
+        (
+            ["new", "one", "rest", "two"],
+            "StepsChanged: The steps of Moving have changed: this saga has begun one, rest",
+        ),
+        (
+            ["one", "new", "rest", "two"],
+            "StepsChanged: The steps of Moving have changed: this saga has begun one, rest",
+        ),
+        (["rest", "one", "two"], "StepsChanged"),
+        (["one", "renamed", "two"], "StepGone: Moving has no step 'rest' any more"),
+        (["one", "rest"], ""),
+        (["one", "rest", "new", "two"], ""),
+    ],
+)
+async def test_a_changed_order_of_steps_never_runs_the_wrong_one(names: list[str], error: str, number: int) -> None:
+    log = MemoryLog()
+    async with open_runtime(log, old := version_of(["one", "rest", "two"])) as runtime:
+        saga = await runtime.start_saga(old(), key="1")
+        with trio.fail_after(10):
+            while (await saga.status()).state != "waiting":
+                await trio.sleep(0.01)
+    async with open_runtime(log, new := version_of(names, number)) as runtime:
+        await runtime.signal(new, "1", "go")
+        outcome = await runtime.saga(new, "1").wait(timeout=10)
+        changes = {name: (await runtime.actor(Stock, name).state()).changes for name in ("one", "rest", "two", "new")}
+        if error:
+            assert (outcome.state, outcome.error.startswith(error)) == ("parked", True), outcome.error
+            assert changes == {"one": 1, "rest": 1, "two": 0, "new": 0}
+        else:
+            assert outcome.state == "completed"
+            assert changes == {"one": 1, "rest": 1, "two": int("two" in names), "new": int("new" in names)}
+    if error:
+        async with open_runtime(log, old) as runtime:
+            await runtime.saga(old, "1").retry(reason="put back")
+            assert (await runtime.saga(old, "1").wait(timeout=10)).state == "completed"
+            assert (await runtime.actor(Stock, "rest").state()).changes == 1, "not once more"
+
+
+async def test_a_compensation_that_the_class_no_longer_has_can_be_skipped(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    class Before(Saga, name="shrinking", signals=["go"]):
+        @step(compensation="undo")
+        async def first(self, ctx: SagaContext) -> None:
+            await ctx.ask(Stock, "first", Take(1))
+
+        @step()
+        async def second(self, ctx: SagaContext) -> None:
+            await ctx.approval("go")
+
+        async def undo(self, ctx: SagaContext) -> None:
+            await ctx.sleep(days=1)
+
+    class After(Saga, name="shrinking", signals=["go"]):
+        @step()
+        async def second(self, ctx: SagaContext) -> None: ...
+
+    log, clock = MemoryLog(), FollowingClock()
+    async with open_runtime(log, Before, wall_clock=clock) as runtime:
+        saga = await runtime.start_saga(Before(), key="1", deadline_seconds=60)
+        with trio.fail_after(1000):
+            while (status := await saga.status()).state != "waiting" or not status.is_compensating:
+                await trio.sleep(10)
+    async with open_runtime(log, After, wall_clock=clock) as runtime:
+        await runtime.signal(After, "1", "go")
+        assert (await runtime.saga(After, "1").wait(timeout=10)).error.startswith("StepGone")
+        await runtime.saga(After, "1").skip(reason="it is gone")
+        assert (await runtime.saga(After, "1").wait(timeout=10)).state == "compensated"
+
+
+# --- keys ---
+
+
+async def test_a_key_that_is_too_long_is_refused_and_the_longest_works(
+    store: EventStore | Path, gateway: Gateway
+) -> None:
+    longest = "k" * (240 - len("saga_place_order-"))
+    async with open_runtime(store) as runtime:
+        for key in (longest + "k", "ä" * 150, "k" * 600):
+            with pytest.raises(StreamNameInvalid, match=r"bytes and .* fit"):
+                await runtime.start_saga(PlaceOrder("o1", 10), key=key)
+        order_id = "o" * (STREAM_NAME_BYTES_MAX - len("order-"))
+        saga = await runtime.start_saga(PlaceOrder(order_id, 200), key=longest)
+        assert (await saga.wait(timeout=10)).state == "compensated"
+        assert (await runtime.actor(Order, order_id).state()).state == "cancelled"
+    async with open_runtime(store) as runtime:
+        assert [row.key for row in await runtime.sagas(state="compensated").rows()] == [longest]
+
+
+async def test_an_event_of_a_stream_with_a_long_name_starts_its_saga(store: EventStore | Path) -> None:
+    async with open_runtime(store, Welcome) as runtime:
+        await runtime.actor(Order, "o" * (STREAM_NAME_BYTES_MAX - len("order-"))).ask(Create(1))
+        with trio.fail_after(10):
+            while not (found := await runtime.sagas().rows()):
+                await trio.sleep(0.01)
+        outcome = await runtime.saga(Welcome, found[0].key).wait(timeout=10)
+        assert outcome.saga.order_id == "o" * (STREAM_NAME_BYTES_MAX - len("order-"))
+
+
+async def test_a_second_start_with_other_fields_finds_the_first(store: EventStore | Path, gateway: Gateway) -> None:
+    async with open_runtime(store) as runtime:
+        await (await runtime.start_saga(PlaceOrder("o1", 10), key="o1")).wait(timeout=10)
+        again = await runtime.start_saga(PlaceOrder("o2", 20), key="o1")
+        assert not again.was_started
+        assert (await again.wait(timeout=10)).saga.order_id == "o1"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from saga_cases import open_runtime
+from saga_cases import Killed, KilledLog, open_runtime
 from shop_domain import Gateway, Order, PlaceOrder, Stock
 
 from eventsrc import (
@@ -16,9 +16,6 @@ from eventsrc import (
     SagaContext,
     step,
 )
-from eventsrc.storage.commit import Appended, Commit
-from eventsrc.storage.errors import EventSourcingError
-from eventsrc.storage.snapshot import Snapshot
 from eventsrc.storage.store import EventStore
 
 # --- effects ---
@@ -88,30 +85,6 @@ async def test_a_result_that_is_no_data_fails_the_step(store: EventStore | Path)
 
 
 # --- killed at every boundary ---
-
-
-class Killed(BaseException):
-    """Ends the program there and then."""
-
-
-class KilledLog(MemoryLog):
-    """A store that ends the program before or after its n-th append, and is there afterwards."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.appends_left: float = float("inf")
-        self.kills_after = False
-
-    def append(
-        self, commits: Sequence[Commit], snapshots: Sequence[Snapshot] = ()
-    ) -> list[Appended | EventSourcingError]:
-        self.appends_left -= 1
-        if self.appends_left == 0 and not self.kills_after:
-            raise Killed
-        outcome = super().append(commits, snapshots)
-        if self.appends_left == 0:
-            raise Killed
-        return outcome
 
 
 async def run_until_killed(log: KilledLog, total: int) -> bool:

@@ -1,22 +1,34 @@
 """Sagas that wait: for time, for events and for people, over restarts."""
 
+import enum
+import uuid
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
-from saga_cases import FollowingClock, Patient, open_runtime
+from saga_cases import FollowingClock, KilledLog, Patient, open_runtime
 from shop_domain import Create, Created, Order, Stock, Take
 
 from eventsrc import (
+    Aggregate,
     DeadlinePassed,
+    EventMeta,
     MemoryLog,
+    Retry,
     Runtime,
     Saga,
     SagaContext,
     SagaEnded,
     SagaInstance,
+    applies,
+    command,
+    event,
+    handles,
+    starts_on,
     step,
 )
 from eventsrc.runtime.testing import WallClock
@@ -144,3 +156,183 @@ async def test_a_step_that_never_returns_is_cut_off_and_compensated(autojump_clo
         saga = await runtime.start_saga(Endless(), key="1")
         status = await saga.wait(timeout=1000)
         assert (status.state, status.error) == ("compensated", "StepTimeout: only did not return in 30 seconds")
+
+
+class Gate(Saga, signals=["go"]):
+    """Waits for a signal, and for nothing else."""
+
+    payload: Any = None
+
+    @step()
+    async def only(self, ctx: SagaContext) -> None:
+        self.payload = await ctx.approval("go")
+
+
+async def test_a_signal_that_was_answered_is_there_after_the_process_was_killed() -> None:
+    log = KilledLog()
+    async with open_runtime(log, Gate) as runtime:
+        saga = await runtime.start_saga(Gate(), key="1")
+        with trio.fail_after(10):
+            while (await saga.status()).state != "waiting":
+                await trio.sleep(0.01)
+    log.appends_left, log.kills_after = 1, True
+    with pytest.raises(BaseExceptionGroup):
+        async with open_runtime(log, Gate) as runtime:
+            await runtime.signal(Gate, "1", "go", "now")
+    log.appends_left = float("inf")
+    async with open_runtime(log, Gate) as runtime:
+        outcome = await runtime.saga(Gate, "1").wait(timeout=10)
+        assert (outcome.state, outcome.saga.payload) == ("completed", "now")
+
+
+# --- which events a wait sees ---
+
+
+class Colour(enum.Enum):
+    RED = "r"
+    BLUE = "b"
+
+
+@command
+class Paint:
+    colour: Colour
+    id: uuid.UUID
+    price: Decimal
+    at: datetime
+    parts: tuple[int, ...] = ()
+
+
+@event("wall.painted")
+class Painted:
+    colour: Colour
+    id: uuid.UUID
+    price: Decimal
+    at: datetime
+    parts: tuple[int, ...] = ()
+
+
+class Wall(Aggregate):
+    @handles
+    def paint(self, command: Paint) -> Painted:
+        return Painted(command.colour, command.id, command.price, command.at, command.parts)
+
+    @applies
+    def painted(self, event: Painted) -> None:
+        pass
+
+
+ID = uuid.UUID(int=7)
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [{"colour": Colour.RED}, {"id": ID}, {"price": Decimal("1.50")}, {"at": NOON}, {"parts": (1, 2)}, {"id": str(ID)}],
+)
+@pytest.mark.parametrize("comes_before", [True, False])
+async def test_any_value_that_a_field_holds_can_be_waited_for(where: dict[str, Any], comes_before: bool) -> None:
+    class Watch(Saga):
+        seen: int = 0
+
+        @step()
+        async def only(self, ctx: SagaContext) -> None:
+            self.seen = (await ctx.wait_for(Painted, where=where)).parts[0]
+
+    async with Runtime.open(MemoryLog(), aggregates=[Wall], sagas=[Watch]) as runtime:
+        wall = runtime.actor(Wall, "w")
+
+        async def paint() -> None:
+            await wall.ask(Paint(Colour.BLUE, uuid.UUID(int=8), Decimal("1.51"), NOON + timedelta(seconds=1), (2, 1)))
+            await wall.ask(Paint(Colour.RED, ID, Decimal("1.50"), NOON, (1, 2)))
+
+        saga = await runtime.start_saga(Watch(), key="1")
+        if comes_before:
+            await paint()
+        else:
+            await trio.testing.wait_all_tasks_blocked()
+            await paint()
+        outcome = await saga.wait(timeout=10)
+        assert (outcome.state, outcome.saga.seen) == ("completed", 1)
+
+
+async def test_a_field_that_the_event_does_not_have_cannot_be_waited_for() -> None:
+    class Typo(Saga):
+        @step()
+        async def only(self, ctx: SagaContext) -> None:
+            await ctx.wait_for(Created, where={"totl": 5})
+
+    async with open_runtime(MemoryLog(), Typo) as runtime:
+        outcome = await (await runtime.start_saga(Typo(), key="1")).wait(timeout=10)
+        assert outcome.error == "DefinitionError: Created has no field 'totl'; it has total."
+
+
+class Collector(Saga):
+    """Waits for the same three times, and for what it did itself."""
+
+    seen: list[str]
+
+    @step()
+    async def own(self, ctx: SagaContext) -> None:
+        await ctx.ask(Order, f"own-{ctx.key}", Create(1))
+
+    @step()
+    async def first(self, ctx: SagaContext) -> None:
+        self.seen.append(f"{(await ctx.wait_for(Created)).total}")
+
+    @step(retry=Retry(attempts=2, backoff_seconds=0.001))
+    async def second(self, ctx: SagaContext) -> None:
+        two = [await ctx.wait_for(Created), await ctx.wait_for(Created)]
+        self.seen += [f"{each.total}" for each in two]
+        if ctx.attempt == 1:
+            raise ValueError("once more")
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_each_event_since_the_saga_was_started_is_given_to_one_wait(
+    store: EventStore | Path, restarts: bool
+) -> None:
+    async with open_runtime(store, Collector) as runtime:
+        await runtime.actor(Order, "before").ask(Create(9))
+        saga = await runtime.start_saga(Collector([]), key="1")
+        with trio.fail_after(20):
+            while (status := await saga.status()).state != "waiting" or status.step != "second":
+                await trio.sleep(0.001)
+        if not restarts:
+            await runtime.actor(Order, "x").ask(Create(2))
+            await runtime.actor(Order, "y").ask(Create(3))
+            assert (await saga.wait(timeout=20)).saga.seen == ["1", "2", "3"]
+    if restarts:
+        async with open_runtime(store) as runtime:
+            await runtime.actor(Order, "x").ask(Create(2))
+        async with open_runtime(store, Collector) as runtime:
+            with trio.fail_after(20):
+                while (await runtime.saga(Collector, "1").status()).waits_after < runtime.last_position - 4:
+                    await trio.sleep(0.001)
+            await runtime.actor(Order, "y").ask(Create(3))
+            assert (await runtime.saga(Collector, "1").wait(timeout=20)).saga.seen == ["1", "2", "3"]
+
+
+async def test_a_saga_that_an_event_started_sees_what_came_right_behind_it(tmp_path: Path) -> None:
+    class Follower(Saga):
+        @starts_on(Created)
+        @classmethod
+        def on_created(cls, event: Created, meta: EventMeta) -> "Follower | None":
+            return cls() if event.total == 1 else None
+
+        @step()
+        async def only(self, ctx: SagaContext) -> None:
+            await ctx.wait_for(Created, where={"total": 2}, timeout_seconds=5)
+
+    async with open_runtime(tmp_path, Follower):
+        pass
+    async with open_runtime(tmp_path) as runtime:
+        await runtime.actor(Order, "early").ask(Create(2))
+        await runtime.actor(Order, "cause").ask(Create(1))
+        await runtime.actor(Order, "next").ask(Create(2))
+    async with open_runtime(tmp_path, Follower) as runtime:
+        with trio.fail_after(20):
+            while await runtime.sagas(state="completed").count() < 1:
+                await trio.sleep(0.01)
+        over = [stored.payload["position"] async for stored in runtime.events(types=["saga.wait_over"])]
+        (seen,) = [stored async for stored in runtime.events(after=over[0] - 1, limit=1)]
+        assert seen.stream == "order-next"

@@ -15,6 +15,8 @@ from bank_views import Balance, Balances
 from eventsrc import (
     Aggregate,
     ApplierFailed,
+    ArgumentInvalid,
+    CommitTooLarge,
     ConditionNotMet,
     EventQuery,
     HandlerFailed,
@@ -104,6 +106,41 @@ async def test_a_command_without_events_may_be_part_of_it(store: EventStore | Pa
         (only,) = await runtime.transact([(Account, "ann", Touch())])
         assert (only.version, only.position) == (0, 0)
         assert runtime.last_position == 1
+
+
+async def test_commands_without_events_have_expectations_and_keys_like_others(store: EventStore | Path) -> None:
+    async with Runtime.open(store, aggregates=[Account]) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(5))
+        quiet: list[tuple[type[Account], str, object]] = [(Account, "ann", Touch()), (Account, "bob", Touch())]
+        first = await runtime.transact(quiet, unchanged=[(Account, "ann", 1)], idempotency_key="quiet")
+        assert [(each.version, each.position, each.events) for each in first] == [(1, 1, ()), (0, 0, ())]
+        await runtime.actor(Account, "eve").ask(Deposit(5))
+        again = await runtime.transact(quiet, idempotency_key="quiet")
+        assert [(each.version, each.position, each.events) for each in again] == [(1, 1, ()), (0, 0, ())]
+        with pytest.raises(VersionConflict):
+            await runtime.transact(quiet, unchanged=[(Account, "eve", 0)])
+        mixed = await runtime.transact([(Account, "ann", Touch()), (Account, "bob", Deposit(1))], idempotency_key="m")
+        assert [(each.version, each.position) for each in mixed] == [(1, 1), (1, 3)]
+
+
+async def test_what_it_changes_may_be_expected_at_a_version(store: EventStore | Path) -> None:
+    async with Runtime.open(store, aggregates=[Account]) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(5))
+        await runtime.transact(transfer("ann", "bob", 1), unchanged=[(Account, "ann", 1), (Account, "bob", 0)])
+        with pytest.raises(VersionConflict, match=r"'account-ann' is at version 2, but 1 was expected"):
+            await runtime.transact(transfer("ann", "bob", 1), unchanged=[(Account, "ann", 1)])
+        with pytest.raises(ArgumentInvalid, match="expected_version"):
+            await runtime.transact(transfer("ann", "bob", 1), unchanged=[(Account, "ann", -1)])
+        assert await balances(runtime, "ann", "bob") == [4, 1]
+
+
+async def test_one_too_large_for_a_commit_is_never_split(store: EventStore | Path) -> None:
+    async with Runtime.open(store, aggregates=[Account], limits=Limits(commit_events_max=3)) as runtime:
+        await runtime.transact(transfer_in("ann", "ann", "bob"))
+        with pytest.raises(CommitTooLarge):
+            await runtime.transact(transfer_in("ann", "ann", "ann", "ann", "bob"))
+        assert runtime.last_position == 3
+        assert await balances(runtime, "ann", "bob") == [2, 1]
 
 
 async def test_it_fails_when_what_was_only_read_has_moved(store: EventStore | Path) -> None:

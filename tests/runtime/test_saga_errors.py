@@ -1,0 +1,163 @@
+"""What becomes of a step that raises oddly, waits where it cannot, or returns what cannot be stored."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from saga_cases import FollowingClock, open_runtime
+from shop_domain import Gateway, PlaceOrder, Stock, Take
+
+from eventsrc import ArgumentInvalid, MemoryLog, Rejected, Retry, Saga, SagaContext, step
+
+# --- raised in an unusual way ---
+
+
+async def outcome_of(body: Callable[[SagaContext], Any], **options: Any) -> tuple[str, str]:
+    """(state, error) of a saga of one step; the runtime survives it."""
+
+    class Odd(Saga, signals=["go"]):
+        @step(**options)
+        async def only(self, ctx: SagaContext) -> None:
+            await body(ctx)
+
+    async with open_runtime(MemoryLog(), Odd, wall_clock=FollowingClock()) as runtime:
+        saga = await runtime.start_saga(Odd(), key="1")
+        await trio.testing.wait_all_tasks_blocked()
+        if (await saga.status()).state == "waiting":
+            await saga.signal("go")
+        outcome = await saga.wait(timeout=1_000_000)
+        await runtime.actor(Stock, "still").ask(Take(1))
+    return outcome.state, outcome.error
+
+
+async def test_a_wait_in_a_task_that_the_step_started_is_an_error_of_the_step(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def body(ctx: SagaContext) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ctx.approval, "go")
+            nursery.start_soon(trio.sleep_forever)
+
+    state, error = await outcome_of(body, retry=Retry(attempts=3))
+    assert state == "compensated"
+    assert error.startswith("WaitInOtherTask: The step waits (signal go) in a task that it has started in a nursery.")
+
+
+async def test_a_step_may_wait_within_a_nursery_of_its_own(autojump_clock: trio.testing.MockClock) -> None:
+    async def body(ctx: SagaContext) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            await ctx.approval("go")
+            await ctx.sleep(days=1)
+            nursery.cancel_scope.cancel()
+
+    assert await outcome_of(body) == ("completed", "")
+
+
+async def test_a_step_that_keeps_what_is_to_leave_it_waits_all_the_same(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    answers = []
+
+    async def body(ctx: SagaContext) -> None:
+        try:
+            answers.append(await ctx.approval("go"))
+        except BaseException:  # noqa: BLE001, RUF100
+            answers.append("kept")
+
+    assert await outcome_of(body) == ("completed", "")
+    assert answers == ["kept", None]
+
+
+async def test_what_a_nursery_raises_counts_as_if_it_was_raised_without(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def refused(ctx: SagaContext) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ctx.ask, Stock, "all", Take(1000))
+
+    assert await outcome_of(refused, retry=Retry(attempts=5)) == ("compensated", "Rejected: out of stock")
+
+    async def both(ctx: SagaContext) -> None:
+        raise ExceptionGroup("two", [ValueError("one"), Rejected("two")])
+
+    state, error = await outcome_of(both, retry=Retry(attempts=5))
+    assert (state, error) == ("compensated", "ValueError: one; Rejected: two")
+
+
+async def test_a_cancellation_kept_from_a_scope_that_is_over_fails_the_step(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def body(ctx: SagaContext) -> None:
+        kept: BaseException | None = None
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            try:
+                await trio.lowlevel.checkpoint()
+            except trio.Cancelled as cancelled:
+                kept = cancelled
+        assert kept is not None
+        raise kept
+
+    state, error = await outcome_of(body)
+    assert (state, error) == (
+        "compensated",
+        "RuntimeError: only raised the trio.Cancelled of a cancel scope that is over",
+    )
+
+
+# --- what cannot be stored ---
+
+
+async def test_what_cannot_be_stored_is_an_error_of_the_step_and_nothing_hangs(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def for_ever(ctx: SagaContext) -> None:
+        await ctx.sleep(seconds=float("inf"))
+
+    assert (await outcome_of(for_ever))[1].startswith("ValueError: A wait of inf seconds cannot be stored")
+
+    async def surrogates(ctx: SagaContext) -> None:
+        raise ValueError("\ud800")
+
+    assert await outcome_of(surrogates) == ("compensated", "ValueError: \\ud800")
+
+    async def nameless(ctx: SagaContext) -> None:
+        await ctx.effect(7, print)  # type: ignore[arg-type]
+
+    assert (await outcome_of(nameless))[1] == "DefinitionError: The name of an effect is a text, not 7."
+
+    async def large() -> str:
+        return "x" * 100_000
+
+    async def too_large(ctx: SagaContext) -> None:
+        await ctx.effect("large", large)
+
+    state, error = await outcome_of(too_large, retry=Retry(attempts=5))
+    assert (state, error.split(":")[0]) == ("compensated", "EventTooLarge")
+
+
+async def test_effects_of_one_name_are_told_apart(autojump_clock: trio.testing.MockClock) -> None:
+    keys: list[list[str]] = [[], []]
+
+    async def body(ctx: SagaContext) -> None:
+        async def effect(*, idempotency_key: str) -> str:
+            return idempotency_key
+
+        for name in ("pay", "pay", "pay#2", "pay"):
+            keys[ctx.attempt - 1].append((await ctx.effect(name, effect)).rpartition("/")[2])
+        if ctx.attempt == 1:
+            raise ValueError("once more")
+
+    assert (await outcome_of(body, retry=Retry(attempts=2)))[0] == "completed"
+    assert keys == [["pay", "pay#2", "pay#2#2", "pay#3"]] * 2
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), 1e300])
+async def test_a_deadline_that_cannot_be_stored_is_refused(seconds: float, gateway: Gateway) -> None:
+    async with open_runtime(MemoryLog()) as runtime:
+        with pytest.raises(ArgumentInvalid, match="deadline_seconds"):
+            await runtime.start_saga(PlaceOrder("o1", 10), key="o1", deadline_seconds=seconds)
+        assert runtime.last_position == 0

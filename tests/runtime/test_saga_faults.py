@@ -1,0 +1,311 @@
+"""Sagas where something is cut off or refused: nothing is doubled, and nothing left standing."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from saga_cases import FollowingClock, open_runtime
+from shop_domain import Create, Gateway, Order, PlaceOrder, PutBack, Stock, Take, Taken, Welcome
+
+from eventsrc import (
+    Aggregate,
+    CommandTimeout,
+    Limits,
+    MemoryLog,
+    Rejected,
+    Retry,
+    Runtime,
+    Saga,
+    SagaContext,
+    StoreFull,
+    TooManyStreams,
+    applies,
+    command,
+    event,
+    handles,
+    step,
+)
+from eventsrc.runtime.testing import FaultyLog
+from eventsrc.storage.commit import Appended, Commit
+from eventsrc.storage.errors import EventSourcingError
+from eventsrc.storage.snapshot import Snapshot
+
+QUICK = Limits(restart_backoff_seconds=0.001, restart_backoff_seconds_max=0.01)
+
+# --- cut off ---
+
+
+@command
+class Dawdle:
+    seconds: float
+
+
+@event("slow.done")
+class Dawdled:
+    pass
+
+
+@command
+class Undo:
+    pass
+
+
+@event("slow.undone")
+class Undone:
+    pass
+
+
+class Slow(Aggregate):
+    """Takes its time to decide."""
+
+    done: int = 0
+
+    @handles
+    async def dawdle(self, command: Dawdle) -> Dawdled:
+        await trio.sleep(command.seconds)
+        return Dawdled()
+
+    @handles
+    def undo(self, command: Undo) -> Undone:
+        return Undone()
+
+    @applies
+    def dawdled(self, event: Dawdled) -> None:
+        self.done += 1
+
+    @applies
+    def undone(self, event: Undone) -> None:
+        self.done -= 1
+
+
+def cut_off_saga(body: Callable[[SagaContext], Any], **options: Any) -> type[Saga]:
+    class CutOff(Saga):
+        @step(compensation="undo", **options)
+        async def only(self, ctx: SagaContext) -> None:
+            await body(ctx)
+
+        async def undo(self, ctx: SagaContext) -> None:
+            await ctx.ask(Slow, "s", Undo())
+
+    return CutOff
+
+
+async def times_out(ctx: SagaContext) -> None:
+    await ctx.ask(Slow, "s", Dawdle(3), timeout=100)
+
+
+async def gives_up(ctx: SagaContext) -> None:
+    with trio.move_on_after(1):
+        await ctx.ask(Slow, "s", Dawdle(3), timeout=100)
+    raise ValueError("too slow")
+
+
+async def hides_it(ctx: SagaContext) -> None:
+    try:
+        await ctx.ask(Slow, "s", Dawdle(3), timeout=1)
+    except CommandTimeout:
+        raise ValueError("too slow") from None
+
+
+@pytest.mark.parametrize("body", [times_out, gives_up, hides_it])
+async def test_a_command_that_was_cut_off_and_takes_effect_is_undone(
+    body: Callable[[SagaContext], Any], autojump_clock: trio.testing.MockClock
+) -> None:
+    saga_class = cut_off_saga(body, timeout_seconds=2)
+    async with Runtime.open(MemoryLog(), aggregates=[Slow], sagas=[saga_class], wall_clock=FollowingClock()) as runtime:
+        saga = await runtime.start_saga(saga_class(), key="1")
+        assert (await saga.wait(timeout=1000)).state == "compensated"
+        events = [stored.type async for stored in runtime.events(stream="slow-s")]
+        assert events == ["slow.done", "slow.undone"]
+
+
+async def test_a_command_that_was_cut_off_and_takes_no_effect_is_not_undone(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def waits_behind_another(ctx: SagaContext) -> None:
+        await ctx.ask(Slow, "s", Dawdle(0), timeout=100)
+
+    saga_class = cut_off_saga(waits_behind_another, timeout_seconds=2)
+    async with (
+        Runtime.open(MemoryLog(), aggregates=[Slow], sagas=[saga_class], wall_clock=FollowingClock()) as runtime,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(lambda: runtime.actor(Slow, "s").ask(Dawdle(4), timeout=100))
+        await trio.testing.wait_all_tasks_blocked()
+        saga = await runtime.start_saga(saga_class(), key="1")
+        assert (await saga.wait(timeout=1000)).state == "compensated"
+        assert [stored.type async for stored in runtime.events(stream="slow-s")] == ["slow.done"], "the other's"
+
+
+# --- refused ---
+
+
+class RefusingLog(MemoryLog):
+    """Refuses the appends that `refuses` says; a commit at a time, as other writers' are taken in between."""
+
+    def __init__(self, refuses: Callable[[Commit], bool]) -> None:
+        super().__init__()
+        self.refuses = refuses
+        self.refused = 0
+
+    def append(
+        self, commits: Sequence[Commit], snapshots: Sequence[Snapshot] = ()
+    ) -> list[Appended | EventSourcingError]:
+        if commits and self.refuses(commits[0]):
+            self.refused += 1
+            raise StoreFull("store", "test")
+        return super().append(commits, snapshots)
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+@pytest.mark.parametrize("total", [10, 200])
+async def test_a_record_that_is_refused_doubles_nothing(number: int, total: int, gateway: Gateway) -> None:
+    """The commands that follow it may be taken, since there is room again."""
+    count = 0
+
+    def refuses(commit: Commit) -> bool:
+        nonlocal count
+        count += commit.appends[0].stream.startswith("saga_")
+        return count == number and commit.appends[0].stream.startswith("saga_")
+
+    log = RefusingLog(refuses)
+    async with open_runtime(log, limits=QUICK) as runtime:
+        try:
+            saga = await runtime.start_saga(PlaceOrder("o1", total), key="o1")
+        except StoreFull:
+            assert number == 1
+            assert [stored async for stored in runtime.events()] == [], "nothing is done for a saga that is not there"
+            saga = await runtime.start_saga(PlaceOrder("o1", total), key="o1")
+        status = await saga.wait(timeout=20)
+        assert log.refused == (1 if number <= count else 0)
+        order, stock = await runtime.actor(Order, "o1").state(), await runtime.actor(Stock, "all").state()
+        if total == 10:
+            assert (status.state, order.changes, stock.changes) == ("completed", 1, 1)
+        else:
+            assert (status.state, order.changes, stock.changes) == ("compensated", 2, 0)
+        assert list(gateway.paid.values()) == [1]
+
+
+async def test_an_event_starts_its_saga_although_the_disk_was_full(gateway: Gateway) -> None:
+    log = RefusingLog(lambda commit: False)
+    async with open_runtime(log, Welcome, limits=QUICK) as runtime:
+        log.refuses = lambda commit: commit.appends[0].stream.startswith("saga_")
+        for number in range(3):
+            await runtime.actor(Order, f"o{number}").ask(Create(1))
+        with trio.fail_after(20):
+            while log.refused < 5:
+                await trio.sleep(0.01)
+        log.refuses = lambda commit: False
+        with trio.fail_after(20):
+            while await runtime.sagas(state="completed").count() < 3:
+                await trio.sleep(0.01)
+        assert await runtime.sagas().count() == 3
+
+
+async def test_a_start_that_is_refused_is_an_error_and_leaves_nothing(gateway: Gateway) -> None:
+    async with open_runtime(MemoryLog(limits=Limits(streams_max=1))) as runtime:
+        await runtime.actor(Stock, "all").ask(Take(1))
+        with pytest.raises(TooManyStreams):
+            await runtime.start_saga(PlaceOrder("o1", 10), key="o1")
+        assert runtime.last_position == 1
+        assert gateway.calls == 0
+        assert (await runtime.actor(Stock, "all").ask(Take(1))).version == 2
+
+
+async def test_a_saga_goes_on_when_there_is_room_again(gateway: Gateway) -> None:
+    log = FaultyLog()
+    async with open_runtime(log, limits=QUICK) as runtime:
+        saga = await runtime.start_saga(PlaceOrder("o1", 200), key="o1")
+        log.fail_next(StoreFull("store", "test"), times=20)
+        assert (await saga.wait(timeout=20)).state == "compensated"
+        assert list(gateway.paid.values()) == list(gateway.refunded.values()) == [1]
+
+
+# --- compensations of many calls ---
+
+
+async def test_a_compensation_that_fails_in_the_middle_goes_on_where_it_was(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    attempts: list[int] = []
+
+    class Many(Saga):
+        @step(compensation="undo", compensation_retry=Retry(attempts=4, backoff_seconds=60))
+        async def take(self, ctx: SagaContext) -> None:
+            for number in range(5):
+                await ctx.ask(Stock, f"s{number}", Take(1))
+            raise Rejected("no")
+
+        async def undo(self, ctx: SagaContext) -> None:
+            attempts.append(ctx.attempt)
+            for number in range(5):
+                await ctx.ask(Stock, f"s{number}", PutBack(1))
+                if len(attempts) == number + 1 < 4:
+                    raise OSError("no route")
+
+    clock, log = FollowingClock(), MemoryLog()
+    async with open_runtime(log, Many, wall_clock=clock) as runtime:
+        saga = await runtime.start_saga(Many(), key="1")
+        while len(attempts) < 2:
+            await trio.sleep(60)
+    async with open_runtime(log, Many, wall_clock=clock) as runtime:
+        assert (await runtime.saga(Many, "1").wait(timeout=100_000)).state == "compensated"
+        assert attempts == [1, 2, 3, 4], "they are counted over the restart"
+        for number in range(5):
+            assert (await runtime.actor(Stock, f"s{number}").state()).changes == 2, "taken and put back, once"
+    assert saga.id == "saga_many-1"
+
+
+# --- transactions of a step that is run again ---
+
+
+async def test_a_transaction_of_a_step_is_found_again_whatever_its_commands_made(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    receipts = []
+
+    class Together(Saga):
+        @step()
+        async def only(self, ctx: SagaContext) -> None:
+            receipts.append(
+                await ctx.transact(
+                    [(Slow, "s", Dawdle(0)), (Quiet, "q", Touch()), (Stock, "a", Take(1)), (Stock, "a", Take(2))]
+                )
+            )
+            await ctx.sleep(days=1)
+
+    async with Runtime.open(
+        MemoryLog(), aggregates=[Slow, Quiet, Stock], sagas=[Together], wall_clock=FollowingClock()
+    ) as runtime:
+        saga = await runtime.start_saga(Together(), key="1")
+        assert (await saga.wait(timeout=1_000_000)).state == "completed"
+        first, again = receipts
+        assert [(each.stream, each.version, each.position, each.events) for each in again] == [
+            (each.stream, each.version, each.position, each.events) for each in first
+        ]
+        assert [each.events for each in again] == [(Dawdled(),), (), (Taken(1),), (Taken(2),)]
+        assert (await runtime.actor(Stock, "a").state()).changes == 2
+
+
+@command
+class Touch:
+    pass
+
+
+@event("quiet.never")
+class Never:
+    pass
+
+
+class Quiet(Aggregate):
+    """Has nothing to say."""
+
+    @handles
+    def touch(self, command: Touch) -> None:
+        return None
+
+    @applies
+    def never(self, event: Never) -> None:
+        pass
