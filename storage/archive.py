@@ -227,10 +227,12 @@ class Archive:
 
 def _drop_beyond(folder: Path, last: int) -> None:
     """Drop the segments that the log beside this archive knows nothing of."""
-    with closing(Environment(folder, read_only=True, leaves_no_trace=True, tables=ARCHIVE_TABLES)) as environment:
-        with environment.read() as transaction, transaction.cursor(environment.table("segments")) as cursor:
-            more = cursor.set_range(_key(last + 1))
-            keys = list(cursor.iternext(values=False)) if more else []
+    with (
+        closing(Environment(folder, read_only=True, leaves_no_trace=True, tables=ARCHIVE_TABLES)) as environment,
+        environment.read() as transaction,
+        transaction.cursor(environment.table("segments")) as cursor,
+    ):
+        keys = list(cursor.iternext(values=False)) if cursor.set_range(_key(last + 1)) else []
     if not keys:
         return
     with closing(Environment(folder, tables=ARCHIVE_TABLES)) as environment:
