@@ -13,7 +13,7 @@ import typing
 from base64 import b64decode, b64encode
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from operator import attrgetter
 from typing import Any, Final, Literal, TypeAlias
 from uuid import UUID
@@ -26,6 +26,9 @@ Translation: TypeAlias = Callable[[Any], Any]
 
 INT_MIN: Final = -(1 << 63)
 INT_MAX: Final = (1 << 63) - 1
+PLAIN_DIGITS_MAX: Final = 40
+"""Digits of a decimal key before it is written with an exponent, on SQLite."""
+_DECIMALS: Final = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _BYTES: Final = "$bytes"
 _SQL_TYPES: Final[dict[str, tuple[str, str]]] = {
@@ -133,13 +136,27 @@ class Column:
             return []
 
     def key_equals(self, value: Any) -> list[Any]:
-        """The same for a key. Raises `ValueError` for one that cannot be told from others."""
+        """The same for a key."""
         if self.kind != "decimal":
             return [] if value is None else self.equals(value)
         try:
             return [_key_decimal(self.dialect)(_exact_decimal(value))]
         except NoSuchValue:
             return []
+
+    def key_parameter(self, value: Any) -> Any:
+        """The parameter for a key, of the value that its bytes in a form that sorts stand for."""
+        match self.kind:
+            case "integer":
+                return int(value)
+            case "boolean":
+                return bool(value)
+            case "decimal":
+                return _key_decimal(self.dialect)(Decimal(value))
+            case "text" | "bytes":
+                return value
+            case _:
+                return self._parameter(value)
 
     def bound(self, value: Any, *, is_low: bool) -> Any:
         """The parameter for an end of a range; None where it bounds nothing. Raises `NoSuchValue`."""
@@ -230,11 +247,13 @@ def _datetime_text(value: datetime) -> str:
 
 def _key_decimal(dialect: Dialect) -> Translation:
     def encode(value: Decimal) -> Any:
-        # A key is known by its nearest double, see `storage/ordered_key.py`.
-        number = Decimal(repr(float(value)))
-        if number != value:
-            raise ValueError(f"{value} has more digits than a key can tell apart")
-        return format(number.normalize(), "f") if dialect == "sqlite" else number
+        """Equal ones, however they are written, as one text."""
+        if dialect == "postgresql":
+            return value
+        if not value:
+            return "0"
+        shortest = _DECIMALS.normalize(value)
+        return format(shortest, "f") if abs(shortest.adjusted()) < PLAIN_DIGITS_MAX else str(shortest)
 
     return encode
 

@@ -2,19 +2,16 @@
 
 import logging
 import math
-import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
 from itertools import islice
 from operator import attrgetter
 from typing import Any, Final
-from uuid import UUID
 
 import attrs
 import sqlalchemy
 from sqlalchemy.dialects import postgresql, sqlite
 
+from ..storage.ordered_key import decode_value
 from .criteria import Between, Criterion, Equal, OneOf, RowQuery, StartingWith, sort_key
 from .errors import DecodingError, DefinitionError, QueryTooLarge
 from .lmdb_view import SORTED_ROWS_MAX
@@ -26,12 +23,6 @@ ROWS_FETCHED: Final = 1_000
 VALUES_MAX: Final = 1_000
 """Values of a `one_of` that are given to the database; with more, Python looks at each row."""
 
-_INT64: Final = 1 << 63
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
-_NUMBER: Final = struct.Struct(">QQ")
-_DOUBLE: Final = struct.Struct(">d")
-_UINT64: Final = struct.Struct(">Q")
 _CODE_POINT_MAX: Final = 0x10FFFF
 
 Condition = sqlalchemy.ColumnElement[bool]
@@ -104,8 +95,8 @@ class SqlTable:
         parameters = []
         offset = 0
         for column in self._keys:
-            value, offset = _decode_value(encoded, offset, column.kind)
-            parameters.append(value if column.members is not None else column.key_equals(value)[0])
+            value, offset = decode_value(encoded, offset)
+            parameters.append(column.key_parameter(value))
         return tuple(parameters)
 
     def _encoder(self) -> Callable[[Any], tuple[Any, ...]]:
@@ -366,39 +357,3 @@ def _after_all_with(prefix: str) -> str | None:
             return prefix[:-1] + chr(0xE000 if last == 0xD7FF else last + 1)
         prefix = prefix[:-1]
     return None
-
-
-def _decode_value(encoded: bytes, start: int, kind: str) -> tuple[Any, int]:
-    """A value of a key from the bytes of `storage/ordered_key.py`, and where the next begins."""
-    tag = encoded[start]
-    start += 1
-    match tag:
-        case 0x02 | 0x03:
-            return tag == 0x03, start
-        case 0x10:
-            bits, difference = _NUMBER.unpack_from(encoded, start)
-            (nearest,) = _DOUBLE.unpack(_UINT64.pack(bits ^ _INT64 if bits & _INT64 else ~bits & 0xFFFF_FFFF_FFFF_FFFF))
-            value: Any = nearest
-            if kind == "integer":
-                value = int(nearest) + difference - _INT64
-            elif kind == "decimal":
-                value = Decimal(repr(nearest))
-            return value, start + _NUMBER.size
-        case 0x20 | 0x21:
-            end = start
-            while encoded[end] or encoded[end + 1 : end + 2] == b"\xff":
-                end += 1 if encoded[end] else 2
-            raw = encoded[start:end].replace(b"\x00\xff", b"\x00")
-            return (raw.decode() if tag == 0x20 else raw), end + 1
-        case 0x30 | 0x31:
-            (microseconds,) = _UINT64.unpack_from(encoded, start)
-            when = _EPOCH + (microseconds - _INT64) * _MICROSECOND
-            return (when if tag == 0x30 else when.replace(tzinfo=None)), start + 8
-        case 0x32:
-            return date.fromordinal(*_UINT64.unpack_from(encoded, start)), start + 8
-        case 0x33:
-            number = int.from_bytes(encoded[start : start + 10], "big") - (1 << 79)
-            return number * _MICROSECOND, start + 10
-        case 0x40:
-            return UUID(bytes=encoded[start : start + 16]), start + 16
-    raise AssertionError(f"a key begins with {tag:#x}")
