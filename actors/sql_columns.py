@@ -21,11 +21,15 @@ from uuid import UUID
 import attrs
 from sqlalchemy.types import UserDefinedType
 
+from ..storage.ordered_key import sorting_key
+
 Dialect: TypeAlias = Literal["sqlite", "postgresql"]
 Translation: TypeAlias = Callable[[Any], Any]
 
 INT_MIN: Final = -(1 << 63)
 INT_MAX: Final = (1 << 63) - 1
+DECIMAL_COLLATION: Final = "eventsrc_decimal"
+"""By which our connections to SQLite compare decimals; nothing that is stored depends on it."""
 PLAIN_DIGITS_MAX: Final = 40
 """Digits of a decimal key before it is written with an exponent, on SQLite."""
 _DECIMALS: Final = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
@@ -258,6 +262,12 @@ def _key_decimal(dialect: Dialect) -> Translation:
     return encode
 
 
+def compare_decimals(one: str, other: str) -> int:
+    """-1, 0 or 1; NaN comes last."""
+    first, second = sorting_key(Decimal(one)), sorting_key(Decimal(other))
+    return (first > second) - (first < second)
+
+
 def _bytes_to_json(value: Any) -> dict[str, str]:
     if isinstance(value, bytes | bytearray):
         return {_BYTES: b64encode(value).decode()}
@@ -332,19 +342,24 @@ def _exactly(*classes: type) -> Translation:
     return check
 
 
-def _exact_integer(value: Any) -> int:
-    if not isinstance(value, int | float | Decimal) or not math.isfinite(value) or int(value) != value:
+def _number_of(value: Any) -> Any:
+    """A number, which NaN is not."""
+    if not isinstance(value, int | float | Decimal):
         raise NoSuchValue
-    if not INT_MIN <= value <= INT_MAX:
+    if value.is_nan() if isinstance(value, Decimal) else value != value:
+        raise NoSuchValue
+    return value
+
+
+def _exact_integer(value: Any) -> int:
+    if not INT_MIN <= _number_of(value) <= INT_MAX or int(value) != value:
         raise NoSuchValue
     return int(value)
 
 
 def _exact_float(value: Any) -> float:
-    if not isinstance(value, int | float | Decimal):
-        raise NoSuchValue
     try:
-        number = float(value)
+        number = float(_number_of(value))
     except OverflowError:
         raise NoSuchValue from None
     if number != value:
@@ -353,7 +368,7 @@ def _exact_float(value: Any) -> float:
 
 
 def _exact_boolean(value: Any) -> bool:
-    if not isinstance(value, int | float | Decimal) or value not in (0, 1):
+    if _number_of(value) not in (0, 1):
         raise NoSuchValue
     return bool(value)
 
@@ -361,19 +376,19 @@ def _exact_boolean(value: Any) -> bool:
 def _exact_text(value: Any) -> str:
     if not isinstance(value, str):
         raise NoSuchValue
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise NoSuchValue from None
     return str.__str__(value)
 
 
 def _exact_decimal(value: Any) -> Decimal:
-    if not isinstance(value, int | float | Decimal) or value != value:
-        raise NoSuchValue
-    return Decimal(value)
+    return Decimal(_number_of(value))
 
 
 def _integer_bound(value: Any, is_low: bool) -> int | None:
-    if not isinstance(value, int | float | Decimal) or value != value:
-        raise NoSuchValue
-    if value > INT_MAX:
+    if _number_of(value) > INT_MAX:
         if is_low:
             raise NoSuchValue
         return None
@@ -381,14 +396,13 @@ def _integer_bound(value: Any, is_low: bool) -> int | None:
         if is_low:
             return None
         raise NoSuchValue
-    return math.ceil(value) if is_low else math.floor(value)
+    rounded: int = math.ceil(value) if is_low else math.floor(value)
+    return rounded
 
 
 def _float_bound(value: Any, is_low: bool) -> float:
-    if not isinstance(value, int | float | Decimal) or value != value:
-        raise NoSuchValue
     try:
-        number = float(value)
+        number = float(_number_of(value))
     except OverflowError:
         number = math.inf if value > 0 else -math.inf
     if is_low and number < value:

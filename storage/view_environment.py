@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias
 
 import lmdb
 
+from .durable_file import write_durably
 from .environment import ENGINE
 from .errors import StoreForked, StoreWriteFailed, ViewClosed, ViewUnusable
 from .folder import DATA_FILE, boot_id, reserve_lock_file
@@ -77,7 +78,8 @@ class ViewEnvironment:
         """Open it, or make it; returns its format."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _mark_as_open(folder)
+            # On the disk before anything that is written after it.
+            write_durably(folder / MARK_FILE, boot_id().encode())
             reserve_lock_file(folder)
             self._environment = lmdb.open(
                 self.path,
@@ -204,19 +206,6 @@ class ViewFull(Exception):
 
 class ViewBusy(Exception):
     """The view has to grow while somebody looks at it for long: look again."""
-
-
-def _mark_as_open(folder: Path) -> None:
-    """Leave a mark that is on the disk before anything that is written after it."""
-    with (folder / MARK_FILE).open("w") as mark:
-        mark.write(boot_id())
-        mark.flush()
-        os.fsync(mark.fileno())
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _size_of(file: Path) -> int:

@@ -22,7 +22,10 @@ NUMBERS: list[Any] = [
 
 def test_numbers_of_every_type_are_one_order_and_equal_ones_one_key() -> None:
     chance = random.Random(7)
-    numbers = [*NUMBERS, *(Decimal(chance.randint(-(10**30), 10**30)).scaleb(chance.randint(-40, 9)) for _ in range(60))]
+    numbers = [
+        *NUMBERS,
+        *(Decimal(chance.randint(-(10**30), 10**30)).scaleb(chance.randint(-40, 9)) for _ in range(60)),
+    ]
     encoded = [(number, encode_value(number)) for number in numbers]
     for (one, its_bytes), (other, other_bytes) in itertools.product(encoded, repeat=2):
         assert (its_bytes < other_bytes, its_bytes == other_bytes) == (one < other, one == other), (one, other)
@@ -32,7 +35,16 @@ def test_numbers_of_every_type_are_one_order_and_equal_ones_one_key() -> None:
 def test_values_come_back() -> None:
     texts = ["", "a", "a\0b", "\0", "\ud800", "ä\U0010ffff"]
     when = datetime(2024, 5, 1, 12, tzinfo=UTC)
-    for value in [*NUMBERS, *texts, None, b"\0\xff", when, when.replace(tzinfo=None), when.date(), timedelta(days=-3, microseconds=1)]:
+    for value in [
+        *NUMBERS,
+        *texts,
+        None,
+        b"\0\xff",
+        when,
+        when.replace(tzinfo=None),
+        when.date(),
+        timedelta(days=-3, microseconds=1),
+    ]:
         encoded = encode_value(value)
         assert decode_value(b"x" + encoded + b"y", 1) == (value, 1 + len(encoded))
 
