@@ -159,7 +159,7 @@ class RunningProjection:
             self._error = str(error)
             await self.close()
             raise
-        self._nursery.start_soon(self._tidy, name=f"{self.name}: tidy")
+        self._nursery.start_soon(in_background, self._tidy, name=f"{self.name}: tidy")
 
     async def close(self) -> None:
         """Stop the projectors and close the views."""
