@@ -250,6 +250,10 @@ def test_backup_restore_fork_export_and_import(store: Path, tmp_path: Path) -> N
     assert lines("events", tmp_path / "whole") == lines("events", store)
     part = done("restore", tmp_path / "copy", tmp_path / "part", "--to-position", 4)
     assert part["position"] == 4
+    third = lines("events", store)[2]["time"]
+    assert done("restore", tmp_path / "copy", tmp_path / "then", "--to-time", third)["position"] == 3
+    too_early = eventsrc("restore", tmp_path / "copy", tmp_path / "never", "--to-time", "2001-01-01T00:00:00Z")
+    assert (too_early.returncode, "does not reach 2001-01-01" in too_early.stderr) == (1, True)
     assert done("export", store, tmp_path / "all.jsonl")["events"] == 6
     assert done("import", tmp_path / "new", tmp_path / "all.jsonl") == {"events": 6, "position": 6}
     assert lines("events", tmp_path / "new") == lines("events", store)

@@ -205,6 +205,16 @@ CHANGES: dict[str, tuple[Change, type[ImportRefused], str]] = {
     "last left out": (lambda lines: lines.pop(-2), ExportAltered, "it is 899"),
     "commits": (lambda lines: lines[1].update(commits=None), ExportAltered, "does not name its commits"),
     "commit ids": (lambda lines: lines[1].update(commits=[9, 1]), ExportAltered, "its commits are"),
+    "key": (
+        lambda lines: lines[1].update(idempotency=[["a-1", "k", 1, 1, 2**40, 1]]),
+        ExportAltered,
+        "its idempotency entry",
+    ),
+    "stream of a key": (
+        lambda lines: lines[1].update(idempotency=[["", "k", 1, 1, 1, 1]]),
+        ExportAltered,
+        "it is empty",
+    ),
     "root": (lambda lines: lines[-1].update(end={**lines[-1]["end"], "root": "00"}), ExportAltered, "the Merkle tree"),  # type: ignore[dict-item]
     "count": (lambda lines: lines[0].update(events=899), ExportAltered, "there are 900 events, not 900|not 899"),
     "no header": (lambda lines: lines.pop(0), ExportUnreadable, "none of an export"),
