@@ -37,7 +37,7 @@ class Rows(Protocol[R]):
         """Remove the row with this key, if there is one."""
 
     def where(self, **criteria: Any) -> list[R]:
-        """The rows that meet the criteria, in the order of their keys. At most `ROWS_FOUND_MAX`."""
+        """All rows that meet the criteria, never a part of them: more than a million are `QueryTooLarge`."""
 
 
 class Table(Generic[R]):

@@ -26,6 +26,8 @@ from .errors import TooManyProjections, UnknownProjection
 from .generations import Built, RunningProjection
 
 logger = logging.getLogger("eventsrc.projection")
+SCANS_MAX: Final = 4
+"""Queries that look at many rows of LMDB views at once, each in a worker thread; others wait."""
 LAG_WARNING_SECONDS: Final = 10.0
 """A projection that is over its bounds is reported so often."""
 
@@ -66,6 +68,7 @@ class Projections:
         self._moved = trio.lowlevel.ParkingLot()
         self._slow: list[RunningProjection] = []
         self._board: ControlBoard | None = None
+        self.scans = trio.CapacityLimiter(SCANS_MAX)
         self.on_advance: Callable[[], None] = lambda: None
 
     async def open(

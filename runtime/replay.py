@@ -175,9 +175,9 @@ class Replay:
         share = 1.0 if self._is_through else 0.0 if self._newest is None else extent.share(self._newest)
         left: float | None = 0.0
         if share < 1:
-            if self._pace.speed is not None:
-                left = self._pace.seconds_left(self._last_time_ns, now)
-            else:
+            left = self._pace.seconds_left(self._last_time_ns, now)
+            if not left:
+                # As fast as it goes, or behind the pace by all that was left of it.
                 left = seconds * (1 - share) / share if share > 0 else None
         return Progress(
             events=self._events,

@@ -103,8 +103,9 @@ class Selection:
 
     @property
     def type_names(self) -> Sequence[str]:
-        """The stored types that are wanted; none where any is."""
-        return self._wanted().query.types or ()
+        """The stored types that are wanted by their names; a class may well be one that has no event yet."""
+        given = (self.types,) if isinstance(self.types, str | type) else self.types or ()
+        return [each for each in given if isinstance(each, str)]
 
     @property
     def _is_filtered(self) -> bool:

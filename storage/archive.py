@@ -9,6 +9,7 @@ import bz2
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ from .environment import Environment, Transaction
 from .errors import ArchiveUnreachable, StoreError
 from .group import segment_of
 from .record import HASH_SIZE_BYTES, StoredEvent, content_hash
+from .segment_numbers import segment_numbers
 
 ARCHIVE_FOLDER: Final = "archive"
 ARCHIVE_TABLES: Final = ("meta", "segments")
@@ -86,9 +88,10 @@ def pack_segment(stream: str, first_version: int, previous_hash: bytes, records:
 class Archive:
     """The archive of the store in a folder. Any thread may read; one at a time may write."""
 
-    def __init__(self, store_path: str, *, read_only: bool) -> None:
+    def __init__(self, store_path: str, *, read_only: bool, leaves_no_trace: bool = False) -> None:
         self.path = str(Path(store_path) / ARCHIVE_FOLDER)
         self._read_only = read_only
+        self._leaves_no_trace = leaves_no_trace
         self._environment: Environment | None = None
         self._kept: OrderedDict[int, dict[int, StoredEvent]] = OrderedDict()
         self._lock = threading.Lock()
@@ -190,11 +193,18 @@ class Archive:
                     raise ArchiveUnreachable(self.path, None, f"has no segment {number}")
 
     def copy(self, store_folder: Path) -> None:
-        """Copy it beside the copy of a store. Raises `StoreWriteFailed`."""
-        if self.exists:
-            folder = store_folder / ARCHIVE_FOLDER
-            folder.mkdir()
-            self._opened(create=False).copy(folder)
+        """Copy it beside the copy of a store, without segments that were begun since. Raises `StoreError`."""
+        if not self.exists:
+            return
+        folder = store_folder / ARCHIVE_FOLDER
+        folder.mkdir()
+        self._opened(create=False).copy(folder)
+        with (
+            closing(Environment(store_folder, read_only=True, leaves_no_trace=True)) as store,
+            store.read() as transaction,
+        ):
+            last = segment_numbers(transaction, store.table("meta")).last
+        _drop_beyond(folder, last)
 
     def size_bytes(self, numbers: Sequence[int]) -> int:
         """Bytes that these segments take."""
@@ -213,7 +223,11 @@ class Archive:
                     raise ArchiveUnreachable(self.path, position, "is not there")
                 try:
                     self._environment = Environment(
-                        self.path, create=create, read_only=self._read_only, tables=ARCHIVE_TABLES
+                        self.path,
+                        create=create,
+                        read_only=self._read_only,
+                        leaves_no_trace=self._leaves_no_trace,
+                        tables=ARCHIVE_TABLES,
                     )
                 except StoreError as error:
                     if create:
@@ -222,6 +236,21 @@ class Archive:
                         self.path, position, f"cannot be opened: {str(error).rstrip('.')}"
                     ) from error
             return self._environment
+
+
+def _drop_beyond(folder: Path, last: int) -> None:
+    """Drop the segments that the log beside this archive knows nothing of."""
+    with (
+        closing(Environment(folder, read_only=True, leaves_no_trace=True, tables=ARCHIVE_TABLES)) as environment,
+        environment.read() as transaction,
+        transaction.cursor(environment.table("segments")) as cursor,
+    ):
+        keys = list(cursor.iternext(values=False)) if cursor.set_range(_key(last + 1)) else []
+    if not keys:
+        return
+    with closing(Environment(folder, tables=ARCHIVE_TABLES)) as environment:
+        table = environment.table("segments")
+        environment.write(lambda transaction: [transaction.delete(key, db=table) for key in keys])
 
 
 def _key(number: int) -> bytes:

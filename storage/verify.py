@@ -8,9 +8,9 @@ changed.
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -29,6 +29,10 @@ from .verify_meta import MetaCheck, begin, missing
 from .verify_snapshots import SnapshotCheck
 from .verify_tables import unknown_tables, walk_table
 from .verify_tree import Statement, TreeWalk
+
+STORE_PAGES: Final = "pages"
+ARCHIVE_PAGES: Final = "archive pages"
+"""What findings about pages name as their table."""
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the number of events done and the number of all."""
@@ -53,6 +57,7 @@ def verify(
     progress: Progress | None = None,
     archive_damage: str = "",
     now_ns: Callable[[], int] = time.time_ns,
+    looking_at: Callable[[str], None] = lambda _: None,
 ) -> "Verification":
     """Check a whole store; iterate over the result to get a `Finding` for each fault, in the order of the walk.
 
@@ -62,6 +67,7 @@ def verify(
         progress: told now and then how many events are done, of how many.
         archive_damage: what is wrong with the pages of the archive, of which nothing is looked at then.
         now_ns: the time (UTC): idempotency keys that have expired by then may have been dropped.
+        looking_at: told what is looked at next.
 
     Raises:
         StoreError: while iterating, when the store is closed or its file cannot be read at all.
@@ -69,7 +75,7 @@ def verify(
     """
     archive = store.archive if isinstance(store, LogReader) else None
     environment = store.environment if isinstance(store, LogReader) else store
-    return Verification(environment, archive, statements, progress, archive_damage, now_ns)
+    return Verification(environment, archive, statements, progress, archive_damage, now_ns, looking_at)
 
 
 def verify_pages(path: str | os.PathLike[str]) -> list[Finding]:
@@ -78,7 +84,7 @@ def verify_pages(path: str | os.PathLike[str]) -> list[Finding]:
     To be done before a store is opened that may be damaged: LMDB may end the whole process on a damaged page.
     """
     found = []
-    for table, folder in (("pages", Path(path)), ("archive pages", Path(path) / ARCHIVE_FOLDER)):
+    for table, folder in ((STORE_PAGES, Path(path)), (ARCHIVE_PAGES, Path(path) / ARCHIVE_FOLDER)):
         if (folder / DATA_FILE).exists() and not is_open_for_writing(folder):
             problem = page_problem(folder)
             if problem:
@@ -97,14 +103,18 @@ class Verification:
         progress: Progress | None,
         archive_damage: str,
         now_ns: Callable[[], int],
+        looking_at: Callable[[str], None],
     ) -> None:
         self._environment = environment
-        self._archive = archive or Archive(environment.path, read_only=True)
+        self._archive = archive or Archive(
+            environment.path, read_only=True, leaves_no_trace=environment.leaves_no_trace
+        )
         self._is_archive_ours = archive is None
         self._statements = statements
         self._progress = progress
         self._archive_damage = archive_damage
         self._now_ns = now_ns
+        self._looking_at = looking_at
         self._begin()
 
     def _begin(self) -> None:
@@ -141,46 +151,47 @@ class Verification:
         )
 
     def _run(self) -> Iterator[Finding]:
-        """Every check, in order."""
-        environment, walk, tree, archived, compacted = (
-            self._environment,
-            self._walk,
-            self._tree,
-            self._archived,
-            self._compacted,
-        )
-        # What stands on events comes first: all of those events are in the log by the time that its end is looked for.
-        yield from unknown_tables(environment, "tables")
-        yield from walk_table(environment, "meta", MetaCheck(environment))
-        yield from missing(environment)
-        yield from walk_table(environment, "compacted", compacted)
-        yield from compacted.check_numbers()
-        yield from archived.begin()
-        yield from walk_table(environment, "snapshots", self._snapshots)
-        for stream, standing in compacted.by_stream.items():
-            walk.pin(stream, standing.version, "compacted", standing.event_hash)
+        for what, findings in self._checks():
+            self._looking_at(what)
+            yield from findings
 
-        yield from self._walk_log()
+    def _checks(self) -> Iterator[tuple[str, Iterable[Finding]]]:
+        """Every check, in order, with what it looks at."""
+        environment, walk, tree, keys = self._environment, self._walk, self._tree, self._keys
+        compacted, archived = self._compacted, self._archived
+
+        yield "the names of the tables", unknown_tables(environment, "tables")
+        yield "the table meta", walk_table(environment, "meta", MetaCheck(environment))
+        yield "the table meta", missing(environment)
+        # What stands on events comes first: all of those events are in the log by the time that its end is looked for.
+        yield "the table compacted", walk_table(environment, "compacted", compacted)
+        yield "the table compacted", compacted.check_numbers()
+        yield "the archive", archived.begin()
+        yield "the table snapshots", walk_table(environment, "snapshots", self._snapshots)
+
+        yield "the log", self._walk_log()
 
         heads = HeadCheck(environment, walk)
-        yield from walk_table(environment, "heads", heads)
-        yield from heads.missing()
+        yield "the table heads", walk_table(environment, "heads", heads)
+        yield "the table heads", heads.missing()
         for table in ("streams", "types", "categories", "tags"):
             postings = PostingsCheck(environment, walk, archived, table)
-            yield from walk_table(environment, table, postings)
-            yield from postings.strangers()
-        yield from walk_table(environment, "tree", tree.check_node)
-        yield from tree.missing(walk.indexed_through)
-        yield from walk_table(environment, "idempotency", self._keys)
-        yield from self._keys.strangers()
-        yield from walk_table(environment, "expiries", ExpiryCheck(environment))
-        yield from archived.finish()
-        yield from compacted.finish(archived.record_sizes, archived.stored_sizes)
-        yield from FollowersCheck(environment, walk)
+            yield f"the table {table}", walk_table(environment, table, postings)
+            yield f"the table {table}", postings.strangers()
+        yield "the table tree", walk_table(environment, "tree", tree.check_node)
+        yield "the table tree", tree.missing(walk.indexed_through)
+        yield "the table idempotency", walk_table(environment, "idempotency", keys)
+        yield "the table idempotency", keys.strangers()
+        yield "the table expiries", walk_table(environment, "expiries", ExpiryCheck(environment))
+        yield "the archive", archived.finish()
+        yield "the table compacted", compacted.finish(archived.record_sizes, archived.stored_sizes)
+        yield "what follows the log", FollowersCheck(environment, walk)
 
     def _walk_log(self) -> Iterator[Finding]:
         """Every group of the log with its records, and what the indexes say of them."""
         environment, walk = self._environment, self._walk
+        for stream, compacted in self._compacted.by_stream.items():
+            walk.pin(stream, compacted.version, "compacted", compacted.event_hash)
         with environment.read() as transaction:
             found = [*begin(environment, transaction, walk), *self._tree.begin(transaction)]
         yield from found

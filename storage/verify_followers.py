@@ -15,7 +15,7 @@ import msgspec
 from .control import CONTROL_FOLDER, ControlRequest, ParkedEvent, Progress
 from .environment import Environment
 from .finding import Finding
-from .folder import DATA_FILE, LOCK_FILE
+from .folder import DATA_FILE, needs_lock_file
 from .record import StoredEvent
 from .record_lookup import RecordLookup
 from .verify_log import LogWalk
@@ -153,7 +153,7 @@ def _entries(folder: Path, only: tuple[bytes, ...] = ()) -> Iterator[tuple[bytes
     if not (folder / DATA_FILE).exists():
         return
     try:
-        lock = (folder / LOCK_FILE).exists()
+        lock = needs_lock_file(folder)
         environment = lmdb.open(str(folder), readonly=True, create=False, max_dbs=TABLES_MAX, lock=lock)
     except lmdb.Error:
         return  # this process has it open itself

@@ -67,8 +67,10 @@ class IdempotencyCheck:
                 self._found.add(stream, len(present))
                 for row in present:
                     missing.pop(row, None)
+            # Of a key that was used again only the last use must be there.
+            last = {entry.key: entry for entry in wanted.values()}
             for row, entry in missing.items():
-                if entry.expires_ns <= live_after_ns or id(entry) not in flushed:
+                if entry.expires_ns <= live_after_ns or id(entry) not in flushed or last[entry.key] is not entry:
                     continue
                 # Where there is another row of the key, it is a newer one, or it was changed and is looked up later.
                 if not any(find_row(chunk, row) for chunk in chunks_of(transaction, table, stream)):

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -247,14 +248,19 @@ async def test_what_a_projection_raises_names_the_event_and_leaves_what_came_bef
         assert [row.changes for row in replay.rows(Picky.rows)] == [3, 3]
 
 
-async def test_an_applier_that_raises_names_the_event(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_applier_that_raises_names_the_event_and_leaves_the_state_before_it(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def failing(self: Account, event: Deposited) -> None:
-        raise ZeroDivisionError
+        if event.amount == 4:
+            raise ZeroDivisionError
+        self.balance += event.amount
 
     replay = runtime.replay("full", aggregate=(Account, "bob"))
     monkeypatch.setitem(Account.__eventsrc_definition__.appliers, Deposited, failing)  # type: ignore[arg-type]
-    with pytest.raises(ApplierFailed, match="version 1, at position 2"):
+    with pytest.raises(ApplierFailed, match="version 4, at position 8"):
         await replay.run()
+    assert (replay.state.balance, replay.progress.events, replay.progress.position) == (6, 3, 6)
 
 
 async def test_what_cannot_be_replayed_is_refused_at_once(runtime: Runtime) -> None:
@@ -432,5 +438,15 @@ async def test_a_replay_from_a_snapshot_says_which_and_falls_back(runtime: Runti
     assert (replay.snapshot_version, replay.state.balance) == (9, 45)
     await replay.run()
     assert (seen.positions, replay.state.balance) == ([19], 55)
+    for unusable in ({"event_hash": b"of another history"}, {"schema": "of another shape"}, {"quarantined": "false"}):
+        log = MemoryLog()
+        async with Runtime.open(log, aggregates=[Account], limits=LIMITS) as other:
+            for _ in range(10):
+                await other.actor(Account, "ann").ask(Deposit(1))
+            newest = log.snapshots("account-ann")[0]
+            assert newest.version == 9
+            log.append([], [msgspec.structs.replace(newest, **unusable)])
+            older = await other.replay("from_snapshot", aggregate=(Account, "ann")).run()
+            assert (older.snapshot_version, older.state.balance, older.progress.events) == (6, 10, 4)
     none = await runtime.replay("from_snapshot", aggregate=(Account, "nobody")).run()
     assert (none.snapshot_version, none.state.balance, none.progress.fraction) == (0, 0, 1)
