@@ -8,9 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
-from .archive import ARCHIVE_FOLDER, Archive
+from .archive import ARCHIVE_FOLDER
 from .compaction import check_archive
 from .errors import ArchiveUnreachable, StoreError
 from .folder import take_room
@@ -19,7 +17,6 @@ from .moving_errors import CopyUnsound, PointUnreachable
 from .partial import empty_folder, partial_folder
 from .query import position_at
 from .reader import LogReader
-from .segment_numbers import segment_numbers
 from .transfer import Progress, copy_events, import_events
 from .verify import Summary, verify
 
@@ -172,22 +169,9 @@ def _verified(store: LogReader, folder: Path, progress: Progress | None) -> Summ
     except StoreError as error:
         raise CopyUnsound(store.path, [str(error)]) from error
     with closing(copy):
-        _drop_newer_segments(copy)
         check_archive(copy)
         verification = verify(copy, progress=None if progress is None else lambda done, _: progress(done))
         findings = [str(finding) for finding in islice(verification, FINDINGS_MAX)]
     if findings:
         raise CopyUnsound(store.path, findings)
     return verification.summary
-
-
-def _drop_newer_segments(copy: LogReader) -> None:
-    """What compaction wrote to the archive after the log was copied belongs to nothing in it."""
-    with copy.environment.read() as transaction:
-        try:
-            numbers = segment_numbers(transaction, copy.environment.table("meta"))
-        except msgspec.MsgspecError:
-            # The verification tells what is wrong with them.
-            return
-    with closing(Archive(copy.path, read_only=False)) as archive:
-        archive.drop_after(numbers.last)
