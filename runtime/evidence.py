@@ -65,8 +65,16 @@ def _print_report(report: Report, statements: "Sequence[Checkpoint]") -> None:
     print(
         f"{summary.events:,} events in {summary.streams:,} streams, {summary.snapshots:,} snapshots, "
         f"{summary.idempotency_keys:,} idempotency keys, {summary.size_bytes:,} bytes: "
-        f"{'DAMAGED' if report.findings else 'all sound'}"
+        f"{_verdict(report)}"
     )
+
+
+def _verdict(report: Report) -> str:
+    if not report.findings:
+        return "all sound"
+    if report.is_complete and all(finding.table == "checkpoint" for finding in report.findings):
+        return "sound in itself, but NOT what was stated of it"
+    return "DAMAGED"
 
 
 def print_checkpoint(options: argparse.Namespace) -> int:
@@ -104,7 +112,10 @@ def _checkpoint(file: Path, public_key: bytes | None) -> "Checkpoint":
         text = file.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointInvalid(f"{file} cannot be read: {error}") from error
-    return read_checkpoint(text, public_key=public_key)
+    try:
+        return read_checkpoint(text, public_key=public_key)
+    except CheckpointInvalid as error:
+        raise CheckpointInvalid(f"{file}: {error}") from error
 
 
 def _public_key(text: str) -> bytes:

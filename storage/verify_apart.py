@@ -9,16 +9,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from itertools import islice
-from typing import IO, Final
+from typing import Final
 
 import msgspec
 
 from .environment import Environment
 from .errors import EventSourcingError, VerificationImpossible
 from .finding import Finding
-from .verify import ARCHIVE_PAGES, Progress, Summary, verify, verify_pages
+from .verify import ARCHIVE_PAGES, STORE_PAGES, Progress, Summary, verify, verify_pages
 from .verify_tree import Statement
 
 FINDINGS_MAX: Final = 1_000
@@ -90,44 +91,66 @@ def verify_apart(
     archive_damage = "; ".join(finding.problem for finding in findings)
     kept = [_Kept(each.size, each.root, each.first) for each in statements]
     task = _Task(os.fspath(path), kept, archive_damage, findings_max)
+    heard = _Heard(findings, progress)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-P", "-m", __name__]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment) as process:
+    try:
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
+    except OSError:
+        # This interpreter cannot be started once more, as where it is embedded: then here.
+        _work(task, heard.take)
+        return heard.report(task, "")
+    with process:
         try:
-            return _report(process, task, findings, progress)
+            return _listen(process, task, heard)
         except BaseException:
             process.kill()
             raise
 
 
-def _report(
-    process: "subprocess.Popen[bytes]", task: _Task, findings: list[Finding], progress: Progress | None
-) -> Report:
+class _Heard:
+    """What was said so far."""
+
+    def __init__(self, findings: list[Finding], progress: Progress | None) -> None:
+        self._findings = findings
+        self._progress = progress
+        self._summary: Summary | None = None
+        self._refused = ""
+        self.looking_at = "its beginning"
+
+    def take(self, line: _Line) -> None:
+        """Take in one line."""
+        self.looking_at = line.looking_at or self.looking_at
+        self._summary = line.summary or self._summary
+        self._refused = line.refused or self._refused
+        if line.finding is not None:
+            self._findings.append(line.finding)
+        if line.progress is not None and self._progress is not None:
+            self._progress(*line.progress)
+
+    def report(self, task: _Task, how_it_ended: str) -> Report:
+        """All of it, once nothing more is to come."""
+        if self._refused:
+            raise VerificationImpossible(task.path, self._refused)
+        findings = self._findings
+        if self._summary is None:
+            findings.append(Finding(STORE_PAGES, how_it_ended))
+            return Report(findings, None, is_complete=False)
+        return Report(findings, self._summary, is_complete=len(findings) < task.findings_max)
+
+
+def _listen(process: "subprocess.Popen[bytes]", task: _Task, heard: _Heard) -> Report:
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
-    try:
+    with suppress(BrokenPipeError):  # how it ended is looked at below
         process.stdin.write(_to_json(task))
         process.stdin.close()
-    except BrokenPipeError:
-        pass  # how it ended is looked at below
-    looking_at, summary = "its beginning", None
     for text in process.stdout:
-        line = _line_of(text)
-        looking_at = line.looking_at or looking_at
-        summary = line.summary or summary
-        if line.refused:
-            raise VerificationImpossible(task.path, line.refused)
-        if line.finding is not None:
-            findings.append(line.finding)
-        if line.progress is not None and progress is not None:
-            progress(*line.progress)
+        heard.take(_line_of(text))
     said = process.stderr.read(STDERR_BYTES_MAX).decode(errors="replace").strip()
-    code = process.wait()
-    if summary is None:
-        findings.append(Finding("pages", _how_it_ended(code, looking_at, said)))
-    return Report(findings, summary, is_complete=summary is not None and len(findings) < task.findings_max)
+    return heard.report(task, _how_it_ended(process.wait(), heard.looking_at, said))
 
 
 def _how_it_ended(code: int, looking_at: str, said: str) -> str:
@@ -144,34 +167,31 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     task = msgspec.json.decode(sys.stdin.buffer.read(), type=_Task)
-    for line in _lines(task, sys.stdout.buffer):
-        _say(sys.stdout.buffer, line)
+
+    def say(line: _Line) -> None:
+        sys.stdout.buffer.write(_to_json(line) + b"\n")
+        sys.stdout.buffer.flush()
+
+    _work(task, say)
 
 
-def _lines(task: _Task, out: IO[bytes]) -> Iterator[_Line]:
+def _work(task: _Task, say: Callable[[_Line], None]) -> None:
     try:
         environment = Environment(task.path, read_only=True, leaves_no_trace=True)
     except EventSourcingError as error:
-        yield _Line(refused=str(error))
+        say(_Line(refused=str(error)))
         return
-    try:
+    with closing(environment):
         verification = verify(
             environment,
             statements=task.statements,
-            progress=lambda done, total: _say(out, _Line(progress=(done, total))),
+            progress=lambda done, total: say(_Line(progress=(done, total))),
             archive_damage=task.archive_damage,
-            looking_at=lambda what: _say(out, _Line(looking_at=what)),
+            looking_at=lambda what: say(_Line(looking_at=what)),
         )
         for finding in islice(verification, task.findings_max):
-            yield _Line(finding=finding)
-        yield _Line(summary=verification.summary)
-    finally:
-        environment.close()
-
-
-def _say(out: IO[bytes], line: _Line) -> None:
-    out.write(_to_json(line) + b"\n")
-    out.flush()
+            say(_Line(finding=finding))
+        say(_Line(summary=verification.summary))
 
 
 if __name__ == "__main__":

@@ -96,7 +96,8 @@ class ArchiveWalk:
             problem = f"its stub says that its time is {time_ns}, and the archive {event.time_ns}"
             found.append(Finding("log", problem, event.stream, event.version, position))
         owner = self._compacted.owners.get(number)
-        if owner is None and number not in self._unowned and not self._compacted.learn(event.stream, number):
+        is_known = owner is not None or number in self._unowned or self._compacted.learn(event.stream, number)
+        if not is_known and self._is_needed(number, position):
             self._unowned.add(number)
             problem = f"events of the stream are in segment {number} of the archive, and no compacted event says so"
             found.append(Finding("compacted", problem, event.stream, event.version, position))
@@ -126,7 +127,8 @@ class ArchiveWalk:
             records = self._archive.records(number, position)
             events = [_event_of(record) for record in records]
         except (ArchiveUnreachable, msgspec.MsgspecError) as error:
-            found.append(Finding("archive", str(error), stream, first if where else None, position))
+            if self._is_needed(number, position):
+                found.append(Finding("archive", str(error), stream, first if where else None, position))
             return None
         self.record_sizes[number] = sum(map(len, records))
         held = (segment.stream, segment.first_version, segment.last_version)
@@ -140,6 +142,14 @@ class ArchiveWalk:
                 found.append(Finding("archive", problem, segment.stream, version, event.position))
                 break
         return {event.position: record for event, record in zip(events, records, strict=True)}
+
+    def _is_needed(self, number: int, position: int | None) -> bool:
+        """Whether a segment is by now: its stream may have been made whole meanwhile, and the segment dropped."""
+        if position is None:
+            return not self._is_gone(number)
+        with self._environment.read() as transaction:
+            record = RecordLookup(self._environment, transaction).at(position)
+        return isinstance(record, bytes) and split_stub(record)[0] == number
 
     # --- after it ---
 

@@ -28,6 +28,8 @@ class CompactedCheck:
         """The stream of each segment."""
         self._stubs: dict[str, int] = {}
         """How many were met of each stream."""
+        self._changing: set[str] = set()
+        """Streams that were compacted while the walk went on."""
 
     def __call__(self, transaction: Transaction, key: bytes, value: bytes) -> list[Finding]:
         """Look at what stands for the events of one stream. To be called before the log is walked."""
@@ -107,6 +109,7 @@ class CompactedCheck:
         with self._environment.read() as transaction:
             current = self._current(transaction, stream)
         if current is not None:
+            self._changing.add(stream)
             for _ in self._register(current):
                 pass
         return self.owners.get(number) == stream
@@ -144,6 +147,8 @@ class CompactedCheck:
 
         """
         for compacted in self.by_stream.values():
+            if compacted.stream in self._changing:
+                continue
             with self._environment.read() as transaction:
                 current = self._current(transaction, compacted.stream)
                 event_hash = RecordLookup(self._environment, transaction).hash(compacted.position)

@@ -192,7 +192,8 @@ class LogWalk:
         try:
             group = Group(first_position, value)
             records, encoded = group.records(), group.encoded_records()
-            if len(records) != group.count or sum(map(is_stub, encoded)) != group.stubs:
+            # Where it announces no stub, one cannot be decoded.
+            if len(records) != group.count or (group.stubs and sum(map(is_stub, encoded)) != group.stubs):
                 announced = f"{group.count} and {group.stubs} stubs"
                 raise GroupDamaged(f"it does not hold as many records as it announces, {announced}")
         except (GroupDamaged, IndexError) as error:
@@ -254,6 +255,8 @@ class LogWalk:
         """Each record with the position that it should have, and its bytes. The inner loop of it all."""
         streams, types, tags = self.streams, window.types, window.tags
         record: StoredEvent | None = None
+        last_type: str | None = None
+        of_type: list[int] = []
         for position, record, content in placed:
             stream = record.stream
             state = streams.get(stream)
@@ -272,11 +275,11 @@ class LogWalk:
                 run.positions.append(position)
                 if not is_next:
                     run.is_regular = False
-            of_type = types.get(record.type)
-            if of_type is None:
-                types[record.type] = [position]
-            else:
-                of_type.append(position)
+            event_type = record.type
+            if event_type != last_type:
+                last_type = event_type
+                of_type = types.setdefault(event_type, [])
+            of_type.append(position)
             for tag in record.tags:
                 tags.setdefault(tag, []).append(position)
             state.version = version

@@ -4,11 +4,14 @@ import threading
 from contextlib import closing
 from pathlib import Path
 
+import attrs
+import pytest
 import trio
 from bank_domain import Account, Deposit
 from compaction_cases import LIMITS, fill
 
 from eventsrc import Runtime
+from eventsrc.storage import log as log_module
 from eventsrc.storage.archive import pack_segment
 from eventsrc.storage.compaction import reserve_segments
 from eventsrc.storage.finding import Finding
@@ -47,12 +50,17 @@ async def test_checkpoints_hold_and_events_are_proved_after_each_step(path: Path
     assert found(path, first, second) == []
 
 
-async def test_a_store_is_verified_while_events_are_moved_and_put_back(path: Path) -> None:
+async def test_a_store_is_verified_while_events_are_moved_and_put_back(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Indexes are flushed and idempotency keys expire meanwhile, too."""
+    monkeypatch.setattr(log_module, "TAIL_WEIGHT_MAX", 10)
+    limits = attrs.evolve(LIMITS, idempotency_window_seconds=0.01)
     problems: list[Finding] = []
     rounds = 0
     is_over = threading.Event()
 
-    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+    async with Runtime.open(path, aggregates=[Account], limits=limits) as runtime:
         log = runtime._store
         assert isinstance(log, EventLog)
 
@@ -67,7 +75,8 @@ async def test_a_store_is_verified_while_events_are_moved_and_put_back(path: Pat
             try:
                 for number in range(4):
                     await runtime.maintenance.compact(Account, "ann")
-                    await runtime.actor(Account, "bob").ask(Deposit(number + 1), idempotency_key=f"key-{number}")
+                    for each in range(10):
+                        await runtime.actor(Account, "bob").ask(Deposit(1), idempotency_key=f"key-{number}-{each}")
                     await runtime.maintenance.uncompact(Account, "ann")
                     await fill(runtime, 3)
             finally:

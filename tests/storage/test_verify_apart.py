@@ -4,6 +4,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,6 +121,12 @@ def test_a_page_that_ends_the_process_is_a_finding(
     assert finding.table == "pages"
     assert problem in finding.problem
     assert (report.summary, report.is_complete) == (None, False)
+
+
+def test_where_no_process_can_be_started_it_is_done_in_this_one(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", str(store / "none"))
+    report = verify_apart.verify_apart(store)
+    assert (report.findings, report.is_complete) == ([], True)
 
 
 def test_damaged_pages_of_the_archive_keep_nothing_else_from_being_verified(store: Path) -> None:
