@@ -40,6 +40,9 @@ def print_streams(options: argparse.Namespace) -> int:
 def print_events(options: argparse.Namespace) -> int:
     """`eventsrc events PATH`."""
     with closing(LogReader.open(options.path)) as log:
+        # One that is followed may be still to come.
+        if options.stream is not None and not options.follow and log.head(options.stream) is None:
+            return _no_stream(options)
         found = _followed(log, options) if options.follow else _found(log, options, options.after)
         if options.json or options.follow or not sys.stdout.isatty():
             for number, event in enumerate(found, 1):
@@ -61,8 +64,7 @@ def print_stream(options: argparse.Namespace) -> int:
     with closing(LogReader.open(options.path)) as log:
         head = log.head(options.stream)
         if head is None:
-            print(f"eventsrc: there is no stream {options.stream!r} in {options.path}", file=sys.stderr)
-            return EXIT_NOT_FOUND
+            return _no_stream(options)
         at = head.version if options.at is None else options.at
         if at > head.version:
             print(
@@ -97,6 +99,12 @@ def print_stream(options: argparse.Namespace) -> int:
             table.add_row(version, position, when, name, payload)
         console.print(table)
     return 0
+
+
+def _no_stream(options: argparse.Namespace) -> int:
+    advice = f"`eventsrc streams {options.path}` lists them"
+    print(f"eventsrc: there is no stream {options.stream!r} in {options.path}; {advice}", file=sys.stderr)
+    return EXIT_NOT_FOUND
 
 
 def event_data(event: StoredEvent) -> dict[str, Any]:
