@@ -117,7 +117,7 @@ class Projection:
     max_lag_events: ClassVar[int | None] = None
     """How many events it may be behind the log."""
     max_lag_seconds: ClassVar[float | None] = None
-    """How old the oldest event that it has not seen may be."""
+    """How long the oldest event that it has not seen may have waited for it."""
     on_lag: ClassVar[Literal["report", "slow_writers"]] = "report"
     """What happens at these bounds: a warning in the log, or commands wait until it has caught up."""
 

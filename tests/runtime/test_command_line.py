@@ -70,6 +70,16 @@ def test_events_and_their_filters(store: Path) -> None:
     assert first["kind"] == "created"
 
 
+def test_events_of_what_is_not_there(store: Path) -> None:
+    missing = eventsrc("events", store, "--stream", "account-eve")
+    assert (missing.returncode, missing.stdout) == (1, "")
+    assert f"no stream 'account-eve' in {store}; `eventsrc streams" in missing.stderr
+    for limit in ("0", "-1"):
+        refused = eventsrc("events", store, "--limit", limit)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert "--limit: must be 1 or more" in refused.stderr
+
+
 def test_events_are_plain_lines_when_piped(store: Path) -> None:
     output = eventsrc("events", store).stdout.splitlines()
     assert len(output) == 6
