@@ -93,9 +93,9 @@ class SagaSupervisor(TrioActor):
         waiting = len(self._wakes.keys() | self._signal_waits) + len(self._waits)
         return {"running": len(self._running), "ready": len(self._ready), "waiting": waiting}
 
-    def run_of(self, stream: str) -> SagaRun | None:
-        """The run of a saga whose steps are done now."""
-        return self._running.get(stream)
+    def is_running(self, stream: str) -> bool:
+        """Whether the steps of a saga are done now."""
+        return stream in self._running
 
     async def rested(self, stream: str) -> SagaHistory:
         """Wait until a saga comes to rest the next time."""
@@ -280,9 +280,15 @@ class SagaSupervisor(TrioActor):
         self._start_ready()
 
     def _tell_watchers(self, run: SagaRun) -> None:
-        watched = self._watched.pop(run.stream, None)
-        if watched is not None:
-            watched.settle(run.history)
+        """What was not stored is not told: the saga goes on, and comes to rest again."""
+        if run.is_stored:
+            watched = self._watched.pop(run.stream, None)
+            if watched is not None:
+                watched.settle(run.history)
+        elif run.failure is not None and not run.was_started:
+            watched = self._watched.pop(run.stream, None)
+            if watched is not None:
+                watched.fail(run.failure)
 
     def _rest_after_failure(self, stream: str) -> None:
         count = self._failures[stream] = self._failures.get(stream, 0) + 1

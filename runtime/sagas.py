@@ -90,8 +90,10 @@ class SagaRef(Generic[S]):
         with trio.fail_after(math.inf if timeout is None else timeout):
             await trio.lowlevel.checkpoint()
             supervisor = self._sagas.supervisor
-            saga_class, history = self._sagas.history(self.id)
-            while not (history.is_ended or history.parked):
+            saga_class = self._sagas.class_named(self.id)
+            # What a run has in memory may not be on disk yet.
+            history = None if supervisor.is_running(self.id) else self._sagas.load(self.id)[1]
+            while history is None or not (history.is_ended or history.parked):
                 history = await supervisor.rested(self.id)
             return SagaOutcome(history.status, history.error, self._sagas.saga_from(saga_class, history.state))  # type: ignore[arg-type]
 
@@ -228,7 +230,7 @@ class Sagas:
 
     async def signal(self, saga_id: str, signal: str, payload: Any) -> bool:
         """Send a saga a signal."""
-        saga_class = self._class_named(saga_id)
+        saga_class = self.class_named(saga_id)
         if signal not in saga_class.__eventsrc_saga__.signals:
             raise UnknownSignal(saga_class, signal, saga_class.__eventsrc_saga__.signals)
         try:
@@ -241,7 +243,7 @@ class Sagas:
 
     async def decide(self, saga_id: str, action: str, reason: str) -> None:
         """An operator's decision on a parked saga."""
-        self._class_named(saga_id)
+        self.class_named(saga_id)
         order = DecideParked(saga_id, action, reason, TrioFuture())
         self.supervisor.actor_ref.tell(order)
         await order.answer
@@ -256,15 +258,8 @@ class Sagas:
             raise UnknownSaga(f"No saga {saga_id!r} was started.")
         return found
 
-    def history(self, saga_id: str) -> tuple[type[Saga], SagaHistory]:
-        """What a saga has done, from memory where it runs."""
-        run = self.supervisor.run_of(saga_id)
-        if run is not None:
-            return self._class_named(saga_id), run.history
-        saga_class, history, _ = self.load(saga_id)
-        return saga_class, history
-
-    def _class_named(self, saga_id: str) -> type[Saga]:
+    def class_named(self, saga_id: str) -> type[Saga]:
+        """The class of a saga. Raises `UnknownSaga` where the runtime was opened without it."""
         category = saga_id.partition("-")[0]
         saga_class = self._classes.get(category.removeprefix(CATEGORY_PREFIX))
         if saga_class is None or not category.startswith(CATEGORY_PREFIX):
@@ -274,7 +269,7 @@ class Sagas:
     # --- what the supervisor and its runs need ---
 
     def load(self, stream: str) -> tuple[type[Saga], SagaHistory, str]:
-        saga_class = self._class_named(stream)
+        saga_class = self.class_named(stream)
         history = SagaHistory()
         correlation_id = ""
         for stored in self._stream(stream):
@@ -295,7 +290,7 @@ class Sagas:
         return self._starts.of(event)
 
     def made_again(self, stream: str, cause: str) -> dict[str, Any]:
-        return self.state_data(self._starts.made_again(self._class_named(stream), stream, cause))
+        return self.state_data(self._starts.made_again(self.class_named(stream), stream, cause))
 
     async def followed(self, position: int) -> None:
         await self._starts.followed(position)
