@@ -60,6 +60,8 @@ from .actors.saga_instance import SagaInstance, SagaInstances
 from .actors.serializer import make_converter
 from .actors.snapshot_policy import Snapshots
 from .actors.tombstone import Delete, Deleted, Recreate, Recreated
+from .runtime.aggregate_replay import AggregateReplay
+from .runtime.changes import ABSENT, Change
 from .runtime.compactor import Compaction
 from .runtime.consumers import Consumer
 from .runtime.dispatcher import Message
@@ -67,8 +69,8 @@ from .runtime.errors import (
     ArgumentInvalid,
     NoPlaceForProgress,
     NotInHistory,
+    PastReadOnly,
     ReadersFull,
-    ReplaySpeedInvalid,
     RuntimeReadOnly,
     ShutdownTimeout,
     SubscriptionDeleted,
@@ -81,16 +83,26 @@ from .runtime.errors import (
     TransactionTimeout,
     TransactionTooLarge,
     UnknownAggregate,
+    UnknownEventType,
     UnknownProjection,
+    UnknownStream,
     UnknownSubscription,
     ViewTooOld,
     WrongThread,
 )
 from .runtime.history import Blame, Difference
 from .runtime.maintenance import Maintenance, Retention
+from .runtime.projection_replay import ProjectionReplay
 from .runtime.projections import Lag
 from .runtime.reference import AggregateRef
-from .runtime.replay import AggregateReplay, ProjectionReplay, Replay
+from .runtime.replay import Progress, Replay
+from .runtime.replay_errors import (
+    ReplayHandlerFailed,
+    ReplayNotEntered,
+    ReplayPositionPassed,
+    ReplaySpeedInvalid,
+    ReplayStarted,
+)
 from .runtime.retention import Candidate
 from .runtime.runtime import Runtime
 from .runtime.sagas import SagaRef
@@ -142,6 +154,20 @@ from .storage.event_query import EventQuery
 from .storage.limits import Limits
 from .storage.log import EventLog
 from .storage.memory import MemoryLog
+from .storage.moving_errors import (
+    CopyUnsound,
+    DestinationExists,
+    DestinationFull,
+    DestinationInUse,
+    DestinationOverlaps,
+    DestinationUnusable,
+    ExportAltered,
+    ExportTruncated,
+    ExportUnreadable,
+    HistoryDiverged,
+    ImportGap,
+    PointUnreachable,
+)
 from .storage.record import StoredEvent, StreamHead
 
 __version__ = "0.1.0"
@@ -150,6 +176,7 @@ __version__ = "0.1.0"
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __all__ = [
+    "ABSENT",
     "ANY",
     "NO_STREAM",
     "STREAM_EXISTS",
@@ -167,6 +194,7 @@ __all__ = [
     "BackupRefused",
     "Blame",
     "Candidate",
+    "Change",
     "CheckpointInvalid",
     "CheckpointMoved",
     "CommandTimeout",
@@ -179,12 +207,18 @@ __all__ = [
     "ConditionNotMet",
     "Consumer",
     "ControlBoardFull",
+    "CopyUnsound",
     "CorruptRecord",
     "DeadlinePassed",
     "DecodingError",
     "DefinitionError",
     "Delete",
     "Deleted",
+    "DestinationExists",
+    "DestinationFull",
+    "DestinationInUse",
+    "DestinationOverlaps",
+    "DestinationUnusable",
     "Difference",
     "EffectUncertain",
     "EncodingError",
@@ -195,8 +229,13 @@ __all__ = [
     "EventTooLarge",
     "EvidenceUnavailable",
     "ExpectedVersion",
+    "ExportAltered",
+    "ExportTruncated",
+    "ExportUnreadable",
     "HandlerFailed",
+    "HistoryDiverged",
     "IdempotencyKeyInvalid",
+    "ImportGap",
     "ImportRefused",
     "JournalFailed",
     "Lag",
@@ -209,7 +248,10 @@ __all__ = [
     "NoPlaceForProgress",
     "NotAnEvent",
     "NotInHistory",
+    "PastReadOnly",
     "PayloadInvalid",
+    "PointUnreachable",
+    "Progress",
     "Projection",
     "ProjectionReplay",
     "ProjectionUnavailable",
@@ -223,7 +265,11 @@ __all__ = [
     "Recreated",
     "Rejected",
     "Replay",
+    "ReplayHandlerFailed",
+    "ReplayNotEntered",
+    "ReplayPositionPassed",
     "ReplaySpeedInvalid",
+    "ReplayStarted",
     "ResidencyFull",
     "Retention",
     "Retry",
@@ -286,9 +332,11 @@ __all__ = [
     "UnknownAggregate",
     "UnknownCommand",
     "UnknownEvent",
+    "UnknownEventType",
     "UnknownProjection",
     "UnknownSaga",
     "UnknownSignal",
+    "UnknownStream",
     "UnknownSubscription",
     "VersionConflict",
     "View",

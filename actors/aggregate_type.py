@@ -108,6 +108,10 @@ class AggregateType:
         plain: dict[str, Any] = msgspec.msgpack.decode(self.encode_state(state))
         return plain
 
+    def plain(self, value: object) -> Any:
+        """A part of a state as plain data. Raises `EncodingError`."""
+        return self._serializer.unstructure(value)
+
     def encode_state(self, state: Aggregate) -> msgspec.Raw:
         """An aggregate's state as MessagePack, for a snapshot. Raises `EncodingError`."""
         data = self._serializer.unstructure(state)

@@ -8,10 +8,14 @@ from ..storage.store import EventReader
 
 
 class Feed:
-    """Where tasks wait for events that are not stored yet. Used on the trio thread; they read the log themselves."""
+    """Where tasks wait for events that are not stored yet. Used on the trio thread; they read the log themselves.
 
-    def __init__(self, store: EventReader) -> None:
+    One that `is_over` is that of the past: nothing will come.
+    """
+
+    def __init__(self, store: EventReader, *, is_over: bool = False) -> None:
         self._store = store
+        self._is_over = is_over
         self._waiting = trio.lowlevel.ParkingLot()
         self._listeners: dict[object, Callable[[], object]] = {}
         self.is_closed = False
@@ -27,10 +31,12 @@ class Feed:
     async def wait_beyond(self, position: int) -> bool:
         """Wait until an event with a greater position is on disk; a checkpoint in any case.
 
-        Returns False when the feed was closed, so that nothing will come.
+        Returns False when the feed was closed, or is over and has no such event, so that nothing will come.
         """
         await trio.lowlevel.checkpoint()
         while not self.is_closed and self._store.last_position <= position:
+            if self._is_over:
+                return False
             await self._waiting.park()
         return not self.is_closed
 

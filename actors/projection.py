@@ -37,7 +37,7 @@ class Rows(Protocol[R]):
         """Remove the row with this key, if there is one."""
 
     def where(self, **criteria: Any) -> list[R]:
-        """The rows that meet the criteria, in the order of their keys. At most `ROWS_FOUND_MAX`."""
+        """All rows that meet the criteria, never a part of them: more than a million are `QueryTooLarge`."""
 
 
 class Table(Generic[R]):
@@ -50,10 +50,10 @@ class Table(Generic[R]):
 
     """
 
-    def __init__(self, row_class: type[R], *, key: str | Sequence[str], indexes: Sequence[str] = ()) -> None:
+    def __init__(self, row_class: type[R], *, key: str | Sequence[str], indexes: str | Sequence[str] = ()) -> None:
         self.row_class = row_class
-        self.key = (key,) if isinstance(key, str) else tuple(key)
-        self.indexes = tuple(indexes)
+        self.key = (key,) if isinstance(key, str) else tuple(dict.fromkeys(key))
+        self.indexes = (indexes,) if isinstance(indexes, str) else tuple(dict.fromkeys(indexes))
         self.name = ""
         self.projection: type[Projection]
         if not (isinstance(row_class, type) and attrs.has(row_class)):
@@ -107,8 +107,10 @@ def on(*event_classes: type) -> Callable[[F], F]:
 class Projection:
     """Base of projections: tables, and methods with `@on` that change their rows.
 
-    The stored name is the class's name in snake case, or the one given: `class Board(Projection, name="board")`. Raise
-    `version` whenever the methods mean something else than before: the view is then built anew beside the old one.
+    The stored name is the class's name in snake case, or the one given: `class Board(Projection, name="board")`. A
+    subclass has the tables and the methods of its base, and rows of its own; a method that overrides another is for the
+    same events unless it has an `@on` itself. Raise `version` whenever the methods mean something else than before: the
+    view is then built anew beside the old one.
     """
 
     version: ClassVar[int] = 1
@@ -129,12 +131,7 @@ class Projection:
                 f"{own_name!r} cannot be the name of {cls.__name__}: use lower-case letters, digits and underscores, "
                 f'beginning with a letter: class {cls.__name__}(Projection, name="...").'
             )
-        tables = {
-            attribute: value
-            for base in reversed(cls.__mro__)
-            for attribute, value in vars(base).items()
-            if isinstance(value, Table)
-        }
+        tables = _tables_of(cls)
         handlers = _handlers_of(cls)
         if not tables or not handlers:
             missing = "table: rows = Table(...)" if not tables else "method with @on(...)"
@@ -143,11 +140,26 @@ class Projection:
         cls.__eventsrc_projection__ = ProjectionDefinition(own_name, tables, handlers)
 
 
+def _tables_of(cls: type[Projection]) -> dict[str, Table[Any]]:
+    """Its tables by name. One that is inherited, or has two names, becomes a table of its own for each."""
+    found: dict[str, Table[Any]] = {}
+    for name in _names(cls):
+        table = inspect.getattr_static(cls, name)
+        if not isinstance(table, Table):
+            continue
+        if table.projection is not cls or table.name != name:
+            table = Table(table.row_class, key=table.key, indexes=table.indexes)
+            table.__set_name__(cls, name)
+            setattr(cls, name, table)
+        found[name] = table
+    return found
+
+
 def _handlers_of(cls: type) -> dict[type, Callable[[Any, Any, EventMeta], None]]:
     found: dict[type, Callable[[Any, Any, EventMeta], None]] = {}
-    for name in dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base)):
+    for name in _names(cls):
         function = inspect.getattr_static(cls, name)
-        for event_class in getattr(function, _HANDLES, ()):
+        for event_class in _events_of(cls, name) if callable(function) else ():
             where = f"{cls.__name__}.{name}"
             if inspect.iscoroutinefunction(function):
                 raise DefinitionError(
@@ -166,6 +178,17 @@ def _handlers_of(cls: type) -> dict[type, Callable[[Any, Any, EventMeta], None]]
     return found
 
 
+def _names(cls: type) -> list[str]:
+    """What the class and its bases define, those of the bases first."""
+    return list(dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base)))
+
+
+def _events_of(cls: type, name: str) -> Sequence[type]:
+    """What the method is for; one that overrides another and says nothing of it is for the same events."""
+    marks = (getattr(vars(base).get(name), _HANDLES, None) for base in cls.__mro__)
+    return next((mark for mark in marks if mark is not None), ())
+
+
 def _check_bounds(cls: type[Projection]) -> None:
     if isinstance(cls.version, bool) or not isinstance(cls.version, int) or cls.version < 1:
         raise DefinitionError(f"{cls.__name__}.version must be a whole number from 1 on, not {cls.version!r}.")
@@ -173,5 +196,7 @@ def _check_bounds(cls: type[Projection]) -> None:
         raise DefinitionError(f'{cls.__name__}.on_lag must be "report" or "slow_writers", not {cls.on_lag!r}.')
     for bound in ("max_lag_events", "max_lag_seconds"):
         value = getattr(cls, bound)
-        if value is not None and not value > 0:
-            raise DefinitionError(f"{cls.__name__}.{bound} must be positive, not {value!r}.")
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise DefinitionError(f"{cls.__name__}.{bound} must be a positive number, not {value!r}.")

@@ -11,6 +11,7 @@ from ..storage.errors import EventSourcingError
 from ..storage.limits import Limits
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader
+from .background import in_background
 from .errors import CheckpointMoved
 from .feed import Feed
 from .future import TrioFuture
@@ -215,7 +216,7 @@ class Projector(TrioActor):
         )
         self._is_resting = True
         self._become("retrying")
-        self._nursery.start_soon(self._end_rest, seconds, name=f"{self.name}: back-off")
+        self._nursery.start_soon(in_background, self._end_rest, seconds, name=f"{self.name}: back-off")
 
     async def _end_rest(self, seconds: float) -> None:
         await trio.sleep(seconds)

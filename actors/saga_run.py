@@ -66,8 +66,7 @@ class SagaRun:
         self._in_flight = 0
         self._first_settled = trio.Event()
         self._settled = trio.lowlevel.ParkingLot()
-        self.failure: EventSourcingError | None = None
-        """Why one of its records was refused."""
+        self._failure: EventSourcingError | None = None
         self._is_new = not history.version
         # An earlier run was cut off, or its records refused: what it did besides is after this position.
         self._lost_after = 0 if history.is_at_rest else history.last_position
@@ -310,11 +309,11 @@ class SagaRun:
     def _on_settled(self, outcome: Appended | EventSourcingError) -> None:
         self._in_flight -= 1
         if isinstance(outcome, EventSourcingError):
-            self.failure = self.failure or outcome
+            self._failure = self._failure or outcome
         elif not self._first_settled.is_set():
             self._first_position = outcome.first_position
         self._first_settled.set()
-        if not self._in_flight or self.failure is not None:
+        if not self._in_flight or self._failure is not None:
             self._settled.unpark_all()
 
     async def begun(self) -> None:
@@ -325,14 +324,14 @@ class SagaRun:
     async def stored(self) -> None:
         """Wait until everything is on disk. Raises what kept it from there."""
         self._submit()
-        while self._in_flight and self.failure is None:
+        while self._in_flight and self._failure is None:
             await self._settled.park()
         self._check_records()
 
     @property
     def is_stored(self) -> bool:
-        """Whether all that it has in memory is on disk."""
-        return not (self._in_flight or self._held or self.failure)
+        """Whether everything that it did is on disk."""
+        return not (self._held or self._in_flight or self._failure)
 
     @property
     def was_started(self) -> bool:
@@ -341,8 +340,8 @@ class SagaRun:
 
     def _check_records(self) -> None:
         """Do nothing more once a record was refused: what comes now would not be known of later."""
-        if self.failure is not None:
-            raise self.failure
+        if self._failure is not None:
+            raise self._failure
 
     async def record(self, *events: Any) -> None:
         self.note(*events)

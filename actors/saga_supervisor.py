@@ -13,10 +13,11 @@ from typing import Any, Final, Protocol
 import trio
 
 from ..storage.errors import EventSourcingError, StoreError
+from .background import in_background
 from .errors import RuntimeClosed
 from .future import TrioFuture
 from .saga import Saga
-from .saga_errors import SagaEnded, SagaNotParked
+from .saga_errors import SagaEnded, SagaNotParked, UnknownSaga
 from .saga_events import CompensationSkipped, SagaAbandoned, SagaParked, SagaRemade, SagaResumed
 from .saga_history import SagaHistory
 from .saga_host import SagaHost
@@ -94,11 +95,11 @@ class SagaSupervisor(TrioActor):
         return {"running": len(self._running), "ready": len(self._ready), "waiting": waiting}
 
     def is_running(self, stream: str) -> bool:
-        """Whether the steps of a saga are done now."""
+        """Whether steps of a saga are done now."""
         return stream in self._running
 
     async def rested(self, stream: str) -> SagaHistory:
-        """Wait until a saga comes to rest the next time."""
+        """Wait until a saga comes to rest the next time, and what it did is on disk. Raises `UnknownSaga`."""
         watched: TrioFuture[SagaHistory] = self._watched.setdefault(stream, TrioFuture())
         return await watched
 
@@ -120,10 +121,10 @@ class SagaSupervisor(TrioActor):
     # --- the actor ---
 
     async def on_start(self) -> None:  # type: ignore[override]
-        self._nursery.start_soon(self._keep_time, name="eventsrc saga timers")
-        self._nursery.start_soon(self._follow, name="eventsrc saga events")
+        self._nursery.start_soon(in_background, self._keep_time, name="eventsrc saga timers")
+        self._nursery.start_soon(in_background, self._follow, name="eventsrc saga events")
         if self._host.start_types:
-            self._nursery.start_soon(self._starter.run, name="eventsrc saga starts")
+            self._nursery.start_soon(in_background, self._starter.run, name="eventsrc saga starts")
         self._start_ready()
 
     def on_receive(self, message: Order) -> None:
@@ -155,7 +156,7 @@ class SagaSupervisor(TrioActor):
             self._launch(order.stream, run)
         else:
             run.note(order.started)
-        self._nursery.start_soon(self._answer_started, run, order.answer)
+        self._nursery.start_soon(in_background, self._answer_started, run, order.answer)
 
     async def _answer_started(self, run: SagaRun, answer: TrioFuture[bool]) -> None:
         """Answer when the start is on disk."""
@@ -210,7 +211,7 @@ class SagaSupervisor(TrioActor):
         """Answer when what was put in line is on disk, and have a saga that rested look what it means to it."""
         if run.stream not in self._running:
             self._noting[run.stream] = run
-        self._nursery.start_soon(self._answer_stored, run, answer, answer_with)
+        self._nursery.start_soon(in_background, self._answer_stored, run, answer, answer_with)
 
     async def _answer_stored(self, run: SagaRun, answer: TrioFuture[bool], answer_with: bool) -> None:
         try:
@@ -256,7 +257,7 @@ class SagaSupervisor(TrioActor):
     def _launch(self, stream: str, run: SagaRun) -> None:
         self._forget(stream)
         self._running[stream] = run
-        self._nursery.start_soon(self._run, stream, run, name=stream)
+        self._nursery.start_soon(in_background, self._run, stream, run, name=stream)
 
     async def _run(self, stream: str, run: SagaRun) -> None:
         try:
@@ -280,15 +281,14 @@ class SagaSupervisor(TrioActor):
         self._start_ready()
 
     def _tell_watchers(self, run: SagaRun) -> None:
-        """What was not stored is not told: the saga goes on, and comes to rest again."""
+        """Tell who waits for a saga to come to rest. Where its records were refused it will, when it runs again."""
+        if run.stream not in self._watched:
+            return
         if run.is_stored:
-            watched = self._watched.pop(run.stream, None)
-            if watched is not None:
-                watched.settle(run.history)
-        elif run.failure is not None and not run.was_started:
-            watched = self._watched.pop(run.stream, None)
-            if watched is not None:
-                watched.fail(run.failure)
+            self._watched.pop(run.stream).settle(run.history)
+        elif not run.was_started:
+            refused = UnknownSaga(f"The saga {run.stream!r} was not started: its first record was refused.")
+            self._watched.pop(run.stream).fail(refused)
 
     def _rest_after_failure(self, stream: str) -> None:
         count = self._failures[stream] = self._failures.get(stream, 0) + 1

@@ -1,9 +1,13 @@
 """A bank: deposits, a refused withdrawal, a retry that counts once, a view of all accounts, and reopening the store."""
 
 import argparse
+import contextlib
+import json
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 import trio
@@ -94,8 +98,8 @@ class Balances(Projection):
         self.rows.put(Balance(account, row.amount + amount))
 
 
-async def main(store: Path) -> None:
-    """Run the demo on the store in this folder."""
+async def main(store: Path) -> dict[str, Any]:
+    """Run the demo on the store in this folder, and return what is in it at the end."""
     async with Runtime.open(store, aggregates=[Account], projections=[Balances]) as runtime:
         ann = runtime.actor(Account, "ann")
 
@@ -126,15 +130,21 @@ async def main(store: Path) -> None:
     async with Runtime.open(store, aggregates=[Account]) as runtime:
         state = await runtime.actor(Account, "ann").state()
         print(f"\nreopened, the balance is {state.balance}; how it came about:")
-        async for stored in runtime.events(stream="account-ann"):
+        events = [stored async for stored in runtime.events(stream="account-ann")]
+        for stored in events:
             print(f"  {stored.version}  {stored.type:<18} {stored.payload}")
+    return {"balance": state.balance, "events": [(stored.type, stored.payload) for stored in events]}
 
 
 def run(argv: Sequence[str]) -> int:
     """Run the demo with these arguments and return the exit code."""
     parser = argparse.ArgumentParser(prog="eventsrc demo bank", description=__doc__)
     parser.add_argument("--store", type=Path, help="keep the store in this folder (default: a temporary one)")
-    store: Path | None = parser.parse_args(argv).store
-    with tempfile.TemporaryDirectory(prefix="eventsrc-bank-") as folder:
-        trio.run(main, store or Path(folder, "bank.db"))
+    parser.add_argument("--json", action="store_true", help="print what came of it; the story goes to standard error")
+    options = parser.parse_args(argv)
+    story = sys.stderr if options.json else sys.stdout
+    with tempfile.TemporaryDirectory(prefix="eventsrc-bank-") as folder, contextlib.redirect_stdout(story):
+        found = trio.run(main, options.store or Path(folder, "bank.db"))
+    if options.json:
+        print(json.dumps(found))
     return 0

@@ -7,6 +7,7 @@ while the events come in.
 """
 
 import argparse
+import json
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
@@ -35,6 +36,18 @@ class Outcome:
     events_added: int
     check: Check
 
+    @property
+    def summary(self) -> dict[str, int | float | bool]:
+        """Its numbers, by name."""
+        answers = {name: getattr(self.answers, name) for name in ("commands", "accepted", "duplicates", "rejected")}
+        return {
+            **answers,
+            "seconds": round(self.answers.seconds, 3),
+            "events_added": self.events_added,
+            **attrs.asdict(self.check),
+            "nothing_is_missing": self.check.nothing_is_missing,
+        }
+
 
 async def main(flights: Sequence[Flight], store: Path, console: Console) -> Outcome:
     """Send the flights to the store in this folder, open it again and compare."""
@@ -58,8 +71,9 @@ def run(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="eventsrc demo flights", description=__doc__)
     parser.add_argument("--data", type=Path, default=SAMPLE, metavar="FILE", help="a CSV file (default: a week)")
     parser.add_argument("--store", type=Path, metavar="PATH", help="keep the store here (default: a temporary folder)")
+    parser.add_argument("--json", action="store_true", help="print what came of it; the story goes to standard error")
     arguments = parser.parse_args(argv)
-    console = Console(highlight=False)
+    console = Console(highlight=False, stderr=arguments.json)
     try:
         flights = read_flights(arguments.data)
     except (OSError, DataInvalid) as error:
@@ -68,6 +82,8 @@ def run(argv: Sequence[str]) -> int:
     console.print(f"{len(flights):,} flights, {unassigned:,} of them without a tail number.")
     with tempfile.TemporaryDirectory(prefix="eventsrc-flights-") as folder:
         outcome = trio.run(main, flights, arguments.store or Path(folder, "flights.db"), console)
+    if arguments.json:
+        print(json.dumps(outcome.summary))
     return 0 if outcome.check.nothing_is_missing else 1
 
 

@@ -5,6 +5,7 @@ the gateway's own ledger.
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -57,12 +58,15 @@ def run(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="eventsrc demo orders", description=__doc__)
     parser.add_argument("--count", type=int, default=1_000, metavar="N", help="so many orders (default: 1000)")
     parser.add_argument("--store", type=Path, metavar="PATH", help="keep the store here (default: a temporary folder)")
+    parser.add_argument("--json", action="store_true", help="print what came of it; the story goes to standard error")
     arguments = parser.parse_args(argv)
     if arguments.count < 1:
         parser.error("--count: at least 1")
-    console = Console(highlight=False)
+    console = Console(highlight=False, stderr=arguments.json)
     with tempfile.TemporaryDirectory(prefix="eventsrc-orders-") as folder:
         findings = main(arguments.store or Path(folder, "orders.db"), arguments.count, console)
+    if arguments.json:
+        print(json.dumps(attrs.asdict(findings)))
     return 1 if findings.wrong else 0
 
 

@@ -12,11 +12,16 @@ from .errors import ArgumentInvalid
 
 def checked_timeout(timeout: float | None, limits: Limits) -> float:
     """Seconds to wait; `Limits.command_timeout_seconds` for None. Raises `ArgumentInvalid`."""
+    check_timeout(timeout)
+    return limits.command_timeout_seconds if timeout is None else timeout
+
+
+def check_timeout(timeout: float | None) -> None:
+    """Raise `ArgumentInvalid` for what is no time to wait, in seconds; None is the default one."""
     if timeout is None:
-        return limits.command_timeout_seconds
+        return
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or math.isnan(timeout) or timeout < 0:
         raise ArgumentInvalid("timeout", timeout, "give it in seconds, 0 or more")
-    return timeout
 
 
 def check_text(argument: str, value: str) -> None:

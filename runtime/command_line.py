@@ -2,18 +2,34 @@
 
 import argparse
 import importlib
+import json
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
 from ..storage.errors import EventSourcingError
-from . import benchmark, evidence, housekeeping, inspection, moving, past_inspection, saga_timeline, steering, watch
+from ..storage.event_query import AnyOf
+from . import (
+    benchmark,
+    evidence,
+    housekeeping,
+    inspection,
+    moving,
+    output,
+    past_inspection,
+    replay_inspection,
+    saga_timeline,
+    steering,
+    stream_inspection,
+    watch,
+)
 
 EXIT_ERROR: Final = 1
 EXIT_INTERRUPTED: Final = 130
+TIME_FORM: Final = "ISO 8601; UTC unless it has a zone"
 DEMOS_MODULE: Final = "eventsrc.demos"
 
 
@@ -34,14 +50,19 @@ def demo_main(argv: Sequence[str] | None = None) -> int:
     demos = importlib.import_module(DEMOS_MODULE)
     parser = argparse.ArgumentParser(prog="eventsrc demo", description="Run a demo, or list them.", add_help=False)
     parser.add_argument("name", nargs="?", choices=sorted(demos.DEMOS))
-    options, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
-    if options.name is None:
-        for name, (_, description) in sorted(demos.DEMOS.items()):
-            print(f"{name:10} {description}")
-        return 0
-    module_name, _ = demos.DEMOS[options.name]
-    module = importlib.import_module(module_name)
-    return _guarded(lambda: int(module.run(rest)))
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options, rest = parser.parse_known_args(arguments)
+    if options.name is not None:
+        module_name, _ = demos.DEMOS[options.name]
+        module = importlib.import_module(module_name)
+        return _guarded(lambda: int(module.run(rest)))
+    # Nothing but the list is asked for, so here the options are known, --help among them.
+    listing = argparse.ArgumentParser(prog="eventsrc demo", usage="%(prog)s [-h] [--json] [NAME ...]")
+    listing.description = "Run the demo of this name, or list the demos. eventsrc demo NAME --help tells more."
+    listing.add_argument("--json", action="store_true", help="one JSON object a line")
+    rows = [{"name": name, "description": description} for name, (_, description) in sorted(demos.DEMOS.items())]
+    output.print_rows(rows, as_json=listing.parse_args(arguments).json)
+    return 0
 
 
 def bench_main(argv: Sequence[str] | None = None) -> int:
@@ -97,21 +118,22 @@ def _parser() -> argparse.ArgumentParser:
     events.add_argument("--after", type=_count, default=0, metavar="POSITION", help="only after this position")
     events.add_argument("--tag", action="append", dest="tags", help="only with this tag; may be repeated: with all")
     events.add_argument(
-        "--metadata", action="append", type=_pair, metavar="KEY=VALUE", help="only with this in its metadata"
+        "--metadata",
+        action="append",
+        type=_pair,
+        metavar="KEY=VALUE",
+        help="only with this in its metadata; 3 is the text and the number",
     )
     events.add_argument("--before", type=_count, metavar="POSITION", help="only before this position")
-    events.add_argument("--since", type=_time, metavar="TIME", help="only from this time on (ISO 8601)")
-    events.add_argument("--until", type=_time, metavar="TIME", help="only before this time (ISO 8601)")
+    events.add_argument("--since", type=_time, metavar="TIME", help=f"only from this time on ({TIME_FORM})")
+    events.add_argument("--until", type=_time, metavar="TIME", help=f"only before this time ({TIME_FORM})")
     events.add_argument("--limit", type=_count, metavar="N", help="at most so many")
     events.add_argument("--follow", action="store_true", help="go on with new events until interrupted")
     events.set_defaults(run=inspection.print_events)
 
-    show = _reading(commands, "show", "one stream: its head, its newest snapshot, its events")
-    show.add_argument("stream", metavar="STREAM")
-    show.add_argument("--at", type=_count, metavar="VERSION", help="as of this version")
-    show.set_defaults(run=inspection.print_stream)
-
-    past_inspection.add_commands(partial(_reading, commands), _count, _time, _pair)
+    stream_inspection.add_commands(partial(_reading, commands), _count, _time)
+    replay_inspection.add_commands(partial(_reading, commands), _count, _time, _pair)
+    past_inspection.add_commands(partial(_reading, commands), _count)
     moving.add_commands(partial(_reading, commands), _count, _time)
     evidence.add_commands(partial(_reading, commands), _count)
     housekeeping.add_commands(partial(_reading, commands))
@@ -142,16 +164,24 @@ def _count(text: str) -> int:
     return number
 
 
-def _pair(text: str) -> tuple[str, str]:
+def _pair(text: str) -> tuple[str, AnyOf]:
+    """Metadata: a text, or what it means in JSON: 3 is the number and the text, "3" in quotes the text alone."""
     key, separator, value = text.partition("=")
     if not separator:
         raise argparse.ArgumentTypeError("write KEY=VALUE")
-    return key, value
+    try:
+        meant = json.loads(value)
+    except ValueError:
+        return key, AnyOf((value,))
+    return key, AnyOf((meant,) if isinstance(meant, str) else (value, meant))
 
 
 def _time(text: str) -> int:
+    """UTC nanoseconds; a time without a zone is taken as UTC, as times are printed."""
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
         raise argparse.ArgumentTypeError("write a time as 2026-01-31T12:00:00Z") from None
+    if time.tzinfo is None:
+        time = time.replace(tzinfo=UTC)
     return round(time.timestamp() * 1_000_000) * 1_000

@@ -14,6 +14,7 @@ from typing import Final
 
 import trio
 
+from ..actors.background import in_background
 from ..actors.errors import RuntimeClosed
 from ..actors.feed import Feed
 from ..storage.control import ControlBoard, ParkedEvent
@@ -137,7 +138,7 @@ class Subscriptions:
                 )
                 await dispatcher.open(after)
                 self._dispatchers[name] = dispatcher
-                self._nursery.start_soon(dispatcher.keep, name=f"eventsrc subscription {name}")
+                self._nursery.start_soon(in_background, dispatcher.keep, name=f"eventsrc subscription {name}")
                 await self._retry_as_asked(name)
         consumer = Consumer(dispatcher)
         try:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 import trio
 
+from ..actors.background import in_background
 from ..actors.saga_errors import UnknownSaga
 from ..storage.control import ControlBoard, ControlRequest
 from ..storage.errors import EventSourcingError
@@ -80,7 +81,7 @@ class Control:
                         elif request.id not in self._under_way:
                             # These take their time; others are answered meanwhile.
                             self._under_way.add(request.id)
-                            nursery.start_soon(self._take, request)
+                            nursery.start_soon(in_background, self._take, request)
                     await self.publish()
                 except Exception as error:
                     _report(error)

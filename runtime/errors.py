@@ -77,23 +77,36 @@ class UnknownProjection(EventSourcingError):
         )
 
 
-class ReplaySpeedInvalid(EventSourcingError):
-    """A speed of replay that is out of range."""
-
-    code: ClassVar[str] = "replay_speed_invalid"
-
-    def __init__(self, speed: float, lowest: float, highest: float) -> None:
-        super().__init__(
-            f"A replay goes at {lowest:g} to {highest:g} times the original pace (Limits.replay_speed_max), not at "
-            f"{speed:g}; without a speed it goes as fast as it can."
-        )
-        self.speed = speed
-
-
 class NotInHistory(EventSourcingError):
     """A version, position or time that the log does not reach, or that was before its first event."""
 
     code: ClassVar[str] = "not_in_history"
+
+
+class UnknownStream(EventSourcingError):
+    """A store has no stream of this name."""
+
+    code: ClassVar[str] = "unknown_stream"
+
+    def __init__(self, path: str, stream: str, near: Sequence[str]) -> None:
+        advice = f"Near it: {', '.join(near)}" if near else f"`eventsrc streams {path}` lists what there is"
+        super().__init__(f"There is no stream {stream!r} in {path}. {advice}.")
+        self.path = path
+        self.stream = stream
+        self.near = tuple(near)
+
+
+class UnknownEventType(EventSourcingError):
+    """No event of this stored type is in a store, and no class that would make one is known."""
+
+    code: ClassVar[str] = "unknown_event_type"
+
+    def __init__(self, path: str, event_type: str, near: Sequence[str], known: Sequence[str]) -> None:
+        names = f"Near it: {', '.join(near)}" if near else f"It has {', '.join(known) or 'none'}"
+        super().__init__(f"There is no event of the type {event_type!r} in {path}. {names}.")
+        self.path = path
+        self.event_type = event_type
+        self.near = tuple(near)
 
 
 class TransactionTooLarge(LimitExceeded):
@@ -146,14 +159,22 @@ class ViewTooOld(EventSourcingError):
 
     code: ClassVar[str] = "view_too_old"
 
-    def __init__(self, name: str, position: int, wanted_position: int, seconds: float) -> None:
+    def __init__(
+        self, name: str, position: int, wanted_position: int, seconds: float, state: str, reason: str = ""
+    ) -> None:
+        because = f" Its projection is {state}{f' ({reason})' if reason else ''}." if state != "live" or reason else ""
         super().__init__(
-            f"The view {name!r} has seen position {position}, not {wanted_position}, after {seconds:g} seconds. What "
-            'was written is on disk; ask again later, with a longer timeout, or with on_timeout="stale".'
+            f"The view {name!r} has seen position {position}, not {wanted_position}, after {seconds:g} seconds."
+            f"{because} What was written is on disk; ask again later, with a longer timeout, or with "
+            'on_timeout="stale".'
         )
         self.name = name
         self.position = position
         self.wanted_position = wanted_position
+        self.state = state
+        """What its projection was doing: "catching_up", "live", "retrying", ..."""
+        self.reason = reason
+        """The error of its projection, which says why it is behind; empty when there is none."""
         self.receipt: Receipt | None = None
         """Of the command that waited, whose events are on disk; None for a query."""
 
@@ -167,6 +188,20 @@ class RuntimeReadOnly(EventSourcingError):
         super().__init__(
             f'This runtime reads the store {path!r} (role="reader"), so it takes no commands. Send them to the process '
             "that writes it."
+        )
+        self.path = path
+
+
+class PastReadOnly(RuntimeReadOnly):
+    """A runtime of `as_of` was asked to change something: what it shows is over."""
+
+    code: ClassVar[str] = "past_read_only"
+
+    def __init__(self, path: str) -> None:
+        EventSourcingError.__init__(
+            self,
+            f"This runtime shows {path!r}: what is over takes no commands, sagas, subscriptions or maintenance. Use "
+            "the runtime that as_of was called on; for what-if commands make a store of its own: runtime.fork(...).",
         )
         self.path = path
 

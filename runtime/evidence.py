@@ -3,9 +3,8 @@
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,65 +12,61 @@ import rich.console
 import rich.progress
 from msgspec import structs
 
-from ..storage.environment import Environment
 from ..storage.errors import CheckpointInvalid, EvidenceUnavailable
-from ..storage.finding import Finding
 from ..storage.proof import prove
 from ..storage.reader import LogReader
-from ..storage.verify import verify, verify_pages
+from ..storage.verify_apart import Report, verify_apart
 from .output import print_json
 
 if TYPE_CHECKING:
     from ..storage.signed_checkpoint import Checkpoint
 
-FINDINGS_SHOWN_MAX: Final = 1_000
 EXIT_DAMAGED: Final = 2
 
 
 def print_verification(options: argparse.Namespace) -> int:
     """`eventsrc verify PATH [--checkpoint FILE]`: exit code 0 when all is sound, 2 when something is damaged."""
     statements = [_checkpoint(file, options.public_key) for file in options.checkpoints or ()]
-    damaged = verify_pages(options.path)
-    if damaged:
-        return _print_damaged_pages(damaged, as_json=options.json)
-    # The environment alone also opens where the end of the log is damaged.
-    with closing(Environment(options.path, read_only=True)) as environment:
-        with rich.progress.Progress(
-            console=rich.console.Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-        ) as progress:
-            task = progress.add_task("verifying")
-            verification = verify(
-                environment,
-                statements=statements,
-                progress=lambda done, total: progress.update(task, completed=done, total=total),
-            )
-            findings = list(islice(verification, FINDINGS_SHOWN_MAX))
-        summary = verification.summary
+    with rich.progress.Progress(
+        console=rich.console.Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+    ) as progress:
+        task = progress.add_task("verifying")
+        report = verify_apart(
+            options.path,
+            statements=statements,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
     if options.json:
-        print_json({**structs.asdict(summary), "findings": [structs.asdict(finding) for finding in findings]})
-        return EXIT_DAMAGED if findings else 0
-    for finding in findings:
+        print_json(_data(report))
+    else:
+        _print_report(report, statements)
+    return EXIT_DAMAGED if report.findings else 0
+
+
+def _data(report: Report) -> dict[str, object]:
+    """For JSON: what was gone through, if that is known, and what was found."""
+    walked = {"events": None} if report.summary is None else structs.asdict(report.summary)
+    findings = [structs.asdict(finding) for finding in report.findings]
+    return {**walked, "findings": findings, "is_complete": report.is_complete}
+
+
+def _print_report(report: Report, statements: "Sequence[Checkpoint]") -> None:
+    for finding in report.findings:
         print(finding)
-    if len(findings) == FINDINGS_SHOWN_MAX:
-        print(f"... stopped after {FINDINGS_SHOWN_MAX} findings")
-    for statement in () if findings else statements:
+    summary = report.summary
+    if summary is None:
+        # The rest cannot be looked at: LMDB may end the process on a damaged page.
+        print("DAMAGED: restore it from a backup")
+        return
+    if not report.is_complete:
+        print(f"... stopped after {len(report.findings):,} findings")
+    for statement in () if report.findings else statements:
         print(f"only added to since the checkpoint of {statement.size:,} events at {statement.time}")
     print(
         f"{summary.events:,} events in {summary.streams:,} streams, {summary.snapshots:,} snapshots, "
-        f"{summary.size_bytes:,} bytes: {'DAMAGED' if findings else 'all sound'}"
+        f"{summary.idempotency_keys:,} idempotency keys, {summary.size_bytes:,} bytes: "
+        f"{'DAMAGED' if report.findings else 'all sound'}"
     )
-    return EXIT_DAMAGED if findings else 0
-
-
-def _print_damaged_pages(findings: list[Finding], *, as_json: bool) -> int:
-    """What the pages hold cannot be looked at: LMDB may end the process on one that is damaged."""
-    if as_json:
-        print_json({"events": None, "findings": [structs.asdict(finding) for finding in findings]})
-    else:
-        for finding in findings:
-            print(finding)
-        print("DAMAGED: restore it from a backup")
-    return EXIT_DAMAGED
 
 
 def print_checkpoint(options: argparse.Namespace) -> int:

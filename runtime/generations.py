@@ -1,12 +1,14 @@
 """The generations of one projection's view: which one answers, which is being built beside it, and the swap."""
 
 import logging
-from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, Literal, Protocol
 
 import attrs
 import trio
 
+from ..actors.background import in_background
 from ..actors.projection import Projection
 from ..actors.projector import Pause, ProjectionState, Projector, ProjectorHost, Resume
 from ..actors.row_type import RowType
@@ -16,6 +18,8 @@ from ..actors.view_store import Checkpoint, Generation, View, ViewStore
 from ..storage.errors import EventSourcingError
 
 SWAP_RETRY_SECONDS: Final = 1.0
+QUERY_SECONDS_MAX: Final = 60.0
+"""How long a view that was replaced stays open for the queries that still look at it."""
 logger = logging.getLogger("eventsrc.projection")
 
 
@@ -36,7 +40,33 @@ class Built:
     checkpoint: Checkpoint
     """As it was when the generation was opened."""
     projector: Projector | None = None
-    is_swapped_in: bool = False
+    stage: Literal["building", "activating", "next"] = "building"
+    """Of one that is built beside another: "next" once it is stored that it answers from now on."""
+    queries: int = 0
+    """How many look at it now."""
+    _left: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
+
+    @property
+    def position(self) -> int:
+        """How far it has come."""
+        return self.checkpoint.position if self.projector is None else self.projector.position
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep it open for a query, also when another takes its place meanwhile."""
+        self.queries += 1
+        try:
+            yield
+        finally:
+            self.queries -= 1
+            if not self.queries:
+                self._left.unpark_all()
+
+    async def unused(self) -> None:
+        """Wait until no query looks at it, for `QUERY_SECONDS_MAX` at most."""
+        with trio.move_on_after(QUERY_SECONDS_MAX):
+            while self.queries:
+                await self._left.park()
 
 
 class RunningProjection:
@@ -64,6 +94,8 @@ class RunningProjection:
         self._host = host
         self._nursery = nursery
         self._error = "it is not open yet"
+        self._newest_number = 0
+        self._changing = trio.Lock()
 
     @property
     def projector(self) -> Projector | None:
@@ -84,15 +116,30 @@ class RunningProjection:
     def error(self) -> str:
         """What went wrong last; empty when all is well."""
         projector = self.projector
-        return self._error if projector is None else projector.error
+        if projector is None:
+            return self._error
+        building = None if self.building is None else self.building.projector
+        if projector.error or building is None or not building.error:
+            return projector.error
+        return f"the view that is being built beside it: {building.error}"
+
+    @property
+    def will_not_come(self) -> bool:
+        """Whether no generation will see any further event, unless somebody resumes the projection."""
+        working = [each.projector for each in (self.active, self.building) if each and each.projector]
+        if not working:
+            return self.is_paused
+        return all(projector.state in ("paused", "failed") for projector in working)
 
     @property
     def position(self) -> int:
         """How far the generation that answers has come."""
-        if self.active is None:
-            return 0
-        projector = self.active.projector
-        return projector.position if projector else self.active.checkpoint.position
+        return 0 if self.active is None else self.active.position
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether what answers is of an older class: it stays where it is until the new one has caught up."""
+        return self.active is not None and self.active.projector is None
 
     def fits(self, generation: Generation) -> bool:
         """Whether a generation was built by this version of the class."""
@@ -112,6 +159,7 @@ class RunningProjection:
             self._error = str(error)
             await self.close()
             raise
+        self._nursery.start_soon(in_background, self._tidy, name=f"{self.name}: tidy")
 
     async def close(self) -> None:
         """Stop the projectors and close the views."""
@@ -129,8 +177,9 @@ class RunningProjection:
 
     async def rebuild(self) -> None:
         """Begin a new generation beside the one that answers, unless one is being built already."""
-        if self.building is None:
-            self.building = await self._build_new(await self._stored())
+        async with self._changing:
+            if self.building is None:
+                self.building = await self._build_new(await self._stored())
 
     async def _begin(self, stored: Sequence[Generation]) -> None:
         """Let a new generation answer from its beginning."""
@@ -166,7 +215,10 @@ class RunningProjection:
         self._drop_later(others)
 
     async def _build_new(self, stored: Sequence[Generation]) -> Built:
-        number = max((generation.number for generation in stored), default=0) + 1
+        # No number twice: what had it before may still be on its way out.
+        known = max((generation.number for generation in stored), default=0)
+        self._newest_number = max(self._newest_number, known) + 1
+        number = self._newest_number
         built = await self._open_generation(Generation(number, self.projection_class.version, self.schema))
         self._start(built)
         return built
@@ -209,31 +261,41 @@ class RunningProjection:
     def look_at_building(self) -> None:
         """Swap, if the generation that is being built has caught up."""
         building = self.building
-        if building is None or building.projector is None or building.is_swapped_in:
+        if building is None or building.projector is None:
             return
-        if building.projector.state == "live":
-            building.is_swapped_in = True
-            self._nursery.start_soon(self._swap, building, name=f"{self.name}: swap")
+        if building.stage == "building" and building.projector.state == "live":
+            building.stage = "activating"
+            self._nursery.start_soon(in_background, self._activate, building, name=f"{self.name}: swap")
+        # The old one went on meanwhile: who has seen an event in a view finds it in the one that takes its place.
+        elif building.stage == "next" and building.position >= self.position:
+            self._swap(building)
 
-    async def _swap(self, building: Built) -> None:
+    async def _activate(self, building: Built) -> None:
         try:
             await trio.to_thread.run_sync(self._views.activate, self.name, building.generation)
         except EventSourcingError as error:
             logger.warning("a rebuilt view cannot take its place yet: %s", error, extra={"projection": self.name})
             await trio.sleep(SWAP_RETRY_SECONDS)
-            building.is_swapped_in = False
-            self.look_at_building()
-            return
+            building.stage = "building"
+        else:
+            building.stage = "next"
+        self.look_at_building()
+
+    def _swap(self, building: Built) -> None:
         old, self.active, self.building = self.active, building, None
         logger.info("view rebuilt", extra={"projection": self.name, "generation": building.generation.number})
-        self._host.swapped()
         if old is not None:
-            await _close(old)
-            await self._drop(old.generation)
+            self._nursery.start_soon(in_background, self._retire, old, name=f"{self.name}: drop")
+        self._host.swapped()
+
+    async def _retire(self, old: Built) -> None:
+        await old.unused()
+        await _close(old)
+        await self._drop(old.generation)
 
     def _drop_later(self, generations: Sequence[Generation]) -> None:
         for generation in generations:
-            self._nursery.start_soon(self._drop, generation, name=f"{self.name}: drop")
+            self._nursery.start_soon(in_background, self._drop, generation, name=f"{self.name}: drop")
 
     async def _drop(self, generation: Generation) -> None:
         try:
@@ -241,6 +303,12 @@ class RunningProjection:
         except Exception:
             # It is tried again when the store is opened next.
             logger.exception("an old view could not be removed", extra={"projection": self.name})
+
+    async def _tidy(self) -> None:
+        try:
+            await trio.to_thread.run_sync(self._views.tidy, self.name)
+        except Exception:
+            logger.exception("what is left of an old view could not be removed", extra={"projection": self.name})
 
 
 async def _close(built: Built) -> None:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import attrs
+import msgspec
 import trio
 
 from ..actors.aggregate_type import AggregateType
@@ -13,8 +14,10 @@ from ..storage.past import PastLog
 from ..storage.query import position_at
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader
+from .changes import Change, changed_values
 from .errors import NotInHistory
 
+_encode: Final = msgspec.msgpack.Encoder().encode
 BATCH_EVENTS: Final = 100
 """Events that are applied before other tasks get their turn."""
 PRINCIPAL: Final = "principal"
@@ -29,38 +32,51 @@ class Difference:
     """Those after the first version, up to and including the second."""
     changes: dict[str, tuple[Any, Any]]
     """The fields of the state that differ, each with its value before and after, as plain data."""
+    values: list[Change]
+    """The same down to the innermost values: what was added to a set, the item of a mapping, the field of a field."""
 
 
 @attrs.frozen
 class Blame:
-    """What last set a field of an aggregate's state. Fields that no event has changed have none."""
+    """What changed a field of an aggregate's state last.
+
+    Where no event has, `is_set` is False: the value is the class's own, and everything else is 0, empty or None.
+    """
 
     value: Any
     """As plain data."""
-    version: int
-    position: int
-    event_type: str
-    time_ns: int
-    command_id: str
-    correlation_id: str
-    principal: str | None
+    version: int = 0
+    position: int = 0
+    event_type: str = ""
+    time_ns: int = 0
+    command_id: str = ""
+    correlation_id: str = ""
+    principal: str | None = None
     """What the command's metadata name as `principal`."""
+
+    @property
+    def is_set(self) -> bool:
+        """Whether an event has changed the field."""
+        return self.version > 0
 
 
 def position_of(store: EventReader, *, position: int | None = None, time: datetime | None = None) -> int:
     """The position that a moment stands for. Raises `NotInHistory` for one that the log does not reach.
 
-    Raises `ValueError` for a time without a zone, or when not exactly one of both is given.
+    Of several events of one time it is the last; a time after the newest event stands for that. Raises `ValueError` for
+    a time without a zone, or when not exactly one of both is given, `TypeError` for what is neither.
     """
     if (position is None) == (time is None):
         raise ValueError("say when: either a position or a time")
     if position is not None:
+        _check_whole("position", position)
         if not 0 <= position <= store.last_position:
             raise NotInHistory(
                 f"There is no position {position} in {store.path}: it goes from 0 to {store.last_position}."
             )
         return position
-    assert time is not None
+    if not isinstance(time, datetime):
+        raise TypeError(f"a time must be a datetime with a time zone, not {time!r}")
     if time.tzinfo is None:
         raise ValueError(f"{time} has no time zone: write datetime(..., tzinfo=UTC), or time.astimezone()")
     found = position_at(store, round(time.timestamp() * 1_000_000) * 1_000 + 999)
@@ -87,21 +103,39 @@ async def state_at(
         return await recover(past, aggregate_type, stream, aggregate_id)
     if position is not None or time is not None:
         raise ValueError("say when by one of at_version, at_position and at_time")
-    _check_version(store, stream, version)
+    check_version(store, stream, version)
     return await recover(store, aggregate_type, stream, aggregate_id, to_version=version)
 
 
 def position_of_version(store: EventReader, stream: str, version: int) -> int:
     """Where a version of a stream is stored; 0 for version 0. Raises `NotInHistory`."""
-    _check_version(store, stream, version)
+    check_version(store, stream, version)
     return store.read_stream(stream, from_version=version, limit=1)[0].position if version else 0
 
 
-def _check_version(store: EventReader, stream: str, version: int) -> None:
+def newest_snapshot_version(store: EventReader, stream: str) -> int:
+    """The version of the newest snapshot that is of this history and not in quarantine; 0 where there is none.
+
+    Whether it fits a class is not looked at.
+    """
+    for snapshot in store.snapshots(stream):
+        if store.event_hash(stream, snapshot.version) == snapshot.event_hash:
+            return snapshot.version
+    return 0
+
+
+def check_version(store: EventReader, stream: str, version: int) -> None:
+    """Raise `NotInHistory` for a version that a stream does not have; 0 is before its first event."""
+    _check_whole("version", version)
     head = store.head(stream)
     newest = 0 if head is None else head.version
     if not 0 <= version <= newest:
         raise NotInHistory(f"{stream!r} has no version {version}: it goes from 0 to {newest}.")
+
+
+def _check_whole(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"a {name} must be a whole number, not {value!r}")
 
 
 async def difference(
@@ -109,40 +143,51 @@ async def difference(
 ) -> Difference:
     """What happened between two versions; the second may be the lower one, and then nothing happened in between."""
     stream = aggregate_type.stream(aggregate_id)
-    states = [
-        aggregate_type.data((await state_at(store, aggregate_type, aggregate_id, version=version)).state)
-        for version in (first, second)
-    ]
+    changes, values = await changes_of_state(store, aggregate_type, aggregate_id, first, second)
     events: list[StoredEvent] = []
     while len(events) < second - first:
         begin = first + len(events) + 1
         events += store.read_stream(stream, from_version=begin, to_version=second, limit=BATCH_EVENTS)
         await trio.lowlevel.checkpoint()
-    return Difference(events, changes_between(*states))
+    return Difference(events, changes, values)
+
+
+async def changes_of_state(
+    store: EventReader, aggregate_type: AggregateType, aggregate_id: str, first: int, second: int
+) -> tuple[dict[str, tuple[Any, Any]], list[Change]]:
+    """The fields that differ between two versions, and the innermost values. Raises `NotInHistory`."""
+    before, after = [
+        (await state_at(store, aggregate_type, aggregate_id, version=version)).state for version in (first, second)
+    ]
+    values = list(changed_values(before, after, aggregate_type.plain))
+    return changes_between(aggregate_type.data(before), aggregate_type.data(after)), values
 
 
 def changes_between(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The fields that differ, with both values."""
+    """The fields that differ, with both values; one with NaN in it is not the same as itself, but its bytes are."""
     return {
-        name: (before.get(name), after.get(name)) for name in {**before, **after} if before.get(name) != after.get(name)
+        name: (before.get(name), after.get(name))
+        for name in {**before, **after}
+        if before.get(name) != after.get(name) and _encode(before.get(name)) != _encode(after.get(name))
     }
 
 
 async def blame(store: EventReader, aggregate_type: AggregateType, aggregate_id: str) -> dict[str, Blame]:
-    """For each field that any event changed: the event that set it last.
+    """For each field: the event that changed it last, or that none did.
 
     Replays the whole stream, turning the state into data after each event.
     """
     stream = aggregate_type.stream(aggregate_id)
     state = aggregate_type.initial_state(aggregate_id)
     data = aggregate_type.data(state)
-    found: dict[str, Blame] = {}
+    found = {name: Blame(value) for name, value in data.items()}
     for number, stored in enumerate(_events_of(store, stream)):
         if number % BATCH_EVENTS == 0:
             await trio.lowlevel.checkpoint()
         apply_event(aggregate_type, state, stored)
         before, data = data, aggregate_type.data(state)
         for name, (_, value) in changes_between(before, data).items():
+            principal = stored.metadata.get(PRINCIPAL)
             found[name] = Blame(
                 value,
                 stored.version,
@@ -151,7 +196,7 @@ async def blame(store: EventReader, aggregate_type: AggregateType, aggregate_id:
                 stored.time_ns,
                 stored.causation_id,
                 stored.correlation_id,
-                stored.metadata.get(PRINCIPAL),
+                None if principal is None else str(principal),
             )
     return found
 

@@ -1,4 +1,4 @@
-"""What the command line shows of a store: streams, events, one stream, and whether all of it is sound."""
+"""What the command line shows of a store: its streams and its events."""
 
 import argparse
 import sys
@@ -14,11 +14,9 @@ from ..storage.event_query import EventQuery
 from ..storage.query import find_events, find_streams, position_at
 from ..storage.reader import LogReader
 from ..storage.record import StoredEvent
-from ..storage.snapshot import Snapshot
 from .output import compact_json, format_time, make_console, make_table, print_json
 
 FOLLOW_INTERVAL_SECONDS: Final = 0.05
-EXIT_NOT_FOUND: Final = 1
 EVENT_COLUMNS: Final = ("position", "time", "stream", "version", "type", "payload")
 
 
@@ -49,63 +47,16 @@ def print_events(options: argparse.Namespace) -> int:
             return 0
         table = make_table(*EVENT_COLUMNS)
         for number, event in enumerate(found, 1):
-            table.add_row(*_cells(event))
+            table.add_row(*event_cells(event))
             if number == options.limit:
                 break
         make_console().print(table)
     return 0
 
 
-def print_stream(options: argparse.Namespace) -> int:
-    """`eventsrc show PATH STREAM`."""
-    with closing(LogReader.open(options.path)) as log:
-        head = log.head(options.stream)
-        if head is None:
-            print(f"eventsrc: there is no stream {options.stream!r} in {options.path}", file=sys.stderr)
-            return EXIT_NOT_FOUND
-        at = head.version if options.at is None else options.at
-        if at > head.version:
-            print(
-                f"eventsrc: stream {options.stream!r} is at version {head.version}; there is no version {at} yet",
-                file=sys.stderr,
-            )
-            return EXIT_NOT_FOUND
-        snapshot = next((found for found in log.snapshots(options.stream) if found.version <= at), None)
-        events = (event for event in find_events(log, EventQuery(), stream=options.stream) if event.version <= at)
-        if options.json:
-            print_json(
-                {
-                    "stream": options.stream,
-                    "version": at,
-                    "head_version": head.version,
-                    "compacted": getattr(log.compacted(options.stream), "version", 0),
-                    "snapshot": None if snapshot is None else _snapshot_data(snapshot),
-                    "events": [event_data(event) for event in events],
-                }
-            )
-            return 0
-        console = make_console()
-        console.print(f"{options.stream}: version {at} of {head.version}", highlight=False)
-        compacted = log.compacted(options.stream)
-        if compacted is not None:
-            console.print(f"versions 1 to {compacted.version} are in the archive", highlight=False)
-        if snapshot is not None:
-            console.print(f"snapshot at version {snapshot.version}: {compact_json(snapshot.state)}", highlight=False)
-        table = make_table("version", *(column for column in EVENT_COLUMNS if column not in ("stream", "version")))
-        for event in events:
-            position, when, _, version, name, payload = _cells(event)
-            table.add_row(version, position, when, name, payload)
-        console.print(table)
-    return 0
-
-
 def event_data(event: StoredEvent) -> dict[str, Any]:
     """An event as JSON data."""
     return {**structs.asdict(event), "time": format_time(event.time_ns), "hash": event.hash.hex()}
-
-
-def _snapshot_data(snapshot: Snapshot) -> dict[str, Any]:
-    return {"version": snapshot.version, "time": format_time(snapshot.time_ns), "state": snapshot.state}
 
 
 def _found(log: LogReader, options: argparse.Namespace, after: int) -> Iterator[StoredEvent]:
@@ -141,10 +92,11 @@ def print_event(event: StoredEvent, *, as_json: bool) -> None:
     if as_json:
         print_json(event_data(event))
     else:
-        print("\t".join(_cells(event)), flush=True)
+        print("\t".join(event_cells(event)), flush=True)
 
 
-def _cells(event: StoredEvent) -> tuple[str, ...]:
+def event_cells(event: StoredEvent) -> tuple[str, ...]:
+    """An event in the columns of a table, see `EVENT_COLUMNS`."""
     return (
         f"{event.position}",
         format_time(event.time_ns),

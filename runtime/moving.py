@@ -9,10 +9,9 @@ from pathlib import Path
 import rich.console
 import rich.progress
 
-from ..storage.backup import backup, restore
-from ..storage.log import EventLog
+from ..storage.backup import backup, fork, restore
 from ..storage.reader import LogReader
-from ..storage.transfer import LIMITS, export_events, import_events
+from ..storage.transfer import STANDARD_STREAM, export_events, import_store
 from .output import print_json
 
 
@@ -21,45 +20,47 @@ def run_backup(options: argparse.Namespace) -> int:
     with closing(LogReader.open(options.path)) as log, _shown("copying", log.last_position) as progress:
         if options.since is not None:
             count = export_events(log, options.destination, after=options.since, progress=progress)
-            return _tell(options, {"events": count, "after": options.since, "destination": str(options.destination)})
-        summary = backup(log, options.destination)
-    facts = {"events": summary.events, "streams": summary.streams, "size_bytes": summary.size_bytes}
-    return _tell(options, {**facts, "destination": str(options.destination), "verified": True})
+            facts: dict[str, object] = {"events": count, "after": options.since, "position": options.since + count}
+        else:
+            summary = backup(log, options.destination, progress=progress)
+            facts = {"events": summary.events, "position": summary.events, "streams": summary.streams}
+            facts |= {"size_bytes": summary.size_bytes, "verified": True}
+    return _tell(options, facts, options.destination)
 
 
 def run_restore(options: argparse.Namespace) -> int:
     """`eventsrc restore BACKUP DEST [INCREMENT ...]`."""
-    with closing(LogReader.open(options.path)) as log, _shown("restoring", log.last_position) as progress:
+    with closing(LogReader.open(options.path)) as log, _shown("restoring", None) as progress:
         position = restore(
             log,
             options.destination,
             increments=options.increments,
             to_position=options.to_position,
-            to_time_ns=options.to_time,
+            # Times are told in microseconds: such a time stands for all of its nanoseconds.
+            to_time_ns=None if options.to_time is None else options.to_time + 999,
             progress=progress,
         )
-    return _tell(options, {"position": position, "destination": str(options.destination)})
+    return _tell(options, {"position": position}, options.destination)
 
 
 def run_fork(options: argparse.Namespace) -> int:
     """`eventsrc fork PATH DEST --at POSITION`: a store of its own that shares the history up to there."""
     with closing(LogReader.open(options.path)) as log, _shown("copying", options.at) as progress:
-        position = restore(log, options.destination, to_position=options.at, progress=progress)
-    return _tell(options, {"position": position, "destination": str(options.destination)})
+        position = fork(log, options.at, options.destination, progress=progress)
+    return _tell(options, {"position": position}, options.destination)
 
 
 def run_export(options: argparse.Namespace) -> int:
     """`eventsrc export PATH FILE`."""
     with closing(LogReader.open(options.path)) as log, _shown("exporting", log.last_position) as progress:
         count = export_events(log, options.file, after=options.after, progress=progress)
-    return _tell(options, {"events": count, "file": str(options.file)})
+    return _tell(options, {"events": count, "position": options.after + count}, options.file)
 
 
 def run_import(options: argparse.Namespace) -> int:
     """`eventsrc import PATH FILE`."""
-    with closing(EventLog(options.path, limits=LIMITS)) as log, _shown("importing", None) as progress:
-        count = import_events(log, options.file, progress=progress)
-        position = log.last_position
+    with _shown("importing", None) as progress:
+        count, position = import_store(options.path, options.file, progress=progress)
     return _tell(options, {"events": count, "position": position})
 
 
@@ -71,7 +72,12 @@ def _shown(what: str, last_position: int | None) -> Iterator[Callable[[int], Non
         yield lambda position: progress.update(task, completed=position)
 
 
-def _tell(options: argparse.Namespace, facts: dict[str, object]) -> int:
+def _tell(options: argparse.Namespace, facts: dict[str, object], destination: Path | None = None) -> int:
+    if destination == STANDARD_STREAM:
+        # What was exported is all that belongs there.
+        return 0
+    if destination is not None:
+        facts["destination"] = str(destination)
     if options.json:
         print_json(facts)
     else:
@@ -103,10 +109,12 @@ def add_commands(
     parser.set_defaults(run=run_fork)
 
     parser = add("export", "write the events as JSON Lines, with positions, times and hashes")
-    parser.add_argument("file", type=Path, metavar="FILE", help="packed where its name ends in .gz")
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help="a new file, packed where its name ends in .gz; - for stdout"
+    )
     parser.add_argument("--after", type=count, default=0, metavar="POSITION", help="only after this position")
     parser.set_defaults(run=run_export)
 
-    parser = add("import", "append the events of an export to a store that is new, or ends where the export begins")
-    parser.add_argument("file", type=Path, metavar="FILE")
+    parser = add("import", "check an export and append what the store, which nobody has open, lacks of it; or make one")
+    parser.add_argument("file", type=Path, metavar="FILE", help="as export wrote it; - for stdin")
     parser.set_defaults(run=run_import)

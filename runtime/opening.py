@@ -24,7 +24,7 @@ from ..storage.memory import MemoryLog
 from ..storage.past import PastLog
 from ..storage.reader import LogReader
 from ..storage.store import EventReader, EventStore
-from .errors import ArgumentInvalid, ReadersFull
+from .errors import ArgumentInvalid, PastReadOnly, ReadersFull, RuntimeReadOnly
 
 READERS_MAX: Final = 64
 """Reader processes of one store that keep views beside it."""
@@ -55,6 +55,11 @@ async def open_store(store: StoreGiven | PastLog, role: Literal["writer", "reade
     if role == "reader":
         return await trio.to_thread.run_sync(LogReader.open, store)
     return await trio.to_thread.run_sync(partial(EventLog, store, limits=limits))
+
+
+def refusal(store: EventReader) -> RuntimeReadOnly:
+    """Why a runtime that only reads changes nothing."""
+    return PastReadOnly(store.path) if isinstance(store, PastLog) else RuntimeReadOnly(store.path)
 
 
 async def follow(store: LogReader, feed: Feed) -> None:

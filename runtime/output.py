@@ -3,7 +3,7 @@
 import base64
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -38,13 +38,27 @@ def compact_json(data: object) -> str:
 
 def print_json(data: object) -> None:
     """One JSON object on a line of its own, at once."""
-    print(json.dumps(data, ensure_ascii=False, default=_json_fallback), flush=True)
+    print(_json(data), flush=True)
+
+
+def print_json_with(data: Mapping[str, Any], name: str, items: Iterable[object]) -> None:
+    """The same with one more member, last: a list that may be too long to have in memory."""
+    sys.stdout.write(f"{_json(data)[:-1]}{', ' if data else ''}{_json(name)}: [")
+    for number, item in enumerate(items):
+        sys.stdout.write(f"{', ' if number else ''}{_json(item)}")
+    print("]}", flush=True)
+
+
+def _json(data: object) -> str:
+    return json.dumps(data, ensure_ascii=False, default=_json_fallback)
 
 
 def _json_fallback(value: object) -> str:
-    """JSON has no bytes: Base64 stands for them."""
+    """JSON has no bytes: Base64 stands for them; nor times: ISO 8601."""
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
+    if isinstance(value, datetime):
+        return value.isoformat()
     raise TypeError(f"{type(value).__name__} has no place in JSON")
 
 
@@ -59,7 +73,9 @@ def make_table(*columns: str) -> rich.table.Table:
 def make_console() -> rich.console.Console:
     """Standard output, as wide as the terminal."""
     # Piped output is not cut at the width of a terminal that is not there.
-    return rich.console.Console() if sys.stdout.isatty() else rich.console.Console(width=200)
+    # What is printed is data: brackets in it are no markup.
+    width = None if sys.stdout.isatty() else 200
+    return rich.console.Console(width=width, markup=False)
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:

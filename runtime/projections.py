@@ -10,22 +10,24 @@ from typing import Any, Final
 import msgspec
 import trio
 
+from ..actors.background import in_background
 from ..actors.errors import DefinitionError, ProjectionUnavailable, ViewUnreachable
 from ..actors.feed import Feed
 from ..actors.projection import Projection, Table
 from ..actors.projector import ProjectionState, Projector
-from ..actors.row_type import RowType
 from ..actors.serializer import Serializer
-from ..actors.view_store import View, ViewStore
+from ..actors.view_store import ViewStore
 from ..actors.workshare import Workshare
 from ..storage.control import ControlBoard
 from ..storage.limits import Limits
 from ..storage.store import EventReader
 from .dispatcher import on_board
 from .errors import TooManyProjections, UnknownProjection
-from .generations import RunningProjection
+from .generations import Built, RunningProjection
 
 logger = logging.getLogger("eventsrc.projection")
+SCANS_MAX: Final = 4
+"""Queries that look at many rows of LMDB views at once, each in a worker thread; others wait."""
 LAG_WARNING_SECONDS: Final = 10.0
 """A projection that is over its bounds is reported so often."""
 
@@ -62,9 +64,11 @@ class Projections:
         self._serializer = serializer
         self._wall_clock = wall_clock
         self._running: dict[type[Projection], RunningProjection] = {}
+        self._of_name: dict[str, RunningProjection] = {}
         self._moved = trio.lowlevel.ParkingLot()
         self._slow: list[RunningProjection] = []
         self._board: ControlBoard | None = None
+        self.scans = trio.CapacityLimiter(SCANS_MAX)
         self.on_advance: Callable[[], None] = lambda: None
 
     async def open(
@@ -96,13 +100,13 @@ class Projections:
             views = views_of(projection_class)
             running = RunningProjection(projection_class, views, self._serializer, self, self._nursery)
             running.is_paused = running.name in paused
-            self._running[projection_class] = running
+            self._running[projection_class] = self._of_name[running.name] = running
             try:
                 await running.open()
             except ViewUnreachable as error:
                 # Commands do not wait for somebody else's server.
                 logger.warning("a view cannot be opened yet: %s", error, extra={"projection": running.name})
-                self._nursery.start_soon(self._open_later, running, name=f"{running.name}: opening")
+                self._nursery.start_soon(in_background, self._open_later, running, name=f"{running.name}: opening")
             if projection_class.on_lag == "slow_writers":
                 self._slow.append(running)
 
@@ -133,10 +137,10 @@ class Projections:
 
     def named(self, name: str) -> type[Projection]:
         """The projection that is stored under a name. Raises `UnknownProjection`."""
-        for projection_class, running in self._running.items():
-            if running.name == name:
-                return projection_class
-        raise UnknownProjection(name, [running.name for running in self._running.values()])
+        running = self._of_name.get(name)
+        if running is None:
+            raise UnknownProjection(name, list(self._of_name))
+        return running.projection_class
 
     def all(self) -> list[type[Projection]]:
         """Every projection, in the order in which they were given."""
@@ -161,21 +165,20 @@ class Projections:
         Raises `ProjectionUnavailable` when it is paused or has failed, so that it would not come to it.
         """
         while running.position < position:
-            if running.state in ("paused", "failed"):
+            if running.will_not_come:
                 raise ProjectionUnavailable(running.name, running.state, running.error)
             await self._moved.park()
 
     async def wait_while_possible(self, running: RunningProjection, position: int) -> None:
         """The same, but only for as long as it may still come to that."""
-        while running.position < position and running.state not in ("paused", "failed"):
+        while running.position < position and not running.will_not_come:
             await self._moved.park()
 
-    def table(self, running: RunningProjection, table: Table[Any] | None) -> tuple[View, RowType[Any]]:
-        """A table of the generation that answers; without a name the only one."""
-        built = running.active
-        if built is None:
+    def answering(self, running: RunningProjection) -> Built:
+        """The generation that answers. Raises `ProjectionUnavailable` as long as there is none."""
+        if running.active is None:
             raise ProjectionUnavailable(running.name, running.state, running.error)
-        return built.view, built.tables[self.table_name(running, table)]
+        return running.active
 
     def table_name(self, running: RunningProjection, table: Table[Any] | None) -> str:
         """The name of a table; without one that of the only one. Raises `DefinitionError` where there are several."""
@@ -230,10 +233,10 @@ class Projections:
         """A projector's position or state has changed."""
         self._moved.unpark_all()
         self.on_advance()
-        for running in self._running.values():
-            running.look_at_building()
-            if running.active is not None and running.active.projector is projector:
-                self._report(running)
+        running = self._of_name[projector.name]
+        running.look_at_building()
+        if running.active is not None and running.active.projector is projector:
+            self._report(running)
 
     def swapped(self) -> None:
         """Another generation of a projection answers from now on."""

@@ -1,6 +1,7 @@
 """What a program reads of a runtime: events, streams, subscriptions and views."""
 
 import itertools
+import math
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -17,21 +18,27 @@ from ..actors.event_codecs import EventCodecs
 from ..actors.feed import Feed
 from ..actors.projection import Projection, Table
 from ..actors.serializer import Serializer
-from ..storage.backup import backup, restore
+from ..storage.backup import backup, fork
 from ..storage.errors import BackupRefused
 from ..storage.limits import Limits
+from ..storage.past import PastLog
 from ..storage.query import find_streams
 from ..storage.reader import LogReader
 from ..storage.record import StoredEvent, StreamHead
 from ..storage.verify import Summary
+from .aggregate_replay import AggregateReplay
 from .consumers import Consumer, Subscriptions
-from .errors import NoPlaceForProgress, UnknownAggregate
+from .errors import NoPlaceForProgress, NotInHistory, PastReadOnly, UnknownAggregate
 from .events import EVENTS_PER_CHECKPOINT, Wanted, check_count, read_events
 from .history import Blame, Difference, blame, difference, position_of
 from .iteration import Batches, Items
+from .known_names import check_types
 from .opening import Opened
+from .pace import Speed
+from .projection_replay import ProjectionReplay
 from .projections import Lag, Projections
-from .replay import AggregateReplay, ProjectionReplay, Replay, ReplayMode, ReplayOptions, Selection
+from .replay import Replay
+from .selection import ReplayMode, ReplayOptions, Selection
 from .subscription import SUBSCRIPTION_BATCH_EVENTS, Subscription
 from .view import View
 
@@ -124,7 +131,8 @@ class Reading:
     ) -> AsyncIterator[list[StoredEvent]]:
         """Batches of the events after a position, first what is stored, then what comes; see `events` for the filters.
 
-        It ends when the runtime closes. A slow subscriber holds up nobody and costs the memory of one batch.
+        It ends when the runtime closes, in the past (`as_of`) with the newest event. A slow subscriber holds up nobody
+        and costs the memory of one batch.
 
         Raises:
             DefinitionError: for a class that is no event.
@@ -161,6 +169,7 @@ class Reading:
             SubscriptionFilterDiffers: this runtime has consumers of this name that want other events.
             SubscriptionDiverged: its progress is that of another history, which the log does not have.
             NotInHistory, ValueError, TypeError: `after` is no position of the log.
+            PastReadOnly: the runtime is one of `as_of`.
 
         """
         wanted = Wanted.of(types=types, category=category, tag=tag)
@@ -169,6 +178,8 @@ class Reading:
     @property
     def subscriptions(self) -> Subscriptions:
         """The durable subscriptions: what is parked, retrying it, deleting one. Raises `NoPlaceForProgress`."""
+        if isinstance(self._store, PastLog):
+            raise PastReadOnly(self._store.path)
         if self._subscriptions is None:
             raise NoPlaceForProgress(self._store.path)
         return self._subscriptions
@@ -199,7 +210,8 @@ class Reading:
         *,
         aggregate: tuple[type[A], str],
         into: Callable[[StoredEvent], Any] | None = None,
-        speed: float | None = None,
+        speed: Speed = None,
+        wait_seconds_max: float = math.inf,
         **options: Unpack[ReplayOptions],
     ) -> AggregateReplay[A]: ...
     @overload
@@ -209,7 +221,8 @@ class Reading:
         *,
         projection: type[Projection],
         into: Callable[[StoredEvent], Any] | None = None,
-        speed: float | None = None,
+        speed: Speed = None,
+        wait_seconds_max: float = math.inf,
         **options: Unpack[ReplayOptions],
     ) -> ProjectionReplay: ...
     @overload
@@ -218,7 +231,8 @@ class Reading:
         mode: ReplayMode,
         *,
         into: Callable[[StoredEvent], Any],
-        speed: float | None = None,
+        speed: Speed = None,
+        wait_seconds_max: float = math.inf,
         **options: Unpack[ReplayOptions],
     ) -> Replay: ...
     def replay(
@@ -228,7 +242,8 @@ class Reading:
         aggregate: tuple[type[Aggregate], str] | None = None,
         projection: type[Projection] | None = None,
         into: Callable[[StoredEvent], Any] | None = None,
-        speed: float | None = None,
+        speed: Speed = None,
+        wait_seconds_max: float = math.inf,
         **options: Unpack[ReplayOptions],
     ) -> Replay:
         """Prepare a replay; `await replay.run()` runs it.
@@ -237,20 +252,36 @@ class Reading:
             mode: "full", from the first event; "from_snapshot", the newest one of an aggregate and what came since;
                 "selective", what the filters select; "time_travel", up to a version, a position or a time.
             aggregate: (class, id): into its state, `replay.state`.
-            projection: into a view of its own: `async with runtime.replay(..., projection=Balances) as replay`.
+            projection: into a view of its own: `async with runtime.replay(..., projection=Balances) as replay`. The
+                view that answers queries is left alone.
             into: a function, async or not, that is called with each event; also besides the others.
-            speed: times the original pace, 0.1 to `Limits.replay_speed_max`; as fast as it goes unless given.
-            options: the filters and the end, by the names in `ReplayOptions`.
+            speed: times the original pace, 0.1 to `Limits.replay_speed_max`; as fast as it goes unless given or "flat".
+            wait_seconds_max: the longest wait between two events at a pace. Unless given it is as long as it was: days
+                where nothing happened for days. `replay.step()` ends a wait.
+            options: a stream, the filters and the end, by the names in `ReplayOptions`.
 
         Raises:
-            ValueError: for what does not go together.
+            ValueError, TypeError: for what does not go together, `DefinitionError` for a class that is no event.
+            UnknownEventType: for a stored name that neither the log nor a class of this runtime has.
             ReplaySpeedInvalid, NotInHistory, UnknownAggregate: for what cannot be.
 
         """
+        if aggregate is not None and projection is not None:
+            raise ValueError("replay into an aggregate or into a projection, and make two replays for both")
         aggregate_type = None if aggregate is None else self._type_of(aggregate[0])
-        stream = None if aggregate is None or aggregate_type is None else aggregate_type.stream(aggregate[1])
-        selection = Selection(mode=mode, stream=stream, **options)
-        how: dict[str, Any] = {"speed": speed, "limits": self.limits, "into": into}
+        if aggregate is not None and aggregate_type is not None:
+            if options.get("stream") is not None:
+                raise ValueError("an aggregate has its stream: leave out stream=")
+            options["stream"] = aggregate_type.stream(aggregate[1])
+        selection = Selection(mode=mode, **options)
+        selection.check()
+        check_types(self._store, selection.type_names, self._codecs.of_name)
+        how: dict[str, Any] = {
+            "speed": speed,
+            "wait_seconds_max": wait_seconds_max,
+            "limits": self.limits,
+            "into": into,
+        }
         if aggregate is not None and aggregate_type is not None:
             return AggregateReplay(self._store, aggregate_type, aggregate[1], selection, **how)
         if projection is not None:
@@ -273,7 +304,9 @@ class Reading:
     async def backup(self, destination: str | os.PathLike[str]) -> Summary:
         """Copy the store into a new folder while commands go on, and verify the copy.
 
-        Raises `BackupRefused` where something is there already, `StoreWriteFailed`; a store in memory has no copy.
+        The folder is there as a whole or not at all. Raises `DestinationExists`, `DestinationOverlaps`,
+        `DestinationUnusable`, `DestinationInUse`, `DestinationFull` and `CopyUnsound`, which are `BackupRefused`, as is
+        the error for a store in memory: it has no copy.
         """
         if not isinstance(self._store, LogReader):
             raise BackupRefused(f"{self._store.path} is no store on a disk: there is nothing to copy.")
@@ -282,12 +315,14 @@ class Reading:
     async def fork(self, at_position: int, destination: str | os.PathLike[str]) -> None:
         """Make a store of its own, in a new folder, that shares the history up to a position: for what-if commands.
 
-        Raises `NotInHistory` for a position that the log does not have, `BackupRefused`.
+        A position within a commit, such as that of a transaction, splits it: the fork has its events up to there.
+        Raises `NotInHistory` for a position that the log does not have, and what `backup` raises.
         """
-        position_of(self._store, position=at_position)
+        if not position_of(self._store, position=at_position):
+            raise NotInHistory(f"A fork of {self._store.path} shares at least the event at position 1.")
         if not isinstance(self._store, LogReader):
             raise BackupRefused(f"{self._store.path} is no store on a disk: there is nothing to copy.")
-        await trio.to_thread.run_sync(partial(restore, self._store, destination, to_position=at_position))
+        await trio.to_thread.run_sync(fork, self._store, at_position, destination)
 
     def _type_of(self, aggregate_class: type[Aggregate]) -> AggregateType:
         aggregate_type = self._types.get(aggregate_class)

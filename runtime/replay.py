@@ -3,281 +3,319 @@
 It only reads: nothing that is replayed is stored, and no command is sent.
 """
 
-import inspect
 import math
-import shutil
-import tempfile
-import time as clock
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
-from pathlib import Path
-from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypedDict, TypeVar, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Self
 
 import attrs
 import trio
 
-from ..actors.aggregate import Aggregate
-from ..actors.aggregate_type import AggregateType
-from ..actors.criteria import RowQuery, criteria_of
-from ..actors.errors import DefinitionError
-from ..actors.lmdb_view import LmdbViews
-from ..actors.projection import Projection, Table
-from ..actors.recovery import apply_event, newest_snapshot
-from ..actors.row_type import RowType
-from ..actors.serializer import Serializer
-from ..actors.view_session import ViewSession
-from ..actors.view_store import Checkpoint, Generation
 from ..storage.limits import Limits
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader
-from .errors import ReplaySpeedInvalid
-from .events import Wanted
-from .history import position_of, position_of_version
+from .errors import NotInHistory
+from .events import check_count
+from .history import newest_snapshot_version
+from .pace import Pace, Speed, checked_speed
+from .replay_errors import ReplayHandlerFailed, ReplayPositionPassed, ReplayStarted
+from .selection import Selection
 
-ReplayMode: TypeAlias = Literal["full", "from_snapshot", "selective", "time_travel"]
-MODES: Final = ("full", "from_snapshot", "selective", "time_travel")
-SPEED_MIN: Final = 0.1
-"""Times the original pace, at least; the most is `Limits.replay_speed_max`."""
-EVENTS_PER_CHECKPOINT: Final = 100
-NS_PER_SECOND: Final = 1e9
-
-A = TypeVar("A", bound=Aggregate)
-R = TypeVar("R")
+NEVER: Final = math.inf
+PLAIN_CLASSES_MAX: Final = 100
+"""Classes of what a function returns that are known not to be awaited."""
 
 
-class ReplayOptions(TypedDict, total=False):
-    """What `Runtime.replay` takes besides: the filters of a selective replay, or the end of a time travel."""
-
-    types: Sequence[type | str] | None
-    category: str | None
-    tag: str | Sequence[str] | None
-    metadata: Mapping[str, Any] | None
-    to_version: int | None
-    to_position: int | None
-    to_time: datetime | None
-
-
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class Progress:
-    """How far a replay has come. `seconds_left` is None before there is anything to tell it by."""
+    """How far a replay has come.
+
+    `events_total` is None where only looking at all events would tell how many fit the filters. `fraction` is 0 to 1,
+    by versions where one stream is replayed, by positions otherwise. `per_second` and `seconds_left` leave out the time
+    in which it was paused; `seconds_left` is None before there is anything to tell it by. At a pace it follows from the
+    times of the events, and is the most that it can be where they are filtered or waits are bounded.
+    """
 
     events: int
+    events_total: int | None
     position: int
     last_position: int
+    fraction: float
     per_second: float
     seconds_left: float | None
 
 
-@attrs.frozen(kw_only=True)
-class Selection:
-    """Which events are replayed, and up to where."""
-
-    mode: ReplayMode
-    stream: str | None = None
-    types: Sequence[type | str] | None = None
-    category: str | None = None
-    tag: str | Sequence[str] | None = None
-    metadata: Mapping[str, Any] | None = None
-    to_version: int | None = None
-    to_position: int | None = None
-    to_time: datetime | None = None
-
-    def check(self) -> None:
-        """Raise `ValueError` for what does not go together."""
-        if self.mode not in MODES:
-            raise ValueError(f"the mode of a replay is one of {', '.join(MODES)}, not {self.mode!r}")
-        filters = (self.types, self.category, self.tag, self.metadata)
-        ends = [end for end in (self.to_version, self.to_position, self.to_time) if end is not None]
-        if self.mode == "selective" and not any(filters):
-            raise ValueError("a selective replay needs types, a category, a tag or metadata to select by")
-        if self.mode != "selective" and any(filters):
-            raise ValueError(f"a replay in the mode {self.mode!r} takes no filter: use the mode 'selective'")
-        if (self.mode == "time_travel") != (len(ends) == 1) or len(ends) > 1:
-            raise ValueError("a time_travel needs one of to_version, to_position and to_time; other modes take none")
-        if self.mode == "from_snapshot" and self.stream is None:
-            raise ValueError("a replay from a snapshot is one of an aggregate: say which")
-        if self.to_version is not None and self.stream is None:
-            raise ValueError("a version is one of an aggregate: say which")
-
-    def end(self, store: EventReader) -> int:
-        """The last position that may be replayed. Raises `NotInHistory`."""
-        if self.to_version is not None and self.stream is not None:
-            return position_of_version(store, self.stream, self.to_version)
-        if self.to_position is not None or self.to_time is not None:
-            return position_of(store, position=self.to_position, time=self.to_time)
-        return store.last_position
-
-
 class Replay:
-    """One replay. `await replay.run()` runs it; another task may `pause`, `resume`, `step` or `run_to` meanwhile."""
+    """One replay. `await replay.run()` runs it, once; other tasks may `pause`, `step`, `run_to` and `resume` it.
+
+    They take effect at once, also during the wait for the next event's time, but do not interrupt a handler.
+    """
+
+    _has_own = False
+    """Whether it replays into something of its own, by `_take`."""
+    _takes_batches = False
+    """And takes several events in one go."""
 
     def __init__(
         self,
         store: EventReader,
         selection: Selection,
         *,
-        speed: float | None,
+        speed: Speed,
         limits: Limits,
+        wait_seconds_max: float = math.inf,
         into: Callable[[StoredEvent], Any] | None = None,
     ) -> None:
         selection.check()
-        if speed is not None and not SPEED_MIN <= speed <= limits.replay_speed_max:
-            raise ReplaySpeedInvalid(speed, SPEED_MIN, limits.replay_speed_max)
-        self.speed = speed
-        """Times the original pace; None is as fast as it goes."""
+        self._pace = Pace(speed, limits.replay_speed_max, wait_seconds_max)
+        self._speed_max = limits.replay_speed_max
         self._store = store
         self._selection = selection
-        self._targets: list[Callable[[StoredEvent], Any]] = [] if into is None else [into]
-        self._end = selection.end(store)
-        self._begin = 0
-        self._position = 0
+        self._into = into
+        self.snapshot_version = self._find_snapshot() if selection.mode == "from_snapshot" else 0
+        """In the mode "from_snapshot": the version of the snapshot that it begins from; 0 where none is usable."""
+        self._extent = selection.extent(store, self.snapshot_version)
         self._events = 0
-        self._busy_seconds = 0.0
-        self._allowed: float = math.inf
-        self._pause_at: float = math.inf
-        self._moved = trio.lowlevel.ParkingLot()
+        self._newest: StoredEvent | None = None
+        self._is_through = self._extent.end == self._extent.begin
+        self._has_begun = self._has_ended = False
+        self._last_time_ns = 0
+        self._ran_seconds = 0.0
+        self._runs_since: float | None = None
+        self._stood_since = 0.0
+        # How it is steered. It is free where nothing is to be asked before each event.
+        self._is_paused = self._stands = False
+        self._steps = 0
+        self._pause_at: float = NEVER
+        self._is_free = self._pace.speed is None
+        self._plain: set[type] = {type(None)}
+        self._steered = trio.lowlevel.ParkingLot()
+        self._stopped = trio.lowlevel.ParkingLot()
+
+    def _find_snapshot(self) -> int:
+        """The version of the snapshot to begin from; 0 for none."""
+        return newest_snapshot_version(self._store, self._selection.stream or "")
 
     # --- control ---
 
     @property
+    def speed(self) -> float | None:
+        """Times the original pace; None is as fast as it goes. May be set at any time, also to "flat"."""
+        return self._pace.speed
+
+    @speed.setter
+    def speed(self, speed: Speed) -> None:
+        self._pace.speed = checked_speed(speed, self._speed_max)
+        self._steer()
+
+    @property
     def is_paused(self) -> bool:
-        """Whether it waits for `resume`, `step` or `run_to`."""
-        return self._allowed <= 0
+        """Whether it waits for `resume`, `step` or `run_to`, or will before the next event."""
+        return self._is_paused and not self._steps
+
+    @property
+    def goes_to_end(self) -> bool:
+        """Whether it neither is paused nor will be at a position."""
+        return not self._is_paused and self._pause_at == NEVER
 
     def pause(self) -> None:
         """Have it stop before the next event."""
-        self._allowed = 0
+        self._is_paused, self._steps, self._pause_at = True, 0, NEVER
+        self._steer()
 
     def resume(self) -> None:
         """Have it go on to the end."""
-        self._allowed = self._pause_at = math.inf
-        self._moved.unpark_all()
+        self._is_paused, self._steps, self._pause_at = False, 0, NEVER
+        self._steer()
 
     def step(self) -> None:
-        """Let one event through, and stop again."""
-        self._allowed = 1
-        self._moved.unpark_all()
+        """Let one event by, at once, and stop again. Called several times, so many."""
+        self._is_paused, self._pause_at = True, NEVER
+        self._steps += 1
+        self._steer()
 
     def run_to(self, position: int) -> None:
-        """Have it go on to this position, and stop behind it."""
-        self._allowed, self._pause_at = math.inf, position
-        self._moved.unpark_all()
+        """Have it go on to this position and stop behind it; where no event of the replay is there, before the next.
+
+        Raises `ReplayPositionPassed` for a position that it has passed, or began after: it does not go backwards;
+        `NotInHistory` for one beyond its end, `TypeError`, `ValueError` for what is no position.
+        """
+        check_count("position", position, least=0)
+        if position < self._position:
+            raise ReplayPositionPassed(position, self._position)
+        if position > self._extent.end_position:
+            raise NotInHistory(
+                f"The replay ends at position {self._extent.end_position}, so it cannot run to {position}."
+            )
+        self._is_paused, self._steps, self._pause_at = position == self._position, 0, position
+        self._steer()
+
+    async def wait_paused(self) -> None:
+        """Wait until it stands still, with no event in hand, because it is paused or has ended."""
+        await trio.lowlevel.checkpoint()
+        while not (self._has_ended or (self._stands and self.is_paused)):
+            await self._stopped.park()
+
+    @property
+    def _position(self) -> int:
+        if self._is_through and not self._extent.by_version:
+            return self._extent.end_position
+        return self._extent.begin_position if self._newest is None else self._newest.position
+
+    def _steer(self) -> None:
+        self._is_free = self._pace.speed is None and not self._is_paused and self._pause_at == NEVER
+        self._steered.unpark_all()
+        self._stopped.unpark_all()
 
     @property
     def progress(self) -> Progress:
         """How far it has come."""
-        rate = self._events / self._busy_seconds if self._busy_seconds else 0.0
-        passed, whole = self._position - self._begin, self._end - self._begin
-        left = self._busy_seconds * (whole - passed) / passed if passed else None
-        return Progress(self._events, self._position, self._end, rate, left)
+        now = self._stood_since if self._runs_since is None else trio.current_time()
+        seconds = self._ran_seconds + (0.0 if self._runs_since is None else now - self._runs_since)
+        extent = self._extent
+        share = 1.0 if self._is_through else 0.0 if self._newest is None else extent.share(self._newest)
+        left: float | None = 0.0
+        if share < 1:
+            left = self._pace.seconds_left(self._last_time_ns, now)
+            if not left:
+                # As fast as it goes, or behind the pace by all that was left of it.
+                left = seconds * (1 - share) / share if share > 0 else None
+        return Progress(
+            events=self._events,
+            events_total=extent.events_total,
+            position=self._position,
+            last_position=extent.end_position,
+            fraction=share,
+            per_second=self._events / seconds if seconds > 0 else 0.0,
+            seconds_left=left,
+        )
 
     # --- running ---
 
     async def run(self) -> Self:
-        """Replay to the end. Raises what a function raises, `ApplierFailed`, `DecodingError` or a `StoreError`."""
-        selection = self._selection
-        previous: StoredEvent | None = None
-        self._busy_seconds = 0.0
-        begun = clock.perf_counter()
-        for event in self._events_wanted():
-            if self._allowed <= 0 or event.position > self._pause_at:
-                self._busy_seconds += clock.perf_counter() - begun
-                if event.position > self._pause_at:
-                    self._allowed = 0
-                await self._while_paused()
-                begun = clock.perf_counter()
-            if self.speed is not None and previous is not None:
-                await trio.sleep(max(event.time_ns - previous.time_ns, 0) / NS_PER_SECOND / self.speed)
-            elif self._events % EVENTS_PER_CHECKPOINT == 0:
-                self._busy_seconds += clock.perf_counter() - begun
+        """Replay to the end, other tasks getting their turn every few hundred events.
+
+        A run that was cancelled, or failed, stays where it came to, and is not begun again.
+
+        Raises:
+            ReplayStarted: it was run before.
+            ReplayHandlerFailed: a function or a projection raised; the error names the event.
+            ApplierFailed, UnknownEvent, DecodingError: an aggregate cannot take an event in, which the error names.
+            StoreError: the log cannot be read.
+
+        """
+        if self._has_begun:
+            raise ReplayStarted
+        self._has_begun = True
+        self._goes_on()
+        try:
+            await trio.lowlevel.checkpoint()
+            if self._extent.last_position:
+                self._last_time_ns = self._store.time_at(self._extent.last_position)
+            for batch in self._selection.batches(self._store, self._extent):
+                if self._takes_batches and self._is_free and self._into is None:
+                    self._take(batch)
+                    self._passed(batch)
+                else:
+                    await self._replay(batch if self._has_own else batch[await self._replay_freely(batch) :])
                 await trio.lowlevel.checkpoint()
-                begun = clock.perf_counter()
-            for target in self._targets:
-                result = target(event)
-                if result is not None and inspect.isawaitable(result):
-                    await result
-            previous = event
+            self._is_through = True
+        finally:
+            self._stands_still()
+            self._has_ended = True
+            self._stopped.unpark_all()
+        return self
+
+    async def _replay_freely(self, batch: Sequence[StoredEvent]) -> int:
+        """Hand events to the function as long as nothing else is to be done for each; returns how many."""
+        into, plain = self._into, self._plain
+        if into is None:
+            return 0
+        done_before = self._events
+        try:
+            for event in batch:
+                if not self._is_free:
+                    break
+                returned = into(event)
+                if type(returned) not in plain and self._is_awaited(returned):
+                    await returned
+                self._newest = event
+                self._events += 1
+        except Exception as error:
+            raise ReplayHandlerFailed(event.stream, event.version, event.position, event.type, error) from error
+        return self._events - done_before
+
+    async def _replay(self, batch: Sequence[StoredEvent]) -> None:
+        into, has_own = self._into, self._has_own
+        for event in batch:
+            if not self._is_free:
+                await self._turn(event)
+            if has_own:
+                self._take((event,))
+            if into is not None:
+                try:
+                    returned = into(event)
+                    if type(returned) not in self._plain and self._is_awaited(returned):
+                        await returned
+                except Exception as error:
+                    raise ReplayHandlerFailed(event.stream, event.version, event.position, event.type, error) from error
+            self._newest = event
             self._events += 1
-            self._allowed -= 1
-            self._position = event.position
-        self._busy_seconds += clock.perf_counter() - begun
-        self._position = max(self._position, self._end if selection.stream is None else self._position)
-        return self
+            if event.position >= self._pause_at:
+                self.pause()
 
-    async def _while_paused(self) -> None:
-        while self._allowed <= 0:
-            await self._moved.park()
+    def _is_awaited(self, returned: object) -> bool:
+        """Whether a function has returned what is to be awaited; looked up once for each class of what it returns."""
+        kind = type(returned)
+        if hasattr(kind, "__await__"):
+            return True
+        if len(self._plain) < PLAIN_CLASSES_MAX:
+            self._plain.add(kind)
+        return False
 
-    def _events_wanted(self) -> Iterator[StoredEvent]:
-        selection = self._selection
-        wanted = Wanted.of(
-            stream=selection.stream,
-            types=selection.types,
-            category=selection.category,
-            tag=selection.tag,
-            metadata=selection.metadata,
-        )
-        return wanted.find(self._store, self._begin, self._end + 1)
+    def _take(self, events: Sequence[StoredEvent]) -> None:
+        """Take events into what the subclass replays into."""
 
+    def _passed(self, events: Sequence[StoredEvent]) -> None:
+        if events:
+            self._newest = events[-1]
+            self._events += len(events)
 
-class AggregateReplay(Replay, Generic[A]):
-    """A replay into the state of one aggregate."""
+    async def _turn(self, event: StoredEvent) -> None:
+        """Wait until the event may go by."""
+        while True:
+            if event.position > self._pause_at:
+                self.pause()
+            if self._steps:
+                self._steps -= 1
+                self._pace.take(event, trio.current_time())
+                return
+            if self._is_paused:
+                await self._stand()
+                continue
+            due, now = self._pace.due(event), trio.current_time()
+            if due <= now:
+                self._pace.take(event, now if due == -math.inf else due)
+                return
+            with trio.move_on_at(due):
+                await self._steered.park()
 
-    def __init__(
-        self, store: EventReader, aggregate_type: AggregateType, aggregate_id: str, selection: Selection, **options: Any
-    ) -> None:
-        super().__init__(store, selection, **options)
-        self.state = cast(A, aggregate_type.initial_state(aggregate_id))
-        """As far as it has been replayed."""
-        self._type = aggregate_type
-        if selection.mode == "from_snapshot":
-            stream = aggregate_type.stream(aggregate_id)
-            found = newest_snapshot(store, aggregate_type, stream, aggregate_id)
-            if found is not None:
-                self.state, version = cast(A, found.state), found.version
-                self._begin = position_of_version(store, stream, version)
-        self._targets.insert(0, self._apply)
+    async def _stand(self) -> None:
+        """Stand still until steered on."""
+        self._stands_still()
+        self._stands = True
+        self._stopped.unpark_all()
+        try:
+            await self._steered.park()
+        finally:
+            self._stands = False
+        self._pace.shift(trio.current_time() - self._stood_since)
+        self._goes_on()
 
-    def _apply(self, event: StoredEvent) -> None:
-        apply_event(self._type, self.state, event)
+    def _goes_on(self) -> None:
+        self._runs_since = trio.current_time()
 
-
-class ProjectionReplay(Replay):
-    """A replay into a view of its own, which is gone when the block of `async with` ends."""
-
-    def __init__(
-        self,
-        store: EventReader,
-        projection: type[Projection],
-        serializer: Serializer,
-        selection: Selection,
-        **options: Any,
-    ) -> None:
-        super().__init__(store, selection, **options)
-        definition = projection.__eventsrc_projection__
-        self._tables = {name: RowType(table, serializer) for name, table in definition.tables.items()}
-        self._folder = Path(tempfile.mkdtemp(prefix="eventsrc-replay-"))
-        self._view = LmdbViews(self._folder).open(definition.name, Generation(1, 1, ""), self._tables.values())
-        self._session = ViewSession(projection, self._view, serializer)
-        self._targets.insert(0, self._project)
-
-    async def __aenter__(self) -> Self:
-        await trio.lowlevel.checkpoint()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._view.close()
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(shutil.rmtree, self._folder)
-
-    def rows(self, table: Table[R], **criteria: Any) -> list[R]:
-        """The rows of a table that meet the criteria, as far as it has been replayed; see `View.where`."""
-        row_type = self._tables.get(table.name)
-        if row_type is None:
-            raise DefinitionError(f"The projection that is replayed has no table {table.name!r}.")
-        query = RowQuery(criteria_of(row_type.fields, table.name, criteria))
-        with self._view.reading() as reading:
-            return reading.find(row_type, query)
-
-    def _project(self, event: StoredEvent) -> None:
-        self._session.apply([event], Checkpoint(event.position, event.hash))
+    def _stands_still(self) -> None:
+        if self._runs_since is not None:
+            self._stood_since = trio.current_time()
+            self._ran_seconds += self._stood_since - self._runs_since
+            self._runs_since = None

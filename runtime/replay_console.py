@@ -4,12 +4,15 @@ import errno
 import os
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from datetime import timedelta
 from typing import Final
 
 import rich.console
 import rich.progress
 import trio
 
+from ..storage.errors import EventSourcingError
 from .replay import Progress, Replay
 
 HELP: Final = "p: pause, r: go on, s or Enter: one event, a position: on to there, q: end"
@@ -22,7 +25,7 @@ async def run_on_console(replay: Replay, *, step: bool) -> None:
 
     Lines of standard input steer it where that is a terminal, or with `step`, which has it wait before the first event.
     """
-    is_steered = step or sys.stdin.isatty()
+    is_steered = step or is_typed()
     if step:
         replay.pause()
     if is_steered:
@@ -37,27 +40,41 @@ async def run_on_console(replay: Replay, *, step: bool) -> None:
         nursery.cancel_scope.cancel()
 
 
+def is_typed() -> bool:
+    """Whether somebody may type what steers it."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 async def _steer(replay: Replay, scope: trio.CancelScope) -> None:
-    is_typed = sys.stdin.isatty()
-    async for line in _lines(sys.stdin.fileno()):
-        word = line.strip()
-        if word == "p":
-            replay.pause()
-        elif word == "r":
-            replay.resume()
-        elif word == "q":
-            scope.cancel()
-        elif word in ("", "s") or word.isdecimal():
-            if word.isdecimal():
-                replay.run_to(int(word))
-            else:
-                replay.step()
+    if sys.stdin is not None:
+        async for line in _lines(sys.stdin.fileno()):
+            if line.strip() in ("q", "quit"):
+                scope.cancel()
+                return
+            if not _obey(replay, line.strip()):
+                print(HELP, file=sys.stderr)
             # Lines from a pipe are taken one after the other; who types may change their mind.
-            while not is_typed and not replay.is_paused:
-                await trio.lowlevel.checkpoint()
-        else:
-            print(HELP, file=sys.stderr)
+            elif not is_typed() and not replay.goes_to_end:
+                await replay.wait_paused()
     replay.resume()
+
+
+def _obey(replay: Replay, word: str) -> bool:
+    """Steer it as a word says; False for one that says nothing."""
+    if word in ("p", "pause"):
+        replay.pause()
+    elif word in ("r", "resume"):
+        replay.resume()
+    elif word in ("", "s", "step"):
+        replay.step()
+    elif word.isdecimal():
+        try:
+            replay.run_to(int(word))
+        except EventSourcingError as error:
+            print(f"eventsrc: {error}", file=sys.stderr)
+    else:
+        return False
+    return True
 
 
 async def _lines(descriptor: int) -> AsyncIterator[str]:
@@ -81,13 +98,36 @@ async def _lines(descriptor: int) -> AsyncIterator[str]:
 async def _show_progress(replay: Replay) -> None:
     console = rich.console.Console(stderr=True)
     with rich.progress.Progress(
-        *rich.progress.Progress.get_default_columns(),
-        rich.progress.TextColumn("{task.fields[rate]:,.0f} events/s"),
+        rich.progress.TextColumn("replaying"),
+        rich.progress.BarColumn(),
+        rich.progress.TaskProgressColumn(),
+        rich.progress.TextColumn("{task.fields[told]}"),
         console=console,
         transient=True,
+        # Standard output is not the screen here, and what is printed there must not come to it.
+        redirect_stdout=False,
+        redirect_stderr=False,
     ) as bar:
-        task = bar.add_task("replaying", rate=0.0, total=None)
+        task = bar.add_task("replaying", told="", total=1.0)
         while True:
-            progress: Progress = replay.progress
-            bar.update(task, completed=progress.position, total=progress.last_position, rate=progress.per_second)
+            progress = replay.progress
+            bar.update(task, completed=progress.fraction, told=told(progress, is_paused=replay.is_paused))
             await trio.sleep(SHOWN_EVERY_SECONDS)
+
+
+def told(progress: Progress, *, is_paused: bool = False) -> str:
+    """How far it is, in words: events, rate, time left."""
+    total = "" if progress.events_total is None else f" of {progress.events_total:,}"
+    words = [f"{progress.events:,}{total} events", f"position {progress.position:,}"]
+    words.append(f"{progress.per_second:,.{0 if progress.per_second >= 10 else 1}f} a second")
+    if is_paused:
+        words.append("paused")
+    elif progress.seconds_left is not None and progress.fraction < 1:
+        words.append(f"{_duration(progress.seconds_left)} left")
+    return ", ".join(words)
+
+
+def _duration(seconds: float) -> str:
+    with suppress(OverflowError):
+        return str(timedelta(seconds=round(seconds)))
+    return "ages"

@@ -24,9 +24,10 @@ from ..storage.limits import Limits
 from ..storage.store import EventReader
 from .arguments import check_expected_version, check_key, check_metadata, check_text
 from .deadlines import Deadlines
-from .errors import RuntimeReadOnly, WrongThread
+from .errors import WrongThread
 from .events import narrowed, resolved
 from .history import state_at
+from .opening import refusal
 from .projections import Projections
 from .residents import Residents
 
@@ -132,9 +133,10 @@ class Router:
 
     def tell(self, aggregate_type: AggregateType, stream: str, aggregate_id: str, request: Request) -> None:
         """The same without an answer, and from any thread."""
+        actors = self._actors
         if threading.get_ident() == self._thread_id:
             self._check_open()
-            self._actors.get(aggregate_type, stream, aggregate_id).actor_ref.tell(request)
+            actors.get(aggregate_type, stream, aggregate_id).actor_ref.tell(request)
             return
         try:
             self.trio_token.run_sync_soon(self._tell_from_thread, aggregate_type, stream, aggregate_id, request)
@@ -171,7 +173,7 @@ class Router:
     @property
     def _actors(self) -> Residents:
         if self._residents is None:
-            raise RuntimeReadOnly(self._store.path)
+            raise refusal(self._store)
         return self._residents
 
     def _check_open(self) -> None:

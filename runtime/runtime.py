@@ -13,7 +13,7 @@ import trio
 
 from ..actors.aggregate import Aggregate
 from ..actors.aggregate_type import AggregateType
-from ..actors.errors import DefinitionError
+from ..actors.background import in_background
 from ..actors.event_codecs import EventCodecs
 from ..actors.feed import Feed
 from ..actors.journal import InlineJournal, ThreadJournal
@@ -34,13 +34,14 @@ from ..storage.past import PastLog
 from ..storage.reader import LogReader
 from ..storage.store import EventStore
 from .arguments import check_key, checked_timeout
+from .classes import event_classes, types_of
 from .consumers import Subscriptions
 from .control import Control
-from .errors import RuntimeReadOnly, ShutdownTimeout
+from .errors import ShutdownTimeout
 from .events import resolved
 from .history import position_of
 from .maintenance import Maintenance
-from .opening import Home, Opened, follow, home_of, open_store
+from .opening import Home, Opened, follow, home_of, open_store, refusal
 from .projections import Projections
 from .reading import Reading
 from .reference import AggregateRef
@@ -79,7 +80,7 @@ class Runtime(Reading):
         self._control: Control | None = None
         self._sagas: Sagas | None = None
         self._types = aggregate_types
-        self.feed = Feed(store)
+        self.feed = Feed(store, is_over=isinstance(store, PastLog))
         self.projections = Projections(nursery, store, self.feed, limits, serializer, wall_clock)
         self._journal: ThreadJournal | InlineJournal | None = None
         self._residents: Residents | None = None
@@ -87,9 +88,9 @@ class Runtime(Reading):
         if isinstance(store, EventLog) or not isinstance(store, LogReader | PastLog):
             self._start_writing(nursery, store, limits, wall_clock)
         elif isinstance(store, LogReader):
-            nursery.start_soon(follow, store, self.feed, name="eventsrc reader")
+            nursery.start_soon(in_background, follow, store, self.feed, name="eventsrc reader")
         self._router = Router(store, limits, self.projections, self._residents)
-        nursery.start_soon(self._router.deadlines.run, name="eventsrc deadlines")
+        nursery.start_soon(in_background, self._router.deadlines.run, name="eventsrc deadlines")
 
     def _start_writing(
         self, nursery: trio.Nursery, store: EventStore, limits: Limits, wall_clock: Callable[[], int]
@@ -105,15 +106,15 @@ class Runtime(Reading):
         self._maintenance = Maintenance(store, self._journal, self._types, limits, wall_clock, self._type_of)
         self._residents = Residents(nursery, store, self._journal, limits, wall_clock, self._maintenance.prover.taken)
         self._maintenance.prover.on_quarantine = self._residents.load_again
-        nursery.start_soon(self._maintenance.run, name="eventsrc maintenance")
-        nursery.start_soon(self._residents.passivate_idle, name="eventsrc passivation")
+        nursery.start_soon(in_background, self._maintenance.run, name="eventsrc maintenance")
+        nursery.start_soon(in_background, self._residents.passivate_idle, name="eventsrc passivation")
 
     async def _follow(self, nursery: trio.Nursery, home: Home, projections: Sequence[type[Projection]]) -> None:
         """Start what follows the log."""
         await self.projections.open(projections, home.views_of, home.board)
         if self._journal is not None and self.projections.slow_writers_down:
             self._journal.admission.admits = self.projections.admits
-        if home.board is not None:
+        if home.board is not None and not isinstance(self._store, PastLog):
             parts = (nursery, self._store, self.feed, self.limits, home.board, self._wall_clock)
             self._subscriptions = Subscriptions(*parts, keeps_progress=not home.is_numbered)
             await self._subscriptions.open()
@@ -133,7 +134,7 @@ class Runtime(Reading):
         if home.board is not None and home.board.waits and self._subscriptions is not None:
             parts = (self.projections, self._subscriptions, self._numbers, self._sagas, self._maintenance)
             self._control = Control(home.board, *parts)
-            nursery.start_soon(self._control.run, name="eventsrc control")
+            nursery.start_soon(in_background, self._control.run, name="eventsrc control")
 
     @classmethod
     @asynccontextmanager
@@ -176,8 +177,8 @@ class Runtime(Reading):
         """
         serializer = Serializer(converter)
         projections = (*projections, SagaInstances) if sagas else projections
-        aggregate_types = _types_of(aggregates, serializer)
-        codecs = EventCodecs(_event_classes(aggregates, projections, sagas), serializer)
+        aggregate_types = types_of(aggregates, serializer)
+        codecs = EventCodecs(event_classes(aggregates, projections, sagas), serializer)
         opened = await open_store(store, role, limits)
         failure: BaseException | None = None
         try:
@@ -284,9 +285,10 @@ class Runtime(Reading):
         """A runtime that only reads, in which states, events and views are as they were then.
 
         `async with runtime.as_of(time=...) as past: await past.actor(Account, "ann").state()`. The views of the
-        `projections` are built for it, and ready when the block begins.
+        `projections` are built for it, and ready when the block begins. A position inside of a transaction shows the
+        part of it up to there; a time, all that was stored then or before: never a part of a transaction.
 
-        Raises `NotInHistory` for a moment that the log does not reach.
+        Raises `NotInHistory` for a moment that the log does not reach, and inside `PastReadOnly` for what changes.
         """
         past = PastLog(self._store, position_of(self._store, position=position, time=time))
         async with Runtime.open(
@@ -345,6 +347,8 @@ class Runtime(Reading):
 
     @property
     def _supervised(self) -> Sagas:
+        if isinstance(self._store, PastLog):
+            raise refusal(self._store)
         if self._sagas is None:
             raise UnknownSaga("The runtime was opened without sagas. Give their classes: Runtime.open(sagas=[...]).")
         return self._sagas
@@ -353,7 +357,7 @@ class Runtime(Reading):
     def maintenance(self) -> Maintenance:
         """Compaction and its way back, retention, proofs of snapshots. Raises `RuntimeReadOnly` for a reader."""
         if self._maintenance is None:
-            raise RuntimeReadOnly(self._store.path)
+            raise refusal(self._store)
         return self._maintenance
 
     def _numbers(self) -> dict[str, Any]:
@@ -421,29 +425,3 @@ async def _shielded_nursery(task_status: trio.TaskStatus[trio.Nursery]) -> None:
         async with trio.open_nursery() as nursery:
             task_status.started(nursery)
             await trio.sleep_forever()
-
-
-def _event_classes(
-    aggregates: Sequence[type[Aggregate]], projections: Sequence[type[Projection]], sagas: Sequence[type[Saga]]
-) -> list[type]:
-    """Every event class that one of these classes names."""
-    followed = [event for projection in projections for event in projection.__eventsrc_projection__.handlers]
-    starting = [event for saga in sagas for event in saga.__eventsrc_saga__.starts_on]
-    own = [event for aggregate in aggregates for event in aggregate.__eventsrc_definition__.event_classes]
-    return [*followed, *starting, *own]
-
-
-def _types_of(aggregates: Sequence[type[Aggregate]], serializer: Serializer) -> dict[type[Aggregate], AggregateType]:
-    by_category: dict[str, AggregateType] = {}
-    for aggregate_class in dict.fromkeys(aggregates):
-        if not (isinstance(aggregate_class, type) and issubclass(aggregate_class, Aggregate)):
-            raise DefinitionError(f"{aggregate_class!r} is no aggregate: give Runtime.open subclasses of Aggregate.")
-        aggregate_type = AggregateType(aggregate_class, serializer)
-        other = by_category.setdefault(aggregate_type.category, aggregate_type)
-        if other is not aggregate_type:
-            raise DefinitionError(
-                f"{aggregate_class.__name__} and {other.aggregate_class.__name__} both have the category "
-                f"{aggregate_type.category!r}, so their streams would mix. Give one of them another: "
-                f'class {aggregate_class.__name__}(Aggregate, category="...").'
-            )
-    return {aggregate_type.aggregate_class: aggregate_type for aggregate_type in by_category.values()}

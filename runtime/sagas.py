@@ -90,11 +90,11 @@ class SagaRef(Generic[S]):
         with trio.fail_after(math.inf if timeout is None else timeout):
             await trio.lowlevel.checkpoint()
             supervisor = self._sagas.supervisor
-            saga_class = self._sagas.class_named(self.id)
-            # What a run has in memory may not be on disk yet.
+            # What one that runs has done may not be on disk yet.
             history = None if supervisor.is_running(self.id) else self._sagas.load(self.id)[1]
             while history is None or not (history.is_ended or history.parked):
                 history = await supervisor.rested(self.id)
+            saga_class = self._sagas.class_named(self.id)
             return SagaOutcome(history.status, history.error, self._sagas.saga_from(saga_class, history.state))  # type: ignore[arg-type]
 
     async def signal(self, signal: str, payload: Any = None) -> bool:
@@ -259,7 +259,7 @@ class Sagas:
         return found
 
     def class_named(self, saga_id: str) -> type[Saga]:
-        """The class of a saga. Raises `UnknownSaga` where the runtime was opened without it."""
+        """The class of a saga, by its id. Raises `UnknownSaga`."""
         category = saga_id.partition("-")[0]
         saga_class = self._classes.get(category.removeprefix(CATEGORY_PREFIX))
         if saga_class is None or not category.startswith(CATEGORY_PREFIX):

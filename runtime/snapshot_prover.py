@@ -13,6 +13,7 @@ import attrs
 import trio
 
 from ..actors.aggregate_type import AggregateType
+from ..actors.background import in_background
 from ..actors.journal import Journal
 from ..actors.snapshot_proof import beginning, prove, proved_before
 from ..storage.errors import EventSourcingError
@@ -23,7 +24,7 @@ from ..storage.snapshot import Snapshot
 from ..storage.store import EventStore
 
 PROOF_DELAY_SECONDS: Final = 1.0
-"""Between a snapshot's being taken and its proof, in which it comes to the disk."""
+"""Between a snapshot's being taken and its proof: those of one stream are proved together."""
 STREAMS_WAITING_MAX: Final = 10_000
 """Streams with new snapshots that are remembered; when there are more, all streams are looked at for such."""
 
@@ -72,7 +73,7 @@ class SnapshotProver:
     async def run(self) -> None:
         """Until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._scan, True)
+            nursery.start_soon(in_background, self._scan, True)
             await self._follow()
 
     async def prove_stream(self, stream: str, *, once_more: bool = True) -> list[Snapshot]:
@@ -127,8 +128,9 @@ class SnapshotProver:
                 await self._scan(False)
             while self._waiting:
                 await trio.sleep(PROOF_DELAY_SECONDS)
-                for stream in list(self._waiting):
-                    self._waiting.pop(stream, None)
+                due, self._waiting = self._waiting, {}
+                await self._journal.until_saved()
+                for stream in due:
                     await self._guarded(stream, False)
             if not self._is_scan_due:
                 self._more = trio.Event()

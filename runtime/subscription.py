@@ -75,8 +75,8 @@ class Subscription:
                 await trio.lowlevel.checkpoint()
             elif self._waiting:
                 return self._take()
-            else:
-                await self._feed.wait_beyond(self._search.position)
+            elif not await self._feed.wait_beyond(self._search.position):
+                break
         return []
 
     def _take(self) -> list[StoredEvent]:

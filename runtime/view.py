@@ -1,6 +1,6 @@
 """A view as it is queried: one table of a projection, and how fresh the answer must be."""
 
-import math
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar
 
@@ -8,18 +8,23 @@ import attrs
 import trio
 
 from ..actors.criteria import Order, RowQuery, criteria_of
-from ..actors.errors import ProjectionUnavailable, QueryInvalid
+from ..actors.errors import ProjectionUnavailable, QueryInvalid, ViewUnreachable
 from ..actors.projection import Projection, Table
 from ..actors.receipt import Receipt
 from ..actors.row_type import RowType
-from ..actors.view_store import ViewReading
-from .errors import ViewTooOld
+from ..actors.view_store import ViewLookLong, ViewReading, ViewRetry
+from .arguments import check_timeout, checked_timeout
+from .errors import ArgumentInvalid, ViewTooOld
 from .generations import RunningProjection
 from .iteration import Batches, Items
 from .projections import Projections
 
 PAGE_ROWS: Final = 100
 """Rows that an iteration reads at a time."""
+ROWS_AT_ONCE: Final = 1_000
+"""Rows that a query looks at before it goes on in a worker thread, so that it holds up nobody."""
+LOOKS_MAX: Final = 10
+"""How often a query is begun again, where the view had to grow meanwhile or a transaction met another."""
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -28,11 +33,22 @@ OnTimeout: TypeAlias = Literal["raise", "stale"]
 
 @attrs.frozen(kw_only=True)
 class Freshness:
-    """How new an answer must be, how long to wait for that (seconds), and what to do when it takes longer."""
+    """How new an answer must be, how long to wait for that (seconds), and what to do when it takes longer.
+
+    Raises `ArgumentInvalid` for what none of these can be.
+    """
 
     at_least: Receipt | int | None = None
     timeout: float | None = None
     on_timeout: OnTimeout = "raise"
+
+    def __attrs_post_init__(self) -> None:
+        at_least = self.at_least
+        if not (at_least is None or isinstance(at_least, Receipt) or _is_count(at_least)):
+            raise ArgumentInvalid("at_least", at_least, "give the receipt of a command, or a position, 0 or more")
+        if self.on_timeout not in ("raise", "stale"):
+            raise ArgumentInvalid("on_timeout", self.on_timeout, 'give "raise" or "stale"')
+        check_timeout(self.timeout)
 
     @property
     def position(self) -> int:
@@ -62,6 +78,10 @@ class View(Generic[R]):
         projections.table_name(running, table)
 
     @property
+    def _table_type(self) -> RowType[Any]:
+        return self._running.tables[self._projections.table_name(self._running, self._table)]
+
+    @property
     def position(self) -> int:
         """The position of the newest event that the view has seen."""
         return self._running.position
@@ -85,7 +105,7 @@ class View(Generic[R]):
 
         Raises `QueryInvalid` for a field that the rows do not have.
         """
-        table = self._running.tables[self._projections.table_name(self._running, self._table)]
+        table = self._table_type
         return Query(self, RowQuery(criteria_of(table.fields, table.name, criteria)), _ANY)
 
     def all(self) -> "Query[R]":
@@ -94,27 +114,37 @@ class View(Generic[R]):
 
     async def _ask(self, fresh: Freshness, read: Callable[[ViewReading, RowType[Any]], T]) -> T:
         await self._wait(fresh)
-        view, table = self._projections.table(self._running, self._table)
+        # Nothing runs in between, so that the generation which is looked at is the one that is fresh enough.
+        built = self._projections.answering(self._running)
+        table = built.tables[self._projections.table_name(self._running, self._table)]
 
-        def look() -> T:
-            with view.reading() as reading:
+        def look(rows_max: int | None = None) -> T:
+            with built.view.reading(rows_max=rows_max) as reading:
                 return read(reading, table)
 
-        return await trio.to_thread.run_sync(look) if view.waits else look()
+        with built.in_use():
+            if not built.view.waits:
+                with contextlib.suppress(ViewLookLong, ViewRetry):
+                    return look(ROWS_AT_ONCE)
+            limiter = None if built.view.waits else self._projections.scans
+            for _ in range(LOOKS_MAX):
+                with contextlib.suppress(ViewRetry):
+                    return await trio.to_thread.run_sync(look, limiter=limiter)
+        raise ViewUnreachable(self._running.name, f"it could not be looked at in {LOOKS_MAX} attempts")
 
     async def _wait(self, fresh: Freshness) -> None:
         running = self._running
+        await trio.lowlevel.checkpoint()
         if running.position >= fresh.position:
-            await trio.lowlevel.checkpoint()
             return
-        seconds = self._projections.limits.command_timeout_seconds if fresh.timeout is None else fresh.timeout
-        with trio.move_on_after(seconds if math.isfinite(seconds) else math.inf) as scope:
+        seconds = checked_timeout(fresh.timeout, self._projections.limits)
+        with trio.move_on_after(seconds) as scope:
             if fresh.on_timeout == "stale":
                 await self._projections.wait_while_possible(running, fresh.position)
             else:
                 await self._projections.wait_for(running, fresh.position)
-        if scope.cancelled_caught and fresh.on_timeout == "raise":
-            raise ViewTooOld(running.name, running.position, fresh.position, seconds)
+        if scope.cancelled_caught and fresh.on_timeout == "raise" and running.position < fresh.position:
+            raise ViewTooOld(running.name, running.position, fresh.position, seconds, running.state, running.error)
 
 
 @attrs.frozen
@@ -132,7 +162,7 @@ class Query(Generic[R]):
         """
         order = tuple(Order(field.removeprefix("-"), field.startswith("-")) for field in fields)
         view = self._view
-        table = view._running.tables[view._projections.table_name(view._running, view._table)]
+        table = view._table_type
         criteria_of(table.fields, table.name, {each.field: None for each in order})
         return attrs.evolve(self, rows=attrs.evolve(self._rows, order=order))
 
@@ -169,9 +199,10 @@ class Query(Generic[R]):
         return await self._view._ask(self._fresh, lambda reading, table: reading.count(table, criteria))
 
     def pages(self, size: int = PAGE_ROWS) -> AsyncIterator[list[R]]:
-        """The rows in pages, each a look of its own, so that rows which change in between may be met twice or not.
+        """The rows in pages, each a look of its own that begins after the last row of the one before.
 
-        Raises `QueryInvalid` for a size below 1.
+        A row that stays where it is in the order is met once, whatever is put in or taken out around it; one that moves
+        may be met twice or not. Raises `QueryInvalid` for a size below 1.
         """
         return Batches(self._page_reader(size))
 
@@ -179,8 +210,8 @@ class Query(Generic[R]):
         return Items(self._page_reader(PAGE_ROWS))
 
     def _page_reader(self, size: int) -> Callable[[], Awaitable[list[R]]]:
-        if size < 1:
-            raise QueryInvalid(f"A page has at least one row, not {size}.")
+        if not _is_count(size) or not size:
+            raise QueryInvalid(f"A page has at least one row, not {size!r}.")
         done = 0
         last: R | None = None
 
@@ -198,9 +229,13 @@ class Query(Generic[R]):
         return read
 
 
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 def _not_negative(name: str, count: int) -> int:
-    if count < 0:
-        raise QueryInvalid(f"{name}() takes 0 or more, not {count}.")
+    if not _is_count(count):
+        raise QueryInvalid(f"{name}() takes a whole number, 0 or more, not {count!r}.")
     return count
 
 
@@ -223,6 +258,8 @@ async def wait_for_views(
             unavailable.receipt = receipt
             raise
         if scope.cancelled_caught:
-            too_old = ViewTooOld(running.name, running.position, receipt.position, deadline - started)
+            too_old = ViewTooOld(
+                running.name, running.position, receipt.position, deadline - started, running.state, running.error
+            )
             too_old.receipt = receipt
             raise too_old

@@ -9,6 +9,7 @@ import bz2
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ from .environment import Environment, Transaction
 from .errors import ArchiveUnreachable, StoreError
 from .group import segment_of
 from .record import HASH_SIZE_BYTES, StoredEvent, content_hash
+from .segment_numbers import segment_numbers
 
 ARCHIVE_FOLDER: Final = "archive"
 ARCHIVE_TABLES: Final = ("meta", "segments")
@@ -52,10 +54,13 @@ class Segment(msgspec.Struct, frozen=True, array_like=True):
 
     def records(self) -> list[bytes]:
         """The records as the log held them, bit for bit. Raises `ValueError` where they are damaged."""
+        unpacking = bz2.BZ2Decompressor()
         try:
-            content = bz2.decompress(self.content)
+            content = unpacking.decompress(self.content)
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(f"it cannot be unpacked: {error}") from error
+        if not unpacking.eof or unpacking.unused_data or len(content) != (self.ends[-1] if self.ends else 0):
+            raise ValueError("it does not end where it should")
         found = []
         start, previous = 0, self.previous_hash
         for end in self.ends:
@@ -83,9 +88,10 @@ def pack_segment(stream: str, first_version: int, previous_hash: bytes, records:
 class Archive:
     """The archive of the store in a folder. Any thread may read; one at a time may write."""
 
-    def __init__(self, store_path: str, *, read_only: bool) -> None:
+    def __init__(self, store_path: str, *, read_only: bool, leaves_no_trace: bool = False) -> None:
         self.path = str(Path(store_path) / ARCHIVE_FOLDER)
         self._read_only = read_only
+        self._leaves_no_trace = leaves_no_trace
         self._environment: Environment | None = None
         self._kept: OrderedDict[int, dict[int, StoredEvent]] = OrderedDict()
         self._lock = threading.Lock()
@@ -138,6 +144,11 @@ class Archive:
         except ValueError as error:
             raise ArchiveUnreachable(self.path, position, f"is damaged in segment {number}: {error}") from error
 
+    @property
+    def environment(self) -> Environment:
+        """The environment that holds it, for what walks its tables (`verify`). Raises `ArchiveUnreachable`."""
+        return self._opened(create=False)
+
     def add(self, number: int, segment: bytes) -> None:
         """Store a segment durably under a number that was never used. Raises `StoreError`."""
         environment = self._opened(create=True)
@@ -158,6 +169,19 @@ class Archive:
                 self._kept.pop(number, None)
         environment.write(work)
 
+    def drop_after(self, number: int) -> None:
+        """Drop the segments with a higher number: a copy has those that were added after its log was copied."""
+        if not self.exists:
+            return
+        environment = self._opened(create=False)
+
+        def work(transaction: Transaction) -> None:
+            with transaction.cursor(environment.table("segments")) as cursor:
+                while cursor.set_range(_key(number + 1)):
+                    cursor.delete()
+
+        environment.write(work)
+
     def check_has(self, numbers: Sequence[int]) -> None:
         """Raise `ArchiveUnreachable` unless these segments are there."""
         if not numbers:
@@ -169,11 +193,18 @@ class Archive:
                     raise ArchiveUnreachable(self.path, None, f"has no segment {number}")
 
     def copy(self, store_folder: Path) -> None:
-        """Copy it beside the copy of a store. Raises `StoreWriteFailed`."""
-        if self.exists:
-            folder = store_folder / ARCHIVE_FOLDER
-            folder.mkdir()
-            self._opened(create=False).copy(folder)
+        """Copy it beside the copy of a store, without segments that were begun since. Raises `StoreError`."""
+        if not self.exists:
+            return
+        folder = store_folder / ARCHIVE_FOLDER
+        folder.mkdir()
+        self._opened(create=False).copy(folder)
+        with (
+            closing(Environment(store_folder, read_only=True, leaves_no_trace=True)) as store,
+            store.read() as transaction,
+        ):
+            last = segment_numbers(transaction, store.table("meta")).last
+        _drop_beyond(folder, last)
 
     def size_bytes(self, numbers: Sequence[int]) -> int:
         """Bytes that these segments take."""
@@ -192,13 +223,34 @@ class Archive:
                     raise ArchiveUnreachable(self.path, position, "is not there")
                 try:
                     self._environment = Environment(
-                        self.path, create=create, read_only=self._read_only, tables=ARCHIVE_TABLES
+                        self.path,
+                        create=create,
+                        read_only=self._read_only,
+                        leaves_no_trace=self._leaves_no_trace,
+                        tables=ARCHIVE_TABLES,
                     )
                 except StoreError as error:
                     if create:
                         raise
-                    raise ArchiveUnreachable(self.path, position, f"cannot be opened: {error}") from error
+                    raise ArchiveUnreachable(
+                        self.path, position, f"cannot be opened: {str(error).rstrip('.')}"
+                    ) from error
             return self._environment
+
+
+def _drop_beyond(folder: Path, last: int) -> None:
+    """Drop the segments that the log beside this archive knows nothing of."""
+    with (
+        closing(Environment(folder, read_only=True, leaves_no_trace=True, tables=ARCHIVE_TABLES)) as environment,
+        environment.read() as transaction,
+        transaction.cursor(environment.table("segments")) as cursor,
+    ):
+        keys = list(cursor.iternext(values=False)) if cursor.set_range(_key(last + 1)) else []
+    if not keys:
+        return
+    with closing(Environment(folder, tables=ARCHIVE_TABLES)) as environment:
+        table = environment.table("segments")
+        environment.write(lambda transaction: [transaction.delete(key, db=table) for key in keys])
 
 
 def _key(number: int) -> bytes:

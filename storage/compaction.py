@@ -22,31 +22,13 @@ from .errors import CorruptRecord
 from .group import KEY, Group, GroupDamaged, is_stub, stub_for
 from .log import EventLog
 from .postings import positions_of_versions
+from .reader import LogReader
 from .records import seek_group
+from .segment_numbers import SegmentNumbers, put_segment_numbers, segment_numbers
 
 STEP_EVENTS_MAX: Final = 256
 """Records that one step changes, at most; it ends sooner when it has taken as long as a commit does."""
 STEP_SECONDS_MIN: Final = 0.0005
-SEGMENTS_KEY: Final = b"segments"
-
-
-class SegmentNumbers(msgspec.Struct, frozen=True, array_like=True):
-    """What the log knows of the segments in its archive: the highest number so far, and those that are to be dropped.
-
-    A number is reserved, as one to be dropped, before its segment is written; it is used from when a `compacted` event
-    names it. So what is dropped was never needed, or is not any more, and nothing is dropped because a row is missing.
-    """
-
-    last: int = 0
-    unused: tuple[int, ...] = ()
-
-    def without(self, numbers: Collection[int]) -> "SegmentNumbers":
-        """The same when these are not to be dropped, or were."""
-        return SegmentNumbers(self.last, tuple(number for number in self.unused if number not in numbers))
-
-
-_encode: Final = msgspec.msgpack.Encoder().encode
-_numbers_decoder: Final = msgspec.msgpack.Decoder(SegmentNumbers)
 
 
 # --- steps: in the thread that writes the log
@@ -123,7 +105,7 @@ def unused_segments(log: EventLog) -> tuple[int, ...]:
         return _numbers(log, transaction).unused
 
 
-def check_archive(log: EventLog) -> None:
+def check_archive(log: LogReader) -> None:
     """Raise `ArchiveUnreachable` unless the archive has every segment that a `compacted` event names."""
     after = ""
     while batch := log.compacted_streams(after=after):
@@ -132,15 +114,14 @@ def check_archive(log: EventLog) -> None:
 
 
 def _numbers(log: EventLog, transaction: Transaction) -> SegmentNumbers:
-    value = transaction.get(SEGMENTS_KEY, db=log.environment.table("meta"))
     try:
-        return SegmentNumbers() if value is None else _numbers_decoder.decode(value)
+        return segment_numbers(transaction, log.environment.table("meta"))
     except msgspec.MsgspecError as error:
         raise CorruptRecord(log.path, 0, f"the numbers of the archive's segments: {error}") from error
 
 
 def _put_numbers(log: EventLog, transaction: Transaction, numbers: SegmentNumbers) -> None:
-    transaction.put(SEGMENTS_KEY, _encode(numbers), db=log.environment.table("meta"))
+    put_segment_numbers(transaction, log.environment.table("meta"), numbers)
 
 
 def _segment_with(compacted: Compacted, version: int) -> SegmentRange:

@@ -22,10 +22,11 @@ from .errors import (
     VersionConflict,
 )
 from .event_query import EventQuery
+from .group import MovedGroup
 from .limits import Limits
 from .names import check_stored_name, check_stream_name
 from .record import GENESIS_HASH, StoredEvent, StreamHead, seal
-from .tail import Placement
+from .tail import Placement, placements_of
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decoder: Final = msgspec.msgpack.Decoder(StoredEvent)
@@ -80,6 +81,19 @@ class Draft:
         except EventSourcingError as error:
             self._refused.add(commit.id)
             return error
+
+    def adopt(self, group: MovedGroup) -> None:
+        """Take over a group of another log that follows the last position: it was accepted, and hashed, there."""
+        placements, heads = placements_of(group.events)
+        self.records += group.records
+        self.hashes += [event.hash for event in group.events]
+        self.placements += placements
+        self.heads |= heads
+        self.idempotency += group.idempotency
+        self.last_position = group.events[-1].position
+        self.first_commit_id = max(group.first_commit_id, self.last_commit_id + 1)
+        self.last_commit_id = self.first_commit_id + group.last_commit_id - group.first_commit_id
+        self.time_ns = group.events[-1].time_ns
 
     def _add(self, commit: Commit) -> Appended:
         if commit.id <= self.last_commit_id:

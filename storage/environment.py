@@ -40,6 +40,7 @@ from .folder import (
     has_room,
     lock_for_writing,
     mark,
+    needs_lock_file,
     sync_folder,
     take_room,
     was_closed_cleanly,
@@ -88,7 +89,9 @@ class Environment:
     """One LMDB environment in the folder `path`.
 
     Reading is allowed from any thread; `write` must always be called from the same one. With `read_only` it may be open
-    for writing elsewhere. Raises one of the `StoreError` classes when the folder cannot be opened.
+    for writing elsewhere; with `leaves_no_trace` no lock file is made then, nor needed where nobody writes.
+
+    Raises one of the `StoreError` classes when the folder cannot be opened.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class Environment:
         *,
         create: bool = True,
         read_only: bool = False,
+        leaves_no_trace: bool = False,
         map_size_bytes: int = MAP_SIZE_BYTES,
         tables: Sequence[str] = TABLES,
     ):
@@ -104,12 +108,14 @@ class Environment:
         self._folder = Path(self.path)
         self._pid = os.getpid()
         self._map_size_bytes = map_size_bytes
-        self._names = tables
+        self.names = tuple(tables)
+        """Of its tables."""
         self._gate = _Gate()
         self._closed = False
         self.commit_seconds = math.inf
         """How long the disk takes for a commit, estimated."""
         self._read_only = read_only
+        self.leaves_no_trace = leaves_no_trace
         existed = check_folder(self._folder, create=create and not read_only)
         if read_only:
             self._open(create=False)
@@ -229,19 +235,22 @@ class Environment:
             self._writer_lock.close()
 
     def _open(self, *, create: bool) -> None:
-        environment = _open_lmdb(self.path, self._map_size_bytes, create=create, read_only=self._read_only)
+        lock = not self.leaves_no_trace or needs_lock_file(self._folder)
+        environment = _open_lmdb(self.path, self._map_size_bytes, create=create, read_only=self._read_only, lock=lock)
         try:
             _check_length(self._folder, environment)
             # An environment without a table is what is left of a creation that was interrupted.
             create = create or (not self._read_only and not environment.stat()["entries"])
             _check_format(self.path, environment, create=create)
             self._tables: dict[str, Table] = {
-                name: environment.open_db(name.encode(), create=not self._read_only) for name in self._names
+                name: environment.open_db(name.encode(), create=not self._read_only) for name in self.names
             }
             environment.reader_check()
             self._map_size_bytes = environment.info()["map_size"]
         except lmdb.Error as error:
             environment.close()
+            if create:
+                raise _write_error(self.path, error) from error
             raise StoreTruncated(
                 self.path, f"The store {self.path} cannot be read ({error}). Restore it from a backup."
             ) from error
@@ -331,13 +340,14 @@ class _Gate:
                 self._condition.notify_all()
 
 
-def _open_lmdb(path: str, map_size_bytes: int, *, create: bool, read_only: bool) -> lmdb.Environment:
+def _open_lmdb(path: str, map_size_bytes: int, *, create: bool, read_only: bool, lock: bool) -> lmdb.Environment:
     options = {
         "map_size": map_size_bytes,
         "max_dbs": TABLES_MAX,
         "max_spare_txns": SPARE_READERS,
         "create": create,
         "readonly": read_only,
+        "lock": lock,
     }
     if create:
         # An existing file knows its own engine.

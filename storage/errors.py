@@ -344,6 +344,12 @@ class ConditionNotMet(AppendRefused):
         self.position = position
 
 
+class VerificationImpossible(StoreError):
+    """There is no store to verify, or none that this version of eventsrc knows."""
+
+    code = "verification_impossible"
+
+
 class EvidenceUnavailable(EventSourcingError):
     """Checkpoints need the library `cryptography`."""
 

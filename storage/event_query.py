@@ -30,13 +30,31 @@ def _check_values(query: "EventQuery", field: "attrs.Attribute[Any]", values: tu
             raise TypeError(f"{field.name} must be {wanted}, not {value!r}.")
 
 
+def _is_same(stored: Any, wanted: Any) -> bool:
+    if isinstance(wanted, AnyOf):
+        return any(_is_same(stored, value) for value in wanted.values)
+    # To Python 1 is True, to who stored it it is not.
+    return bool(stored == wanted) and isinstance(stored, bool) == isinstance(wanted, bool)
+
+
+@attrs.frozen(repr=False)
+class AnyOf:
+    """Stands for several values of metadata, of which one must be there."""
+
+    values: tuple[Any, ...]
+
+    def __repr__(self) -> str:
+        return " or ".join(map(repr, self.values))
+
+
 @attrs.frozen(kw_only=True)
 class EventQuery:
     """Events after the position `after` that meet every criterion given.
 
     `types` are stored names (the runtime also takes event classes), of which one must fit; `tags` must all be there;
-    `metadata` must hold these values. As the condition of an append it says: only if no event matches. See
-    https://dcb.events for what can be kept consistent that way.
+    `metadata` must hold these values: the number 3 is not the text "3", nor is 1 true; `AnyOf` stands for several. As
+    the condition of an append it says: only if no event matches. See https://dcb.events for what can be kept
+    consistent that way.
 
     The narrowest index of those by tag, type and category serves; metadata are compared, so that a query for them alone
     looks at every event after `after`. One text stands for a list of one.
@@ -64,7 +82,7 @@ class EventQuery:
             return False
         if self.tags and not set(self.tags) <= set(tags):
             return False
-        return all(key in metadata and metadata[key] == value for key, value in self.metadata.items())
+        return all(key in metadata and _is_same(metadata[key], value) for key, value in self.metadata.items())
 
     @property
     def criteria(self) -> str:
@@ -73,7 +91,10 @@ class EventQuery:
             ("types", ", ".join(map(str, self.types or ()))),
             ("tags", ", ".join(self.tags or ())),
             ("category", self.category),
-            ("metadata", ", ".join(f"{key}={value!r}" for key, value in self.metadata.items())),
+            (
+                "metadata",
+                ", ".join(f"{key}={value!r}" for key, value in self.metadata.items()),
+            ),
         )
         return "; ".join(f"{name} {value}" for name, value in parts if value)
 

@@ -69,6 +69,15 @@ def is_open_for_writing(folder: Path) -> bool:
     return False
 
 
+def needs_lock_file(folder: Path) -> bool:
+    """Whether a reader must use LMDB's lock file: somebody has it open for writing, or may; not where none can be made.
+
+    A copy has none, and where it cannot be written, as by another user, nobody but its owner may take part.
+    """
+    path = folder / LOCK_FILE
+    return is_open_for_writing(folder) or (path.exists() and os.access(path, os.W_OK))
+
+
 def take_room(folder: Path) -> None:
     """`reserve_lock_file` with our errors: raises `StoreFull`, `StoreReadOnly` or `StorePathInvalid`."""
     try:

@@ -155,6 +155,32 @@ class Group:
         return self._body + (self._ends[-1] if self._ends else 0)
 
 
+class MovedGroup(msgspec.Struct, frozen=True):
+    """A group commit on its way from one log to another: its records, as they are stored, and what they say."""
+
+    first_commit_id: int
+    last_commit_id: int
+    records: list[bytes]
+    events: list[StoredEvent]
+    """At least one; the same as `records`."""
+    idempotency: list[IdempotencyEntry]
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its records."""
+        return sum(map(len, self.records))
+
+    def between(self, after: int, through: int) -> "MovedGroup | None":
+        """The part of it from after a position through another; None where it has none."""
+        first = self.events[0].position
+        if after < first and self.events[-1].position <= through:
+            return self
+        part = slice(max(after + 1 - first, 0), max(through + 1 - first, 0))
+        keys = [entry for entry in self.idempotency if after < entry.position <= through]
+        records, events = self.records[part], self.events[part]
+        return MovedGroup(self.first_commit_id, self.last_commit_id, records, events, keys) if events else None
+
+
 def encode_group(
     first_commit_id: int,
     last_commit_id: int,
@@ -180,6 +206,11 @@ def is_stub(encoded: bytes) -> bool:
 def segment_of(stub: bytes) -> tuple[int, bytes]:
     """(the segment of the archive, the hash of the event), of the content of a stub."""
     return _SEGMENT_AND_TIME.unpack_from(stub)[0], stub[-HASH_SIZE_BYTES:]
+
+
+def split_stub(stub: bytes) -> tuple[int, int, bytes]:
+    """(the segment of the archive, the event's time, its hash), of the content of a stub."""
+    return (*_SEGMENT_AND_TIME.unpack_from(stub), stub[-HASH_SIZE_BYTES:])
 
 
 def _pack(first_commit_id: int, last_commit_id: int, root: bytes, records: Sequence[bytes], tail: bytes) -> bytes:

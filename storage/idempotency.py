@@ -4,12 +4,12 @@ A key in LMDB is the stream, a zero byte and the chunk's number; only the newest
 expiries lists chunks by the time at which the last of their rows expires, so that old ones are found without a search.
 """
 
-import hashlib
 import struct
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
 from itertools import islice
-from typing import Final
+from typing import Final, TypeAlias
 
 from .commit import IdempotencyEntry
 from .environment import Table, Transaction
@@ -18,19 +18,18 @@ from .postings import key_of, ordinal_of
 CHUNK_ROWS_MAX: Final = 1_024
 EXPIRED_PER_COMMIT_MAX: Final = 16
 """Chunks dropped with one commit."""
-_DIGEST_SIZE_BYTES: Final = 16
+DIGEST_SIZE_BYTES: Final = 16
+Row: TypeAlias = tuple[bytes, int, int, int, int]
 _ROW: Final = struct.Struct("<16sQQIQ")
 """Digest of the key, version, position, number of events, expiry (UTC ns)."""
+_WHOLE_ROW: Final = struct.Struct(f"{_ROW.size}s")
 _EXPIRY: Final = struct.Struct(">Q")
 """At the front of a chunk: when the last of its rows expires (UTC ns)."""
 
 
 def encode_rows(entries: Iterable[IdempotencyEntry]) -> bytes:
     """The rows of entries of one stream, in any order, ready for `merge_rows`."""
-    return b"".join(
-        _ROW.pack(_digest(entry.key), entry.version, entry.position, entry.event_count, entry.expires_ns)
-        for entry in entries
-    )
+    return b"".join(map(encode_row, entries))
 
 
 def merge_rows(transaction: Transaction, table: Table, expiries: Table, stream: str, rows: bytes) -> None:
@@ -89,7 +88,7 @@ def drop_expired(transaction: Transaction, table: Table, expiries: Table, now_ns
             cursor.delete()
 
 
-def decode_chunk(chunk: bytes) -> tuple[int, list[tuple[bytes, int, int, int, int]]]:
+def decode_chunk(chunk: bytes) -> tuple[int, list[Row]]:
     """The expiry of a chunk and its rows: digest of the key, version, position, number of events, expiry.
 
     Raises `ValueError` where the bytes are no chunk.
@@ -98,6 +97,45 @@ def decode_chunk(chunk: bytes) -> tuple[int, list[tuple[bytes, int, int, int, in
         return int(_EXPIRY.unpack_from(chunk)[0]), list(_ROW.iter_unpack(memoryview(chunk)[_EXPIRY.size :]))
     except struct.error as error:
         raise ValueError(f"{len(chunk)} bytes are no chunk of rows") from error
+
+
+def encode_row(entry: IdempotencyEntry) -> bytes:
+    """The stored row of one entry."""
+    digest = blake2b(entry.key.encode(), digest_size=DIGEST_SIZE_BYTES).digest()
+    return _ROW.pack(digest, entry.version, entry.position, entry.event_count, entry.expires_ns)
+
+
+def decoded_row(entry: IdempotencyEntry) -> Row:
+    """The same as `decode_chunk` gives it."""
+    return (_digest(entry.key), entry.version, entry.position, entry.event_count, entry.expires_ns)
+
+
+def chunks_of(transaction: Transaction, table: Table, stream: str) -> Iterator[bytes]:
+    """The chunks of a stream, oldest first; bytes that are no chunk are passed over."""
+    prefix = stream.encode() + b"\0"
+    with transaction.cursor(table) as cursor:
+        more = cursor.set_range(prefix)
+        while more and cursor.key().startswith(prefix):
+            chunk = cursor.value()
+            if len(chunk) % _ROW.size == _EXPIRY.size:
+                yield chunk
+            more = cursor.next()
+
+
+def rows_of(chunk: bytes) -> set[bytes]:
+    """The rows of a chunk, as they are stored."""
+    return {row for (row,) in _WHOLE_ROW.iter_unpack(memoryview(chunk)[_EXPIRY.size :])}
+
+
+def count_rows(chunk: bytes) -> int:
+    """How many rows there are in a chunk."""
+    return (len(chunk) - _EXPIRY.size) // _ROW.size
+
+
+def find_row(chunk: bytes, row: bytes) -> bytes | None:
+    """The stored row with the same key as `row`."""
+    found = _find_row(chunk, row[:DIGEST_SIZE_BYTES])
+    return None if found is None else _ROW.pack(*found)
 
 
 def expiry_key(expires_ns: int, chunk_key: bytes) -> bytes:
@@ -125,22 +163,22 @@ def _newest_chunk(transaction: Transaction, table: Table, stream: str) -> tuple[
 def _keyed_rows(rows: bytes) -> Iterable[tuple[bytes, bytes]]:
     for start in range(0, len(rows), _ROW.size):
         row = rows[start : start + _ROW.size]
-        yield row[:_DIGEST_SIZE_BYTES], row
+        yield row[:DIGEST_SIZE_BYTES], row
 
 
-def _find_row(chunk: bytes, digest: bytes) -> tuple[bytes, int, int, int, int] | None:
+def _find_row(chunk: bytes, digest: bytes) -> Row | None:
     count = (len(chunk) - _EXPIRY.size) // _ROW.size
 
     def digest_at(index: int) -> bytes:
         start = _EXPIRY.size + index * _ROW.size
-        return chunk[start : start + _DIGEST_SIZE_BYTES]
+        return chunk[start : start + DIGEST_SIZE_BYTES]
 
     index = bisect_left(range(count), digest, key=digest_at)
     if index == count or digest_at(index) != digest:
         return None
-    row: tuple[bytes, int, int, int, int] = _ROW.unpack_from(chunk, _EXPIRY.size + index * _ROW.size)
+    row: Row = _ROW.unpack_from(chunk, _EXPIRY.size + index * _ROW.size)
     return row
 
 
 def _digest(key: str) -> bytes:
-    return hashlib.blake2b(key.encode(), digest_size=_DIGEST_SIZE_BYTES).digest()
+    return blake2b(key.encode(), digest_size=DIGEST_SIZE_BYTES).digest()

@@ -15,7 +15,7 @@ from .environment import MAP_SIZE_BYTES, Environment, Transaction
 from .errors import CorruptRecord, EventSourcingError, StoreError, StoreOutcomeUnknown
 from .event_query import EventQuery
 from .flush import IndexFlush
-from .group import KEY, encode_group
+from .group import KEY, MovedGroup, encode_group
 from .limits import Limits
 from .merkle import Nodes, Tree
 from .query import find_events, find_streams
@@ -66,6 +66,11 @@ class EventLog(LogReader):
         return head if head is not None or self._knows_all_heads else super().head(stream)
 
     @property
+    def merkle_tree(self) -> Tree:
+        """The Merkle tree over all events, to be extended."""
+        return self._tail.tree
+
+    @property
     def disk_seconds(self) -> float:
         return self._environment.commit_seconds if self._environment.commit_seconds < math.inf else 0.0
 
@@ -86,7 +91,7 @@ class EventLog(LogReader):
             return outcomes
         tree, nodes = self._tail.tree.extended(draft.hashes)
         try:
-            self._write(draft, tree, snapshots)
+            self._write([] if draft.is_empty else [(draft, tree)], snapshots)
         except StoreError as error:
             unknown = isinstance(error, StoreOutcomeUnknown)
             if unknown or draft.is_empty or not self._holds(draft.last_commit_id):
@@ -94,6 +99,30 @@ class EventLog(LogReader):
         if not draft.is_empty:
             self._publish(draft, tree, nodes)
         return outcomes
+
+    def adopt(self, groups: Sequence[MovedGroup]) -> None:
+        """Store groups of another log after the last position, as they are and durably, in one transaction.
+
+        That they follow was checked by a `Chain`; what could be stored once is not measured by `Limits` again. Commit
+        ids stay where they are higher than those of this log. Raises a `StoreError`; close the log then: whether the
+        groups are stored shows when it is opened again.
+        """
+        self._environment.check_usable()
+        adopted, streams, known = [], self._stream_count, set[str]()
+        position, commit_id, tree = self._last_position, self._last_commit_id, self._tail.tree
+        for group in groups:
+            assert group.events[0].position == position + 1, f"position {position + 1} is missing"
+            draft = Draft(position, commit_id, streams, self._limits, self._head_to_extend, self._first_match)
+            draft.adopt(group)
+            streams += sum(stream not in known and self.head(stream) is None for stream in draft.heads)
+            draft.stream_count = streams
+            known.update(draft.heads)
+            tree, nodes = tree.extended(draft.hashes)
+            adopted.append((draft, tree, nodes))
+            position, commit_id = draft.last_position, draft.last_commit_id
+        self._write([(draft, tree) for draft, tree, _ in adopted], ())
+        for draft, tree, nodes in adopted:
+            self._publish(draft, tree, nodes)
 
     def flush(self) -> None:
         while self.flush_step():
@@ -124,23 +153,29 @@ class EventLog(LogReader):
         self.archive.close()
         self._environment.close()
 
-    def _write(self, draft: Draft, tree: Tree, snapshots: Sequence[Snapshot]) -> None:
-        key = KEY.pack(draft.first_position, draft.first_commit_id)
-        commit_ids = (draft.first_commit_id, draft.last_commit_id)
-        value = encode_group(*commit_ids, tree.root, draft.records, draft.idempotency)
+    def _write(self, drafts: Sequence[tuple[Draft, Tree]], snapshots: Sequence[Snapshot]) -> None:
+        groups = [
+            (
+                KEY.pack(draft.first_position, draft.first_commit_id),
+                encode_group(draft.first_commit_id, draft.last_commit_id, tree.root, draft.records, draft.idempotency),
+            )
+            for draft, tree in drafts
+        ]
         flush = self._flushing
         # Enough index entries with each commit that a flush ends long before the next one is due.
-        share = 1 + len(draft.records) * self._flush_items_per_event
+        share = 1 + sum(len(draft.records) for draft, _ in drafts) * self._flush_items_per_event
 
         def work(transaction: Transaction) -> int:
             table = self._environment.table
-            if not draft.is_empty:
+            for key, value in groups:
                 stored = transaction.put(key, value, db=table("log"), append=True)
-                assert stored, f"the group at position {draft.first_position} is not the newest"
+                assert stored, f"the group at position {KEY.unpack(key)[0]} is not the newest"
             for snapshot in snapshots:
                 self._put_snapshot(transaction, snapshot)
-            if draft.idempotency:
-                idempotency_table.drop_expired(transaction, table("idempotency"), table("expiries"), draft.time_ns)
+            if any(draft.idempotency for draft, _ in drafts):
+                idempotency_table.drop_expired(
+                    transaction, table("idempotency"), table("expiries"), drafts[-1][0].time_ns
+                )
             return flush.write(transaction, share) if flush else 0
 
         count = self._environment.write(work)

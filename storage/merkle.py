@@ -13,6 +13,8 @@ import msgspec
 NODE_LEVEL: Final = 10
 NODE_LEAVES: Final = 1 << NODE_LEVEL
 """Leaves under one stored node."""
+ROWS_LEAVES_MIN: Final = 128
+"""From so many new leaves on it is cheaper to hash level by level than leaf by leaf."""
 _LEAF: Final = b"\x00"
 _INNER: Final = b"\x01"
 _sha256 = hashlib.sha256
@@ -29,6 +31,8 @@ class Tree(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     def extended(self, leaves: Sequence[bytes]) -> "tuple[Tree, Nodes]":
         """The tree with these leaves added, and the stored nodes that are full by them."""
+        if len(leaves) >= ROWS_LEAVES_MIN:
+            return self._extended_by_rows(leaves)
         nodes: Nodes = []
         size, peaks = self.size, list(self.peaks)
         sha256, leaf_prefix, inner_prefix, pop, push = _sha256, _LEAF, _INNER, peaks.pop, peaks.append
@@ -44,6 +48,28 @@ class Tree(msgspec.Struct, frozen=True, array_like=True, gc=False):
                     nodes.append((pairs - 1, node))
             push(node)
         return Tree(size, tuple(peaks)), nodes
+
+    def _extended_by_rows(self, leaves: Sequence[bytes]) -> "tuple[Tree, Nodes]":
+        sha256, leaf_prefix, inner_prefix = _sha256, _LEAF, _INNER
+        nodes: Nodes = []
+        left, new = list(self.peaks), []
+        # What is new on one level, to the right of the peak that may be there; then on the level above.
+        row = [sha256(leaf_prefix + leaf).digest() for leaf in leaves]
+        size, level = self.size, 0
+        while row:
+            if level == NODE_LEVEL:
+                nodes += enumerate(row, size)
+            if size & 1:
+                row.insert(0, left.pop())
+            if len(row) & 1:
+                new.append(row.pop())
+            row = [
+                sha256(inner_prefix + first + second).digest()
+                for first, second in zip(row[::2], row[1::2], strict=True)
+            ]
+            size >>= 1
+            level += 1
+        return Tree(self.size + len(leaves), (*left, *reversed(new))), nodes
 
     @property
     def root(self) -> bytes:

@@ -5,8 +5,8 @@ from typing import Final
 
 from .errors import StreamNameInvalid
 
-STREAM_NAME_BYTES_MAX: Final = 500
-"""LMDB holds keys of 511 bytes; a stream index key adds a separator and eight bytes to the name."""
+STREAM_NAME_BYTES_MAX: Final = 494
+"""LMDB holds keys of 511 bytes; that of an expiry, the longest, adds a separator and two numbers of eight bytes."""
 
 _CONTROL_CHARACTER: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 

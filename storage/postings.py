@@ -7,7 +7,8 @@ itself.
 
 import struct
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Final
 
 from .environment import Table, Transaction
@@ -35,6 +36,25 @@ def ordinal_of(key: bytes) -> int:
 def name_of(key: bytes) -> str:
     """The name at the front of such a key."""
     return key[: -_ORDINAL.size - 1].decode()
+
+
+def split_key(key: bytes) -> tuple[str, int]:
+    """(name, ordinal) in such a key. Raises `ValueError` where it is none."""
+    name = name_of(key)
+    if not name or key[-_ORDINAL.size - 1] != 0:
+        raise ValueError("it is no name and number")
+    return name, ordinal_of(key)
+
+
+def names(transaction: Transaction, table: Table, *others: Iterable[str]) -> list[str]:
+    """Every name of an index, and what else has names, sorted; looks at one chunk of each."""
+    found = set(chain.from_iterable(others))
+    with transaction.cursor(table) as cursor:
+        more = cursor.first()
+        while more:
+            found.add(name := name_of(cursor.key()))
+            more = cursor.set_range(name.encode() + b"\1")
+    return sorted(found)
 
 
 def chunks(name: str, positions: Sequence[int], first_version: int | None = None) -> Iterator[tuple[bytes, bytes]]:

@@ -255,6 +255,11 @@ class LogReader:
     ) -> list[StoredEvent]:
         return self._read_postings("tags", lambda tail: tail.tags.get(tag, ()), tag, after, before, backwards, limit)
 
+    def event_types(self) -> list[str]:
+        """The stored types of all events, sorted."""
+        with self._lock, self._environment.read() as transaction:
+            return postings.names(transaction, self._environment.table("types"), *(tail.types for tail in self._tails))
+
     def idempotency(self, stream: str, keys: Sequence[str], *, now_ns: int) -> dict[str, IdempotencyEntry]:
         found: dict[str, IdempotencyEntry] = {}
         with self._lock:

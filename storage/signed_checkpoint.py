@@ -23,16 +23,20 @@ from cryptography.hazmat.primitives.serialization import (
 from .errors import CheckpointInvalid, SigningKeyInvalid
 from .reader import LogReader
 
-CHECKPOINT_VERSION: Final = 1
+CHECKPOINT_VERSION: Final = 2
 NS_PER_SECOND: Final = 1_000_000_000
 KEY_FILE_MODE: Final = 0o600
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """That a log had `size` events with the Merkle root `root` at `time` (ISO 8601, UTC), signed."""
+    """That a log had `size` events with the Merkle root `root` at `time` (ISO 8601, UTC), signed.
+
+    `first` is the hash of its first event, which tells one log from another; empty where there is none.
+    """
 
     size: int
     root: bytes
+    first: bytes
     time: str
     public_key: bytes
     signature: bytes
@@ -45,6 +49,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
                 CHECKPOINT_VERSION,
                 self.size,
                 self.root.hex(),
+                self.first.hex(),
                 self.time,
                 self.public_key.hex(),
                 self.signature.hex(),
@@ -52,10 +57,15 @@ class Checkpoint(msgspec.Struct, frozen=True):
         ).decode()
 
 
+class _Version(msgspec.Struct, frozen=True):
+    eventsrc_checkpoint: int
+
+
 class _Line(msgspec.Struct, frozen=True):
     eventsrc_checkpoint: int
     size: int
     root: str
+    first: str
     time: str
     public_key: str
     signature: str
@@ -65,8 +75,9 @@ def make_checkpoint(store: LogReader, key: Ed25519PrivateKey, *, time_ns: int) -
     """State what the log holds now, and sign it."""
     size, root = store.tree
     time = datetime.fromtimestamp(time_ns // NS_PER_SECOND, UTC).isoformat()
-    signature = key.sign(_statement(size, root, time))
-    return Checkpoint(size, root, time, key.public_key().public_bytes_raw(), signature)
+    first = store.hashes(1, 1)[0] if size else b""
+    signature = key.sign(_statement(size, root, first, time))
+    return Checkpoint(size, root, first, time, key.public_key().public_bytes_raw(), signature)
 
 
 def read_checkpoint(text: str | bytes, *, public_key: bytes | None = None) -> Checkpoint:
@@ -81,13 +92,15 @@ def read_checkpoint(text: str | bytes, *, public_key: bytes | None = None) -> Ch
 
     """
     try:
+        version = msgspec.json.decode(text, type=_Version).eventsrc_checkpoint
+        if version != CHECKPOINT_VERSION:
+            raise CheckpointInvalid(f"The checkpoint has version {version}, and this reads {CHECKPOINT_VERSION}.")
         line = msgspec.json.decode(text, type=_Line)
-        version, key = line.eventsrc_checkpoint, bytes.fromhex(line.public_key)
-        found = Checkpoint(line.size, bytes.fromhex(line.root), line.time, key, bytes.fromhex(line.signature))
+        key = bytes.fromhex(line.public_key)
+        root, first = bytes.fromhex(line.root), bytes.fromhex(line.first)
+        found = Checkpoint(line.size, root, first, line.time, key, bytes.fromhex(line.signature))
     except (msgspec.MsgspecError, ValueError) as error:
         raise CheckpointInvalid(f"This is no checkpoint of eventsrc: {error}.") from error
-    if version != CHECKPOINT_VERSION:
-        raise CheckpointInvalid(f"The checkpoint has version {version}, and this reads {CHECKPOINT_VERSION}.")
     if public_key not in (None, key):
         raise CheckpointInvalid(f"The checkpoint was signed with the key {key.hex()}, not {public_key.hex()}.")
     _verify(found)
@@ -97,16 +110,18 @@ def read_checkpoint(text: str | bytes, *, public_key: bytes | None = None) -> Ch
 def _verify(checkpoint: Checkpoint) -> None:
     try:
         key = Ed25519PublicKey.from_public_bytes(checkpoint.public_key)
-        key.verify(checkpoint.signature, _statement(checkpoint.size, checkpoint.root, checkpoint.time))
+        key.verify(
+            checkpoint.signature, _statement(checkpoint.size, checkpoint.root, checkpoint.first, checkpoint.time)
+        )
     except (InvalidSignature, ValueError) as error:
         raise CheckpointInvalid(
             f"The signature of the checkpoint of {checkpoint.size} events is not right: it was changed, or made up."
         ) from error
 
 
-def _statement(size: int, root: bytes, time: str) -> bytes:
+def _statement(size: int, root: bytes, first: bytes, time: str) -> bytes:
     """What is signed."""
-    return f"eventsrc checkpoint {CHECKPOINT_VERSION}\n{size}\n{root.hex()}\n{time}\n".encode()
+    return f"eventsrc checkpoint {CHECKPOINT_VERSION}\n{size}\n{root.hex()}\n{first.hex()}\n{time}\n".encode()
 
 
 # --- the key ---

@@ -1,268 +1,322 @@
 """Moving events: out of a log into JSON Lines and back, or from one log into another, with all that they are.
 
-Positions, versions, times and hashes stay as they were; the hashes are compared after writing, so what arrives is what
-was sent. Snapshots and idempotency keys are not moved: the first are made again, the second belong to a running system.
+Positions, versions, times, hashes and group commits stay as they were, and so do the idempotency keys that are alive
+where the copy ends. What compaction moved to the archive comes from there. Snapshots are not moved: they are made
+again.
 """
 
-import gzip
-import io
-from base64 import b64decode, b64encode
+import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import groupby
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import IO, Final
 
-import msgspec
-
-from .commit import Appended, Commit, NewEvent, StreamAppend
-from .errors import ImportRefused
-from .limits import Limits
+from .archive import Archive
+from .chain import Chain, ChainBroken
+from .errors import ArchiveUnreachable, CorruptRecord
+from .export import EXPORT_VERSION, Export, ExportWriter, Header, packed
+from .group import KEY, Group, GroupDamaged, MovedGroup, is_stub, segment_of
 from .log import EventLog
-from .record import StoredEvent
-from .store import EventReader
+from .merkle import Tree
+from .moving_errors import ExportAltered, ExportUnreadable, HistoryDiverged, ImportGap, PointUnreachable
+from .partial import PARTIAL_SUFFIX, is_free, partial_file, partial_folder, translated_errors
+from .proof import root_at
+from .reader import LogReader
+from .records import seek_group
 
-EXPORT_VERSION: Final = 1
-BATCH_EVENTS: Final = 500
-"""Events that are written in one transaction."""
-GZIP_LEVEL: Final = 6
-UNBOUNDED: Final = 1 << 60
-LIMITS: Final = Limits(streams_max=UNBOUNDED, stream_events_max=UNBOUNDED, event_size_bytes_max=1 << 30)
-"""What was stored once is stored again, whatever the limits are by now."""
+BATCH_EVENTS: Final = 2_000
+BATCH_SIZE_BYTES: Final = 4 << 20
+"""Group commits are read, and stored, in one transaction each until they have so many events or bytes."""
+READ_ATTEMPTS_MAX: Final = 3
+"""What is in the archive when a group is read may be back in the log by the time it is looked for."""
+SEGMENTS_KEPT: Final = 256
+STANDARD_STREAM: Final = Path("-")
+"""Names standard output for an export, standard input for an import."""
 
 Progress = Callable[[int], None]
 """Called with the position that was reached."""
-_pack: Final = msgspec.msgpack.Encoder().encode
+Until = Callable[[int, int], bool]
+"""Tells by position and time (UTC, ns) which event is the first not to be taken."""
 
 
-class Header(msgspec.Struct, frozen=True):
-    """The first line of an export: the events after the position `after`, whose event has the hash `after_hash`."""
-
-    eventsrc_export: int
-    after: int
-    after_hash: str
+# --- out
 
 
-class Line(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One event of an export. What JSON cannot hold as it is (bytes, say) comes as MessagePack in Base64."""
+def export_events(store: LogReader, path: Path, *, after: int = 0, progress: Progress | None = None) -> int:
+    """Write the events after a position to a new file of JSON Lines, packed by gzip where its name ends in .gz.
 
-    position: int
-    stream: str
-    version: int
-    type: str
-    schema_version: int
-    kind: str
-    time_ns: int
-    correlation_id: str
-    causation_id: str
-    hash: str
-    payload: Any = None
-    metadata: dict[str, Any] = {}
-    tags: list[str] = []
-    payload_msgpack: str = ""
-    metadata_msgpack: str = ""
-
-
-_to_json: Final = msgspec.json.Encoder().encode
-_line_of: Final = msgspec.json.Decoder(Line).decode
-_header_of: Final = msgspec.json.Decoder(Header).decode
-
-
-def events_of(store: EventReader, after: int = 0) -> Iterator[StoredEvent]:
-    """All events after a position, a batch at a time."""
-    while batch := store.read(after=after, limit=BATCH_EVENTS):
-        yield from batch
-        after = batch[-1].position
-
-
-# --- out ---
-
-
-def export_events(store: EventReader, path: Path, *, after: int = 0, progress: Progress | None = None) -> int:
-    """Write the events after a position to a file of JSON Lines, packed by gzip where its name ends in .gz.
-
-    Returns how many. Raises `ImportRefused` for a position that the log does not have, `OSError` as the system does.
+    Returns how many. Raises `PointUnreachable` for a position that the log does not have, `DestinationExists` and the
+    other errors of `partial_file`, and `CorruptRecord` or `ArchiveUnreachable` where the store is damaged; the file is
+    there as a whole or not at all.
     """
-    before = store.read(after=after - 1, limit=1) if after else []
-    if after and not before:
-        raise ImportRefused(f"{store.path} has no position {after}: it goes to {store.last_position}.")
-    header = Header(EXPORT_VERSION, after, before[0].hash.hex() if before else "")
-    count = 0
-    with _opened(path, "w") as file:
-        file.write(_to_json(header) + b"\n")
-        for event in events_of(store, after):
-            file.write(_to_json(_line(event)) + b"\n")
-            count += 1
-            if progress is not None and count % BATCH_EVENTS == 0:
-                progress(event.position)
-    return count
+    through = store.last_position
+    if not 0 <= after <= through:
+        raise PointUnreachable(store.path, f"position {after}", f"it goes to {through}")
+    if path == STANDARD_STREAM:
+        with translated_errors("standard output"):
+            _export(store, sys.stdout.buffer, after, through, progress)
+            sys.stdout.buffer.flush()
+    else:
+        with partial_file(path, source=store.path) as file, packed(file, path) as packing:
+            _export(store, packing, after, through, progress)
+    return through - after
 
 
-def _line(event: StoredEvent) -> Line:
-    payload, payload_msgpack = _as_json(event.payload)
-    metadata, metadata_msgpack = _as_json(event.metadata)
-    return Line(
-        event.position,
-        event.stream,
-        event.version,
-        event.type,
-        event.schema_version,
-        event.kind,
-        event.time_ns,
-        event.correlation_id,
-        event.causation_id,
-        event.hash.hex(),
-        payload,
-        metadata or {},
-        list(event.tags),
-        payload_msgpack,
-        metadata_msgpack,
-    )
+def _export(store: LogReader, file: IO[bytes], after: int, through: int, progress: Progress | None) -> None:
+    header = Header(EXPORT_VERSION, after, root_at(store, after).hex(), through - after, through)
+    writer = ExportWriter(file, header)
+    for group in groups_of(store, after=after, through=through):
+        writer.add(group)
+        if progress is not None:
+            progress(group.events[-1].position)
+    writer.end(through - after, through, root_at(store, through).hex())
 
 
-def _as_json(data: Any) -> tuple[Any, str]:
-    """(the data, nothing) where JSON gives it back as it is; else (None, its MessagePack in Base64)."""
-    packed = _pack(data)
-    try:
-        is_lossless = _pack(msgspec.json.decode(_to_json(data))) == packed
-    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError):
-        is_lossless = False
-    return (data, "") if is_lossless else (None, b64encode(packed).decode())
-
-
-# --- in ---
+# --- in
 
 
 def import_events(
-    log: EventLog, path: Path, *, until: Callable[[int, int], bool] | None = None, progress: Progress | None = None
-) -> int:
-    """Append the events of an export to a log that ends where the export begins; return how many.
-
-    `until(position, time_ns)` tells which event is the first not to be taken.
-
-    Raises `ImportRefused` when the file is no export, begins elsewhere, or holds what does not fit its hashes; what
-    comes before is stored then.
-    """
-    with _opened(path, "r") as file:
-        try:
-            header = _header_of(next(iter(file), b""))
-        except msgspec.MsgspecError as error:
-            raise ImportRefused(f"{path} is no export of eventsrc: {error}") from error
-        if header.eventsrc_export != EXPORT_VERSION:
-            raise ImportRefused(f"{path} is of version {header.eventsrc_export}, and this reads {EXPORT_VERSION}.")
-        _check_continues(log, path, header)
-        return copy_events(log, _events_in(file, path), until=until, progress=progress)
-
-
-def _check_continues(log: EventLog, path: Path, header: Header) -> None:
-    newest = log.read(backwards=True, limit=1)
-    ends = (newest[0].position, newest[0].hash.hex()) if newest else (0, "")
-    if ends[0] != header.after:
-        raise ImportRefused(f"{path} begins after position {header.after}, and {log.path} ends at {ends[0]}.")
-    if ends[1] != header.after_hash:
-        raise ImportRefused(
-            f"{path} goes on from another history: the event at {header.after} is not that of {log.path}."
-        )
-
-
-def _events_in(file: Iterable[bytes], path: Path) -> Iterator[StoredEvent]:
-    for number, text in enumerate(file, 2):
-        try:
-            line = _line_of(text)
-            payload = msgspec.msgpack.decode(b64decode(line.payload_msgpack)) if line.payload_msgpack else line.payload
-            packed = line.metadata_msgpack
-            metadata = msgspec.msgpack.decode(b64decode(packed)) if packed else line.metadata
-            yield StoredEvent(
-                line.position,
-                line.stream,
-                line.version,
-                line.type,
-                line.schema_version,
-                line.kind,  # type: ignore[arg-type]
-                line.time_ns,
-                line.correlation_id,
-                line.causation_id,
-                metadata,
-                payload,
-                tuple(line.tags),
-                bytes.fromhex(line.hash),
-            )
-        except (msgspec.MsgspecError, ValueError) as error:
-            raise ImportRefused(f"{path}, line {number}: {error}") from error
-
-
-def copy_events(
     log: EventLog,
-    events: Iterable[StoredEvent],
+    path: Path,
     *,
-    until: Callable[[int, int], bool] | None = None,
+    until: Until | None = None,
+    is_partial: bool = False,
     progress: Progress | None = None,
 ) -> int:
-    """Append stored events, as they are, to a log that ends where they begin; return how many.
+    """Append the events of an export that a log does not have yet; return how many.
 
-    Raises `ImportRefused` when they do not fit together.
+    The whole file is read and checked before anything is stored: as far as the log reaches, it must hold the same
+    events. A log that `is_partial`, which is thrown away when this fails, is filled while the file is read. With
+    `until` the rest is not read.
+
+    Raises `ExportUnreadable`, `ExportTruncated`, `ExportAltered`, `ImportGap` where the file begins after the end of
+    the log, `HistoryDiverged` where they hold different events; the log is as it was then. Raises a `StoreError` where
+    the disk refuses: what was stored by then is whole, and the next run goes on after it.
     """
-    count = 0
-    batch: list[StoredEvent] = []
-    for event in events:
-        if until is not None and until(event.position, event.time_ns):
-            break
-        batch.append(event)
-        if len(batch) == BATCH_EVENTS:
-            count += _append(log, batch)
-            if progress is not None:
-                progress(event.position)
-            batch = []
-    return count + (_append(log, batch) if batch else 0)
+    with _opened(path) as file:
+        export = Export(file, str(path))
+        _check_continues(log, export)
+        if until is None and not is_partial:
+            for _ in _new_groups(log, export):
+                pass
+        groups = _new_groups(log, export)
+        return adopt_all(log, groups if until is None else _cut(groups, until), progress=progress)
 
 
-def _append(log: EventLog, events: list[StoredEvent]) -> int:
-    commit_id = log.last_commit_id
-    commits = []
-    for time_ns, of_one_time in groupby(events, key=lambda event: event.time_ns):
-        commit_id += 1
-        appends = []
-        for stream, group in groupby(of_one_time, key=lambda event: event.stream):
-            of_one_stream = list(group)
-            appends.append(StreamAppend(stream, of_one_stream[0].version - 1, [_new(each) for each in of_one_stream]))
-        commits.append(Commit(commit_id, time_ns, appends))
-    heads: dict[str, bytes] = {}
-    for outcome in log.append(commits):
-        if not isinstance(outcome, Appended):
-            raise ImportRefused(f"The events from position {events[0].position} on do not fit: {outcome}") from outcome
-        heads |= {stream: head.hash for stream, head in outcome.heads.items()}
-    wanted = {event.stream: event.hash for event in events}
-    for stream, found in heads.items():
-        if wanted[stream] != found:
-            raise ImportRefused(
-                f"The events of {stream!r} up to position {events[-1].position} do not give the hash that they came "
-                "with: something in them was changed on the way."
-            )
-    return len(events)
+def import_store(folder: str, path: Path, *, progress: Progress | None = None) -> tuple[int, int]:
+    """Append an export to the store in a folder, or make one of it where there is nothing: (how many events, its end).
+
+    Raises what `import_events` does, `StoreInUse` where the store is open, `StorePathInvalid` where something else is
+    in the folder, and the errors of `partial_folder`.
+    """
+    if not is_free(Path(folder)):
+        log = EventLog(folder, create=False)
+        try:
+            return import_events(log, path, progress=progress), log.last_position
+        finally:
+            log.close()
+    with partial_folder(folder) as partial:
+        log = EventLog(partial)
+        try:
+            return import_events(log, path, is_partial=True, progress=progress), log.last_position
+        finally:
+            log.close()
 
 
-def _new(event: StoredEvent) -> NewEvent:
-    return NewEvent(
-        event.type,
-        event.payload,
-        event.schema_version,
-        event.kind,
-        event.correlation_id,
-        event.causation_id,
-        event.metadata,
-        event.tags,
-    )
+def _check_continues(log: EventLog, export: Export) -> None:
+    header = export.header
+    if header.after > log.last_position:
+        raise ImportGap(export.path, header.after, _name(log), log.last_position)
+    if header.root != root_at(log, header.after).hex():
+        raise HistoryDiverged(export.path, _name(log), header.after, is_exact=False)
+
+
+def _name(log: EventLog) -> str:
+    """What it is going to be called."""
+    return log.path.removesuffix(PARTIAL_SUFFIX)
+
+
+def _new_groups(log: EventLog, export: Export) -> Iterator[MovedGroup]:
+    """The groups of an export after the end of the log, as it was at the beginning; what comes before is compared."""
+    after, log_end, tree = export.header.after, log.last_position, log.merkle_tree
+    for group in export.groups(lambda stream: log.head_at(stream, after)):
+        _compare(log, export, group, log_end)
+        new = group.between(log_end, group.events[-1].position)
+        if new is not None:
+            tree = tree.extended([event.hash for event in new.events])[0]
+            if export.end is not None:
+                _check_root(log, export, tree)
+            yield new
+    if export.end is not None:
+        _check_root(log, export, tree)
+
+
+def _compare(log: EventLog, export: Export, group: MovedGroup, log_end: int) -> None:
+    first, last = group.events[0].position, min(group.events[-1].position, log_end)
+    if first > last:
+        return
+    for event, known in zip(group.events, log.hashes(first, last), strict=False):
+        if event.hash != known:
+            raise HistoryDiverged(export.path, _name(log), event.position, is_exact=True)
+
+
+def _check_root(log: EventLog, export: Export, tree: Tree) -> None:
+    end = export.end
+    assert end is not None
+    root = tree.root if end.last_position >= tree.size else root_at(log, end.last_position)
+    if end.root != root.hex():
+        raise ExportAltered(export.path, end.events + 2, "the root of the Merkle tree is another one")
+
+
+def _cut(groups: Iterable[MovedGroup], until: Until) -> Iterator[MovedGroup]:
+    for group in groups:
+        for event in group.events:
+            if until(event.position, event.time_ns):
+                part = group.between(0, event.position - 1)
+                if part is not None:
+                    yield part
+                return
+        yield group
 
 
 @contextmanager
-def _opened(path: Path, mode: str) -> Iterator[IO[bytes]]:
-    opened: IO[bytes] = path.open(mode + "b")
-    with opened:
-        if path.suffix != ".gz":
-            yield opened
-            return
-        with gzip.GzipFile(fileobj=opened, mode=mode + "b", compresslevel=GZIP_LEVEL, mtime=0) as packed:
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """An export that can be read twice: what comes through standard input is put on the disk meanwhile."""
+    if path == STANDARD_STREAM:
+        with tempfile.TemporaryFile() as spool:
             try:
-                yield cast("IO[bytes]", io.BufferedReader(packed) if mode == "r" else packed)
-            except (EOFError, gzip.BadGzipFile) as error:
-                raise ImportRefused(f"{path} is damaged: {error}") from error
+                shutil.copyfileobj(sys.stdin.buffer, spool)
+            except OSError as error:
+                raise ExportUnreadable("standard input", error.strerror or str(error)) from error
+            yield spool
+        return
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise ExportUnreadable(str(path), error.strerror or str(error)) from error
+    with file:
+        yield file
+
+
+# --- from one log to another
+
+
+def copy_events(source: LogReader, log: EventLog, *, through: int, progress: Progress | None = None) -> int:
+    """Append the events of another log to an empty one, up to a position; return how many.
+
+    Raises `CorruptRecord` or `ArchiveUnreachable` where the source is damaged, a `StoreError` of the log.
+    """
+    count = adopt_all(log, groups_of(source, after=0, through=through), progress=progress)
+    if log.merkle_tree.root != root_at(source, through):
+        raise CorruptRecord(source.path, through, "the Merkle tree has another root than its events give")
+    return count
+
+
+def adopt_all(log: EventLog, groups: Iterable[MovedGroup], *, progress: Progress | None = None) -> int:
+    """Store groups that follow the end of a log, some at a time; return how many events they have."""
+    batch: list[MovedGroup] = []
+    count = events = size_bytes = 0
+    for group in groups:
+        batch.append(group)
+        events += len(group.events)
+        size_bytes += group.size_bytes
+        if events >= BATCH_EVENTS or size_bytes >= BATCH_SIZE_BYTES:
+            log.adopt(batch)
+            if progress is not None:
+                progress(log.last_position)
+            count += events
+            batch, events, size_bytes = [], 0, 0
+    if batch:
+        log.adopt(batch)
+    return count + events
+
+
+def groups_of(store: LogReader, *, after: int, through: int) -> Iterator[MovedGroup]:
+    """The group commits with the events after a position through another one, that the log has; parts at both ends.
+
+    A position within a commit splits it. Raises `CorruptRecord` where a record does not follow from those before it,
+    `ArchiveUnreachable`.
+    """
+    chain = Chain(after, lambda stream: store.head_at(stream, after))
+    alive_ns = store.time_at(through) if through else 0
+    archived = _Archived(store.archive)
+    position = after
+    while position < through:
+        for group, records in _read(store, archived, position, through):
+            first = max(position + 1, group.first_position)
+            try:
+                events = [chain.follow(record) for record in records]
+                idempotency = group.idempotency()
+            except ChainBroken as error:
+                raise CorruptRecord(store.path, error.position, str(error)) from error
+            except GroupDamaged as error:
+                raise CorruptRecord(store.path, first, str(error)) from error
+            alive = [
+                entry for entry in idempotency if after < entry.position <= through and entry.expires_ns > alive_ns
+            ]
+            yield MovedGroup(group.first_commit_id, group.last_commit_id, records, events, alive)
+            position = events[-1].position
+
+
+def _read(store: LogReader, archived: "_Archived", after: int, through: int) -> list[tuple[Group, list[bytes]]]:
+    """The next groups, each with its records in these bounds."""
+    for _ in range(READ_ATTEMPTS_MAX - 1):
+        try:
+            return [(group, archived.records(group, after, through)) for group in _read_groups(store, after, through)]
+        except ArchiveUnreachable:
+            continue
+    return [(group, archived.records(group, after, through)) for group in _read_groups(store, after, through)]
+
+
+def _read_groups(store: LogReader, after: int, through: int) -> list[Group]:
+    found: list[Group] = []
+    events = size_bytes = 0
+    with store.environment.read() as transaction, transaction.cursor(store.environment.table("log")) as cursor:
+        more = seek_group(cursor, after + 1)
+        while more and events < BATCH_EVENTS and size_bytes < BATCH_SIZE_BYTES:
+            first_position = int(KEY.unpack(cursor.key())[0])
+            if first_position > through:
+                break
+            try:
+                group = Group(first_position, cursor.value())
+            except GroupDamaged as error:
+                raise CorruptRecord(store.path, first_position, str(error)) from error
+            if group.count and group.last_position > after:
+                found.append(group)
+                events += group.count
+                size_bytes += len(cursor.value())
+            more = cursor.next()
+    if not found:
+        raise CorruptRecord(store.path, after + 1, f"the log ends before it, and goes to position {through}")
+    return found
+
+
+class _Archived:
+    """Finds records in the archive, by segment; keeps the segments that were opened last."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._segments: dict[int, dict[bytes, bytes]] = {}
+
+    def records(self, group: Group, after: int, through: int) -> list[bytes]:
+        """The records of a group in these bounds. Raises `ArchiveUnreachable`."""
+        first, last = max(group.first_position, after + 1), min(group.last_position, through)
+        records = [group.encoded(position) for position in range(first, last + 1)]
+        return [self._whole(record) for record in records] if group.stubs else records
+
+    def _whole(self, record: bytes) -> bytes:
+        """The record itself, or that which a stub stands for."""
+        if not is_stub(record):
+            return record
+        number, digest = segment_of(record[2:])
+        records = self._segments.pop(number, None)
+        if records is None:
+            records = {each[-len(digest) :]: each for each in self._archive.records(number)}
+            if len(self._segments) >= SEGMENTS_KEPT:
+                del self._segments[next(iter(self._segments))]
+        self._segments[number] = records
+        if digest not in records:
+            raise ArchiveUnreachable(self._archive.path, None, f"does not hold an event of segment {number}")
+        return records[digest]

@@ -1,4 +1,7 @@
-"""The part of a verification that is about compaction: the archive, and the events that stand for what is in it."""
+"""The part of a verification that is about the archive: every segment, and every stub in the log.
+
+Segments are opened on the way through the log, where the stubs name them; those that no stub named, after it.
+"""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -6,43 +9,58 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from .archive import Archive
-from .compacted import Compacted, CompactedDamaged, decode_compacted
-from .environment import Transaction
+from .archive import KEY_SIZE_BYTES, Archive
+from .environment import FORMAT_NAME, FORMAT_VERSION, Environment, Transaction
 from .errors import ArchiveUnreachable
 from .finding import Finding
-from .group import STUB, is_stub, segment_of
+from .group import is_stub, split_stub
 from .record import HASH_SIZE_BYTES, StoredEvent
+from .record_lookup import RecordLookup
+from .verify_compacted import CompactedCheck
+from .verify_tables import unknown_tables, walk_table
 
 if TYPE_CHECKING:
     from .verify_log import LogWalk, Window
 
 SEGMENTS_KEPT: Final = 64
+META_OF_ARCHIVE: Final = {b"format": FORMAT_NAME, b"version": str(FORMAT_VERSION).encode()}
 _event_of: Final = msgspec.msgpack.Decoder(StoredEvent).decode
 
 
 class ArchiveWalk:
-    """Fetches what the stubs in the log stand for. What cannot be had is told once for each segment."""
+    """Fetches what the stubs in the log stand for. What cannot be had is told once for each segment.
 
-    def __init__(self, archive: Archive) -> None:
+    `damage` says what is wrong with the archive's pages: nothing of it is looked at then.
+    """
+
+    def __init__(self, environment: Environment, archive: Archive, compacted: CompactedCheck, damage: str = "") -> None:
+        self._environment = environment
         self._archive = archive
-        self._streams: dict[int, tuple[str, int]] = {}
-        """The stream and first version of each segment, as the `compacted` events say."""
+        self._compacted = compacted
+        self._damage = damage
         self._kept: OrderedDict[int, dict[int, bytes]] = OrderedDict()
         self._lost: set[int] = set()
+        self._unowned: set[int] = set()
+        self._is_out_of_reach = False
+        self.record_sizes: dict[int, int] = {}
+        """Bytes of the records in each segment that was opened."""
+        self.stored_sizes: dict[int, int] = {}
+        """Bytes that each segment takes."""
 
-    def check_compacted(self, transaction: Transaction, key: bytes, value: bytes) -> list[Finding]:
-        """Look at what stands for the events of one stream. To be called before the log is walked."""
-        try:
-            compacted = decode_compacted(value)
-        except CompactedDamaged as error:
-            return [Finding("compacted", f"it cannot be decoded: {error}", key.decode(errors="replace"))]
-        stream = key.decode(errors="replace")
-        if compacted.stream != stream:
-            return [Finding("compacted", f"it stands for events of {compacted.stream!r}", stream)]
-        for segment in compacted.segments:
-            self._streams[segment.number] = stream, segment.first_version
-        return _gaps(compacted)
+    def begin(self) -> Iterator[Finding]:
+        """Whether the archive is there at all, once the `compacted` events are known."""
+        needed = len(self._compacted.owners)
+        problem = self._damage
+        if not problem and needed:
+            try:
+                _ = self._archive.environment
+            except ArchiveUnreachable as error:
+                problem = str(error)
+        self._is_out_of_reach = bool(problem)
+        if problem and needed:
+            yield Finding("archive", f"what {needed} segments should hold is out of reach: {problem}")
+
+    # --- on the way through the log ---
 
     def resolved(
         self, walk: "LogWalk", window: "Window", first_position: int, encoded: list[bytes]
@@ -52,47 +70,142 @@ class ArchiveWalk:
             if not is_stub(content):
                 yield position, _event_of(content), content
                 continue
-            number, digest = segment_of(content[2:])
-            record = self._record(window, number, position)
+            number, time_ns, digest = split_stub(content[2:])
+            record = self._record(window.findings, number, position)
             if record is not None and record[-HASH_SIZE_BYTES:] == digest:
-                yield position, _event_of(record), record
+                event = _event_of(record)
+                self._check_stub(window.findings, number, time_ns, event, position)
+                yield position, event, record
                 continue
             if record is not None:
                 problem = f"segment {number} holds another event than the one that was moved there"
                 window.findings.append(Finding("archive", problem, position=position))
-            self._pass_over(walk, window, number, position, digest)
+            # The next version of its stream is here, of which only the hash is known.
+            walk.mark_unreadable(position)
+            stream = self._compacted.owners.get(number)
+            if stream is not None:
+                walk.pass_over(window, stream, position, digest)
 
-    def _record(self, window: "Window", number: int, position: int) -> bytes | None:
-        if number in self._lost:
+    def event(self, stub: bytes, position: int) -> StoredEvent | None:
+        """The event that a stub's content stands for; None where it cannot be had."""
+        record = self._record([], split_stub(stub)[0], position)
+        return _event_of(record) if record else None
+
+    def _check_stub(self, found: list[Finding], number: int, time_ns: int, event: StoredEvent, position: int) -> None:
+        if event.time_ns != time_ns:
+            problem = f"its stub says that its time is {time_ns}, and the archive {event.time_ns}"
+            found.append(Finding("log", problem, event.stream, event.version, position))
+        owner = self._compacted.owners.get(number)
+        if owner is None and number not in self._unowned and not self._compacted.learn(event.stream, number):
+            self._unowned.add(number)
+            problem = f"events of the stream are in segment {number} of the archive, and no compacted event says so"
+            found.append(Finding("compacted", problem, event.stream, event.version, position))
+        self._compacted.count_stub(event.stream)
+
+    def _record(self, found: list[Finding], number: int, position: int) -> bytes | None:
+        """The record at a position; empty where the segment does not hold it, None where it cannot be reached."""
+        if self._is_out_of_reach or number in self._lost:
             return None
         records = self._kept.get(number)
         if records is None:
-            try:
-                records = {_event_of(record).position: record for record in self._archive.records(number)}
-            except (ArchiveUnreachable, msgspec.MsgspecError) as error:
+            records = self._opened(found, number, position)
+            if records is None:
                 self._lost.add(number)
-                stream, version = self._streams.get(number, (None, None))
-                window.findings.append(Finding("archive", str(error), stream, version, position))
                 return None
             self._kept[number] = records
             if len(self._kept) > SEGMENTS_KEPT:
                 self._kept.popitem(last=False)
-        return records.get(position, bytes(STUB.size))
+        return records.get(position, b"")
 
-    def _pass_over(self, walk: "LogWalk", window: "Window", number: int, position: int, digest: bytes) -> None:
-        """The next version of its stream is here, of which only the hash is known."""
-        walk.mark_unreadable(position)
-        if number in self._streams:
-            walk.pass_over(window, self._streams[number][0], position, digest)
+    def _opened(self, found: list[Finding], number: int, position: int | None) -> dict[int, bytes] | None:
+        """The records of a segment by position, once it was found to hold what it should."""
+        where = self._compacted.versions_of(number)
+        stream, first, last = where or (None, 1, 0)
+        try:
+            segment = self._archive.segment(number, position)
+            records = self._archive.records(number, position)
+            events = [_event_of(record) for record in records]
+        except (ArchiveUnreachable, msgspec.MsgspecError) as error:
+            found.append(Finding("archive", str(error), stream, first if where else None, position))
+            return None
+        self.record_sizes[number] = sum(map(len, records))
+        held = (segment.stream, segment.first_version, segment.last_version)
+        if where is not None and held != where:
+            wanted = f"versions {first} to {last} of {stream!r}"
+            problem = f"segment {number} should hold {wanted}, and holds {held[1]} to {held[2]} of {held[0]!r}"
+            found.append(Finding("archive", problem, stream, first))
+        for version, event in enumerate(events, segment.first_version):
+            if (event.stream, event.version) != (segment.stream, version):
+                problem = f"segment {number} holds version {event.version} of {event.stream!r} in this place"
+                found.append(Finding("archive", problem, segment.stream, version, event.position))
+                break
+        return {event.position: record for event, record in zip(events, records, strict=True)}
+
+    # --- after it ---
+
+    def finish(self) -> Iterator[Finding]:
+        """Look at every segment that is there, and name those that are not."""
+        if self._is_out_of_reach:
+            return
+        if self._archive.exists:
+            try:
+                environment = self._archive.environment
+            except ArchiveUnreachable as error:
+                yield Finding("archive", str(error))
+                return
+            yield from unknown_tables(environment, "archive")
+            yield from walk_table(environment, "meta", _check_meta)
+            yield from walk_table(environment, "segments", self._check_segment)
+        for number, stream in self._compacted.owners.items():
+            if number not in self.stored_sizes and number not in self._lost and self._compacted.names(stream, number):
+                _, first, _ = self._compacted.versions_of(number) or (stream, None, None)
+                yield Finding("archive", f"segment {number} is missing", stream, first)
+
+    def _check_segment(self, transaction: Transaction, key: bytes, value: bytes) -> list[Finding]:
+        if len(key) != KEY_SIZE_BYTES:
+            return [Finding("archive", f"the entry {key!r} is no segment")]
+        number = int.from_bytes(key, "big")
+        self.stored_sizes[number] = len(value)
+        found: list[Finding] = []
+        if number not in self.record_sizes and number not in self._lost:
+            records = self._opened(found, number, None)
+            if records is None:
+                self._lost.add(number)
+            else:
+                found += self._against_log(number, records)
+        if number not in self._compacted.owners and not self._is_accounted_for(number):
+            problem = f"segment {number} belongs to no compacted stream, and is none that is to be dropped"
+            found.append(Finding("archive", problem))
+        return found
+
+    def _against_log(self, number: int, records: dict[int, bytes]) -> Iterator[Finding]:
+        """Of a segment that no stub has named yet: its events must be those of the log."""
+        with self._environment.read() as transaction:
+            lookup = RecordLookup(self._environment, transaction)
+            for position, record in records.items():
+                if lookup.hash(position) != record[-HASH_SIZE_BYTES:]:
+                    yield Finding("archive", f"segment {number} holds another event than the log", position=position)
+                    return
+
+    def _is_accounted_for(self, number: int) -> bool:
+        """Whether the segment is to be dropped, was compacted meanwhile, or was dropped meanwhile."""
+        if self._compacted.is_unused(number):
+            return True
+        try:
+            stream = self._archive.segment(number).stream
+        except ArchiveUnreachable:
+            return self._is_gone(number)
+        return self._compacted.learn(stream, number) or self._compacted.is_unused(number)
+
+    def _is_gone(self, number: int) -> bool:
+        try:
+            self._archive.check_has([number])
+        except ArchiveUnreachable:
+            return True
+        return False
 
 
-def _gaps(compacted: Compacted) -> list[Finding]:
-    version = 0
-    for segment in compacted.segments:
-        if segment.first_version != version + 1 or segment.last_version < segment.first_version:
-            break
-        version = segment.last_version
-    if version == compacted.version:
+def _check_meta(_: Transaction, key: bytes, value: bytes) -> list[Finding]:
+    if META_OF_ARCHIVE.get(key) == value:
         return []
-    problem = f"its segments do not hold the versions 1 to {compacted.version}"
-    return [Finding("compacted", problem, compacted.stream, version + 1)]
+    return [Finding("archive", f"its table meta has the row {key!r} with {value!r}, which should not be there")]

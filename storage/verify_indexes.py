@@ -3,7 +3,7 @@
 import operator
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from itertools import groupby, islice
+from itertools import groupby
 from typing import Final
 
 import lmdb
@@ -12,23 +12,22 @@ import msgspec
 from .environment import Environment, Transaction
 from .finding import Finding
 from .flush import decode_head
-from .group import KEY, Group, GroupDamaged, Record
-from .idempotency import decode_chunk, expiry_key, split_expiry_key
 from .names import category_of
 from .postings import (
     PostingsDamaged,
     chunks_from,
     decode_positions,
-    name_of,
-    ordinal_of,
     positions_after,
     positions_of_versions,
+    split_key,
 )
 from .record import StoredEvent
-from .records import seek_group
+from .record_lookup import RecordLookup
+from .verify_archive import ArchiveWalk
+from .verify_counts import Counts, Surplus
 from .verify_log import LogWalk, Run, Window
+from .verify_tables import walk_table
 
-VERSIONS_AT_ONCE_MAX: Final = 16_384
 UNREADABLE_ENTRY: Final = (PostingsDamaged, UnicodeDecodeError, lmdb.BadValsizeError)
 
 
@@ -66,8 +65,7 @@ def check_window(environment: Environment, transaction: Transaction, walk: LogWa
 
 
 def _count(walk: LogWalk, table: str, name: str, positions: list[int]) -> None:
-    counted = walk.found[table]
-    counted[name] = counted.get(name, 0) + bisect_right(positions, walk.indexed_through)
+    walk.found[table].add(name, bisect_right(positions, walk.indexed_through))
 
 
 def _check_versions(walk: LogWalk, stream: str, run: Run, indexed: dict[int, int]) -> Iterator[Finding]:
@@ -116,26 +114,25 @@ def _ranges(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
 
 
 class PostingsCheck:
-    """Whether the log accounts for every entry of the index `table`: streams, types or categories."""
+    """Whether the log accounts for every entry of the index `table`: streams, types, categories or tags."""
 
-    def __init__(self, environment: Environment, walk: LogWalk, table: str) -> None:
+    def __init__(self, environment: Environment, walk: LogWalk, archived: ArchiveWalk, table: str) -> None:
         self._environment = environment
         self._walk = walk
+        self._archived = archived
         self._table = table
         self._name: str | None = None
-        self._count = 0
         self._last_position = 0
-        self._surplus: list[str] = []
+        self._stored = Counts()
 
     def __call__(self, transaction: Transaction, key: bytes, value: bytes) -> list[Finding]:
         try:
-            name, ordinal = name_of(key), ordinal_of(key)
+            name, ordinal = split_key(key)
             positions = decode_positions(value)
         except ValueError as error:
             return [Finding(self._table, f"the entry {key!r} cannot be read: {error}")]
         if name != self._name:
-            self._end_name()
-            self._name, self._count, self._last_position = name, 0, 0
+            self._name, self._last_position = name, 0
         by_version = self._table == "streams"
         stream, version = (name, ordinal) if by_version else (None, None)
         if not positions or (not by_version and ordinal != positions[0]):
@@ -153,43 +150,56 @@ class PostingsCheck:
         known = bisect_right(positions, self._walk.indexed_through)
         if self._walk.unreadable:
             known = sum(not self._walk.is_unreadable(position) for position in positions[:known])
-        self._count += known
+        self._stored.add(name, known)
         return found
 
-    def finish(self) -> Iterator[Finding]:
-        """Name the entries that do not belong where they are, for every name that has more than were found."""
-        self._end_name()
-        for name in self._surplus:
-            after: int | None = 0
-            while after is not None:
-                with self._environment.read() as transaction:
-                    found, after = self._strangers(transaction, name, after)
-                yield from found
+    def strangers(self) -> Iterator[Finding]:
+        """Name the entries that do not belong where they are, once all were counted."""
+        surplus = self._stored.beyond(self._walk.found[self._table])
+        if surplus:
+            check = EntryLookup(self._environment, self._walk, self._archived, self._table, surplus)
+            yield from walk_table(self._environment, self._table, check, batch_entries=1)
 
-    def _end_name(self) -> None:
-        if self._name is not None and self._count > self._walk.found[self._table].get(self._name, 0):
-            self._surplus.append(self._name)
 
-    def _strangers(self, transaction: Transaction, name: str, after: int) -> tuple[list[Finding], int | None]:
-        """Look at one chunk's events; return the ordinal after which to go on."""
-        table = self._environment.table(self._table)
+class EntryLookup:
+    """Looks up the event of each entry that an index has for some names."""
+
+    def __init__(
+        self, environment: Environment, walk: LogWalk, archived: ArchiveWalk, table: str, names: Surplus
+    ) -> None:
+        self._environment = environment
+        self._walk = walk
+        self._archived = archived
+        self._table = table
+        self._names = names
+
+    def __call__(self, transaction: Transaction, key: bytes, value: bytes) -> list[Finding]:
         found: list[Finding] = []
-        chunks = (pair for pair in chunks_from(transaction, table, name, after) if pair[0] > after)
-        for ordinal, positions in islice(chunks, 1):
-            for version, position in enumerate(positions, ordinal):
-                if position > self._walk.indexed_through or self._walk.is_unreadable(position):
-                    continue
-                record = record_at(self._environment, transaction, position)
-                if isinstance(record, bytes):
-                    continue  # in the archive
-                if record is None or not self._belongs(name, version, record):
-                    found.append(self._stranger(name, version, position, record))
-            return found, ordinal
-        return found, None
+        try:
+            name, ordinal = split_key(key)
+            positions = decode_positions(value)
+        except ValueError:
+            return found
+        if name not in self._names:
+            return found
+        records = RecordLookup(self._environment, transaction)
+        for version, position in enumerate(positions, ordinal):
+            if position > self._walk.indexed_through or self._walk.is_unreadable(position):
+                continue
+            record = records.at(position)
+            if isinstance(record, bytes):
+                record = self._archived.event(record, position)
+                if record is None:
+                    continue  # what cannot be reached was told
+            if record is None or not self._belongs(name, version, record):
+                found.append(self._stranger(name, version, position, record))
+        return found
 
     def _belongs(self, name: str, version: int, record: StoredEvent) -> bool:
         if self._table == "streams":
             return record.stream == name and record.version == version
+        if self._table == "tags":
+            return name in record.tags
         return (record.type if self._table == "types" else category_of(record.stream)) == name
 
     def _stranger(self, name: str, version: int, position: int, record: StoredEvent | None) -> Finding:
@@ -224,7 +234,7 @@ class HeadCheck:
             return [Finding("heads", "the newest event of the stream is missing or cannot be read", *where)]
         if head.position > walk.indexed_through:
             # Flushed while the walk went on, or by a flush that was interrupted.
-            record = record_at(self._environment, transaction, head.position)
+            record = RecordLookup(self._environment, transaction).at(head.position)
             if isinstance(record, StoredEvent) and (record.stream, record.version, record.hash) == (
                 stream,
                 head.version,
@@ -244,84 +254,3 @@ class HeadCheck:
         for stream, state in self._walk.streams.items():
             if state.indexed is not None and not state.has_head:
                 yield Finding("heads", "the stream has no head", stream, state.indexed[0], state.indexed[1])
-
-
-class IdempotencyCheck:
-    """Whether chunks of idempotency keys can be read, are in order, and name versions where they are."""
-
-    def __init__(self, environment: Environment, walk: LogWalk) -> None:
-        self._environment = environment
-        self._walk = walk
-        self.rows = 0
-
-    def __call__(self, transaction: Transaction, key: bytes, value: bytes) -> list[Finding]:
-        try:
-            stream, number = name_of(key), ordinal_of(key)
-            expires_ns, rows = decode_chunk(value)
-        except ValueError as error:
-            return [Finding("idempotency", f"the entry {key!r} cannot be read: {error}")]
-        self.rows += len(rows)
-        found: list[Finding] = []
-        digests = [row[0] for row in rows]
-        if not all(map(operator.lt, digests, digests[1:])):
-            found.append(Finding("idempotency", f"the keys of chunk {number} are not in order", stream))
-        if not rows or max(row[4] for row in rows) != expires_ns:
-            found.append(Finding("idempotency", f"chunk {number} does not expire with its last key", stream))
-        if transaction.get(expiry_key(expires_ns, key), db=self._environment.table("expiries")) is None:
-            found.append(Finding("idempotency", f"chunk {number} is not listed among the expiries", stream))
-        versions = {row[1]: row[2] for row in rows if row[3] and row[2] <= self._walk.indexed_through}
-        if versions:
-            found += self._check_versions(transaction, stream, versions)
-        return found
-
-    def _check_versions(self, transaction: Transaction, stream: str, versions: dict[int, int]) -> Iterator[Finding]:
-        table = self._environment.table("streams")
-        indexed: dict[int, int] = {}
-        try:
-            first, last = min(versions), max(versions)
-            if last - first < VERSIONS_AT_ONCE_MAX:
-                indexed.update(enumerate(positions_of_versions(transaction, table, stream, first, last), first))
-            else:
-                for version in versions:
-                    indexed.update(
-                        (version, at) for at in positions_of_versions(transaction, table, stream, version, version)
-                    )
-        except UNREADABLE_ENTRY:
-            return
-        for version, position in versions.items():
-            if indexed.get(version) != position and not self._walk.is_unreadable(position):
-                yield Finding("idempotency", "a key names an event that is not there", stream, version, position)
-
-
-class ExpiryCheck:
-    """Whether every expiry is that of a chunk of idempotency keys."""
-
-    def __init__(self, environment: Environment) -> None:
-        self._environment = environment
-
-    def __call__(self, transaction: Transaction, key: bytes, value: bytes) -> list[Finding]:
-        try:
-            expires_ns, chunk_key = split_expiry_key(key)
-            stream, number = name_of(chunk_key), ordinal_of(chunk_key)
-            chunk = transaction.get(chunk_key, db=self._environment.table("idempotency"))
-            actual_ns = None if chunk is None else decode_chunk(chunk)[0]
-        except ValueError as error:
-            return [Finding("expiries", f"the entry {key!r} cannot be read: {error}")]
-        if actual_ns is None:
-            return [Finding("expiries", f"there is no chunk {number} of keys", stream)]
-        if actual_ns != expires_ns:
-            return [Finding("expiries", f"chunk {number} expires at {actual_ns}, not at {expires_ns}", stream)]
-        return []
-
-
-def record_at(environment: Environment, transaction: Transaction, position: int) -> Record | None:
-    """The record at a position, maybe a stub; None where there is none that can be read."""
-    with transaction.cursor(environment.table("log")) as cursor:
-        if not seek_group(cursor, position) or len(cursor.key()) != KEY.size:
-            return None
-        try:
-            group = Group(KEY.unpack(cursor.key())[0], cursor.value())
-            is_inside = group.first_position <= position <= group.last_position
-            return group.record(position) if is_inside else None
-        except GroupDamaged:
-            return None

@@ -2,26 +2,28 @@
 
 import struct
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
 from itertools import count
-from typing import Final, TypeAlias, cast
+from typing import Final, cast
 
 import attrs
 
 from .commit import IdempotencyEntry
 from .environment import Environment, Transaction
 from .finding import Finding
-from .group import KEY, Group, GroupDamaged
+from .group import KEY, Group, GroupDamaged, Record, is_stub
 from .names import category_of
 from .record import GENESIS_HASH, HASH_SIZE_BYTES, StoredEvent, content_hash
 from .verify_archive import ArchiveWalk
+from .verify_counts import Counts
 from .verify_tree import TreeWalk
 
 WINDOW_EVENTS: Final = 32_768
 """Events per read transaction."""
+WINDOW_KEYS: Final = 65_536
+"""Idempotency keys per read transaction."""
 WINDOW_GROUPS: Final = 16_384
-TABLE_BATCH_ENTRIES: Final = 2_048
-"""Index entries per read transaction."""
 
 
 @attrs.define
@@ -34,8 +36,10 @@ class StreamState:
     indexed: tuple[int, int, bytes] | None = None
     """Version, position and hash of its newest event that the indexes must know."""
     has_head: bool = False
-    snapshots: dict[int, bytes] | None = None
-    """The event hash of each snapshot whose version was not met yet."""
+    pinned: dict[int, list[tuple[str, bytes]]] | None = None
+    """By version not met yet: the tables with an entry that stands on that event, and its hash as they have it."""
+    run: "Run | None" = None
+    """In the window that is being read."""
 
 
 @attrs.define
@@ -57,6 +61,9 @@ class Window:
     types: dict[str, list[int]] = attrs.Factory(dict)
     categories: dict[str, list[int]] = attrs.Factory(dict)
     tags: dict[str, list[int]] = attrs.Factory(dict)
+    keys: list[IdempotencyEntry] = attrs.Factory(list)
+    """The idempotency keys, of which the first `flushed_keys` must be in their table."""
+    flushed_keys: int = 0
     findings: list[Finding] = attrs.Factory(list)
 
 
@@ -71,18 +78,28 @@ class LogWalk:
         self.last_key = b""
         self.last_position = 0
         self.indexed_through = 0
+        self.indexed_commit_id = 0
+        """The last commit that the indexes must know."""
         self.time_ns = 0
         """Of the newest event."""
         self.streams: dict[str, StreamState] = {}
-        self.found: dict[str, dict[str, int]] = {"streams": {}, "types": {}, "categories": {}, "tags": {}}
+        self.found = {"streams": Counts(), "types": Counts(), "categories": Counts(), "tags": Counts()}
         """How many of the entries that each index must have for a name were found in it."""
         self.unreadable: list[range] = []
         """Positions whose records are missing or cannot be decoded; what indexes say of them is passed over."""
+        self._is_beyond_indexes = False
+        self._has_met_indexed = False
         self._next_position: int | None = 1
         """Where the next group should begin; None after one whose end is unknown."""
         self._unknown_from = 0
         self._last_commit_id = 0
         self._after_key = b""
+
+    def pin(self, stream: str, version: int, table: str, event_hash: bytes) -> None:
+        """Something in a table stands on this event, which must have this hash. To be called before the walk begins."""
+        state = self.streams.setdefault(stream, StreamState())
+        state.pinned = state.pinned or {}
+        state.pinned.setdefault(version, []).append((table, event_hash))
 
     def position_of_last(self, transaction: Transaction) -> int | None:
         """The position of the log's last record; None where its group is damaged."""
@@ -109,22 +126,35 @@ class LogWalk:
                 self._after_key = cursor.key()
                 self._check_group(window, self._after_key, cursor.value())
                 groups += 1
-                if self.events - events_before >= WINDOW_EVENTS or groups >= WINDOW_GROUPS:
+                events = self.events - events_before
+                if events >= WINDOW_EVENTS or len(window.keys) >= WINDOW_KEYS or groups >= WINDOW_GROUPS:
                     break
                 more = cursor.next()
             else:
                 self._after_key = self.last_key
         window.last = (self._next_position or self._unknown_from) - 1
         for stream, run in window.streams.items():
+            self.streams[stream].run = None
             window.categories.setdefault(category_of(stream), []).extend(run.positions)
         for positions in window.categories.values():
             positions.sort()
         return window
 
-    def finish(self) -> None:
+    def finish(self) -> Iterator[Finding]:
         """The last window was the last: what follows a damaged end is unknown."""
         if self._next_position is None:
             self.mark_unreadable(self._unknown_from, 1 << 63)
+        if not self._is_beyond_indexes:
+            self._leave_indexes()
+        if self.indexed_commit_id and not self._has_met_indexed and not self.unreadable:
+            problem = f"the indexes reach to commit {self.indexed_commit_id}, with which no group ends"
+            yield Finding("meta", problem, position=self.indexed_through)
+        for stream, state in self.streams.items():
+            for version, pins in (state.pinned or {}).items():
+                for table, _ in pins:
+                    is_lost = version <= state.version and self.unreadable
+                    problem = "the event is missing or cannot be read" if is_lost else "the stream has no such version"
+                    yield Finding(table, problem, stream, version)
 
     def is_unreadable(self, position: int) -> bool:
         """Whether the record at this position was found missing or damaged."""
@@ -144,15 +174,13 @@ class LogWalk:
         if state is None:
             state = self.streams[stream] = StreamState()
         state.version, state.position, state.hash = state.version + 1, position, digest
-        run = window.streams.get(stream)
+        run = state.run
         if run is None:
-            window.streams[stream] = Run(state.version, [position])
+            state.run = window.streams[stream] = Run(state.version, [position])
         else:
             run.positions.append(position)
-        if position <= self.indexed_through:
-            state.indexed = (state.version, position, digest)
-        if state.snapshots is not None and state.version in state.snapshots:
-            _check_snapshot(window, state, stream)
+        if state.pinned is not None and state.version in state.pinned:
+            _check_pins(window, state, stream)
 
     def _check_group(self, window: Window, key: bytes, value: bytes) -> None:
         if len(key) != KEY.size:
@@ -164,29 +192,26 @@ class LogWalk:
         try:
             group = Group(first_position, value)
             records, encoded = group.records(), group.encoded_records()
-            if len(records) != group.count:
-                raise GroupDamaged(f"it holds {len(records)} records and announces {group.count}")
-        except GroupDamaged as error:
+            if len(records) != group.count or sum(map(is_stub, encoded)) != group.stubs:
+                announced = f"{group.count} and {group.stubs} stubs"
+                raise GroupDamaged(f"it does not hold as many records as it announces, {announced}")
+        except (GroupDamaged, IndexError) as error:
             problem = f"the group that begins here cannot be read: {error}"
             found.append(Finding("log", problem, position=first_position))
             self._next_position, self._unknown_from = None, first_position
             self._tree.lose()
             self._last_commit_id = max(self._last_commit_id, first_commit_id)
             return
-        if group.first_commit_id != first_commit_id:
-            problem = f"its key says commit {first_commit_id} and its header {group.first_commit_id}"
-            found.append(Finding("log", problem, position=first_position))
-        if first_commit_id <= self._last_commit_id or group.last_commit_id < group.first_commit_id:
-            ids = f"commits {first_commit_id} to {group.last_commit_id} follow commit {self._last_commit_id}"
-            found.append(Finding("log", f"{ids}: their ids must ascend", position=first_position))
-        self._last_commit_id = max(self._last_commit_id, group.last_commit_id)
+        self._check_commit_ids(window, group, first_commit_id)
         self._next_position = first_position + group.count
+        if not self._is_beyond_indexes and group.last_commit_id > self.indexed_commit_id:
+            self._leave_indexes()
         if group.stubs:
             placed = self._archived.resolved(self, window, first_position, encoded)
         else:
             placed = zip(count(first_position), cast("list[StoredEvent]", records), encoded, strict=False)
         self._check_records(window, placed)
-        self._check_idempotency(window, group)
+        self._check_keys(window, group, records)
         found += self._tree.add(first_position, [content[-HASH_SIZE_BYTES:] for content in encoded], group.root)
         self.events += group.count
 
@@ -202,22 +227,47 @@ class LogWalk:
             problem = f"a group begins here, but the one before it ends at position {expected - 1}"
             window.findings.append(Finding("log", problem, position=first_position))
 
+    def _check_commit_ids(self, window: Window, group: Group, first_commit_id: int) -> None:
+        position = group.first_position
+        if group.first_commit_id != first_commit_id:
+            problem = f"its key says commit {first_commit_id} and its header {group.first_commit_id}"
+            window.findings.append(Finding("log", problem, position=position))
+        if first_commit_id <= self._last_commit_id or group.last_commit_id < group.first_commit_id:
+            ids = f"commits {first_commit_id} to {group.last_commit_id} follow commit {self._last_commit_id}"
+            window.findings.append(Finding("log", f"{ids}: their ids must ascend", position=position))
+        self._last_commit_id = max(self._last_commit_id, group.last_commit_id)
+        if group.last_commit_id == self.indexed_commit_id:
+            self._has_met_indexed = True
+            if group.last_position != self.indexed_through:
+                reach = f"the indexes reach to position {self.indexed_through} and commit {self.indexed_commit_id}"
+                problem = f"{reach}, which ends at position {group.last_position}"
+                window.findings.append(Finding("meta", problem, position=group.last_position))
+
+    def _leave_indexes(self) -> None:
+        """What comes now need not be in the indexes yet."""
+        self._is_beyond_indexes = True
+        for state in self.streams.values():
+            if state.version:
+                state.indexed = (state.version, state.position, state.hash)
+
     def _check_records(self, window: Window, placed: Iterable[tuple[int, StoredEvent, bytes]]) -> None:
-        """Each record with the position that it should have, and its bytes."""
-        streams, types, indexed_through = self.streams, window.types, self.indexed_through
+        """Each record with the position that it should have, and its bytes. The inner loop of it all."""
+        streams, types, tags = self.streams, window.types, window.tags
         record: StoredEvent | None = None
         for position, record, content in placed:
             stream = record.stream
             state = streams.get(stream)
             if state is None:
                 state = streams[stream] = StreamState()
-            version = record.version
+            version, digest = record.version, record.hash
             is_next = version == state.version + 1
-            if not is_next or record.position != position or content_hash(state.hash, content) != record.hash:
+            # `content_hash`, spelled out.
+            actual = sha256(state.hash + content[:-HASH_SIZE_BYTES]).digest()
+            if not is_next or record.position != position or actual != digest:
                 window.findings.append(_fault(record, position, state, content))
-            run = window.streams.get(stream)
+            run = state.run
             if run is None:
-                window.streams[stream] = Run(version, [position])
+                state.run = window.streams[stream] = Run(version, [position])
             else:
                 run.positions.append(position)
                 if not is_next:
@@ -228,32 +278,47 @@ class LogWalk:
             else:
                 of_type.append(position)
             for tag in record.tags:
-                window.tags.setdefault(tag, []).append(position)
+                tags.setdefault(tag, []).append(position)
             state.version = version
             state.position = position
-            state.hash = record.hash
-            if position <= indexed_through:
-                state.indexed = (version, position, record.hash)
-            if state.snapshots is not None and version in state.snapshots:
-                _check_snapshot(window, state, stream)
+            state.hash = digest
+            if state.pinned is not None and version in state.pinned:
+                _check_pins(window, state, stream)
         if record is not None:
             self.time_ns = max(self.time_ns, record.time_ns)
 
-    def _check_idempotency(self, window: Window, group: Group) -> None:
+    def _check_keys(self, window: Window, group: Group, records: Sequence[Record]) -> None:
         try:
             entries = group.idempotency()
         except GroupDamaged as error:
             problem = f"the idempotency keys of this group cannot be read: {error}"
             window.findings.append(Finding("log", problem, position=group.first_position))
             return
+        first = group.first_position
         for entry in entries:
-            if entry.event_count and not _is_there(window, entry):
+            index = entry.position - first
+            record = records[index] if 0 <= index < group.count else None
+            if entry.event_count:
+                if isinstance(record, StoredEvent):
+                    is_right = record.version == entry.version and record.stream == entry.stream
+                else:
+                    is_right = record is not None and _is_there(window, entry)
+                is_right = is_right and entry.event_count <= entry.version
+            else:
+                # Of a command that had no effect: the log and the stream were as far as it says.
+                state = self.streams.get(entry.stream)
+                is_reached = entry.version <= (0 if state is None else state.version) or bool(self.unreadable)
+                is_right = -1 <= index < group.count and is_reached
+            if not is_right and not self.is_unreadable(entry.position):
                 problem = f"the idempotency key {entry.key!r} names an event that is not there"
                 window.findings.append(Finding("log", problem, entry.stream, entry.version, entry.position))
+        window.keys += entries
+        if not self._is_beyond_indexes:
+            window.flushed_keys = len(window.keys)
 
 
 def _is_there(window: Window, entry: IdempotencyEntry) -> bool:
-    """Whether the event that an idempotency key names was met in this window."""
+    """Whether the event that an idempotency key names, which is in the archive, was met in this window."""
     run = window.streams.get(entry.stream)
     if run is None:
         return False
@@ -277,32 +342,12 @@ def _fault(record: StoredEvent, position: int, state: StreamState, content: byte
     return Finding("log", "; ".join(problems), record.stream, record.version, position)
 
 
-def _check_snapshot(window: Window, state: StreamState, stream: str) -> None:
-    assert state.snapshots is not None
-    if state.snapshots.pop(state.version) != state.hash:
-        problem = "it was made from another event at this version: their hashes differ"
-        window.findings.append(Finding("snapshots", problem, stream, state.version, state.position))
-    if not state.snapshots:
-        state.snapshots = None
-
-
-EntryCheck: TypeAlias = Callable[[Transaction, bytes, bytes], list[Finding]]
-
-
-def walk_table(environment: Environment, table: str, check: EntryCheck) -> Iterator[Finding]:
-    """Show every entry of a table to `check`, with a transaction for each batch, and yield what it finds."""
-    after: bytes | None = None
-    more = True
-    while more:
-        found: list[Finding] = []
-        with environment.read() as transaction, transaction.cursor(environment.table(table)) as cursor:
-            more = (
-                cursor.first() if after is None else cursor.set_range(after) and (cursor.key() > after or cursor.next())
-            )
-            for _ in range(TABLE_BATCH_ENTRIES):
-                if not more:
-                    break
-                after = cursor.key()
-                found += check(transaction, after, cursor.value())
-                more = cursor.next()
-        yield from found
+def _check_pins(window: Window, state: StreamState, stream: str) -> None:
+    """What stands on an event must have its hash."""
+    assert state.pinned is not None
+    for table, event_hash in state.pinned.pop(state.version):
+        if event_hash != state.hash:
+            problem = "it was made from another event at this version: their hashes differ"
+            window.findings.append(Finding(table, problem, stream, state.version, state.position))
+    if not state.pinned:
+        state.pinned = None

@@ -14,7 +14,10 @@ NODE_SIZE_BYTES: Final = 32
 
 
 class Statement(Protocol):
-    """What somebody keeps elsewhere of a log: that its first `size` events have the Merkle root `root`."""
+    """What somebody keeps elsewhere of a log: that its first `size` events have the Merkle root `root`.
+
+    `first` is the hash of its first event, which tells one log from another; empty where there is none.
+    """
 
     @property
     def size(self) -> int:
@@ -23,6 +26,10 @@ class Statement(Protocol):
     @property
     def root(self) -> bytes:
         """Of the tree over them."""
+
+    @property
+    def first(self) -> bytes:
+        """The hash of the event at position 1."""
 
 
 class TreeWalk:
@@ -36,6 +43,7 @@ class TreeWalk:
         self._differs = False
         self._indexed: Tree | None = None
         self._stored: set[int] = set()
+        self._first = b""
 
     def begin(self, transaction: Transaction) -> list[Finding]:
         """Read how far the stored tree reaches."""
@@ -55,13 +63,15 @@ class TreeWalk:
         if tree is None or tree.size != position - 1:
             self._tree = None
             return
+        if position == 1 and leaves:
+            self._first = leaves[0]
         while self._statements and self._statements[0].size <= tree.size + len(leaves):
             statement = self._statements.pop(0)
             until = statement.size - tree.size
             tree = self._extended(tree, leaves[:until])
             leaves = leaves[until:]
             if tree.root != statement.root:
-                yield _not_the_same(statement.size)
+                yield self._not_the_same(statement)
         self._tree = tree = self._extended(tree, leaves)
         if tree.root != root and not self._differs:
             self._differs = True
@@ -90,13 +100,29 @@ class TreeWalk:
                 yield Finding("checkpoint", problem, position=statement.size)
             elif statement.size == 0:
                 if statement.root != Tree().root:
-                    yield _not_the_same(0)
+                    yield self._not_the_same(statement)
+            elif self._is_of_another(statement):
+                yield self._not_the_same(statement)
             else:
-                problem = f"the checkpoint is of {statement.size} events, and the log ends at position {events}"
+                problem = (
+                    f"the checkpoint is of {statement.size} events, and the log ends at position {events}: its end was "
+                    "removed, or an older copy is in its place"
+                )
                 yield Finding("checkpoint", problem, position=statement.size)
         if self._tree is not None and self._indexed is not None:
             problem = f"the Merkle tree reaches to position {self._indexed.size}, where no group ends"
             yield Finding("meta", problem, position=self._indexed.size)
+
+    def _is_of_another(self, statement: Statement) -> bool:
+        return bool(statement.first and self._first and statement.first != self._first)
+
+    def _not_the_same(self, statement: Statement) -> Finding:
+        size = statement.size
+        if self._is_of_another(statement):
+            problem = "the checkpoint is of another store, or the first event was changed: it names another one"
+        else:
+            problem = f"the first {size} events are not those that the checkpoint was made of: history was changed"
+        return Finding("checkpoint", problem, position=size or None)
 
     def missing(self, indexed_through: int) -> Iterator[Finding]:
         """Nodes that should be stored, once the table was walked."""
@@ -125,8 +151,3 @@ class TreeWalk:
         if position + NODE_LEAVES <= end:
             return []
         return [Finding("tree", f"node {index} is of no events", position=position)]
-
-
-def _not_the_same(size: int) -> Finding:
-    problem = f"the first {size} events are not those that the checkpoint was made of: history was changed"
-    return Finding("checkpoint", problem, position=size or None)

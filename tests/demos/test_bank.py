@@ -1,5 +1,6 @@
 """The bank demo shows what it says."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -35,3 +36,13 @@ def test_the_demo_runs_from_the_command_line_and_prints_nothing_but_its_story(tm
     assert (ran.returncode, ran.stderr) == (0, "")
     assert "reopened, the balance is 70" in ran.stdout
     assert list(tmp_path.iterdir()) == [], "the store was a temporary one"
+
+
+def test_as_json_it_is_one_object_and_the_story_is_beside_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bank.run(["--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {
+        "balance": 70,
+        "events": [["account.deposited", {"amount": 100}], ["account.withdrawn", {"amount": 30}]],
+    }
+    assert "reopened, the balance is 70" in printed.err

@@ -1,5 +1,6 @@
 """The flights demo: what was answered is in the store, and a second run adds nothing."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -105,11 +106,14 @@ def test_a_data_file_that_is_not_there_is_a_usage_error(tmp_path: Path, capsys: 
 
 def test_the_demo_says_so_when_it_is_run_again(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "eventsrc", "demo", "flights", "--store", "flights.db"]
-    runs = [
-        subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
-        for _ in range(2)
-    ]
-    assert [(ran.returncode, ran.stderr) for ran in runs] == [(0, "")] * 2
-    assert all("Nothing is missing" in ran.stdout for ran in runs)
-    assert "All of it was in the store" not in runs[0].stdout
-    assert "All of it was in the store" in runs[1].stdout
+    first, second = (
+        subprocess.run([*command, *extra], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        for extra in ([], ["--json"])
+    )
+    assert (first.returncode, first.stderr, second.returncode) == (0, "", 0)
+    assert "Nothing is missing" in first.stdout
+    assert "All of it was in the store" not in first.stdout
+    assert "All of it was in the store" in second.stderr
+    found = json.loads(second.stdout)
+    assert (found["accepted"], found["events_added"], found["events"]) == (0, 0, EVENTS)
+    assert found["nothing_is_missing"] is True

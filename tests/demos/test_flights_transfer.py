@@ -13,7 +13,7 @@ from eventsrc import EventLog
 from eventsrc.demos.flights_data import SAMPLE, Step, read_flights, steps_by_day
 from eventsrc.storage.commit import ANY, Appended, Commit, NewEvent, StreamAppend
 from eventsrc.storage.reader import LogReader
-from eventsrc.storage.transfer import LIMITS, export_events, import_events
+from eventsrc.storage.transfer import export_events, import_events
 
 YEAR = Path(__file__).parents[3] / "shared" / "data" / "flights-nyc-2013.csv.gz"
 """Beside the repository where it is developed; the week that is part of it stands in elsewhere."""
@@ -38,14 +38,14 @@ def commits_of(steps: Iterator[Step]) -> Iterator[Commit]:
 @pytest.mark.slow
 def test_a_year_arrives_as_it_was(tmp_path: Path) -> None:
     data = YEAR if YEAR.exists() else SAMPLE
-    with closing(EventLog(tmp_path / "here", limits=LIMITS)) as log:
+    with closing(EventLog(tmp_path / "here")) as log:
         for commit in commits_of(step for _, day in steps_by_day(read_flights(data)) for step in day):
             (outcome,) = log.append([commit])
             assert isinstance(outcome, Appended)
     with closing(LogReader.open(tmp_path / "here")) as log:
         count = export_events(log, tmp_path / "flights.jsonl.gz")
         assert count == log.last_position > 15_000
-        with closing(EventLog(tmp_path / "there", limits=LIMITS)) as other:
+        with closing(EventLog(tmp_path / "there")) as other:
             assert import_events(other, tmp_path / "flights.jsonl.gz") == count
             # The root stands for the hash of every event, and that for all that is stored of it.
             assert other.tree == log.tree

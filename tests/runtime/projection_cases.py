@@ -1,5 +1,7 @@
 """What the tests of projections share."""
 
+from collections.abc import Callable
+
 import trio
 from bank_views import Balances
 
@@ -16,4 +18,11 @@ async def settle(runtime: Runtime, projection: type[Projection] = Balances, *, b
             lag = runtime.lag()[projection.__eventsrc_projection__.name]
             if not lag.events and not (building and lag.rebuilding):
                 return
+            await trio.sleep(0.001)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Wait until something is so, whoever brings it about."""
+    with trio.fail_after(30):
+        while not is_so():
             await trio.sleep(0.001)

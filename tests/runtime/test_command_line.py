@@ -30,9 +30,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def eventsrc(*arguments: object) -> subprocess.CompletedProcess[str]:
+def eventsrc(*arguments: object, given: str | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "eventsrc", *map(str, arguments)],
+        input=given,
         capture_output=True,
         text=True,
         check=False,
@@ -84,7 +85,7 @@ def test_show_a_stream_as_it_is_and_as_it_was(store: Path) -> None:
     missing = eventsrc("show", store, "account-eve")
     assert (missing.returncode, missing.stdout) == (1, "")
     assert "no stream 'account-eve'" in missing.stderr
-    assert "no version 9 yet" in eventsrc("show", store, "account-ann", "--at", 9).stderr
+    assert "has no version 9: it goes from 0 to 3" in eventsrc("show", store, "account-ann", "--at", 9).stderr
 
 
 def test_verify_a_sound_and_a_damaged_store(store: Path, tmp_path: Path) -> None:
@@ -138,6 +139,8 @@ def test_the_demos_are_listed() -> None:
     output = eventsrc("demo").stdout
     assert "bank" in output
     assert "flights" in output
+    rows = [json.loads(line) for line in eventsrc("demo", "--json").stdout.splitlines()]
+    assert [row["name"] for row in rows] == ["bank", "flights", "orders"]
 
 
 def test_the_installed_names() -> None:
@@ -247,11 +250,32 @@ def test_backup_restore_fork_export_and_import(store: Path, tmp_path: Path) -> N
     assert lines("events", tmp_path / "whole") == lines("events", store)
     part = done("restore", tmp_path / "copy", tmp_path / "part", "--to-position", 4)
     assert part["position"] == 4
+    third = lines("events", store)[2]["time"]
+    assert done("restore", tmp_path / "copy", tmp_path / "then", "--to-time", third)["position"] == 3
+    too_early = eventsrc("restore", tmp_path / "copy", tmp_path / "never", "--to-time", "2001-01-01T00:00:00Z")
+    assert (too_early.returncode, "does not reach 2001-01-01" in too_early.stderr) == (1, True)
     assert done("export", store, tmp_path / "all.jsonl")["events"] == 6
     assert done("import", tmp_path / "new", tmp_path / "all.jsonl") == {"events": 6, "position": 6}
     assert lines("events", tmp_path / "new") == lines("events", store)
     assert eventsrc("verify", tmp_path / "new").returncode == 0
-    again = eventsrc("import", tmp_path / "new", tmp_path / "all.jsonl")
-    assert (again.returncode, "begins after position 0" in again.stderr) == (1, True)
+    assert done("import", tmp_path / "new", tmp_path / "all.jsonl") == {"events": 0, "position": 6}
+    overwritten = eventsrc("export", store, tmp_path / "all.jsonl")
+    assert (overwritten.returncode, "is there already" in overwritten.stderr) == (1, True)
+    gap = eventsrc("import", tmp_path / "other", tmp_path / "since.jsonl.gz")
+    assert (gap.returncode, "begins after position 2" in gap.stderr, (tmp_path / "other").exists()) == (1, True, False)
+    missing = eventsrc("import", tmp_path / "other", tmp_path / "missing.jsonl")
+    assert (missing.returncode, "cannot be read as an export" in missing.stderr) == (1, True)
+    too_far = eventsrc("fork", store, tmp_path / "beyond", "--at", 7)
+    assert (too_far.returncode, "does not reach position 7" in too_far.stderr) == (1, True)
+    through_a_pipe = eventsrc("export", store, "-").stdout
+    assert through_a_pipe == (tmp_path / "all.jsonl").read_text(encoding="utf-8")
+    piped = eventsrc("import", tmp_path / "piped", "-", "--json", given=through_a_pipe)
+    assert json.loads(piped.stdout) == {"events": 6, "position": 6}
+    cut = eventsrc("import", tmp_path / "cut", "-", given=through_a_pipe[:-99])
+    assert (cut.returncode, "is cut off after position 6" in cut.stderr, (tmp_path / "cut").exists()) == (
+        1,
+        True,
+        False,
+    )
     taken = eventsrc("backup", store, tmp_path / "copy")
     assert (taken.returncode, "is there already" in taken.stderr) == (1, True)

@@ -34,11 +34,9 @@ from eventsrc.runtime import compactor
 from eventsrc.runtime.testing import WallClock
 from eventsrc.storage import compaction
 from eventsrc.storage.archive import pack_segment
-from eventsrc.storage.backup import backup, restore
 from eventsrc.storage.compaction import unused_segments
 from eventsrc.storage.control import ControlBoard
 from eventsrc.storage.reader import LogReader
-from eventsrc.storage.transfer import export_events, import_events
 
 
 async def test_the_events_before_a_snapshot_move_and_nobody_can_tell(path: Path) -> None:
@@ -315,27 +313,6 @@ async def test_a_runtime_closes_in_the_middle_of_a_compaction_that_was_asked_for
                 await trio.sleep(0.01)
     assert all_events(path) == events
     assert sound(path)
-
-
-# --- copies
-
-
-async def test_copies_take_the_archive_along(path: Path, tmp_path: Path) -> None:
-    events = all_events(path)
-    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
-        await runtime.maintenance.compact(Account, "ann")
-        await runtime.backup(tmp_path / "backup")
-        await runtime.fork(50, tmp_path / "fork")
-    with closing(LogReader.open(path)) as log:
-        backup(log, tmp_path / "second")
-        restore(log, tmp_path / "restored")
-        export_events(log, tmp_path / "all.jsonl.gz")
-    with closing(EventLog(tmp_path / "imported")) as log:
-        import_events(log, tmp_path / "all.jsonl.gz")
-    for name in ("backup", "second", "restored", "imported"):
-        assert all_events(tmp_path / name) == events
-        assert sound(tmp_path / name)
-    assert all_events(tmp_path / "fork") == events[:50]
 
 
 # --- retention

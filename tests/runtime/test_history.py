@@ -132,7 +132,11 @@ async def test_each_field_knows_what_set_it_last(store: EventStore | Path) -> No
         assert (balance.principal, balance.correlation_id) == ("teller", "visit-1")
         assert balance.command_id
         assert {blame.principal for name, blame in blamed.items() if name != "balance"} <= {"clerk", None, "teller"}
-        assert await runtime.blame(Account, "nobody") == {}
+        untouched = await runtime.blame(Account, "nobody")
+        assert {name: (blame.value, blame.is_set) for name, blame in untouched.items()} == {
+            "balance": (0, False),
+            "notes": (0, False),
+        }
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -254,6 +258,9 @@ async def test_a_fork_goes_its_own_way(tmp_path: Path) -> None:
         assert (await runtime.actor(Account, "ann").state()).balance == 55
         with pytest.raises(NotInHistory):
             await runtime.fork(99, tmp_path / "d")
+        with pytest.raises(NotInHistory, match="at least the event at position 1"):
+            await runtime.fork(0, tmp_path / "d")
+        assert runtime.last_position == 20
         with pytest.raises(BackupRefused, match="is there already"):
             await runtime.fork(1, tmp_path / "b")
     async with Runtime.open(MemoryLog(), aggregates=[Account]) as runtime:

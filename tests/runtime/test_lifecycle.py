@@ -6,6 +6,8 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -178,11 +180,13 @@ async def test_cancelling_the_block_stores_what_was_sent(tmp_path: Path) -> None
 
 
 SERVER = """
-    import sys, trio
+    import signal, sys, trio
     sys.path.insert(0, sys.argv[2])
-    from bank_domain import Account, Deposit
-    from test_bad_input import Slow, Wait
+    from bank_domain import Account, Deposit, Slow, Wait
     from eventsrc import Limits, Runtime
+
+    # Ignored where the tests run in the background of a shell.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     async def main():
         limits = Limits(shutdown_seconds=1000, command_timeout_seconds=1000)
@@ -202,23 +206,27 @@ SERVER = """
 """
 
 
-def start_server(path: Path, *extra: str) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
+@contextmanager
+def server(path: Path, *extra: str) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(SERVER), str(path), str(Path(__file__).parent), *extra],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "1\n"
-    assert process.stdout.readline() == "ready\n"
-    return process
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "1\n"
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
 
 
 def test_ctrl_c_closes_in_order_and_prints_nothing(tmp_path: Path) -> None:
-    process = start_server(tmp_path / "store")
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    with server(tmp_path / "store") as process:
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
     assert (process.returncode, output, errors) == (0, "interrupted\n", "")
     log = EventLog(tmp_path / "store")
     assert log.last_position == 21
@@ -226,12 +234,12 @@ def test_ctrl_c_closes_in_order_and_prints_nothing(tmp_path: Path) -> None:
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
-    process = start_server(tmp_path / "store", "slow")
-    process.send_signal(signal.SIGINT)
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(timeout=1)
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=20)
+    with server(tmp_path / "store", "slow") as process:
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=1)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=20)
     assert (output, errors) == ("interrupted\n", "")
     log = EventLog(tmp_path / "store")
     assert log.last_position == 21, "what was answered is there"

@@ -17,6 +17,7 @@ from eventsrc import (
     Runtime,
     Table,
     TooManyProjections,
+    UnknownProjection,
     between,
     on,
 )
@@ -95,6 +96,32 @@ async def test_two_projections_of_one_name_and_too_many() -> None:
     async with Runtime.open(MemoryLog(), aggregates=[Account], projections=many[:64]) as runtime:
         await runtime.actor(Account, "ann").ask(Deposit(1), wait_for=many[:64])
         assert await runtime.view(many[63]).get("ann") == Balance("ann", 1, 1)
+
+
+async def test_projections_of_one_base_share_no_rows(tmp_path: Path) -> None:
+    class Doubled(Balances):
+        def deposited(self, event: Deposited, meta: EventMeta) -> None:
+            self.add(meta.aggregate_id, 2 * event.amount)
+
+    class Renamed(Balances):
+        rows = None  # type: ignore[assignment]
+        first = second = Table(Balance, key="account")
+
+        def add(self, account: str, amount: int) -> None:
+            self.first.put(Balance(account, amount, 1))
+            self.second.put(Balance(account, -amount, 1))
+
+    assert list(Renamed.__eventsrc_projection__.tables) == ["first", "second"]
+    async with Runtime.open(tmp_path, aggregates=[Account], projections=[Balances, Doubled, Renamed]) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(5), wait_for=[Balances, Doubled, Renamed])
+        assert await runtime.view(Balances.rows).get("ann") == Balance("ann", 5, 1)
+        assert await runtime.view(Doubled.rows).get("ann") == Balance("ann", 10, 1), "without an @on of its own"
+        assert await runtime.view(Renamed.first).get("ann") == Balance("ann", 5, 1)
+        assert await runtime.view(Renamed.second).get("ann") == Balance("ann", -5, 1)
+    async with Runtime.open(tmp_path, aggregates=[Account], projections=[Doubled]) as runtime:
+        with pytest.raises(UnknownProjection):
+            runtime.view(Balances.rows)
+        assert await runtime.view(Doubled.rows).get("ann", at_least=1) == Balance("ann", 10, 1)
 
 
 # -- rebuilding

@@ -30,6 +30,7 @@ from eventsrc import (
     starts_on,
     step,
 )
+from eventsrc.storage.names import STREAM_NAME_BYTES_MAX
 from eventsrc.storage.store import EventStore
 
 # --- bad input ---
@@ -351,7 +352,7 @@ async def test_a_key_that_is_too_long_is_refused_and_the_longest_works(
         for key in (longest + "k", "ä" * 150, "k" * 600):
             with pytest.raises(StreamNameInvalid, match=r"bytes and .* fit"):
                 await runtime.start_saga(PlaceOrder("o1", 10), key=key)
-        order_id = "o" * 490
+        order_id = "o" * (STREAM_NAME_BYTES_MAX - len("order-"))
         saga = await runtime.start_saga(PlaceOrder(order_id, 200), key=longest)
         assert (await saga.wait(timeout=10)).state == "compensated"
         assert (await runtime.actor(Order, order_id).state()).state == "cancelled"
@@ -361,12 +362,12 @@ async def test_a_key_that_is_too_long_is_refused_and_the_longest_works(
 
 async def test_an_event_of_a_stream_with_a_long_name_starts_its_saga(store: EventStore | Path) -> None:
     async with open_runtime(store, Welcome) as runtime:
-        await runtime.actor(Order, "o" * 490).ask(Create(1))
+        await runtime.actor(Order, "o" * (STREAM_NAME_BYTES_MAX - len("order-"))).ask(Create(1))
         with trio.fail_after(10):
             while not (found := await runtime.sagas().rows()):
                 await trio.sleep(0.01)
         outcome = await runtime.saga(Welcome, found[0].key).wait(timeout=10)
-        assert outcome.saga.order_id == "o" * 490
+        assert outcome.saga.order_id == "o" * (STREAM_NAME_BYTES_MAX - len("order-"))
 
 
 async def test_a_second_start_with_other_fields_finds_the_first(store: EventStore | Path, gateway: Gateway) -> None:

@@ -12,6 +12,7 @@ from eventsrc import (
     EventMeta,
     Limits,
     MemoryLog,
+    Rejected,
     Retry,
     Runtime,
     Saga,
@@ -61,6 +62,19 @@ async def test_everything_that_was_done_is_undone_in_reverse(store: EventStore |
             event.payload["step"] async for event in runtime.events(stream=saga.id, types=["saga.compensation_done"])
         ]
         assert undone == ["charge", "create_order"]
+
+
+async def test_how_it_ended_is_on_disk_when_that_is_told(store: EventStore | Path) -> None:
+    class Brief(Saga):
+        @step()
+        async def only(self, ctx: SagaContext) -> None:
+            raise Rejected("at once")
+
+    async with open_runtime(store, Brief) as runtime:
+        for number in range(10):
+            saga = await runtime.start_saga(Brief(), key=f"{number}")
+            outcome = await saga.wait(timeout=60)
+            assert (await saga.status()).state == outcome.state == "compensated"
 
 
 async def test_the_same_key_starts_it_once(store: EventStore | Path, gateway: Gateway) -> None:

@@ -25,6 +25,7 @@ from eventsrc import (
     on,
     step,
 )
+from eventsrc.storage.control import ControlBoard, ControlRequest
 from eventsrc.storage.record import StoredEvent
 
 QUICK = Limits(restart_backoff_seconds=0.001, restart_backoff_seconds_max=0.002)
@@ -49,10 +50,33 @@ async def one(*arguments: object) -> dict[str, Any]:
     return row
 
 
+async def listed(condition: Callable[[list[dict[str, Any]]], bool], *arguments: object) -> list[dict[str, Any]]:
+    """The rows of a command once they are so: a runtime publishes now and then how it is."""
+    with trio.fail_after(60):
+        while not condition(found := await rows(*arguments)):
+            pass
+        return found
+
+
 async def until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while not condition():
             await trio.lowlevel.checkpoint()
+
+
+async def the_board_was_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once more, from its beginning to its end."""
+    looks = 0
+    requests = ControlBoard.requests
+
+    def look(board: ControlBoard) -> list[ControlRequest]:
+        nonlocal looks
+        looks += 1
+        return requests(board)
+
+    with monkeypatch.context() as watched:
+        watched.setattr(ControlBoard, "requests", look)
+        await until(lambda: looks == 2)
 
 
 async def test_a_running_projection_is_paused_and_resumed(tmp_path: Path) -> None:
@@ -66,10 +90,9 @@ async def test_a_running_projection_is_paused_and_resumed(tmp_path: Path) -> Non
         }
         await ann.ask(Deposit(1))
         assert runtime.lag()["balances"].state == "paused"
-        await trio.sleep(0.6)
-        listed = await one("projections", tmp_path)
-        assert (listed["projection"], listed["position"], listed["behind"]) == ("balances", 1, 1)
-        assert (listed["state"], listed["error"]) == ("paused", "")
+        (row,) = await listed(lambda found: found[0]["behind"] == 1, "projections", tmp_path)
+        assert (row["projection"], row["position"]) == ("balances", 1)
+        assert (row["state"], row["error"]) == ("paused", "")
         assert (await one("projections", tmp_path, "resume", "balances"))["ok"]
         assert await runtime.view(Balances).get("ann", at_least=2) == Balance("ann", 2, 2)
 
@@ -122,7 +145,7 @@ async def test_what_fails_when_asked_from_outside_ends_nothing(tmp_path: Path, m
             code, out, _ = await eventsrc("projections", tmp_path, "rebuild", "balances")
             assert (code, out) == (1, "writer: rebuild balances has failed: OSError: no such folder\n")
             broken.setattr(runtime.projections, "lags", lambda: {"balances": object()})
-            await trio.sleep(0.6)
+            await the_board_was_looked_at(monkeypatch)
         assert (await one("projections", tmp_path, "rebuild", "balances"))["ok"]
         await runtime.actor(Account, "ann").ask(Deposit(1))
 
@@ -142,15 +165,13 @@ async def test_a_failed_projection_is_listed_with_its_error_and_tries_again_when
     async with Runtime.open(tmp_path, aggregates=[Account], projections=[BrokenOnTwo], limits=QUICK) as runtime:
         await runtime.actor(Account, "ann").ask_many([Deposit(1)] * 3)
         await until(lambda: runtime.lag()["broken_on_two"].state == "failed")
-        await trio.sleep(0.6)
-        parked = await one("projections", tmp_path, "parked")
+        (parked,) = await listed(lambda found: found[0]["position"] == 1, "projections", tmp_path, "parked")
         assert (parked["projection"], parked["position"], parked["state"]) == ("broken_on_two", 1, "failed")
         assert "ValueError: cannot count to two" in parked["error"]
         BrokenOnTwo.is_repaired = True
         assert (await one("projections", tmp_path, "retry", "broken_on_two"))["ok"]
         assert await runtime.view(BrokenOnTwo).get("ann", at_least=3) == Balance("ann", 3, 0)
-        await trio.sleep(0.6)
-        assert await rows("projections", tmp_path, "parked") == []
+        await listed(lambda found: found == [], "projections", tmp_path, "parked")
 
 
 async def test_parked_events_are_listed_and_handed_out_again(tmp_path: Path) -> None:
@@ -184,7 +205,7 @@ async def test_parked_events_are_listed_and_handed_out_again(tmp_path: Path) -> 
     assert await rows("subscriptions", tmp_path, "parked", "mailer") == []
 
 
-async def test_a_retry_waits_for_the_next_consumer(tmp_path: Path) -> None:
+async def test_a_retry_waits_for_the_next_consumer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_store(tmp_path) as runtime:
         await runtime.actor(Account, "ann").ask(Deposit(1))
         async with runtime.consume("mailer") as consumer:
@@ -202,7 +223,7 @@ async def test_a_retry_waits_for_the_next_consumer(tmp_path: Path) -> None:
     answer = await one("subscriptions", tmp_path, "retry", "mailer")
     assert answer["answer"] == "mailer will be handed its parked events when it is consumed next"
     async with open_store(tmp_path) as runtime:
-        await trio.sleep(0.6)
+        await the_board_was_looked_at(monkeypatch)
         assert len(await runtime.subscriptions.parked("mailer")) == 1
         async with runtime.consume("mailer") as consumer:
             with trio.fail_after(10):
@@ -247,9 +268,8 @@ async def test_the_projections_of_readers_are_listed_and_steered_too(tmp_path: P
         receipt = await writer.actor(Account, "ann").ask(Deposit(1))
     async with Runtime.open(tmp_path, role="reader", projections=[Balances]) as reader:
         await reader.view(Balances).get("ann", at_least=receipt)
-        await trio.sleep(0.6)
-        listed = await one("projections", tmp_path)
-        assert (listed["projection"], listed["at"], listed["position"]) == ("balances", "reader 1", 1)
+        (row,) = await listed(lambda found: found[0]["position"] == 1, "projections", tmp_path)
+        assert (row["projection"], row["at"]) == ("balances", "reader 1")
         assert (await one("projections", tmp_path, "pause", "balances"))["ok"]
         assert reader.lag()["balances"].state == "paused"
         code, out, _ = await eventsrc("watch", tmp_path, "--seconds", 1)
@@ -335,8 +355,9 @@ async def test_sagas_are_listed_and_steered(tmp_path: Path) -> None:
     assert answer["answer"].endswith("abandon of saga_stubborn-d will be done when a runtime opens the store")
     async with open_it() as runtime:
         assert (await runtime.saga(Stubborn, "d").wait(timeout=10)).state in ("parked", "abandoned")
-        await trio.sleep(0.6)
-        assert (await runtime.saga(Stubborn, "d").status()).state == "abandoned"
+        with trio.fail_after(60):
+            while (await runtime.saga(Stubborn, "d").status()).state != "abandoned":
+                await trio.sleep(0.01)
 
 
 async def test_the_timeline_of_a_saga_tells_what_it_did(tmp_path: Path) -> None:

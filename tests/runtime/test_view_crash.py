@@ -17,16 +17,17 @@ from eventsrc import Runtime
 
 HERE = Path(__file__).parent
 CHILD = """
-import sys, trio
+import itertools, sys, trio
 from bank_domain import Account, Deposit, Note
 from bank_views import Balances, Notes
 from eventsrc import Runtime
 async def main():
     async with Runtime.open(sys.argv[1], aggregates=[Account], projections=[Balances, Notes]) as runtime:
-        print("started", flush=True)
         async def write(name):
-            while True:
+            for number in itertools.count():
                 await runtime.actor(Account, name).ask_many([Deposit(1), Note("x"), Deposit(2)])
+                if (name, number) == ("a0", 0):
+                    print("goes on", flush=True)
                 if name == "a0":
                     await runtime.projections.rebuild(Notes)
         async with trio.open_nursery() as nursery:
@@ -68,7 +69,7 @@ def test_views_are_right_after_the_process_was_killed(tmp_path: Path) -> None:
         )
         with process:
             assert process.stdout is not None
-            assert process.stdout.readline() == "started\n"
+            assert process.stdout.readline() == "goes on\n"
             time.sleep(random.uniform(0.05, 0.3))
             process.send_signal(signal.SIGKILL)
         position = trio.run(check, tmp_path)

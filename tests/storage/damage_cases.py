@@ -11,21 +11,28 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+from eventsrc.storage.archive import ARCHIVE_TABLES
 from eventsrc.storage.environment import TABLES, Environment
 from eventsrc.storage.errors import StoreError
 from eventsrc.storage.verify import verify, verify_pages
 
 PAGE = 4_096
 META_PAGES = 2
+ARCHIVE_EVERY = 5
+"""Each fifth case damages the archive."""
 
 
 def contents(path: Path) -> list[tuple[bytes, bytes]]:
-    with closing(Environment(path, read_only=True)) as environment, environment.read() as transaction:
-        found = []
-        for name in TABLES:
-            with transaction.cursor(environment.table(name)) as cursor:
-                found += [(key, value) for key, value in cursor]
-        return found
+    found = []
+    for folder, tables in ((path, TABLES), (path / "archive", ARCHIVE_TABLES)):
+        with (
+            closing(Environment(folder, read_only=True, tables=tables)) as environment,
+            environment.read() as transaction,
+        ):
+            for name in tables:
+                with transaction.cursor(environment.table(name)) as cursor:
+                    found += [(key, value) for key, value in cursor]
+    return found
 
 
 def damaged(data: bytes, kind: str, chance: random.Random) -> bytes:
@@ -62,13 +69,14 @@ def what_is_found(path: Path, sound: list[tuple[bytes, bytes]]) -> str:
 
 
 def main(store: Path, folder: Path, cases: int, seed: int) -> None:
-    data, sound = (store / "data.mdb").read_bytes(), contents(store)
+    sound = contents(store)
     chance = random.Random(seed)
     for number in range(cases):
         copy = folder / "copy"
         shutil.copytree(store, copy)
         kind = ("change", "remove", "reorder", "insert")[number % 4]
-        (copy / "data.mdb").write_bytes(damaged(data, kind, chance))
+        file = "archive/data.mdb" if number % ARCHIVE_EVERY == 0 else "data.mdb"
+        (copy / file).write_bytes(damaged((store / file).read_bytes(), kind, chance))
         receiver, sender = os.pipe()
         child = os.fork()
         if not child:

@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from eventsrc.storage.contract import TIME_NS, Outcome
 from eventsrc.storage.event_query import EventQuery
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.record import GENESIS_HASH
-from eventsrc.storage.snapshot import Snapshot
+from eventsrc.storage.snapshot import Snapshot, encode_state
 from eventsrc.storage.store import EventReader
 from eventsrc.storage.verify import verify
 
@@ -104,7 +105,7 @@ class StoresAgree(RuleBasedStateMachine):
         path = self.log.path
         self.log.close()
         with closing(EventLog(path)) as log:
-            assert list(verify(log)) == []
+            assert list(verify(log, now_ns=lambda: self.now_ns)) == []
         shutil.rmtree(self.folder)
 
     @rule(batch=batches)
@@ -238,13 +239,16 @@ def compact_by_hand(log: EventLog, stream: str, back: int, steps: int) -> None:
         forget_unused(log, unused)
         firsts = range(begin, end + 1, 3)
         numbers = reserve_segments(log, len(firsts))
-        segments = [
+        segments = before.segments if before is not None else []
+        segments = segments + [
             pack(log, stream, number, first, min(first + 2, end)) for number, first in zip(numbers, firsts, strict=True)
         ]
-        event_hash = log.event_hash(stream, end)
-        assert event_hash is not None
-        older = before.segments if before is not None else []
-        before = Compacted(stream, end, 0, event_hash, 0, "moving", [*older, *segments], 0, 0, "", {}, b"")
+        (event,) = log.read_stream(stream, from_version=end, limit=1)
+        size_bytes = sum(map(len, log.encoded_stream(stream, 1, end)))
+        archived_bytes = log.archive.size_bytes([segment.number for segment in segments])
+        state_hash = sha256(encode_state({})).digest()
+        facts = (stream, end, event.position, event.hash, 0, "moving", segments, size_bytes, archived_bytes)
+        before = Compacted(*facts, "", {}, state_hash)
         store_compacted(log, before)
     done = 0
     for _ in range(steps):

@@ -1,7 +1,5 @@
 """`verify` finds whatever was done to a store behind its back, and says where."""
 
-import struct
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -11,16 +9,13 @@ from typing import Any
 import lmdb
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from eventsrc import ANY, EventLog, StoredEvent
 from eventsrc.storage.commit import IdempotencyEntry, NewEvent, StreamAppend
 from eventsrc.storage.contract import TIME_NS, append_to, appended, commit, key_entry, new_event
-from eventsrc.storage.environment import TABLES, Environment
+from eventsrc.storage.environment import Environment
 from eventsrc.storage.finding import Finding
 from eventsrc.storage.group import KEY, Group, encode_group
-from eventsrc.storage.merkle import NODE_LEAVES
 from eventsrc.storage.record import seal
 from eventsrc.storage.snapshot import Snapshot
 from eventsrc.storage.verify import verify
@@ -55,16 +50,6 @@ def make_store(path: Path, *, flushed: bool) -> None:
         log.close()
     else:
         log.environment.close()  # as if it was killed: the indexes are not flushed
-
-
-def fill_tree(path: Path) -> None:
-    """So many events that a node of the Merkle tree is stored."""
-    events = [new_event(number) for number in range(NODE_LEAVES // 2)]
-    with closing(EventLog(path)) as log:
-        for _ in range(2):
-            number = log.last_commit_id + 1
-            (outcome,) = log.append([commit(number, StreamAppend("c-1", ANY, events))])
-            appended(outcome)
 
 
 def tamper(path: Path, table: str, change: Tamper) -> None:
@@ -238,92 +223,17 @@ def test_an_idempotency_key_that_names_what_is_not_there(path: Path) -> None:
     assert "'forged' names an event that is not there" in findings(path)[0].problem
 
 
-# -- the indexes
-
-
-def replace_first(value: bytes) -> Tamper:
-    return lambda transaction, _: transaction.put(items(transaction)[0][0], value)
-
-
-def remove_first(transaction: Any, _: Table) -> None:
-    transaction.delete(items(transaction)[0][0])
-
-
-def add_another(transaction: Any, _: Table) -> None:
-    """An entry of somebody that there is not."""
-    key, value = items(transaction)[0]
-    transaction.put(b"zzz" + key, value)
-
-
-CHANGES: dict[str, Tamper] = {
-    "removed": remove_first,
-    "added": add_another,
-    "emptied": replace_first(b""),
-    "replaced": replace_first(struct.pack("<QQ", 77, 78)),
-    "nonsense": replace_first(b"\xff" * 33),
-}
-
-
-INDEX_CHANGES = [
-    *(
-        (table, change)
-        for table in ("heads", "streams", "types", "categories", "tags", "idempotency")
-        for change in CHANGES
-    ),
-    # A snapshot may be dropped at any time, and the values of expiries are empty.
-    *(("snapshots", change) for change in CHANGES if change != "removed"),
-    *(("expiries", change) for change in ("removed", "added")),
-]
-
-
-@pytest.mark.parametrize(("table", "change"), INDEX_CHANGES)
-def test_each_index(tmp_path: Path, table: str, change: str) -> None:
-    make_store(tmp_path, flushed=True)
-    tamper(tmp_path, table, CHANGES[change])
-    found = findings(tmp_path)
-    assert found, f"nothing was found in {table}"
-    related = {"idempotency", "expiries"} if table in ("idempotency", "expiries") else {table}
-    assert found[0].table in related, found
+# -- the indexes: `test_tampering` has the rest
 
 
 def test_how_far_the_indexes_reach(tmp_path: Path) -> None:
     make_store(tmp_path, flushed=True)
     tamper(tmp_path, "meta", lambda transaction, _: transaction.put(b"indexed_through", encode((99, 99))))
-    assert "the indexes reach to position 99, but the log ends at position 9" in findings(tmp_path)[0].problem
+    assert any(
+        "the indexes reach to position 99, but the log ends at position 9" in str(each) for each in findings(tmp_path)
+    )
     tamper(tmp_path, "meta", lambda transaction, _: transaction.put(b"indexed_through", b"\xff"))
     assert "cannot be read" in findings(tmp_path)[0].problem
-
-
-# -- anything at all
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(table=st.sampled_from([name for name in TABLES if name not in ("expiries", "compacted")]), data=st.data())
-def test_any_byte_of_any_value(table: str, data: st.DataObject) -> None:
-    with tempfile.TemporaryDirectory(prefix="eventsrc-verify-") as folder:
-        path = Path(folder)
-        make_store(path, flushed=True)
-        if table == "tree":
-            fill_tree(path)
-
-        def flip(transaction: Any, _: Table) -> None:
-            key, value = data.draw(st.sampled_from(items(transaction)), label="entry")
-            if table == "meta" and key not in (b"indexed_through", b"tree"):
-                return
-            at = data.draw(st.integers(0, len(value) - 1), label="byte")
-            bit = data.draw(st.integers(0, 7), label="bit")
-            content = bytearray(value)
-            content[at] ^= 1 << bit
-            transaction.put(key, bytes(content))
-            flipped.append((key, at))
-
-        flipped: list[tuple[bytes, int]] = []
-        tamper(path, table, flip)
-        if not flipped:
-            return
-        found = findings(path)
-        # Of a key's window and of how far the indexes reach, some values are as good as others.
-        assert found or table in ("idempotency", "meta"), flipped
 
 
 # -- while it is written

@@ -1,0 +1,119 @@
+"""What the command line shows of one stream: `eventsrc show`, as it is or as it was."""
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any, Final
+
+import trio
+
+from ..storage.event_query import EventQuery
+from ..storage.query import find_events
+from ..storage.reader import LogReader
+from ..storage.record import StoredEvent
+from ..storage.snapshot import Snapshot
+from .domain_modules import aggregate_of
+from .history import check_version, position_of, state_at
+from .inspection import EVENT_COLUMNS, event_cells, event_data
+from .known_names import check_stream
+from .output import compact_json, format_time, make_console, make_table, print_json_with
+
+ROWS_PER_TABLE: Final = 1_000
+"""Events of a long stream come in several tables, each as wide as its own need be."""
+NS_PER_SECOND: Final = 1e9
+
+
+def print_stream(options: argparse.Namespace) -> int:
+    """`eventsrc show PATH STREAM [--at VERSION | --at-position POSITION | --at-time TIME]`."""
+    with closing(LogReader.open(options.path)) as log:
+        check_stream(log, options.stream)
+        head = log.head(options.stream)
+        newest = 0 if head is None else head.version
+        version = _version(log, options, newest)
+        snapshot = _snapshot(log, options.stream, version)
+        compacted = log.compacted(options.stream)
+        data: dict[str, Any] = {
+            "stream": options.stream,
+            "version": version,
+            "head_version": newest,
+            "compacted": 0 if compacted is None else compacted.version,
+            "snapshot": None if snapshot is None else _snapshot_data(snapshot),
+        }
+        if options.modules:
+            aggregate_type, aggregate_id = aggregate_of(options.stream, options.modules)
+            found = trio.run(lambda: state_at(log, aggregate_type, aggregate_id, version=version))
+            data |= {"state": aggregate_type.data(found.state), "is_deleted": found.state.is_deleted}
+        if options.json:
+            print_json_with(data, "events", (event_data(event) for event in _events(log, options.stream, version)))
+        else:
+            _print(data, _events(log, options.stream, version))
+    return 0
+
+
+def _version(log: LogReader, options: argparse.Namespace, newest: int) -> int:
+    """The version that is asked for. Raises `NotInHistory`."""
+    if options.at_position is not None or options.at_time is not None:
+        time = None if options.at_time is None else datetime.fromtimestamp(options.at_time / NS_PER_SECOND, UTC)
+        head = log.head_at(options.stream, position_of(log, position=options.at_position, time=time))
+        return 0 if head is None else head.version
+    if options.at is None:
+        return newest
+    check_version(log, options.stream, options.at)
+    return int(options.at)
+
+
+def _snapshot(log: LogReader, stream: str, version: int) -> Snapshot | None:
+    """The newest usable snapshot up to a version."""
+    for snapshot in log.snapshots(stream, to_version=version):
+        if log.event_hash(stream, snapshot.version) == snapshot.event_hash:
+            return snapshot
+    return None
+
+
+def _events(log: LogReader, stream: str, version: int) -> Iterator[StoredEvent]:
+    for event in find_events(log, EventQuery(), stream=stream):
+        if event.version > version:
+            return
+        yield event
+
+
+def _print(data: dict[str, Any], events: Iterator[StoredEvent]) -> None:
+    console = make_console()
+    console.print(f"{data['stream']}: version {data['version']} of {data['head_version']}", highlight=False)
+    if data["compacted"]:
+        console.print(f"versions 1 to {data['compacted']} are in the archive", highlight=False)
+    snapshot = data["snapshot"]
+    if snapshot is not None:
+        said = f"snapshot at version {snapshot['version']}: {compact_json(snapshot['state'])}"
+        console.print(said, highlight=False, markup=False)
+    if "state" in data:
+        said = "deleted; state: " if data["is_deleted"] else "state: "
+        console.print(said + compact_json(data["state"]), highlight=False, markup=False)
+    while rows := list(islice(events, ROWS_PER_TABLE)):
+        table = make_table("version", *(column for column in EVENT_COLUMNS if column not in ("stream", "version")))
+        for event in rows:
+            position, when, _, version, name, payload = event_cells(event)
+            table.add_row(version, position, when, name, payload)
+        console.print(table)
+
+
+def _snapshot_data(snapshot: Snapshot) -> dict[str, Any]:
+    return {"version": snapshot.version, "time": format_time(snapshot.time_ns), "state": snapshot.state}
+
+
+def add_commands(
+    add: Callable[[str, str], argparse.ArgumentParser], count: Callable[[str], int], time: Callable[[str], int]
+) -> None:
+    """Add the command to the command line."""
+    show = add("show", "one stream: its head, its newest snapshot, its events, and with --import its state")
+    show.add_argument("stream", metavar="STREAM")
+    moment = show.add_mutually_exclusive_group()
+    moment.add_argument("--at", type=count, metavar="VERSION", help="as of this version")
+    moment.add_argument("--at-position", type=count, metavar="POSITION", help="as of this position of the log")
+    moment.add_argument(
+        "--at-time", type=time, metavar="TIME", help="as of this moment (ISO 8601; UTC unless it has a zone)"
+    )
+    show.add_argument("--import", action="append", dest="modules", metavar="MODULE", help="the domain's classes")
+    show.set_defaults(run=print_stream)

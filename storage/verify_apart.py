@@ -1,0 +1,178 @@
+"""A verification in a process of its own, since LMDB may end the process that reads a damaged page.
+
+Pages are checked first, by code that cannot be ended so; but not those of a store that is being written, and not
+everything that may be wrong with one. What the other process finds comes as lines of JSON; that it was ended is a
+finding like others.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import IO, Final
+
+import msgspec
+
+from .environment import Environment
+from .errors import EventSourcingError, VerificationImpossible
+from .finding import Finding
+from .verify import ARCHIVE_PAGES, Progress, Summary, verify, verify_pages
+from .verify_tree import Statement
+
+FINDINGS_MAX: Final = 1_000
+"""A verification ends after so many."""
+STDERR_BYTES_MAX: Final = 4_000
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What a verification has found."""
+
+    findings: list[Finding]
+    summary: Summary | None
+    """None where the walk did not come to its end: what it went through is not known then."""
+    is_complete: bool
+    """Whether these are all: not where it ended after `FINDINGS_MAX`, or before its end."""
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    """A statement, on its way to the other process."""
+
+    size: int
+    root: bytes
+    first: bytes
+
+
+class _Task(msgspec.Struct, frozen=True):
+    path: str
+    statements: list[_Kept]
+    archive_damage: str
+    findings_max: int
+
+
+class _Line(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the other process says: one of these at a time."""
+
+    finding: Finding | None = None
+    progress: tuple[int, int] | None = None
+    looking_at: str = ""
+    refused: str = ""
+    summary: Summary | None = None
+
+
+_line_of: Final = msgspec.json.Decoder(_Line).decode
+_to_json: Final = msgspec.json.Encoder().encode
+
+
+def verify_apart(
+    path: str | os.PathLike[str],
+    *,
+    statements: Sequence[Statement] = (),
+    progress: Progress | None = None,
+    findings_max: int = FINDINGS_MAX,
+) -> Report:
+    """Check the pages of a store, and then all that they hold; it may be in use, and is not changed.
+
+    Args:
+        path: the folder.
+        statements: checkpoints kept elsewhere; that history was only added to since is checked, too.
+        progress: told now and then how many events are done, of how many.
+        findings_max: it ends after so many.
+
+    Raises:
+        VerificationImpossible: there is no store at `path`, or it is one of another format.
+
+    """
+    findings = verify_pages(path)
+    if any(finding.table != ARCHIVE_PAGES for finding in findings):
+        return Report(findings, None, is_complete=False)
+    archive_damage = "; ".join(finding.problem for finding in findings)
+    kept = [_Kept(each.size, each.root, each.first) for each in statements]
+    task = _Task(os.fspath(path), kept, archive_damage, findings_max)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-P", "-m", __name__]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment) as process:
+        try:
+            return _report(process, task, findings, progress)
+        except BaseException:
+            process.kill()
+            raise
+
+
+def _report(
+    process: "subprocess.Popen[bytes]", task: _Task, findings: list[Finding], progress: Progress | None
+) -> Report:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        process.stdin.write(_to_json(task))
+        process.stdin.close()
+    except BrokenPipeError:
+        pass  # how it ended is looked at below
+    looking_at, summary = "its beginning", None
+    for text in process.stdout:
+        line = _line_of(text)
+        looking_at = line.looking_at or looking_at
+        summary = line.summary or summary
+        if line.refused:
+            raise VerificationImpossible(task.path, line.refused)
+        if line.finding is not None:
+            findings.append(line.finding)
+        if line.progress is not None and progress is not None:
+            progress(*line.progress)
+    said = process.stderr.read(STDERR_BYTES_MAX).decode(errors="replace").strip()
+    code = process.wait()
+    if summary is None:
+        findings.append(Finding("pages", _how_it_ended(code, looking_at, said)))
+    return Report(findings, summary, is_complete=summary is not None and len(findings) < task.findings_max)
+
+
+def _how_it_ended(code: int, looking_at: str, said: str) -> str:
+    last = said.splitlines()[-1] if said else "it said nothing"
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    return f"the process that read {looking_at} {how} ({last}): a page of it is damaged"
+
+
+# --- in the other process ---
+
+
+def main() -> None:
+    """Do the task that comes on the standard input."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    task = msgspec.json.decode(sys.stdin.buffer.read(), type=_Task)
+    for line in _lines(task, sys.stdout.buffer):
+        _say(sys.stdout.buffer, line)
+
+
+def _lines(task: _Task, out: IO[bytes]) -> Iterator[_Line]:
+    try:
+        environment = Environment(task.path, read_only=True, leaves_no_trace=True)
+    except EventSourcingError as error:
+        yield _Line(refused=str(error))
+        return
+    try:
+        verification = verify(
+            environment,
+            statements=task.statements,
+            progress=lambda done, total: _say(out, _Line(progress=(done, total))),
+            archive_damage=task.archive_damage,
+            looking_at=lambda what: _say(out, _Line(looking_at=what)),
+        )
+        for finding in islice(verification, task.findings_max):
+            yield _Line(finding=finding)
+        yield _Line(summary=verification.summary)
+    finally:
+        environment.close()
+
+
+def _say(out: IO[bytes], line: _Line) -> None:
+    out.write(_to_json(line) + b"\n")
+    out.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""A verification in a process of its own: it changes nothing, ends where it must, and survives what ends others."""
+
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import lmdb
+import msgspec
+import pytest
+from damage_store import make_store
+from tampering import rows_of
+
+from eventsrc.runtime.command_line import main
+from eventsrc.storage import folder, verify_apart
+from eventsrc.storage.control import Progress
+from eventsrc.storage.errors import VerificationImpossible
+
+encode = msgspec.msgpack.encode
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("apart") / "store"
+    make_store(path)
+    return path
+
+
+@pytest.fixture
+def store(made: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made, tmp_path / "store")
+    return tmp_path / "store"
+
+
+def state_of(path: Path) -> dict[str, tuple[int, int, bytes]]:
+    """Every file and folder with its mode, its time and its content."""
+    return {
+        str(each): (each.stat().st_mode, each.stat().st_mtime_ns, each.read_bytes() if each.is_file() else b"")
+        for each in [path, *path.rglob("*")]
+    }
+
+
+def put(path: Path, table: str, key: bytes, value: bytes) -> None:
+    with lmdb.open(str(path), max_dbs=64) as environment:
+        handle = environment.open_db(table.encode(), create=False)
+        with environment.begin(write=True, db=handle) as transaction:
+            transaction.put(key, value)
+
+
+def test_a_sound_store_is_left_as_it_was(store: Path) -> None:
+    for lock in store.rglob("lock.mdb"):
+        lock.unlink()
+    before = state_of(store)
+    report = verify_apart.verify_apart(store)
+    assert (report.findings, report.is_complete) == ([], True)
+    assert report.summary is not None
+    assert report.summary.events > 1_000
+    assert state_of(store) == before
+
+
+def test_a_folder_that_cannot_be_written(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a read-only file system, or of another user: LMDB's lock file is not needed."""
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert not folder.needs_lock_file(store)
+    for each in [*store.rglob("*"), store]:
+        each.chmod(stat.S_IRUSR | (stat.S_IXUSR if each.is_dir() else 0))
+    try:
+        assert verify_apart.verify_apart(store).findings == []
+    finally:
+        for each in [store, *store.rglob("*")]:
+            each.chmod(stat.S_IRWXU)
+
+
+def test_it_ends_after_so_many_findings_and_says_so(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for key in rows_of(store, "heads"):
+        put(store, "heads", key, b"no head")
+    report = verify_apart.verify_apart(store, findings_max=3)
+    assert (len(report.findings), report.is_complete) == (3, False)
+    assert verify_apart.verify_apart(store).is_complete
+    assert main(["verify", str(store)]) == 2
+    assert "DAMAGED" in capsys.readouterr().out
+
+
+def test_there_is_no_store(tmp_path: Path, store: Path) -> None:
+    with pytest.raises(VerificationImpossible, match="There is no store"):
+        verify_apart.verify_apart(tmp_path / "nothing")
+    put(store, "meta", b"version", b"99")
+    with pytest.raises(VerificationImpossible, match="has format 99"):
+        verify_apart.verify_apart(store)
+
+
+def ending(code: str) -> Callable[..., "subprocess.Popen[bytes]"]:
+    """Starts something else than the process that verifies."""
+
+    def start(command: list[str], **options: object) -> "subprocess.Popen[bytes]":
+        return popen([*command[:-2], "-c", code], **options)
+
+    popen: Callable[..., subprocess.Popen[bytes]] = subprocess.Popen
+    return start
+
+
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        (
+            'import os; print(\'{"looking_at": "the table heads"}\', flush=True); os.abort()',
+            "the process that read the table heads was ended by SIGABRT",
+        ),
+        ("import sys; sys.exit('Assertion failed')", "ended with code 1 (Assertion failed)"),
+    ],
+)
+def test_a_page_that_ends_the_process_is_a_finding(
+    store: Path, monkeypatch: pytest.MonkeyPatch, code: str, problem: str
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", ending(code))
+    report = verify_apart.verify_apart(store)
+    (finding,) = report.findings
+    assert finding.table == "pages"
+    assert problem in finding.problem
+    assert (report.summary, report.is_complete) == (None, False)
+
+
+def test_damaged_pages_of_the_archive_keep_nothing_else_from_being_verified(store: Path) -> None:
+    file = store / "archive" / "data.mdb"
+    data = bytearray(file.read_bytes())
+    data[2 * 4_096 :] = os.urandom(len(data) - 2 * 4_096)
+    file.write_bytes(data)
+    put(store, "heads", b"account-bob", b"no head")
+    report = verify_apart.verify_apart(store)
+    assert {finding.table for finding in report.findings} == {"archive pages", "archive", "heads"}
+    assert report.summary is not None
+
+
+# --- what follows the log
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value", "problem"),
+    [
+        ("subscriptions", b"mailer", b"\xff", "it cannot be read"),
+        ("subscriptions", b"mailer", encode(Progress(99_999, bytes(32), [])), "is at position 99999, and the log ends"),
+        ("subscriptions", b"mailer", encode(Progress(60, bytes(32), [])), "where another event is"),
+        ("subscriptions", b"mailer", encode(Progress(60, b"", [61])), "what is pending does not ascend"),
+        ("parked", b"mailer\0" + bytes(8), b"", "it cannot be read"),
+        ("parked", b"x", encode(("mailer", 3, "account-ann", "why", 1, 1)), "it holds what 'mailer' has parked"),
+        ("requests", b"x", b"", "it cannot be read"),
+        ("answers", b"x", b"", "it cannot be read"),
+        ("paused", b"balances", b"x", "should be empty"),
+        ("positions", b"follower", b"x", "it cannot be read"),
+        ("positions", b"follower", (99_999).to_bytes(8, "big"), "is at position 99999"),
+        ("status", b"x", b"\xc1", "it cannot be read"),
+    ],
+)
+def test_the_progress_of_followers(store: Path, table: str, key: bytes, value: bytes, problem: str) -> None:
+    put(store / "control", table, key, value)
+    findings = verify_apart.verify_apart(store).findings
+    assert {finding.table for finding in findings} == {table}
+    assert any(problem in finding.problem for finding in findings), findings
+
+
+def test_the_checkpoint_of_a_view(store: Path) -> None:
+    (rows,) = store.glob("views/balances/*/rows")
+    put(rows, "meta", b"checkpoint", encode((99_999, bytes(32))))
+    (finding,) = verify_apart.verify_apart(store).findings
+    assert finding.table.startswith("view balances/")
+    assert finding.position == 99_999
