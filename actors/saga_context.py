@@ -62,7 +62,7 @@ class StepCalls(Protocol):
     async def state_of(self, aggregate_class: type[Any], aggregate_id: str) -> Any:
         """An aggregate's state."""
 
-    def find_call(self, commands: Commands, key: str) -> list[Receipt] | None:
+    async def find_call(self, commands: Commands, key: str) -> list[Receipt] | None:
         """What these commands of this step, with this key, were answered in an earlier run."""
 
     def encode_where(self, event_class: type, where: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class SagaContext:
         run = self._run
         names = [f"{_category(of)}-{aggregate_id}/{type(command).__name__}" for of, aggregate_id, command in commands]
         key = f"{run.stream}/{self._scope}/{_bounded(self._numbered('+'.join(names)))}"
-        found = run.find_call(commands, key) if commands else []
+        found = await run.find_call(commands, key) if commands else []
         if found is not None:
             run.took_effect = run.took_effect or bool(found)
             return found
@@ -206,7 +206,7 @@ class SagaContext:
         known = run.history.waits.get((self._scope, call))
         if known is None:
             until_ns = self._until(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
-            known = WaitBegun(self._scope, call, until_ns, took_effect=run.took_effect)
+            known = self._begin(call, until_ns)
             await run.record(known)
         if isinstance(known, WaitBegun):
             assert known.until_ns is not None, "a sleep has an end"
@@ -285,7 +285,8 @@ class SagaContext:
         after: int = 0,
         signal: str = "",
     ) -> WaitBegun:
-        took_effect = self._run.took_effect
+        # What a task of the step has sent and has no answer to is cut off by the wait.
+        took_effect = self._run.took_effect or bool(self._run.uncertain)
         return WaitBegun(self._scope, call, until_ns, event_type, dict(where or {}), after, signal, took_effect)
 
     async def _wait(self, known: WaitBegun | None, begun: WaitBegun) -> None:

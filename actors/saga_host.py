@@ -34,7 +34,7 @@ class SagaHost(Protocol):
     async def state_of(self, aggregate_class: type[Any], aggregate_id: str) -> Any:
         """An aggregate's state."""
 
-    def find_call(self, commands: Commands, key: str, after: int) -> list[Receipt] | None:
+    async def find_call(self, commands: Commands, key: str, after: int) -> list[Receipt] | None:
         """What a saga's commands with this key were answered, where they did something after a position."""
 
     async def took_effect(self, commands: Commands, key: str, after: int) -> bool:

@@ -365,11 +365,11 @@ class SagaRun:
     async def state_of(self, aggregate_class: type[Any], aggregate_id: str) -> Any:
         return await self._host.state_of(aggregate_class, aggregate_id)
 
-    def find_call(self, commands: Commands, key: str) -> list[Receipt] | None:
+    async def find_call(self, commands: Commands, key: str) -> list[Receipt] | None:
         history = self.history
         if not history.begun_position and history.attempt == 1:
             return None
-        return self._host.find_call(commands, key, history.begun_position or self._first_position)
+        return await self._host.find_call(commands, key, history.begun_position or self._first_position)
 
     def encode_where(self, event_class: type, where: Mapping[str, Any]) -> dict[str, Any]:
         return self._host.encode_where(event_class, where)

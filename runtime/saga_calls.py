@@ -47,11 +47,11 @@ class SagaCalls:
         """An aggregate's state, everything included that it was sent before."""
         return await AggregateRef(self._router, self._type_of(aggregate_class), aggregate_id).state()
 
-    def find(self, commands: Commands, key: str, after: int) -> list[Receipt] | None:
+    async def find(self, commands: Commands, key: str, after: int) -> list[Receipt] | None:
         """What commands with this key were answered, where any of them did something after a position."""
         types = [(self._type_of(of), aggregate_id) for of, aggregate_id, _ in commands]
         found = [
-            self._events(of.stream(aggregate_id), part_key(key, number), after)
+            await self._events(of.stream(aggregate_id), part_key(key, number), after)
             for number, (of, aggregate_id) in enumerate(types)
         ]
         position = max((events[-1].position for events in found if events), default=0)
@@ -62,17 +62,19 @@ class SagaCalls:
             for (of, aggregate_id), events in zip(types, found, strict=True)
         ]
 
-    def _events(self, stream: str, key: str, after: int) -> list[StoredEvent]:
+    async def _events(self, stream: str, key: str, after: int) -> list[StoredEvent]:
         """What one command did: its events are neighbours in their stream."""
         head = self._store.head(stream)
         found: list[StoredEvent] = []
         if head is None or head.position <= after:
             return found
-        for event in find_events(self._store, EventQuery(after=after), stream=stream):
-            if event.metadata.get(CALL_KEY) == key:
-                found.append(event)
-            elif found:
-                break
+        for batch in find_batches(self._store, EventQuery(after=after), stream=stream):
+            for event in batch:
+                if event.metadata.get(CALL_KEY) == key:
+                    found.append(event)
+                elif found:
+                    return found
+            await trio.lowlevel.checkpoint()
         return found
 
     def _receipt(self, of: AggregateType, stream: str, events: list[StoredEvent], position: int) -> Receipt:
@@ -93,7 +95,7 @@ class SagaCalls:
                 continue
             except CommandTimeout:
                 return True
-        return self.find(commands, key, after) is not None
+        return await self.find(commands, key, after) is not None
 
     async def has_calls(self, prefix: str, after: int, until: int) -> bool:
         """Whether any command whose key begins like this did something between two positions."""

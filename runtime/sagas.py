@@ -320,8 +320,8 @@ class Sagas:
     async def state_of(self, aggregate_class: type[Any], aggregate_id: str) -> Any:
         return await self._calls.state_of(aggregate_class, aggregate_id)
 
-    def find_call(self, commands: Commands, key: str, after: int) -> list[Receipt] | None:
-        return self._calls.find(commands, key, after)
+    async def find_call(self, commands: Commands, key: str, after: int) -> list[Receipt] | None:
+        return await self._calls.find(commands, key, after)
 
     async def took_effect(self, commands: Commands, key: str, after: int) -> bool:
         return await self._calls.took_effect(commands, key, after)

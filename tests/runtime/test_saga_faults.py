@@ -21,6 +21,7 @@ from eventsrc import (
     SagaContext,
     StoreFull,
     TooManyStreams,
+    UnknownSaga,
     applies,
     command,
     event,
@@ -309,3 +310,31 @@ class Quiet(Aggregate):
     @applies
     def never(self, event: Never) -> None:
         pass
+
+
+async def test_the_outcome_that_is_told_is_on_disk(gateway: Gateway) -> None:
+    """Also where the record of the end is refused at first."""
+    log = RefusingLog(lambda commit: False)
+    ended: list[int] = []
+
+    def refuses_the_end(commit: Commit) -> bool:
+        is_end = any(new.type == "saga.completed" for append in commit.appends for new in append.events)
+        ended.extend([1] * is_end)
+        return is_end and len(ended) < 4
+
+    log.refuses = refuses_the_end
+    async with open_runtime(log, limits=QUICK) as runtime:
+        saga = await runtime.start_saga(PlaceOrder("o1", 10), key="o1")
+        assert (await saga.wait(timeout=20)).state == "completed"
+        assert (await saga.status()).state == "completed"
+        assert len(ended) == 4
+    refused = RefusingLog(lambda commit: commit.appends[0].stream.startswith("saga_"))
+    async with open_runtime(refused, limits=QUICK) as runtime, trio.open_nursery() as nursery:
+
+        async def wait() -> None:
+            with pytest.raises((StoreFull, UnknownSaga)):
+                await runtime.saga(PlaceOrder, "o1").wait(timeout=20)
+
+        with pytest.raises(StoreFull):
+            await runtime.start_saga(PlaceOrder("o1", 10), key="o1")
+        nursery.start_soon(wait)
