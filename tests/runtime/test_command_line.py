@@ -73,7 +73,7 @@ def test_events_and_their_filters(store: Path) -> None:
 def test_events_of_what_is_not_there(store: Path) -> None:
     missing = eventsrc("events", store, "--stream", "account-eve")
     assert (missing.returncode, missing.stdout) == (1, "")
-    assert f"no stream 'account-eve' in {store}; `eventsrc streams" in missing.stderr
+    assert f"no stream 'account-eve' in {store}. Near it: account-bob, account-ann." in missing.stderr
     for limit in ("0", "-1"):
         refused = eventsrc("events", store, "--limit", limit)
         assert (refused.returncode, refused.stdout) == (2, "")
