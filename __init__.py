@@ -150,7 +150,7 @@ from .storage.errors import (
     ViewClosed,
     ViewUnusable,
 )
-from .storage.event_query import EventQuery
+from .storage.event_query import AnyOf, EventQuery
 from .storage.limits import Limits
 from .storage.log import EventLog
 from .storage.memory import MemoryLog
@@ -187,6 +187,7 @@ __all__ = [
     "AggregateReplay",
     "AggregateUnavailable",
     "AggregateWaitsForItself",
+    "AnyOf",
     "AppendRefused",
     "ApplierFailed",
     "ArchiveUnreachable",

@@ -1,6 +1,7 @@
 """What a query asks of rows: criteria by field, an order and a bound."""
 
-from collections.abc import Callable, Mapping
+import enum
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import attrs
@@ -32,7 +33,8 @@ class OneOf:
     values: tuple[Any, ...]
 
     def matches(self, value: Any) -> bool:
-        return value in self.values
+        # Not `in`, which finds an object that does not equal itself.
+        return any(bool(value == each) for each in self.values)
 
 
 @attrs.frozen
@@ -43,9 +45,14 @@ class Between:
     high: Any
 
     def matches(self, value: Any) -> bool:
+        value, low, high = _plain(value), _plain(self.low), _plain(self.high)
         if value is None:
             return False
-        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+        try:
+            return bool((low is None or value >= low) and (high is None or value <= high))
+        except (TypeError, ArithmeticError):
+            # A text is in no range of numbers, a time without a zone in none of those with one.
+            return False
 
 
 @attrs.frozen
@@ -85,8 +92,8 @@ class Order:
 class RowQuery:
     """A query of one table. `offset` rows are passed over; `limit` of None means all.
 
-    `last` is the last of the rows that are passed over, where it is known: a store that can go on from there need not
-    look at those before.
+    `last` is the last of the rows that are passed over, where it is known: what comes after it in the order is asked
+    for then, whatever was put in or taken out before it meanwhile.
     """
 
     criteria: Mapping[str, Criterion] = attrs.field(factory=dict[str, Criterion])
@@ -109,11 +116,5 @@ def criteria_of(fields: frozenset[str], table: str, given: Mapping[str, Any]) ->
     return {field: value if isinstance(value, kinds) else Equal(value) for field, value in given.items()}
 
 
-def sort_key(field: str) -> Callable[[Any], tuple[bool, Any]]:
-    """Sorts rows by a field; None comes first."""
-
-    def key(row: Any) -> tuple[bool, Any]:
-        value = getattr(row, field)
-        return (value is not None, value)
-
-    return key
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, enum.Enum) else value

@@ -305,13 +305,13 @@ class QueryInvalid(EventSourcingError):
 
 
 class QueryTooLarge(EventSourcingError):
-    """A query would have to sort more rows than it may hold in memory."""
+    """A query would have to hold more rows in memory than it may."""
 
     code: ClassVar[str] = "query_too_large"
 
-    def __init__(self, table: str, bound: int) -> None:
+    def __init__(self, table: str, bound: int, purpose: str = "sort in memory") -> None:
         super().__init__(
-            f"The query of {table} meets more than {bound} rows, which it would have to sort in memory. Give the field "
+            f"The query of {table} meets more than {bound} rows, which it would have to {purpose}. Give the field "
             "that it orders by an index, use limit(), or ask for less."
         )
         self.bound = bound

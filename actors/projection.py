@@ -37,7 +37,7 @@ class Rows(Protocol[R]):
         """Remove the row with this key, if there is one."""
 
     def where(self, **criteria: Any) -> list[R]:
-        """The rows that meet the criteria, in the order of their keys. At most `ROWS_FOUND_MAX`."""
+        """All rows that meet the criteria, never a part of them: more than a million are `QueryTooLarge`."""
 
 
 class Table(Generic[R]):
@@ -117,7 +117,7 @@ class Projection:
     max_lag_events: ClassVar[int | None] = None
     """How many events it may be behind the log."""
     max_lag_seconds: ClassVar[float | None] = None
-    """How old the oldest event that it has not seen may be."""
+    """How long the oldest event that it has not seen may have waited for it."""
     on_lag: ClassVar[Literal["report", "slow_writers"]] = "report"
     """What happens at these bounds: a warning in the log, or commands wait until it has caught up."""
 

@@ -11,7 +11,9 @@ import msgspec
 
 from ..storage.ordered_key import NotOrdered, encode_indexed, encode_key
 from .errors import DecodingError, RowInvalid
+from .immutable import is_immutable
 from .projection import Table
+from .schema import schema_of
 from .serializer import Serializer
 
 R = TypeVar("R")
@@ -29,8 +31,8 @@ class RowType(Generic[R]):
         self.key_fields = table.key
         self.indexes: tuple[str, ...] = table.indexes
         self.fields = frozenset(field.name for field in attrs.fields(table.row_class))  # type: ignore[arg-type]
-        # Rows that cannot be changed may be kept from one batch to the next.
-        self.is_frozen = attrs.inspect(table.row_class).is_frozen
+        # Rows that cannot be changed, nor anything in them, may be kept from one batch to the next, and handed out.
+        self.is_immutable = is_immutable(table.row_class)
         serializer.prepare(table.row_class)
         self._unstructure, self._structure = serializer.functions(table.row_class)
         self._serializer = serializer
@@ -38,9 +40,9 @@ class RowType(Generic[R]):
 
     @property
     def schema(self) -> str:
-        """Names the shape of the rows, so that a view of another shape is noticed."""
-        fields = (f"{field.name}:{field.type}" for field in attrs.fields(self.row_class))  # type: ignore[arg-type]
-        declared = f"{self.name}|{','.join(self.key_fields)}|{','.join(self.indexes)}|{';'.join(fields)}"
+        """Names the shape of the rows and of what is in them, so that a view of another shape is noticed."""
+        shape = schema_of(self.row_class)
+        declared = f"{self.name}|{','.join(self.key_fields)}|{','.join(self.indexes)}|{shape}"
         return hashlib.sha256(declared.encode()).hexdigest()[:16]
 
     def without_indexes(self) -> "RowType[R]":
@@ -82,6 +84,10 @@ class RowType(Generic[R]):
             raise RowInvalid(
                 f"{field}={getattr(row, field)!r} of {self.name} cannot be indexed: {error}", row
             ) from error
+
+    def own(self, row: R) -> R:
+        """The row, or where it could be changed a copy that nobody else has. Raises `RowInvalid`."""
+        return row if self.is_immutable else self.decode(self.encode(row))
 
     def data(self, row: R) -> dict[str, Any]:
         """A row as plain data. Raises `RowInvalid`."""

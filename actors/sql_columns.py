@@ -13,7 +13,7 @@ import typing
 from base64 import b64decode, b64encode
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from operator import attrgetter
 from typing import Any, Final, Literal, TypeAlias
 from uuid import UUID
@@ -21,11 +21,18 @@ from uuid import UUID
 import attrs
 from sqlalchemy.types import UserDefinedType
 
+from ..storage.ordered_key import sorting_key
+
 Dialect: TypeAlias = Literal["sqlite", "postgresql"]
 Translation: TypeAlias = Callable[[Any], Any]
 
 INT_MIN: Final = -(1 << 63)
 INT_MAX: Final = (1 << 63) - 1
+DECIMAL_COLLATION: Final = "eventsrc_decimal"
+"""By which our connections to SQLite compare decimals; nothing that is stored depends on it."""
+PLAIN_DIGITS_MAX: Final = 40
+"""Digits of a decimal key before it is written with an exponent, on SQLite."""
+_DECIMALS: Final = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _BYTES: Final = "$bytes"
 _SQL_TYPES: Final[dict[str, tuple[str, str]]] = {
@@ -133,13 +140,27 @@ class Column:
             return []
 
     def key_equals(self, value: Any) -> list[Any]:
-        """The same for a key. Raises `ValueError` for one that cannot be told from others."""
+        """The same for a key."""
         if self.kind != "decimal":
             return [] if value is None else self.equals(value)
         try:
             return [_key_decimal(self.dialect)(_exact_decimal(value))]
         except NoSuchValue:
             return []
+
+    def key_parameter(self, value: Any) -> Any:
+        """The parameter for a key, of the value that its bytes in a form that sorts stand for."""
+        match self.kind:
+            case "integer":
+                return int(value)
+            case "boolean":
+                return bool(value)
+            case "decimal":
+                return _key_decimal(self.dialect)(Decimal(value))
+            case "text" | "bytes":
+                return value
+            case _:
+                return self._parameter(value)
 
     def bound(self, value: Any, *, is_low: bool) -> Any:
         """The parameter for an end of a range; None where it bounds nothing. Raises `NoSuchValue`."""
@@ -230,13 +251,21 @@ def _datetime_text(value: datetime) -> str:
 
 def _key_decimal(dialect: Dialect) -> Translation:
     def encode(value: Decimal) -> Any:
-        # A key is known by its nearest double, see `storage/ordered_key.py`.
-        number = Decimal(repr(float(value)))
-        if number != value:
-            raise ValueError(f"{value} has more digits than a key can tell apart")
-        return format(number.normalize(), "f") if dialect == "sqlite" else number
+        """Equal ones, however they are written, as one text."""
+        if dialect == "postgresql":
+            return value
+        if not value:
+            return "0"
+        shortest = _DECIMALS.normalize(value)
+        return format(shortest, "f") if abs(shortest.adjusted()) < PLAIN_DIGITS_MAX else str(shortest)
 
     return encode
+
+
+def compare_decimals(one: str, other: str) -> int:
+    """-1, 0 or 1; NaN comes last."""
+    first, second = sorting_key(Decimal(one)), sorting_key(Decimal(other))
+    return (first > second) - (first < second)
 
 
 def _bytes_to_json(value: Any) -> dict[str, str]:
@@ -313,19 +342,24 @@ def _exactly(*classes: type) -> Translation:
     return check
 
 
-def _exact_integer(value: Any) -> int:
-    if not isinstance(value, int | float | Decimal) or not math.isfinite(value) or int(value) != value:
+def _number_of(value: Any) -> Any:
+    """A number, which NaN is not."""
+    if not isinstance(value, int | float | Decimal):
         raise NoSuchValue
-    if not INT_MIN <= value <= INT_MAX:
+    if value.is_nan() if isinstance(value, Decimal) else value != value:
+        raise NoSuchValue
+    return value
+
+
+def _exact_integer(value: Any) -> int:
+    if not INT_MIN <= _number_of(value) <= INT_MAX or int(value) != value:
         raise NoSuchValue
     return int(value)
 
 
 def _exact_float(value: Any) -> float:
-    if not isinstance(value, int | float | Decimal):
-        raise NoSuchValue
     try:
-        number = float(value)
+        number = float(_number_of(value))
     except OverflowError:
         raise NoSuchValue from None
     if number != value:
@@ -334,7 +368,7 @@ def _exact_float(value: Any) -> float:
 
 
 def _exact_boolean(value: Any) -> bool:
-    if not isinstance(value, int | float | Decimal) or value not in (0, 1):
+    if _number_of(value) not in (0, 1):
         raise NoSuchValue
     return bool(value)
 
@@ -342,19 +376,19 @@ def _exact_boolean(value: Any) -> bool:
 def _exact_text(value: Any) -> str:
     if not isinstance(value, str):
         raise NoSuchValue
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise NoSuchValue from None
     return str.__str__(value)
 
 
 def _exact_decimal(value: Any) -> Decimal:
-    if not isinstance(value, int | float | Decimal) or value != value:
-        raise NoSuchValue
-    return Decimal(value)
+    return Decimal(_number_of(value))
 
 
 def _integer_bound(value: Any, is_low: bool) -> int | None:
-    if not isinstance(value, int | float | Decimal) or value != value:
-        raise NoSuchValue
-    if value > INT_MAX:
+    if _number_of(value) > INT_MAX:
         if is_low:
             raise NoSuchValue
         return None
@@ -362,14 +396,13 @@ def _integer_bound(value: Any, is_low: bool) -> int | None:
         if is_low:
             return None
         raise NoSuchValue
-    return math.ceil(value) if is_low else math.floor(value)
+    rounded: int = math.ceil(value) if is_low else math.floor(value)
+    return rounded
 
 
 def _float_bound(value: Any, is_low: bool) -> float:
-    if not isinstance(value, int | float | Decimal) or value != value:
-        raise NoSuchValue
     try:
-        number = float(value)
+        number = float(_number_of(value))
     except OverflowError:
         number = math.inf if value > 0 else -math.inf
     if is_low and number < value:

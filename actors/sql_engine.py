@@ -18,6 +18,8 @@ except ImportError as missing:  # pragma: no cover
         "SQL views need SQLAlchemy: pip install 'eventsrc[sql]' (PostgreSQL: 'eventsrc[postgresql]')"
     ) from missing
 
+from .sql_columns import DECIMAL_COLLATION, compare_decimals
+
 CONNECTIONS_MAX: Final = 40
 """As many as trio has worker threads."""
 CONNECTIONS_KEPT: Final = 8
@@ -73,6 +75,7 @@ def _sqlite(url: sqlalchemy.URL) -> sqlalchemy.Engine:
     def connected(connection: Any, _: object) -> None:
         # The driver shall begin no transactions of its own.
         connection.isolation_level = None
+        connection.create_collation(DECIMAL_COLLATION, compare_decimals)
         # What a power loss takes from the file is projected again: rows and checkpoint go together.
         _use_wal(connection)
         for pragma in ("synchronous=NORMAL", "cache_size=-16000"):

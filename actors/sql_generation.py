@@ -63,7 +63,7 @@ class SqlView:
         return self._known
 
     @contextmanager
-    def reading(self) -> Iterator[ViewReading]:
+    def reading(self, *, rows_max: int | None = None) -> Iterator[ViewReading]:
         self._check()
         with translating(self._views.path), self._reader.connect() as connection, connection.begin():
             yield _Reading(self._tables, connection)

@@ -2,36 +2,27 @@
 
 import logging
 import math
-import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
 from itertools import islice
 from operator import attrgetter
 from typing import Any, Final
-from uuid import UUID
 
 import attrs
 import sqlalchemy
 from sqlalchemy.dialects import postgresql, sqlite
 
-from .criteria import Between, Criterion, Equal, OneOf, RowQuery, StartingWith, sort_key
-from .errors import DecodingError, DefinitionError, QueryTooLarge
-from .lmdb_view import SORTED_ROWS_MAX
+from ..storage.ordered_key import decode_value
+from .criteria import Between, Criterion, Equal, OneOf, RowQuery, StartingWith
+from .errors import DecodingError, DefinitionError
+from .row_order import RowOrder
 from .row_type import RowType
-from .sql_columns import Column, Dialect, NoSuchValue, SqlType, Translation, column_of, to_json
+from .sql_columns import DECIMAL_COLLATION, Column, Dialect, NoSuchValue, SqlType, Translation, column_of, to_json
 
 ROWS_FETCHED: Final = 1_000
 """Rows that are fetched at a time where Python looks at each of them."""
 VALUES_MAX: Final = 1_000
 """Values of a `one_of` that are given to the database; with more, Python looks at each row."""
 
-_INT64: Final = 1 << 63
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
-_NUMBER: Final = struct.Struct(">QQ")
-_DOUBLE: Final = struct.Struct(">d")
-_UINT64: Final = struct.Struct(">Q")
 _CODE_POINT_MAX: Final = 0x10FFFF
 
 Condition = sqlalchemy.ColumnElement[bool]
@@ -104,8 +95,8 @@ class SqlTable:
         parameters = []
         offset = 0
         for column in self._keys:
-            value, offset = _decode_value(encoded, offset, column.kind)
-            parameters.append(value if column.members is not None else column.key_equals(value)[0])
+            value, offset = decode_value(encoded, offset)
+            parameters.append(column.key_parameter(value))
         return tuple(parameters)
 
     def _encoder(self) -> Callable[[Any], tuple[Any, ...]]:
@@ -165,27 +156,23 @@ class SqlTable:
     # --- queries ---
 
     def find(self, connection: sqlalchemy.Connection, query: RowQuery) -> list[Any]:
-        """The rows that a query asks for. Raises `QueryTooLarge`, `DecodingError`."""
+        """The rows that a query asks for. Raises `QueryTooLarge`, `QueryInvalid`, `DecodingError`."""
         self._tell_of_scan(query.criteria)
         conditions, left = self._conditions(query.criteria)
-        sorts = all(
-            order.field in self._usable and self._usable[order.field].is_compared_by_sql for order in query.order
-        )
         statement = self._select.where(*conditions)
-        if sorts:
-            statement = statement.order_by(*self._order(query))
-        if sorts and not left:
-            return self.rows(connection.execute(statement.limit(query.limit).offset(query.offset or None)))
+        keys = [key.field for key in self._keys]
+        if not all(self._sorts(field) for field in (*(order.field for order in query.order), *keys)):
+            found = (row for row in self._looked_at(connection, statement) if RowQuery(left).matches(row))
+            return RowOrder(self.table, query.order).take(found, query)
+        order = self._order(query)
+        statement = statement.order_by(*(by.ordered for by in order))
+        skipped = query.offset
+        if query.last is not None:
+            skipped, statement = 0, statement.where(_after(order, query.last))
+        if not left:
+            return self.rows(connection.execute(statement.limit(query.limit).offset(skipped or None)))
         found = (row for row in self._looked_at(connection, statement) if RowQuery(left).matches(row))
-        end = None if query.limit is None else query.offset + query.limit
-        if sorts:
-            return list(islice(found, query.offset, end))
-        held = list(islice(found, SORTED_ROWS_MAX + 1))
-        if len(held) > SORTED_ROWS_MAX:
-            raise QueryTooLarge(self.table.name, SORTED_ROWS_MAX)
-        for order in reversed(query.order):
-            held.sort(key=sort_key(order.field), reverse=order.descending)
-        return held[query.offset : end]
+        return list(islice(found, skipped, None if query.limit is None else skipped + query.limit))
 
     def count(self, connection: sqlalchemy.Connection, criteria: Mapping[str, Criterion]) -> int:
         """How many rows meet the criteria."""
@@ -225,28 +212,33 @@ class SqlTable:
         return conditions, left
 
     def _condition(self, column: Column, criterion: Criterion) -> Condition:
-        compared = self._compared(column)
         match criterion:
             case Equal(value):
                 return self._is_one_of(column, (value,))
             case OneOf(values):
                 return self._is_one_of(column, values)
             case Between(low, high):
-                parts = [self.sql.c[column.field].is_not(None)]
-                if (
-                    low is not None
-                    and (bound := _roughly(column, column.bound(low, is_low=True), -math.inf)) is not None
-                ):
-                    parts.append(compared >= bound)
-                if (
-                    high is not None
-                    and (bound := _roughly(column, column.bound(high, is_low=False), math.inf)) is not None
-                ):
-                    parts.append(compared <= bound)
-                return sqlalchemy.and_(*parts)
+                return self._is_between(column, low, high)
             case StartingWith(prefix):
                 return self._starts_with(column, prefix)
         raise _TooMany
+
+    def _is_between(self, column: Column, low: Any, high: Any) -> Condition:
+        stored, compared = self.sql.c[column.field], self._compared(column)
+        parts: list[Condition] = [stored.is_not(None)]
+        if self._is_postgresql and column.kind in ("float", "decimal"):
+            # There NaN is above all numbers.
+            parts.append(compared < sqlalchemy.literal_column("'NaN'"))
+        for value, is_low in ((low, True), (high, False)):
+            bound = None if value is None else column.bound(value, is_low=is_low)
+            if bound is None:
+                continue
+            if column.kind == "datetime":
+                # Times with a zone and without one are not compared; their texts differ in length.
+                parts.append(sqlalchemy.func.length(stored) == len(bound))
+            widened = _roughly(column, bound, -math.inf if is_low else math.inf)
+            parts.append(compared >= widened if is_low else compared <= widened)
+        return sqlalchemy.and_(*parts)
 
     def _is_one_of(self, column: Column, values: Sequence[Any]) -> Condition:
         if len(values) > VALUES_MAX:
@@ -275,25 +267,27 @@ class SqlTable:
         stored = self.sql.c[column.field]
         return sqlalchemy.cast(stored, SqlType("REAL")) if column.is_compared_roughly else stored
 
-    def _order(self, query: RowQuery) -> list[Any]:
+    def _order(self, query: RowQuery) -> "list[SortedBy]":
         """What is asked for, then the key, so that pages of one query fit together. Unasked: that of LMDB views."""
         wanted = [(order.field, order.descending) for order in query.order]
         if not wanted:
-            indexed = [field for field in query.criteria if field in self.table.indexes and field in self._usable]
+            indexed = [field for field in query.criteria if field in self.table.indexes and self._sorts(field)]
             exact = [field for field in indexed if isinstance(query.criteria[field], Equal | OneOf)]
             wanted = [(field, False) for field in (exact or indexed)[:1]]
         is_descending = bool(wanted) and wanted[-1][1]
         wanted += [(key.field, is_descending) for key in self._keys if key.field not in {field for field, _ in wanted}]
-        return [
-            self._sorted_by(self._usable[field], descending) for field, descending in wanted if field in self._usable
-        ]
+        return [by for field, descending in wanted for by in self._sorted_by(self._usable[field], descending)]
 
-    def _sorted_by(self, column: Column, descending: bool) -> Any:
-        compared = self._compared(column)
-        ordered = compared.desc() if descending else compared.asc()
-        if self._is_postgresql and column.is_nullable:
-            return ordered.nulls_last() if descending else ordered.nulls_first()
-        return ordered
+    def _sorted_by(self, column: Column, descending: bool) -> "list[SortedBy]":
+        nulls_move = self._is_postgresql and column.is_nullable
+        is_key = column.field in self.table.key_fields
+        stored = self.sql.c[column.field]
+        by = SortedBy(column, self._compared(column), descending, nulls_move, is_key)
+        if not column.is_compared_roughly:
+            return [by]
+        # By the nearest double, for which there is an index, and the few that are alike there by all their digits.
+        exactly = sqlalchemy.collate(stored, DECIMAL_COLLATION)
+        return [by, SortedBy(column, exactly, descending, nulls_move, is_key)]
 
     def _tell_of_scan(self, criteria: Mapping[str, Criterion]) -> None:
         if criteria and not any(field in self.table.indexes or field == self.table.key_fields[0] for field in criteria):
@@ -324,8 +318,8 @@ class SqlTable:
         for field in self.table.indexes:
             column = self._usable[field]
             if column.is_compared_by_sql:
-                by = self._sorted_by(column, False) if column.is_nullable else self._compared(column)
-                sqlalchemy.Index(name_of_index(field), by)
+                first = self._sorted_by(column, False)[0]
+                sqlalchemy.Index(name_of_index(field), first.ordered if column.is_nullable else first.compared)
         self.sql.create(connection)
 
     def _upsert_statement(self) -> Any:
@@ -341,6 +335,58 @@ class SqlTable:
         given = [name.removeprefix("key_") for name in compiled.positiontup]
         assert given in ([column.field for column in self.columns], list(self.table.key_fields)), given
         return str(compiled)
+
+
+@attrs.frozen
+class SortedBy:
+    """One part of an order."""
+
+    column: Column
+    compared: Any
+    descending: bool
+    nulls_move: bool
+    """Whether the database puts None elsewhere than first, unless it is told."""
+    is_key: bool
+
+    @property
+    def ordered(self) -> Any:
+        """It as a part of ORDER BY."""
+        ordered = self.compared.desc() if self.descending else self.compared.asc()
+        if self.nulls_move:
+            return ordered.nulls_last() if self.descending else ordered.nulls_first()
+        return ordered
+
+    def parameter(self, row: Any) -> Any:
+        """What a row has there; None for None."""
+        encode = self.column.key_encoder() if self.is_key else self.column.encoder()
+        value = getattr(row, self.column.field)
+        value = value if encode is None else encode(value)
+        if value is None:
+            return None
+        given = sqlalchemy.literal(value, self.column.sql_type)
+        return sqlalchemy.cast(given, self.compared.type) if isinstance(self.compared, sqlalchemy.Cast) else given
+
+    def is_beyond(self, value: Any) -> Any:
+        """Whether a row comes after one that has this value."""
+        if value is None:
+            return sqlalchemy.false() if self.descending else self.compared.is_not(None)
+        if self.descending:
+            beyond = self.compared < value
+            return sqlalchemy.or_(beyond, self.compared.is_(None)) if self.column.is_nullable else beyond
+        return self.compared > value
+
+    def is_equal(self, value: Any) -> Any:
+        """Whether a row is level with one that has this value."""
+        return self.compared.is_(None) if value is None else self.compared == value
+
+
+def _after(order: Sequence[SortedBy], row: Any) -> Condition:
+    """Whether a row comes after this one."""
+    condition: Condition = sqlalchemy.false()
+    for by in reversed(order):
+        value = by.parameter(row)
+        condition = sqlalchemy.or_(by.is_beyond(value), sqlalchemy.and_(by.is_equal(value), condition))
+    return condition
 
 
 class _TooMany(Exception):
@@ -366,39 +412,3 @@ def _after_all_with(prefix: str) -> str | None:
             return prefix[:-1] + chr(0xE000 if last == 0xD7FF else last + 1)
         prefix = prefix[:-1]
     return None
-
-
-def _decode_value(encoded: bytes, start: int, kind: str) -> tuple[Any, int]:
-    """A value of a key from the bytes of `storage/ordered_key.py`, and where the next begins."""
-    tag = encoded[start]
-    start += 1
-    match tag:
-        case 0x02 | 0x03:
-            return tag == 0x03, start
-        case 0x10:
-            bits, difference = _NUMBER.unpack_from(encoded, start)
-            (nearest,) = _DOUBLE.unpack(_UINT64.pack(bits ^ _INT64 if bits & _INT64 else ~bits & 0xFFFF_FFFF_FFFF_FFFF))
-            value: Any = nearest
-            if kind == "integer":
-                value = int(nearest) + difference - _INT64
-            elif kind == "decimal":
-                value = Decimal(repr(nearest))
-            return value, start + _NUMBER.size
-        case 0x20 | 0x21:
-            end = start
-            while encoded[end] or encoded[end + 1 : end + 2] == b"\xff":
-                end += 1 if encoded[end] else 2
-            raw = encoded[start:end].replace(b"\x00\xff", b"\x00")
-            return (raw.decode() if tag == 0x20 else raw), end + 1
-        case 0x30 | 0x31:
-            (microseconds,) = _UINT64.unpack_from(encoded, start)
-            when = _EPOCH + (microseconds - _INT64) * _MICROSECOND
-            return (when if tag == 0x30 else when.replace(tzinfo=None)), start + 8
-        case 0x32:
-            return date.fromordinal(*_UINT64.unpack_from(encoded, start)), start + 8
-        case 0x33:
-            number = int.from_bytes(encoded[start : start + 10], "big") - (1 << 79)
-            return number * _MICROSECOND, start + 10
-        case 0x40:
-            return UUID(bytes=encoded[start : start + 16]), start + 16
-    raise AssertionError(f"a key begins with {tag:#x}")

@@ -129,15 +129,17 @@ class SqlViews:
             ).first()
             # From now on it is no generation any more, whatever becomes of the rest.
             connection.execute(update(_projections).where(_generation(projection, number)).values(state="dropped"))
-            known = connection.execute(select(_tables.c.name, _tables.c.view_name).where(own)).all()
             if was_active:
-                for _, view in known:
+                for (view,) in connection.execute(select(_tables.c.view_name).where(own)).all():
                     self._execute(connection, f"DROP VIEW IF EXISTS {self._quoted(view)}")
-        if not self.is_postgresql:
-            for name, _ in known:
-                self._empty(name)
+        self._remove_in_steps(projection, number)
+
+    def tidy(self, projection: str) -> None:
+        dropped = and_(_projections.c.projection == projection, _projections.c.state == "dropped")
         with self._changing() as connection:
-            self._remove(connection, projection, number)
+            numbers = [number for (number,) in connection.execute(select(_projections.c.generation).where(dropped))]
+        for number in numbers:
+            self._remove_in_steps(projection, number)
 
     def close(self) -> None:
         """Close every connection. Idempotent."""
@@ -228,18 +230,39 @@ class SqlViews:
         self._execute(connection, f"DROP VIEW IF EXISTS {self._quoted(view)}")
         self._execute(connection, f"CREATE {shown}")
 
-    def _empty(self, name: str) -> None:
-        """Remove the rows of a table in steps, between which others write."""
-        left = 1
-        while left:
+    def _remove_in_steps(self, projection: str, number: int) -> None:
+        """Remove the rows of a dropped generation in steps, between which others write, and then its tables.
+
+        It stops where the number has gone to a new generation meanwhile.
+        """
+        own = and_(_tables.c.projection == projection, _tables.c.generation == number)
+        names: list[str] = []
+        if not self.is_postgresql:
             with self._changing() as connection:
-                if not sqlalchemy.inspect(connection).has_table(name):
-                    return
-                keys = ", ".join(self._quoted(key) for key in _key_columns(connection, name))
-                left = connection.exec_driver_sql(
-                    f"DELETE FROM {self._quoted(name)} WHERE ({keys}) IN "
-                    f"(SELECT {keys} FROM {self._quoted(name)} LIMIT {ROWS_DROPPED})"
-                ).rowcount
+                names = [name for (name,) in connection.execute(select(_tables.c.name).where(own))]
+        for name in names:
+            left = 1
+            while left:
+                with self._changing() as connection:
+                    if not self._is_dropped(connection, projection, number):
+                        return
+                    left = self._remove_rows(connection, name)
+        with self._changing() as connection:
+            if self._is_dropped(connection, projection, number):
+                self._remove(connection, projection, number)
+
+    def _is_dropped(self, connection: sqlalchemy.Connection, projection: str, number: int) -> bool:
+        state = connection.execute(select(_projections.c.state).where(_generation(projection, number))).scalar()
+        return state == "dropped"
+
+    def _remove_rows(self, connection: sqlalchemy.Connection, name: str) -> int:
+        if not sqlalchemy.inspect(connection).has_table(name):
+            return 0
+        keys = ", ".join(self._quoted(key) for key in _key_columns(connection, name))
+        return connection.exec_driver_sql(
+            f"DELETE FROM {self._quoted(name)} WHERE ({keys}) IN "
+            f"(SELECT {keys} FROM {self._quoted(name)} LIMIT {ROWS_DROPPED})"
+        ).rowcount
 
     def _remove(self, connection: sqlalchemy.Connection, projection: str, number: int) -> None:
         own = and_(_tables.c.projection == projection, _tables.c.generation == number)

@@ -5,17 +5,17 @@ from typing import Any, Final, Generic, TypeVar
 
 from ..storage.record import StoredEvent
 from .criteria import RowQuery, criteria_of
-from .errors import RowInvalid
+from .errors import QueryTooLarge, RowInvalid
 from .event_codecs import EventCodecs
 from .projection import Projection
 from .row_type import RowType
 from .serializer import Serializer
 from .view_store import Change, Checkpoint, View, ViewRetry, ViewWriting
 
-ROWS_FOUND_MAX: Final = 10_000
-"""Rows that `where` gives to a handler."""
+ROWS_FOUND_MAX: Final = 1_000_000
+"""Rows that `where` gives to a handler; more are `QueryTooLarge`, never cut off."""
 ROWS_KEPT_MAX: Final = 10_000
-"""Rows of one table that are kept from batch to batch; only frozen ones are."""
+"""Rows of one table that are kept from batch to batch; only those that nobody can change are."""
 RETRIES_MAX: Final = 24
 
 R = TypeVar("R")
@@ -40,9 +40,10 @@ class SessionRows(Generic[R]):
 
     def get(self, *key: Any) -> R | None:
         encoded = self._encoded(key)
-        changed = self._changed.get(encoded, _ABSENT)
+        changed: Any = self._changed.get(encoded, _ABSENT)
         if changed is not _ABSENT:
-            return changed  # type: ignore[return-value]
+            # What the caller does with it counts only when it is put.
+            return changed if changed is None else self._type.own(changed)
         return self._stored(encoded, key)
 
     def put(self, row: R) -> None:
@@ -51,7 +52,7 @@ class SessionRows(Generic[R]):
         key = self._encoded(values)
         if key not in self._before:
             self._stored(key, values)
-        self._changed[key] = row
+        self._changed[key] = self._type.own(row)
         self._events[key] = self.event_index
 
     def delete(self, *key: Any) -> None:
@@ -62,9 +63,12 @@ class SessionRows(Generic[R]):
 
     def where(self, **criteria: Any) -> list[R]:
         row_type = self._type
-        query = RowQuery(criteria_of(row_type.fields, row_type.name, criteria), limit=ROWS_FOUND_MAX)
+        query = RowQuery(criteria_of(row_type.fields, row_type.name, criteria), limit=ROWS_FOUND_MAX + 1)
         self.flush()
-        return self.transaction.find(row_type, query)
+        found: list[R] = self.transaction.find(row_type, query)
+        if len(found) > ROWS_FOUND_MAX:
+            raise QueryTooLarge(row_type.name, ROWS_FOUND_MAX, "hand to one event")
+        return found
 
     def flush(self) -> None:
         """Put what was changed into the transaction."""
@@ -79,7 +83,7 @@ class SessionRows(Generic[R]):
             self.transaction.write(self._type, changes)
         except RowInvalid as error:
             raise RowRefused(self._event_that_put(error.row), error) from error
-        if self._type.is_frozen:
+        if self._type.is_immutable:
             kept = self._kept
             for change in changes:
                 if change.after is None:
@@ -121,7 +125,7 @@ class SessionRows(Generic[R]):
             self._before[encoded] = None
             return None
         indexed = self._before[encoded] = self._type.indexed(found)
-        if self._type.is_frozen:
+        if self._type.is_immutable:
             self._kept[encoded] = (found, indexed)
         return found
 

@@ -63,8 +63,12 @@ class View(Protocol):
     def checkpoint(self) -> Checkpoint:
         """The stored checkpoint; position 0 in a new view."""
 
-    def reading(self) -> AbstractContextManager[ViewReading]:
-        """Look at it."""
+    def reading(self, *, rows_max: int | None = None) -> AbstractContextManager[ViewReading]:
+        """Look at it.
+
+        One that does not wait raises `ViewLookLong` where a query would look at more than `rows_max` rows, so that the
+        caller can ask in a worker thread. Raises `ViewRetry` where it is to be asked again.
+        """
 
     def writing(self) -> AbstractContextManager[ViewWriting]:
         """Change it; committed when the block ends well. Raises `ViewRetry` where the block is to be run again."""
@@ -75,6 +79,10 @@ class View(Protocol):
 
 class ViewRetry(Exception):
     """The transaction made room for itself or met another: run the same again."""
+
+
+class ViewLookLong(Exception):
+    """A query has to look at more rows than may be looked at in one go on the trio thread."""
 
 
 class Generation(msgspec.Struct, frozen=True):
@@ -99,3 +107,6 @@ class ViewStore(Protocol):
 
     def drop(self, projection: str, generation: Generation) -> None:
         """Remove a generation that was closed. May take long; call it in a worker thread."""
+
+    def tidy(self, projection: str) -> None:
+        """Remove what is left of generations whose removal was broken off. May take long, too."""

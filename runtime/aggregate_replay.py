@@ -21,6 +21,8 @@ class AggregateReplay(Replay, Generic[A]):
     fits the class, or with the first event where there is none; `snapshot_version` says which.
     """
 
+    _has_own = _takes_batches = True
+
     def __init__(
         self, store: EventReader, aggregate_type: AggregateType, aggregate_id: str, selection: Selection, **options: Any
     ) -> None:
@@ -43,5 +45,11 @@ class AggregateReplay(Replay, Generic[A]):
         return found.version
 
     def _take(self, events: Sequence[StoredEvent]) -> None:
-        for event in events:
-            apply_event(self._type, self.state, event)
+        done = 0
+        try:
+            for event in events:
+                apply_event(self._type, self.state, event)
+                done += 1
+        except BaseException:
+            self._passed(events[:done])
+            raise

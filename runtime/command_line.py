@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     events.add_argument("--before", type=_count, metavar="POSITION", help="only before this position")
     events.add_argument("--since", type=_time, metavar="TIME", help=f"only from this time on ({TIME_FORM})")
     events.add_argument("--until", type=_time, metavar="TIME", help=f"only before this time ({TIME_FORM})")
-    events.add_argument("--limit", type=_count, metavar="N", help="at most so many")
+    events.add_argument("--limit", type=_positive, metavar="N", help="at most so many, 1 or more")
     events.add_argument("--follow", action="store_true", help="go on with new events until interrupted")
     events.set_defaults(run=inspection.print_events)
 
@@ -161,6 +161,13 @@ def _count(text: str) -> int:
     number = int(text)
     if number < 0:
         raise argparse.ArgumentTypeError("must not be negative")
+    return number
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
     return number
 
 

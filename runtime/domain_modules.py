@@ -22,8 +22,9 @@ def aggregates_in(modules: Sequence[str]) -> list[type[Aggregate]]:
         for name in modules:
             try:
                 module = importlib.import_module(name)
-            except ImportError as error:
-                raise DefinitionError(f"The module {name!r} cannot be imported: {error}.") from error
+            except Exception as error:
+                reason = error if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+                raise DefinitionError(f"The module {name!r} cannot be imported: {reason}.") from error
             for value in vars(module).values():
                 if inspect.isclass(value) and issubclass(value, Aggregate) and value is not Aggregate:
                     found[value] = None

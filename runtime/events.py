@@ -13,6 +13,8 @@ from ..storage.event_query import EventQuery
 from ..storage.query import find_batches, position_at
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader
+from .arguments import check_metadata
+from .errors import ArgumentInvalid
 from .iteration import Items
 
 EVENTS_PER_CHECKPOINT: Final = 100
@@ -37,10 +39,19 @@ class Wanted:
         metadata: Mapping[str, Any] | None = None,
         after: int = 0,
     ) -> "Wanted":
-        """Raises `DefinitionError` for a class that is no event, `ValueError`, `TypeError` for what cannot be asked."""
+        """Raises `DefinitionError` for a class that is no event, `ArgumentInvalid` for what cannot be asked."""
         if stream is not None and not isinstance(stream, str):
-            raise TypeError(f"stream must be the name of one, such as 'account-ann', not {stream!r}.")
-        query = EventQuery(types=types, tags=tag, category=category, metadata=dict(metadata or {}), after=after)
+            raise ArgumentInvalid("stream", stream, "give the name of one, such as 'account-ann'")
+        if category is not None and not isinstance(category, str):
+            raise ArgumentInvalid("category", category, "give the name of one, such as 'account'")
+        if metadata is not None:
+            check_metadata(metadata)
+        check_count("after", after, least=0)
+        try:
+            query = EventQuery(types=types, tags=tag, category=category, metadata=dict(metadata or {}), after=after)
+        except (TypeError, ValueError) as error:
+            argument, value = ("types", types) if str(error).startswith("types") or tag is None else ("tag", tag)
+            raise ArgumentInvalid(argument, value, str(error).rstrip(".")) from error
         names = sorted(set(resolved(query).types or ())) or None
         tags = sorted(set(query.tags or ())) or None
         return cls(query=attrs.evolve(query, types=names, tags=tags), stream=stream)
@@ -69,7 +80,7 @@ def read_events(
 ) -> AsyncIterator[StoredEvent]:
     """Events as far as they go now, a batch at a time.
 
-    Raises `ValueError` for a limit below 0 or a naive time, `TypeError` for what is none.
+    Raises `ArgumentInvalid` for a limit below 0, a time without a zone, or what is none.
     """
     if limit is not None:
         check_count("limit", limit, least=0)
@@ -120,16 +131,16 @@ async def narrowed(store: EventReader, condition: EventQuery) -> EventQuery:
 
 
 def check_count(name: str, value: object, *, least: int) -> None:
-    """Raise `TypeError` or `ValueError`, with words, unless it is a whole number from `least` on."""
+    """Raise `ArgumentInvalid` unless it is a whole number from `least` on."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, not {value!r}")
+        raise ArgumentInvalid(name, value, "give a whole number")
     if value < least:
-        raise ValueError(f"{name} must be {least} or more, not {value}")
+        raise ArgumentInvalid(name, value, f"it must be {least} or more")
 
 
 def _ns(name: str, time: object) -> int:
     if not isinstance(time, datetime):
-        raise TypeError(f"{name} must be a datetime with a time zone, not {time!r}")
+        raise ArgumentInvalid(name, time, "give a datetime with a time zone")
     if time.tzinfo is None:
-        raise ValueError(f"{time} has no time zone: write datetime(..., tzinfo=UTC), or time.astimezone()")
+        raise ArgumentInvalid(name, time, "it has no time zone: write datetime(..., tzinfo=UTC), or time.astimezone()")
     return round(time.timestamp() * 1_000_000) * 1_000

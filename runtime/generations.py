@@ -159,6 +159,7 @@ class RunningProjection:
             self._error = str(error)
             await self.close()
             raise
+        self._nursery.start_soon(in_background, self._tidy, name=f"{self.name}: tidy")
 
     async def close(self) -> None:
         """Stop the projectors and close the views."""
@@ -302,6 +303,12 @@ class RunningProjection:
         except Exception:
             # It is tried again when the store is opened next.
             logger.exception("an old view could not be removed", extra={"projection": self.name})
+
+    async def _tidy(self) -> None:
+        try:
+            await trio.to_thread.run_sync(self._views.tidy, self.name)
+        except Exception:
+            logger.exception("what is left of an old view could not be removed", extra={"projection": self.name})
 
 
 async def _close(built: Built) -> None:

@@ -14,6 +14,7 @@ from ..storage.event_query import EventQuery
 from ..storage.query import find_events, find_streams, position_at
 from ..storage.reader import LogReader
 from ..storage.record import StoredEvent
+from .known_names import check_stream
 from .output import compact_json, format_time, make_console, make_table, print_json
 
 FOLLOW_INTERVAL_SECONDS: Final = 0.05
@@ -38,6 +39,9 @@ def print_streams(options: argparse.Namespace) -> int:
 def print_events(options: argparse.Namespace) -> int:
     """`eventsrc events PATH`."""
     with closing(LogReader.open(options.path)) as log:
+        # One that is followed may be still to come.
+        if options.stream is not None and not options.follow:
+            check_stream(log, options.stream)
         found = _followed(log, options) if options.follow else _found(log, options, options.after)
         if options.json or options.follow or not sys.stdout.isatty():
             for number, event in enumerate(found, 1):

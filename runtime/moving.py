@@ -22,7 +22,7 @@ def run_backup(options: argparse.Namespace) -> int:
             count = export_events(log, options.destination, after=options.since, progress=progress)
             facts: dict[str, object] = {"events": count, "after": options.since, "position": options.since + count}
         else:
-            summary = backup(log, options.destination)
+            summary = backup(log, options.destination, progress=progress)
             facts = {"events": summary.events, "position": summary.events, "streams": summary.streams}
             facts |= {"size_bytes": summary.size_bytes, "verified": True}
     return _tell(options, facts, options.destination)

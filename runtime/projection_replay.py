@@ -31,7 +31,7 @@ class ProjectionReplay(Replay):
     The view that answers queries is left alone.
     """
 
-    _takes_batches = True
+    _has_own = _takes_batches = True
 
     def __init__(
         self,
@@ -108,6 +108,7 @@ class ProjectionReplay(Replay):
         opened, self._opened = self._opened, None
         if opened is not None:
             opened[0].close()
-        if self._folder is not None:
+        folder, self._folder = self._folder, None
+        if folder is not None:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(shutil.rmtree, self._folder)
+                await trio.to_thread.run_sync(shutil.rmtree, folder)

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
@@ -21,17 +20,22 @@ from ..actors.workshare import Workshare
 from ..storage.control import ControlBoard
 from ..storage.limits import Limits
 from ..storage.store import EventReader
+from .arrivals import Arrivals, Pace
 from .dispatcher import on_board
 from .errors import TooManyProjections, UnknownProjection
 from .generations import Built, RunningProjection
 
 logger = logging.getLogger("eventsrc.projection")
+SCANS_MAX: Final = 4
+"""Queries that look at many rows of LMDB views at once, each in a worker thread; others wait."""
+LAG_MARGIN: Final = 0.5
+"""Of `max_lag_seconds` after which writers wait: what is stored by then takes its time, too."""
 LAG_WARNING_SECONDS: Final = 10.0
 """A projection that is over its bounds is reported so often."""
 
 
 class Lag(msgspec.Struct, frozen=True):
-    """How far a projection is behind: in events, and in the age of the oldest event that it has not seen."""
+    """How far a projection is behind: in events, and in the time that the oldest of them has waited."""
 
     events: int
     seconds: float
@@ -60,12 +64,15 @@ class Projections:
         self.workshare = Workshare(feed)
         self._nursery = nursery
         self._serializer = serializer
-        self._wall_clock = wall_clock
         self._running: dict[type[Projection], RunningProjection] = {}
         self._of_name: dict[str, RunningProjection] = {}
         self._moved = trio.lowlevel.ParkingLot()
         self._slow: list[RunningProjection] = []
+        self._paces: dict[RunningProjection, Pace] = {}
         self._board: ControlBoard | None = None
+        self._arrivals = Arrivals(store, wall_clock)
+        feed.listen(self._arrivals, self._arrivals.note)
+        self.scans = trio.CapacityLimiter(SCANS_MAX)
         self.on_advance: Callable[[], None] = lambda: None
 
     async def open(
@@ -106,6 +113,7 @@ class Projections:
                 self._nursery.start_soon(in_background, self._open_later, running, name=f"{running.name}: opening")
             if projection_class.on_lag == "slow_writers":
                 self._slow.append(running)
+                self._paces[running] = Pace(running.position)
 
     async def close(self) -> None:
         """Stop the projectors and close the views."""
@@ -228,12 +236,13 @@ class Projections:
 
     def advanced(self, projector: Projector) -> None:
         """A projector's position or state has changed."""
-        self._moved.unpark_all()
-        self.on_advance()
         running = self._of_name[projector.name]
         running.look_at_building()
         if running.active is not None and running.active.projector is projector:
+            self._measure(running)
             self._report(running)
+        self._moved.unpark_all()
+        self.on_advance()
 
     def swapped(self) -> None:
         """Another generation of a projection answers from now on."""
@@ -243,10 +252,7 @@ class Projections:
     # --- lag ---
 
     def _lag_seconds(self, running: RunningProjection) -> float:
-        position = running.position
-        if position >= self.store.last_position:
-            return 0.0
-        return max((self._wall_clock() - self.store.time_at(position + 1)) / 1e9, 0.0)
+        return self._arrivals.waited_seconds(running.position)
 
     def _exceeds(self, running: RunningProjection) -> bool:
         bounds = running.projection_class
@@ -256,19 +262,33 @@ class Projections:
         return seconds is not None and self._lag_seconds(running) > seconds
 
     def _admits(self, running: RunningProjection, reached_position: int, event_count: int) -> bool:
-        if running.state in ("paused", "failed", "retrying"):
-            # Commands do not stand still for what may never go on; the lag is reported.
+        if running.state in ("paused", "failed", "retrying") or running.is_replaced:
+            # Commands do not stand still for what may never go on, nor while a new version is built; the lag is
+            # reported.
             return True
         position = running.position
         if position >= reached_position:
             return True
         bounds = running.projection_class
-        if bounds.max_lag_events is not None and reached_position + event_count - position > bounds.max_lag_events:
+        behind = reached_position + event_count - position
+        if bounds.max_lag_events is not None and behind > bounds.max_lag_events:
             return False
-        return bounds.max_lag_seconds is None or self._lag_seconds(running) <= bounds.max_lag_seconds
+        if bounds.max_lag_seconds is None:
+            return True
+        # Not only what waits now: what is let through has to be taken in within the bound as well.
+        pace = self._paces[running].events_per_second
+        bound_seconds = bounds.max_lag_seconds * LAG_MARGIN
+        ahead_max = self.limits.catch_up_batch_events if pace is None else pace * bound_seconds
+        return behind <= ahead_max and self._lag_seconds(running) <= bound_seconds
+
+    def _measure(self, running: RunningProjection) -> None:
+        pace = self._paces.get(running)
+        if pace is not None:
+            pace.advance(running.position, self._arrivals)
+        self._arrivals.forget(min(each.position for each in self._running.values()))
 
     def _report(self, running: RunningProjection) -> None:
-        now = time.monotonic()
+        now = trio.current_time()
         if now - running.warned_at > LAG_WARNING_SECONDS and self._exceeds(running):
             running.warned_at = now
             lag = self._lag(running)

@@ -91,7 +91,7 @@ class Reading:
 
         Raises:
             DefinitionError: for a class that is no event.
-            ValueError, TypeError: for a negative limit, a time without a zone, empty types or tags.
+            ArgumentInvalid: for a negative limit, a time without a zone, empty types or tags, or what is none.
 
         """
         wanted = Wanted.of(stream=stream, types=types, category=category, tag=tag, metadata=metadata, after=after)
@@ -136,7 +136,7 @@ class Reading:
 
         Raises:
             DefinitionError: for a class that is no event.
-            ValueError, TypeError: for a batch size below 1, or empty types or tags.
+            ArgumentInvalid: for a batch size below 1, or empty types or tags.
 
         """
         check_count("batch_size", batch_size, least=1)
@@ -168,7 +168,7 @@ class Reading:
             SubscriptionNameInvalid, NoPlaceForProgress: it cannot be kept.
             SubscriptionFilterDiffers: this runtime has consumers of this name that want other events.
             SubscriptionDiverged: its progress is that of another history, which the log does not have.
-            NotInHistory, ValueError, TypeError: `after` is no position of the log.
+            NotInHistory, ArgumentInvalid: `after` is no position of the log.
             PastReadOnly: the runtime is one of `as_of`.
 
         """

@@ -21,6 +21,8 @@ from .replay_errors import ReplayHandlerFailed, ReplayPositionPassed, ReplayStar
 from .selection import Selection
 
 NEVER: Final = math.inf
+PLAIN_CLASSES_MAX: Final = 100
+"""Classes of what a function returns that are known not to be awaited."""
 
 
 @attrs.frozen(kw_only=True)
@@ -45,10 +47,14 @@ class Progress:
 class Replay:
     """One replay. `await replay.run()` runs it, once; other tasks may `pause`, `step`, `run_to` and `resume` it.
 
-    They take effect at once, also during the wait for the next event's time, but do not interrupt a handler.
+    They take effect at once, also during the wait for the next event's time, but do not interrupt a handler. All of it
+    belongs on the trio thread; from another one use `trio.from_thread.run_sync(replay.pause)`.
     """
 
+    _has_own = False
+    """Whether it replays into something of its own, by `_take`."""
     _takes_batches = False
+    """And takes several events in one go."""
 
     def __init__(
         self,
@@ -70,8 +76,8 @@ class Replay:
         """In the mode "from_snapshot": the version of the snapshot that it begins from; 0 where none is usable."""
         self._extent = selection.extent(store, self.snapshot_version)
         self._events = 0
-        self._position = self._extent.begin_position
-        self._share = 0.0 if self._extent.end > self._extent.begin else 1.0
+        self._newest: StoredEvent | None = None
+        self._is_through = self._extent.end == self._extent.begin
         self._has_begun = self._has_ended = False
         self._last_time_ns = 0
         self._ran_seconds = 0.0
@@ -82,6 +88,7 @@ class Replay:
         self._steps = 0
         self._pause_at: float = NEVER
         self._is_free = self._pace.speed is None
+        self._plain: set[type] = {type(None)}
         self._steered = trio.lowlevel.ParkingLot()
         self._stopped = trio.lowlevel.ParkingLot()
 
@@ -149,6 +156,12 @@ class Replay:
         while not (self._has_ended or (self._stands and self.is_paused)):
             await self._stopped.park()
 
+    @property
+    def _position(self) -> int:
+        if self._is_through and not self._extent.by_version:
+            return self._extent.end_position
+        return self._extent.begin_position if self._newest is None else self._newest.position
+
     def _steer(self) -> None:
         self._is_free = self._pace.speed is None and not self._is_paused and self._pause_at == NEVER
         self._steered.unpark_all()
@@ -159,12 +172,13 @@ class Replay:
         """How far it has come."""
         now = self._stood_since if self._runs_since is None else trio.current_time()
         seconds = self._ran_seconds + (0.0 if self._runs_since is None else now - self._runs_since)
-        extent, share = self._extent, self._share
+        extent = self._extent
+        share = 1.0 if self._is_through else 0.0 if self._newest is None else extent.share(self._newest)
         left: float | None = 0.0
         if share < 1:
-            if self._pace.speed is not None:
-                left = self._pace.seconds_left(self._last_time_ns, now)
-            else:
+            left = self._pace.seconds_left(self._last_time_ns, now)
+            if not left:
+                # As fast as it goes, or behind the pace by all that was left of it.
                 left = seconds * (1 - share) / share if share > 0 else None
         return Progress(
             events=self._events,
@@ -196,49 +210,76 @@ class Replay:
         self._goes_on()
         try:
             await trio.lowlevel.checkpoint()
-            if self._extent.end_position:
-                self._last_time_ns = self._store.time_at(self._extent.end_position)
+            if self._extent.last_position:
+                self._last_time_ns = self._store.time_at(self._extent.last_position)
             for batch in self._selection.batches(self._store, self._extent):
                 if self._takes_batches and self._is_free and self._into is None:
                     self._take(batch)
                     self._passed(batch)
                 else:
-                    await self._replay(batch)
+                    await self._replay(batch if self._has_own else batch[await self._replay_freely(batch) :])
                 await trio.lowlevel.checkpoint()
-            self._share = 1.0
-            self._position = max(self._position, 0 if self._extent.by_version else self._extent.end_position)
+            self._is_through = True
         finally:
             self._stands_still()
             self._has_ended = True
             self._stopped.unpark_all()
         return self
 
+    async def _replay_freely(self, batch: Sequence[StoredEvent]) -> int:
+        """Hand events to the function as long as nothing else is to be done for each; returns how many."""
+        into, plain = self._into, self._plain
+        if into is None:
+            return 0
+        done_before = self._events
+        try:
+            for event in batch:
+                if not self._is_free:
+                    break
+                returned = into(event)
+                if type(returned) not in plain and self._is_awaited(returned):
+                    await returned
+                self._newest = event
+                self._events += 1
+        except Exception as error:
+            raise ReplayHandlerFailed(event.stream, event.version, event.position, event.type, error) from error
+        return self._events - done_before
+
     async def _replay(self, batch: Sequence[StoredEvent]) -> None:
-        into = self._into
+        into, has_own = self._into, self._has_own
         for event in batch:
             if not self._is_free:
                 await self._turn(event)
-            self._take((event,))
+            if has_own:
+                self._take((event,))
             if into is not None:
                 try:
                     returned = into(event)
-                    if returned is not None and hasattr(type(returned), "__await__"):
+                    if type(returned) not in self._plain and self._is_awaited(returned):
                         await returned
                 except Exception as error:
                     raise ReplayHandlerFailed(event.stream, event.version, event.position, event.type, error) from error
-            self._passed((event,))
+            self._newest = event
+            self._events += 1
             if event.position >= self._pause_at:
                 self.pause()
+
+    def _is_awaited(self, returned: object) -> bool:
+        """Whether a function has returned what is to be awaited; looked up once for each class of what it returns."""
+        kind = type(returned)
+        if hasattr(kind, "__await__"):
+            return True
+        if len(self._plain) < PLAIN_CLASSES_MAX:
+            self._plain.add(kind)
+        return False
 
     def _take(self, events: Sequence[StoredEvent]) -> None:
         """Take events into what the subclass replays into."""
 
     def _passed(self, events: Sequence[StoredEvent]) -> None:
         if events:
-            last = events[-1]
+            self._newest = events[-1]
             self._events += len(events)
-            self._position = last.position
-            self._share = self._extent.share(last)
 
     async def _turn(self, event: StoredEvent) -> None:
         """Wait until the event may go by."""

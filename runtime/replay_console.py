@@ -104,6 +104,9 @@ async def _show_progress(replay: Replay) -> None:
         rich.progress.TextColumn("{task.fields[told]}"),
         console=console,
         transient=True,
+        # Standard output is not the screen here, and what is printed there must not come to it.
+        redirect_stdout=False,
+        redirect_stderr=False,
     ) as bar:
         task = bar.add_task("replaying", told="", total=1.0)
         while True:

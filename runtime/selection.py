@@ -38,6 +38,8 @@ class Extent:
     begin_position: int
     """It begins after this one."""
     end_position: int
+    last_position: int
+    """Of its last event, as far as it is known: that of the stream, where one is replayed."""
     begin: int
     end: int
     by_version: bool
@@ -88,11 +90,12 @@ class Selection:
         """From where to where it goes, now; the stream's from after a version on. Raises `NotInHistory`."""
         end = self._end(store)
         if self.stream is None:
-            return Extent(0, end, 0, end, by_version=False, is_filtered=self._is_filtered)
+            return Extent(0, end, end, 0, end, by_version=False, is_filtered=self._is_filtered)
         begin = position_of_version(store, self.stream, begin_version)
         head = store.head_at(self.stream, end)
-        last = begin_version if head is None else max(head.version, begin_version)
-        return Extent(begin, end, begin_version, last, by_version=True, is_filtered=self._is_filtered)
+        last, last_position = (0, 0) if head is None else (head.version, head.position)
+        last = max(last, begin_version)
+        return Extent(begin, end, last_position, begin_version, last, by_version=True, is_filtered=self._is_filtered)
 
     def batches(self, store: EventReader, extent: Extent) -> Iterator[list[StoredEvent]]:
         """The events in bounded steps, some of which may be empty; no transaction is held in between."""
@@ -100,8 +103,9 @@ class Selection:
 
     @property
     def type_names(self) -> Sequence[str]:
-        """The stored types that are wanted; none where any is."""
-        return self._wanted().query.types or ()
+        """The stored types that are wanted by their names; a class may well be one that has no event yet."""
+        given = (self.types,) if isinstance(self.types, str | type) else self.types or ()
+        return [each for each in given if isinstance(each, str)]
 
     @property
     def _is_filtered(self) -> bool:

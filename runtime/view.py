@@ -1,5 +1,6 @@
 """A view as it is queried: one table of a projection, and how fresh the answer must be."""
 
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar
 
@@ -7,11 +8,11 @@ import attrs
 import trio
 
 from ..actors.criteria import Order, RowQuery, criteria_of
-from ..actors.errors import ProjectionUnavailable, QueryInvalid
+from ..actors.errors import ProjectionUnavailable, QueryInvalid, ViewUnreachable
 from ..actors.projection import Projection, Table
 from ..actors.receipt import Receipt
 from ..actors.row_type import RowType
-from ..actors.view_store import ViewReading
+from ..actors.view_store import ViewLookLong, ViewReading, ViewRetry
 from .arguments import check_timeout, checked_timeout
 from .errors import ArgumentInvalid, ViewTooOld
 from .generations import RunningProjection
@@ -20,6 +21,10 @@ from .projections import Projections
 
 PAGE_ROWS: Final = 100
 """Rows that an iteration reads at a time."""
+ROWS_AT_ONCE: Final = 1_000
+"""Rows that a query looks at before it goes on in a worker thread, so that it holds up nobody."""
+LOOKS_MAX: Final = 10
+"""How often a query is begun again, where the view had to grow meanwhile or a transaction met another."""
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -113,12 +118,19 @@ class View(Generic[R]):
         built = self._projections.answering(self._running)
         table = built.tables[self._projections.table_name(self._running, self._table)]
 
-        def look() -> T:
-            with built.view.reading() as reading:
+        def look(rows_max: int | None = None) -> T:
+            with built.view.reading(rows_max=rows_max) as reading:
                 return read(reading, table)
 
         with built.in_use():
-            return await trio.to_thread.run_sync(look) if built.view.waits else look()
+            if not built.view.waits:
+                with contextlib.suppress(ViewLookLong, ViewRetry):
+                    return look(ROWS_AT_ONCE)
+            limiter = None if built.view.waits else self._projections.scans
+            for _ in range(LOOKS_MAX):
+                with contextlib.suppress(ViewRetry):
+                    return await trio.to_thread.run_sync(look, limiter=limiter)
+        raise ViewUnreachable(self._running.name, f"it could not be looked at in {LOOKS_MAX} attempts")
 
     async def _wait(self, fresh: Freshness) -> None:
         running = self._running
@@ -187,9 +199,10 @@ class Query(Generic[R]):
         return await self._view._ask(self._fresh, lambda reading, table: reading.count(table, criteria))
 
     def pages(self, size: int = PAGE_ROWS) -> AsyncIterator[list[R]]:
-        """The rows in pages, each a look of its own, so that rows which change in between may be met twice or not.
+        """The rows in pages, each a look of its own that begins after the last row of the one before.
 
-        Raises `QueryInvalid` for a size below 1.
+        A row that stays where it is in the order is met once, whatever is put in or taken out around it; one that moves
+        may be met twice or not. Raises `QueryInvalid` for a size below 1.
         """
         return Batches(self._page_reader(size))
 

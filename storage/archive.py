@@ -190,7 +190,11 @@ class Archive:
             closing(Environment(store_folder, read_only=True, leaves_no_trace=True)) as store,
             store.read() as transaction,
         ):
-            last = segment_numbers(transaction, store.table("meta")).last
+            try:
+                last = segment_numbers(transaction, store.table("meta")).last
+            except msgspec.MsgspecError:
+                # Whoever verifies the copy is told.
+                return
         _drop_beyond(folder, last)
 
     def size_bytes(self, numbers: Sequence[int]) -> int:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -24,10 +24,10 @@ FINDINGS_MAX: Final = 10
 """Faults of a copy that its error tells."""
 COPY_ATTEMPTS_MAX: Final = 5
 """Copies of log and archive until they fit together, where streams are made whole again meanwhile."""
-NS_PER_SECOND: Final = 1_000_000_000
+NS_PER_MICROSECOND: Final = 1_000
 
 
-def backup(store: LogReader, destination: str | os.PathLike[str]) -> Summary:
+def backup(store: LogReader, destination: str | os.PathLike[str], *, progress: Progress | None = None) -> Summary:
     """Copy a store into a folder that is new or empty, without the pages that it has freed, and verify the copy.
 
     Commands go on meanwhile. The copy has everything up to the moment at which it began: events, the archive,
@@ -37,7 +37,7 @@ def backup(store: LogReader, destination: str | os.PathLike[str]) -> Summary:
     errors of `partial_folder`; the copy is there as a whole or not at all.
     """
     with partial_folder(destination, source=store.path) as folder:
-        return _copy(store, folder)
+        return _copy(store, folder, progress)
 
 
 def restore(
@@ -64,7 +64,7 @@ def restore(
         end = _base_end(source, to_position, to_time_ns)
         goes_on = end == source.last_position
         if to_position is None and to_time_ns is None:
-            _copy(source, folder)
+            _copy(source, folder, progress)
 
         with closing(EventLog(folder)) as log:
             if log.last_position < end:
@@ -140,10 +140,10 @@ def _too_early(source: LogReader, time_ns: int) -> PointUnreachable:
 
 
 def _time(time_ns: int) -> str:
-    return datetime.fromtimestamp(time_ns / NS_PER_SECOND, UTC).isoformat()
+    return (datetime.fromtimestamp(0, UTC) + timedelta(microseconds=time_ns // NS_PER_MICROSECOND)).isoformat()
 
 
-def _copy(store: LogReader, folder: Path) -> Summary:
+def _copy(store: LogReader, folder: Path, progress: Progress | None) -> Summary:
     """Copy log and archive, so that they fit together, and verify the copy."""
     for _ in range(COPY_ATTEMPTS_MAX):
         empty_folder(folder)
@@ -154,7 +154,7 @@ def _copy(store: LogReader, folder: Path) -> Summary:
         if (folder / ARCHIVE_FOLDER).exists():
             take_room(folder / ARCHIVE_FOLDER)
         try:
-            return _verified(store, folder)
+            return _verified(store, folder, progress)
         except ArchiveUnreachable:
             # A stream that was made whole in between has dropped its segments: the next copy has it in the log. Where
             # the store itself lacks some, this tells.
@@ -162,7 +162,7 @@ def _copy(store: LogReader, folder: Path) -> Summary:
     raise CopyUnsound(store.path, ["what its log needs was dropped from its archive each time that both were copied"])
 
 
-def _verified(store: LogReader, folder: Path) -> Summary:
+def _verified(store: LogReader, folder: Path, progress: Progress | None) -> Summary:
     """Raises `CopyUnsound`, or `ArchiveUnreachable` where the copy of the archive lacks something."""
     try:
         copy = LogReader.open(folder)
@@ -170,7 +170,7 @@ def _verified(store: LogReader, folder: Path) -> Summary:
         raise CopyUnsound(store.path, [str(error)]) from error
     with closing(copy):
         check_archive(copy)
-        verification = verify(copy)
+        verification = verify(copy, progress=None if progress is None else lambda done, _: progress(done))
         findings = [str(finding) for finding in islice(verification, FINDINGS_MAX)]
     if findings:
         raise CopyUnsound(store.path, findings)

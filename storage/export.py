@@ -20,6 +20,7 @@ from .commit import IdempotencyEntry
 from .export_line import UNDECODABLE, Line, decode_line, encode_line
 from .group import MovedGroup
 from .moving_errors import ExportAltered, ExportTruncated, ExportUnreadable
+from .names import check_stored_name
 from .record import StoredEvent, StreamHead
 from .store import POSITION_MAX
 
@@ -199,9 +200,18 @@ class Export:
             line, record = decode_line(text)
             if line.commits is not None and not 0 < line.commits[0] <= line.commits[1] < POSITION_MAX:
                 raise ValueError(f"its commits are {line.commits}")
+            for entry in line.idempotency:
+                self._check_entry(entry)
             return line, record
         except UNDECODABLE as error:
             raise ExportAltered(self.path, number, f"is no event ({error})") from error
+
+    def _check_entry(self, entry: IdempotencyEntry) -> None:
+        """Raise `ValueError` for one that a store could not hold: no hash covers it before the end of the file."""
+        check_stored_name(entry.stream)
+        numbers = (entry.version, entry.position, entry.expires_ns)
+        if not all(0 <= number <= POSITION_MAX for number in numbers) or not 0 <= entry.event_count < 1 << 32:
+            raise ValueError(f"its idempotency entry is {entry}")
 
     def _follow(self, number: int, chain: Chain, record: bytes) -> StoredEvent:
         try:
@@ -213,6 +223,8 @@ class Export:
         try:
             end = _end_of(text).end
         except UNDECODABLE as error:
+            if not text.endswith(b"\n"):
+                raise ExportTruncated(self.path, position, self.header.last_position) from error
             raise ExportAltered(self.path, number, f"is no end ({error})") from error
         header = self.header
         if not end.last_position == header.last_position == position:

@@ -32,20 +32,20 @@ class DestinationUnusable(BackupRefused):
     code = "destination_unusable"
 
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"{path} cannot be written: {reason}. Nothing is left of it; name another path.")
+        super().__init__(f"{path} cannot be written: {reason}. Name another path.")
         self.path = path
         self.reason = reason
 
 
 class DestinationFull(BackupRefused):
-    """The disk of the destination has no room. What was written of it is removed."""
+    """The disk of the destination has no room. Nothing is left there that looks finished."""
 
     code = "destination_full"
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(
-            f"There is no room to write {path} ({reason}). What was written of it is removed: free some space, or name "
-            "a path on another disk."
+            f"There is no room to write {path} ({reason}). Nothing is left there that looks finished: free some space, "
+            "or name a path on another disk."
         )
         self.path = path
         self.reason = reason

@@ -5,7 +5,7 @@ import math
 import struct
 import uuid
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from typing import Any, Final
 
 KEY_SIZE_BYTES_MAX: Final = 255
@@ -17,13 +17,21 @@ _INT64: Final = 1 << 63
 _ALL_BITS: Final = (1 << 64) - 1
 _EXACT: Final = 1 << 53
 """Ints below it are doubles without loss."""
-_NO_DIFFERENCE: Final = struct.pack(">Q", _INT64)
-_DIFFERENCE_MAX: Final = _INT64 - 1
+_NUMBER: Final = b"\x10"
+# What a number has beyond its nearest double, in this order: less, nothing, more. Infinity comes after all of them.
+_MINUS_INFINITY: Final = b"\x01"
+_LESS: Final = b"\x40"
+_NOTHING: Final = b"\x80"
+_MORE: Final = b"\xc0"
+_INFINITY: Final = b"\xfe"
+_NO_NUMBER: Final = b"\x10" + b"\xff" * 9
+_EXPONENT: Final = struct.Struct(">Q")
+_DECIMALS: Final = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
+"""In which sums and differences are exact."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NAIVE_EPOCH: Final = datetime(1970, 1, 1)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _UINT64: Final = struct.Struct(">Q")
-_NUMBER: Final = struct.Struct(">QQ")
 _DOUBLE: Final = struct.Struct(">d")
 
 
@@ -32,17 +40,20 @@ class NotOrdered(TypeError):
 
 
 def encode_value(value: Any) -> bytes:
-    """Bytes that compare as the values of one type do; None comes first. Ints, floats and decimals are one type.
+    """Bytes that compare as the values of one type do; None comes first.
+
+    Bools, ints, floats and decimals are one type: equal ones give the same bytes, however they are written, and unequal
+    ones never do.
 
     Raises `NotOrdered` for a value that is no None, bool, number, text, bytes, date, datetime, timedelta, UUID or enum.
     """
     kind = type(value)
     if kind is str:
         text: str = value
-        return b"\x20" + text.encode().replace(b"\x00", b"\x00\xff") + b"\x00"
+        return b"\x20" + text.encode("utf-8", "surrogatepass").replace(b"\x00", b"\x00\xff") + b"\x00"
     if kind is int and -_EXACT < value < _EXACT:
         (bits,) = _UINT64.unpack(_DOUBLE.pack(value))
-        return b"\x10" + _UINT64.pack(bits ^ _ALL_BITS if value < 0 else bits | _INT64) + _NO_DIFFERENCE
+        return _NUMBER + _UINT64.pack(bits ^ _ALL_BITS if value < 0 else bits | _INT64) + _NOTHING
     if kind is int or kind is float:
         return _encode_number(value)
     return _encode_other(value)
@@ -61,18 +72,100 @@ def encode_indexed(value: Any) -> bytes:
     return encode_value(value)[:INDEXED_SIZE_BYTES_MAX]
 
 
-def _encode_number(value: float) -> bytes:
-    """Its nearest double in an order that bytes have, then what an int lacks of that."""
+def sorting_key(value: Any) -> bytes:
+    """The same, for sorting in memory: lists and tuples of such values have an order, too, and NaN comes last.
+
+    Raises `NotOrdered`.
+    """
+    if isinstance(value, list | tuple):
+        return b"\x50" + b"".join([sorting_key(item) for item in value]) + b"\x00"
+    if isinstance(value, float | Decimal) and _is_nan(value):
+        return _NO_NUMBER
+    return encode_value(value)
+
+
+def decode_value(encoded: bytes, start: int = 0) -> tuple[Any, int]:
+    """The value at `start`, and where the next one begins: a number as an int, a float or, exactly, a decimal."""
+    tag = encoded[start]
+    start += 1
+    match tag:
+        case 0x01:
+            return None, start
+        case 0x10:
+            return _decode_number(encoded, start)
+        case 0x20 | 0x21:
+            end = start
+            while encoded[end] or encoded[end + 1 : end + 2] == b"\xff":
+                end += 1 if encoded[end] else 2
+            raw = encoded[start:end].replace(b"\x00\xff", b"\x00")
+            return (raw.decode("utf-8", "surrogatepass") if tag == 0x20 else raw), end + 1
+        case 0x30 | 0x31:
+            (microseconds,) = _UINT64.unpack_from(encoded, start)
+            when = _EPOCH + (microseconds - _INT64) * _MICROSECOND
+            return (when if tag == 0x30 else when.replace(tzinfo=None)), start + 8
+        case 0x32:
+            return date.fromordinal(*_UINT64.unpack_from(encoded, start)), start + 8
+        case 0x33:
+            number = int.from_bytes(encoded[start : start + 10], "big") - (1 << 79)
+            return number * _MICROSECOND, start + 10
+        case 0x40:
+            return uuid.UUID(bytes=encoded[start : start + 16]), start + 16
+    raise AssertionError(f"a value begins with {tag:#x}")
+
+
+# --- numbers ---
+
+
+def _encode_number(value: "float | Decimal") -> bytes:
+    """Its nearest double in an order that bytes have, then what it has beyond that."""
+    if _is_nan(value):
+        raise NotOrdered("NaN has no place in an order")
     try:
-        nearest = float(value)
+        nearest = float(value) + 0.0
     except OverflowError:
         nearest = math.inf if value > 0 else -math.inf
-    if math.isnan(nearest):
-        raise NotOrdered("NaN has no place in an order")
-    (bits,) = _UINT64.unpack(_DOUBLE.pack(nearest + 0.0))
-    ordered = bits ^ _ALL_BITS if bits & _INT64 else bits | _INT64
-    difference = int(value) - int(nearest) if isinstance(value, int) and math.isfinite(nearest) else 0
-    return b"\x10" + _NUMBER.pack(ordered, min(max(difference, -_INT64), _DIFFERENCE_MAX) + _INT64)
+    (bits,) = _UINT64.unpack(_DOUBLE.pack(nearest))
+    head = _NUMBER + _UINT64.pack(bits ^ _ALL_BITS if bits & _INT64 else bits | _INT64)
+    if value == nearest:
+        if math.isinf(nearest):
+            return head + (_INFINITY if nearest > 0 else _MINUS_INFINITY)
+        return head + _NOTHING
+    # Beyond the doubles it is the number itself that is left; taking 0 from it would write out all its zeros.
+    beside = nearest if math.isfinite(nearest) else 0.0
+    rest = _DECIMALS.subtract(Decimal(value), Decimal(beside)) if beside else Decimal(value)
+    digits = _encode_digits(rest.copy_abs())
+    return head + (_MORE + digits if rest > 0 else _LESS + bytes(0xFF - byte for byte in digits))
+
+
+def _is_nan(value: "float | Decimal") -> bool:
+    # A signalling one cannot even be compared.
+    return value.is_nan() if isinstance(value, Decimal) else value != value
+
+
+def _encode_digits(number: Decimal) -> bytes:
+    """A positive decimal: where its first digit stands, then the digits, none of them a zero at the end."""
+    digits = "".join(map(str, number.as_tuple().digits)).rstrip("0")
+    return _EXPONENT.pack(number.adjusted() + _INT64) + digits.encode() + b"\x00"
+
+
+def _decode_number(encoded: bytes, start: int) -> tuple[Any, int]:
+    (ordered,) = _UINT64.unpack_from(encoded, start)
+    (nearest,) = _DOUBLE.unpack(_UINT64.pack(ordered ^ _INT64 if ordered & _INT64 else ordered ^ _ALL_BITS))
+    start += _UINT64.size
+    sign = encoded[start : start + 1]
+    start += 1
+    if sign not in (_LESS, _MORE):
+        return nearest, start
+    end = encoded.index(b"\x00" if sign == _MORE else b"\xff", start + _EXPONENT.size)
+    part = encoded[start:end] if sign == _MORE else bytes(0xFF - byte for byte in encoded[start:end])
+    (exponent,) = _EXPONENT.unpack_from(part)
+    digits = part[_EXPONENT.size :]
+    rest = Decimal((int(sign == _LESS), tuple(digit - 0x30 for digit in digits), exponent - _INT64 - len(digits) + 1))
+    beside = nearest if math.isfinite(nearest) else 0.0
+    return (_DECIMALS.add(Decimal(beside), rest) if beside else rest), end + 1
+
+
+# --- the others ---
 
 
 def _encode_other(value: Any) -> bytes:
@@ -80,10 +173,8 @@ def _encode_other(value: Any) -> bytes:
         return b"\x01"
     if isinstance(value, enum.Enum):
         return encode_value(value.value)
-    if isinstance(value, bool):
-        return b"\x03" if value else b"\x02"
     if isinstance(value, int | float | Decimal):
-        return _encode_number(float(value) if isinstance(value, Decimal) else value)
+        return _encode_number(value)
     if isinstance(value, str):
         return encode_value(str(value))
     if isinstance(value, bytes):

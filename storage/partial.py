@@ -93,8 +93,11 @@ def _place(destination: str | os.PathLike[str], source: str | None) -> Path:
 
 
 def is_free(final: Path) -> bool:
-    """Whether nothing is there, or an empty folder. Raises `OSError`."""
-    return not os.path.lexists(final) or (final.is_dir() and not any(final.iterdir()))
+    """Whether nothing is there, or an empty folder; what may not be looked at is not free."""
+    try:
+        return not os.path.lexists(final) or (final.is_dir() and not any(final.iterdir()))
+    except OSError:
+        return False
 
 
 def _check_free(final: Path, *, is_folder: bool) -> None:
@@ -151,17 +154,25 @@ def empty_folder(partial: Path) -> None:
 
 
 @contextmanager
-def _translated(final: Path, partial: Path) -> Iterator[None]:
-    """Turn what the system says of the partial into our errors, which name the destination."""
+def translated_errors(name: str) -> Iterator[None]:
+    """Turn what the system says of a destination into our errors."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            raise DestinationExists(str(final)) from error
+            raise DestinationExists(name) from error
         reason = error.strerror or str(error)
         if error.errno in _NO_ROOM:
-            raise DestinationFull(str(final), reason) from error
-        raise DestinationUnusable(str(final), reason) from error
+            raise DestinationFull(name, reason) from error
+        raise DestinationUnusable(name, reason) from error
+
+
+@contextmanager
+def _translated(final: Path, partial: Path) -> Iterator[None]:
+    """The same with what a store says that is made in the partial."""
+    try:
+        with translated_errors(str(final)):
+            yield
     except _WRITE_ERRORS as error:
         if not Path(error.path).is_relative_to(partial):
             raise

@@ -40,10 +40,10 @@ def name_of(key: bytes) -> str:
 
 def split_key(key: bytes) -> tuple[str, int]:
     """(name, ordinal) in such a key. Raises `ValueError` where it is none."""
-    name = name_of(key)
-    if not name or key[-_ORDINAL.size - 1] != 0:
+    # A name may be empty: the category of a stream whose name begins with a dash.
+    if len(key) <= _ORDINAL.size or key[-_ORDINAL.size - 1] != 0:
         raise ValueError("it is no name and number")
-    return name, ordinal_of(key)
+    return name_of(key), ordinal_of(key)
 
 
 def names(transaction: Transaction, table: Table, *others: Iterable[str]) -> list[str]:

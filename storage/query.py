@@ -49,12 +49,15 @@ def find_batches(
     end = POSITION_MAX if before is None else before
     after = max(query.after, 0)
     if stream is not None:
-        candidates = _by_version(store, stream, after, backwards)
+        batches = _by_version(store, stream, after, backwards)
+    elif not query.criteria:
+        yield from _by_position(store.read, after, end, backwards, QUERY_BATCH_EVENTS)
+        return
     else:
-        candidates = _by_index(_narrowest(store, query, after, end, backwards), after, end, backwards)
-    is_any = stream is None and not query.criteria
-    while looked_at := list(islice(candidates, QUERY_BATCH_EVENTS)):
-        yield (looked_at if is_any else [event for event in looked_at if event.position < end and query.matches(event)])
+        batches = _by_index(_narrowest(store, query, after, end, backwards), after, end, backwards)
+    fits = query.matches if query.criteria else lambda event: event.position > after
+    for looked_at in batches:
+        yield [event for event in looked_at if event.position < end and fits(event)]
         if looked_at[-1].position >= end and not backwards:
             return
 
@@ -105,29 +108,33 @@ def _reader(read: Callable[..., list[StoredEvent]], name: str) -> Read:
     return lambda **bounds: read(name, **bounds)
 
 
-def _by_index(index: Index, after: int, before: int, backwards: bool) -> Iterator[StoredEvent]:
+def _by_index(index: Index, after: int, before: int, backwards: bool) -> Iterator[list[StoredEvent]]:
     limit = max(QUERY_BATCH_EVENTS // len(index), PROBE_EVENTS)
     found = [_by_position(read, after, before, backwards, limit) for read in index]
     if len(found) == 1:
-        return found[0]
-    return heapq.merge(*found, key=lambda event: event.position, reverse=backwards)
+        yield from found[0]
+        return
+    each = map(chain.from_iterable, found)
+    merged = heapq.merge(*each, key=lambda event: event.position, reverse=backwards)
+    while batch := list(islice(merged, QUERY_BATCH_EVENTS)):
+        yield batch
 
 
-def _by_position(read: Read, after: int, before: int, backwards: bool, limit: int) -> Iterator[StoredEvent]:
+def _by_position(read: Read, after: int, before: int, backwards: bool, limit: int) -> Iterator[list[StoredEvent]]:
     while batch := read(after=after, before=before, backwards=backwards, limit=limit):
-        yield from batch
+        yield batch
         if backwards:
             before = batch[-1].position
         else:
             after = batch[-1].position
 
 
-def _by_version(store: EventReader, stream: str, after: int, backwards: bool) -> Iterator[StoredEvent]:
+def _by_version(store: EventReader, stream: str, after: int, backwards: bool) -> Iterator[list[StoredEvent]]:
     first, last = 1 if backwards else _first_version_after(store, stream, after), None
     while batch := store.read_stream(
         stream, from_version=first, to_version=last, backwards=backwards, limit=QUERY_BATCH_EVENTS
     ):
-        yield from batch
+        yield batch
         if backwards:
             last = batch[-1].version - 1
             if batch[-1].position <= after:

@@ -21,7 +21,7 @@ from .group import KEY, Group, GroupDamaged, MovedGroup, is_stub, segment_of
 from .log import EventLog
 from .merkle import Tree
 from .moving_errors import ExportAltered, ExportUnreadable, HistoryDiverged, ImportGap, PointUnreachable
-from .partial import PARTIAL_SUFFIX, is_free, partial_file, partial_folder
+from .partial import PARTIAL_SUFFIX, is_free, partial_file, partial_folder, translated_errors
 from .proof import root_at
 from .reader import LogReader
 from .records import seek_group
@@ -55,8 +55,9 @@ def export_events(store: LogReader, path: Path, *, after: int = 0, progress: Pro
     if not 0 <= after <= through:
         raise PointUnreachable(store.path, f"position {after}", f"it goes to {through}")
     if path == STANDARD_STREAM:
-        _export(store, sys.stdout.buffer, after, through, progress)
-        sys.stdout.buffer.flush()
+        with translated_errors("standard output"):
+            _export(store, sys.stdout.buffer, after, through, progress)
+            sys.stdout.buffer.flush()
     else:
         with partial_file(path, source=store.path) as file, packed(file, path) as packing:
             _export(store, packing, after, through, progress)
@@ -185,7 +186,10 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
     """An export that can be read twice: what comes through standard input is put on the disk meanwhile."""
     if path == STANDARD_STREAM:
         with tempfile.TemporaryFile() as spool:
-            shutil.copyfileobj(sys.stdin.buffer, spool)
+            try:
+                shutil.copyfileobj(sys.stdin.buffer, spool)
+            except OSError as error:
+                raise ExportUnreadable("standard input", error.strerror or str(error)) from error
             yield spool
         return
     try:

@@ -8,6 +8,7 @@ marked while it is open, so that this is noticed and the view is made anew.
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,15 +16,18 @@ from typing import Any, Final, TypeAlias
 
 import lmdb
 
+from .durable_file import write_durably
 from .environment import ENGINE
 from .errors import StoreForked, StoreWriteFailed, ViewClosed, ViewUnusable
 from .folder import DATA_FILE, boot_id, reserve_lock_file
 
-VIEW_FORMAT: Final = b"1"
+VIEW_FORMAT: Final = b"2"
 VIEW_MAP_SIZE_BYTES: Final = 1 << 34
 """Reserved address space; doubled when it is full."""
 TABLES_MAX: Final = 256
 MARK_FILE: Final = "open"
+ALONE_SECONDS_MAX: Final = 10.0
+"""How long a growing or closing view waits for those that look at it; they look whether it does every few rows."""
 
 Transaction: TypeAlias = "lmdb.Transaction[bytes]"
 Handle: TypeAlias = Any
@@ -31,7 +35,9 @@ logger = logging.getLogger("eventsrc.views")
 
 
 class ViewEnvironment:
-    """One view in one folder. Used by one thread; readers of other processes are not expected.
+    """One view in one folder. One thread writes, any may read; readers of other processes are not expected.
+
+    A view of another format is removed and begun anew, as is one that was open when the machine stopped.
 
     Args:
         path: the folder, made when it is not there.
@@ -39,7 +45,7 @@ class ViewEnvironment:
         map_size_bytes: address space to begin with.
 
     Raises:
-        ViewUnusable: it is of another format or cannot be opened.
+        ViewUnusable: it cannot be opened.
 
     """
 
@@ -53,13 +59,27 @@ class ViewEnvironment:
         self.path = os.fspath(path)
         self._pid = os.getpid()
         self._closed = False
+        # Those that look at it, which must have left before the map may move.
+        self._turn = threading.Condition()
+        self._readers = 0
+        self._is_wanted_alone = False
         folder = Path(self.path)
         if _was_open_when_the_machine_stopped(folder):
             logger.warning("the machine stopped while a view was open; it is made anew", extra={"path": self.path})
             shutil.rmtree(folder)
+        stored_format = self._open(folder, tables, map_size_bytes)
+        if stored_format != VIEW_FORMAT:
+            logger.info("a view is of format %r; it is made anew", stored_format, extra={"path": self.path})
+            self._environment.close()
+            shutil.rmtree(folder)
+            self._open(folder, tables, map_size_bytes)
+
+    def _open(self, folder: Path, tables: Mapping[str, Sequence[str]], map_size_bytes: int) -> bytes:
+        """Open it, or make it; returns its format."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _mark_as_open(folder)
+            # On the disk before anything that is written after it.
+            write_durably(folder / MARK_FILE, boot_id().encode())
             reserve_lock_file(folder)
             self._environment = lmdb.open(
                 self.path,
@@ -84,8 +104,7 @@ class ViewEnvironment:
                 stored_format = transaction.get(b"format", db=self._meta)
                 if stored_format is None:
                     transaction.put(b"format", VIEW_FORMAT, db=self._meta)
-            if stored_format not in (None, VIEW_FORMAT):
-                raise ViewUnusable(self.path, f"it has format {stored_format!r}")
+            return VIEW_FORMAT if stored_format is None else stored_format
         except lmdb.Error as error:
             self._environment.close()
             raise ViewUnusable(self.path, str(error)) from error
@@ -95,10 +114,26 @@ class ViewEnvironment:
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
-        """A read transaction; keep it short, and never across an await."""
-        self._check()
-        with self._environment.begin() as transaction:
-            yield transaction
+        """A read transaction; keep it short, and never across an await. One that lasts asks `check_welcome`."""
+        with self._turn:
+            if not self._turn.wait_for(lambda: not self._is_wanted_alone or self._closed, ALONE_SECONDS_MAX):
+                raise ViewBusy(self.path)
+            self._check()
+            self._readers += 1
+        try:
+            with self._environment.begin() as transaction:
+                yield transaction
+        finally:
+            with self._turn:
+                self._readers -= 1
+                self._turn.notify_all()
+
+    def check_welcome(self) -> None:
+        """Raise `ViewBusy` in a long look at it when the view has to grow, `ViewClosed` when it is about to close."""
+        if self._closed:
+            raise ViewClosed(self.path)
+        if self._is_wanted_alone:
+            raise ViewBusy(self.path)
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
@@ -112,11 +147,22 @@ class ViewEnvironment:
             with self._environment.begin(write=True) as transaction:
                 yield transaction
         except lmdb.MapFullError as error:
-            self._map_size_bytes *= 2
-            self._environment.set_mapsize(self._map_size_bytes)
+            self._grow()
             raise ViewFull(self.path) from error
         except lmdb.Error as error:
             raise StoreWriteFailed(self.path, str(error)) from error
+
+    def _grow(self) -> None:
+        """Double the map, which may move then: whoever looks at it leaves first, and looks again."""
+        with self._turn:
+            self._is_wanted_alone = True
+            try:
+                if self._turn.wait_for(lambda: not self._readers, ALONE_SECONDS_MAX):
+                    self._map_size_bytes *= 2
+                    self._environment.set_mapsize(self._map_size_bytes)
+            finally:
+                self._is_wanted_alone = False
+                self._turn.notify_all()
 
     def meta(self, transaction: Transaction, key: bytes) -> bytes | None:
         """A value kept beside the rows, such as the checkpoint."""
@@ -135,6 +181,9 @@ class ViewEnvironment:
         if self._closed or os.getpid() != self._pid:
             return
         self._closed = True
+        with self._turn:
+            self._turn.notify_all()
+            self._turn.wait_for(lambda: not self._readers, ALONE_SECONDS_MAX)
         try:
             self._environment.sync(True)
         except lmdb.Error as error:
@@ -155,17 +204,8 @@ class ViewFull(Exception):
     """The map had to grow: run the same again."""
 
 
-def _mark_as_open(folder: Path) -> None:
-    """Leave a mark that is on the disk before anything that is written after it."""
-    with (folder / MARK_FILE).open("w") as mark:
-        mark.write(boot_id())
-        mark.flush()
-        os.fsync(mark.fileno())
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+class ViewBusy(Exception):
+    """The view has to grow while somebody looks at it for long: look again."""
 
 
 def _size_of(file: Path) -> int:

@@ -30,9 +30,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def eventsrc(*arguments: object) -> subprocess.CompletedProcess[str]:
+def eventsrc(*arguments: object, given: str | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "eventsrc", *map(str, arguments)],
+        input=given,
         capture_output=True,
         text=True,
         check=False,
@@ -67,6 +68,16 @@ def test_events_and_their_filters(store: Path) -> None:
     first = lines("events", store)[0]
     assert first["payload"] == {"amount": 100}
     assert first["kind"] == "created"
+
+
+def test_events_of_what_is_not_there(store: Path) -> None:
+    missing = eventsrc("events", store, "--stream", "account-eve")
+    assert (missing.returncode, missing.stdout) == (1, "")
+    assert f"no stream 'account-eve' in {store}; `eventsrc streams" in missing.stderr
+    for limit in ("0", "-1"):
+        refused = eventsrc("events", store, "--limit", limit)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert "--limit: must be 1 or more" in refused.stderr
 
 
 def test_events_are_plain_lines_when_piped(store: Path) -> None:
@@ -249,6 +260,10 @@ def test_backup_restore_fork_export_and_import(store: Path, tmp_path: Path) -> N
     assert lines("events", tmp_path / "whole") == lines("events", store)
     part = done("restore", tmp_path / "copy", tmp_path / "part", "--to-position", 4)
     assert part["position"] == 4
+    third = lines("events", store)[2]["time"]
+    assert done("restore", tmp_path / "copy", tmp_path / "then", "--to-time", third)["position"] == 3
+    too_early = eventsrc("restore", tmp_path / "copy", tmp_path / "never", "--to-time", "2001-01-01T00:00:00Z")
+    assert (too_early.returncode, "does not reach 2001-01-01" in too_early.stderr) == (1, True)
     assert done("export", store, tmp_path / "all.jsonl")["events"] == 6
     assert done("import", tmp_path / "new", tmp_path / "all.jsonl") == {"events": 6, "position": 6}
     assert lines("events", tmp_path / "new") == lines("events", store)
@@ -264,5 +279,13 @@ def test_backup_restore_fork_export_and_import(store: Path, tmp_path: Path) -> N
     assert (too_far.returncode, "does not reach position 7" in too_far.stderr) == (1, True)
     through_a_pipe = eventsrc("export", store, "-").stdout
     assert through_a_pipe == (tmp_path / "all.jsonl").read_text(encoding="utf-8")
+    piped = eventsrc("import", tmp_path / "piped", "-", "--json", given=through_a_pipe)
+    assert json.loads(piped.stdout) == {"events": 6, "position": 6}
+    cut = eventsrc("import", tmp_path / "cut", "-", given=through_a_pipe[:-99])
+    assert (cut.returncode, "is cut off after position 6" in cut.stderr, (tmp_path / "cut").exists()) == (
+        1,
+        True,
+        False,
+    )
     taken = eventsrc("backup", store, tmp_path / "copy")
     assert (taken.returncode, "is there already" in taken.stderr) == (1, True)

@@ -8,6 +8,7 @@ from bank_domain import Account, Deposit, Deposited, Noted
 from consumer_cases import QUICK, expect_nothing, take, take_positions, until
 
 from eventsrc import (
+    ArgumentInvalid,
     MemoryLog,
     NotInHistory,
     Runtime,
@@ -410,6 +411,6 @@ async def test_a_subscription_begins_where_the_log_is(store: EventStore | Path) 
         with pytest.raises(NotInHistory, match="cannot begin after position 1: the log ends at 0"):
             async with runtime.consume("mailer", after=1):
                 pass
-        with pytest.raises(ValueError, match="after must be 0 or more, not -1"):
+        with pytest.raises(ArgumentInvalid, match="after=-1 cannot be used: it must be 0 or more"):
             async with runtime.consume("mailer", after=-1):
                 pass

@@ -10,7 +10,7 @@ import trio
 from bank_domain import Account, Deposit, Withdraw
 from compaction_cases import LIMITS, all_events, fill, sound
 
-from eventsrc import ArchiveUnreachable, BackupRefused, EventLog, Runtime
+from eventsrc import ArchiveUnreachable, BackupRefused, CopyUnsound, EventLog, Runtime
 from eventsrc.storage import transfer
 from eventsrc.storage.archive import Archive
 from eventsrc.storage.backup import backup, fork, restore
@@ -163,3 +163,15 @@ async def test_commands_go_on_during_a_backup_and_a_fork(tmp_path: Path, monkeyp
     assert len(all_events(tmp_path / "store")) == 22
     assert sound(tmp_path / "fork")
     assert sound(tmp_path / "backup")
+
+
+async def test_damaged_numbers_of_segments_are_a_finding_of_the_copy(path: Path, tmp_path: Path) -> None:
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "ann")
+    with closing(EventLog(path)) as log:
+        log.environment.write(
+            lambda transaction: transaction.put(b"segments", b"\xc1", db=log.environment.table("meta"))
+        )
+        with pytest.raises(CopyUnsound, match="segments"):
+            backup(log, tmp_path / "backup")
+    assert names_in(tmp_path) == ["store"]

@@ -1,17 +1,24 @@
 """The past on the command line: show, replay, diff and blame, as a user calls them."""
 
 import json
+import os
+import pty
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 import trio
 from cart_domain import Cart, Change
 
-from eventsrc import Limits, Runtime
+from eventsrc import EventLog, Limits, Runtime
 from eventsrc.runtime import command_line
 from eventsrc.runtime.testing import EPOCH, WallClock
 
@@ -151,6 +158,21 @@ def test_a_replay_begins_from_the_newest_usable_snapshot(run: Run) -> None:
     assert run("replay", *DOMAIN).code == 2
 
 
+def test_snapshots_that_cannot_be_used_are_passed_over_and_named(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(store, tmp_path / "copy")
+    with closing(EventLog(tmp_path / "copy")) as log:
+        for version, changes in ((6, {"quarantined": "other state"}), (3, {"event_hash": b"of another history"})):
+            (snapshot,) = log.snapshots(ONE, to_version=version, limit=1)
+            log.append([], [msgspec.structs.replace(snapshot, **changes)])
+    arguments = ["replay", str(tmp_path / "copy"), "--stream", ONE, "--mode", "from_snapshot"]
+    assert command_line.main(arguments) == 0
+    printed = capsys.readouterr()
+    assert "no usable snapshot: from the first event; not usable: the one at 3, 6" in printed.err
+    assert len(printed.out.splitlines()) == 7
+
+
 def test_a_replay_selects_by_metadata_of_any_type(run: Run) -> None:
     def found(*pairs: str) -> list[int]:
         return positions(run("replay", "--json", *(word for pair in pairs for word in ("--metadata", pair))))
@@ -198,3 +220,46 @@ def test_blame_names_every_field(run: Run) -> None:
     assert (data["tags"]["version"], data["tags"]["time"]) == (2, "2026-01-01T00:03:00.000000+00:00")
     assert (data["never"]["version"], data["never"]["time"], data["never"]["value"]) == (0, None, 7)
     assert "never set" in run("blame", ONE, *DOMAIN).out
+
+
+def test_progress_is_shown_on_a_terminal_and_leaves_the_output_alone(store: Path, tmp_path: Path) -> None:
+    master, terminal = pty.openpty()
+    command = [sys.executable, "-m", "eventsrc", "replay", str(store), "--json"]
+    with (tmp_path / "out").open("wb") as out:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=terminal)
+    os.close(terminal)
+    shown = b""
+    # Reading from a terminal that nobody holds any more is an error on Linux, and its end elsewhere.
+    with suppress(OSError):
+        while content := os.read(master, 4096):
+            shown += content
+    os.close(master)
+    assert process.wait(60) == 0
+    assert b"replaying" in shown
+    assert b"10 of 10 events" in shown
+    written = (tmp_path / "out").read_text().splitlines()
+    assert [json.loads(line)["position"] for line in written] == list(range(1, 11))
+
+
+def test_a_paced_replay_is_steered_on_a_terminal(store: Path) -> None:
+    master, terminal = pty.openpty()
+    # A minute lies between two events, ten at this speed: what comes is what is asked for.
+    command = [sys.executable, "-m", "eventsrc", "replay", str(store), "--json", "--speed", "0.1"]
+    with subprocess.Popen(
+        command, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        os.close(terminal)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        seen = [json.loads(process.stdout.readline())["position"]]
+        for typed, count in ((b"s\n", 1), (b"\n", 1), (b"step\n", 1)):
+            os.write(master, typed)
+            seen += [json.loads(process.stdout.readline())["position"] for _ in range(count)]
+        os.write(master, b"1\n99\nnonsense\nq\n")
+        rest, told = process.communicate(timeout=60)
+        os.close(master)
+    assert (seen, rest, process.returncode) == ([1, 2, 3, 4], "", 0)
+    assert "beyond 1, and does not go backwards" in told
+    assert "ends at position 10, so it cannot run to 99" in told
+    assert told.count("p: pause") == 2
+    assert "4 of 10 events, position 4" in told

@@ -1,5 +1,6 @@
 """A view that is built anew: what answers meanwhile, and that nothing is lost or seen to go back when it takes over."""
 
+import shutil
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,12 +8,13 @@ from typing import Any
 
 import pytest
 import trio
+import trio.lowlevel
 import trio.testing
-from bank_domain import Account, Deposit
+from bank_domain import Account, Deposit, Deposited
 from bank_views import Balance, Balances
 from projection_cases import settle, until
 
-from eventsrc import Limits, MemoryLog, Projection, ProjectionUnavailable, Runtime, ViewTooOld
+from eventsrc import EventMeta, Limits, MemoryLog, Projection, ProjectionUnavailable, Runtime, Table, ViewTooOld, on
 from eventsrc.actors.lmdb_view import LmdbViews
 from eventsrc.actors.row_type import RowType
 from eventsrc.actors.view_store import Generation, View
@@ -41,6 +43,9 @@ class HeldViews:
 
     def drop(self, projection: str, generation: Generation) -> None:
         self._views.drop(projection, generation)
+
+    def tidy(self, projection: str) -> None:
+        self._views.tidy(projection)
 
 
 def stuck_when_second(stuck: threading.Event) -> type[Projection]:
@@ -133,6 +138,22 @@ async def test_a_rebuilding_helps_a_projection_that_has_failed(store: EventStore
         assert await view.get("ann", at_least=receipt) == Balance("ann", 1, 1)
 
 
+async def test_what_a_killed_process_left_of_an_old_view_is_removed(tmp_path: Path) -> None:
+    async with Runtime.open(tmp_path, aggregates=[Account], projections=[Balances]) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(1), wait_for=[Balances])
+    views = tmp_path / "views" / "balances"
+    shutil.copytree(views / "1", views / "dropped-1-7")
+    shutil.copytree(views / "1", views / "2")
+    (views / "2" / "generation.json").write_bytes(b"{")  # as by a version that did not write it in one step
+    (views / "current").write_bytes(b"")
+    async with Runtime.open(tmp_path, aggregates=[Account], projections=[Balances]) as runtime:
+        assert await runtime.view(Balances).get("ann") == Balance("ann", 1, 1)
+        await runtime.projections.rebuild(Balances)
+        await settle(runtime, building=True)
+        assert await runtime.view(Balances).get("ann") == Balance("ann", 1, 1), "not what was half made"
+        await until(lambda: sorted(path.name for path in views.iterdir()) == ["2", "current"])
+
+
 async def test_a_query_of_a_view_that_lags_says_why() -> None:
     class Failing(Balances):
         def add(self, account: str, amount: int) -> None:
@@ -147,3 +168,37 @@ async def test_a_query_of_a_view_that_lags_says_why() -> None:
             await runtime.view(Failing).get("ann", at_least=receipt, timeout=0.001)
         assert caught.value.state == "retrying"
         assert "no such account" in caught.value.reason
+
+
+async def test_a_query_that_looks_at_many_rows_holds_up_nobody(store: EventStore | Path) -> None:
+    class Entries(Projection):
+        rows = Table(Balance, key="account")
+
+        @on(Deposited)
+        def deposited(self, event: Deposited, meta: EventMeta) -> None:
+            for number in range(event.amount):
+                self.rows.put(Balance(f"{number:05}", number, 0))
+
+    async with Runtime.open(store, aggregates=[Account], projections=[Entries]) as runtime:
+        view = runtime.view(Entries)
+        await runtime.actor(Account, "ann").ask(Deposit(20_000), wait_for=[Entries], timeout=60)
+        turns = 0
+
+        async def count_turns() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count_turns)
+            for ask, wanted in (
+                (lambda: view.where(changes=1).count(), 0),
+                (lambda: view.where(amount=19_999).first(), Balance("19999", 19_999, 0)),
+                (lambda: view.all().order_by("-amount", "account").limit(1).first(), Balance("19999", 19_999, 0)),
+            ):
+                turns = 0
+                assert await ask() == wanted
+                assert turns > 20, "others had their turn"
+            nursery.cancel_scope.cancel()
+        assert await view.all().count() == 20_000

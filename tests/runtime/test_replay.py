@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -12,6 +13,7 @@ from bank_domain import Account, Deposit, Deposited, Note, Noted
 from bank_views import Balance, Balances
 
 from eventsrc import (
+    AnyOf,
     ApplierFailed,
     ArgumentInvalid,
     Limits,
@@ -30,7 +32,6 @@ from eventsrc import (
     on,
 )
 from eventsrc.runtime.testing import EPOCH, WallClock
-from eventsrc.storage.event_query import AnyOf
 from eventsrc.storage.record import StoredEvent
 
 LIMITS = Limits(snapshot_every_events=3)
@@ -247,14 +248,19 @@ async def test_what_a_projection_raises_names_the_event_and_leaves_what_came_bef
         assert [row.changes for row in replay.rows(Picky.rows)] == [3, 3]
 
 
-async def test_an_applier_that_raises_names_the_event(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_applier_that_raises_names_the_event_and_leaves_the_state_before_it(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def failing(self: Account, event: Deposited) -> None:
-        raise ZeroDivisionError
+        if event.amount == 4:
+            raise ZeroDivisionError
+        self.balance += event.amount
 
     replay = runtime.replay("full", aggregate=(Account, "bob"))
     monkeypatch.setitem(Account.__eventsrc_definition__.appliers, Deposited, failing)  # type: ignore[arg-type]
-    with pytest.raises(ApplierFailed, match="version 1, at position 2"):
+    with pytest.raises(ApplierFailed, match="version 4, at position 8"):
         await replay.run()
+    assert (replay.state.balance, replay.progress.events, replay.progress.position) == (6, 3, 6)
 
 
 async def test_what_cannot_be_replayed_is_refused_at_once(runtime: Runtime) -> None:
@@ -344,6 +350,16 @@ async def test_the_progress_of_a_paced_replay_tells_the_time_left(
     assert (replay.progress.fraction, replay.progress.seconds_left) == (1, 0)
 
 
+async def test_the_time_left_of_one_stream_ends_with_its_last_event(
+    runtime: Runtime, autojump_clock: trio.testing.MockClock
+) -> None:
+    replay = runtime.replay("time_travel", stream="account-ann", to_position=6, into=lambda _: None, speed=1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(replay.run)
+        await trio.sleep(1 * MINUTE)
+        assert replay.progress.seconds_left == pytest.approx(3 * MINUTE), "from minute 1 to 5, one of which is over"
+
+
 @pytest.mark.parametrize(
     ("mode", "options", "total"),
     [
@@ -422,5 +438,15 @@ async def test_a_replay_from_a_snapshot_says_which_and_falls_back(runtime: Runti
     assert (replay.snapshot_version, replay.state.balance) == (9, 45)
     await replay.run()
     assert (seen.positions, replay.state.balance) == ([19], 55)
+    for unusable in ({"event_hash": b"of another history"}, {"schema": "of another shape"}, {"quarantined": "false"}):
+        log = MemoryLog()
+        async with Runtime.open(log, aggregates=[Account], limits=LIMITS) as other:
+            for _ in range(10):
+                await other.actor(Account, "ann").ask(Deposit(1))
+            newest = log.snapshots("account-ann")[0]
+            assert newest.version == 9
+            log.append([], [msgspec.structs.replace(newest, **unusable)])
+            older = await other.replay("from_snapshot", aggregate=(Account, "ann")).run()
+            assert (older.snapshot_version, older.state.balance, older.progress.events) == (6, 10, 4)
     none = await runtime.replay("from_snapshot", aggregate=(Account, "nobody")).run()
     assert (none.snapshot_version, none.state.balance, none.progress.fraction) == (0, 0, 1)

@@ -9,8 +9,10 @@ import pytest
 
 from eventsrc import EventLog, Limits
 from eventsrc.storage import log as log_module
+from eventsrc.storage.contract import append_to, commit
 from eventsrc.storage.contract_reading import ReadingContract
 from eventsrc.storage.contract_writing import WritingContract
+from eventsrc.storage.reader import LogReader
 from eventsrc.storage.store import EventStore
 from eventsrc.storage.verify import verify
 
@@ -71,3 +73,16 @@ class TestFlushingEventLog(TestEventLog):
 @pytest.mark.usefixtures("tiny_tails")
 class TestKilledWhileFlushingEventLog(TestKilledEventLog):
     """The same, and the process is killed."""
+
+
+def test_the_stored_types_are_those_on_disk_and_those_in_memory(tmp_path: Path) -> None:
+    with closing(EventLog(tmp_path)) as log:
+        names = ["a", "a.b", "ab", "é"]
+        for number, name in enumerate(names, 1):
+            log.append([commit(number, append_to("s-1", 2, type=name))])
+        assert log.event_types() == names
+        log.flush()
+        log.append([commit(5, append_to("s-1", 1, type="a.c")), commit(6, append_to("s-1", 1, type="a"))])
+        assert log.event_types() == ["a", "a.b", "a.c", "ab", "é"]
+    with closing(LogReader.open(tmp_path)) as reader:
+        assert reader.event_types() == ["a", "a.b", "a.c", "ab", "é"]

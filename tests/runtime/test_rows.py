@@ -1,0 +1,108 @@
+"""Rows in the hands of a projection's methods: what is put counts, and nothing else."""
+
+import enum
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal, NewType
+
+import pytest
+from attrs import define, evolve, field, frozen
+from bank_domain import Account, Deposit, Deposited, Note, Noted
+
+from eventsrc import EventMeta, MemoryLog, Projection, ProjectionUnavailable, Runtime, Table, on
+from eventsrc.actors import view_session
+from eventsrc.actors.immutable import is_immutable
+from eventsrc.storage.limits import Limits
+from eventsrc.storage.store import EventStore
+
+
+@frozen
+class Listed:
+    """Frozen, but for the list in it."""
+
+    account: str
+    texts: list[str] = field(factory=list[str])
+    amount: int = 0
+
+
+@define
+class Open:
+    account: str
+    texts: list[str] = field(factory=list[str])
+    amount: int = 0
+
+
+@pytest.mark.parametrize("row_class", [Listed, Open])
+async def test_a_row_that_is_changed_and_not_put_is_as_it_was(store: EventStore | Path, row_class: Any) -> None:
+    class Texts(Projection):
+        rows = Table(row_class, key="account")
+
+        @on(Noted)
+        def noted(self, event: Noted, meta: EventMeta) -> None:
+            row = self.rows.get(meta.aggregate_id) or row_class(meta.aggregate_id)
+            self.rows.put(row)
+            row.texts.append("after it was put")
+            again: Any = self.rows.get(meta.aggregate_id)
+            again.texts.append("and not put")
+            for found in self.rows.where(account=meta.aggregate_id):
+                found.texts.append("found, and not put")
+
+        @on(Deposited)
+        def deposited(self, event: Deposited, meta: EventMeta) -> None:
+            row: Any = self.rows.get(meta.aggregate_id)
+            self.rows.put(evolve(row, amount=row.amount + event.amount))
+
+    async with Runtime.open(store, aggregates=[Account], projections=[Texts]) as runtime:
+        ann, view = runtime.actor(Account, "ann"), runtime.view(Texts)
+        await ann.ask_many([Note("a"), Note("b"), Deposit(1), Note("c")])
+        receipt = await ann.ask(Deposit(2), wait_for=[Texts])
+        row: Any = await view.get("ann", at_least=receipt)
+        assert (row.texts, row.amount) == ([], 3)
+        row.texts.append("by whoever asked")
+        assert (await view.get("ann")) == row_class("ann", [], 3)
+
+
+def test_what_can_be_changed() -> None:
+    class Colour(enum.Enum):
+        RED = 1
+
+    @frozen
+    class Still:
+        name: str
+        colours: tuple[Colour, ...]
+
+    kinds: list[Any] = [
+        int,
+        str | None,
+        tuple[int, ...],
+        frozenset[str],
+        Literal["a"],
+        NewType("N", int),
+        Decimal,
+        Colour,
+    ]
+    assert all(map(is_immutable, kinds))
+    assert not any(
+        map(is_immutable, [Any, list[int], dict[str, int], tuple[list[int], ...], Open, Listed, object, tuple])
+    )
+
+
+async def test_where_never_leaves_rows_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counts(Projection):
+        rows = Table(Listed, key="account")
+        counts = Table(Listed, key="account")
+
+        @on(Deposited)
+        def deposited(self, event: Deposited, meta: EventMeta) -> None:
+            for number in range(event.amount):
+                self.rows.put(Listed(f"{number:06}"))
+            self.counts.put(Listed("found", amount=len(self.rows.where(amount=0))))
+
+    limits = Limits(restart_backoff_seconds=0.001)
+    async with Runtime.open(MemoryLog(), aggregates=[Account], projections=[Counts], limits=limits) as runtime:
+        ann = runtime.actor(Account, "ann")
+        await ann.ask(Deposit(10_050), wait_for=[Counts], timeout=60)
+        assert (await runtime.view(Counts.counts).get("found")) == Listed("found", amount=10_050)
+        monkeypatch.setattr(view_session, "ROWS_FOUND_MAX", 10_040)
+        with pytest.raises(ProjectionUnavailable, match="more than 10040 rows"):
+            await ann.ask(Deposit(1), wait_for=[Counts], timeout=60)
