@@ -145,6 +145,18 @@ def test_any_row_of_the_archive(store: Path, table: str, change: str) -> None:
         assert "archive" in {each.table for each in found}, (key, found)
 
 
+def test_what_bzip2_does_not_look_at(store: Path) -> None:
+    """The size of the blocks may be any: what is unpacked is the same."""
+
+    def change(rows: Rows) -> None:
+        for key, value in rows.items():
+            rows[key] = value.replace(b"BZh1", b"BZh9")
+
+    with tampered(store / "archive", "segments", change):
+        found = findings(store)
+    assert "its checksum does not match" in found[0].problem
+
+
 def test_a_snapshot_that_is_missing_is_no_fault(store: Path) -> None:
     """Any may be dropped at any time, and is made anew from the events."""
     for key in rows_of(store, "snapshots"):
