@@ -7,6 +7,7 @@ log says which numbers are taken and which segments are to be dropped: what cann
 
 import bz2
 import threading
+import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import closing
@@ -46,6 +47,8 @@ class Segment(msgspec.Struct, frozen=True, array_like=True):
     previous_hash: bytes
     ends: list[int]
     content: bytes
+    checksum: int | None = None
+    """CRC-32 of `content`, in which some bits mean nothing to bzip2."""
 
     @property
     def last_version(self) -> int:
@@ -54,6 +57,8 @@ class Segment(msgspec.Struct, frozen=True, array_like=True):
 
     def records(self) -> list[bytes]:
         """The records as the log held them, bit for bit. Raises `ValueError` where they are damaged."""
+        if self.checksum not in (None, zlib.crc32(self.content)):
+            raise ValueError("its checksum does not match")
         unpacking = bz2.BZ2Decompressor()
         try:
             content = unpacking.decompress(self.content)
@@ -82,7 +87,7 @@ def pack_segment(stream: str, first_version: int, previous_hash: bytes, records:
         end += len(body)
         ends.append(end)
     content = bz2.compress(b"".join(bodies), COMPRESSION_LEVEL)
-    return _encode(Segment(stream, first_version, previous_hash, ends, content))
+    return _encode(Segment(stream, first_version, previous_hash, ends, content, zlib.crc32(content)))
 
 
 class Archive:
