@@ -98,8 +98,10 @@ class SagaRef(Generic[S]):
             await trio.lowlevel.checkpoint()
             supervisor = self._sagas.supervisor
             saga_class, history = self._sagas.history(self.id)
-            while not (history.is_ended or history.parked):
-                history = await supervisor.rested(self.id)
+            # What a run has in memory may not be on disk yet.
+            while supervisor.run_of(self.id) is not None or not (history.is_ended or history.parked):
+                await supervisor.rested(self.id)
+                saga_class, history = self._sagas.history(self.id)
             return SagaOutcome(history.status, history.error, self._sagas.saga_from(saga_class, history.state))  # type: ignore[arg-type]
 
     async def signal(self, signal: str, payload: Any = None) -> bool:
