@@ -9,12 +9,12 @@ from typing import Any, Final
 import msgspec
 
 from ..storage.ordered_key import INDEXED_SIZE_BYTES_MAX, NotOrdered, encode_indexed
-from ..storage.view_environment import Transaction, ViewEnvironment
+from ..storage.view_environment import Transaction, ViewEnvironment, ViewFull
 from .criteria import Between, Criterion, Equal, OneOf, RowQuery, StartingWith
 from .errors import QueryTooLarge, RowInvalid
 from .row_order import SORTED_ROWS_MAX, RowOrder
 from .row_type import RowType
-from .view_store import Change, Checkpoint, ViewLookLong
+from .view_store import Change, Checkpoint, ViewLookLong, ViewRetry
 
 ROWS_BETWEEN_CHECKS: Final = 100
 """Rows that a long look reads before it asks whether the view has to grow or to close."""
@@ -156,6 +156,14 @@ class LmdbWriting(LmdbReading):
     """One transaction that writes; what it reads holds what it wrote."""
 
     def write(self, table: RowType[Any], changes: Sequence[Change]) -> None:
+        try:
+            with self._environment.filling():
+                self._write(table, changes)
+        except ViewFull as error:
+            # Said as what it is, since it may pass through a method of a projection.
+            raise ViewRetry from error
+
+    def _write(self, table: RowType[Any], changes: Sequence[Change]) -> None:
         rows = self._environment.rows[table.name]
         put = [(change.key, table.encode(change.row)) for change in changes if change.row is not None]
         put.sort()

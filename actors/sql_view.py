@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import sqlalchemy
-from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, Text, and_, or_, select, update
+from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, Text, and_, func, or_, select, update
 
 from .errors import DefinitionError, ViewWriteFailed
 from .row_type import RowType
@@ -205,9 +205,11 @@ class SqlViews:
         self, connection: sqlalchemy.Connection, projection: str, table: str, names: tuple[str, str]
     ) -> None:
         is_own = and_(_tables.c.projection == projection, _tables.c.table_name == table)
+        # To SQLite, `Rows` and `rows` are one name.
+        lowered = [name.lower() for name in names]
         taken = connection.execute(
             select(_tables.c.projection, _tables.c.table_name).where(
-                or_(_tables.c.name.in_(names), _tables.c.view_name.in_(names)), ~is_own
+                or_(func.lower(_tables.c.name).in_(lowered), func.lower(_tables.c.view_name).in_(lowered)), ~is_own
             )
         ).first()
         if taken is not None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, TypeVar
 
+from ..storage.errors import StoreWriteFailed
 from ..storage.record import StoredEvent
 from .criteria import RowQuery, criteria_of
 from .errors import QueryTooLarge, RowInvalid
@@ -184,7 +185,8 @@ class ViewSession:
                     rows.event_index = index
                 try:
                     handler(projection, decode(stored), stored)
-                except (ViewRetry, RowRefused):
+                except (ViewRetry, RowRefused, StoreWriteFailed):
+                    # No fault of the event.
                     raise
                 except Exception as error:
                     raise EventFailed(stored, error) from error

@@ -27,6 +27,10 @@ class Arrivals:
         self._through: list[int] = []
         self._times: list[float] = []
 
+    def __len__(self) -> int:
+        """How many moments are kept."""
+        return len(self._times)
+
     def note(self) -> None:
         """The log may have grown."""
         position = self._store.last_position

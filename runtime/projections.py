@@ -28,6 +28,8 @@ from .generations import Built, RunningProjection
 logger = logging.getLogger("eventsrc.projection")
 SCANS_MAX: Final = 4
 """Queries that look at many rows of LMDB views at once, each in a worker thread; others wait."""
+ARRIVALS_KEPT: Final = 128
+"""Moments at which events came that are kept before it is looked which of them no projection needs."""
 LAG_MARGIN: Final = 0.5
 """Of `max_lag_seconds` after which writers wait: what is stored by then takes its time, too."""
 LAG_WARNING_SECONDS: Final = 10.0
@@ -285,7 +287,8 @@ class Projections:
         pace = self._paces.get(running)
         if pace is not None:
             pace.advance(running.position, self._arrivals)
-        self._arrivals.forget(min(each.position for each in self._running.values()))
+        if len(self._arrivals) > ARRIVALS_KEPT:
+            self._arrivals.forget(min(each.position for each in self._running.values()))
 
     def _report(self, running: RunningProjection) -> None:
         now = trio.current_time()

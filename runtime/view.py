@@ -129,7 +129,8 @@ class View(Generic[R]):
             limiter = None if built.view.waits else self._projections.scans
             for _ in range(LOOKS_MAX):
                 with contextlib.suppress(ViewRetry):
-                    return await trio.to_thread.run_sync(look, limiter=limiter)
+                    # One that nobody waits for any more ends by itself; its view stays open until it has.
+                    return await trio.to_thread.run_sync(look, limiter=limiter, abandon_on_cancel=True)
         raise ViewUnreachable(self._running.name, f"it could not be looked at in {LOOKS_MAX} attempts")
 
     async def _wait(self, fresh: Freshness) -> None:

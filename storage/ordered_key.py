@@ -50,7 +50,11 @@ def encode_value(value: Any) -> bytes:
     kind = type(value)
     if kind is str:
         text: str = value
-        return b"\x20" + text.encode("utf-8", "surrogatepass").replace(b"\x00", b"\x00\xff") + b"\x00"
+        try:
+            encoded = text.encode()
+        except UnicodeEncodeError:
+            encoded = text.encode("utf-8", "surrogatepass")
+        return b"\x20" + encoded.replace(b"\x00", b"\x00\xff") + b"\x00"
     if kind is int and -_EXACT < value < _EXACT:
         (bits,) = _UINT64.unpack(_DOUBLE.pack(value))
         return _NUMBER + _UINT64.pack(bits ^ _ALL_BITS if value < 0 else bits | _INT64) + _NOTHING

@@ -63,6 +63,7 @@ class ViewEnvironment:
         self._turn = threading.Condition()
         self._readers = 0
         self._is_wanted_alone = False
+        self._is_full = False
         folder = Path(self.path)
         if _was_open_when_the_machine_stopped(folder):
             logger.warning("the machine stopped while a view was open; it is made anew", extra={"path": self.path})
@@ -147,7 +148,23 @@ class ViewEnvironment:
             with self._environment.begin(write=True) as transaction:
                 yield transaction
         except lmdb.MapFullError as error:
-            self._grow()
+            self._is_full = True
+            raise ViewFull(self.path) from error
+        except lmdb.Error as error:
+            raise StoreWriteFailed(self.path, str(error)) from error
+        finally:
+            # Now that the transaction is over, however that was.
+            if self._is_full:
+                self._is_full = False
+                self._grow()
+
+    @contextmanager
+    def filling(self) -> Iterator[None]:
+        """Around what puts something in: raises `ViewFull` and `StoreWriteFailed` where it happens, as `write` does."""
+        try:
+            yield
+        except lmdb.MapFullError as error:
+            self._is_full = True
             raise ViewFull(self.path) from error
         except lmdb.Error as error:
             raise StoreWriteFailed(self.path, str(error)) from error

@@ -212,6 +212,9 @@ def test_two_tables_of_one_name_are_told_apart(sql: SqlViews) -> None:
     with pytest.raises(DefinitionError, match=r"would be called a_b_c in SQL, as the table 'b_c' of 'a' is"):
         sql.open("a_b", FIRST, [other])
     assert sql.generations("a_b") == []
+    other.name = "B_C"
+    with pytest.raises(DefinitionError, match=r"would be called a_B_C in SQL, as the table 'b_c' of 'a' is"):
+        sql.open("a", FIRST, [one, other])
 
 
 def test_long_names_are_cut(sql: SqlViews) -> None:

@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import trio
 from bank_domain import Account, Deposit
 from bank_views import Balance, Balances
 
-from eventsrc import EventSourcingError, NoPlaceForProgress, Runtime, RuntimeReadOnly
+from eventsrc import EventSourcingError, Limits, NoPlaceForProgress, Runtime, RuntimeReadOnly
 
 HERE = Path(__file__).parent
 IMPORTS = """
@@ -104,6 +105,41 @@ def test_readers_that_are_killed_and_restarted_lose_and_double_nothing(tmp_path:
 
     assert trio.run(total_of_log) == total
     assert sorted(folder.name for folder in (path / "readers").iterdir()) == ["1", "2"], "restarted readers took over"
+
+
+NEWER_READER = """
+class Newer(Balances, name="balances"):
+    version = 2
+
+    def add(self, account, amount):
+        super().add(account, 10 * amount)
+
+Balances = Newer
+"""
+
+
+def test_a_reader_goes_on_while_its_writer_is_restarted_and_compacts(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+
+    async def write(amount: int, *, compacts: bool = False) -> str:
+        async with Runtime.open(path, aggregates=[Account], limits=Limits(compaction_events_min=200)) as runtime:
+            ann = runtime.actor(Account, "ann")
+            for _ in range(120):
+                await ann.ask(Deposit(amount))
+            if compacts:
+                await runtime.maintenance.compact(Account, "ann")
+            return str(runtime.last_position)
+
+    assert trio.run(write, 1) == "120"
+    with child(READER, path) as reader:
+        assert say(reader, "120") == "120 120 120"
+        assert say(reader, trio.run(write, 2)) == "240 360 240"
+        assert say(reader, trio.run(partial(write, 3, compacts=True))) == "360 720 360"
+        with child(READER, path) as second:
+            assert say(second, "360") == "360 720 360", "from the first event on, much of which is in the archive"
+        with child(NEWER_READER + textwrap.dedent(READER), path) as newer:
+            assert say(newer, trio.run(write, 4)) == "480 12000 480", "of another version, in the place of the second"
+        assert say(reader, "480") == "480 1200 480"
 
 
 async def test_a_reader_takes_no_commands(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from eventsrc.actors import view_session
 from eventsrc.actors.immutable import is_immutable
 from eventsrc.storage.limits import Limits
 from eventsrc.storage.store import EventStore
+from eventsrc.storage.view_environment import ViewEnvironment
 
 
 @frozen
@@ -106,3 +107,22 @@ async def test_where_never_leaves_rows_out(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(view_session, "ROWS_FOUND_MAX", 10_040)
         with pytest.raises(ProjectionUnavailable, match="more than 10040 rows"):
             await ann.ask(Deposit(1), wait_for=[Counts], timeout=60)
+
+
+async def test_a_view_makes_room_for_itself_also_in_the_middle_of_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ViewEnvironment.__init__, "__kwdefaults__", {"map_size_bytes": 1 << 17})
+
+    class Many(Projection):
+        rows = Table(Listed, key="account", indexes=["amount"])
+
+        @on(Deposited)
+        def deposited(self, event: Deposited, meta: EventMeta) -> None:
+            for number in range(event.amount):
+                self.rows.put(Listed(f"{meta.position}-{number}", ["x" * 100]))
+            assert len(self.rows.where(amount=0)) == meta.position * event.amount
+
+    async with Runtime.open(MemoryLog(), aggregates=[Account], projections=[Many]) as runtime:
+        for _ in range(3):
+            await runtime.actor(Account, "ann").ask(Deposit(2_000), wait_for=[Many], timeout=60)
+        assert runtime.lag()["many"].error == ""
+        assert await runtime.view(Many).all().count() == 6_000
