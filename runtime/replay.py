@@ -138,7 +138,7 @@ class Replay:
         """Have it go on to this position and stop behind it; where no event of the replay is there, before the next.
 
         Raises `ReplayPositionPassed` for a position that it has passed, or began after: it does not go backwards;
-        `NotInHistory` for one beyond its end, `TypeError`, `ValueError` for what is no position.
+        `NotInHistory` for one beyond its end, `ArgumentInvalid` for what is no position.
         """
         check_count("position", position, least=0)
         if position < self._position:

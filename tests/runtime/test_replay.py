@@ -119,9 +119,9 @@ async def test_run_to_stops_behind_a_position_or_before_the_next_one_beyond_it(r
             replay.run_to(6)
         with pytest.raises(NotInHistory, match="ends at position 20"):
             replay.run_to(21)
-        with pytest.raises(TypeError):
+        with pytest.raises(ArgumentInvalid):
             replay.run_to("8")  # type: ignore[arg-type]
-        with pytest.raises(ValueError, match="0 or more"):
+        with pytest.raises(ArgumentInvalid, match="0 or more"):
             replay.run_to(-1)
         replay.run_to(7)
         await replay.wait_paused()
