@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from ..actors.errors import IdempotencyKeyInvalid
@@ -58,3 +59,20 @@ def check_expected_version(expected: ExpectedVersion) -> None:
     is_number = isinstance(expected, int) and not isinstance(expected, bool) and expected >= 0
     if not (is_number or isinstance(expected, Expected)):
         raise ArgumentInvalid("expected_version", expected, "give a number, or ANY, NO_STREAM or STREAM_EXISTS")
+
+
+def check_count(name: str, value: object, *, least: int) -> None:
+    """Raise `ArgumentInvalid` unless it is a whole number from `least` on."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ArgumentInvalid(name, value, "give a whole number")
+    if value < least:
+        raise ArgumentInvalid(name, value, f"it must be {least} or more")
+
+
+def checked_time_ns(name: str, time: object) -> int:
+    """UTC nanoseconds of a time, to the microsecond. Raises `ArgumentInvalid` unless it is one with a zone."""
+    if not isinstance(time, datetime):
+        raise ArgumentInvalid(name, time, "give a datetime with a time zone")
+    if time.tzinfo is None:
+        raise ArgumentInvalid(name, time, "it has no time zone: write datetime(..., tzinfo=UTC), or time.astimezone()")
+    return round(time.timestamp() * 1_000_000) * 1_000

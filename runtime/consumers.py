@@ -21,9 +21,10 @@ from ..storage.control import ControlBoard, ParkedEvent
 from ..storage.limits import Limits
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader
+from .arguments import check_count
 from .dispatcher import Dispatcher, Message, on_board
 from .errors import NoPlaceForProgress, SubscriptionFilterDiffers, SubscriptionNameInvalid, UnknownSubscription
-from .events import Wanted, check_count
+from .events import Wanted
 
 SUBSCRIPTION_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
 RETRY: Final = "retry"

@@ -13,7 +13,7 @@ from ..storage.event_query import EventQuery
 from ..storage.query import find_batches, position_at
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader
-from .arguments import check_metadata
+from .arguments import check_count, check_metadata, checked_time_ns
 from .errors import ArgumentInvalid
 from .iteration import Items
 
@@ -89,9 +89,9 @@ def read_events(
     end = store.last_position + 1 if before is None else min(before, store.last_position + 1)
     after = wanted.query.after
     if since is not None:
-        after = max(after, position_at(store, _ns("since", since) - 1))
+        after = max(after, position_at(store, checked_time_ns("since", since) - 1))
     if until is not None:
-        end = min(end, position_at(store, _ns("until", until) - 1) + 1)
+        end = min(end, position_at(store, checked_time_ns("until", until) - 1) + 1)
     batches = wanted.batches(store, after, end, backwards=backwards)
     left = end if limit is None else limit
 
@@ -128,19 +128,3 @@ async def narrowed(store: EventReader, condition: EventQuery) -> EventQuery:
             return attrs.evolve(condition, after=batch[0].position - 1)
         await trio.lowlevel.checkpoint()
     return attrs.evolve(condition, after=max(condition.after, last_position))
-
-
-def check_count(name: str, value: object, *, least: int) -> None:
-    """Raise `ArgumentInvalid` unless it is a whole number from `least` on."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ArgumentInvalid(name, value, "give a whole number")
-    if value < least:
-        raise ArgumentInvalid(name, value, f"it must be {least} or more")
-
-
-def _ns(name: str, time: object) -> int:
-    if not isinstance(time, datetime):
-        raise ArgumentInvalid(name, time, "give a datetime with a time zone")
-    if time.tzinfo is None:
-        raise ArgumentInvalid(name, time, "it has no time zone: write datetime(..., tzinfo=UTC), or time.astimezone()")
-    return round(time.timestamp() * 1_000_000) * 1_000

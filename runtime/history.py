@@ -14,8 +14,9 @@ from ..storage.past import PastLog
 from ..storage.query import position_at
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader
+from .arguments import checked_time_ns
 from .changes import Change, changed_values
-from .errors import NotInHistory
+from .errors import ArgumentInvalid, NotInHistory
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 BATCH_EVENTS: Final = 100
@@ -63,11 +64,11 @@ class Blame:
 def position_of(store: EventReader, *, position: int | None = None, time: datetime | None = None) -> int:
     """The position that a moment stands for. Raises `NotInHistory` for one that the log does not reach.
 
-    Of several events of one time it is the last; a time after the newest event stands for that. Raises `ValueError` for
-    a time without a zone, or when not exactly one of both is given, `TypeError` for what is neither.
+    Of several events of one time it is the last; a time after the newest event stands for that. Raises
+    `ArgumentInvalid` for a time without a zone, and unless exactly one of both is given.
     """
     if (position is None) == (time is None):
-        raise ValueError("say when: either a position or a time")
+        raise ArgumentInvalid("position", position, "say when: either a position or a time")
     if position is not None:
         _check_whole("position", position)
         if not 0 <= position <= store.last_position:
@@ -75,11 +76,7 @@ def position_of(store: EventReader, *, position: int | None = None, time: dateti
                 f"There is no position {position} in {store.path}: it goes from 0 to {store.last_position}."
             )
         return position
-    if not isinstance(time, datetime):
-        raise TypeError(f"a time must be a datetime with a time zone, not {time!r}")
-    if time.tzinfo is None:
-        raise ValueError(f"{time} has no time zone: write datetime(..., tzinfo=UTC), or time.astimezone()")
-    found = position_at(store, round(time.timestamp() * 1_000_000) * 1_000 + 999)
+    found = position_at(store, checked_time_ns("time", time) + 999)
     if not found:
         first = store.read(limit=1)
         begins = f"begins at {datetime.fromtimestamp(first[0].time_ns / 1e9, UTC)}" if first else "is empty"
@@ -102,7 +99,7 @@ async def state_at(
         past = PastLog(store, position_of(store, position=position, time=time))
         return await recover(past, aggregate_type, stream, aggregate_id)
     if position is not None or time is not None:
-        raise ValueError("say when by one of at_version, at_position and at_time")
+        raise ArgumentInvalid("at_version", version, "say when by one of at_version, at_position and at_time")
     check_version(store, stream, version)
     return await recover(store, aggregate_type, stream, aggregate_id, to_version=version)
 
@@ -135,7 +132,7 @@ def check_version(store: EventReader, stream: str, version: int) -> None:
 
 def _check_whole(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"a {name} must be a whole number, not {value!r}")
+        raise ArgumentInvalid(name, value, "give a whole number")
 
 
 async def difference(

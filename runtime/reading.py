@@ -27,9 +27,10 @@ from ..storage.reader import LogReader
 from ..storage.record import StoredEvent, StreamHead
 from ..storage.verify import Summary
 from .aggregate_replay import AggregateReplay
+from .arguments import check_count
 from .consumers import Consumer, Subscriptions
-from .errors import NoPlaceForProgress, NotInHistory, PastReadOnly, UnknownAggregate
-from .events import EVENTS_PER_CHECKPOINT, Wanted, check_count, read_events
+from .errors import ArgumentInvalid, NoPlaceForProgress, NotInHistory, PastReadOnly, UnknownAggregate
+from .events import EVENTS_PER_CHECKPOINT, Wanted, read_events
 from .history import Blame, Difference, blame, difference, position_of
 from .iteration import Batches, Items
 from .known_names import check_types
@@ -261,17 +262,18 @@ class Reading:
             options: a stream, the filters and the end, by the names in `ReplayOptions`.
 
         Raises:
-            ValueError, TypeError: for what does not go together, `DefinitionError` for a class that is no event.
+            ArgumentInvalid: for what does not go together, `DefinitionError` for a class that is no event.
             UnknownEventType: for a stored name that neither the log nor a class of this runtime has.
             ReplaySpeedInvalid, NotInHistory, UnknownAggregate: for what cannot be.
 
         """
         if aggregate is not None and projection is not None:
-            raise ValueError("replay into an aggregate or into a projection, and make two replays for both")
+            advice = "replay into an aggregate or into a projection, and make two replays for both"
+            raise ArgumentInvalid("projection", projection, advice)
         aggregate_type = None if aggregate is None else self._type_of(aggregate[0])
         if aggregate is not None and aggregate_type is not None:
             if options.get("stream") is not None:
-                raise ValueError("an aggregate has its stream: leave out stream=")
+                raise ArgumentInvalid("stream", options["stream"], "an aggregate has its stream: leave out stream=")
             options["stream"] = aggregate_type.stream(aggregate[1])
         selection = Selection(mode=mode, **options)
         selection.check()
@@ -287,7 +289,7 @@ class Reading:
         if projection is not None:
             return ProjectionReplay(self._store, projection, self._serializer, selection, **how)
         if into is None:
-            raise ValueError("say what to replay into: an aggregate, a projection or a function")
+            raise ArgumentInvalid("into", into, "say what to replay into: an aggregate, a projection or a function")
         return Replay(self._store, selection, **how)
 
     async def diff(self, aggregate_class: type[Aggregate], aggregate_id: str, first: int, second: int) -> Difference:

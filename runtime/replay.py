@@ -13,8 +13,8 @@ import trio
 from ..storage.limits import Limits
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader
+from .arguments import check_count
 from .errors import NotInHistory
-from .events import check_count
 from .history import newest_snapshot_version
 from .pace import Pace, Speed, checked_speed
 from .replay_errors import ReplayHandlerFailed, ReplayPositionPassed, ReplayStarted

@@ -15,6 +15,7 @@ from ..storage.reader import LogReader
 from ..storage.record import StoredEvent
 from .aggregate_replay import AggregateReplay
 from .domain_modules import aggregate_of
+from .errors import ArgumentInvalid
 from .inspection import print_event
 from .known_names import check_stream, check_types
 from .output import compact_json, print_json
@@ -33,8 +34,9 @@ def print_replay(options: argparse.Namespace) -> int:
     try:
         selection.check()
         if options.modules and options.stream is None:
-            raise ValueError("with --import a replay is one into an aggregate's state: say which, by --stream")
-    except (ValueError, TypeError) as error:
+            advice = "with --import a replay is one into an aggregate's state: say which, by --stream"
+            raise ArgumentInvalid("stream", None, advice)
+    except ArgumentInvalid as error:
         print(f"eventsrc: {_in_options(str(error))}", file=sys.stderr)
         return EXIT_USAGE
     with closing(LogReader.open(options.path)) as log:

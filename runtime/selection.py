@@ -8,6 +8,7 @@ import attrs
 
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader
+from .errors import ArgumentInvalid
 from .events import Wanted
 from .history import position_of, position_of_version
 
@@ -70,20 +71,22 @@ class Selection:
     to_time: datetime | None = None
 
     def check(self) -> None:
-        """Raise `ValueError`, `TypeError` for what does not go together, `DefinitionError` for a class of no event."""
+        """Raise `ArgumentInvalid` for what does not go together, `DefinitionError` for a class of no event."""
         if self.mode not in MODES:
-            raise ValueError(f"the mode of a replay is one of {', '.join(MODES)}, not {self.mode!r}")
+            raise ArgumentInvalid("mode", self.mode, f"the mode of a replay is one of {', '.join(MODES)}")
         ends = [end for end in (self.to_version, self.to_position, self.to_time) if end is not None]
         if self.mode == "selective" and not self._is_filtered:
-            raise ValueError("a selective replay needs types, a category, a tag or metadata to select by")
+            raise ArgumentInvalid("mode", self.mode, "it needs types, a category, a tag or metadata to select by")
         if self.mode != "selective" and self._is_filtered:
-            raise ValueError(f"a replay in the mode {self.mode!r} takes no filter: use the mode 'selective'")
+            raise ArgumentInvalid("mode", self.mode, "it takes no filter: use the mode 'selective'")
         if (self.mode == "time_travel") != (len(ends) == 1) or len(ends) > 1:
-            raise ValueError("a time_travel needs one of to_version, to_position and to_time; other modes take none")
+            advice = "a time_travel needs one of to_version, to_position and to_time; other modes take none"
+            raise ArgumentInvalid("mode", self.mode, advice)
         if self.mode == "from_snapshot" and self.stream is None:
-            raise ValueError("a replay from a snapshot is one of an aggregate: say which, by its stream or itself")
+            raise ArgumentInvalid("mode", self.mode, "it is one of an aggregate: say which, by its stream or itself")
         if self.to_version is not None and self.stream is None:
-            raise ValueError("a version is one of an aggregate: say which, by its stream or itself")
+            advice = "a version is one of an aggregate: say which, by its stream or itself"
+            raise ArgumentInvalid("to_version", self.to_version, advice)
         self._wanted()
 
     def extent(self, store: EventReader, begin_version: int = 0) -> Extent:
