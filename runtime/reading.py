@@ -310,9 +310,7 @@ class Reading:
         `DestinationUnusable`, `DestinationInUse`, `DestinationFull` and `CopyUnsound`, which are `BackupRefused`, as is
         the error for a store in memory: it has no copy.
         """
-        if not isinstance(self._store, LogReader):
-            raise BackupRefused(f"{self._store.path} is no store on a disk: there is nothing to copy.")
-        return await trio.to_thread.run_sync(backup, self._store, destination)
+        return await trio.to_thread.run_sync(backup, self._store_on_disk, destination)
 
     async def fork(self, at_position: int, destination: str | os.PathLike[str]) -> None:
         """Make a store of its own, in a new folder, that shares the history up to a position: for what-if commands.
@@ -322,9 +320,18 @@ class Reading:
         """
         if not position_of(self._store, position=at_position):
             raise NotInHistory(f"A fork of {self._store.path} shares at least the event at position 1.")
-        if not isinstance(self._store, LogReader):
-            raise BackupRefused(f"{self._store.path} is no store on a disk: there is nothing to copy.")
-        await trio.to_thread.run_sync(fork, self._store, at_position, destination)
+        await trio.to_thread.run_sync(fork, self._store_on_disk, at_position, destination)
+
+    @property
+    def _store_on_disk(self) -> LogReader:
+        if isinstance(self._store, LogReader):
+            return self._store
+        if isinstance(self._store, PastLog):
+            raise BackupRefused(
+                f"This runtime shows {self._store.path} as of position {self._store.last_position}. Copy the store by "
+                "a runtime of now, or fork it there at that position."
+            )
+        raise BackupRefused(f"{self._store.path} is no store on a disk: there is nothing to copy.")
 
     def _type_of(self, aggregate_class: type[Aggregate]) -> AggregateType:
         aggregate_type = self._types.get(aggregate_class)

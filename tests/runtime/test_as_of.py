@@ -12,7 +12,16 @@ from bank_views import Balance, Balances
 from compaction_cases import LIMITS as COMPACTION_LIMITS
 from shop_domain import PlaceOrder
 
-from eventsrc import ArgumentInvalid, EventQuery, Limits, PastReadOnly, Recreate, Runtime, RuntimeReadOnly
+from eventsrc import (
+    ArgumentInvalid,
+    BackupRefused,
+    EventQuery,
+    Limits,
+    PastReadOnly,
+    Recreate,
+    Runtime,
+    RuntimeReadOnly,
+)
 from eventsrc.runtime.testing import EPOCH, WallClock
 from eventsrc.storage.store import EventStore
 
@@ -81,6 +90,16 @@ async def test_what_came_since_does_not_show(tmp_path: Path) -> None:
                 async with past.as_of(position=1) as before:
                     assert (await before.actor(Account, "ann").state()).balance == 1
         assert (await ann.state()).notes == 1
+
+
+async def test_the_past_is_not_copied(tmp_path: Path) -> None:
+    async with Runtime.open(tmp_path / "store", aggregates=[Account]) as runtime:
+        await runtime.actor(Account, "ann").ask_many([Deposit(1)] * 2)
+        async with runtime.as_of(position=1) as past:
+            for copy in (past.backup(tmp_path / "copy"), past.fork(1, tmp_path / "copy")):
+                with pytest.raises(BackupRefused, match="Copy the store by a runtime of now"):
+                    await copy
+    assert not (tmp_path / "copy").exists()
 
 
 async def test_the_past_reaches_into_the_archive(path: Path) -> None:
