@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any, Final, Literal, Protocol
 
 import attrs
@@ -163,9 +163,10 @@ class RunningProjection:
 
     async def close(self) -> None:
         """Stop the projectors and close the views."""
-        for built in (self.active, self.building):
-            if built is not None:
-                await _close(built)
+        async with AsyncExitStack() as closing:
+            for built in (self.active, self.building):
+                if built is not None:
+                    closing.push_async_callback(_close, built)
         self.active = self.building = None
 
     async def set_paused(self, *, paused: bool) -> None:
@@ -289,8 +290,12 @@ class RunningProjection:
         self._host.swapped()
 
     async def _retire(self, old: Built) -> None:
-        await old.unused()
-        await _close(old)
+        try:
+            await old.unused()
+        finally:
+            # Also when the runtime ends meanwhile: a view left open could not be opened again by this process.
+            with trio.CancelScope(shield=True):
+                await _close(old)
         await self._drop(old.generation)
 
     def _drop_later(self, generations: Sequence[Generation]) -> None:
@@ -312,6 +317,8 @@ class RunningProjection:
 
 
 async def _close(built: Built) -> None:
-    if built.projector is not None:
-        await built.projector.end()
-    await trio.to_thread.run_sync(built.view.close)
+    try:
+        if built.projector is not None:
+            await built.projector.end()
+    finally:
+        await trio.to_thread.run_sync(built.view.close)

@@ -119,8 +119,9 @@ class Projections:
 
     async def close(self) -> None:
         """Stop the projectors and close the views."""
-        for running in self._running.values():
-            await running.close()
+        async with contextlib.AsyncExitStack() as closing:
+            for running in self._running.values():
+                closing.push_async_callback(running.close)
 
     async def _open_later(self, running: RunningProjection) -> None:
         """Try again with a back-off until the view is open."""

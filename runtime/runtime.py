@@ -4,7 +4,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Any, Final, Literal, TypeVar
 
@@ -393,29 +393,32 @@ class Runtime(Reading):
     async def _shut_down(self) -> None:
         """Drain the mailboxes and write what they decide; then nothing is in flight any more."""
         self._router.is_closing = True
-        if self._sagas is not None:
-            with trio.CancelScope(shield=True):
-                await self._sagas.close(self.limits.shutdown_seconds)
-        try:
-            if self._residents is not None:
-                with trio.move_on_after(self.limits.shutdown_seconds, shield=True) as scope:
-                    await self._residents.stop()
-                if scope.cancelled_caught:
-                    raise ShutdownTimeout(self.limits.shutdown_seconds, self._residents.streams)
-        finally:
-            if self._control is not None:
-                await self._control.stop()
-            if self._maintenance is not None:
-                await self._maintenance.close()
-            if self._journal is not None:
-                await self._journal.close()
-            self.feed.close()
-            with trio.CancelScope(shield=True):
-                if self._control is not None:
-                    await self._control.close()
-                await self.projections.close()
+        # From the last to the first; each is closed, whatever another raises. Each bounds its own time.
+        with trio.CancelScope(shield=True):
+            async with AsyncExitStack() as closing:
                 if self._subscriptions is not None:
-                    await self._subscriptions.close()
+                    closing.push_async_callback(self._subscriptions.close)
+                closing.push_async_callback(self.projections.close)
+                if self._control is not None:
+                    closing.push_async_callback(self._control.close)
+                closing.callback(self.feed.close)
+                if self._journal is not None:
+                    closing.push_async_callback(self._journal.close)
+                if self._maintenance is not None:
+                    closing.push_async_callback(self._maintenance.close)
+                if self._control is not None:
+                    closing.push_async_callback(self._control.stop)
+                closing.push_async_callback(self._stop_residents)
+                if self._sagas is not None:
+                    closing.push_async_callback(self._sagas.close, self.limits.shutdown_seconds)
+
+    async def _stop_residents(self) -> None:
+        if self._residents is None:
+            return
+        with trio.move_on_after(self.limits.shutdown_seconds) as scope:
+            await self._residents.stop()
+        if scope.cancelled_caught:
+            raise ShutdownTimeout(self.limits.shutdown_seconds, self._residents.streams)
 
 
 @trio.lowlevel.enable_ki_protection

@@ -3,6 +3,7 @@
 import shutil
 import threading
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from eventsrc import EventMeta, Limits, MemoryLog, Projection, ProjectionUnavail
 from eventsrc.actors.lmdb_view import LmdbViews
 from eventsrc.actors.row_type import RowType
 from eventsrc.actors.view_store import Generation, View
+from eventsrc.storage.errors import ViewClosed
 from eventsrc.storage.store import EventStore
 
 
@@ -90,6 +92,21 @@ async def test_the_view_that_takes_over_is_at_least_as_far(tmp_path: Path) -> No
         await settle(runtime, projection, building=True)
         assert await view.get("ann", at_least=receipt, timeout=0) == Balance("ann", 2, 2)
         assert not runtime.lag()["balances"].error
+
+
+async def test_a_replaced_view_that_a_query_looks_at_is_closed_with_the_runtime(tmp_path: Path) -> None:
+    with ExitStack() as query:
+        async with Runtime.open(tmp_path, aggregates=[Account], projections=[Balances]) as runtime:
+            await runtime.actor(Account, "ann").ask(Deposit(1), wait_for=[Balances])
+            running = runtime.projections.get(Balances)
+            old = running.active
+            assert old is not None
+            query.enter_context(old.in_use())
+            await runtime.projections.rebuild(Balances)
+            await until(lambda: running.active is not old)
+            assert old.view.checkpoint.position == 1
+    with pytest.raises(ViewClosed):
+        assert old.view.checkpoint
 
 
 async def test_two_requests_to_rebuild_are_one(tmp_path: Path) -> None:
