@@ -26,7 +26,7 @@ def test_the_quick_benchmark_prints_one_object_with_its_rows(tmp_path: Path) -> 
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=900,
     )
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
