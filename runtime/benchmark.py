@@ -54,10 +54,31 @@ class Scale:
     view_events: int
     sagas: int
     waiting_sagas: int
+    compacted_events: int
 
 
-QUICK: Final = Scale(20_000, 400, (100, 1_000, 20_000), 2_000, (20_000, 100_000), 100_000, 3_000, 3_000)
-FULL: Final = Scale(100_000, 3_000, (100, 1_000, 100_000), 10_000, (100_000, 1_000_000), 200_000, 20_000, 100_000)
+QUICK: Final = Scale(
+    commands=10_000,
+    single_commands=400,
+    hydration_events=(100, 1_000, 20_000),
+    resident_actors=2_000,
+    log_events=(20_000, 100_000),
+    view_events=50_000,
+    sagas=1_500,
+    waiting_sagas=2_000,
+    compacted_events=5_000,
+)
+FULL: Final = Scale(
+    commands=100_000,
+    single_commands=3_000,
+    hydration_events=(100, 1_000, 100_000),
+    resident_actors=10_000,
+    log_events=(100_000, 1_000_000),
+    view_events=200_000,
+    sagas=20_000,
+    waiting_sagas=100_000,
+    compacted_events=100_000,
+)
 LARGE: Final = attrs.evolve(FULL, log_events=(100_000, 1_000_000, 10_000_000))
 
 CPU: Final = "one core of Python: sending, deciding, encoding, hashing and waking tasks"
@@ -259,7 +280,7 @@ class Benchmark:
         row = Row("backup_copy", copied / 1e6, "MB/s", limited_by="the disk")
         self._add(self._compare(row, plain / 1e6, base.name, "at least 0.5", lambda ratio: ratio >= 0.5))
         self._add(Row("backup_verified", whole / 1e6, "MB/s", limited_by="verifying the copy"))
-        cost = _run(history.compaction, self._folder / "compaction", events=self._scale.hydration_events[-1])
+        cost = _run(history.compaction, self._folder / "compaction", events=self._scale.compacted_events)
         self._add(Row("compaction", cost.events_per_second, "events/s", limited_by="bzip2, and its rests"))
         base = self._add(Row("ask_p99_usually", cost.usual_p99_seconds * 1e3, "ms"))
         row = Row("ask_p99_in_compaction", cost.during_p99_seconds * 1e3, "ms", limited_by="the interpreter's lock")
