@@ -1,6 +1,7 @@
 """What `eventsrc bench` measures of the query side: how fast views catch up, how far they lag, what waiting costs."""
 
 import importlib.util
+import math
 import statistics
 import struct
 import time
@@ -22,6 +23,8 @@ from .measurements import LIMITS, Account, Deposit, Deposited
 from .runtime import Runtime
 
 READ_BATCH_EVENTS: Final = 1_000
+READS: Final = 3
+"""Of each way to read everything, of which the fastest counts: others use the machine, too."""
 LAG_SAMPLE_SECONDS: Final = 0.001
 STEADY_SECONDS: Final = 2.0
 STEADY_CLIENTS: Final = 20
@@ -52,13 +55,16 @@ def read_decoded(store: Path) -> float:
     codecs = EventCodecs([Deposited], Serializer())
     log = EventLog(store, limits=LIMITS)
     try:
-        position = 0
-        started = time.perf_counter()
-        while batch := log.read(after=position, limit=READ_BATCH_EVENTS):
-            for stored in batch:
-                codecs.decode(stored)
-            position = batch[-1].position
-        return position / (time.perf_counter() - started)
+        best_seconds = math.inf
+        for _ in range(READS):
+            position = 0
+            started = time.perf_counter()
+            while batch := log.read(after=position, limit=READ_BATCH_EVENTS):
+                for stored in batch:
+                    codecs.decode(stored)
+                position = batch[-1].position
+            best_seconds = min(best_seconds, time.perf_counter() - started)
+        return position / best_seconds
     finally:
         log.close()
 
@@ -78,11 +84,14 @@ def bare_scan(folder: Path, store: Path) -> float:
                 cursor.putmulti(records, append=True)
                 position = batch[-1].position
         decode = msgspec.msgpack.Decoder(StoredEvent).decode
-        started = time.perf_counter()
-        with environment.begin() as transaction, transaction.cursor(table) as cursor:
-            for value in cursor.iternext(keys=False):
-                decode(value)
-        return count / (time.perf_counter() - started)
+        best_seconds = math.inf
+        for _ in range(READS):
+            started = time.perf_counter()
+            with environment.begin() as transaction, transaction.cursor(table) as cursor:
+                for value in cursor.iternext(keys=False):
+                    decode(value)
+            best_seconds = min(best_seconds, time.perf_counter() - started)
+        return count / best_seconds
     finally:
         log.close()
         environment.close()
@@ -91,9 +100,12 @@ def bare_scan(folder: Path, store: Path) -> float:
 async def replay_typed(store: Path) -> float:
     """Events a second of a full replay, flat out, each decoded to its class."""
     async with Runtime.open(store, aggregates=[Account], limits=LIMITS) as runtime:
-        started = time.perf_counter()
-        replay = await runtime.replay("full", into=runtime.decode).run()
-        return replay.progress.events / (time.perf_counter() - started)
+        best_seconds = math.inf
+        for _ in range(READS):
+            started = time.perf_counter()
+            replay = await runtime.replay("full", into=runtime.decode).run()
+            best_seconds = min(best_seconds, time.perf_counter() - started)
+        return replay.progress.events / best_seconds
 
 
 async def sqlite_catch_up(folder: Path, store: Path) -> float | None:
