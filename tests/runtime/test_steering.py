@@ -90,7 +90,7 @@ async def test_a_running_projection_is_paused_and_resumed(tmp_path: Path) -> Non
         }
         await ann.ask(Deposit(1))
         assert runtime.lag()["balances"].state == "paused"
-        (row,) = await listed(lambda found: found[0]["behind"] == 1, "projections", tmp_path)
+        (row,) = await listed(lambda found: [row["behind"] for row in found] == [1], "projections", tmp_path)
         assert (row["projection"], row["position"]) == ("balances", 1)
         assert (row["state"], row["error"]) == ("paused", "")
         assert (await one("projections", tmp_path, "resume", "balances"))["ok"]
@@ -165,7 +165,9 @@ async def test_a_failed_projection_is_listed_with_its_error_and_tries_again_when
     async with Runtime.open(tmp_path, aggregates=[Account], projections=[BrokenOnTwo], limits=QUICK) as runtime:
         await runtime.actor(Account, "ann").ask_many([Deposit(1)] * 3)
         await until(lambda: runtime.lag()["broken_on_two"].state == "failed")
-        (parked,) = await listed(lambda found: found[0]["position"] == 1, "projections", tmp_path, "parked")
+        (parked,) = await listed(
+            lambda found: [row["position"] for row in found] == [1], "projections", tmp_path, "parked"
+        )
         assert (parked["projection"], parked["position"], parked["state"]) == ("broken_on_two", 1, "failed")
         assert "ValueError: cannot count to two" in parked["error"]
         BrokenOnTwo.is_repaired = True
@@ -268,7 +270,7 @@ async def test_the_projections_of_readers_are_listed_and_steered_too(tmp_path: P
         receipt = await writer.actor(Account, "ann").ask(Deposit(1))
     async with Runtime.open(tmp_path, role="reader", projections=[Balances]) as reader:
         await reader.view(Balances).get("ann", at_least=receipt)
-        (row,) = await listed(lambda found: found[0]["position"] == 1, "projections", tmp_path)
+        (row,) = await listed(lambda found: [row["position"] for row in found] == [1], "projections", tmp_path)
         assert (row["projection"], row["at"]) == ("balances", "reader 1")
         assert (await one("projections", tmp_path, "pause", "balances"))["ok"]
         assert reader.lag()["balances"].state == "paused"
