@@ -29,6 +29,8 @@ from .errors import TransactionKeyReused, TransactionTimeout, TransactionTooLarg
 from .router import Router
 
 WHERE_THE_LOG_IS: Final = -1
+TURNS_TO_COME_FREE: Final = 2
+"""Of trio's scheduler, until an aggregate that stood still has gone on."""
 logger = logging.getLogger("eventsrc.transaction")
 
 
@@ -116,6 +118,9 @@ class Transaction:
         finally:
             if not self._is_submitted:
                 self._hold.over.set()
+            # Its aggregates come free, and may leave memory, before the caller goes on and wants others.
+            for _ in range(TURNS_TO_COME_FREE):
+                await trio.lowlevel.cancel_shielded_checkpoint()
         assert scope.cancelled_caught, "a transaction ends with receipts, with an error, or too late"
         late = TransactionTimeout(list(self._types), timeout_seconds, may_take_effect=self._is_submitted)
         self._take_back(late)

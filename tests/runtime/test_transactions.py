@@ -258,6 +258,16 @@ async def test_a_caller_that_is_cancelled_leaves_all_of_it_or_nothing(tmp_path: 
         assert await balances(runtime, "ann", "bob") == [ann - 1, bob + 1]
 
 
+async def test_its_aggregates_may_leave_memory_once_it_is_answered_or_refused(store: EventStore | Path) -> None:
+    async with Runtime.open(store, aggregates=[Account], limits=Limits(resident_actors_max=2)) as runtime:
+        for _ in range(10):
+            for source, target in (("ann", "bob"), ("cleo", "dan")):
+                await runtime.transact([(Account, source, Deposit(1)), (Account, target, Deposit(1))])
+                with pytest.raises(Rejected):
+                    await runtime.transact(transfer(target, source, 1_000))
+        assert await balances(runtime, "ann", "bob", "cleo", "dan") == [10, 10, 10, 10]
+
+
 async def test_crossing_transfers_never_wait_for_each_other_and_conserve_money(store: EventStore | Path) -> None:
     names = [f"a{number}" for number in range(12)]
     # Fewer actors than accounts, so that they leave memory and come back meanwhile.
