@@ -210,10 +210,7 @@ class Projector(TrioActor):
 
     def _rest(self) -> None:
         """Try again after a back-off that grows with each attempt."""
-        limits = self._host.limits
-        seconds = min(
-            limits.restart_backoff_seconds * 2 ** min(self._attempts - 1, 30), limits.restart_backoff_seconds_max
-        )
+        seconds = self._host.limits.restart_backoff(self._attempts - 1)
         self._is_resting = True
         self._become("retrying")
         self._nursery.start_soon(in_background, self._end_rest, seconds, name=f"{self.name}: back-off")

@@ -1,8 +1,9 @@
 """The order that a query asks for, in memory: by its fields and then by the key, so that no two rows are equal."""
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
+from operator import itemgetter
 from typing import Any, Final
 
 from ..storage.ordered_key import NotOrdered, sorting_key
@@ -13,6 +14,7 @@ from .row_type import RowType
 SORTED_ROWS_MAX: Final = 100_000
 """Rows that one query sorts in memory; an order by an indexed field sorts none."""
 _INVERTED: Final = bytes(range(255, -1, -1))
+_key_of: Final = itemgetter(0)
 
 
 class RowOrder:
@@ -39,19 +41,25 @@ class RowOrder:
 
     def take(self, rows: Iterable[Any], query: RowQuery) -> list[Any]:
         """Those of the rows that the query's bounds select, in order. Raises `QueryTooLarge`, `QueryInvalid`."""
-        skipped = query.offset
+        skipped, keyed = query.offset, self._keyed(rows)
         if query.last is not None:
             skipped, last = 0, self.key(query.last)
-            rows = (row for row in rows if self.key(row) > last)
+            keyed = (each for each in keyed if each[0] > last)
         end = None if query.limit is None else skipped + query.limit
         if end is not None and end <= SORTED_ROWS_MAX:
-            return heapq.nsmallest(end, rows, key=self.key)[skipped:]
-        return self.sorted(rows)[skipped:end]
+            return [row for _, row in heapq.nsmallest(end, keyed, key=_key_of)[skipped:]]
+        return self._sorted(keyed)[skipped:end]
 
     def sorted(self, rows: Iterable[Any]) -> list[Any]:
         """All of them, in order. Raises `QueryTooLarge`, `QueryInvalid`."""
-        held = list(islice(rows, SORTED_ROWS_MAX + 1))
+        return self._sorted(self._keyed(rows))
+
+    def _keyed(self, rows: Iterable[Any]) -> Iterator[tuple[bytes, Any]]:
+        return ((self.key(row), row) for row in rows)
+
+    def _sorted(self, keyed: Iterator[tuple[bytes, Any]]) -> list[Any]:
+        held = list(islice(keyed, SORTED_ROWS_MAX + 1))
         if len(held) > SORTED_ROWS_MAX:
             raise QueryTooLarge(self._table.name, SORTED_ROWS_MAX)
-        held.sort(key=self.key)
-        return held
+        held.sort(key=_key_of)
+        return [row for _, row in held]

@@ -16,6 +16,7 @@ import inspect
 import random
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias, TypeVar, dataclass_transform
 
 import attrs
@@ -106,6 +107,11 @@ def saga_id(saga_class: "type[Saga]", key: str) -> str:
     if size > SAGA_ID_BYTES_MAX:
         raise StreamNameInvalid(stream, f"it takes {size} bytes and {SAGA_ID_BYTES_MAX} fit as the id of a saga")
     return stream
+
+
+def digest_of(text: str) -> str:
+    """What stands for a text that is too long to be part of a key."""
+    return "~" + blake2b(text.encode(errors="replace"), digest_size=16).hexdigest()
 
 
 OlderInstances: TypeAlias = Literal["continue", "compensate", "park"]

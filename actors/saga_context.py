@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from hashlib import blake2b
 from typing import Any, Final, NoReturn, Protocol, TypeAlias, TypeVar
 
 import msgspec
@@ -14,7 +13,7 @@ from .aggregate import Aggregate
 from .errors import DefinitionError, EncodingError
 from .messages import stored_name
 from .receipt import Receipt
-from .saga import WAIT_SECONDS_MAX
+from .saga import WAIT_SECONDS_MAX, digest_of
 from .saga_errors import EffectUncertain, WaitTimeout
 from .saga_events import EffectBegun, EffectDone, EffectFailed, WaitBegun, WaitOver
 from .saga_history import SagaHistory
@@ -320,7 +319,7 @@ def _category(aggregate_class: type[Aggregate]) -> str:
 def _bounded(call: str) -> str:
     if len(call) <= CALL_NAME_BYTES_MAX // 4 or len(call.encode(errors="replace")) <= CALL_NAME_BYTES_MAX:
         return call
-    return "~" + blake2b(call.encode(errors="replace"), digest_size=16).hexdigest()
+    return digest_of(call)
 
 
 def _takes_key(function: Callable[..., Any]) -> bool:

@@ -61,11 +61,16 @@ def check_expected_version(expected: ExpectedVersion) -> None:
         raise ArgumentInvalid("expected_version", expected, "give a number, or ANY, NO_STREAM or STREAM_EXISTS")
 
 
-def check_count(name: str, value: object, *, least: int) -> None:
-    """Raise `ArgumentInvalid` unless it is a whole number from `least` on."""
+def checked_whole(name: str, value: object) -> int:
+    """The number itself. Raises `ArgumentInvalid` for what is no whole number."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise ArgumentInvalid(name, value, "give a whole number")
-    if value < least:
+    return value
+
+
+def check_count(name: str, value: object, *, least: int) -> None:
+    """Raise `ArgumentInvalid` unless it is a whole number from `least` on."""
+    if checked_whole(name, value) < least:
         raise ArgumentInvalid(name, value, f"it must be {least} or more")
 
 

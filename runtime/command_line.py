@@ -26,6 +26,7 @@ from . import (
     stream_inspection,
     watch,
 )
+from .arguments import checked_time_ns
 
 EXIT_ERROR: Final = 1
 EXIT_INTERRUPTED: Final = 130
@@ -113,17 +114,8 @@ def _parser() -> argparse.ArgumentParser:
 
     events = _reading(commands, "events", "list events by position")
     events.add_argument("--stream", help="only this stream")
-    events.add_argument("--type", action="append", dest="types", help="only this stored type; may be repeated")
-    events.add_argument("--category", help="only this category")
+    inspection.add_filters(events, _pair)
     events.add_argument("--after", type=_count, default=0, metavar="POSITION", help="only after this position")
-    events.add_argument("--tag", action="append", dest="tags", help="only with this tag; may be repeated: with all")
-    events.add_argument(
-        "--metadata",
-        action="append",
-        type=_pair,
-        metavar="KEY=VALUE",
-        help="only with this in its metadata; 3 is the text and the number",
-    )
     events.add_argument("--before", type=_count, metavar="POSITION", help="only before this position")
     events.add_argument("--since", type=_time, metavar="TIME", help=f"only from this time on ({TIME_FORM})")
     events.add_argument("--until", type=_time, metavar="TIME", help=f"only before this time ({TIME_FORM})")
@@ -191,4 +183,4 @@ def _time(text: str) -> int:
         raise argparse.ArgumentTypeError("write a time as 2026-01-31T12:00:00Z") from None
     if time.tzinfo is None:
         time = time.replace(tzinfo=UTC)
-    return round(time.timestamp() * 1_000_000) * 1_000
+    return checked_time_ns("time", time)

@@ -271,8 +271,7 @@ class Dispatcher:
         held.attempts += 1
         self._held_count -= lane.shorten()
         if held.attempts < ATTEMPTS_MAX:
-            limits = self._limits
-            seconds = min(limits.restart_backoff_seconds * 2 ** (held.attempts - 1), limits.restart_backoff_seconds_max)
+            seconds = self._limits.restart_backoff(held.attempts - 1)
             heapq.heappush(self._resting, (trio.current_time() + seconds, next(self._rests), lane))
         else:
             logger.error(
@@ -378,10 +377,8 @@ class Dispatcher:
                 await self.save()
                 attempts = 0
             except EventSourcingError as error:
-                limits = self._limits
                 logger.error("progress could not be stored: %s", error, extra={"subscription": self.name})
-                seconds = limits.restart_backoff_seconds * 2 ** min(attempts, 30)
-                await trio.sleep(min(seconds, limits.restart_backoff_seconds_max))
+                await trio.sleep(self._limits.restart_backoff(attempts))
                 attempts += 1
 
     async def save(self) -> None:

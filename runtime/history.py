@@ -13,8 +13,9 @@ from ..actors.recovery import Recovered, apply_event, recover
 from ..storage.past import PastLog
 from ..storage.query import position_at
 from ..storage.record import StoredEvent
+from ..storage.snapshot import Snapshot
 from ..storage.store import EventReader
-from .arguments import checked_time_ns
+from .arguments import checked_time_ns, checked_whole
 from .changes import Change, changed_values
 from .errors import ArgumentInvalid, NotInHistory
 
@@ -70,7 +71,7 @@ def position_of(store: EventReader, *, position: int | None = None, time: dateti
     if (position is None) == (time is None):
         raise ArgumentInvalid("position", position, "say when: either a position or a time")
     if position is not None:
-        _check_whole("position", position)
+        checked_whole("position", position)
         if not 0 <= position <= store.last_position:
             raise NotInHistory(
                 f"There is no position {position} in {store.path}: it goes from 0 to {store.last_position}."
@@ -110,29 +111,24 @@ def position_of_version(store: EventReader, stream: str, version: int) -> int:
     return store.read_stream(stream, from_version=version, limit=1)[0].position if version else 0
 
 
-def newest_snapshot_version(store: EventReader, stream: str) -> int:
-    """The version of the newest snapshot that is of this history and not in quarantine; 0 where there is none.
+def find_snapshot(store: EventReader, stream: str, to_version: int | None = None) -> Snapshot | None:
+    """The newest snapshot, up to a version, that is of this history and not in quarantine; None where there is none.
 
     Whether it fits a class is not looked at.
     """
-    for snapshot in store.snapshots(stream):
+    for snapshot in store.snapshots(stream, to_version=to_version):
         if store.event_hash(stream, snapshot.version) == snapshot.event_hash:
-            return snapshot.version
-    return 0
+            return snapshot
+    return None
 
 
 def check_version(store: EventReader, stream: str, version: int) -> None:
     """Raise `NotInHistory` for a version that a stream does not have; 0 is before its first event."""
-    _check_whole("version", version)
+    checked_whole("version", version)
     head = store.head(stream)
     newest = 0 if head is None else head.version
     if not 0 <= version <= newest:
         raise NotInHistory(f"{stream!r} has no version {version}: it goes from 0 to {newest}.")
-
-
-def _check_whole(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ArgumentInvalid(name, value, "give a whole number")
 
 
 async def difference(

@@ -3,7 +3,7 @@
 import argparse
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, Final
 
@@ -56,6 +56,20 @@ def print_events(options: argparse.Namespace) -> int:
                 break
         make_console().print(table)
     return 0
+
+
+def add_filters(parser: argparse.ArgumentParser, pair: Callable[[str], tuple[str, object]]) -> None:
+    """Add the options that select events by what they are."""
+    parser.add_argument("--type", action="append", dest="types", help="only this stored type; may be repeated")
+    parser.add_argument("--category", help="only this category")
+    parser.add_argument("--tag", action="append", dest="tags", help="only with this tag; may be repeated: with all")
+    parser.add_argument(
+        "--metadata",
+        action="append",
+        type=pair,
+        metavar="KEY=VALUE",
+        help="only with this in its metadata; 3 is the text and the number",
+    )
 
 
 def event_data(event: StoredEvent) -> dict[str, Any]:

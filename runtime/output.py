@@ -28,7 +28,12 @@ NUMBERS: Final = (
 
 def format_time(time_ns: int) -> str:
     """UTC in ISO 8601, with microseconds."""
-    return datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(timespec="microseconds")
+    return utc_time(time_ns).isoformat(timespec="microseconds")
+
+
+def utc_time(time_ns: int) -> datetime:
+    """A time in UTC, to the microsecond."""
+    return datetime.fromtimestamp(time_ns / 1e9, UTC)
 
 
 def compact_json(data: object) -> str:

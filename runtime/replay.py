@@ -15,7 +15,7 @@ from ..storage.record import StoredEvent
 from ..storage.store import EventReader
 from .arguments import check_count
 from .errors import NotInHistory
-from .history import newest_snapshot_version
+from .history import find_snapshot
 from .pace import Pace, Speed, checked_speed
 from .replay_errors import ReplayHandlerFailed, ReplayPositionPassed, ReplayStarted
 from .selection import Selection
@@ -94,7 +94,8 @@ class Replay:
 
     def _find_snapshot(self) -> int:
         """The version of the snapshot to begin from; 0 for none."""
-        return newest_snapshot_version(self._store, self._selection.stream or "")
+        found = find_snapshot(self._store, self._selection.stream or "")
+        return 0 if found is None else found.version
 
     # --- control ---
 

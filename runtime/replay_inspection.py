@@ -4,7 +4,6 @@ import argparse
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import closing
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
@@ -16,15 +15,14 @@ from ..storage.record import StoredEvent
 from .aggregate_replay import AggregateReplay
 from .domain_modules import aggregate_of
 from .errors import ArgumentInvalid
-from .inspection import print_event
+from .inspection import add_filters, print_event
 from .known_names import check_stream, check_types
-from .output import compact_json, print_json
+from .output import compact_json, print_json, utc_time
 from .pace import Speed
 from .replay import Replay
 from .replay_console import is_typed, run_on_console, told
 from .selection import MODES, ReplayMode, Selection
 
-NS_PER_SECOND: Final = 1e9
 EXIT_USAGE: Final = 2
 
 
@@ -63,7 +61,7 @@ def _selection(options: argparse.Namespace) -> Selection:
         metadata=dict(options.metadata) if options.metadata else None,
         to_version=options.to_version,
         to_position=options.to_position,
-        to_time=None if options.to_time is None else datetime.fromtimestamp(options.to_time / NS_PER_SECOND, UTC),
+        to_time=None if options.to_time is None else utc_time(options.to_time),
     )
 
 
@@ -136,16 +134,7 @@ def add_commands(
     replay = add("replay", "events of the past once more: all, a selection, since a snapshot, or up to a moment")
     replay.add_argument("--mode", choices=MODES, help="what the other options say, unless given")
     replay.add_argument("--stream", help="only this stream")
-    replay.add_argument("--type", action="append", dest="types", help="only this stored type; may be repeated")
-    replay.add_argument("--category", help="only this category")
-    replay.add_argument("--tag", action="append", dest="tags", help="only with this tag; may be repeated: with all")
-    replay.add_argument(
-        "--metadata",
-        action="append",
-        type=pair,
-        metavar="KEY=VALUE",
-        help="only with this in its metadata; 3 is the text and the number",
-    )
+    add_filters(replay, pair)
     end = replay.add_mutually_exclusive_group()
     end.add_argument("--to-version", type=count, metavar="VERSION", help="up to this version of the stream")
     end.add_argument("--to-position", type=count, metavar="POSITION", help="up to this position")

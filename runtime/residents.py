@@ -135,11 +135,7 @@ class Residents:
     def failed(self, stream: str, error: EventSourcingError) -> float:
         before = self._failures.pop(stream, None)
         count = before.count + 1 if before is not None else 1
-        delay_seconds = 0.0
-        if count > 1:
-            delay_seconds = min(
-                self.limits.restart_backoff_seconds * 2 ** min(count - 2, 32), self.limits.restart_backoff_seconds_max
-            )
+        delay_seconds = self.limits.restart_backoff(count - 2) if count > 1 else 0.0
         self._failures[stream] = Failure(count, trio.current_time() + delay_seconds, error)
         if len(self._failures) > FAILURES_REMEMBERED_MAX:
             del self._failures[next(iter(self._failures))]

@@ -4,11 +4,10 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from hashlib import blake2b
 from typing import Final, Protocol
 
 from ..actors.event_codecs import EventCodecs
-from ..actors.saga import Saga, saga_id
+from ..actors.saga import Saga, digest_of, saga_id
 from ..actors.saga_errors import UnknownSaga
 from ..actors.saga_orders import StartSaga
 from ..storage.control import ControlBoard
@@ -137,5 +136,5 @@ def _key(saga_class: type[Saga], cause: str) -> str:
     try:
         saga_id(saga_class, cause)
     except StreamNameInvalid:
-        return "~" + blake2b(cause.encode(), digest_size=16).hexdigest()
+        return digest_of(cause)
     return cause

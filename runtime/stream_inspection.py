@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Final
 
@@ -15,14 +14,13 @@ from ..storage.reader import LogReader
 from ..storage.record import StoredEvent
 from ..storage.snapshot import Snapshot
 from .domain_modules import aggregate_of
-from .history import check_version, position_of, state_at
+from .history import check_version, find_snapshot, position_of, state_at
 from .inspection import EVENT_COLUMNS, event_cells, event_data
 from .known_names import check_stream
-from .output import compact_json, format_time, make_console, make_table, print_json_with
+from .output import compact_json, format_time, make_console, make_table, print_json_with, utc_time
 
 ROWS_PER_TABLE: Final = 1_000
 """Events of a long stream come in several tables, each as wide as its own need be."""
-NS_PER_SECOND: Final = 1e9
 
 
 def print_stream(options: argparse.Namespace) -> int:
@@ -32,7 +30,7 @@ def print_stream(options: argparse.Namespace) -> int:
         head = log.head(options.stream)
         newest = 0 if head is None else head.version
         version = _version(log, options, newest)
-        snapshot = _snapshot(log, options.stream, version)
+        snapshot = find_snapshot(log, options.stream, version)
         compacted = log.compacted(options.stream)
         data: dict[str, Any] = {
             "stream": options.stream,
@@ -55,21 +53,13 @@ def print_stream(options: argparse.Namespace) -> int:
 def _version(log: LogReader, options: argparse.Namespace, newest: int) -> int:
     """The version that is asked for. Raises `NotInHistory`."""
     if options.at_position is not None or options.at_time is not None:
-        time = None if options.at_time is None else datetime.fromtimestamp(options.at_time / NS_PER_SECOND, UTC)
+        time = None if options.at_time is None else utc_time(options.at_time)
         head = log.head_at(options.stream, position_of(log, position=options.at_position, time=time))
         return 0 if head is None else head.version
     if options.at is None:
         return newest
     check_version(log, options.stream, options.at)
     return int(options.at)
-
-
-def _snapshot(log: LogReader, stream: str, version: int) -> Snapshot | None:
-    """The newest usable snapshot up to a version."""
-    for snapshot in log.snapshots(stream, to_version=version):
-        if log.event_hash(stream, snapshot.version) == snapshot.event_hash:
-            return snapshot
-    return None
 
 
 def _events(log: LogReader, stream: str, version: int) -> Iterator[StoredEvent]:

@@ -101,8 +101,7 @@ def decode_chunk(chunk: bytes) -> tuple[int, list[Row]]:
 
 def encode_row(entry: IdempotencyEntry) -> bytes:
     """The stored row of one entry."""
-    digest = blake2b(entry.key.encode(), digest_size=DIGEST_SIZE_BYTES).digest()
-    return _ROW.pack(digest, entry.version, entry.position, entry.event_count, entry.expires_ns)
+    return _ROW.pack(*decoded_row(entry))
 
 
 def decoded_row(entry: IdempotencyEntry) -> Row:
