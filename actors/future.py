@@ -112,38 +112,41 @@ class TrioFuture(pykka.Future[T]):
 
     __iter__ = __await__
 
+    # Between its place among the waiters and the wait there must be no KeyboardInterrupt.
+    @trio.lowlevel.enable_ki_protection
     async def _wait_in_task(self) -> T:
-        if self._outcome is None:
-            await self._park()
-        else:
-            await trio.lowlevel.checkpoint()
-        while self._outcome is _HOOKED:
+        task, pending = trio.lowlevel.current_task(), self
+        while True:
+            if pending._has_to_wait(task):
+                await trio.lowlevel.wait_task_rescheduled(partial(pending._abandon, task))
+            else:
+                await trio.lowlevel.checkpoint()
+            if self._outcome is not _HOOKED:
+                break
             try:
                 return self.get()
             except WouldDeadlock as error:
-                if (pending := error.future) is None:
+                if error.future is None:
                     raise
-            await pending._park()
+                pending = error.future
         outcome = self._outcome
         assert outcome is not None
         try:
             return _unwrap(outcome)  # type: ignore[no-any-return]
         finally:
-            del self, outcome  # as in get()
+            del self, pending, outcome  # as in get()
 
-    @trio.lowlevel.enable_ki_protection
-    async def _park(self) -> None:
-        task = trio.lowlevel.current_task()
+    def _has_to_wait(self, task: trio.lowlevel.Task) -> bool:
+        """Put a task among the waiters, unless it is settled."""
+        if self._outcome is not None:
+            return False
         with self._lock:
-            settled = self._outcome is not None
-            if not settled:
-                if self._waiters is None:
-                    self._waiters = {}
-                self._waiters[task] = trio.lowlevel.current_trio_token()
-        if settled:
-            await trio.lowlevel.checkpoint()
-            return
-        await trio.lowlevel.wait_task_rescheduled(partial(self._abandon, task))
+            if self._outcome is not None:
+                return False
+            if self._waiters is None:
+                self._waiters = {}
+            self._waiters[task] = trio.lowlevel.current_trio_token()
+            return True
 
     def _abandon(self, task: trio.lowlevel.Task, _: object) -> trio.lowlevel.Abort:
         assert self._waiters is not None
@@ -182,12 +185,16 @@ class TrioFuture(pykka.Future[T]):
     def _wake_all(self) -> None:
         if self._settled is not None:
             self._settled.set()
-        if not self._waiters:
+        waiters = self._waiters
+        if not waiters:
             return
         here = trio.lowlevel.current_trio_token() if trio.lowlevel.in_trio_run() else None
-        for task, token in list(self._waiters.items()):
+        if len(waiters) == 1 and here in waiters.values():
+            trio.lowlevel.reschedule(waiters.popitem()[0])
+            return
+        for task, token in list(waiters.items()):
             if token is here:
-                del self._waiters[task]
+                del waiters[task]
                 trio.lowlevel.reschedule(task)
             else:
                 with contextlib.suppress(trio.RunFinishedError):

@@ -168,11 +168,14 @@ class Projector(TrioActor):
         if self._is_displaced:
             await self._go_on_from_stored()
         if self._session.view.waits:
-            await self._take(host.store.read(after=self.position, limit=host.limits.catch_up_batch_events))
+            await self._take_next()
         else:
-            async with host.workshare.turn():
-                await self._take(host.store.read(after=self.position, limit=host.limits.catch_up_batch_events))
+            await host.workshare.turn(self._take_next)
         return self.position < host.store.last_position
+
+    async def _take_next(self) -> None:
+        host = self._host
+        await self._take(host.store.read(after=self.position, limit=host.limits.catch_up_batch_events))
 
     async def _go_on_from_stored(self) -> None:
         view = self._session.view

@@ -55,7 +55,7 @@ class StepCalls(Protocol):
     async def record(self, *events: Any) -> None:
         """Put records into the saga's stream and wait until they are on disk."""
 
-    async def send(self, commands: Commands, key: str, timeout: float | None) -> list[Receipt]:
+    def send(self, commands: Commands, key: str, timeout: float | None) -> Awaitable[list[Receipt]]:
         """Send commands, as a transaction if there are several, with an idempotency key."""
 
     async def state_of(self, aggregate_class: type[Any], aggregate_id: str) -> Any:

@@ -1,6 +1,6 @@
 """What the runs of sagas need of the runtime that they live in."""
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping
 from typing import Any, Protocol, TypeVar
 
 from ..storage.commit import NewEvent
@@ -28,7 +28,7 @@ class SagaHost(Protocol):
     def saga_from(self, saga_class: type[Saga], state: Mapping[str, Any]) -> Saga:
         """A saga with this state. Raises `DecodingError`."""
 
-    async def send(self, commands: Commands, key: str, timeout: float | None, *, is_new: bool) -> list[Receipt]:
+    def send(self, commands: Commands, key: str, timeout: float | None, *, is_new: bool) -> Awaitable[list[Receipt]]:
         """Send commands, as a transaction if there are several; `is_new` tells that the key was never used."""
 
     async def state_of(self, aggregate_class: type[Any], aggregate_id: str) -> Any:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import attrs
+import msgspec
 
 from ..storage.record import StoredEvent
 from .projection import EventMeta, Projection, Table, on
@@ -26,6 +27,8 @@ from .saga_events import (
 )
 from .saga_history import UNDO, SagaState
 
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder().decode
 CHANGES: Final = (
     StepFailed,
     CompensationFailed,
@@ -69,9 +72,16 @@ class SagaInstance:
     deadline_ns: int | None = None
     is_compensating: bool = False
     waits_for_event: str = ""
-    waits_where: dict[str, Any] = attrs.field(factory=dict)
+    waits_where_data: bytes = b""
+    """The values that the event is to have, by field, as MessagePack; empty where any will do."""
     waits_after: int = 0
     waits_for_signal: str = ""
+
+    @property
+    def waits_where(self) -> dict[str, Any]:
+        """The values that the event it waits for is to have, by field."""
+        where: dict[str, Any] = _decode(self.waits_where_data) if self.waits_where_data else {}
+        return where
 
     @property
     def wake_ns(self) -> int | None:
@@ -83,7 +93,12 @@ class SagaInstance:
         """As it stands after the next event of its stream."""
         changes: dict[str, Any] = {"updated_ns": meta.time_ns}
         going: SagaState = "compensating" if self.is_compensating else "running"
-        still: dict[str, Any] = {"until_ns": None, "waits_for_event": "", "waits_where": {}, "waits_for_signal": ""}
+        still: dict[str, Any] = {
+            "until_ns": None,
+            "waits_for_event": "",
+            "waits_where_data": b"",
+            "waits_for_signal": "",
+        }
         match event:
             case StepBegun(step, attempt):
                 changes |= {"state": going, "step": step, "attempt": attempt, **still}
@@ -103,7 +118,7 @@ class SagaInstance:
                     "step": event.scope,
                     "until_ns": event.until_ns,
                     "waits_for_event": event.event_type,
-                    "waits_where": event.where,
+                    "waits_where_data": _encode(event.where) if event.where else b"",
                     "waits_after": event.after,
                     "waits_for_signal": event.signal,
                 }
@@ -134,7 +149,7 @@ def begun(event: SagaStarted, meta: StoredEvent) -> SagaInstance:
 class SagaInstances(Projection, name="sagas"):
     """All sagas, by state and by class."""
 
-    version = 2
+    version = 3
 
     instances = Table(SagaInstance, key="id", indexes=["state", "saga"])
 

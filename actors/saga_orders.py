@@ -4,6 +4,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from ..storage.commit import NewEvent
 from .future import TrioFuture
 from .saga import Saga
 from .saga_events import SagaStarted
@@ -15,6 +16,8 @@ class StartSaga(msgspec.Struct):
     stream: str
     saga_class: type[Saga]
     started: SagaStarted
+    encoded: NewEvent
+    """The same as the log takes it."""
     correlation_id: str
     answer: TrioFuture[bool]
     error: str = ""

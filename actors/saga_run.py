@@ -6,7 +6,7 @@ that lost the newest records has lost the commands that came after them, too.
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
@@ -57,6 +57,8 @@ class SagaRun:
         """Told to come to rest after the step under way."""
         self.scope = trio.CancelScope()
         """Cut off where it does not."""
+        self.on_begun: Callable[[SagaRun, EventSourcingError | None], None] | None = None
+        """Called when its first record is on disk, or with what kept it from there."""
         self._host = host
         self._class = saga_class
         self._definition: SagaDefinition = saga_class.__eventsrc_saga__
@@ -64,7 +66,8 @@ class SagaRun:
         self._lane = Lane()
         self._held: list[NewEvent] = []
         self._in_flight = 0
-        self._first_settled = trio.Event()
+        self._has_begun = False
+        """Its first record is on disk, or was refused."""
         self._settled = trio.lowlevel.ParkingLot()
         self._failure: EventSourcingError | None = None
         self._is_new = not history.version
@@ -72,6 +75,7 @@ class SagaRun:
         self._lost_after = 0 if history.is_at_rest else history.last_position
         self._loaded_position = host.position()
         self._first_position = history.last_position
+        self._steps = tuple(self._definition.steps.values())
         self._has_checked_steps = self._is_new
         self._is_suspended = False
         self._task: trio.lowlevel.Task | None = None
@@ -84,7 +88,12 @@ class SagaRun:
             while not (history.is_ended or history.parked or self.is_stopping):
                 if history.retry_at_ns is not None and self.now_ns < history.retry_at_ns:
                     break
-                await self._go_on()
+                self._check_records()
+                if self._host.journal.is_full:
+                    await self._host.journal.room()
+                move = self._next_move()
+                if move is not None:
+                    await move
         except Suspended:
             pass
         except (StepGone, StepsChanged, DecodingError) as error:
@@ -92,11 +101,9 @@ class SagaRun:
             self.note(SagaParked(text_of(error)))
         await self.stored()
 
-    async def _go_on(self) -> None:
-        """The next step forwards or backwards."""
+    def _next_move(self) -> Awaitable[None] | None:
+        """The next step forwards or backwards; None where there was none left, which is noted."""
         history, definition = self.history, self._definition
-        self._check_records()
-        await self._host.journal.room()
         is_older = history.definition_version < definition.version
         if is_older and definition.older_instances == "park":
             raise StepGone(
@@ -104,22 +111,19 @@ class SagaRun:
                 f"version {definition.version} does not go on with (older_instances)."
             )
         if history.is_compensating:
-            await self._undo_next()
-            return
+            return self._undo_next()
         if is_older and definition.older_instances == "compensate":
             replaced = StepGone(f"Version {definition.version} of {self._class.__name__} replaces it.")
-            await self._fail_forward(replaced)
-            return
+            return self._fail_forward(replaced)
         if history.deadline_ns is not None and self.now_ns >= history.deadline_ns:
-            await self._fail_forward(DeadlinePassed("The saga was not done by its deadline."))
-            return
+            return self._fail_forward(DeadlinePassed("The saga was not done by its deadline."))
         if not self._has_checked_steps:
             self._check_steps()
-        step = next((each for name, each in definition.steps.items() if name not in history.done), None)
-        if step is None:
-            self.note(SagaCompleted())
-        else:
-            await self._do(step)
+        # Those that are done are the first ones.
+        if len(history.done) < len(self._steps):
+            return self._do(self._steps[len(history.done)])
+        self.note(SagaCompleted())
+        return None
 
     @property
     def undoing(self) -> str | None:
@@ -155,7 +159,7 @@ class SagaRun:
             self.note(StepBegun(step.name, attempt, self._lost_after))
         if self._is_new:
             # Nothing is done for a saga that might never have been started.
-            await self.begun()
+            await self._begun()
             self._is_new = False
         saga = self._host.saga_from(self._class, history.state)
         try:
@@ -208,16 +212,16 @@ class SagaRun:
 
     # --- backwards ---
 
-    async def _undo_next(self) -> None:
+    def _undo_next(self) -> Awaitable[None] | None:
         history = self.history
         for name in history.to_undo:
             step = self._definition.steps.get(name)
             if step is None:
                 raise StepGone(f"{self._class.__name__} has no step {name!r} any more, which is to be compensated.")
             if step.undo is not None:
-                await self._undo(step, step.undo)
-                return
+                return self._undo(step, step.undo)
         self.note(SagaCompensated())
+        return None
 
     async def _undo(self, step: StepDefinition, undo: StepMethod) -> None:
         history, name = self.history, step.name
@@ -287,9 +291,9 @@ class SagaRun:
     def now_ns(self) -> int:
         return self._host.wall_clock()
 
-    def hold(self, record: Any) -> None:
-        """Take in a record that goes to the disk along with the next."""
-        self._held.append(self._host.encode(record, self._correlation_id, self.stream))
+    def hold(self, record: Any, encoded: NewEvent | None = None) -> None:
+        """Take in a record, which may be encoded already, that goes to the disk along with the next."""
+        self._held.append(encoded or self._host.encode(record, self._correlation_id, self.stream))
         self.history.apply(record)
 
     def note(self, *records: Any) -> None:
@@ -310,15 +314,18 @@ class SagaRun:
         self._in_flight -= 1
         if isinstance(outcome, EventSourcingError):
             self._failure = self._failure or outcome
-        elif not self._first_settled.is_set():
+        elif not self._has_begun:
             self._first_position = outcome.first_position
-        self._first_settled.set()
-        if not self._in_flight or self._failure is not None:
+        is_first, self._has_begun = not self._has_begun, True
+        if is_first or not self._in_flight or self._failure is not None:
             self._settled.unpark_all()
+        if is_first and self.on_begun is not None:
+            self.on_begun(self, self._failure)
 
-    async def begun(self) -> None:
+    async def _begun(self) -> None:
         """Wait until its first record is on disk. Raises what kept it from there."""
-        await self._first_settled.wait()
+        while not self._has_begun:
+            await self._settled.park()
         self._check_records()
 
     async def stored(self) -> None:
@@ -357,10 +364,10 @@ class SagaRun:
 
     # --- what contexts need besides ---
 
-    async def send(self, commands: Commands, key: str, timeout: float | None) -> list[Receipt]:
+    def send(self, commands: Commands, key: str, timeout: float | None) -> Awaitable[list[Receipt]]:
         self._check_records()
         is_new = not self.history.begun_position and self.history.attempt == 1
-        return await self._host.send(commands, key, timeout, is_new=is_new)
+        return self._host.send(commands, key, timeout, is_new=is_new)
 
     async def state_of(self, aggregate_class: type[Any], aggregate_id: str) -> Any:
         return await self._host.state_of(aggregate_class, aggregate_id)

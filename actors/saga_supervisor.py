@@ -148,35 +148,35 @@ class SagaSupervisor(TrioActor):
             order.answer.settle(False)
             return
         run = SagaRun(self._host, order.saga_class, order.stream, SagaHistory(), order.correlation_id)
-        self._starting[order.stream] = []
+        self._starting[order.stream] = [order.answer]
+        run.on_begun = self._on_begun
+        run.hold(order.started, order.encoded)
         if order.error:
-            run.note(order.started, SagaParked(order.error))
+            run.note(SagaParked(order.error))
         elif len(self._running) < self._host.limits.sagas_running_max and not self._is_stopping:
-            run.hold(order.started)
             self._launch(order.stream, run)
         else:
-            run.note(order.started)
-        self._nursery.start_soon(in_background, self._answer_started, run, order.answer)
+            run.note()
 
-    async def _answer_started(self, run: SagaRun, answer: TrioFuture[bool]) -> None:
-        """Answer when the start is on disk."""
-        failure: EventSourcingError | None = None
-        try:
-            await run.begun()
-        except EventSourcingError as error:
-            failure = error
-            # Else who starts it again would find it running.
-            while self._running.get(run.stream) is run:
-                await self._moved.park()
-        waiting = self._starting.pop(run.stream, [])
-        for each, is_first in ((answer, True), *((other, False) for other in waiting)):
-            if failure is None:
-                each.settle(is_first)
-            else:
-                each.fail(failure)
-        if failure is None and run.stream not in self._running and run.history.version == 1 and not run.history.parked:
+    def _on_begun(self, run: SagaRun, failure: EventSourcingError | None) -> None:
+        """Answer who started it: it is on disk."""
+        if failure is not None:
+            self._nursery.start_soon(in_background, self._refuse_start, run, failure)
+            return
+        first, *others = self._starting.pop(run.stream)
+        first.settle(True)
+        for other in others:
+            other.settle(False)
+        if run.stream not in self._running and run.history.version == 1:
             self._ready.append(run.stream)
             self._start_ready()
+
+    async def _refuse_start(self, run: SagaRun, failure: EventSourcingError) -> None:
+        # Else who starts it again would find it running.
+        while self._running.get(run.stream) is run:
+            await self._moved.park()
+        for answer in self._starting.pop(run.stream):
+            answer.fail(failure)
 
     def _signal(self, order: SendSignal) -> None:
         run = self._running.get(order.stream) or self._noting.get(order.stream) or self._loaded(order.stream)

@@ -1,8 +1,7 @@
 """Who works when: everything that follows the log, taken together, leaves the commands their half of the time."""
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
@@ -22,13 +21,12 @@ class Workshare:
         self._debt_seconds = 0.0
         self._notifications = 0
 
-    @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Do one batch of work on the trio thread inside."""
+    async def turn(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do one batch of work on the trio thread."""
         async with self._turns:
             started = time.perf_counter()
             try:
-                yield
+                await work()
             finally:
                 self._debt_seconds += time.perf_counter() - started
             if self._debt_seconds > DEBT_SECONDS_MAX:

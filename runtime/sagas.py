@@ -1,7 +1,6 @@
 """The sagas of one runtime: starting them, what their supervisor needs of it, and asking how they stand."""
 
-import math
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, Generic, TypeVar
 
@@ -87,15 +86,20 @@ class SagaRef(Generic[S]):
         cause = current_cause.get()
         if cause is not None and cause.causation_id == self.id:
             raise SagaWaitsForItself(self.id)
-        with trio.fail_after(math.inf if timeout is None else timeout):
-            await trio.lowlevel.checkpoint()
-            supervisor = self._sagas.supervisor
-            # What one that runs has done may not be on disk yet.
-            history = None if supervisor.is_running(self.id) else self._sagas.load(self.id)[1]
-            while history is None or not (history.is_ended or history.parked):
-                history = await supervisor.rested(self.id)
-            saga_class = self._sagas.class_named(self.id)
-            return SagaOutcome(history.status, history.error, self._sagas.saga_from(saga_class, history.state))  # type: ignore[arg-type]
+        if timeout is None:
+            return await self._ended()
+        with trio.fail_after(timeout):
+            return await self._ended()
+
+    async def _ended(self) -> "SagaOutcome[S]":
+        await trio.lowlevel.checkpoint()
+        supervisor = self._sagas.supervisor
+        # What one that runs has done may not be on disk yet.
+        history = None if supervisor.is_running(self.id) else self._sagas.load(self.id)[1]
+        while history is None or not (history.is_ended or history.parked):
+            history = await supervisor.rested(self.id)
+        saga_class = self._sagas.class_named(self.id)
+        return SagaOutcome(history.status, history.error, self._sagas.saga_from(saga_class, history.state))  # type: ignore[arg-type]
 
     async def signal(self, signal: str, payload: Any = None) -> bool:
         """Send it a signal; whether it is the first of its name, which alone counts.
@@ -215,8 +219,8 @@ class Sagas:
         deadline_ns = None if seconds is None else self.wall_clock() + int(seconds * 1e9)
         state = {} if isinstance(saga, type) else self.state_data(saga)
         started = SagaStarted(definition.name, key, definition.version, state, deadline_ns, cause, after)
-        self.encode(started, "", "")
-        return StartSaga(stream, saga_class, started, correlation_id, TrioFuture(), error)
+        encoded = self.encode(started, correlation_id, stream)
+        return StartSaga(stream, saga_class, started, encoded, correlation_id, TrioFuture(), error)
 
     def class_of(self, saga_class: type[Saga]) -> type[Saga]:
         """The class itself. Raises `UnknownSaga` where the runtime was opened without it."""
@@ -314,8 +318,8 @@ class Sagas:
     def saga_from(self, saga_class: type[Saga], state: Mapping[str, Any]) -> Saga:
         return self._serializer.structure(state, saga_class)
 
-    async def send(self, commands: Commands, key: str, timeout: float | None, *, is_new: bool) -> list[Receipt]:
-        return await self._calls.send(commands, key, timeout, is_new=is_new)
+    def send(self, commands: Commands, key: str, timeout: float | None, *, is_new: bool) -> Awaitable[list[Receipt]]:
+        return self._calls.send(commands, key, timeout, is_new=is_new)
 
     async def state_of(self, aggregate_class: type[Any], aggregate_id: str) -> Any:
         return await self._calls.state_of(aggregate_class, aggregate_id)

@@ -247,7 +247,9 @@ class EventLog(LogReader):
         return next((event.position for event in find_events(self, query)), None)
 
     def _head_to_extend(self, stream: str) -> StreamHead | None:
-        head = self.head(stream)
-        if head is not None:
-            self._heads[stream] = head
+        head = self._heads.get(stream)
+        if head is None and not self._knows_all_heads:
+            head = super().head(stream)
+            if head is not None:
+                self._heads[stream] = head
         return head
