@@ -34,7 +34,8 @@ class EventCodecs:
         self._serializer = serializer
         self.of_class: dict[type, EventCodec] = {}
         self.of_name: dict[str, EventCodec] = {}
-        self._structures: dict[str, tuple[Callable[[Any, type], Any], type]] = {}
+        self.structures: dict[str, tuple[Callable[[Any, type], Any], type]] = {}
+        """By stored name: what makes an event object of a payload, and the class that it takes for it."""
         for event_class in event_classes:
             serializer.prepare(event_class)
             stored = event_type(event_class)
@@ -45,19 +46,24 @@ class EventCodecs:
             )
             self.of_class[event_class] = codec
             self.of_name[codec.name] = codec
-            self._structures[codec.name] = structure, event_class
+            self.structures[codec.name] = structure, event_class
 
     def decode(self, stored: StoredEvent) -> Any | None:
         """The event object for a stored event; None where its class is not among these. Raises `DecodingError`."""
-        found = self._structures.get(stored.type)
+        found = self.structures.get(stored.type)
         if found is None:
             return None
         structure, event_class = found
         try:
             return structure(stored.payload, event_class)
         except Exception as error:
-            reason = self._serializer.explain(stored.payload, event_class, error)
-            raise DecodingError(
-                f"The event {stored.type!r} of {stored.stream!r} at position {stored.position} does not fit "
-                f"{event_class.__name__}: {reason}"
-            ) from error
+            raise self.misfit(stored, error) from error
+
+    def misfit(self, stored: StoredEvent, error: Exception) -> DecodingError:
+        """What a stored event is refused with that does not fit its class."""
+        _, event_class = self.structures[stored.type]
+        reason = self._serializer.explain(stored.payload, event_class, error)
+        return DecodingError(
+            f"The event {stored.type!r} of {stored.stream!r} at position {stored.position} does not fit "
+            f"{event_class.__name__}: {reason}"
+        )

@@ -105,10 +105,14 @@ class Reading:
 
         Raises `UnknownEvent` or `DecodingError`.
         """
-        event = self._codecs.decode(stored)
-        if event is None:
+        found = self._codecs.structures.get(stored.type)
+        if found is None:
             raise UnknownEvent(None, stored.stream, stored.type, stored.position)
-        return event
+        structure, event_class = found
+        try:
+            return structure(stored.payload, event_class)
+        except Exception as error:
+            raise self._codecs.misfit(stored, error) from error
 
     def streams(self, *, category: str | None = None) -> AsyncIterator[StreamHead]:
         """The head of every stream, in the order of their names."""

@@ -4,7 +4,9 @@ It only reads: nothing that is replayed is stored, and no command is sent.
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, Final, Self
 
 import attrs
@@ -76,6 +78,7 @@ class Replay:
         """In the mode "from_snapshot": the version of the snapshot that it begins from; 0 where none is usable."""
         self._extent = selection.extent(store, self.snapshot_version)
         self._events = 0
+        self._passing: Sequence[StoredEvent] = ()
         self._newest: StoredEvent | None = None
         self._is_through = self._extent.end == self._extent.begin
         self._has_begun = self._has_ended = False
@@ -163,6 +166,13 @@ class Replay:
             return self._extent.end_position
         return self._extent.begin_position if self._newest is None else self._newest.position
 
+    @property
+    def _events_by_now(self) -> int:
+        """How many have gone by: counted by the batch, which is found out of the newest one in between."""
+        if self._newest is None:
+            return self._events
+        return self._events + bisect_right(self._passing, self._newest.position, key=attrgetter("position"))
+
     def _steer(self) -> None:
         self._is_free = self._pace.speed is None and not self._is_paused and self._pause_at == NEVER
         self._steered.unpark_all()
@@ -182,12 +192,12 @@ class Replay:
                 # As fast as it goes, or behind the pace by all that was left of it.
                 left = seconds * (1 - share) / share if share > 0 else None
         return Progress(
-            events=self._events,
+            events=self._events_by_now,
             events_total=extent.events_total,
             position=self._position,
             last_position=extent.end_position,
             fraction=share,
-            per_second=self._events / seconds if seconds > 0 else 0.0,
+            per_second=self._events_by_now / seconds if seconds > 0 else 0.0,
             seconds_left=left,
         )
 
@@ -232,7 +242,7 @@ class Replay:
         into, plain = self._into, self._plain
         if into is None:
             return 0
-        done_before = self._events
+        done_before, self._passing = self._events, batch
         try:
             for event in batch:
                 if not self._is_free:
@@ -241,9 +251,10 @@ class Replay:
                 if type(returned) not in plain and self._is_awaited(returned):
                     await returned
                 self._newest = event
-                self._events += 1
         except Exception as error:
             raise ReplayHandlerFailed(event.stream, event.version, event.position, event.type, error) from error
+        finally:
+            self._events, self._passing = self._events_by_now, ()
         return self._events - done_before
 
     async def _replay(self, batch: Sequence[StoredEvent]) -> None:

@@ -101,10 +101,10 @@ class Group:
     def records_between(self, first: int, last: int) -> Sequence[Record]:
         """The records from one position through another, decoded in one go."""
         start = self._ends[first - self.first_position - 1] if first > self.first_position else _ARRAY.size
-        content = self._value[self._body + start : self._body + self._ends[last - self.first_position]]
+        content = memoryview(self._value)[self._body + start : self._body + self._ends[last - self.first_position]]
         try:
             decoder = _mixed_decoder if self.stubs else _records_decoder
-            return decoder.decode(_ARRAY.pack(_ARRAY_CODE, last - first + 1) + content)
+            return decoder.decode(b"".join((_ARRAY.pack(_ARRAY_CODE, last - first + 1), content)))
         except _UNDECODABLE as error:
             raise GroupDamaged(str(error)) from error
 

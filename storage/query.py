@@ -9,7 +9,7 @@ from .event_query import EventQuery
 from .record import StoredEvent, StreamHead
 from .store import POSITION_MAX, EventReader
 
-QUERY_BATCH_EVENTS: Final = 250
+QUERY_BATCH_EVENTS: Final = 500
 """Events that are looked at in one go: about a millisecond."""
 PROBE_EVENTS: Final = 20
 """Events of an index that are looked at to tell how narrow it is."""
