@@ -97,6 +97,36 @@ def bare_scan(folder: Path, store: Path) -> float:
         environment.close()
 
 
+def bare_view(folder: Path, store: Path) -> float:
+    """Events a second at which a loop around LMDB keeps the same rows and index, in batches as large: the limit."""
+    log = EventLog(store, limits=LIMITS)
+    try:
+        events = log.read(limit=log.last_position)
+        accounts = [event.aggregate_id.encode() for event in events]
+    finally:
+        log.close()
+    environment = lmdb.open(str(folder / "bare-view"), map_size=measurements.MAP_SIZE_BYTES, max_dbs=2, sync=False)
+    rows, index = environment.open_db(b"rows"), environment.open_db(b"amount")
+    number = struct.Struct(">Q")
+    amounts: dict[bytes, int] = {}
+    started = time.perf_counter()
+    for start in range(0, len(accounts), LIMITS.catch_up_batch_events):
+        changed: dict[bytes, int] = {}
+        for account in accounts[start : start + LIMITS.catch_up_batch_events]:
+            changed[account] = changed.get(account, amounts.get(account, 0)) + 1
+        with environment.begin(write=True) as transaction, transaction.cursor(index) as cursor:
+            for account in changed.keys() & amounts.keys():
+                cursor.set_key(number.pack(amounts[account]) + account)
+                cursor.delete()
+            cursor.putmulti(sorted((number.pack(amount) + account, account) for account, amount in changed.items()))
+            with transaction.cursor(rows) as row_cursor:
+                row_cursor.putmulti(sorted((account, number.pack(amount)) for account, amount in changed.items()))
+        amounts |= changed
+    seconds = time.perf_counter() - started
+    environment.close()
+    return len(accounts) / seconds
+
+
 async def replay_typed(store: Path) -> float:
     """Events a second of a full replay, flat out, each decoded to its class."""
     async with Runtime.open(store, aggregates=[Account], limits=LIMITS) as runtime:
