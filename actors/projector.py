@@ -185,8 +185,8 @@ class Projector(TrioActor):
         self._is_displaced = False
 
     async def _take(self, events: list[StoredEvent]) -> None:
-        concerns = self._session.concerns
-        wanted = [event for event in events if concerns(event)]
+        handled = self._session.handled_types
+        wanted = [event for event in events if event.type in handled]
         if not events:
             return
         last = events[-1]

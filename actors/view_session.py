@@ -1,6 +1,6 @@
 """One projection at work on its view: a batch of events becomes one transaction of rows and checkpoint."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 from ..storage.errors import StoreWriteFailed
@@ -20,53 +20,61 @@ ROWS_KEPT_MAX: Final = 10_000
 RETRIES_MAX: Final = 24
 
 R = TypeVar("R")
-_ABSENT: Final = object()
+
+
+class Batch:
+    """What the tables of a projection have in common while a batch is being handled."""
+
+    __slots__ = ("event_index", "transaction")
+
+    transaction: ViewWriting
+    event_index: int
+    """Which event of the batch is being handled."""
 
 
 class SessionRows(Generic[R]):
     """A table while a batch is being handled: what is changed is kept here until the end of the batch."""
 
-    __slots__ = ("_before", "_changed", "_events", "_kept", "_newest_key", "_type", "event_index", "transaction")
+    __slots__ = ("_batch", "_before", "_changed", "_kept", "_newest_key", "_type")
 
-    def __init__(self, row_type: RowType[R]) -> None:
+    def __init__(self, row_type: RowType[R], batch: Batch) -> None:
         self._type = row_type
-        self._changed: dict[bytes, R | None] = {}
+        self._batch = batch
+        # With the event that changed it last.
+        self._changed: dict[bytes, tuple[R | None, int]] = {}
         self._before: dict[bytes, tuple[bytes, ...] | None] = {}
         self._kept: dict[bytes, tuple[R, tuple[bytes, ...]]] = {}
         self._newest_key: tuple[tuple[Any, ...], bytes] = ((), b"")
-        self._events: dict[bytes, int] = {}
-        self.transaction: ViewWriting
-        self.event_index = 0
-        """Which event of the batch is being handled."""
 
     def get(self, *key: Any) -> R | None:
         encoded = self._encoded(key)
-        changed: Any = self._changed.get(encoded, _ABSENT)
-        if changed is not _ABSENT:
-            # What the caller does with it counts only when it is put.
-            return changed if changed is None else self._type.own(changed)
-        return self._stored(encoded, key)
+        changed = self._changed.get(encoded)
+        if changed is None:
+            return self._stored(encoded, key)
+        row, _ = changed
+        # What the caller does with it counts only when it is put.
+        return row if row is None else self._type.own(row)
 
     def put(self, row: R) -> None:
-        self._type.check(row)
-        values = self._type.key_values(row)
+        row_type = self._type
+        row_type.check(row)
+        values = row_type.key_values(row)
         key = self._encoded(values)
         if key not in self._before:
             self._stored(key, values)
-        self._changed[key] = self._type.own(row)
-        self._events[key] = self.event_index
+        self._changed[key] = (row if row_type.is_immutable else row_type.own(row), self._batch.event_index)
 
     def delete(self, *key: Any) -> None:
         encoded = self._encoded(key)
         if encoded not in self._before:
             self._stored(encoded, key)
-        self._changed[encoded] = None
+        self._changed[encoded] = (None, self._batch.event_index)
 
     def where(self, **criteria: Any) -> list[R]:
         row_type = self._type
         query = RowQuery(criteria_of(row_type.fields, row_type.name, criteria), limit=ROWS_FOUND_MAX + 1)
         self.flush()
-        found: list[R] = self.transaction.find(row_type, query)
+        found: list[R] = self._batch.transaction.find(row_type, query)
         if len(found) > ROWS_FOUND_MAX:
             raise QueryTooLarge(row_type.name, ROWS_FOUND_MAX, "hand to one event")
         return found
@@ -79,9 +87,9 @@ class SessionRows(Generic[R]):
         try:
             changes = [
                 Change(key, row, self._before[key], None if row is None else indexed(row))
-                for key, row in self._changed.items()
+                for key, (row, _) in self._changed.items()
             ]
-            self.transaction.write(self._type, changes)
+            self._batch.transaction.write(self._type, changes)
         except RowInvalid as error:
             raise RowRefused(self._event_that_put(error.row), error) from error
         if self._type.is_immutable:
@@ -95,17 +103,15 @@ class SessionRows(Generic[R]):
                 kept.clear()
         self._changed.clear()
         self._before.clear()
-        self._events.clear()
 
     def forget(self) -> None:
         """Drop everything: the transaction was not committed."""
         self._changed.clear()
         self._before.clear()
         self._kept.clear()
-        self._events.clear()
 
     def _event_that_put(self, row: object) -> int:
-        return next((self._events[key] for key, changed in self._changed.items() if changed is row), self.event_index)
+        return next((index for changed, index in self._changed.values() if changed is row), self._batch.event_index)
 
     def _encoded(self, key: tuple[Any, ...]) -> bytes:
         """The key as bytes. A row is mostly put under the key that it was got by."""
@@ -121,7 +127,7 @@ class SessionRows(Generic[R]):
         if kept is not None:
             row, self._before[encoded] = kept
             return row
-        found: R | None = self.transaction.get(self._type, key)
+        found: R | None = self._batch.transaction.get(self._type, key)
         if found is None:
             self._before[encoded] = None
             return None
@@ -142,15 +148,17 @@ class ViewSession:
             name: definition.handlers[codec.event_class] for name, codec in self._codecs.of_name.items()
         }
         self._projection = projection_class()
+        self._batch = Batch()
         self._rows: list[SessionRows[Any]] = []
         for name, table in definition.tables.items():
-            rows: SessionRows[Any] = SessionRows(RowType(table, serializer))
+            rows: SessionRows[Any] = SessionRows(RowType(table, serializer), self._batch)
             self._projection.__dict__[name] = rows
             self._rows.append(rows)
 
-    def concerns(self, event: StoredEvent) -> bool:
-        """Whether the projection has a method for it."""
-        return event.type in self._handlers
+    @property
+    def handled_types(self) -> Container[str]:
+        """The stored types of the events that the projection has a method for."""
+        return self._handlers
 
     def apply(self, events: Sequence[StoredEvent], checkpoint: Checkpoint) -> None:
         """Handle the events and commit what they change together with the checkpoint.
@@ -173,16 +181,14 @@ class ViewSession:
         raise RuntimeError(f"the view could not be written in {RETRIES_MAX} attempts")
 
     def _apply(self, events: Sequence[StoredEvent], checkpoint: Checkpoint) -> None:
-        handlers, decode, projection = self._handlers, self._codecs.decode, self._projection
+        handlers, decode, projection, batch = self._handlers, self._codecs.decode, self._projection, self._batch
         with self.view.writing() as transaction:
-            for rows in self._rows:
-                rows.transaction = transaction
+            batch.transaction = transaction
             for index, stored in enumerate(events):
                 handler = handlers.get(stored.type)
                 if handler is None:
                     continue
-                for rows in self._rows:
-                    rows.event_index = index
+                batch.event_index = index
                 try:
                     handler(projection, decode(stored), stored)
                 except (ViewRetry, RowRefused, StoreWriteFailed):

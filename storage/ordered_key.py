@@ -55,9 +55,12 @@ def encode_value(value: Any) -> bytes:
         except UnicodeEncodeError:
             encoded = text.encode("utf-8", "surrogatepass")
         return b"\x20" + encoded.replace(b"\x00", b"\x00\xff") + b"\x00"
-    if kind is int and -_EXACT < value < _EXACT:
+    if kind is int and 0 <= value < _EXACT:
+        # The other sign is the highest bit, which puts them behind those below zero.
+        return _NUMBER + _DOUBLE.pack(-float(value)) + _NOTHING
+    if kind is int and -_EXACT < value < 0:
         (bits,) = _UINT64.unpack(_DOUBLE.pack(value))
-        return _NUMBER + _UINT64.pack(bits ^ _ALL_BITS if value < 0 else bits | _INT64) + _NOTHING
+        return _NUMBER + _UINT64.pack(bits ^ _ALL_BITS) + _NOTHING
     if kind is int or kind is float:
         return _encode_number(value)
     return _encode_other(value)
@@ -65,7 +68,7 @@ def encode_value(value: Any) -> bytes:
 
 def encode_key(values: tuple[Any, ...]) -> bytes:
     """The key of a row, exactly. Raises `NotOrdered`, also for one over `KEY_SIZE_BYTES_MAX`."""
-    key = b"".join([encode_value(value) for value in values])
+    key = encode_value(values[0]) if len(values) == 1 else b"".join([encode_value(value) for value in values])
     if len(key) > KEY_SIZE_BYTES_MAX:
         raise NotOrdered(f"it takes {len(key)} bytes as a key, and {KEY_SIZE_BYTES_MAX} is the most")
     return key
