@@ -5,6 +5,7 @@ import statistics
 import struct
 import time
 import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -217,21 +218,28 @@ async def transaction_seconds(store: Path, *, commands: int) -> tuple[float, flo
         return alone / commands, together / commands
 
 
-async def hydration_seconds(store: Path, *, events: int, snapshots: bool, repeats: int = 11) -> float:
-    """The median time to get the state of an aggregate that is not in memory, with `events` events in its stream."""
+async def hydration_seconds(
+    store: Path, *, sizes: Sequence[int], snapshots: bool, repeats: int = 11
+) -> dict[int, float]:
+    """The median time to get the state of an aggregate that is not in memory, by the number of events in its stream.
+
+    The sizes take turns.
+    """
     every = LIMITS.snapshot_every_events if snapshots else NO_SNAPSHOT
     limits = attrs.evolve(LIMITS, snapshot_every_events=every)
-    name = f"hydrate-{events}-{snapshots}"
+    names = {events: f"hydrate-{events}-{snapshots}" for events in sizes}
     async with Runtime.open(store, aggregates=[Account], limits=limits) as runtime:
-        await runtime.actor(Account, name).ask_many([Deposit(1)] * events)
-    samples = []
+        for events, name in names.items():
+            await runtime.actor(Account, name).ask_many([Deposit(1)] * events)
+    samples: dict[int, list[float]] = {events: [] for events in sizes}
     for _ in range(repeats):
-        async with Runtime.open(store, aggregates=[Account], limits=limits) as runtime:
-            started = time.perf_counter()
-            state = await runtime.actor(Account, name).state()
-            samples.append(time.perf_counter() - started)
-            assert state.balance == events, f"{state.balance} of {events} events came back"
-    return statistics.median(samples)
+        for events, name in names.items():
+            async with Runtime.open(store, aggregates=[Account], limits=limits) as runtime:
+                started = time.perf_counter()
+                state = await runtime.actor(Account, name).state()
+                samples[events].append(time.perf_counter() - started)
+                assert state.balance == events, f"{state.balance} of {events} events came back"
+    return {events: statistics.median(seconds) for events, seconds in samples.items()}
 
 
 async def past_state_seconds(store: Path, *, events: int, repeats: int = 21) -> tuple[float, float]:
