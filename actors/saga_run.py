@@ -341,6 +341,11 @@ class SagaRun:
         return not (self._held or self._in_flight or self._failure)
 
     @property
+    def is_unwritten(self) -> bool:
+        """Whether nothing of it is on disk or in line for it."""
+        return not (self._first_position or self._has_begun or self._in_flight)
+
+    @property
     def was_started(self) -> bool:
         """Whether its first record is on disk."""
         return self._first_position > 0

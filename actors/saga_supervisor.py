@@ -278,6 +278,10 @@ class SagaSupervisor(TrioActor):
             del self._running[stream]
             self._moved.unpark_all()
             self._tell_watchers(run)
+            if run.is_unwritten:
+                ended = UnknownSaga(f"The saga {stream!r} was not started: its run ended before anything was written.")
+                for answer in self._starting.pop(stream, ()):
+                    answer.fail(ended)
         self._start_ready()
 
     def _tell_watchers(self, run: SagaRun) -> None:

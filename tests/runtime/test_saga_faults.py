@@ -28,6 +28,7 @@ from eventsrc import (
     handles,
     step,
 )
+from eventsrc.actors.saga_run import SagaRun
 from eventsrc.runtime.testing import FaultyLog
 from eventsrc.storage.commit import Appended, Commit
 from eventsrc.storage.errors import EventSourcingError
@@ -213,6 +214,22 @@ async def test_a_start_that_is_refused_is_an_error_and_leaves_nothing(gateway: G
         assert runtime.last_position == 1
         assert gateway.calls == 0
         assert (await runtime.actor(Stock, "all").ask(Take(1))).version == 2
+
+
+async def test_a_start_that_fails_before_anything_is_written_is_told_and_can_be_made_again(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(run: SagaRun) -> None:
+        raise RuntimeError("a fault of ours")
+
+    async with open_runtime(MemoryLog()) as runtime:
+        with monkeypatch.context() as patched:
+            patched.setattr(SagaRun, "_next_move", broken)
+            with trio.fail_after(1), pytest.raises(UnknownSaga, match="was not started"):
+                await runtime.start_saga(PlaceOrder("o1", 10), key="o1")
+        saga = await runtime.start_saga(PlaceOrder("o1", 10), key="o1")
+        assert saga.was_started
+        assert (await saga.wait()).state == "completed"
 
 
 async def test_a_saga_goes_on_when_there_is_room_again(gateway: Gateway) -> None:
