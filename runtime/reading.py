@@ -332,8 +332,8 @@ class Reading:
             return self._store
         if isinstance(self._store, PastLog):
             raise BackupRefused(
-                f"This runtime shows {self._store.path} as of position {self._store.last_position}. Copy the store by "
-                "a runtime of now, or fork it there at that position."
+                f"This runtime shows {self._store.path}. Copy the store by a runtime of now, or fork it there at that "
+                "position."
             )
         raise BackupRefused(f"{self._store.path} is no store on a disk: there is nothing to copy.")
 

@@ -97,7 +97,7 @@ async def test_the_past_is_not_copied(tmp_path: Path) -> None:
         await runtime.actor(Account, "ann").ask_many([Deposit(1)] * 2)
         async with runtime.as_of(position=1) as past:
             for copy in (past.backup(tmp_path / "copy"), past.fork(1, tmp_path / "copy")):
-                with pytest.raises(BackupRefused, match="Copy the store by a runtime of now"):
+                with pytest.raises(BackupRefused, match=r"store as of position 1\. Copy the store by a runtime of now"):
                     await copy
     assert not (tmp_path / "copy").exists()
 
