@@ -74,8 +74,8 @@ def test_the_snapshots(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {row["verdict"] for row in found} == {"proved"}
     assert run("snapshots", path, "account-bob") == 0
     assert "proved" in capsys.readouterr().out
-    assert run("snapshots", path, "account-nobody") == 0
-    assert capsys.readouterr().out == "none\n"
+    assert run("snapshots", path, "account-nobody") == 1
+    assert "There is no stream 'account-nobody'" in capsys.readouterr().err
 
 
 async def outside(*arguments: object) -> str:
