@@ -73,7 +73,7 @@ class UnknownProjection(EventSourcingError):
         name = projection if isinstance(projection, str) else projection.__name__
         super().__init__(
             f"The runtime was not opened with {name}; it has {', '.join(known) or 'none'}. "
-            "Give it to Runtime.open(projections=[...])."
+            "Give it to Runtime.open(projections=[...]), and for the past to as_of(projections=[...])."
         )
 
 

@@ -21,6 +21,7 @@ from eventsrc import (
     Recreate,
     Runtime,
     RuntimeReadOnly,
+    UnknownProjection,
 )
 from eventsrc.runtime.testing import EPOCH, WallClock
 from eventsrc.storage.store import EventStore
@@ -90,6 +91,14 @@ async def test_what_came_since_does_not_show(tmp_path: Path) -> None:
                 async with past.as_of(position=1) as before:
                     assert (await before.actor(Account, "ann").state()).balance == 1
         assert (await ann.state()).notes == 1
+
+
+async def test_a_view_that_was_not_asked_for_is_said_with_where_to_ask_for_it(tmp_path: Path) -> None:
+    async with Runtime.open(tmp_path, aggregates=[Account], projections=[Balances]) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(1))
+        async with runtime.as_of(position=1) as past:
+            with pytest.raises(UnknownProjection, match=r"for the past to as_of\(projections=\[\.\.\.\]\)"):
+                past.view(Balances)
 
 
 async def test_the_past_is_not_copied(tmp_path: Path) -> None:
