@@ -112,10 +112,10 @@ def _print_divergence(options: argparse.Namespace) -> int:
             states = [
                 trio.run(_state_data, store, *aggregate_of(options.stream, options.modules)) for store in (log, other)
             ]
-            changes = changes_between(*states)
+            written: Callable[[Any], Any] = (lambda value: value) if options.json else compact_json
             rows = [
-                {"field": field, "here": compact_json(here), "there": compact_json(there)}
-                for field, (here, there) in changes.items()
+                {"field": field, "here": written(here), "there": written(there)}
+                for field, (here, there) in changes_between(*states).items()
             ]
             print_rows(rows, as_json=options.json)
     return 0

@@ -239,6 +239,17 @@ def test_the_difference_has_the_innermost_values(run: Run) -> None:
     assert [event["version"] for event in run("diff", ONE, 0, 7, "--json").lines[0]["events"]] == list(range(1, 8))
 
 
+def test_the_state_in_a_fork_is_compared_field_by_field(store: Path, tmp_path: Path, run: Run) -> None:
+    fork = tmp_path / "fork"
+    assert run("fork", fork, "--at", 9).code == 0
+    event, *fields = run("diff", ONE, "--with", fork, *DOMAIN, "--json").lines
+    assert (event["store"], event["version"]) == (str(store), 7)
+    sizes = {row["field"]: (len(row["here"]), len(row["there"])) for row in fields}
+    assert sizes["lines"] == (7, 6), "they are values, as in other JSON"
+    plain = run("diff", ONE, "--with", fork, *DOMAIN)
+    assert "lines" in plain.out
+
+
 def test_blame_names_every_field(run: Run) -> None:
     (data,) = run("blame", ONE, *DOMAIN, "--json").lines
     assert (data["tags"]["version"], data["tags"]["time"]) == (2, "2026-01-01T00:03:00.000000+00:00")
