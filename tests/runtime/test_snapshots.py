@@ -244,6 +244,24 @@ async def test_an_aggregate_in_memory_lets_go_of_a_state_that_came_from_a_wrong_
             await ann.ask(Withdraw(900))
 
 
+async def test_a_snapshot_is_reported_as_quarantined_once_nothing_uses_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Runtime.open(tmp_path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.actor(Account, "ann").ask_many([Deposit(1)] * 10)
+    forge(tmp_path, "account-ann", state={"balance": 1_000_000, "notes": 0})
+    async with Runtime.open(tmp_path, aggregates=[Account], limits=LIMITS) as runtime:
+        ann = runtime.actor(Account, "ann")
+        assert (await ann.state()).balance in (10, 1_000_000)
+        with trio.fail_after(10):
+            while "snapshot quarantined" not in caplog.text:
+                assert runtime.maintenance.proofs.quarantined == 0
+                await trio.lowlevel.checkpoint()
+        assert runtime.maintenance.proofs.quarantined == 1
+        assert runtime.maintenance.snapshots(Account, "ann") == []
+        assert (await ann.state()).balance == 10
+
+
 async def test_a_snapshot_of_another_event_is_quarantined(tmp_path: Path) -> None:
     async with Runtime.open(tmp_path, aggregates=[Account], limits=LIMITS) as runtime:
         await runtime.actor(Account, "ann").ask_many([Deposit(1)] * 10)
