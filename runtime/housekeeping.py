@@ -48,8 +48,9 @@ def run_compact(options: argparse.Namespace) -> int:
     _check_store(options.path)
     asked = _ask(options, COMPACT)
     if asked is not None:
-        with closing(LogReader.open(options.path)) as log:
-            print_rows([_compacted_row(each) for each in _compacted(log, options.stream)], as_json=options.json)
+        if asked == 0 or options.stream is None:
+            with closing(LogReader.open(options.path)) as log:
+                print_rows([_compacted_row(each) for each in _compacted(log, options.stream)], as_json=options.json)
         return asked
     done: Retention = trio.run(_compact, options.path, options.stream, aggregates_in(options.modules))
     print_rows([_row(each) for each in done.compacted], as_json=options.json)
