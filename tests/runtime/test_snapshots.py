@@ -4,6 +4,7 @@ import logging
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 from unittest.mock import AsyncMock
 
 import attrs
@@ -109,10 +110,21 @@ async def test_a_child_takes_over_the_policy_of_its_parent() -> None:
     assert await versions(Child, MemoryLog(), 6, WallClock()) == [3, 6]
 
 
-@pytest.mark.parametrize("bounds", [{}, {"events": 0}, {"seconds": -1.0}, {"events": 5, "size_bytes": 0}])
-def test_a_policy_needs_bounds(bounds: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "bounds",
+    [{}, {"events": 0}, {"seconds": -1.0}, {"events": 5, "size_bytes": 0}, {"seconds": float("nan")}, {"events": "5"}],
+)
+def test_a_policy_needs_bounds(bounds: dict[str, Any]) -> None:
     with pytest.raises(DefinitionError, match="positive"):
         Snapshots.every(**bounds)
+
+
+def test_what_is_no_policy_is_said_where_the_class_is_defined() -> None:
+    wrong: Any = "daily"
+    with pytest.raises(DefinitionError, match="needs a function of the state, and 'daily' is none"):
+        Snapshots.when(wrong)
+    with pytest.raises(DefinitionError, match="snapshots='daily' of Other is no policy"):
+        policy(wrong)
 
 
 async def test_a_predicate_that_fails_is_no_commands_fault(caplog: pytest.LogCaptureFixture) -> None:
