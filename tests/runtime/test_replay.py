@@ -18,6 +18,7 @@ from eventsrc import (
     AnyOf,
     ApplierFailed,
     ArgumentInvalid,
+    DefinitionError,
     MemoryLog,
     NotInHistory,
     Projection,
@@ -262,6 +263,16 @@ async def test_what_cannot_be_replayed_is_refused_at_once(runtime: Runtime) -> N
         runtime.replay("full", into=print, types=[])
     with pytest.raises(ValueError, match="types is empty"):
         runtime.replay("selective", into=print, types=[])
+    wrong: Any
+    for wrong in (Account, "account-ann", (Account, "ann", 1)):
+        with pytest.raises(ArgumentInvalid, match=r"give its class and its id: \(Account, 'ann'\)"):
+            runtime.replay("full", aggregate=wrong)
+    for wrong in (Account, "balances"):
+        with pytest.raises(DefinitionError, match="is no projection: give subclasses of Projection"):
+            runtime.replay("full", projection=wrong)
+    wrong = 5
+    with pytest.raises(ArgumentInvalid, match="into=5 cannot be used: give a function"):
+        runtime.replay("full", into=wrong)
     for fitting in (0.1, 100, "flat", None):
         runtime.replay("full", into=print, speed=fitting)  # type: ignore[arg-type]
 
