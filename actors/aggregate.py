@@ -84,6 +84,10 @@ class Aggregate:
                 f"{own_category!r} cannot be the category of {cls.__name__}: use lower-case letters, digits and "
                 f'underscores, beginning with a letter: class {cls.__name__}(Aggregate, category="...").'
             )
+        if not isinstance(snapshots, Snapshots | None):
+            raise DefinitionError(
+                f"snapshots={snapshots!r} of {cls.__name__} is no policy: give Snapshots.every(...) or the like."
+            )
         local_names = sys._getframe(1).f_locals
         handlers = _methods(cls, "handles", local_names)
         appliers = _methods(cls, "applies", local_names)

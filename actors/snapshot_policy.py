@@ -29,16 +29,21 @@ class Snapshots:
 
         Time is looked at when events are stored, so an aggregate that does nothing gets no snapshots.
 
-        Raises `DefinitionError` for a bound that is not positive, or none at all.
+        Raises `DefinitionError` for a bound that is no positive number, or none at all.
         """
         bounds = [bound for bound in (events, size_bytes, seconds) if bound is not None]
-        if not bounds or min(bounds) <= 0:
+        if not bounds or not all(isinstance(bound, int | float) and bound > 0 for bound in bounds):
             raise DefinitionError("Snapshots.every needs events=, size_bytes= or seconds=, each of them positive")
         return cls(events, size_bytes, seconds)
 
     @classmethod
     def when(cls, predicate: Callable[[Any], bool]) -> "Snapshots":
-        """Take one after a commit that leaves the aggregate as the predicate says: `lambda order: order.is_shipped`."""
+        """Take one after a commit that leaves the aggregate as the predicate says: `lambda order: order.is_shipped`.
+
+        Raises `DefinitionError` for what is no function.
+        """
+        if not callable(predicate):
+            raise DefinitionError(f"Snapshots.when needs a function of the state, and {predicate!r} is none")
         return cls(predicate=predicate)
 
     @classmethod

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Mapping
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
 from ..actors.errors import IdempotencyKeyInvalid
 from ..storage.commit import Expected, ExpectedVersion
 from ..storage.limits import Limits
 from .errors import ArgumentInvalid
+
+UNIX_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def checked_timeout(timeout: float | None, limits: Limits) -> float:
@@ -80,4 +82,4 @@ def checked_time_ns(name: str, time: object) -> int:
         raise ArgumentInvalid(name, time, "give a datetime with a time zone")
     if time.tzinfo is None:
         raise ArgumentInvalid(name, time, "it has no time zone: write datetime(..., tzinfo=UTC), or time.astimezone()")
-    return round(time.timestamp() * 1_000_000) * 1_000
+    return (time - UNIX_EPOCH) // timedelta(microseconds=1) * 1_000

@@ -13,19 +13,28 @@ from ..actors.serializer import Serializer
 def event_classes(
     aggregates: Sequence[type[Aggregate]], projections: Sequence[type[Projection]], sagas: Sequence[type[Saga]]
 ) -> list[type]:
-    """Every event class that one of these classes names."""
+    """Every event class that one of these classes names. Raises `DefinitionError` for what is none of them."""
+    for base, classes in ((Aggregate, aggregates), (Projection, projections), (Saga, sagas)):
+        for each in classes:
+            check_class(each, base)
     followed = [event for projection in projections for event in projection.__eventsrc_projection__.handlers]
     starting = [event for saga in sagas for event in saga.__eventsrc_saga__.starts_on]
     own = [event for aggregate in aggregates for event in aggregate.__eventsrc_definition__.event_classes]
     return [*followed, *starting, *own]
 
 
+def check_class(given: object, base: type) -> None:
+    """Raise `DefinitionError` for what is no subclass of `Aggregate`, `Projection` or `Saga`, whichever is wanted."""
+    if not (isinstance(given, type) and issubclass(given, base)):
+        name = base.__name__
+        raise DefinitionError(f"{given!r} is no {name.lower()}: give subclasses of {name}.")
+
+
 def types_of(aggregates: Sequence[type[Aggregate]], serializer: Serializer) -> dict[type[Aggregate], AggregateType]:
     """Their types, by class. Raises `DefinitionError` where two have one category."""
     by_category: dict[str, AggregateType] = {}
     for aggregate_class in dict.fromkeys(aggregates):
-        if not (isinstance(aggregate_class, type) and issubclass(aggregate_class, Aggregate)):
-            raise DefinitionError(f"{aggregate_class!r} is no aggregate: give Runtime.open subclasses of Aggregate.")
+        check_class(aggregate_class, Aggregate)
         aggregate_type = AggregateType(aggregate_class, serializer)
         other = by_category.setdefault(aggregate_type.category, aggregate_type)
         if other is not aggregate_type:

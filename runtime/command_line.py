@@ -140,24 +140,34 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _reading(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, help_text: str
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    help_text: str,
+    path_help: str = "the store's folder; it may be in use",
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=help_text, description=help_text)
-    parser.add_argument("path", metavar="PATH", help="the store's folder; it may be in use")
+    parser.add_argument("path", metavar="PATH", help=path_help)
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.set_defaults(check=lambda _: None)
     return parser
 
 
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"give a whole number, not {text!r}") from None
+
+
 def _count(text: str) -> int:
-    number = int(text)
+    number = _whole(text)
     if number < 0:
         raise argparse.ArgumentTypeError("must not be negative")
     return number
 
 
 def _positive(text: str) -> int:
-    number = int(text)
+    number = _whole(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be 1 or more")
     return number
@@ -179,8 +189,7 @@ def _time(text: str) -> int:
     """UTC nanoseconds; a time without a zone is taken as UTC, as times are printed."""
     try:
         time = datetime.fromisoformat(text)
-    except ValueError:
+        in_utc = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError("write a time as 2026-01-31T12:00:00Z") from None
-    if time.tzinfo is None:
-        time = time.replace(tzinfo=UTC)
-    return checked_time_ns("time", time)
+    return checked_time_ns("time", in_utc)

@@ -93,8 +93,11 @@ class Compactor:
 
     # --- compacting ---
 
-    async def compact(self, stream: str) -> Compaction:
+    async def compact(self, stream: str, *, by_policy: bool = False) -> Compaction:
         """Compact a stream; one whose compaction was interrupted is finished first.
+
+        Where the policy names it, rather than somebody who asks for it, an unfinished saga that has to do only with
+        what stays in the log is no hindrance: a busy stream always has one.
 
         Raises `CompactionTooSmall`, `CompactionRefused`, `ArchiveUnreachable` or a `StoreError`.
         """
@@ -107,6 +110,8 @@ class Compactor:
             assert aggregate_type is not None, "a stream without a class was refused"
             begin = 1 if before is None else before.version + 1
             snapshot = await self._snapshot_for(aggregate_type, head, begin)
+            if not by_policy:
+                await self._records(stream, snapshot.version + 1, head.version, set())  # for their sagas
             await self._until_indexed(stream, snapshot.version)
             await self._in_background(check_archive, self._log)
             await self._drop_unused()

@@ -73,7 +73,7 @@ class UnknownProjection(EventSourcingError):
         name = projection if isinstance(projection, str) else projection.__name__
         super().__init__(
             f"The runtime was not opened with {name}; it has {', '.join(known) or 'none'}. "
-            "Give it to Runtime.open(projections=[...])."
+            "Give it to Runtime.open(projections=[...]), and for the past to as_of(projections=[...])."
         )
 
 
@@ -200,7 +200,7 @@ class PastReadOnly(RuntimeReadOnly):
     def __init__(self, path: str) -> None:
         EventSourcingError.__init__(
             self,
-            f"This runtime shows {path!r}: what is over takes no commands, sagas, subscriptions or maintenance. Use "
+            f"This runtime shows {path}: what is over takes no commands, sagas, subscriptions or maintenance. Use "
             "the runtime that as_of was called on; for what-if commands make a store of its own: runtime.fork(...).",
         )
         self.path = path

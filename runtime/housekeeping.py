@@ -20,6 +20,7 @@ from ..storage.snapshot import Snapshot
 from .compactor import Compaction
 from .control import COMPACT, UNCOMPACT
 from .domain_modules import aggregates_in
+from .known_names import check_stream
 from .maintenance import Retention
 from .output import format_time, print_rows
 from .retention import RetentionPolicy
@@ -34,6 +35,8 @@ def run_compact(options: argparse.Namespace) -> int:
     if options.dry_run:
         policy = RetentionPolicy(Limits(), time.time_ns)
         with closing(LogReader.open(options.path)) as log:
+            if options.stream is not None:
+                check_stream(log, options.stream)
             found = policy.candidates(log)
             rows = [
                 {"stream": each.stream, "events": each.events, "reason": each.reason}
@@ -45,8 +48,9 @@ def run_compact(options: argparse.Namespace) -> int:
     _check_store(options.path)
     asked = _ask(options, COMPACT)
     if asked is not None:
-        with closing(LogReader.open(options.path)) as log:
-            print_rows([_compacted_row(each) for each in _compacted(log, options.stream)], as_json=options.json)
+        if asked == 0 or options.stream is None:
+            with closing(LogReader.open(options.path)) as log:
+                print_rows([_compacted_row(each) for each in _compacted(log, options.stream)], as_json=options.json)
         return asked
     done: Retention = trio.run(_compact, options.path, options.stream, aggregates_in(options.modules))
     print_rows([_row(each) for each in done.compacted], as_json=options.json)
@@ -69,6 +73,8 @@ def run_uncompact(options: argparse.Namespace) -> int:
 def print_snapshots(options: argparse.Namespace) -> int:
     """`eventsrc snapshots PATH [STREAM]`."""
     with closing(LogReader.open(options.path)) as log:
+        if options.stream is not None:
+            check_stream(log, options.stream)
         heads = find_streams(log)
         streams = [options.stream] if options.stream is not None else (head.stream for head in heads)
         print_rows(

@@ -83,7 +83,8 @@ class Maintenance:
         Raises:
             CompactionTooSmall: not more than `Limits.compaction_events_min` events, and not ended
                 `Limits.retention_days` ago.
-            CompactionRefused: an unfinished saga has to do with it; the snapshot is not what the events give; ...
+            CompactionRefused: a saga that has sent it commands has not ended; the snapshot is not what the events
+                give; ...
             StoreError: the disk refused.
 
         """
@@ -107,7 +108,8 @@ class Maintenance:
     async def retain(self, *, dry_run: bool = False) -> Retention:
         """Compact every stream that the policy names: long ones, and those that were ended long ago.
 
-        With `dry_run` it only tells which.
+        An unfinished saga keeps a stream as it is where events that the saga caused would be moved. With `dry_run` it
+        only tells which.
         """
         compactor = self._compacting("*")
         candidates = await compactor.candidates()
@@ -115,7 +117,7 @@ class Maintenance:
         refused: dict[str, str] = {}
         for candidate in () if dry_run else candidates:
             try:
-                done.append(await compactor.compact(candidate.stream))
+                done.append(await compactor.compact(candidate.stream, by_policy=True))
             except EventSourcingError as error:
                 logger.warning("not compacted: %s", error, extra={"stream": candidate.stream})
                 refused[candidate.stream] = str(error)

@@ -86,7 +86,7 @@ def _tell(options: argparse.Namespace, facts: dict[str, object], destination: Pa
 
 
 def add_commands(
-    add: Callable[[str, str], argparse.ArgumentParser],
+    add: Callable[..., argparse.ArgumentParser],
     count: Callable[[str], int],
     time: Callable[[str], int],
 ) -> None:
@@ -96,7 +96,7 @@ def add_commands(
     parser.add_argument("--since", type=count, metavar="POSITION", help="only the events after it, as an increment")
     parser.set_defaults(run=run_backup)
 
-    parser = add("restore", "make a store of a backup and increments, up to a moment")
+    parser = add("restore", "make a store of a backup and increments, up to a moment", "the backup; any store will do")
     parser.add_argument("destination", type=Path, metavar="DEST", help="a new folder")
     parser.add_argument("increments", type=Path, nargs="*", metavar="INCREMENT", help="files of backup --since")
     parser.add_argument("--to-position", type=count, metavar="POSITION", help="up to this position")
@@ -115,6 +115,10 @@ def add_commands(
     parser.add_argument("--after", type=count, default=0, metavar="POSITION", help="only after this position")
     parser.set_defaults(run=run_export)
 
-    parser = add("import", "check an export and append what the store, which nobody has open, lacks of it; or make one")
+    parser = add(
+        "import",
+        "check an export and append what the store lacks of it; or make one",
+        "the store's folder, which nobody may have open; or a path that is free",
+    )
     parser.add_argument("file", type=Path, metavar="FILE", help="as export wrote it; - for stdin")
     parser.set_defaults(run=run_import)

@@ -4,11 +4,13 @@ import base64
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import rich.console
 import rich.table
+
+from .arguments import UNIX_EPOCH
 
 NUMBERS: Final = (
     "position",
@@ -32,8 +34,8 @@ def format_time(time_ns: int) -> str:
 
 
 def utc_time(time_ns: int) -> datetime:
-    """A time in UTC, to the microsecond."""
-    return datetime.fromtimestamp(time_ns / 1e9, UTC)
+    """A time in UTC, to the microsecond that it is in: whoever asks for what is since then gets it."""
+    return UNIX_EPOCH + timedelta(microseconds=time_ns // 1_000)
 
 
 def compact_json(data: object) -> str:

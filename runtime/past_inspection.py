@@ -38,6 +38,9 @@ EXIT_USAGE: Final = 2
 def print_difference(options: argparse.Namespace) -> int:
     """`eventsrc diff PATH STREAM FIRST SECOND`: the events; with the domain's classes also the fields that changed."""
     if options.other is not None:
+        if options.first is not None:
+            print("eventsrc: two stores are compared as they are now: leave out the versions", file=sys.stderr)
+            return EXIT_USAGE
         return _print_divergence(options)
     if options.stream is None or options.first is None or options.second is None:
         print("eventsrc: name a stream and two versions, or another store: --with OTHER", file=sys.stderr)
@@ -89,6 +92,8 @@ def _value_data(change: Change) -> dict[str, Any]:
 def _print_divergence(options: argparse.Namespace) -> int:
     """`eventsrc diff PATH [STREAM] --with OTHER`: where two stores part, and what each of them has since."""
     with closing(LogReader.open(options.path)) as log, closing(LogReader.open(options.other)) as other:
+        if options.stream is not None and other.head(options.stream) is None:
+            check_stream(log, options.stream)
         found = divergence(log, other)
         differing = [each for each in found.streams if options.stream in (None, each.stream)]
         if options.stream is None or not differing:
@@ -107,10 +112,10 @@ def _print_divergence(options: argparse.Namespace) -> int:
             states = [
                 trio.run(_state_data, store, *aggregate_of(options.stream, options.modules)) for store in (log, other)
             ]
-            changes = changes_between(*states)
+            written: Callable[[Any], Any] = (lambda value: value) if options.json else compact_json
             rows = [
-                {"field": field, "here": compact_json(here), "there": compact_json(there)}
-                for field, (here, there) in changes.items()
+                {"field": field, "here": written(here), "there": written(there)}
+                for field, (here, there) in changes_between(*states).items()
             ]
             print_rows(rows, as_json=options.json)
     return 0

@@ -28,6 +28,7 @@ from ..storage.record import StoredEvent, StreamHead
 from ..storage.verify import Summary
 from .aggregate_replay import AggregateReplay
 from .arguments import check_count
+from .classes import check_class
 from .consumers import Consumer, Subscriptions
 from .errors import ArgumentInvalid, NoPlaceForProgress, NotInHistory, PastReadOnly, UnknownAggregate
 from .events import EVENTS_PER_CHECKPOINT, Wanted, read_events
@@ -266,7 +267,8 @@ class Reading:
             options: a stream, the filters and the end, by the names in `ReplayOptions`.
 
         Raises:
-            ArgumentInvalid: for what does not go together, `DefinitionError` for a class that is no event.
+            ArgumentInvalid: for what does not go together, `DefinitionError` for a class that is no event or no
+                projection.
             UnknownEventType: for a stored name that neither the log nor a class of this runtime has.
             ReplaySpeedInvalid, NotInHistory, UnknownAggregate: for what cannot be.
 
@@ -274,6 +276,12 @@ class Reading:
         if aggregate is not None and projection is not None:
             advice = "replay into an aggregate or into a projection, and make two replays for both"
             raise ArgumentInvalid("projection", projection, advice)
+        if aggregate is not None and not (isinstance(aggregate, tuple) and len(aggregate) == 2):
+            raise ArgumentInvalid("aggregate", aggregate, "give its class and its id: (Account, 'ann')")
+        if projection is not None:
+            check_class(projection, Projection)
+        if into is not None and not callable(into):
+            raise ArgumentInvalid("into", into, "give a function, which is called with each event")
         aggregate_type = None if aggregate is None else self._type_of(aggregate[0])
         if aggregate is not None and aggregate_type is not None:
             if options.get("stream") is not None:
@@ -332,8 +340,8 @@ class Reading:
             return self._store
         if isinstance(self._store, PastLog):
             raise BackupRefused(
-                f"This runtime shows {self._store.path} as of position {self._store.last_position}. Copy the store by "
-                "a runtime of now, or fork it there at that position."
+                f"This runtime shows {self._store.path}. Copy the store by a runtime of now, or fork it there at that "
+                "position."
             )
         raise BackupRefused(f"{self._store.path} is no store on a disk: there is nothing to copy.")
 

@@ -121,7 +121,14 @@ def _print_state(replay: "AggregateReplay[Any]", options: argparse.Namespace) ->
 
 
 def _speed(text: str) -> Speed:
-    return "flat" if text == "flat" else float(text)
+    return "flat" if text == "flat" else _number(text, ' or "flat"')
+
+
+def _number(text: str, otherwise: str = "") -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"give a number{otherwise}, not {text!r}") from None
 
 
 def add_commands(
@@ -144,7 +151,7 @@ def add_commands(
     replay.add_argument("--speed", type=_speed, metavar="X", help='times the original pace, 0.1 to 100, or "flat"')
     replay.add_argument(
         "--wait-max",
-        type=float,
+        type=_number,
         default=float("inf"),
         metavar="SECONDS",
         help="the longest wait between two events at a pace; as long as it was unless given",

@@ -105,20 +105,21 @@ class SnapshotProver:
         return verdicts
 
     async def _note(self, verdicts: list[Snapshot]) -> None:
-        """Keep what was found out."""
+        """Keep what was found out; it is told once it holds."""
         if not verdicts:
             return
         for found in verdicts:
             self._journal.save(found)
+        await self._journal.until_saved()
+        if any(found.quarantined for found in verdicts):
+            self.on_quarantine(verdicts[0].stream)
+        for found in verdicts:
             if found.quarantined:
                 self.counts.quarantined += 1
                 where = {"stream": found.stream, "version": found.version}
                 logger.error("snapshot quarantined: %s", found.quarantined, extra=where)
             else:
                 self.counts.proved += 1
-        await self._journal.until_saved()
-        if any(found.quarantined for found in verdicts):
-            self.on_quarantine(verdicts[0].stream)
 
     async def _follow(self) -> None:
         """Prove new snapshots."""

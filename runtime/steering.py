@@ -126,8 +126,9 @@ def _lag_now(path: str, position: int) -> tuple[int, float]:
     except EventSourcingError:
         return 0, 0.0
     with closing(log):
-        unseen = log.read(after=position, limit=1)
-        return max(log.last_position - position, 0), time.time() - unseen[0].time_ns / 1e9 if unseen else 0.0
+        behind = max(log.last_position - position, 0)
+        # The time alone: the event may be in an archive that is out of reach.
+        return behind, time.time() - log.time_at(position + 1) / 1e9 if behind else 0.0
 
 
 def _steer_projection(place: Place, action: str, name: str) -> tuple[str, bool]:

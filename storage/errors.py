@@ -370,8 +370,8 @@ class SigningKeyInvalid(EventSourcingError):
 
     code = "signing_key_invalid"
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"{path} cannot be used as an Ed25519 key: {reason}. Make one: eventsrc checkpoint --new-key.")
+    def __init__(self, path: str, reason: str, advice: str = "Make one: eventsrc checkpoint --new-key") -> None:
+        super().__init__(f"{path} cannot be used as an Ed25519 key: {reason}. {advice}.")
         self.path = path
 
 

@@ -47,7 +47,7 @@ def find_batches(
     Each batch is what meets the query among the next `QUERY_BATCH_EVENTS` events that an index gives; often nothing.
     """
     end = POSITION_MAX if before is None else before
-    after = max(query.after, 0)
+    after = min(max(query.after, 0), POSITION_MAX - 1)
     if stream is not None:
         batches = _by_version(store, stream, after, backwards)
     elif not query.criteria:

@@ -140,8 +140,12 @@ def new_signing_key(path: Path) -> Ed25519PrivateKey:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+    except FileExistsError as error:
+        advice = "Leave out --new-key to sign with the key in it, or name a path that is free"
+        raise SigningKeyInvalid(str(path), "a new one overwrites nothing, and it is there already", advice) from error
     except OSError as error:
-        raise SigningKeyInvalid(str(path), error.strerror or str(error)) from error
+        advice = "Name a file that can be made"
+        raise SigningKeyInvalid(str(path), error.strerror or str(error), advice) from error
     return key
 
 

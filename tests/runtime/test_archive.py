@@ -1,5 +1,6 @@
 """An archive that is missing or damaged: what is live goes on, and what cannot be reached is said."""
 
+import json
 import shutil
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from eventsrc import (
     Runtime,
     ViewTooOld,
 )
+from eventsrc.runtime.command_line import main
 from eventsrc.storage.proof import prove
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.verify import verify
@@ -58,9 +60,10 @@ async def test_without_its_archive_a_store_works_and_says_what_it_cannot_reach(p
     assert sound(path)
 
 
-async def test_a_view_lags_behind_events_that_cannot_be_reached(path: Path) -> None:
+async def test_a_view_lags_behind_events_that_cannot_be_reached(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
-        await runtime.maintenance.compact(Account, "ann")
+        for name in ("ann", "bob"):
+            await runtime.maintenance.compact(Account, name)
     shutil.move(path / "archive", path.parent / "away")
     async with Runtime.open(path, aggregates=[Account], projections=[Balances], limits=LIMITS) as runtime:
         with trio.fail_after(10):
@@ -72,6 +75,11 @@ async def test_a_view_lags_behind_events_that_cannot_be_reached(path: Path) -> N
         receipt = await runtime.actor(Account, "ann").ask(Deposit(1))
         with pytest.raises(ViewTooOld):
             await runtime.view(Balances.rows).get("ann", at_least=receipt, timeout=0.2)
+    # The list of views, where an operator looks for it, needs no archive either.
+    assert main(["projections", str(path), "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert (row["behind"], row["state"]) == (receipt.position - row["position"], "not running")
+    assert "the archive" in row["error"]
 
 
 async def test_an_event_of_the_live_part_is_proved_without_the_archive(path: Path) -> None:

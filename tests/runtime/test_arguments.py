@@ -79,6 +79,14 @@ async def test_what_else_a_runtime_cannot_be_opened_with() -> None:
     with pytest.raises(DefinitionError, match="is no aggregate"):
         async with Runtime.open(MemoryLog(), aggregates=aggregates):
             pass
+    projections: Any = [Account]
+    with pytest.raises(DefinitionError, match="is no projection: give subclasses of Projection"):
+        async with Runtime.open(MemoryLog(), projections=projections):
+            pass
+    sagas: Any = ["book"]
+    with pytest.raises(DefinitionError, match="'book' is no saga: give subclasses of Saga"):
+        async with Runtime.open(MemoryLog(), sagas=sagas):
+            pass
     async with Runtime.open(MemoryLog(), aggregates=[Account, Account]) as runtime:
         for aggregate_id in (5, None):
             wrong: Any = aggregate_id

@@ -21,6 +21,7 @@ from eventsrc import (
     Recreate,
     Runtime,
     RuntimeReadOnly,
+    UnknownProjection,
 )
 from eventsrc.runtime.testing import EPOCH, WallClock
 from eventsrc.storage.store import EventStore
@@ -92,12 +93,20 @@ async def test_what_came_since_does_not_show(tmp_path: Path) -> None:
         assert (await ann.state()).notes == 1
 
 
+async def test_a_view_that_was_not_asked_for_is_said_with_where_to_ask_for_it(tmp_path: Path) -> None:
+    async with Runtime.open(tmp_path, aggregates=[Account], projections=[Balances]) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(1))
+        async with runtime.as_of(position=1) as past:
+            with pytest.raises(UnknownProjection, match=r"for the past to as_of\(projections=\[\.\.\.\]\)"):
+                past.view(Balances)
+
+
 async def test_the_past_is_not_copied(tmp_path: Path) -> None:
     async with Runtime.open(tmp_path / "store", aggregates=[Account]) as runtime:
         await runtime.actor(Account, "ann").ask_many([Deposit(1)] * 2)
         async with runtime.as_of(position=1) as past:
             for copy in (past.backup(tmp_path / "copy"), past.fork(1, tmp_path / "copy")):
-                with pytest.raises(BackupRefused, match="Copy the store by a runtime of now"):
+                with pytest.raises(BackupRefused, match=r"store as of position 1\. Copy the store by a runtime of now"):
                     await copy
     assert not (tmp_path / "copy").exists()
 

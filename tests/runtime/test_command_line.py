@@ -199,6 +199,12 @@ def test_two_stores_are_compared(store: Path, tmp_path: Path) -> None:
     assert {event["store"] for event in events} == {str(store)}
     assert events[0]["version"] == rows[0]["shared_version"] + 1
     assert eventsrc("diff", store).returncode == 2
+    unknown = eventsrc("diff", store, "account-eve", "--with", fork)
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert "no stream 'account-eve'" in unknown.stderr
+    versions = eventsrc("diff", store, stream, 1, 2, "--with", fork)
+    assert (versions.returncode, versions.stdout) == (2, "")
+    assert "leave out the versions" in versions.stderr
 
 
 def test_a_replay_prints_what_is_asked_for(store: Path) -> None:

@@ -292,6 +292,26 @@ async def test_a_stream_that_an_unfinished_saga_has_to_do_with_is_left(tmp_path:
         assert (await runtime.maintenance.compact(Account, "ann")).version == 31
 
 
+async def test_an_unfinished_saga_whose_events_stay_in_the_log_holds_up_who_asks_and_not_the_policy(
+    tmp_path: Path,
+) -> None:
+    async with Runtime.open(tmp_path, aggregates=[Account], sagas=[Bonus], limits=LIMITS) as runtime:
+        ann = runtime.actor(Account, "ann")
+        await ann.ask_many([Deposit(1)] * 30)
+        bonus = await runtime.start_saga(Bonus(account="ann"), key="1")
+        with trio.fail_after(10):
+            while not (await ann.state()).notes:
+                await trio.sleep(0.01)
+        events = [event async for event in runtime.events(stream="account-ann")]
+        with pytest.raises(CompactionRefused, match=r"the saga .*, which has sent it commands, has not"):
+            await runtime.maintenance.compact(Account, "ann")
+        assert runtime.maintenance.compacted(Account, "ann") is None
+        assert [done.version for done in (await runtime.maintenance.retain()).compacted] == [30]
+        assert [event async for event in runtime.events(stream="account-ann")] == events
+        await bonus.signal("pay")
+        assert (await bonus.wait()).state == "completed"
+
+
 async def test_a_runtime_closes_in_the_middle_of_a_compaction_that_was_asked_for_from_outside(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,8 +74,8 @@ def test_the_snapshots(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {row["verdict"] for row in found} == {"proved"}
     assert run("snapshots", path, "account-bob") == 0
     assert "proved" in capsys.readouterr().out
-    assert run("snapshots", path, "account-nobody") == 0
-    assert capsys.readouterr().out == "none\n"
+    assert run("snapshots", path, "account-nobody") == 1
+    assert "There is no stream 'account-nobody'" in capsys.readouterr().err
 
 
 async def outside(*arguments: object) -> str:
@@ -94,6 +94,9 @@ async def test_on_a_store_that_is_in_use_its_runtime_does_it(path: Path) -> None
             assert compacted.version == version
         assert (await outside("uncompact", path, "account-bob")) == "0: writer: uncompact account-bob: done\n"
         assert runtime.maintenance.compacted(Account, "bob") is None
+        again = await outside("compact", path, "account-ann")
+        assert again.startswith("1: writer: 'account-ann' cannot be compacted: 0 of its events are not in the archive")
+        assert len(again.splitlines()) == 1, "no table of what was done before, as if it had been done now"
         refused = await outside("compact", path, "account-nobody")
         assert refused.startswith("1: writer: 'account-nobody' cannot be compacted: there is no such stream")
         await runtime.actor(Account, "ann").ask(Deposit(1))

@@ -131,12 +131,36 @@ def test_an_unknown_stream_is_named_with_those_near_it(run: Run) -> None:
         ("diff", ("cart-twoo", 1, 2, *DOMAIN)),
         ("blame", ("cart-twoo", *DOMAIN)),
         ("replay", ("--stream", "cart-twoo")),
+        ("snapshots", ("cart-twoo",)),
+        ("compact", ("cart-twoo", "--dry-run")),
     ):
         result = run(command, *arguments)
         assert (result.code, result.out) == (1, "")
         assert "There is no stream 'cart-twoo' in" in result.err
         assert "Near it: cart-two" in result.err
     assert "`eventsrc streams" in run("show", "order-1").err
+
+
+def test_what_is_no_number_or_no_time_is_said_in_the_users_words(run: Run) -> None:
+    for command, arguments, words in (
+        ("show", (ONE, "--at", "x"), "argument --at: give a whole number, not 'x'"),
+        ("prove", ("1.5",), "argument POSITION: give a whole number, not '1.5'"),
+        ("events", ("--limit", "few"), "argument --limit: give a whole number, not 'few'"),
+        ("replay", ("--speed", "fast"), "argument --speed: give a number or \"flat\", not 'fast'"),
+        ("replay", ("--wait-max", "long"), "argument --wait-max: give a number, not 'long'"),
+        ("replay", ("--to-time", "0001-01-01T00:00:00+14:00"), "argument --to-time: write a time as 2026-01-31"),
+    ):
+        result = run(command, *arguments)
+        assert (result.code, words in result.err) == (2, True), result.err
+
+
+def test_the_last_moment_of_the_calendar_and_a_position_beyond_every_log_are_no_error(run: Run) -> None:
+    whole = list(range(1, 11))
+    assert positions(run("replay", "--json", "--to-time", "9999-12-31T23:59:59.999999Z")) == whole
+    assert positions(run("events", "--json", "--until", "9999-12-31T23:59:59.999999Z")) == whole
+    assert run("events", "--json", "--after", 2**70).lines == []
+    assert run("events", "--json", "--stream", ONE, "--after", 2**64).lines == []
+    assert positions(run("events", "--json", "--before", 2**70)) == whole
 
 
 def positions(result: Result) -> list[int]:
@@ -213,6 +237,17 @@ def test_the_difference_has_the_innermost_values(run: Run) -> None:
     assert (back["events"], {"path": "tags{'[/x]'}", "before": "[/x]"} in back["values"]) == ([], True)
     assert run("diff", ONE, 2, 2, *DOMAIN, "--json").lines[0]["values"] == []
     assert [event["version"] for event in run("diff", ONE, 0, 7, "--json").lines[0]["events"]] == list(range(1, 8))
+
+
+def test_the_state_in_a_fork_is_compared_field_by_field(store: Path, tmp_path: Path, run: Run) -> None:
+    fork = tmp_path / "fork"
+    assert run("fork", fork, "--at", 9).code == 0
+    event, *fields = run("diff", ONE, "--with", fork, *DOMAIN, "--json").lines
+    assert (event["store"], event["version"]) == (str(store), 7)
+    sizes = {row["field"]: (len(row["here"]), len(row["there"])) for row in fields}
+    assert sizes["lines"] == (7, 6), "they are values, as in other JSON"
+    plain = run("diff", ONE, "--with", fork, *DOMAIN)
+    assert "lines" in plain.out
 
 
 def test_blame_names_every_field(run: Run) -> None:

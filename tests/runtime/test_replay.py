@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,9 +14,11 @@ from bank_views import Balance, Balances
 from replay_cases import LIMITS, MINUTE, Seen, twenty_events
 
 from eventsrc import (
+    Aggregate,
     AnyOf,
     ApplierFailed,
     ArgumentInvalid,
+    DefinitionError,
     MemoryLog,
     NotInHistory,
     Projection,
@@ -26,10 +30,15 @@ from eventsrc import (
     Runtime,
     Table,
     UnknownEventType,
+    applies,
+    command,
+    event,
+    handles,
     on,
 )
 from eventsrc.storage.query import QUERY_BATCH_EVENTS
 from eventsrc.storage.record import StoredEvent
+from eventsrc.storage.store import EventStore
 
 
 @pytest.fixture
@@ -254,6 +263,16 @@ async def test_what_cannot_be_replayed_is_refused_at_once(runtime: Runtime) -> N
         runtime.replay("full", into=print, types=[])
     with pytest.raises(ValueError, match="types is empty"):
         runtime.replay("selective", into=print, types=[])
+    wrong: Any
+    for wrong in (Account, "account-ann", (Account, "ann", 1)):
+        with pytest.raises(ArgumentInvalid, match=r"give its class and its id: \(Account, 'ann'\)"):
+            runtime.replay("full", aggregate=wrong)
+    for wrong in (Account, "balances"):
+        with pytest.raises(DefinitionError, match="is no projection: give subclasses of Projection"):
+            runtime.replay("full", projection=wrong)
+    wrong = 5
+    with pytest.raises(ArgumentInvalid, match="into=5 cannot be used: give a function"):
+        runtime.replay("full", into=wrong)
     for fitting in (0.1, 100, "flat", None):
         runtime.replay("full", into=print, speed=fitting)  # type: ignore[arg-type]
 
@@ -276,6 +295,50 @@ async def test_metadata_select_by_value_and_type(runtime: Runtime) -> None:
         [0], [1], [2], [3], [4], [5], [], [0],
     ]  # fmt: skip
     assert await found(AnyOf(("3", 3))) == [0, 1]
+
+
+@event("parcel.sent", tags=lambda event: [f"to:{event.city}", "parcel"])
+class Sent:
+    city: str
+
+
+@command
+class Send:
+    city: str
+
+
+class Parcel(Aggregate):
+    city: str = ""
+
+    @handles
+    def send(self, command: Send) -> Sent:
+        return Sent(command.city)
+
+    @applies
+    def sent(self, event: Sent) -> None:
+        self.city = event.city
+
+
+async def test_a_category_or_tags_select_also_together_with_a_type_and_a_stream(store: EventStore | Path) -> None:
+    async with Runtime.open(store, aggregates=[Account, Parcel]) as runtime:
+        for city in ("Rome", "Oslo"):
+            await runtime.actor(Account, "ann").ask(Deposit(1))
+            await runtime.actor(Parcel, city).ask(Send(city))
+        await runtime.actor(Parcel, "Oslo").ask(Send("Rome"))
+        cases: list[tuple[dict[str, Any], list[int]]] = [
+            ({"category": "parcel"}, [2, 4, 5]),
+            ({"tag": "to:Rome"}, [2, 5]),
+            ({"tag": ["parcel", "to:Oslo"]}, [4]),
+            ({"tag": "to:Rome", "stream": "parcel-Oslo"}, [5]),
+            ({"category": "account", "types": [Sent]}, []),
+            ({"tag": "to:nowhere"}, []),
+        ]
+        for filters, positions in cases:
+            seen = Seen()
+            await runtime.replay("selective", into=seen, **filters).run()
+            assert seen.positions == positions, filters
+        replay = await runtime.replay("selective", aggregate=(Parcel, "Oslo"), tag="to:Oslo").run()
+        assert replay.state.city == "Oslo"
 
 
 async def test_a_replay_into_a_projection_leaves_the_view_that_answers_alone(runtime: Runtime) -> None:

@@ -4,6 +4,7 @@ import logging
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 from unittest.mock import AsyncMock
 
 import attrs
@@ -109,10 +110,21 @@ async def test_a_child_takes_over_the_policy_of_its_parent() -> None:
     assert await versions(Child, MemoryLog(), 6, WallClock()) == [3, 6]
 
 
-@pytest.mark.parametrize("bounds", [{}, {"events": 0}, {"seconds": -1.0}, {"events": 5, "size_bytes": 0}])
-def test_a_policy_needs_bounds(bounds: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "bounds",
+    [{}, {"events": 0}, {"seconds": -1.0}, {"events": 5, "size_bytes": 0}, {"seconds": float("nan")}, {"events": "5"}],
+)
+def test_a_policy_needs_bounds(bounds: dict[str, Any]) -> None:
     with pytest.raises(DefinitionError, match="positive"):
         Snapshots.every(**bounds)
+
+
+def test_what_is_no_policy_is_said_where_the_class_is_defined() -> None:
+    wrong: Any = "daily"
+    with pytest.raises(DefinitionError, match="needs a function of the state, and 'daily' is none"):
+        Snapshots.when(wrong)
+    with pytest.raises(DefinitionError, match="snapshots='daily' of Other is no policy"):
+        policy(wrong)
 
 
 async def test_a_predicate_that_fails_is_no_commands_fault(caplog: pytest.LogCaptureFixture) -> None:
@@ -242,6 +254,24 @@ async def test_an_aggregate_in_memory_lets_go_of_a_state_that_came_from_a_wrong_
         assert (await ann.state()).balance == 10
         with pytest.raises(Rejected):
             await ann.ask(Withdraw(900))
+
+
+async def test_a_snapshot_is_reported_as_quarantined_once_nothing_uses_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Runtime.open(tmp_path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.actor(Account, "ann").ask_many([Deposit(1)] * 10)
+    forge(tmp_path, "account-ann", state={"balance": 1_000_000, "notes": 0})
+    async with Runtime.open(tmp_path, aggregates=[Account], limits=LIMITS) as runtime:
+        ann = runtime.actor(Account, "ann")
+        assert (await ann.state()).balance in (10, 1_000_000)
+        with trio.fail_after(10):
+            while "snapshot quarantined" not in caplog.text:
+                assert runtime.maintenance.proofs.quarantined == 0
+                await trio.lowlevel.checkpoint()
+        assert runtime.maintenance.proofs.quarantined == 1
+        assert runtime.maintenance.snapshots(Account, "ann") == []
+        assert (await ann.state()).balance == 10
 
 
 async def test_a_snapshot_of_another_event_is_quarantined(tmp_path: Path) -> None:

@@ -134,8 +134,13 @@ def test_a_checkpoint_of_somebody_else(template: Path, checkpoint: Checkpoint) -
 
 
 def test_a_key_that_cannot_be_used(template: Path, tmp_path: Path) -> None:
-    with pytest.raises(SigningKeyInvalid, match="File exists"):
+    kept = (template / "key.pem").read_bytes()
+    with pytest.raises(SigningKeyInvalid, match=r"is there already\. Leave out --new-key") as found:
         new_signing_key(template / "key.pem")
+    assert "Make one" not in str(found.value)
+    assert (template / "key.pem").read_bytes() == kept
+    with pytest.raises(SigningKeyInvalid, match=r"No such file or directory\. Name a file that can be made"):
+        new_signing_key(tmp_path / "none" / "key.pem")
     with pytest.raises(SigningKeyInvalid, match="No such file"):
         load_signing_key(tmp_path / "none.pem")
     (tmp_path / "bad.pem").write_text("no key")
