@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 from saga_cases import AGGREGATES, FollowingClock, Patient, open_runtime
-from shop_domain import Create, Gateway, Order, PlaceOrder, Stock, Take, Welcome
+from shop_domain import Create, Created, Gateway, Order, PlaceOrder, Stock, Take, Welcome
 
 from eventsrc import (
     DefinitionError,
@@ -66,6 +66,66 @@ def test_a_mistake_in_the_class_shows_where_it_was_made() -> None:
         Retry(attempts=0)
     with pytest.raises(DefinitionError, match=r"must be positive"):
         step(timeout_seconds=0)
+    for attempts in (2.5, "3", True):
+        with pytest.raises(DefinitionError, match=r"attempts are a whole number"):
+            Retry(attempts=attempts)  # type: ignore[arg-type]
+    with pytest.raises(DefinitionError, match=r"not as 3"):
+        step(retry=3)  # type: ignore[arg-type]
+    with pytest.raises(DefinitionError, match=r"named by a text"):
+        step(compensation=print)  # type: ignore[arg-type]
+    with pytest.raises(DefinitionError, match=r"signals of Spelled is a list of names, not 'go'"):
+
+        class Spelled(Saga, signals="go"):
+            @step()
+            async def first(self, ctx: SagaContext) -> None: ...
+
+
+def test_a_starting_event_that_would_start_nothing_shows_at_once() -> None:
+    with pytest.raises(DefinitionError, match=r"@starts_on\(Created\) stands over the class Above"):
+
+        @starts_on(Created)
+        class Above(Saga):
+            @step()
+            async def first(self, ctx: SagaContext) -> None: ...
+
+    with pytest.raises(DefinitionError, match=r"def on_created\(cls, event, meta\)"):
+
+        class Narrow(Saga):
+            @starts_on(Created)
+            @classmethod
+            def on_created(cls, event: Created) -> "Narrow":
+                return cls()
+
+            @step()
+            async def first(self, ctx: SagaContext) -> None: ...
+
+
+def test_setting_what_is_no_field_shows_before_anything_is_done() -> None:
+    async def assign(self: Any, ctx: SagaContext) -> None:
+        payment = await ctx.effect("charge", str)
+        self.payment_id = payment
+
+    async def assign_in_a_task(self: Any, ctx: SagaContext) -> None:
+        async def task() -> None:
+            print(self)
+
+        for self.payment_id in await ctx.effect("charge", list):
+            await task()
+
+    async def nothing(self: Any, ctx: SagaContext) -> None:
+        self.total = self.balance = 1
+        self.nested.payment_id = ctx.key
+        ctx.payment_id = 1  # type: ignore[attr-defined]
+
+    def define(method: Any, undo: Any) -> type[Saga]:
+        method.__name__ = "only"
+        methods = {"only": step(compensation="undo")(method), "undo": undo, "balance": property(None, setattr)}
+        return type("Lossy", (Saga,), {**methods, "__annotations__": {"total": int, "nested": Any}})
+
+    define(nothing, nothing)
+    for method, undo in ((assign, nothing), (assign_in_a_task, nothing), (nothing, assign)):
+        with pytest.raises(DefinitionError, match=r"Lossy\.\w+ sets self\.payment_id, which is no field of Lossy"):
+            define(method, undo)
 
 
 async def test_bad_input_is_refused_and_leaves_everything_working(store: EventStore | Path, gateway: Gateway) -> None:
@@ -94,7 +154,8 @@ async def test_an_attribute_that_is_no_field_is_an_error_of_the_step(store: Even
     class Careless(Saga):
         @step()
         async def only(self, ctx: SagaContext) -> None:
-            self.payment = "lost"
+            for name in ["payment"]:
+                setattr(self, name, "lost")
 
     async with open_runtime(store, Careless) as runtime:
         saga = await runtime.start_saga(Careless(), key="1")
