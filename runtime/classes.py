@@ -13,7 +13,10 @@ from ..actors.serializer import Serializer
 def event_classes(
     aggregates: Sequence[type[Aggregate]], projections: Sequence[type[Projection]], sagas: Sequence[type[Saga]]
 ) -> list[type]:
-    """Every event class that one of these classes names."""
+    """Every event class that one of these classes names. Raises `DefinitionError` for what is no saga."""
+    for saga in sagas:
+        if not hasattr(saga, "__eventsrc_saga__"):
+            raise DefinitionError(f"{saga!r} is no saga: give Runtime.open(sagas=[...]) subclasses of Saga.")
     followed = [event for projection in projections for event in projection.__eventsrc_projection__.handlers]
     starting = [event for saga in sagas for event in saga.__eventsrc_saga__.starts_on]
     own = [event for aggregate in aggregates for event in aggregate.__eventsrc_definition__.event_classes]

@@ -16,6 +16,7 @@ from shop_domain import Create, Created, Order, Stock, Take
 from eventsrc import (
     Aggregate,
     DeadlinePassed,
+    EncodingError,
     EventMeta,
     MemoryLog,
     Retry,
@@ -120,6 +121,30 @@ async def test_a_signal_may_come_before_it_is_waited_for(autojump_clock: trio.te
         saga = await runtime.start_saga(Early(), key="1")
         assert await saga.signal("go", {"by": "ann"})
         assert (await saga.wait(timeout=1000)).state == "completed"
+
+
+async def test_what_comes_with_a_signal_is_the_same_while_the_saga_runs_and_when_it_is_run_again() -> None:
+    begun, is_sent = trio.Event(), trio.Event()
+    payloads: list[Any] = []
+
+    class Busy(Saga, signals=["go"]):
+        @step(retry=Retry(attempts=2, backoff_seconds=0.001))
+        async def only(self, ctx: SagaContext) -> None:
+            begun.set()
+            await is_sent.wait()
+            payloads.append(await ctx.approval("go"))
+            if ctx.attempt == 1:
+                raise ValueError("once more")
+
+    async with open_runtime(MemoryLog(), Busy) as runtime:
+        saga = await runtime.start_saga(Busy(), key="1")
+        await begun.wait()
+        with pytest.raises(EncodingError, match="The payload of the signal 'go' is no plain data"):
+            await saga.signal("go", [object()])
+        await saga.signal("go", {"order": Created(5), "at": datetime(2026, 1, 2, tzinfo=UTC), "by": ("ann",)})
+        is_sent.set()
+        await saga.wait(timeout=10)
+    assert payloads[0] == payloads[1] == {"order": {"total": 5}, "at": "2026-01-02T00:00:00Z", "by": ["ann"]}
 
 
 async def test_a_saga_that_is_not_done_by_its_deadline_is_undone(autojump_clock: trio.testing.MockClock) -> None:
@@ -264,6 +289,17 @@ async def test_a_field_that_the_event_does_not_have_cannot_be_waited_for() -> No
     async with open_runtime(MemoryLog(), Typo) as runtime:
         outcome = await (await runtime.start_saga(Typo(), key="1")).wait(timeout=10)
         assert outcome.error == "DefinitionError: Created has no field 'totl'; it has total."
+
+    class Function(Saga):
+        @step()
+        async def only(self, ctx: SagaContext) -> None:
+            await ctx.wait_for(Created, where=lambda event: True)  # type: ignore[arg-type]
+
+    async with open_runtime(MemoryLog(), Function) as runtime:
+        outcome = await (await runtime.start_saga(Function(), key="1")).wait(timeout=10)
+        assert outcome.error.startswith(
+            "DefinitionError: where= takes values by the names of fields, {'total': 5}, not"
+        )
 
 
 class Collector(Saga):

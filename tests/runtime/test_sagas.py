@@ -9,6 +9,7 @@ from saga_cases import AGGREGATES, FollowingClock, open_runtime, records
 from shop_domain import Cancel, Create, Created, Gateway, Order, PlaceOrder, Stock, Take, Welcome
 
 from eventsrc import (
+    ArgumentInvalid,
     EventMeta,
     Limits,
     MemoryLog,
@@ -166,6 +167,10 @@ async def test_what_is_parked_waits_for_an_operator(store: EventStore | Path, mo
         assert (await a.status()).state == "parked", "it stays parked over a restart"
         await a.retry(reason="looks better")
         assert (await a.wait(timeout=10)).state == "parked"
+        for act in (a.retry, a.skip, a.abandon):
+            for reason in ("", " \n", None):
+                with pytest.raises(ArgumentInvalid, match="reason="):
+                    await act(reason=reason)  # type: ignore[arg-type]
         monkeypatch.setattr(Fragile, "is_broken", False)
         await a.retry(reason="repaired")
         assert (await a.wait(timeout=10)).state == "compensated"
