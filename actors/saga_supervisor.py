@@ -91,7 +91,7 @@ class SagaSupervisor(TrioActor):
     @property
     def counts(self) -> dict[str, int]:
         """How many sagas run, are ready to, and wait."""
-        waiting = len(self._wakes.keys() | self._signal_waits) + len(self._waits)
+        waiting = len(self._wakes) + len(self._signal_waits)
         return {"running": len(self._running), "ready": len(self._ready), "waiting": waiting}
 
     def is_running(self, stream: str) -> bool:

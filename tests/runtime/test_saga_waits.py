@@ -147,6 +147,36 @@ async def test_what_comes_with_a_signal_is_the_same_while_the_saga_runs_and_when
     assert payloads[0] == payloads[1] == {"order": {"total": 5}, "at": "2026-01-02T00:00:00Z", "by": ["ann"]}
 
 
+async def test_each_saga_that_waits_is_counted_once_and_costs_no_task(autojump_clock: trio.testing.MockClock) -> None:
+    class Idle(Saga, signals=["go"]):
+        how: str
+
+        @step()
+        async def only(self, ctx: SagaContext) -> None:
+            match self.how:
+                case "signal":
+                    await ctx.approval("go")
+                case "signal in time":
+                    await ctx.approval("go", timeout_seconds=3_600)
+                case "event":
+                    await ctx.wait_for(Created)
+                case "event in time":
+                    await ctx.wait_for(Created, timeout_seconds=3_600)
+                case _:
+                    await ctx.sleep(days=1)
+
+    async with open_runtime(MemoryLog(), Idle, wall_clock=FollowingClock()) as runtime:
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        for how in ("signal", "signal in time", "event", "event in time", "sleep"):
+            for number in range(20):
+                await runtime.start_saga(Idle(how), key=f"{how} {number}")
+        while await runtime.sagas(state="waiting").count() < 100:
+            await trio.sleep(1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert runtime.saga_counts == {"running": 0, "ready": 0, "waiting": 100}
+        assert trio.lowlevel.current_statistics().tasks_living - tasks < 10
+
+
 async def test_a_saga_that_is_not_done_by_its_deadline_is_undone(autojump_clock: trio.testing.MockClock) -> None:
     class Slow(Saga, deadline_seconds=60):
         @step(compensation="undo")
