@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from saga_cases import AGGREGATES, FollowingClock, Patient, open_runtime
+from saga_cases import AGGREGATES, Patient, open_runtime
 from shop_domain import Create, Gateway, Order, PlaceOrder, PutBack, Stock, Take, Welcome
 
 from eventsrc import (
@@ -30,6 +30,7 @@ from eventsrc import (
     UnknownSignal,
     step,
 )
+from eventsrc.runtime.testing import FollowingClock
 from eventsrc.storage.names import STREAM_NAME_BYTES_MAX
 from eventsrc.storage.store import EventStore
 

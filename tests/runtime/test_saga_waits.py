@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from saga_cases import FollowingClock, KilledLog, Patient, open_runtime
+from saga_cases import KilledLog, Patient, open_runtime
 from shop_domain import Create, Created, Order, Stock, Take
 
 from eventsrc import (
@@ -32,7 +32,7 @@ from eventsrc import (
     starts_on,
     step,
 )
-from eventsrc.runtime.testing import WallClock
+from eventsrc.runtime.testing import FollowingClock, WallClock
 from eventsrc.storage.store import EventStore
 
 # --- time ---

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from saga_cases import AGGREGATES, FollowingClock, open_runtime, records
+from saga_cases import AGGREGATES, open_runtime, records
 from shop_domain import Cancel, Create, Created, Gateway, Order, PlaceOrder, Stock, Take, Welcome
 
 from eventsrc import (
@@ -23,7 +23,7 @@ from eventsrc import (
     starts_on,
     step,
 )
-from eventsrc.runtime.testing import FaultyLog
+from eventsrc.runtime.testing import FaultyLog, FollowingClock
 from eventsrc.storage.store import EventStore
 
 # --- forwards and backwards ---
