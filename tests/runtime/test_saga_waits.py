@@ -201,6 +201,32 @@ async def test_a_saga_that_is_not_done_by_its_deadline_is_undone(autojump_clock:
             await runtime.start_saga(Slow(), key="2", deadline_seconds=-5)
 
 
+async def test_a_deadline_that_passed_while_no_runtime_was_open_counts_when_one_is() -> None:
+    class Due(Saga, signals=["go"]):
+        @step(compensation="undo")
+        async def take(self, ctx: SagaContext) -> None:
+            await ctx.ask(Stock, "all", Take(1))
+
+        @step()
+        async def rest(self, ctx: SagaContext) -> None:
+            await ctx.approval("go")
+
+        async def undo(self, ctx: SagaContext) -> None:
+            await ctx.ask(Stock, "undone", Take(1))
+
+    log, clock = MemoryLog(), WallClock()
+    async with open_runtime(log, Due, wall_clock=clock) as runtime:
+        saga = await runtime.start_saga(Due(), key="1", deadline_seconds=60)
+        with trio.fail_after(10):
+            while (await saga.status()).state != "waiting":
+                await trio.lowlevel.checkpoint()
+    clock.advance(61)
+    async with open_runtime(log, Due, wall_clock=clock) as runtime:
+        outcome = await runtime.saga(Due, "1").wait(timeout=10)
+        assert (outcome.state, outcome.error.split(":")[0]) == ("compensated", "DeadlinePassed")
+        assert (await runtime.actor(Stock, "undone").state()).changes == 1
+
+
 async def test_a_step_that_never_returns_is_cut_off_and_compensated(autojump_clock: trio.testing.MockClock) -> None:
     class Endless(Saga):
         @step(timeout_seconds=30)
