@@ -201,6 +201,25 @@ async def test_a_saga_that_is_not_done_by_its_deadline_is_undone(autojump_clock:
             await runtime.start_saga(Slow(), key="2", deadline_seconds=-5)
 
 
+async def test_a_deadline_cuts_off_a_step_and_the_wait_between_its_attempts(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    class Slow(Saga, deadline_seconds=10):
+        @step(retry=Retry(attempts=5, backoff_seconds=1_000, backoff_seconds_max=1_000))
+        async def only(self, ctx: SagaContext) -> None:
+            if ctx.key == "fails":
+                raise OSError("no route")
+            await trio.sleep_forever()
+
+    async with open_runtime(MemoryLog(), Slow, wall_clock=FollowingClock()) as runtime:
+        for key in ("sleeps", "fails"):
+            begun = trio.current_time()
+            outcome = await (await runtime.start_saga(Slow(), key=key)).wait(timeout=2_000)
+            assert outcome.state == "compensated"
+            assert outcome.error == "DeadlinePassed: The saga was not done by its deadline."
+            assert 10 <= trio.current_time() - begun < 45, "the clock is looked at every 30 seconds"
+
+
 async def test_a_deadline_that_passed_while_no_runtime_was_open_counts_when_one_is() -> None:
     class Due(Saga, signals=["go"]):
         @step(compensation="undo")
