@@ -39,6 +39,9 @@ from .saga_history import UNDO, SagaHistory
 from .saga_host import SagaHost
 
 E = TypeVar("E")
+PUT_BACK: Final = (
+    "Put the steps back and retry the saga, or abandon it; a new version of the class may say older_instances=..."
+)
 TOO_LATE: Final = "The saga was not done by its deadline."
 logger = logging.getLogger("eventsrc.saga")
 
@@ -141,12 +144,13 @@ class SagaRun:
         begun = [*history.done, history.scope] if history.scope else history.done
         for name in begun:
             if name not in names:
-                raise StepGone(f"{self._class.__name__} has no step {name!r} any more, which this saga has begun.")
+                raise StepGone(
+                    f"{self._class.__name__} has no step {name!r} any more, which this saga has begun. {PUT_BACK}"
+                )
         if begun != names[: len(begun)]:
             raise StepsChanged(
                 f"The steps of {self._class.__name__} have changed: this saga has begun {', '.join(begun)}, and the "
-                f"class begins with {', '.join(names[: len(begun)])}. Put the steps back into that order and retry it, "
-                "or abandon it; a new version may say older_instances=..."
+                f"class begins with {', '.join(names[: len(begun)])}. {PUT_BACK}"
             )
         self._has_checked_steps = True
 
@@ -218,7 +222,10 @@ class SagaRun:
         for name in history.to_undo:
             step = self._definition.steps.get(name)
             if step is None:
-                raise StepGone(f"{self._class.__name__} has no step {name!r} any more, which is to be compensated.")
+                raise StepGone(
+                    f"{self._class.__name__} has no step {name!r} any more, which is to be compensated. Put it back "
+                    "and retry the saga, or undo it by hand and skip it."
+                )
             if step.undo is not None:
                 return self._undo(step, step.undo)
         self.note(SagaCompensated())

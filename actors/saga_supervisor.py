@@ -17,7 +17,7 @@ from .background import in_background
 from .errors import RuntimeClosed
 from .future import TrioFuture
 from .saga import Saga
-from .saga_errors import SagaEnded, SagaNotParked, UnknownSaga
+from .saga_errors import NothingToSkip, SagaEnded, SagaNotParked, UnknownSaga
 from .saga_events import CompensationSkipped, SagaAbandoned, SagaParked, SagaRemade, SagaResumed
 from .saga_history import SagaHistory
 from .saga_host import SagaHost
@@ -204,7 +204,7 @@ class SagaSupervisor(TrioActor):
             case "abandon":
                 run.note(SagaAbandoned(order.reason))
             case _:
-                raise SagaNotParked(order.stream, "parked, but not on a compensation that could be skipped")
+                raise NothingToSkip(order.stream, history.parked)
         self._note_at_rest(run, order.answer)
 
     def _note_at_rest(self, run: SagaRun, answer: TrioFuture[bool], *, answer_with: bool = True) -> None:

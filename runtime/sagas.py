@@ -114,7 +114,7 @@ class SagaRef(Generic[S]):
         await self._sagas.decide(self.id, "retry", reason)
 
     async def skip(self, *, reason: str) -> None:
-        """Go on without the compensation that it was parked on. Raises `SagaNotParked`."""
+        """Go on without the compensation that it was parked on. Raises `SagaNotParked`, `NothingToSkip`."""
         await self._sagas.decide(self.id, "skip", reason)
 
     async def abandon(self, *, reason: str) -> None:
