@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 from saga_cases import Killed, KilledLog, open_runtime, records
 from shop_domain import Gateway, Order, PlaceOrder, Stock
 
 from eventsrc import (
+    EffectUncertain,
     MemoryLog,
     Retry,
     Runtime,
@@ -18,6 +21,7 @@ from eventsrc import (
     SagaContext,
     step,
 )
+from eventsrc.runtime.testing import FollowingClock
 from eventsrc.storage.store import EventStore
 
 # --- effects ---
@@ -192,3 +196,24 @@ async def test_an_effect_cut_off_is_reported_as_uncertain_unless_it_is_idempoten
             assert result.state == "compensated"
             assert result.error.startswith("EffectUncertain: The effect 'it' was begun with the key")
             assert calls == [7]
+
+
+async def test_an_effect_that_the_steps_time_cut_off_is_uncertain_to_the_next_attempt(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    seen: list[str] = []
+
+    class CutOff(Saga):
+        @step(retry=Retry(attempts=2), timeout_seconds=5)
+        async def only(self, ctx: SagaContext) -> None:
+            try:
+                await ctx.effect("it", trio.sleep_forever)
+            except EffectUncertain as uncertain:
+                seen.append(f"{ctx.attempt} {uncertain.effect} {uncertain.idempotency_key}")
+
+    async with open_runtime(MemoryLog(), CutOff, wall_clock=FollowingClock()) as runtime:
+        assert (await (await runtime.start_saga(CutOff(), key="1")).wait(timeout=100)).state == "completed"
+        assert await records(runtime, "saga_cut_off-1") == [
+            *("started", "step_begun", "effect_begun", "step_failed", "step_begun", "step_done", "completed")
+        ]
+    assert seen == ["2 it saga_cut_off-1/only/it"]
