@@ -102,6 +102,11 @@ class SagaDefinition:
     fields: frozenset[str]
     """The names of its state."""
 
+    @property
+    def replaces_older(self) -> bool:
+        """Whether instances that an older version began do not go on."""
+        return self.version > 1 and self.older_instances != "continue"
+
 
 def saga_id(saga_class: "type[Saga]", key: str) -> str:
     """The id of a saga, which is also the name of its stream. Raises `StreamNameInvalid`."""
@@ -190,7 +195,7 @@ class Saga:
     Class arguments, all optional: `name`, by default the class's in snake case; `version` of the definition; `signals`
     that `ctx.approval` may wait for; `deadline_seconds` after which it is undone unless it is done; `older_instances`,
     what becomes of those begun by a lower version: "continue" (with the steps of this class that are not done),
-    "compensate" or "park".
+    "compensate" or "park" (at once when a runtime is opened, also where they wait).
     """
 
     __eventsrc_saga__: ClassVar[SagaDefinition]

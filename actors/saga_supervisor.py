@@ -43,6 +43,9 @@ class SupervisorHost(SagaHost, StarterHost, Protocol):
     def exists(self, stream: str) -> bool:
         """Whether a saga was started under this id."""
 
+    def replaces_older(self, saga: str) -> bool:
+        """Whether the class of this name has instances that an older version began not go on."""
+
     def came(self, event_type: str, where: Mapping[str, Any], after: int, until: int) -> bool:
         """Whether there is an event of a type with these stored values between two positions."""
 
@@ -78,7 +81,10 @@ class SagaSupervisor(TrioActor):
     def resume(self, instances: Iterable[SagaInstance]) -> None:
         """Take up what was left when the store was closed. Call it before the actor is started."""
         for instance in instances:
-            if instance.state == "waiting":
+            if self._host.replaces_older(instance.saga):
+                # It does not wait on: which version began it is in its stream.
+                self._ready.append(instance.id)
+            elif instance.state == "waiting":
                 self._register(instance.id, instance.wake_ns)
                 if instance.waits_for_event:
                     self._waits.add(instance.id, instance.waits_for_event, instance.waits_where, instance.waits_after)

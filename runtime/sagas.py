@@ -348,6 +348,10 @@ class Sagas:
     ) -> StoredEvent | None:
         return await self._calls.find_event(event_type, where, after, until, unless)
 
+    def replaces_older(self, saga: str) -> bool:
+        saga_class = self._classes.get(saga)
+        return saga_class is not None and saga_class.__eventsrc_saga__.replaces_older
+
     def came(self, event_type: str, where: Mapping[str, Any], after: int, until: int) -> bool:
         events = find_events(self._store, EventQuery(types=[event_type], after=after), before=until + 1)
         return any(holds(event, where) for event in events)
