@@ -44,6 +44,7 @@ from .actors.saga_context import SagaContext
 from .actors.saga_errors import (
     DeadlinePassed,
     EffectUncertain,
+    NothingToSkip,
     SagaEnded,
     SagaNotParked,
     SagaWaitsForItself,
@@ -249,6 +250,7 @@ __all__ = [
     "NoPlaceForProgress",
     "NotAnEvent",
     "NotInHistory",
+    "NothingToSkip",
     "PastReadOnly",
     "PayloadInvalid",
     "PointUnreachable",

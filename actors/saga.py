@@ -12,11 +12,13 @@
 Everything about it is checked when the class is defined, so that a mistake shows where it was made.
 """
 
+import dis
 import inspect
 import random
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import blake2b
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias, TypeVar, dataclass_transform
 
 import attrs
@@ -56,6 +58,8 @@ class Retry:
     backoff_seconds_max: float = 60.0
 
     def __attrs_post_init__(self) -> None:
+        if isinstance(self.attempts, bool) or not isinstance(self.attempts, int):
+            raise DefinitionError(f"{self!r}: attempts are a whole number.")
         if not (self.attempts >= 1 and 0 < self.backoff_seconds <= self.backoff_seconds_max <= WAIT_SECONDS_MAX):
             raise DefinitionError(
                 f"{self!r}: attempts begin at 1, backoff_seconds is positive, backoff_seconds_max no smaller."
@@ -98,9 +102,16 @@ class SagaDefinition:
     fields: frozenset[str]
     """The names of its state."""
 
+    @property
+    def replaces_older(self) -> bool:
+        """Whether instances that an older version began do not go on."""
+        return self.version > 1 and self.older_instances != "continue"
+
 
 def saga_id(saga_class: "type[Saga]", key: str) -> str:
     """The id of a saga, which is also the name of its stream. Raises `StreamNameInvalid`."""
+    if not isinstance(key, str):
+        raise StreamNameInvalid(repr(key), "the key of a saga is a text")
     stream = f"{CATEGORY_PREFIX}{saga_class.__eventsrc_saga__.name}-{key}"
     check_stream_name(stream if key else "")
     size = len(stream.encode())
@@ -135,9 +146,14 @@ def step(
         timeout_seconds: how long an attempt may run; waiting through `ctx` does not count.
 
     Raises:
-        DefinitionError: for a timeout that is not positive.
+        DefinitionError: for a timeout that is not positive, a compensation that is no name, a retry that is no `Retry`.
 
     """
+    if not isinstance(compensation, str | None):
+        raise DefinitionError(f"the compensation of a step is named by a text, not by {compensation!r}")
+    for declared in (retry, compensation_retry):
+        if declared is not None and not isinstance(declared, Retry):
+            raise DefinitionError(f"a step is retried as a Retry says, Retry(attempts=3) for one, not as {declared!r}")
     if not timeout_seconds > 0:
         raise DefinitionError(f"timeout_seconds of a step must be positive, not {timeout_seconds}")
 
@@ -160,6 +176,11 @@ def starts_on(event_class: type) -> Callable[[M], M]:
         raise DefinitionError(f"@starts_on takes an @event class, not {event_class!r}.")
 
     def decorate(method: M) -> M:
+        if isinstance(method, type):
+            raise DefinitionError(
+                f"@starts_on({event_class.__name__}) stands over the class {method.__name__}: put it over a method of "
+                "it that makes the saga, with @classmethod below: def on_event(cls, event, meta)."
+            )
         function = method.__func__ if isinstance(method, classmethod) else method
         setattr(function, _STARTS_ON, event_class)
         return method
@@ -174,7 +195,7 @@ class Saga:
     Class arguments, all optional: `name`, by default the class's in snake case; `version` of the definition; `signals`
     that `ctx.approval` may wait for; `deadline_seconds` after which it is undone unless it is done; `older_instances`,
     what becomes of those begun by a lower version: "continue" (with the steps of this class that are not done),
-    "compensate" or "park".
+    "compensate" or "park" (at once when a runtime is opened, also where they wait).
     """
 
     __eventsrc_saga__: ClassVar[SagaDefinition]
@@ -205,6 +226,8 @@ class Saga:
             )
         if older_instances not in ("continue", "compensate", "park"):
             raise DefinitionError(f"older_instances of {cls.__name__} cannot be {older_instances!r}")
+        if isinstance(signals, str) or not all(isinstance(signal, str) for signal in signals):
+            raise DefinitionError(f"signals of {cls.__name__} is a list of names, not {signals!r}")
         functions = [inspect.getattr_static(cls, each) for each in _names(cls)]
         cls.__eventsrc_saga__ = SagaDefinition(
             own_name,
@@ -252,6 +275,25 @@ def _check_method(cls: type, function: Any) -> None:
         raise DefinitionError(f"{name} must be async: async def ...(self, ctx).")
     if len(inspect.signature(function).parameters) != 2:
         raise DefinitionError(f"{name} takes self and ctx, and nothing else: what it needs belongs in the state.")
+    _check_assignments(cls, name, function)
+
+
+def _check_assignments(cls: type, name: str, function: Any) -> None:
+    """Refuse `self.x = ...` where x is no field: else that is found out when the step has taken effect."""
+    code = inspect.unwrap(function).__code__
+    fields = attrs.fields_dict(cls)
+    for loaded, stored in pairwise(dis.get_instructions(code)):
+        is_own = loaded.opname.startswith(("LOAD_FAST", "LOAD_DEREF")) and (
+            # Some versions of Python load two names at once.
+            loaded.argrepr.rpartition(", ")[2] == code.co_varnames[0]
+        )
+        if stored.opname != "STORE_ATTR" or not is_own or stored.argval in fields:
+            continue
+        if not hasattr(inspect.getattr_static(cls, stored.argval, None), "__set__"):
+            raise DefinitionError(
+                f"{name} sets self.{stored.argval}, which is no field of {cls.__name__}, so it would be lost. Declare "
+                f"it: {stored.argval}: ... = ..."
+            )
 
 
 def _starts(cls: type, functions: Sequence[Any]) -> dict[type, Callable[..., Any]]:
@@ -267,5 +309,12 @@ def _starts(cls: type, functions: Sequence[Any]) -> dict[type, Callable[..., Any
             )
         if event_class in starts:
             raise DefinitionError(f"{cls.__name__} has @starts_on({event_class.__name__}) twice. Keep one of them.")
+        try:
+            inspect.signature(function).bind(cls, None, None)
+        except TypeError as error:
+            raise DefinitionError(
+                f"{cls.__name__}.{function.__name__} is called with the event and where it is stored: "
+                f"def {function.__name__}(cls, event, meta)."
+            ) from error
         starts[event_class] = function
     return starts

@@ -174,6 +174,8 @@ class SagaContext:
         run = self._run
         if not isinstance(name, str):
             raise DefinitionError(f"The name of an effect is a text, not {name!r}.")
+        if not callable(function):
+            raise DefinitionError(f"The effect {name!r} calls a function, not {function!r:.100}.")
         call = self._numbered(name)
         key = f"{run.stream}/{self._scope}/{call}"
         before = run.history.effects.get((self._scope, call))
@@ -188,7 +190,7 @@ class SagaContext:
         if KEY_ARGUMENT not in kwargs and _takes_key(function):
             kwargs[KEY_ARGUMENT] = key
         try:
-            plain = _as_data(name, await _called(function, args, kwargs))
+            plain = plain_data(await _called(function, args, kwargs), f"The effect {name!r} returned what")
         except Exception as error:
             await run.record(EffectFailed(self._scope, call, repr(error)))
             raise
@@ -330,16 +332,17 @@ def _takes_key(function: Callable[..., Any]) -> bool:
         return False
 
 
-def _as_data(name: str, result: Any) -> Any:
-    """The result as it will be read again."""
+def plain_data(value: Any, subject: str) -> Any:
+    """A value from outside as it will be read again. Raises `EncodingError`, which tells of the subject."""
     try:
-        return _decode(_encode(result))
+        # A time is read again as a text, as in a state.
+        return _decode(_encode(msgspec.to_builtins(value, builtin_types=(bytes, bytearray, memoryview))))
     except Exception as error:
-        raise EncodingError(f"The effect {name!r} returned what is no plain data: {error}") from error
+        raise EncodingError(f"{subject} is no plain data: {error}") from error
 
 
 async def _called(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if not inspect.iscoroutinefunction(function):
+    if not (inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)):
         result = await trio.to_thread.run_sync(partial(function, *args, **kwargs), abandon_on_cancel=True)
     else:
         result = function(*args, **kwargs)

@@ -47,6 +47,19 @@ class SagaNotParked(EventSourcingError):
         self.state = state
 
 
+class NothingToSkip(EventSourcingError):
+    """The saga is parked at a step, not at a compensation: without that step it would not be all done."""
+
+    code: ClassVar[str] = "nothing_to_skip"
+
+    def __init__(self, saga_id: str, error: str) -> None:
+        super().__init__(
+            f"The saga {saga_id!r} is parked, but not at a compensation that could be skipped: retry it when "
+            f"that is repaired, or abandon it. {error}"
+        )
+        self.saga_id = saga_id
+
+
 class DeadlinePassed(EventSourcingError):
     """A saga's deadline is over before it is started, or before it is done; it is compensated then."""
 

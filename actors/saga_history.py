@@ -1,6 +1,6 @@
 """What a saga has done so far: its stored events, folded. Knows nothing of how a saga is run."""
 
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import attrs
 
@@ -28,6 +28,7 @@ from .saga_events import (
 )
 
 SagaState: TypeAlias = Literal["running", "waiting", "compensating", "parked", "completed", "compensated", "abandoned"]
+SAGA_STATES: Final[tuple[SagaState, ...]] = get_args(SagaState)
 ENDED: Final = ("completed", "compensated", "abandoned")
 UNDO: Final = "undo:"
 """What the scope of a compensation begins with."""

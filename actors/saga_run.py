@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import trio
 
@@ -39,6 +39,10 @@ from .saga_history import UNDO, SagaHistory
 from .saga_host import SagaHost
 
 E = TypeVar("E")
+PUT_BACK: Final = (
+    "Put the steps back and retry the saga, or abandon it; a new version of the class may say older_instances=..."
+)
+TOO_LATE: Final = "The saga was not done by its deadline."
 logger = logging.getLogger("eventsrc.saga")
 
 
@@ -86,7 +90,7 @@ class SagaRun:
         current_cause.set(Cause(self._correlation_id, self.stream))
         try:
             while not (history.is_ended or history.parked or self.is_stopping):
-                if history.retry_at_ns is not None and self.now_ns < history.retry_at_ns:
+                if history.retry_at_ns is not None and self.now_ns < (history.wake_ns or 0):
                     break
                 self._check_records()
                 if self._host.journal.is_full:
@@ -116,7 +120,7 @@ class SagaRun:
             replaced = StepGone(f"Version {definition.version} of {self._class.__name__} replaces it.")
             return self._fail_forward(replaced)
         if history.deadline_ns is not None and self.now_ns >= history.deadline_ns:
-            return self._fail_forward(DeadlinePassed("The saga was not done by its deadline."))
+            return self._fail_forward(DeadlinePassed(TOO_LATE))
         if not self._has_checked_steps:
             self._check_steps()
         # Those that are done are the first ones.
@@ -140,12 +144,13 @@ class SagaRun:
         begun = [*history.done, history.scope] if history.scope else history.done
         for name in begun:
             if name not in names:
-                raise StepGone(f"{self._class.__name__} has no step {name!r} any more, which this saga has begun.")
+                raise StepGone(
+                    f"{self._class.__name__} has no step {name!r} any more, which this saga has begun. {PUT_BACK}"
+                )
         if begun != names[: len(begun)]:
             raise StepsChanged(
                 f"The steps of {self._class.__name__} have changed: this saga has begun {', '.join(begun)}, and the "
-                f"class begins with {', '.join(names[: len(begun)])}. Put the steps back into that order and retry it, "
-                "or abandon it; a new version may say older_instances=..."
+                f"class begins with {', '.join(names[: len(begun)])}. {PUT_BACK}"
             )
         self._has_checked_steps = True
 
@@ -217,7 +222,10 @@ class SagaRun:
         for name in history.to_undo:
             step = self._definition.steps.get(name)
             if step is None:
-                raise StepGone(f"{self._class.__name__} has no step {name!r} any more, which is to be compensated.")
+                raise StepGone(
+                    f"{self._class.__name__} has no step {name!r} any more, which is to be compensated. Put it back "
+                    "and retry the saga, or undo it by hand and skip it."
+                )
             if step.undo is not None:
                 return self._undo(step, step.undo)
         self.note(SagaCompensated())
@@ -272,7 +280,7 @@ class SagaRun:
             # The step kept what was to leave it, with `except BaseException`: it is run again all the same.
             raise Suspended
         if time.cancelled_caught:
-            raise StepTimeout(scope, seconds)
+            raise DeadlinePassed(TOO_LATE) if seconds < step.timeout_seconds else StepTimeout(scope, seconds)
 
     def _state_after(self, saga: Saga) -> dict[str, Any]:
         """Raises `EncodingError`, or `DefinitionError` for an attribute that would be lost."""

@@ -17,7 +17,7 @@ from .background import in_background
 from .errors import RuntimeClosed
 from .future import TrioFuture
 from .saga import Saga
-from .saga_errors import SagaEnded, SagaNotParked, UnknownSaga
+from .saga_errors import NothingToSkip, SagaEnded, SagaNotParked, UnknownSaga
 from .saga_events import CompensationSkipped, SagaAbandoned, SagaParked, SagaRemade, SagaResumed
 from .saga_history import SagaHistory
 from .saga_host import SagaHost
@@ -42,6 +42,9 @@ class SupervisorHost(SagaHost, StarterHost, Protocol):
 
     def exists(self, stream: str) -> bool:
         """Whether a saga was started under this id."""
+
+    def replaces_older(self, saga: str) -> bool:
+        """Whether the class of this name has instances that an older version began not go on."""
 
     def came(self, event_type: str, where: Mapping[str, Any], after: int, until: int) -> bool:
         """Whether there is an event of a type with these stored values between two positions."""
@@ -78,7 +81,10 @@ class SagaSupervisor(TrioActor):
     def resume(self, instances: Iterable[SagaInstance]) -> None:
         """Take up what was left when the store was closed. Call it before the actor is started."""
         for instance in instances:
-            if instance.state == "waiting":
+            if self._host.replaces_older(instance.saga):
+                # It does not wait on: which version began it is in its stream.
+                self._ready.append(instance.id)
+            elif instance.state == "waiting":
                 self._register(instance.id, instance.wake_ns)
                 if instance.waits_for_event:
                     self._waits.add(instance.id, instance.waits_for_event, instance.waits_where, instance.waits_after)
@@ -91,7 +97,7 @@ class SagaSupervisor(TrioActor):
     @property
     def counts(self) -> dict[str, int]:
         """How many sagas run, are ready to, and wait."""
-        waiting = len(self._wakes.keys() | self._signal_waits) + len(self._waits)
+        waiting = len(self._wakes) + len(self._signal_waits)
         return {"running": len(self._running), "ready": len(self._ready), "waiting": waiting}
 
     def is_running(self, stream: str) -> bool:
@@ -204,7 +210,7 @@ class SagaSupervisor(TrioActor):
             case "abandon":
                 run.note(SagaAbandoned(order.reason))
             case _:
-                raise SagaNotParked(order.stream, "parked, but not on a compensation that could be skipped")
+                raise NothingToSkip(order.stream, history.parked)
         self._note_at_rest(run, order.answer)
 
     def _note_at_rest(self, run: SagaRun, answer: TrioFuture[bool], *, answer_with: bool = True) -> None:

@@ -57,11 +57,16 @@ def run(argv: Sequence[str]) -> int:
     """Run the demo with these arguments; the exit code is 0 when every order is all done or all undone."""
     parser = argparse.ArgumentParser(prog="eventsrc demo orders", description=__doc__)
     parser.add_argument("--count", type=int, default=1_000, metavar="N", help="so many orders (default: 1000)")
-    parser.add_argument("--store", type=Path, metavar="PATH", help="keep the store here (default: a temporary folder)")
+    parser.add_argument(
+        "--store", type=Path, metavar="PATH", help="keep the store in this new folder (default: a temporary one)"
+    )
     parser.add_argument("--json", action="store_true", help="print what came of it; the story goes to standard error")
     arguments = parser.parse_args(argv)
     if arguments.count < 1:
         parser.error("--count: at least 1")
+    if arguments.store is not None and arguments.store.exists():
+        # The gateway begins with an empty ledger, which would not agree with what is in the store.
+        parser.error(f"--store: {arguments.store} exists already; name a folder that does not")
     console = Console(highlight=False, stderr=arguments.json)
     with tempfile.TemporaryDirectory(prefix="eventsrc-orders-") as folder:
         findings = main(arguments.store or Path(folder, "orders.db"), arguments.count, console)

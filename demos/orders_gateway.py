@@ -1,4 +1,4 @@
-"""A payment gateway that cannot be relied upon: it refuses, fails, and keeps its answers to itself.
+"""A payment gateway that cannot be relied upon: it refuses, fails, keeps its answers to itself, and answers twice.
 
 Run as a program it is an HTTP server that prints its port. What it did it did once for each idempotency key, whether or
 not anybody heard of it; its ledger tells.
@@ -74,14 +74,14 @@ class Ledger:
         self.entries: list[dict[str, Any]] = []
 
     def trouble(self, key: str) -> str:
-        """What happens to this attempt: nothing, "fail" before, "fail late" after, or "silent" after it was done."""
+        """What happens to this attempt: nothing, "fail" before, or "fail late", "silent", "twice" when it is done."""
         with self._lock:
             self._tries[key] += 1
             attempt = self._tries[key]
         chance = zlib.crc32(f"{key}/{attempt}".encode()) % 100
         if attempt > TROUBLES_IN_A_ROW_MAX or chance >= TROUBLE_OF_100:
             return ""
-        return ("fail", "fail late", "silent")[chance % 3]
+        return ("fail", "fail late", "silent", "twice")[chance % 4]
 
     def charge(self, order: str, amount: int, key: str) -> dict[str, Any]:
         """Take the money, once for each key."""
@@ -129,7 +129,9 @@ def serve() -> None:
                 answer = ledger.refund(body["order"], body["key"])
             if trouble == "silent":
                 time.sleep(SILENCE_SECONDS)
-            self._answer(500 if trouble else 200, answer)
+            self._answer(500 if trouble in ("fail late", "silent") else 200, answer)
+            if trouble == "twice":
+                self._answer(200, answer)
 
         def _answer(self, code: int, data: Any) -> None:
             body = json.dumps(data).encode()

@@ -21,7 +21,7 @@ from ..actors.projection import Projection
 from ..actors.receipt import Receipt
 from ..actors.saga import Saga, saga_id
 from ..actors.saga_errors import UnknownSaga
-from ..actors.saga_history import SagaState
+from ..actors.saga_history import SAGA_STATES, SagaState
 from ..actors.saga_instance import SagaInstance, SagaInstances
 from ..actors.serializer import Serializer
 from ..actors.view_store import ViewStore
@@ -37,7 +37,7 @@ from .arguments import check_key, checked_timeout
 from .classes import event_classes, types_of
 from .consumers import Subscriptions
 from .control import Control
-from .errors import ShutdownTimeout
+from .errors import ArgumentInvalid, ShutdownTimeout
 from .events import resolved
 from .history import position_of
 from .maintenance import Maintenance
@@ -333,8 +333,13 @@ class Runtime(Reading):
         return await self.saga(saga_class, key).signal(signal, payload)
 
     def sagas(self, *, state: SagaState | None = None, saga: type[Saga] | None = None) -> Query[SagaInstance]:
-        """The sagas in this state, of this class: `await runtime.sagas(state="parked").rows()`. As of now."""
+        """The sagas in this state, of this class: `await runtime.sagas(state="parked").rows()`. As of now.
+
+        Raises `ArgumentInvalid` for what is no state.
+        """
         self._supervised  # noqa: B018 (raises where there are none)
+        if state is not None and state not in SAGA_STATES:
+            raise ArgumentInvalid("state", state, f"it is one of {', '.join(SAGA_STATES)}")
         criteria: dict[str, Any] = {} if state is None else {"state": state}
         if saga is not None:
             criteria["saga"] = saga.__eventsrc_saga__.name

@@ -18,6 +18,7 @@ from ..actors.saga_events import (
     StepBegun,
     WaitBegun,
 )
+from ..actors.saga_history import SAGA_STATES
 from ..actors.saga_instance import SagaInstance, begun
 from ..actors.serializer import Serializer
 from ..storage.event_query import EventQuery
@@ -158,7 +159,7 @@ def _steer(options: argparse.Namespace) -> int:
             print("eventsrc: name the signal: signal NAME", file=sys.stderr)
             return 2
         argument = {"signal": options.name, "payload": _payload(options.payload)}
-    elif not options.reason:
+    elif not (options.reason or "").strip():
         print(f"eventsrc: say why: {options.action} --reason TEXT; it is recorded", file=sys.stderr)
         return 2
     with closing(LogReader.open(options.path)) as log:
@@ -190,5 +191,5 @@ def add_commands(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
     sagas.add_argument("name", nargs="?", metavar="NAME", help="signal: which")
     sagas.add_argument("payload", nargs="?", metavar="PAYLOAD", help="signal: what comes with it, as JSON or text")
     sagas.add_argument("--reason", help="retry, skip, abandon: why; it is recorded")
-    sagas.add_argument("--state", help="list only those in this state")
+    sagas.add_argument("--state", choices=SAGA_STATES, help="list only those in this state")
     sagas.set_defaults(run=print_sagas)

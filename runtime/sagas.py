@@ -10,14 +10,14 @@ import trio
 
 from ..actors.aggregate import Aggregate
 from ..actors.aggregate_type import AggregateType
-from ..actors.errors import DefinitionError, EncodingError, RuntimeClosed
+from ..actors.errors import DecodingError, DefinitionError, EncodingError, RuntimeClosed
 from ..actors.event_codecs import EventCodecs
 from ..actors.feed import Feed
 from ..actors.future import TrioFuture
 from ..actors.journal import Journal
 from ..actors.receipt import Receipt, current_cause
 from ..actors.saga import CATEGORY_PREFIX, WAIT_SECONDS_MAX, Saga, saga_id
-from ..actors.saga_context import Commands
+from ..actors.saga_context import Commands, plain_data
 from ..actors.saga_errors import DeadlinePassed, SagaWaitsForItself, UnknownSaga, UnknownSignal
 from ..actors.saga_events import SAGA_EVENTS, SagaStarted
 from ..actors.saga_history import SagaHistory, SagaState
@@ -33,6 +33,7 @@ from ..storage.limits import Limits
 from ..storage.query import find_events
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader
+from .arguments import check_text
 from .errors import ArgumentInvalid
 from .projections import Projections
 from .router import Router
@@ -113,7 +114,7 @@ class SagaRef(Generic[S]):
         await self._sagas.decide(self.id, "retry", reason)
 
     async def skip(self, *, reason: str) -> None:
-        """Go on without the compensation that it was parked on. Raises `SagaNotParked`."""
+        """Go on without the compensation that it was parked on. Raises `SagaNotParked`, `NothingToSkip`."""
         await self._sagas.decide(self.id, "skip", reason)
 
     async def abandon(self, *, reason: str) -> None:
@@ -186,6 +187,8 @@ class Sagas:
         """Start a saga unless there is one with this key."""
         if self._router.is_closing and current_cause.get() is None:
             raise RuntimeClosed("The runtime is closed or closes; the saga was not started.")
+        if isinstance(saga, type):
+            raise ArgumentInvalid("saga", saga, "give an object of the class, with the state that it begins with")
         self.class_of(type(saga))
         stream = saga_id(type(saga), key)
         cause = current_cause.get()
@@ -212,8 +215,9 @@ class Sagas:
         definition = saga_class.__eventsrc_saga__
         stream = saga_id(saga_class, key)
         seconds = definition.deadline_seconds if deadline_seconds is None else deadline_seconds
-        if seconds is not None and not seconds <= WAIT_SECONDS_MAX:
-            raise ArgumentInvalid("deadline_seconds", seconds, f"{WAIT_SECONDS_MAX:g} is the most")
+        is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if seconds is not None and not (is_number and seconds <= WAIT_SECONDS_MAX):
+            raise ArgumentInvalid("deadline_seconds", seconds, f"give it in seconds; {WAIT_SECONDS_MAX:g} is the most")
         if seconds is not None and seconds <= 0:
             raise DeadlinePassed(f"The deadline of {stream!r} is {-seconds:g} seconds ago. Nothing was started.")
         deadline_ns = None if seconds is None else self.wall_clock() + int(seconds * 1e9)
@@ -224,11 +228,11 @@ class Sagas:
 
     def class_of(self, saga_class: type[Saga]) -> type[Saga]:
         """The class itself. Raises `UnknownSaga` where the runtime was opened without it."""
-        if self._classes.get(saga_class.__eventsrc_saga__.name) is not saga_class:
+        if saga_class not in self._classes.values():
+            name = getattr(saga_class, "__name__", repr(saga_class))
             known = ", ".join(known.__name__ for known in self._classes.values()) or "none"
             raise UnknownSaga(
-                f"The runtime was not opened with {saga_class.__name__}; it has {known}. Give it to "
-                "Runtime.open(sagas=[...])."
+                f"The runtime was not opened with {name}; it has {known}. Give it to Runtime.open(sagas=[...])."
             )
         return saga_class
 
@@ -237,17 +241,18 @@ class Sagas:
         saga_class = self.class_named(saga_id)
         if signal not in saga_class.__eventsrc_saga__.signals:
             raise UnknownSignal(saga_class, signal, saga_class.__eventsrc_saga__.signals)
-        try:
-            _encode(payload)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise EncodingError(f"The payload of the signal {signal!r} is no plain data: {error}") from error
-        order = SendSignal(saga_id, signal, payload, TrioFuture())
+        # A step gets the same of it before and after a restart.
+        plain = plain_data(payload, f"The payload of the signal {signal!r}")
+        order = SendSignal(saga_id, signal, plain, TrioFuture())
         self.supervisor.actor_ref.tell(order)
         return await order.answer
 
     async def decide(self, saga_id: str, action: str, reason: str) -> None:
         """An operator's decision on a parked saga."""
         self.class_named(saga_id)
+        check_text("reason", reason)
+        if not reason.strip():
+            raise ArgumentInvalid("reason", reason, "say why; it is recorded")
         order = DecideParked(saga_id, action, reason, TrioFuture())
         self.supervisor.actor_ref.tell(order)
         await order.answer
@@ -313,6 +318,11 @@ class Sagas:
 
     def state_data(self, saga: Saga) -> dict[str, Any]:
         data: dict[str, Any] = self._serializer.unstructure(saga)
+        try:
+            self.saga_from(type(saga), data)
+        except DecodingError as error:
+            # Stored all the same, it could be neither gone on with nor undone.
+            raise EncodingError(f"The state of the saga could not be read again: {error}") from error
         return data
 
     def saga_from(self, saga_class: type[Saga], state: Mapping[str, Any]) -> Saga:
@@ -338,11 +348,17 @@ class Sagas:
     ) -> StoredEvent | None:
         return await self._calls.find_event(event_type, where, after, until, unless)
 
+    def replaces_older(self, saga: str) -> bool:
+        saga_class = self._classes.get(saga)
+        return saga_class is not None and saga_class.__eventsrc_saga__.replaces_older
+
     def came(self, event_type: str, where: Mapping[str, Any], after: int, until: int) -> bool:
         events = find_events(self._store, EventQuery(types=[event_type], after=after), before=until + 1)
         return any(holds(event, where) for event in events)
 
     def encode_where(self, event_class: type, where: Mapping[str, Any]) -> dict[str, Any]:
+        if not isinstance(where, Mapping):
+            raise DefinitionError(f"where= takes values by the names of fields, {{'total': 5}}, not {where!r:.100}")
         return self._serializer.fields_data(event_class, where)
 
     def event_at(self, position: int) -> StoredEvent:

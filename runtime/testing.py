@@ -26,14 +26,17 @@ from ..storage.limits import Limits
 from ..storage.memory import MemoryLog
 from ..storage.snapshot import Snapshot
 
-__all__ = ["FaultyLog", "MemoryLog", "Scenario", "WallClock", "scenario"]
+__all__ = ["FaultyLog", "FollowingClock", "MemoryLog", "Scenario", "WallClock", "scenario"]
 
 A = TypeVar("A", bound=Aggregate)
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class WallClock:
-    """A wall clock that stands still until it is moved: pass it as `Runtime.open(..., wall_clock=WallClock())`."""
+    """A wall clock that stands still until it is moved: pass it as `Runtime.open(..., wall_clock=WallClock())`.
+
+    Timers of sagas look at it every 30 seconds of trio's time.
+    """
 
     def __init__(self, start: datetime = EPOCH) -> None:
         self.now_ns = int(start.timestamp()) * 1_000_000_000
@@ -45,6 +48,17 @@ class WallClock:
     def advance(self, seconds: float) -> None:
         """Move it forwards, or backwards with a negative number, as real clocks are."""
         self.now_ns += int(seconds * 1e9)
+
+
+class FollowingClock(WallClock):
+    """A wall clock that runs along with trio's: days that sagas wait pass at once on one that jumps.
+
+    That is the `autojump_clock` of pytest-trio, or `trio.testing.MockClock(autojump_threshold=0)`.
+    """
+
+    def __call__(self) -> int:
+        """The time, in UTC nanoseconds."""
+        return self.now_ns + int(trio.current_time() * 1e9)
 
 
 class FaultyLog(MemoryLog):

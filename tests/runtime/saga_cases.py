@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import trio
-import trio.testing
 from shop_domain import Created, Order, PlaceOrder, Stock, Take
 
 from eventsrc import (
@@ -17,7 +15,6 @@ from eventsrc import (
     WaitTimeout,
     step,
 )
-from eventsrc.runtime.testing import WallClock
 from eventsrc.storage.commit import Appended, Commit
 from eventsrc.storage.errors import EventSourcingError
 from eventsrc.storage.snapshot import Snapshot
@@ -34,13 +31,6 @@ def open_runtime(store: EventStore | Path, *sagas: type[Saga], **options: Any) -
 
 async def records(runtime: Runtime, saga_id: str) -> list[str]:
     return [event.type.removeprefix("saga.") async for event in runtime.events(stream=saga_id)]
-
-
-class FollowingClock(WallClock):
-    """Runs with trio's clock."""
-
-    def __call__(self) -> int:
-        return self.now_ns + int(trio.current_time() * 1e9)
 
 
 class Patient(Saga, signals=["release"]):

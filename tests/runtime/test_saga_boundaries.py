@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import pytest
 import trio
 import trio.testing
-from saga_cases import FollowingClock, Killed, KilledLog
+from saga_cases import Killed, KilledLog
 from shop_domain import Cancel, Create, Created, Order, PutBack, Stock, Take
 
 from eventsrc import (
@@ -25,6 +25,7 @@ from eventsrc import (
     handles,
     step,
 )
+from eventsrc.runtime.testing import FollowingClock
 from eventsrc.storage.commit import Appended, Commit
 from eventsrc.storage.errors import EventSourcingError
 from eventsrc.storage.snapshot import Snapshot

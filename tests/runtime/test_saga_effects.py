@@ -1,14 +1,19 @@
 """Effects of sagas take place once, wherever the process is killed."""
 
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from saga_cases import Killed, KilledLog, open_runtime
+import trio
+import trio.testing
+from saga_cases import Killed, KilledLog, open_runtime, records
 from shop_domain import Gateway, Order, PlaceOrder, Stock
 
 from eventsrc import (
+    EffectUncertain,
     MemoryLog,
     Retry,
     Runtime,
@@ -16,6 +21,7 @@ from eventsrc import (
     SagaContext,
     step,
 )
+from eventsrc.runtime.testing import FollowingClock
 from eventsrc.storage.store import EventStore
 
 # --- effects ---
@@ -74,6 +80,40 @@ async def test_an_effect_that_raises_is_tried_again_with_the_same_key(store: Eve
     async with open_runtime(store, saga_class) as runtime:
         assert await result_of(runtime, saga_class) == "there"
     assert keys == ["saga_once-1/only/it"] * 3
+
+
+async def test_a_time_that_an_effect_returns_is_the_same_text_when_the_step_is_run_again(
+    store: EventStore | Path,
+) -> None:
+    results: list[Any] = []
+
+    class Timed(Saga):
+        @step(retry=Retry(attempts=2, backoff_seconds=0.001))
+        async def only(self, ctx: SagaContext) -> None:
+            results.append(await ctx.effect("it", lambda: [datetime(2026, 1, 2, tzinfo=UTC), b"\x00", bytearray(b"x")]))
+            if ctx.attempt == 1:
+                raise ValueError("once more")
+
+    async with open_runtime(store, Timed) as runtime:
+        assert (await (await runtime.start_saga(Timed(), key="1")).wait(timeout=10)).state == "completed"
+    assert results == [["2026-01-02T00:00:00Z", b"\x00", b"x"]] * 2
+
+
+async def test_an_effect_may_be_any_object_that_can_be_called(store: EventStore | Path) -> None:
+    class Client:
+        async def __call__(self, number: int, idempotency_key: str) -> list[Any]:
+            return [number, idempotency_key]
+
+    for function, result in ((Client(), [7, "saga_once-1/only/it"]), (partial(max, 9), 9)):
+        saga_class = saga_of(function)
+        async with open_runtime(store if isinstance(function, Client) else MemoryLog(), saga_class) as runtime:
+            assert await result_of(runtime, saga_class) == result
+    saga_class = saga_of("charge")  # type: ignore[arg-type]
+    async with open_runtime(MemoryLog(), saga_class) as runtime:
+        assert (
+            await result_of(runtime, saga_class)
+        ).error == "DefinitionError: The effect 'it' calls a function, not 'charge'."
+        assert "effect_begun" not in await records(runtime, "saga_once-1")
 
 
 async def test_a_result_that_is_no_data_fails_the_step(store: EventStore | Path) -> None:
@@ -156,3 +196,24 @@ async def test_an_effect_cut_off_is_reported_as_uncertain_unless_it_is_idempoten
             assert result.state == "compensated"
             assert result.error.startswith("EffectUncertain: The effect 'it' was begun with the key")
             assert calls == [7]
+
+
+async def test_an_effect_that_the_steps_time_cut_off_is_uncertain_to_the_next_attempt(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    seen: list[str] = []
+
+    class CutOff(Saga):
+        @step(retry=Retry(attempts=2), timeout_seconds=5)
+        async def only(self, ctx: SagaContext) -> None:
+            try:
+                await ctx.effect("it", trio.sleep_forever)
+            except EffectUncertain as uncertain:
+                seen.append(f"{ctx.attempt} {uncertain.effect} {uncertain.idempotency_key}")
+
+    async with open_runtime(MemoryLog(), CutOff, wall_clock=FollowingClock()) as runtime:
+        assert (await (await runtime.start_saga(CutOff(), key="1")).wait(timeout=100)).state == "completed"
+        assert await records(runtime, "saga_cut_off-1") == [
+            *("started", "step_begun", "effect_begun", "step_failed", "step_begun", "step_done", "completed")
+        ]
+    assert seen == ["2 it saga_cut_off-1/only/it"]

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from saga_cases import FollowingClock, open_runtime
+from saga_cases import open_runtime
 from shop_domain import Gateway, PlaceOrder, Stock, Take
 
 from eventsrc import ArgumentInvalid, MemoryLog, Rejected, Retry, Saga, SagaContext, step
+from eventsrc.runtime.testing import FollowingClock
 
 # --- raised in an unusual way ---
 

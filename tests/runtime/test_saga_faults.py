@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from saga_cases import FollowingClock, open_runtime
+from saga_cases import open_runtime
 from shop_domain import Create, Gateway, Order, PlaceOrder, PutBack, Stock, Take, Taken, Welcome
 
 from eventsrc import (
@@ -29,7 +29,7 @@ from eventsrc import (
     step,
 )
 from eventsrc.actors.saga_run import SagaRun
-from eventsrc.runtime.testing import FaultyLog
+from eventsrc.runtime.testing import FaultyLog, FollowingClock
 from eventsrc.storage.commit import Appended, Commit
 from eventsrc.storage.errors import EventSourcingError
 from eventsrc.storage.snapshot import Snapshot

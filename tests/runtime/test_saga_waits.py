@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from saga_cases import FollowingClock, KilledLog, Patient, open_runtime
+from saga_cases import KilledLog, Patient, open_runtime
 from shop_domain import Create, Created, Order, Stock, Take
 
 from eventsrc import (
     Aggregate,
     DeadlinePassed,
+    EncodingError,
     EventMeta,
     MemoryLog,
     Retry,
@@ -31,7 +32,7 @@ from eventsrc import (
     starts_on,
     step,
 )
-from eventsrc.runtime.testing import WallClock
+from eventsrc.runtime.testing import FollowingClock, WallClock
 from eventsrc.storage.store import EventStore
 
 # --- time ---
@@ -122,6 +123,60 @@ async def test_a_signal_may_come_before_it_is_waited_for(autojump_clock: trio.te
         assert (await saga.wait(timeout=1000)).state == "completed"
 
 
+async def test_what_comes_with_a_signal_is_the_same_while_the_saga_runs_and_when_it_is_run_again() -> None:
+    begun, is_sent = trio.Event(), trio.Event()
+    payloads: list[Any] = []
+
+    class Busy(Saga, signals=["go"]):
+        @step(retry=Retry(attempts=2, backoff_seconds=0.001))
+        async def only(self, ctx: SagaContext) -> None:
+            begun.set()
+            await is_sent.wait()
+            payloads.append(await ctx.approval("go"))
+            if ctx.attempt == 1:
+                raise ValueError("once more")
+
+    async with open_runtime(MemoryLog(), Busy) as runtime:
+        saga = await runtime.start_saga(Busy(), key="1")
+        await begun.wait()
+        with pytest.raises(EncodingError, match="The payload of the signal 'go' is no plain data"):
+            await saga.signal("go", [object()])
+        await saga.signal("go", {"order": Created(5), "at": datetime(2026, 1, 2, tzinfo=UTC), "by": ("ann",)})
+        is_sent.set()
+        await saga.wait(timeout=10)
+    assert payloads[0] == payloads[1] == {"order": {"total": 5}, "at": "2026-01-02T00:00:00Z", "by": ["ann"]}
+
+
+async def test_each_saga_that_waits_is_counted_once_and_costs_no_task(autojump_clock: trio.testing.MockClock) -> None:
+    class Idle(Saga, signals=["go"]):
+        how: str
+
+        @step()
+        async def only(self, ctx: SagaContext) -> None:
+            match self.how:
+                case "signal":
+                    await ctx.approval("go")
+                case "signal in time":
+                    await ctx.approval("go", timeout_seconds=3_600)
+                case "event":
+                    await ctx.wait_for(Created)
+                case "event in time":
+                    await ctx.wait_for(Created, timeout_seconds=3_600)
+                case _:
+                    await ctx.sleep(days=1)
+
+    async with open_runtime(MemoryLog(), Idle, wall_clock=FollowingClock()) as runtime:
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        for how in ("signal", "signal in time", "event", "event in time", "sleep"):
+            for number in range(20):
+                await runtime.start_saga(Idle(how), key=f"{how} {number}")
+        while await runtime.sagas(state="waiting").count() < 100:
+            await trio.sleep(1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert runtime.saga_counts == {"running": 0, "ready": 0, "waiting": 100}
+        assert trio.lowlevel.current_statistics().tasks_living - tasks < 10
+
+
 async def test_a_saga_that_is_not_done_by_its_deadline_is_undone(autojump_clock: trio.testing.MockClock) -> None:
     class Slow(Saga, deadline_seconds=60):
         @step(compensation="undo")
@@ -144,6 +199,51 @@ async def test_a_saga_that_is_not_done_by_its_deadline_is_undone(autojump_clock:
         assert (await runtime.actor(Order, "undone").state()).state == "created"
         with pytest.raises(DeadlinePassed):
             await runtime.start_saga(Slow(), key="2", deadline_seconds=-5)
+
+
+async def test_a_deadline_cuts_off_a_step_and_the_wait_between_its_attempts(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    class Slow(Saga, deadline_seconds=10):
+        @step(retry=Retry(attempts=5, backoff_seconds=1_000, backoff_seconds_max=1_000))
+        async def only(self, ctx: SagaContext) -> None:
+            if ctx.key == "fails":
+                raise OSError("no route")
+            await trio.sleep_forever()
+
+    async with open_runtime(MemoryLog(), Slow, wall_clock=FollowingClock()) as runtime:
+        for key in ("sleeps", "fails"):
+            begun = trio.current_time()
+            outcome = await (await runtime.start_saga(Slow(), key=key)).wait(timeout=2_000)
+            assert outcome.state == "compensated"
+            assert outcome.error == "DeadlinePassed: The saga was not done by its deadline."
+            assert 10 <= trio.current_time() - begun < 45, "the clock is looked at every 30 seconds"
+
+
+async def test_a_deadline_that_passed_while_no_runtime_was_open_counts_when_one_is() -> None:
+    class Due(Saga, signals=["go"]):
+        @step(compensation="undo")
+        async def take(self, ctx: SagaContext) -> None:
+            await ctx.ask(Stock, "all", Take(1))
+
+        @step()
+        async def rest(self, ctx: SagaContext) -> None:
+            await ctx.approval("go")
+
+        async def undo(self, ctx: SagaContext) -> None:
+            await ctx.ask(Stock, "undone", Take(1))
+
+    log, clock = MemoryLog(), WallClock()
+    async with open_runtime(log, Due, wall_clock=clock) as runtime:
+        saga = await runtime.start_saga(Due(), key="1", deadline_seconds=60)
+        with trio.fail_after(10):
+            while (await saga.status()).state != "waiting":
+                await trio.lowlevel.checkpoint()
+    clock.advance(61)
+    async with open_runtime(log, Due, wall_clock=clock) as runtime:
+        outcome = await runtime.saga(Due, "1").wait(timeout=10)
+        assert (outcome.state, outcome.error.split(":")[0]) == ("compensated", "DeadlinePassed")
+        assert (await runtime.actor(Stock, "undone").state()).changes == 1
 
 
 async def test_a_step_that_never_returns_is_cut_off_and_compensated(autojump_clock: trio.testing.MockClock) -> None:
@@ -264,6 +364,17 @@ async def test_a_field_that_the_event_does_not_have_cannot_be_waited_for() -> No
     async with open_runtime(MemoryLog(), Typo) as runtime:
         outcome = await (await runtime.start_saga(Typo(), key="1")).wait(timeout=10)
         assert outcome.error == "DefinitionError: Created has no field 'totl'; it has total."
+
+    class Function(Saga):
+        @step()
+        async def only(self, ctx: SagaContext) -> None:
+            await ctx.wait_for(Created, where=lambda event: True)  # type: ignore[arg-type]
+
+    async with open_runtime(MemoryLog(), Function) as runtime:
+        outcome = await (await runtime.start_saga(Function(), key="1")).wait(timeout=10)
+        assert outcome.error.startswith(
+            "DefinitionError: where= takes values by the names of fields, {'total': 5}, not"
+        )
 
 
 class Collector(Saga):

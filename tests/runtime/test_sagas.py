@@ -2,27 +2,33 @@
 
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 import trio.testing
-from saga_cases import AGGREGATES, FollowingClock, open_runtime, records
+from saga_cases import AGGREGATES, open_runtime, records
 from shop_domain import Cancel, Create, Created, Gateway, Order, PlaceOrder, Stock, Take, Welcome
 
 from eventsrc import (
+    ArgumentInvalid,
     EventMeta,
     Limits,
     MemoryLog,
+    Projection,
     Rejected,
     Retry,
     Runtime,
     Saga,
     SagaContext,
     SagaNotParked,
+    SagaParked,
     StoreFull,
+    Table,
+    on,
     starts_on,
     step,
 )
-from eventsrc.runtime.testing import FaultyLog
+from eventsrc.runtime.testing import FaultyLog, FollowingClock
 from eventsrc.storage.store import EventStore
 
 # --- forwards and backwards ---
@@ -166,6 +172,10 @@ async def test_what_is_parked_waits_for_an_operator(store: EventStore | Path, mo
         assert (await a.status()).state == "parked", "it stays parked over a restart"
         await a.retry(reason="looks better")
         assert (await a.wait(timeout=10)).state == "parked"
+        for act in (a.retry, a.skip, a.abandon):
+            for reason in ("", " \n", None):
+                with pytest.raises(ArgumentInvalid, match="reason="):
+                    await act(reason=reason)  # type: ignore[arg-type]
         monkeypatch.setattr(Fragile, "is_broken", False)
         await a.retry(reason="repaired")
         assert (await a.wait(timeout=10)).state == "compensated"
@@ -183,6 +193,64 @@ async def test_what_is_parked_waits_for_an_operator(store: EventStore | Path, mo
         with pytest.raises(SagaNotParked):
             await a.retry(reason="again")
         assert await runtime.sagas(state="parked").count() == 0
+
+
+async def test_a_compensation_is_tried_again_with_a_back_off_that_doubles_with_jitter_across_restarts(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    class Hopeless(Saga):
+        @step(compensation="undo", compensation_retry=Retry(6, backoff_seconds=10, backoff_seconds_max=60))
+        async def only(self, ctx: SagaContext) -> None:
+            await ctx.ask(Stock, "all", Take(1))
+            raise Rejected("no")
+
+        async def undo(self, ctx: SagaContext) -> None:
+            raise OSError("no route")
+
+    clock, log = FollowingClock(), MemoryLog()
+    for attempts in range(1, 6):
+        async with open_runtime(log, Hopeless, wall_clock=clock) as runtime:
+            await runtime.start_saga(Hopeless(), key="1")
+            with trio.fail_after(1_000):
+                while (await runtime.saga(Hopeless, "1").status()).attempt < attempts:
+                    await trio.sleep(1)
+    async with open_runtime(log, Hopeless, wall_clock=clock) as runtime:
+        assert (await runtime.saga(Hopeless, "1").wait(timeout=1_000)).state == "parked"
+        failed = [stored async for stored in runtime.events(types=["saga.compensation_failed"])]
+        begun = [stored async for stored in runtime.events(types=["saga.compensation_begun"])]
+    assert [each.payload["attempt"] for each in failed] == [1, 2, 3, 4, 5, 6], "counted over the restarts"
+    assert failed[-1].payload["retry_at_ns"] is None
+    waits = [(each.payload["retry_at_ns"] - each.time_ns) / 1e9 for each in failed[:-1]]
+    for seconds, nominal in zip(waits, [10, 20, 40, 60, 60], strict=True):
+        assert nominal * 0.74 <= seconds <= nominal * 1.26
+    assert {round(seconds, 3) for seconds in waits}.isdisjoint({10, 20, 40, 60}), "there is jitter"
+    for before, after in zip(failed, begun[1:], strict=False):
+        assert after.time_ns >= before.payload["retry_at_ns"], "none was tried before its time"
+
+
+@attrs.frozen
+class Alert:
+    saga: str
+    error: str
+
+
+class Alerts(Projection):
+    rows = Table(Alert, key="saga")
+
+    @on(SagaParked)
+    def parked(self, event: SagaParked, meta: EventMeta) -> None:
+        self.rows.put(Alert(meta.stream, event.error))
+
+
+async def test_a_projection_can_alert_on_what_is_parked(
+    store: EventStore | Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Fragile, "is_broken", True)
+    async with open_runtime(store, Fragile, projections=[Alerts]) as runtime:
+        saga = await runtime.start_saga(Fragile("a"), key="a")
+        await saga.wait(timeout=10)
+        alert = await runtime.view(Alerts.rows).get(saga.id, at_least=runtime.last_position)
+        assert alert == Alert(saga.id, "undo_first of first failed 2 times: OSError: no route")
 
 
 # --- started by events ---

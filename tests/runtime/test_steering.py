@@ -1,6 +1,7 @@
 """Steering projections and subscriptions from the command line, of a store that is running and of one that is not."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -388,3 +389,59 @@ async def test_the_timeline_of_a_saga_tells_what_it_did(tmp_path: Path) -> None:
     assert (code, "There is no saga 'saga_stubborn-none'" in error) == (1, True)
     code, _, error = await eventsrc("sagas", tmp_path, "saga_stubborn-t", "abandon")
     assert (code, error) == (2, "eventsrc: say why: abandon --reason TEXT; it is recorded\n")
+    code, _, error = await eventsrc("sagas", tmp_path, "saga_stubborn-t", "skip", "--reason", " ")
+    assert (code, error) == (2, "eventsrc: say why: skip --reason TEXT; it is recorded\n")
+    code, _, error = await eventsrc("sagas", tmp_path, "--state", "praked")
+    assert (code, "invalid choice: 'praked'" in error, "parked" in error) == (2, True, True)
+
+
+class Eventful(Saga):
+    """Does what a timeline can show: an effect that fails at first, a wait, and a step that fails for good."""
+
+    @step(compensation="undo", retry=Retry(attempts=2, backoff_seconds=0.001))
+    async def charge(self, ctx: SagaContext) -> None:
+        async def gateway() -> str:
+            if ctx.attempt == 1:
+                raise OSError("no route")
+            return "payment-7"
+
+        await ctx.effect("pay", gateway)
+
+    @step()
+    async def rest(self, ctx: SagaContext) -> None:
+        await ctx.sleep(seconds=0.01)
+        raise ValueError("told to fail")
+
+    async def undo(self, ctx: SagaContext) -> None:
+        await ctx.effect("refund", str)
+
+
+async def test_the_timeline_of_a_saga_has_attempts_effects_waits_durations_and_errors(tmp_path: Path) -> None:
+    async with Runtime.open(tmp_path, aggregates=[Account], sagas=[Eventful]) as runtime:
+        await (await runtime.start_saga(Eventful(), key="t")).wait(timeout=10)
+    shown = await one("sagas", tmp_path, "saga_eventful-t")
+    assert (shown["state"], shown["error"]) == ("compensated", "ValueError: told to fail")
+    details = [re.sub(r", retry_at [^,]*", "", line["details"]) for line in shown["timeline"]]
+    lines = [(line["what"], line["of"], text) for line, text in zip(shown["timeline"], details, strict=True)][1:]
+    failed = ("effect failed", "charge/pay", "error OSError('no route')")
+    assert lines == [
+        *(("step begun", "charge", "attempt 1"), ("effect begun", "charge/pay", ""), failed),
+        ("step failed", "charge", "attempt 1, error OSError: no route, took_effect true"),
+        *(("step begun", "charge", "attempt 2"), ("effect begun", "charge/pay", "")),
+        *(("effect done", "charge/pay", "result payment-7"), ("step done", "charge", "")),
+        *(("step begun", "rest", "attempt 1"), shown_wait(shown), ("wait over", "rest/sleep", "")),
+        ("step failed", "rest", "attempt 1, error ValueError: told to fail"),
+        *(("compensation begun", "charge", "attempt 1"), ("effect begun", "undo:charge/refund", "")),
+        *(("effect done", "undo:charge/refund", ""), ("compensation done", "charge", "")),
+        ("compensated", "", ""),
+    ]
+    for line in shown["timeline"]:
+        assert (line["seconds"] is not None) == (line["what"].split()[-1] in ("failed", "done", "over")), line
+    (wait,) = [line for line in shown["timeline"] if line["what"] == "wait over"]
+    assert wait["seconds"] >= 0.01
+
+
+def shown_wait(shown: dict[str, Any]) -> tuple[str, str, str]:
+    (wait,) = [line for line in shown["timeline"] if line["what"] == "wait begun"]
+    assert wait["details"].startswith("until 2")
+    return "wait begun", "rest/sleep", wait["details"]
