@@ -34,7 +34,7 @@ def check_folder(folder: Path, *, create: bool) -> bool:
     except OSError as error:
         raise _folder_error(path, error) from error
     if not existed and not create:
-        raise StorePathInvalid(path, f"{path} is a folder without a store in it.")
+        raise StorePathInvalid(path, f"{path} is a folder without a store in it. Name the folder of a store.")
     return existed
 
 

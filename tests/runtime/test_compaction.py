@@ -1,11 +1,13 @@
 """Compaction: events move to the archive and back, commands go on, and nobody who reads can tell."""
 
+import itertools
 import shutil
 import threading
 from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,7 +36,8 @@ from eventsrc.runtime import compactor
 from eventsrc.runtime.testing import WallClock
 from eventsrc.storage import compaction
 from eventsrc.storage.archive import pack_segment
-from eventsrc.storage.compaction import unused_segments
+from eventsrc.storage.compacted import Compacted
+from eventsrc.storage.compaction import move_step, unused_segments
 from eventsrc.storage.control import ControlBoard
 from eventsrc.storage.reader import LogReader
 
@@ -125,6 +128,33 @@ async def test_commands_go_on_meanwhile(path: Path, monkeypatch: pytest.MonkeyPa
                 await runtime.actor(Account, "bob").ask(Deposit(1))
         for name in ("ann", "bob"):
             assert (await runtime.actor(Account, name).state()).balance == sum(range(46)) + 50
+    assert sound(path)
+
+
+async def test_a_step_ends_when_a_commits_time_is_over_and_commands_come_in_between(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = itertools.count()
+    monkeypatch.setattr(compaction, "time", SimpleNamespace(perf_counter=lambda: float(next(seconds))))
+    steps: list[tuple[int, int]] = []
+
+    def noted(log: EventLog, compacted: Compacted, after: int) -> int:
+        steps.append((after, log.last_position))
+        return move_step(log, compacted, after)
+
+    monkeypatch.setattr(compactor, "move_step", noted)
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime, trio.open_nursery() as nursery:
+
+        async def work() -> None:
+            while True:
+                await runtime.actor(Account, "carl").ask(Deposit(1))
+
+        nursery.start_soon(work)
+        await runtime.maintenance.compact(Account, "ann")
+        nursery.cancel_scope.cancel()
+    assert [after for after, _ in steps] == list(range(40)), "a second is over at every look: one group a step"
+    positions = [position for _, position in steps]
+    assert len(set(positions)) > 5, "commands were stored between the steps"
     assert sound(path)
 
 

@@ -54,7 +54,7 @@ def test_a_path_that_is_a_file(tmp_path: Path) -> None:
 
 def test_a_path_without_a_store_is_not_opened_for_reading(tmp_path: Path) -> None:
     assert "no store at" in str(raised(StorePathInvalid, lambda: LogReader.open(tmp_path / "none")))
-    assert "without a store" in str(raised(StorePathInvalid, lambda: LogReader.open(tmp_path)))
+    assert "in it. Name the folder of a store" in str(raised(StorePathInvalid, lambda: LogReader.open(tmp_path)))
     raised(StorePathInvalid, lambda: EventLog(tmp_path / "none", create=False))
     assert list(tmp_path.iterdir()) == []
 
