@@ -5,6 +5,7 @@ import math
 import statistics
 import struct
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,13 +19,14 @@ from ..actors.projection import EventMeta, Projection, Table, on
 from ..actors.serializer import Serializer
 from ..storage.log import EventLog
 from ..storage.record import StoredEvent
+from ..storage.store import EventReader
 from . import measurements
 from .measurements import LIMITS, Account, Deposit, Deposited
 from .runtime import Runtime
 
 READ_BATCH_EVENTS: Final = 1_000
 READS: Final = 3
-"""Of each way to read everything, of which the fastest counts: others use the machine, too."""
+"""Of each way to read everything: others use the machine, too."""
 LAG_SAMPLE_SECONDS: Final = 0.001
 STEADY_SECONDS: Final = 2.0
 STEADY_CLIENTS: Final = 20
@@ -50,51 +52,62 @@ class Balances(Projection, name="bench_balances"):
         self.rows.put(Balance(row.account, row.amount + event.amount))
 
 
-def read_decoded(store: Path) -> float:
-    """Events a second that are read in batches and decoded to their classes, with nothing else to do."""
-    codecs = EventCodecs([Deposited], Serializer())
-    log = EventLog(store, limits=LIMITS)
-    try:
-        best_seconds = math.inf
-        for _ in range(READS):
-            position = 0
-            started = time.perf_counter()
-            while batch := log.read(after=position, limit=READ_BATCH_EVENTS):
-                for stored in batch:
-                    codecs.decode(stored)
-                position = batch[-1].position
-            best_seconds = min(best_seconds, time.perf_counter() - started)
-        return position / best_seconds
-    finally:
-        log.close()
+class ReadRates(msgspec.Struct, frozen=True):
+    """Events a second of one log in three ways, which take turns; the best of `READS` counts."""
+
+    decoded: float
+    """Read in batches and decoded to their classes, with nothing else to do."""
+    bare: float
+    """From a bare LMDB with one record each, through msgspec alone."""
+    replayed: float
+    """Of a full replay, flat out, each decoded to its class."""
 
 
-def bare_scan(folder: Path, store: Path) -> float:
-    """Events a second of the same log that come from a bare LMDB, one record each, through msgspec alone."""
+async def read_rates(folder: Path, store: Path) -> ReadRates:
+    """How fast everything is read."""
     environment = lmdb.open(str(folder / "bare"), map_size=measurements.MAP_SIZE_BYTES, max_dbs=1)
     table = environment.open_db(b"log")
-    key = struct.Struct(">Q")
-    log = EventLog(store, limits=LIMITS)
-    try:
-        count = log.last_position
-        with environment.begin(write=True) as transaction, transaction.cursor(table) as cursor:
-            position = 0
-            while batch := log.read(after=position, limit=READ_BATCH_EVENTS):
-                records = [(key.pack(each.position), msgspec.msgpack.encode(each)) for each in batch]
-                cursor.putmulti(records, append=True)
-                position = batch[-1].position
-        decode = msgspec.msgpack.Decoder(StoredEvent).decode
-        best_seconds = math.inf
+    decode = EventCodecs([Deposited], Serializer()).decode
+    best_seconds = [math.inf] * 3
+    async with Runtime.open(store, aggregates=[Account], limits=LIMITS) as runtime:
+        _copy_records(runtime._store, environment, table)
         for _ in range(READS):
             started = time.perf_counter()
-            with environment.begin() as transaction, transaction.cursor(table) as cursor:
-                for value in cursor.iternext(keys=False):
-                    decode(value)
-            best_seconds = min(best_seconds, time.perf_counter() - started)
-        return count / best_seconds
-    finally:
-        log.close()
-        environment.close()
+            for batch in _batches(runtime._store):
+                for stored in batch:
+                    decode(stored)
+            read = time.perf_counter()
+            _scan(environment, table)
+            scanned = time.perf_counter()
+            await runtime.replay("full", into=runtime.decode).run()
+            seconds = (read - started, scanned - read, time.perf_counter() - scanned)
+            best_seconds = list(map(min, best_seconds, seconds))
+        count = runtime.last_position
+    environment.close()
+    return ReadRates(*(count / seconds for seconds in best_seconds))
+
+
+def _batches(store: EventReader) -> Iterator[list[StoredEvent]]:
+    position = 0
+    while batch := store.read(after=position, limit=READ_BATCH_EVENTS):
+        yield batch
+        position = batch[-1].position
+
+
+def _copy_records(store: EventReader, environment: lmdb.Environment, table: Any) -> None:
+    """One record under each position."""
+    key = struct.Struct(">Q")
+    with environment.begin(write=True) as transaction, transaction.cursor(table) as cursor:
+        for batch in _batches(store):
+            records = [(key.pack(stored.position), msgspec.msgpack.encode(stored)) for stored in batch]
+            cursor.putmulti(records, append=True)
+
+
+def _scan(environment: lmdb.Environment, table: Any) -> None:
+    decode = msgspec.msgpack.Decoder(StoredEvent).decode
+    with environment.begin() as transaction, transaction.cursor(table) as cursor:
+        for value in cursor.iternext(keys=False):
+            decode(value)
 
 
 def bare_view(folder: Path, store: Path) -> float:
@@ -125,17 +138,6 @@ def bare_view(folder: Path, store: Path) -> float:
     seconds = time.perf_counter() - started
     environment.close()
     return len(accounts) / seconds
-
-
-async def replay_typed(store: Path) -> float:
-    """Events a second of a full replay, flat out, each decoded to its class."""
-    async with Runtime.open(store, aggregates=[Account], limits=LIMITS) as runtime:
-        best_seconds = math.inf
-        for _ in range(READS):
-            started = time.perf_counter()
-            replay = await runtime.replay("full", into=runtime.decode).run()
-            best_seconds = min(best_seconds, time.perf_counter() - started)
-        return replay.progress.events / best_seconds
 
 
 async def sqlite_catch_up(folder: Path, store: Path) -> float | None:
