@@ -401,8 +401,11 @@ class SagaRun:
     def decode(self, stored: StoredEvent, event_class: type[E]) -> E:
         return self._host.decode(stored, event_class)
 
+    def is_in_other_task(self) -> bool:
+        return trio.lowlevel.current_task() is not self._task
+
     def begin_wait(self, call: str) -> None:
-        if trio.lowlevel.current_task() is not self._task:
+        if self.is_in_other_task():
             raise WaitInOtherTask(call)
 
     def suspend(self) -> NoReturn:
