@@ -85,6 +85,9 @@ class StepCalls(Protocol):
     def begin_wait(self, call: str) -> None:
         """Raise `WaitInOtherTask` in a task that the step has started."""
 
+    def check_turned(self) -> None:
+        """Raise why the saga turns round, where it does: the step is run to recall what it did, no more."""
+
     def suspend(self) -> NoReturn:
         """Leave the step."""
 
@@ -142,6 +145,7 @@ class SagaContext:
         if found is not None:
             run.took_effect = run.took_effect or bool(found)
             return found
+        run.check_turned()
         # From here on it may take effect, whatever becomes of this step.
         run.uncertain[key] = commands
         try:
@@ -193,6 +197,7 @@ class SagaContext:
         if isinstance(before, EffectBegun) and not idempotent:
             run.took_effect = True
             raise EffectUncertain(name, key)
+        run.check_turned()
         await run.record(EffectBegun(self._scope, call))
         run.took_effect = True
         if KEY_ARGUMENT not in kwargs and _takes_key(function):

@@ -72,6 +72,8 @@ class SagaHistory:
     took_effect: bool = False
     """Whether an attempt at the step under way, which did not return, may have taken effect."""
     failed_step: str = ""
+    failed_state: dict[str, Any] | None = None
+    """What the newest attempt left when it failed, where the step is tried again."""
     retry_at_ns: int | None = None
     error: str = ""
     effects: dict[tuple[str, str], EffectBegun | EffectDone | EffectFailed] = attrs.field(factory=dict)
@@ -141,6 +143,7 @@ class SagaHistory:
             case StepFailed():
                 self.took_effect = self.took_effect or event.took_effect
                 self._fail(event.error, event.retry_at_ns)
+                self.failed_state = event.state
                 if event.retry_at_ns is None:
                     self.is_compensating, self.failed_step, self.state = True, event.step, event.state
                     self.attempt, self.scope = 0, ""
@@ -186,7 +189,7 @@ class SagaHistory:
             if not scope.startswith(UNDO):
                 self.took_effect = False
         self.unknown_after = position
-        self.attempt, self.is_under_way = attempt, True
+        self.attempt, self.is_under_way, self.failed_state = attempt, True, None
         self.retry_at_ns, self.waiting = None, None
 
     def _leave(self, state: dict[str, Any]) -> None:
