@@ -167,6 +167,11 @@ async def test_a_deadline_that_cannot_be_stored_is_refused(seconds: float, gatew
 # --- side by side ---
 
 
+async def pay(amount: int) -> int:
+    """On the trio thread: while a worker thread is waited for, the clock jumps."""
+    return amount
+
+
 async def test_calls_of_a_steps_tasks_that_nobody_could_tell_apart_are_an_error_of_the_step(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -191,7 +196,7 @@ async def test_calls_of_a_steps_tasks_that_nobody_could_tell_apart_are_an_error_
     async def effects(ctx: SagaContext) -> None:
         async with trio.open_nursery() as nursery:
             for number in (1, 2):
-                nursery.start_soon(ctx.effect, "pay", abs, number)
+                nursery.start_soon(ctx.effect, "pay", pay, number)
 
     assert (await outcome_of(effects))[1].startswith("CallAmbiguous: Two tasks of the step make the call 'pay'.")
 
@@ -201,13 +206,13 @@ async def test_calls_of_a_steps_tasks_that_differ_go_on_side_by_side(autojump_cl
         async def two() -> None:
             await ctx.ask(Stock, "b", Take(1))
             await ctx.ask(Stock, "b", Take(2))
-            await ctx.effect("c", abs, 3)
+            await ctx.effect("c", pay, 3)
 
         await ctx.ask(Stock, "a", Take(1))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ctx.ask, Stock, "a", Take(1))
             nursery.start_soon(two)
-            nursery.start_soon(ctx.effect, "d", abs, 3)
+            nursery.start_soon(ctx.effect, "d", pay, 3)
         await ctx.ask(Stock, "b", Take(1))
         if ctx.attempt == 1:
             raise OSError("no route")
