@@ -73,7 +73,7 @@ class SagaHistory:
     """Whether an attempt at the step under way, which did not return, may have taken effect."""
     failed_step: str = ""
     failed_state: dict[str, Any] | None = None
-    """What the newest attempt left when it failed, where the step is tried again."""
+    """What the attempts at the step under way have put into the state, where any has failed."""
     retry_at_ns: int | None = None
     error: str = ""
     effects: dict[tuple[str, str], EffectBegun | EffectDone | EffectFailed] = attrs.field(factory=dict)
@@ -185,17 +185,17 @@ class SagaHistory:
 
     def _begin(self, scope: str, attempt: int, position: int) -> None:
         if scope != self.scope:
-            self.scope, self.begun_position = scope, position
+            self.scope, self.begun_position, self.failed_state = scope, position, None
             if not scope.startswith(UNDO):
                 self.took_effect = False
         self.unknown_after = position
-        self.attempt, self.is_under_way, self.failed_state = attempt, True, None
+        self.attempt, self.is_under_way = attempt, True
         self.retry_at_ns, self.waiting = None, None
 
     def _leave(self, state: dict[str, Any]) -> None:
         self.state, self.is_under_way, self.waiting, self.retry_at_ns = state, False, None, None
         self.attempt = 0
-        self.scope = ""
+        self.scope, self.failed_state = "", None
 
     def _fail(self, error: str, retry_at_ns: int | None) -> None:
         self.error, self.retry_at_ns = error, retry_at_ns

@@ -192,9 +192,14 @@ class SagaRun:
         )
         failed = partial(StepFailed, step.name, history.attempt, text_of(error), retry_at_ns, took_effect)
         try:
-            self.note(failed(self._state_after(saga)))
+            self.note(failed(self._after_attempts(self._state_after(saga))))
         except (EncodingError, EventTooLarge, DefinitionError):
-            self.note(failed(history.state))
+            self.note(failed(self._after_attempts(history.state)))
+
+    def _after_attempts(self, state: dict[str, Any]) -> dict[str, Any]:
+        """What an attempt left, with what those before it did and it did not come to: the compensation needs both."""
+        before, earlier = self.history.state, self.history.failed_state or {}
+        return {name: earlier.get(name, value) if value == before.get(name) else value for name, value in state.items()}
 
     def _turn_round(self, error: EventSourcingError) -> Awaitable[None]:
         """Turn round before the next step, or out of one that waits or was cut off."""
