@@ -42,6 +42,7 @@ from .actors.receipt import Receipt
 from .actors.saga import Retry, Saga, starts_on, step
 from .actors.saga_context import SagaContext
 from .actors.saga_errors import (
+    CallAmbiguous,
     DeadlinePassed,
     EffectUncertain,
     NothingToSkip,
@@ -195,6 +196,7 @@ __all__ = [
     "ArgumentInvalid",
     "BackupRefused",
     "Blame",
+    "CallAmbiguous",
     "Candidate",
     "Change",
     "CheckpointInvalid",

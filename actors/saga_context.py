@@ -14,7 +14,7 @@ from .errors import DefinitionError, EncodingError
 from .messages import stored_name
 from .receipt import Receipt
 from .saga import WAIT_SECONDS_MAX, digest_of
-from .saga_errors import EffectUncertain, WaitTimeout
+from .saga_errors import CallAmbiguous, EffectUncertain, WaitTimeout
 from .saga_events import EffectBegun, EffectDone, EffectFailed, WaitBegun, WaitOver
 from .saga_history import SagaHistory
 
@@ -79,8 +79,14 @@ class StepCalls(Protocol):
     def check_signal(self, signal: str) -> None:
         """Raise `UnknownSignal` for what the class does not declare."""
 
+    def is_in_other_task(self) -> bool:
+        """Whether the task is one that the step has started."""
+
     def begin_wait(self, call: str) -> None:
         """Raise `WaitInOtherTask` in a task that the step has started."""
+
+    def check_turned(self) -> None:
+        """Raise why the saga turns round, where it does: the step is run to recall what it did, no more."""
 
     def suspend(self) -> NoReturn:
         """Leave the step."""
@@ -95,6 +101,7 @@ class SagaContext:
         self._run = run
         self._scope = scope
         self._names: dict[str, int] = {}
+        self._tasks: dict[str, trio.lowlevel.Task] = {}
 
     @property
     def saga_id(self) -> str:
@@ -113,7 +120,10 @@ class SagaContext:
     ) -> Receipt:
         """Send a command to an aggregate, as `AggregateRef.ask` does; a step that is run again gets the same receipt.
 
-        Raises what `ask` raises. `Rejected` that leaves the step is final: the saga is compensated.
+        Tasks that the step has started may send commands side by side, each to another aggregate or of another type.
+
+        Raises `CallAmbiguous` where they do not, and what `ask` raises. `Rejected` that leaves the step is final: the
+        saga is compensated.
         """
         (receipt,) = await self._send([(aggregate_class, aggregate_id, command)], timeout)
         return receipt
@@ -135,6 +145,7 @@ class SagaContext:
         if found is not None:
             run.took_effect = run.took_effect or bool(found)
             return found
+        run.check_turned()
         # From here on it may take effect, whatever becomes of this step.
         run.uncertain[key] = commands
         try:
@@ -166,6 +177,7 @@ class SagaContext:
             What it returned, as plain data: what MessagePack can hold.
 
         Raises:
+            CallAmbiguous: two tasks of the step call it by the same name.
             EffectUncertain: it was begun before, and nobody knows whether it took place.
             EncodingError: what it returned is no plain data.
             Exception: what it raised; the next attempt at the step calls it again.
@@ -185,6 +197,7 @@ class SagaContext:
         if isinstance(before, EffectBegun) and not idempotent:
             run.took_effect = True
             raise EffectUncertain(name, key)
+        run.check_turned()
         await run.record(EffectBegun(self._scope, call))
         run.took_effect = True
         if KEY_ARGUMENT not in kwargs and _takes_key(function):
@@ -302,6 +315,10 @@ class SagaContext:
 
     def _numbered(self, name: str) -> str:
         """The name of this call among those of the step: the same whenever that is run again."""
+        if self._run.is_in_other_task():
+            task = trio.lowlevel.current_task()
+            if self._tasks.setdefault(name, task) is not task:
+                raise CallAmbiguous(name)
         names = self._names
         count, call = names.get(name, 0) + 1, name
         if count > 1:

@@ -127,6 +127,20 @@ class SagaWaitsForItself(EventSourcingError):
         self.saga_id = saga_id
 
 
+class CallAmbiguous(EventSourcingError):
+    """Tasks that a step has started make calls that are named alike, which nobody could tell apart later."""
+
+    code: ClassVar[str] = "call_ambiguous"
+
+    def __init__(self, call: str) -> None:
+        super().__init__(
+            f"Two tasks of the step make the call {call!r}. Tasks run in any order, so when the step is run again "
+            "nobody could tell which of them took place: make such calls one after the other, give each effect its own "
+            "name, or send the commands by ctx.transact."
+        )
+        self.call = call
+
+
 class WaitInOtherTask(EventSourcingError):
     """A step waits through `ctx` in a task that it has started: only the step itself can be left and run again."""
 

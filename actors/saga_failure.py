@@ -15,7 +15,7 @@ from .errors import (
     RuntimeClosed,
 )
 from .saga_context import Suspended
-from .saga_errors import DeadlinePassed, WaitInOtherTask
+from .saga_errors import CallAmbiguous, DeadlinePassed, StepGone, WaitInOtherTask
 
 NOT_THE_STEPS_FAULT: Final = (
     StoreError,
@@ -27,7 +27,16 @@ NOT_THE_STEPS_FAULT: Final = (
     RuntimeClosed,
 )
 """The step is run again later, and that is no attempt."""
-FINAL: Final = (Rejected, DeadlinePassed, EncodingError, EventTooLarge, DefinitionError, WaitInOtherTask)
+FINAL: Final = (
+    Rejected,
+    DeadlinePassed,
+    StepGone,
+    EncodingError,
+    EventTooLarge,
+    DefinitionError,
+    CallAmbiguous,
+    WaitInOtherTask,
+)
 """Trying the step again would not help."""
 ERROR_CHARACTERS_MAX: Final = 2_000
 """How much of an error's text is stored."""

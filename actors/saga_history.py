@@ -72,6 +72,8 @@ class SagaHistory:
     took_effect: bool = False
     """Whether an attempt at the step under way, which did not return, may have taken effect."""
     failed_step: str = ""
+    failed_state: dict[str, Any] | None = None
+    """What the attempts at the step under way have put into the state, where any has failed."""
     retry_at_ns: int | None = None
     error: str = ""
     effects: dict[tuple[str, str], EffectBegun | EffectDone | EffectFailed] = attrs.field(factory=dict)
@@ -141,6 +143,7 @@ class SagaHistory:
             case StepFailed():
                 self.took_effect = self.took_effect or event.took_effect
                 self._fail(event.error, event.retry_at_ns)
+                self.failed_state = event.state
                 if event.retry_at_ns is None:
                     self.is_compensating, self.failed_step, self.state = True, event.step, event.state
                     self.attempt, self.scope = 0, ""
@@ -182,7 +185,7 @@ class SagaHistory:
 
     def _begin(self, scope: str, attempt: int, position: int) -> None:
         if scope != self.scope:
-            self.scope, self.begun_position = scope, position
+            self.scope, self.begun_position, self.failed_state = scope, position, None
             if not scope.startswith(UNDO):
                 self.took_effect = False
         self.unknown_after = position
@@ -192,7 +195,7 @@ class SagaHistory:
     def _leave(self, state: dict[str, Any]) -> None:
         self.state, self.is_under_way, self.waiting, self.retry_at_ns = state, False, None, None
         self.attempt = 0
-        self.scope = ""
+        self.scope, self.failed_state = "", None
 
     def _fail(self, error: str, retry_at_ns: int | None) -> None:
         self.error, self.retry_at_ns = error, retry_at_ns

@@ -82,6 +82,8 @@ class SagaRun:
         self._steps = tuple(self._definition.steps.values())
         self._has_checked_steps = self._is_new
         self._is_suspended = False
+        self._turned_by: EventSourcingError | None = None
+        """Why the saga turns round in the step that is run."""
         self._task: trio.lowlevel.Task | None = None
 
     async def run(self) -> None:
@@ -118,9 +120,9 @@ class SagaRun:
             return self._undo_next()
         if is_older and definition.older_instances == "compensate":
             replaced = StepGone(f"Version {definition.version} of {self._class.__name__} replaces it.")
-            return self._fail_forward(replaced)
+            return self._turn_round(replaced)
         if history.deadline_ns is not None and self.now_ns >= history.deadline_ns:
-            return self._fail_forward(DeadlinePassed(TOO_LATE))
+            return self._turn_round(DeadlinePassed(TOO_LATE))
         if not self._has_checked_steps:
             self._check_steps()
         # Those that are done are the first ones.
@@ -175,7 +177,7 @@ class SagaRun:
             raise
         except Exception as error:
             self._check_records()
-            await self._step_failed(step, saga, error)
+            await self._step_failed(step, saga, self._turned_by or error)
 
     async def _step_failed(self, step: StepDefinition, saga: Saga, error: Exception) -> None:
         history = self.history
@@ -190,16 +192,36 @@ class SagaRun:
         )
         failed = partial(StepFailed, step.name, history.attempt, text_of(error), retry_at_ns, took_effect)
         try:
-            self.note(failed(self._state_after(saga)))
+            self.note(failed(self._after_attempts(self._state_after(saga))))
         except (EncodingError, EventTooLarge, DefinitionError):
-            self.note(failed(history.state))
+            self.note(failed(self._after_attempts(history.state)))
+
+    def _after_attempts(self, state: dict[str, Any]) -> dict[str, Any]:
+        """What an attempt left, with what those before it did and it did not come to: the compensation needs both."""
+        before, earlier = self.history.state, self.history.failed_state or {}
+        return {name: earlier.get(name, value) if value == before.get(name) else value for name, value in state.items()}
+
+    def _turn_round(self, error: EventSourcingError) -> Awaitable[None]:
+        """Turn round before the next step, or out of one that waits or was cut off."""
+        step = self._definition.steps.get(self.history.scope)
+        if step is None or not self.history.is_under_way:
+            return self._fail_forward(error)
+        return self._recall(step, error)
+
+    async def _recall(self, step: StepDefinition, error: EventSourcingError) -> None:
+        """Run a step once more up to where it was: its compensation needs what it has put into the state."""
+        self._turned_by = error
+        try:
+            await self._do(step)
+        finally:
+            self._turned_by = None
 
     async def _fail_forward(self, error: EventSourcingError) -> None:
-        """Turn round before the next step, or out of one that waits."""
         history = self.history
         step = history.scope
         took_effect = bool(step) and (history.took_effect or await self._left_traces())
-        self.note(StepFailed(step, history.attempt, text_of(error), None, took_effect, history.state))
+        state = history.state if history.failed_state is None else history.failed_state
+        self.note(StepFailed(step, history.attempt, text_of(error), None, took_effect, state))
 
     async def _left_traces(self) -> bool:
         """Whether the step has done something, or may have, that it does not know of itself.
@@ -262,7 +284,7 @@ class SagaRun:
     async def _call(self, method: StepMethod, saga: Saga, scope: str, step: StepDefinition) -> None:
         context = SagaContext(self, scope, self.history.attempt)
         seconds = step.timeout_seconds
-        if self.history.deadline_ns is not None and not self.history.is_compensating:
+        if self.history.deadline_ns is not None and not (self.history.is_compensating or self._turned_by):
             seconds = min(seconds, max(self.history.deadline_ns - self.now_ns, 0) / 1e9)
         self.uncertain = {}
         self._is_suspended = False
@@ -406,10 +428,18 @@ class SagaRun:
     def decode(self, stored: StoredEvent, event_class: type[E]) -> E:
         return self._host.decode(stored, event_class)
 
+    def is_in_other_task(self) -> bool:
+        return trio.lowlevel.current_task() is not self._task
+
     def begin_wait(self, call: str) -> None:
-        if trio.lowlevel.current_task() is not self._task:
+        if self.is_in_other_task():
             raise WaitInOtherTask(call)
 
+    def check_turned(self) -> None:
+        if self._turned_by is not None:
+            raise self._turned_by
+
     def suspend(self) -> NoReturn:
+        self.check_turned()
         self._is_suspended = True
         raise Suspended

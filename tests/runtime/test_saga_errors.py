@@ -162,3 +162,59 @@ async def test_a_deadline_that_cannot_be_stored_is_refused(seconds: float, gatew
         with pytest.raises(ArgumentInvalid, match="deadline_seconds"):
             await runtime.start_saga(PlaceOrder("o1", 10), key="o1", deadline_seconds=seconds)
         assert runtime.last_position == 0
+
+
+# --- side by side ---
+
+
+async def pay(amount: int) -> int:
+    """On the trio thread: while a worker thread is waited for, the clock jumps."""
+    return amount
+
+
+async def test_calls_of_a_steps_tasks_that_nobody_could_tell_apart_are_an_error_of_the_step(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Run again after a part of them, one would have been taken for another: done twice, and the other not at all."""
+
+    async def commands(ctx: SagaContext) -> None:
+        async def second() -> None:
+            if ctx.attempt == 1:
+                await trio.sleep(1)
+                raise OSError("no route")
+            await ctx.ask(Stock, "all", Take(2))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ctx.ask, Stock, "all", Take(1))
+            nursery.start_soon(second)
+
+    for _ in range(10):
+        state, error = await outcome_of(commands, retry=Retry(attempts=3))
+        assert state == "compensated"
+        assert error.startswith("CallAmbiguous: Two tasks of the step make the call 'stock-all/Take'.")
+
+    async def effects(ctx: SagaContext) -> None:
+        async with trio.open_nursery() as nursery:
+            for number in (1, 2):
+                nursery.start_soon(ctx.effect, "pay", pay, number)
+
+    assert (await outcome_of(effects))[1].startswith("CallAmbiguous: Two tasks of the step make the call 'pay'.")
+
+
+async def test_calls_of_a_steps_tasks_that_differ_go_on_side_by_side(autojump_clock: trio.testing.MockClock) -> None:
+    async def body(ctx: SagaContext) -> None:
+        async def two() -> None:
+            await ctx.ask(Stock, "b", Take(1))
+            await ctx.ask(Stock, "b", Take(2))
+            await ctx.effect("c", pay, 3)
+
+        await ctx.ask(Stock, "a", Take(1))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ctx.ask, Stock, "a", Take(1))
+            nursery.start_soon(two)
+            nursery.start_soon(ctx.effect, "d", pay, 3)
+        await ctx.ask(Stock, "b", Take(1))
+        if ctx.attempt == 1:
+            raise OSError("no route")
+
+    assert (await outcome_of(body, retry=Retry(attempts=2)))[0] == "completed"

@@ -355,3 +355,27 @@ async def test_the_outcome_that_is_told_is_on_disk(gateway: Gateway) -> None:
         with pytest.raises(StoreFull):
             await runtime.start_saga(PlaceOrder("o1", 10), key="o1")
         nursery.start_soon(wait)
+
+
+async def test_a_compensation_has_what_any_attempt_at_its_step_put_into_the_state(gateway: Gateway) -> None:
+    class Paid(Saga):
+        payment: str = ""
+        attempts: int = 0
+        refunded: str = ""
+
+        @step(compensation="refund", retry=Retry(attempts=3, backoff_seconds=0.001))
+        async def charge(self, ctx: SagaContext) -> None:
+            self.attempts = self.attempts + ctx.attempt
+            if ctx.attempt > 1:
+                raise OSError("no route")
+            self.payment = await ctx.effect("charge", gateway.charge, 7)
+            raise OSError("the line is cut")
+
+        async def refund(self, ctx: SagaContext) -> None:
+            self.refunded = self.payment
+
+    async with open_runtime(MemoryLog(), Paid) as runtime:
+        outcome = await (await runtime.start_saga(Paid(), key="1")).wait(timeout=10)
+        assert (outcome.state, outcome.error) == ("compensated", "OSError: no route")
+        assert outcome.saga.refunded == "saga_paid-1/charge/charge"
+        assert outcome.saga.attempts == 3, "each attempt begins with the state from before the step"

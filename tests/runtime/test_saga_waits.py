@@ -11,11 +11,10 @@ import pytest
 import trio
 import trio.testing
 from saga_cases import KilledLog, Patient, open_runtime
-from shop_domain import Create, Created, Order, Stock, Take
+from shop_domain import Create, Created, Order, Stock
 
 from eventsrc import (
     Aggregate,
-    DeadlinePassed,
     EncodingError,
     EventMeta,
     MemoryLog,
@@ -175,75 +174,6 @@ async def test_each_saga_that_waits_is_counted_once_and_costs_no_task(autojump_c
         await trio.testing.wait_all_tasks_blocked()
         assert runtime.saga_counts == {"running": 0, "ready": 0, "waiting": 100}
         assert trio.lowlevel.current_statistics().tasks_living - tasks < 10
-
-
-async def test_a_saga_that_is_not_done_by_its_deadline_is_undone(autojump_clock: trio.testing.MockClock) -> None:
-    class Slow(Saga, deadline_seconds=60):
-        @step(compensation="undo")
-        async def take(self, ctx: SagaContext) -> None:
-            await ctx.ask(Stock, "all", Take(1))
-
-        @step()
-        async def rest(self, ctx: SagaContext) -> None:
-            await ctx.sleep(days=1)
-
-        async def undo(self, ctx: SagaContext) -> None:
-            await ctx.ask(Order, "undone", Create(1))
-
-    async with open_runtime(MemoryLog(), Slow, wall_clock=FollowingClock()) as runtime:
-        begun = trio.current_time()
-        saga = await runtime.start_saga(Slow(), key="1")
-        status = await saga.wait(timeout=1000)
-        assert (status.state, status.error) == ("compensated", "DeadlinePassed: The saga was not done by its deadline.")
-        assert 60 <= trio.current_time() - begun < 100
-        assert (await runtime.actor(Order, "undone").state()).state == "created"
-        with pytest.raises(DeadlinePassed):
-            await runtime.start_saga(Slow(), key="2", deadline_seconds=-5)
-
-
-async def test_a_deadline_cuts_off_a_step_and_the_wait_between_its_attempts(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    class Slow(Saga, deadline_seconds=10):
-        @step(retry=Retry(attempts=5, backoff_seconds=1_000, backoff_seconds_max=1_000))
-        async def only(self, ctx: SagaContext) -> None:
-            if ctx.key == "fails":
-                raise OSError("no route")
-            await trio.sleep_forever()
-
-    async with open_runtime(MemoryLog(), Slow, wall_clock=FollowingClock()) as runtime:
-        for key in ("sleeps", "fails"):
-            begun = trio.current_time()
-            outcome = await (await runtime.start_saga(Slow(), key=key)).wait(timeout=2_000)
-            assert outcome.state == "compensated"
-            assert outcome.error == "DeadlinePassed: The saga was not done by its deadline."
-            assert 10 <= trio.current_time() - begun < 45, "the clock is looked at every 30 seconds"
-
-
-async def test_a_deadline_that_passed_while_no_runtime_was_open_counts_when_one_is() -> None:
-    class Due(Saga, signals=["go"]):
-        @step(compensation="undo")
-        async def take(self, ctx: SagaContext) -> None:
-            await ctx.ask(Stock, "all", Take(1))
-
-        @step()
-        async def rest(self, ctx: SagaContext) -> None:
-            await ctx.approval("go")
-
-        async def undo(self, ctx: SagaContext) -> None:
-            await ctx.ask(Stock, "undone", Take(1))
-
-    log, clock = MemoryLog(), WallClock()
-    async with open_runtime(log, Due, wall_clock=clock) as runtime:
-        saga = await runtime.start_saga(Due(), key="1", deadline_seconds=60)
-        with trio.fail_after(10):
-            while (await saga.status()).state != "waiting":
-                await trio.lowlevel.checkpoint()
-    clock.advance(61)
-    async with open_runtime(log, Due, wall_clock=clock) as runtime:
-        outcome = await runtime.saga(Due, "1").wait(timeout=10)
-        assert (outcome.state, outcome.error.split(":")[0]) == ("compensated", "DeadlinePassed")
-        assert (await runtime.actor(Stock, "undone").state()).changes == 1
 
 
 async def test_a_step_that_never_returns_is_cut_off_and_compensated(autojump_clock: trio.testing.MockClock) -> None:
