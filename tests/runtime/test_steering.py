@@ -235,6 +235,32 @@ async def test_a_retry_waits_for_the_next_consumer(tmp_path: Path, monkeypatch: 
         assert await runtime.subscriptions.parked("mailer") == []
 
 
+async def test_a_retry_is_not_forgotten_where_the_last_consumer_has_left(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(1))
+        async with runtime.consume("mailer") as consumer:
+            for _ in range(5):
+                (await anext(consumer)).fail("no luck")
+        assert await runtime.subscriptions.retry("mailer") == 0
+    async with open_store(tmp_path) as runtime:
+        assert len(await runtime.subscriptions.parked("mailer")) == 1
+        async with runtime.consume("mailer") as consumer:
+            with trio.fail_after(10):
+                await (await anext(consumer)).ack()
+        assert await runtime.subscriptions.parked("mailer") == []
+        assert await runtime.subscriptions.retry("mailer") == 0
+        # Also one that has come back to the same runtime.
+        await runtime.actor(Account, "ann").ask(Deposit(1))
+        async with runtime.consume("mailer") as consumer:
+            for _ in range(5):
+                (await anext(consumer)).fail("no luck")
+        assert await runtime.subscriptions.retry("mailer") == 0
+        async with runtime.consume("mailer") as consumer:
+            with trio.fail_after(10):
+                assert (await anext(consumer)).event.position == 2
+            assert await runtime.subscriptions.retry("mailer") == 0
+
+
 async def test_a_subscription_is_deleted_from_outside(tmp_path: Path) -> None:
     async with open_store(tmp_path) as runtime:
         await runtime.actor(Account, "ann").ask(Deposit(1))
@@ -257,6 +283,9 @@ async def test_an_unknown_name_is_said(tmp_path: Path) -> None:
             1,
             "eventsrc: There is no subscription 'mailman'. Those that there are: mailer.\n",
         )
+        assert await eventsrc("subscriptions", tmp_path, "parked", "mailman") == (code, "", error)
+        answer = await eventsrc("subscriptions", tmp_path, "retry", "mailer", "--stream", "account-eve")
+        assert answer == (1, "writer: no event of the stream 'account-eve' is parked in mailer\n", "")
     code, _, error = await eventsrc("projections", tmp_path, "pause", "balance")
     assert (code, error) == (1, f"eventsrc: {tmp_path} has no projection 'balance'. Those that it has: balances.\n")
     code, _, error = await eventsrc("projections", tmp_path, "pause")
