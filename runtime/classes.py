@@ -13,7 +13,10 @@ from ..actors.serializer import Serializer
 def event_classes(
     aggregates: Sequence[type[Aggregate]], projections: Sequence[type[Projection]], sagas: Sequence[type[Saga]]
 ) -> list[type]:
-    """Every event class that one of these classes names."""
+    """Every event class that one of these classes names. Raises `DefinitionError` for what is no projection."""
+    for each in projections:
+        if not (isinstance(each, type) and issubclass(each, Projection) and each is not Projection):
+            raise DefinitionError(f"{each!r} is no projection: give Runtime.open subclasses of Projection.")
     followed = [event for projection in projections for event in projection.__eventsrc_projection__.handlers]
     starting = [event for saga in sagas for event in saga.__eventsrc_saga__.starts_on]
     own = [event for aggregate in aggregates for event in aggregate.__eventsrc_definition__.event_classes]
