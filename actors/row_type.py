@@ -2,7 +2,9 @@
 
 import copy
 import hashlib
+import logging
 import reprlib
+from collections.abc import Iterable
 from operator import attrgetter, contains
 from typing import Any, Final, Generic, TypeVar
 
@@ -17,6 +19,7 @@ from .schema import schema_of
 from .serializer import Serializer
 
 R = TypeVar("R")
+logger = logging.getLogger("eventsrc.views")
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder().decode
 
@@ -53,6 +56,15 @@ class RowType(Generic[R]):
         other = copy.copy(self)
         other.indexes = ()
         return other
+
+    def tell_of_scan(self, fields: Iterable[str]) -> None:
+        """Say, to who debugs, that a query by these fields looks at every row."""
+        asked, indexes = sorted(set(fields)), list(self.indexes)
+        logger.debug(
+            "a query looks at every row: %s by %s, and the indexes are on %s",
+            *(self.name, ", ".join(asked), ", ".join(indexes) or "nothing"),
+            extra={"table": self.name, "fields": asked, "indexes": indexes},
+        )
 
     def check(self, row: R) -> None:
         """Raise `RowInvalid` for what is no row of this table, or would not come back from it as it is."""

@@ -115,7 +115,11 @@ async def test_queries(store: EventStore | Path, caplog: pytest.LogCaptureFixtur
         ]
         assert names(await view.where(account="a07").rows()) == ["a07"]
         assert await view.where(changes=2).first() is None
-        assert "a query looks at every row" in caplog.text
+        assert "a query looks at every row: rows by changes, and the indexes are on amount" in caplog.text
+        caplog.clear()
+        assert len(await view.where(changes=1).order_by("amount").limit(3).rows()) == 3
+        assert len(await view.all().order_by("changes", "account").limit(3).rows()) == 3
+        assert [set(record.__dict__["fields"]) for record in caplog.records] == [{"changes"}, {"changes", "account"}]
         assert [len(page) async for page in view.all().order_by("amount").pages(8)] == [8, 8, 4]
         assert [row.account async for row in view.where(amount=between(99, None))] == ["a01", "a00"]
 
