@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from attrs import frozen
 from bank_domain import Account, Deposit, Deposited, Note, Touch, Withdraw
 from bank_views import Balance, Balances, Entry, Notes
@@ -20,6 +21,7 @@ from eventsrc import (
     QueryInvalid,
     RowInvalid,
     Runtime,
+    RuntimeClosed,
     Table,
     UnknownProjection,
     ViewTooOld,
@@ -174,6 +176,24 @@ async def test_a_view_that_stays_behind(store: EventStore | Path) -> None:
         assert runtime.lag()["balances"].events == 2
         await runtime.projections.resume(Balances)
         assert await view.get("ann", at_least=3) == Balance("ann", 3, 3)
+
+
+async def test_a_view_of_a_runtime_that_has_closed(store: EventStore | Path) -> None:
+    async with trio.open_nursery() as nursery:
+        async with Runtime.open(store, aggregates=[Account], projections=[Balances]) as runtime:
+            await runtime.actor(Account, "ann").ask(Deposit(1))
+            view = runtime.view(Balances)
+
+            async def wait() -> None:
+                with pytest.raises(ProjectionUnavailable, match=r"is closed .* What was written is on disk\.$"):
+                    await view.get("ann", at_least=7, timeout=3_600)
+
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+        with trio.fail_after(10):
+            for ask in (view.get("ann"), view.get("ann", at_least=7, on_timeout="stale"), view.all().rows()):
+                with pytest.raises(RuntimeClosed, match="its view 'balances' cannot be queried any more"):
+                    await ask
 
 
 async def test_projections_that_are_waited_for_at_once_do_not_time_each_other_out(store: EventStore | Path) -> None:
