@@ -1,5 +1,6 @@
 """Projections: views that are right, fresh when asked to be, and rebuilt without a gap."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from eventsrc import (
     one_of,
     starting_with,
 )
+from eventsrc.actors.projector import Projector
+from eventsrc.storage.control import CONTROL_FOLDER, ControlBoard
 from eventsrc.storage.store import EventStore
 
 # -- what a view holds
@@ -63,17 +66,31 @@ async def test_a_view_that_is_added_later_catches_up(tmp_path: Path) -> None:
         assert await runtime.view(Balances).get("ann", at_least=950) == Balance("ann", 950, 950)
 
 
-async def test_no_event_is_skipped_when_a_view_is_stopped_and_started_while_it_catches_up(tmp_path: Path) -> None:
+async def test_no_event_is_skipped_when_a_view_is_stopped_and_started_while_it_catches_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply = Projector._apply
+
+    async def once(self: Projector, *others: Any) -> None:
+        await apply(self, *others)
+        applied.set()
+        while not runtime.projections.get(Balances).is_paused:
+            await trio.lowlevel.checkpoint()
+
     async with Runtime.open(tmp_path, aggregates=[Account]) as runtime:
         await runtime.actor(Account, "ann").ask_many([Deposit(1), Note("x")] * 6000)
     positions = []
-    for _ in range(8):
+    monkeypatch.setattr(Projector, "_apply", once)
+    for _ in range(4):
+        applied = trio.Event()
         async with Runtime.open(tmp_path, aggregates=[Account], projections=[Balances]) as runtime:
-            for _ in range(5):
-                await trio.lowlevel.checkpoint()
+            await applied.wait()
             await runtime.projections.pause(Balances)
             positions.append(runtime.view(Balances).position)
-            await runtime.projections.resume(Balances)
+        # In between, as from the command line: resumed while it is open, it would go on.
+        with closing(ControlBoard(tmp_path / CONTROL_FOLDER)) as board:
+            board.set_paused("balances", paused=False)
+    monkeypatch.undo()
     assert len(set(positions)) > 2, "it was stopped on its way"
     async with Runtime.open(tmp_path, aggregates=[Account], projections=[Balances]) as runtime:
         assert await runtime.view(Balances).get("ann", at_least=12000) == Balance("ann", 6000, 6000)
