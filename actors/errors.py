@@ -318,16 +318,22 @@ class QueryTooLarge(EventSourcingError):
 
 
 class ProjectionUnavailable(EventSourcingError):
-    """A projection is paused or has failed, so it will not see the event that the caller waits for."""
+    """A projection is paused, failed or closed, so it will not see what the caller waits for, or has no view yet.
+
+    What a command that waited for it stored is on disk.
+    """
 
     code: ClassVar[str] = "projection_unavailable"
 
     def __init__(self, name: str, state: str, reason: str) -> None:
         because = f" ({reason})" if reason else ""
-        super().__init__(
-            f"The projection {name!r} is {state}{because}, so nothing can be waited for. Resume it with `eventsrc "
-            f'projections PATH resume {name}`, or ask for what it has with on_timeout="stale".'
-        )
+        advice = "so nothing can be waited for. What was written is on disk."
+        if state == "retrying":
+            advice = "so no view can answer yet. It goes on by itself once it can: ask again later."
+        elif state != "closed":
+            advice += f" Resume it with `eventsrc projections PATH resume {name}`, or ask for what it has with "
+            advice += 'on_timeout="stale".'
+        super().__init__(f"The projection {name!r} is {state}{because}, {advice}")
         self.name = name
         self.state = state
         self.receipt: Receipt | None = None

@@ -1,4 +1,4 @@
-"""Whether the objects of a class can be changed, themselves or anything within them, as far as their types tell."""
+"""What the types of fields tell of their values: whether they can be changed, and which are stored as they are."""
 
 import enum
 import types
@@ -22,6 +22,17 @@ def is_immutable(hint: Any) -> bool:
     except TypeError:
         # An annotation that cannot even be hashed.
         return False
+
+
+def exact_classes(hint: Any) -> frozenset[type]:
+    """The classes whose very instances fit this type and are stored without loss; empty where only trying tells."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        parts = [part for part in typing.get_args(hint) if part is not type(None)]
+        classes = exact_classes(parts[0]) if len(parts) == 1 else frozenset[type]()
+        return classes | {type(None)} if classes else classes
+    if isinstance(hint, type) and (hint in _VALUES or issubclass(hint, enum.Enum)):
+        return frozenset({hint})
+    return frozenset()
 
 
 def _is_immutable(hint: Any, within: frozenset[Any]) -> bool:

@@ -1,6 +1,5 @@
 """What a transaction on an LMDB view reads and writes: rows by their keys, by indexes and in order."""
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -19,8 +18,6 @@ from .view_store import Change, Checkpoint, ViewLookLong, ViewRetry
 ROWS_BETWEEN_CHECKS: Final = 100
 """Rows that a long look reads before it asks whether the view has to grow or to close."""
 _AFTER_ALL: Final = b"\xff" * 8
-
-logger = logging.getLogger("eventsrc.views")
 
 
 class LmdbReading:
@@ -58,15 +55,15 @@ class LmdbReading:
             return iter(() if row is None or query.last is not None else (row,)), True
         field, backwards, is_ordered = _access(table, query)
         last = query.last if is_ordered else None
+        scanned = [] if any(asked in table.indexes for asked in criteria) else list(criteria)
+        if field is None and not is_ordered:
+            scanned += [each.field for each in query.order]
+        if scanned:
+            table.tell_of_scan(scanned)
         if field is not None:
             order = RowOrder(table, query.order) if query.order and is_ordered else None
             ranges = _ranges(criteria.get(field))
             return self._scan_index(table, field, ranges, backwards, order, last), is_ordered
-        if criteria:
-            logger.debug(
-                "a query looks at every row",
-                extra={"table": table.name, "criteria": sorted(criteria), "indexes": table.indexes},
-            )
         return self._scan_rows(table, backwards, last), is_ordered
 
     def _row_of(self, table: RowType[Any], key: tuple[Any, ...]) -> Any | None:

@@ -2,8 +2,10 @@
 
 import copy
 import hashlib
+import logging
 import reprlib
-from operator import attrgetter
+from collections.abc import Iterable
+from operator import attrgetter, contains
 from typing import Any, Final, Generic, TypeVar
 
 import attrs
@@ -11,12 +13,13 @@ import msgspec
 
 from ..storage.ordered_key import NotOrdered, encode_indexed, encode_key
 from .errors import DecodingError, RowInvalid
-from .immutable import is_immutable
+from .immutable import exact_classes, is_immutable
 from .projection import Table
 from .schema import schema_of
 from .serializer import Serializer
 
 R = TypeVar("R")
+logger = logging.getLogger("eventsrc.views")
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder().decode
 
@@ -37,6 +40,9 @@ class RowType(Generic[R]):
         self._unstructure, self._structure = serializer.functions(table.row_class)
         self._serializer = serializer
         self._key_of = _getter(table.key)
+        fields = attrs.fields(table.row_class)  # type: ignore[arg-type]
+        self._values_of = _getter(tuple(field.name for field in fields))
+        self._exact_classes = [exact_classes(field.type) for field in fields]
 
     @property
     def schema(self) -> str:
@@ -51,10 +57,22 @@ class RowType(Generic[R]):
         other.indexes = ()
         return other
 
+    def tell_of_scan(self, fields: Iterable[str]) -> None:
+        """Say, to who debugs, that a query by these fields looks at every row."""
+        asked, indexes = sorted(set(fields)), list(self.indexes)
+        logger.debug(
+            "a query looks at every row: %s by %s, and the indexes are on %s",
+            *(self.name, ", ".join(asked), ", ".join(indexes) or "nothing"),
+            extra={"table": self.name, "fields": asked, "indexes": indexes},
+        )
+
     def check(self, row: R) -> None:
-        """Raise `RowInvalid` for what is no row of this table."""
+        """Raise `RowInvalid` for what is no row of this table, or would not come back from it as it is."""
         if type(row) is not self.row_class:
             raise RowInvalid(f"{self.name} holds rows of {self.row_class.__name__}, not {type(row).__name__}: {row!r}")
+        # One that can be changed is copied by `own`, which checks it, too.
+        if self.is_immutable and not all(map(contains, self._exact_classes, map(type, self._values_of(row)))):
+            self._copy(row)
 
     def key(self, values: tuple[Any, ...]) -> bytes:
         """The key for these values. Raises `RowInvalid`."""
@@ -87,7 +105,22 @@ class RowType(Generic[R]):
 
     def own(self, row: R) -> R:
         """The row, or where it could be changed a copy that nobody else has. Raises `RowInvalid`."""
-        return row if self.is_immutable else self.decode(self.encode(row))
+        return row if self.is_immutable else self._copy(row)
+
+    def _copy(self, row: R) -> R:
+        value = self.encode(row)
+        data = _decode(value)
+        try:
+            again: R = self._structure(data, self.row_class)
+        except Exception as error:
+            reason = self._serializer.explain(data, self.row_class, error)
+            raise RowInvalid(
+                f"A row of {self.name} does not fit {self.row_class.__name__}: {reason}: {row!r}", row
+            ) from error
+        # What has no equality, or NaN in it, is the same as bytes; a list with 1 for a tuple with 1.0 is it as data.
+        if again != row and (other := self.encode(again)) != value and _decode(other) != data:
+            raise RowInvalid(f"A row of {self.name} would come back as another: {again!r} instead of {row!r}", row)
+        return again
 
     def data(self, row: R) -> dict[str, Any]:
         """A row as plain data. Raises `RowInvalid`."""

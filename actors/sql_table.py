@@ -1,6 +1,5 @@
 """One table of a view in SQL: its columns and statements, rows to parameters and back, queries as SQL."""
 
-import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -26,7 +25,6 @@ VALUES_MAX: Final = 1_000
 _CODE_POINT_MAX: Final = 0x10FFFF
 
 Condition = sqlalchemy.ColumnElement[bool]
-logger = logging.getLogger("eventsrc.views")
 
 
 def columns_of(table: RowType[Any], dialect: Dialect) -> dict[str, Column]:
@@ -291,10 +289,7 @@ class SqlTable:
 
     def _tell_of_scan(self, criteria: Mapping[str, Criterion]) -> None:
         if criteria and not any(field in self.table.indexes or field == self.table.key_fields[0] for field in criteria):
-            logger.debug(
-                "a query looks at every row",
-                extra={"table": self.table.name, "criteria": sorted(criteria), "indexes": self.table.indexes},
-            )
+            self.table.tell_of_scan(criteria)
 
     # --- statements ---
 

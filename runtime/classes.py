@@ -25,7 +25,7 @@ def event_classes(
 
 def check_class(given: object, base: type) -> None:
     """Raise `DefinitionError` for what is no subclass of `Aggregate`, `Projection` or `Saga`, whichever is wanted."""
-    if not (isinstance(given, type) and issubclass(given, base)):
+    if not (isinstance(given, type) and issubclass(given, base) and given is not base):
         name = base.__name__
         raise DefinitionError(f"{given!r} is no {name.lower()}: give subclasses of {name}.")
 

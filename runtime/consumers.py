@@ -7,6 +7,7 @@ or to the next one after a restart.
 import inspect
 import logging
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -99,6 +100,7 @@ class Subscriptions:
         self._board = board
         self._wall_clock = wall_clock
         self._dispatchers: dict[str, Dispatcher] = {}
+        self._consumers: Counter[str] = Counter()
         self._opening = trio.Lock()
 
     async def open(self) -> None:
@@ -140,11 +142,13 @@ class Subscriptions:
                 await dispatcher.open(after)
                 self._dispatchers[name] = dispatcher
                 self._nursery.start_soon(in_background, dispatcher.keep, name=f"eventsrc subscription {name}")
-                await self._retry_as_asked(name)
+            await self._retry_as_asked(dispatcher)
+            self._consumers[name] += 1
         consumer = Consumer(dispatcher)
         try:
             yield consumer
         finally:
+            self._consumers[name] -= 1
             consumer.leave()
 
     async def parked(self, name: str | None = None) -> list[ParkedEvent]:
@@ -160,9 +164,8 @@ class Subscriptions:
         Where nobody consumes it now, that is done, and 0 returned, for the next one who does. Raises
         `UnknownSubscription`.
         """
-        dispatcher = self._dispatchers.get(name)
-        if dispatcher is not None:
-            return dispatcher.retry_parked(stream)
+        if self.is_consumed(name):
+            return self._dispatchers[name].retry_parked(stream)
         known = await on_board(self._board, self._board.subscriptions)
         if name not in known:
             raise UnknownSubscription(name, list(known))
@@ -170,14 +173,14 @@ class Subscriptions:
         return 0
 
     def is_consumed(self, name: str) -> bool:
-        """Whether this runtime has, or had, a consumer of it."""
-        return name in self._dispatchers
+        """Whether this runtime has a consumer of it now."""
+        return name in self._dispatchers and self._consumers[name] > 0
 
-    async def _retry_as_asked(self, name: str) -> None:
+    async def _retry_as_asked(self, dispatcher: Dispatcher) -> None:
         """Do what was asked while nobody consumed it."""
         for request in await on_board(self._board, self._board.requests):
-            if (request.action, request.subject) == (RETRY, name):
-                self._dispatchers[name].retry_parked(request.argument or None)
+            if (request.action, request.subject) == (RETRY, dispatcher.name):
+                dispatcher.retry_parked(request.argument or None)
                 await on_board(self._board, partial(self._board.done, request, ""))
 
     async def delete(self, name: str) -> bool:

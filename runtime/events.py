@@ -42,7 +42,7 @@ class Wanted:
         """Raises `DefinitionError` for a class that is no event, `ArgumentInvalid` for what cannot be asked."""
         if stream is not None and not isinstance(stream, str):
             raise ArgumentInvalid("stream", stream, "give the name of one, such as 'account-ann'")
-        if category is not None and not isinstance(category, str):
+        if category is not None and not (isinstance(category, str) and category):
             raise ArgumentInvalid("category", category, "give the name of one, such as 'account'")
         if metadata is not None:
             check_metadata(metadata)
@@ -110,7 +110,9 @@ def read_events(
 
 
 def resolved(query: EventQuery) -> EventQuery:
-    """The query with stored names in the place of event classes. Raises `DefinitionError`."""
+    """The query with stored names in the place of event classes. Raises `DefinitionError`, `ArgumentInvalid`."""
+    if not isinstance(query, EventQuery):
+        raise ArgumentInvalid("unless", query, 'give an EventQuery: EventQuery(tags=["name:ann"])')
     if query.types is None:
         return query
     return attrs.evolve(query, types=tuple(stored_name(event_class) for event_class in query.types))

@@ -60,9 +60,13 @@ def print_events(options: argparse.Namespace) -> int:
 
 def add_filters(parser: argparse.ArgumentParser, pair: Callable[[str], tuple[str, object]]) -> None:
     """Add the options that select events by what they are."""
-    parser.add_argument("--type", action="append", dest="types", help="only this stored type; may be repeated")
-    parser.add_argument("--category", help="only this category")
-    parser.add_argument("--tag", action="append", dest="tags", help="only with this tag; may be repeated: with all")
+    parser.add_argument(
+        "--type", type=_text, action="append", dest="types", help="only this stored type; may be repeated"
+    )
+    parser.add_argument("--category", type=_text, help="only this category")
+    parser.add_argument(
+        "--tag", type=_text, action="append", dest="tags", help="only with this tag; may be repeated: with all"
+    )
     parser.add_argument(
         "--metadata",
         action="append",
@@ -70,6 +74,12 @@ def add_filters(parser: argparse.ArgumentParser, pair: Callable[[str], tuple[str
         metavar="KEY=VALUE",
         help="only with this in its metadata; 3 is the text and the number",
     )
+
+
+def _text(argument: str) -> str:
+    if not argument:
+        raise argparse.ArgumentTypeError("it is empty: leave it out to ask for all events")
+    return argument
 
 
 def event_data(event: StoredEvent) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import msgspec
 import trio
 
 from ..actors.background import in_background
-from ..actors.errors import DefinitionError, ProjectionUnavailable, ViewUnreachable
+from ..actors.errors import DefinitionError, ProjectionUnavailable, RuntimeClosed, ViewUnreachable
 from ..actors.feed import Feed
 from ..actors.projection import Projection, Table
 from ..actors.projector import ProjectionState, Projector
@@ -76,6 +76,7 @@ class Projections:
         feed.listen(self._arrivals, self._arrivals.note)
         self.scans = trio.CapacityLimiter(SCANS_MAX)
         self.on_advance: Callable[[], None] = lambda: None
+        self._is_closed = False
 
     async def open(
         self,
@@ -118,7 +119,9 @@ class Projections:
                 self._paces[running] = Pace(running.position)
 
     async def close(self) -> None:
-        """Stop the projectors and close the views."""
+        """Stop the projectors and close the views. Who waits for one is told."""
+        self._is_closed = True
+        self._moved.unpark_all()
         async with contextlib.AsyncExitStack() as closing:
             for running in self._running.values():
                 closing.push_async_callback(running.close)
@@ -170,20 +173,24 @@ class Projections:
     async def wait_for(self, running: RunningProjection, position: int) -> None:
         """Wait until the generation that answers has seen the event at `position`.
 
-        Raises `ProjectionUnavailable` when it is paused or has failed, so that it would not come to it.
+        Raises `ProjectionUnavailable` when it is paused, has failed or was closed, so that it would not come to it.
         """
         while running.position < position:
+            if self._is_closed:
+                raise ProjectionUnavailable(running.name, "closed", "with its runtime")
             if running.will_not_come:
                 raise ProjectionUnavailable(running.name, running.state, running.error)
             await self._moved.park()
 
     async def wait_while_possible(self, running: RunningProjection, position: int) -> None:
         """The same, but only for as long as it may still come to that."""
-        while running.position < position and not running.will_not_come:
+        while running.position < position and not running.will_not_come and not self._is_closed:
             await self._moved.park()
 
     def answering(self, running: RunningProjection) -> Built:
-        """The generation that answers. Raises `ProjectionUnavailable` as long as there is none."""
+        """The generation that answers. Raises `ProjectionUnavailable` as long as there is none, `RuntimeClosed`."""
+        if self._is_closed:
+            raise RuntimeClosed(f"The runtime was closed; its view {running.name!r} cannot be queried any more.")
         if running.active is None:
             raise ProjectionUnavailable(running.name, running.state, running.error)
         return running.active

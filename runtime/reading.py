@@ -138,7 +138,7 @@ class Reading:
         """Batches of the events after a position, first what is stored, then what comes; see `events` for the filters.
 
         It ends when the runtime closes, in the past (`as_of`) with the newest event. A slow subscriber holds up nobody
-        and costs the memory of one batch.
+        and costs the memory of one batch. Where the log does not reach `after` yet, it waits until it has gone beyond.
 
         Raises:
             DefinitionError: for a class that is no event.

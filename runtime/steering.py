@@ -151,10 +151,10 @@ def steer_subscriptions(options: argparse.Namespace) -> int:
         if options.action is None:
             print_rows([row for place in found for row in _subscription_rows(place)], as_json=options.json)
             return 0
-        if options.action == "parked":
-            print_rows([row for place in found for row in _parked_rows(place, options.name)], as_json=options.json)
+        concerned = [place for place in found if options.name in (None, *place.board.subscriptions())]
+        if options.action == "parked" and concerned:
+            print_rows([row for place in concerned for row in _parked_rows(place, options.name)], as_json=options.json)
             return 0
-        concerned = [place for place in found if options.name in place.board.subscriptions()]
         if not concerned:
             known = sorted({name for place in found for name in place.board.subscriptions()})
             raise UnknownSubscription(options.name or "", known)
@@ -190,6 +190,8 @@ def _parked_rows(place: Place, name: str | None) -> Iterator[dict[str, Any]]:
 
 
 def _steer_subscription(board: ControlBoard, action: str, name: str, stream: str) -> tuple[str, bool]:
+    if stream and all(event.stream != stream for event in board.parked(name)):
+        return f"no event of the stream {stream!r} is parked in {name}", False
     if board.has_runtime:
         return ask_runtime(board, action, name, stream)
     if action == DELETE:

@@ -64,9 +64,9 @@ _ANY: Final = Freshness()
 class View(Generic[R]):
     """Queries one table of a projection; `runtime.view(Balances)`. Answers hold what is committed, never a part of it.
 
-    Every method that asks takes `at_least=` (a `Receipt` or a position that the view must have seen), `timeout=`
+    `get`, and `fresh` of a query, take `at_least=` (a `Receipt` or a position that the view must have seen), `timeout=`
     (seconds; `Limits.command_timeout_seconds` unless given) and `on_timeout=`: "raise" (`ViewTooOld`) or "stale", which
-    answers with what there is.
+    answers with what there is. `await view.where(owner="ann").fresh(at_least=receipt).rows()`.
     """
 
     __slots__ = ("_projections", "_running", "_table")

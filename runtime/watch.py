@@ -27,8 +27,8 @@ class Picture:
     position: int
     events_per_second: float
     resident_actors: int
-    commands_per_group: float
-    """Commits that shared one transaction, on average."""
+    events_per_group: float
+    """Events that shared one transaction of the journal, on average."""
     groups_per_second: float
     commit_seconds: float
     """What the disk takes for a transaction."""
@@ -64,13 +64,13 @@ def _pictures(path: str, seconds: float | None) -> Iterator[Picture]:
             log.refresh()
             numbers = _numbers(writer.status())
             groups = max(numbers["group_commits"] - numbers_before["group_commits"], 0)
-            commits = max(numbers["commits"] - numbers_before["commits"], 0)
+            events = max(numbers["position"] - numbers_before["position"], 0)
             is_running = writer.has_runtime
             yield Picture(
                 position=log.last_position,
                 events_per_second=round((log.last_position - position_before) / (now - before), 1),
                 resident_actors=numbers["resident_actors"] if is_running else 0,
-                commands_per_group=round(commits / groups, 1) if groups else 0.0,
+                events_per_group=round(events / groups, 1) if groups else 0.0,
                 groups_per_second=round(groups / (now - before), 1),
                 commit_seconds=numbers["commit_seconds"],
                 is_running=is_running,
@@ -80,7 +80,7 @@ def _pictures(path: str, seconds: float | None) -> Iterator[Picture]:
 
 
 def _numbers(status: dict[str, Any]) -> dict[str, Any]:
-    absent = {"resident_actors": 0, "group_commits": 0, "commits": 0, "commit_seconds": 0.0}
+    absent = {"resident_actors": 0, "group_commits": 0, "position": 0, "commit_seconds": 0.0}
     published: dict[str, Any] = status.get("runtime", {})
     return absent | published
 
@@ -115,6 +115,6 @@ def _facts(picture: Picture) -> dict[str, str]:
         "events/s": f"{picture.events_per_second:,.0f}",
         "resident actors": f"{picture.resident_actors:,}",
         "commits/s": f"{picture.groups_per_second:,.0f}",
-        "commands a commit": f"{picture.commands_per_group:,.1f}",
+        "events a commit": f"{picture.events_per_group:,.1f}",
         "commit on disk": f"{picture.commit_seconds * 1000:.2f} ms",
     }

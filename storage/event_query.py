@@ -14,7 +14,7 @@ def _values(given: Iterable[Any] | type | None) -> tuple[Any, ...] | None:
     """Several values, or one text, which is not to be taken for a sequence of letters."""
     if given is None:
         return None
-    return (given,) if isinstance(given, str | type) else tuple(given)
+    return (given,) if isinstance(given, str | type) or not isinstance(given, Iterable) else tuple(given)
 
 
 def _check_values(query: "EventQuery", field: "attrs.Attribute[Any]", values: tuple[Any, ...] | None) -> None:
@@ -28,6 +28,13 @@ def _check_values(query: "EventQuery", field: "attrs.Attribute[Any]", values: tu
         if not isinstance(value, fitting):
             wanted = "stored names or event classes" if field.name == "types" else "texts"
             raise TypeError(f"{field.name} must be {wanted}, not {value!r}.")
+        if value == "":
+            raise ValueError(f"{field.name} has an empty text, which no event has: leave it out (None) to ask for all.")
+
+
+def _check_category(query: "EventQuery", field: "attrs.Attribute[Any]", value: str | None) -> None:
+    if value == "":
+        raise ValueError("category is empty: leave it out (None) to ask for events of all of them.")
 
 
 def _is_same(stored: Any, wanted: Any) -> bool:
@@ -59,12 +66,12 @@ class EventQuery:
     The narrowest index of those by tag, type and category serves; metadata are compared, so that a query for them alone
     looks at every event after `after`. One text stands for a list of one.
 
-    Raises `ValueError` for types or tags that are given and empty, `TypeError` for what cannot be one.
+    Raises `ValueError` for types, tags or a category that are given and empty, `TypeError` for what cannot be one.
     """
 
     types: tuple[Any, ...] | None = attrs.field(default=None, converter=_values, validator=_check_values)
     tags: tuple[str, ...] | None = attrs.field(default=None, converter=_values, validator=_check_values)
-    category: str | None = attrs.field(default=None, validator=optional(instance_of(str)))
+    category: str | None = attrs.field(default=None, validator=[optional(instance_of(str)), _check_category])
     metadata: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     after: int = attrs.field(default=0, validator=instance_of(int))
 

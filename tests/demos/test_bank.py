@@ -17,6 +17,8 @@ def test_a_retry_counts_once_and_the_state_is_there_after_reopening(
     printed = capsys.readouterr().out
     assert "the same withdrawal      version 2, duplicate: True" in printed
     assert "refused   the balance is 70, which is less than 1000" in printed
+    assert "bob, at least as of his deposit: Balance(account='bob', amount=50)" in printed
+    assert "who has 60 or more: cleo 500, ann 70" in printed
     assert "reopened, the balance is 70" in printed
     assert [line.split()[:2] for line in printed.splitlines()[-2:]] == [
         ["1", "account.deposited"],

@@ -78,6 +78,10 @@ def test_events_of_what_is_not_there(store: Path) -> None:
         refused = eventsrc("events", store, "--limit", limit)
         assert (refused.returncode, refused.stdout) == (2, "")
         assert "--limit: must be 1 or more" in refused.stderr
+    for empty in ("--tag=", "--type=", "--category="):
+        refused = eventsrc("events", store, empty)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert "it is empty: leave it out to ask for all events" in refused.stderr
 
 
 def test_events_are_plain_lines_when_piped(store: Path) -> None:

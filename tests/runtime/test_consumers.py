@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from bank_domain import Account, Deposit, Deposited, Noted
 from consumer_cases import QUICK, expect_nothing, take, take_positions, until
 
@@ -112,6 +113,23 @@ async def test_a_handler_that_fails_now_and_then_sees_the_event_again(store: Eve
             async with runtime.consume("mailer") as consumer:
                 await consumer.run(handle)
     assert [position for position, _ in handled] == [1, 2, 2, 2, 3]
+
+
+async def test_what_keeps_failing_is_handed_out_after_longer_and_longer_waits(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with Runtime.open(MemoryLog(), aggregates=[Account]) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(1))
+        began = trio.current_time()
+        async with runtime.consume("mailer") as consumer:
+            times = []
+            for attempt in range(1, 6):
+                message = await anext(consumer)
+                times.append(trio.current_time() - began)
+                assert message.attempts == attempt
+                message.fail("try later")
+        assert times == pytest.approx([0, 0.1, 0.3, 0.7, 1.5], abs=0.05)
+        assert [event.attempts for event in await runtime.subscriptions.parked("mailer")] == [5]
 
 
 async def test_an_event_that_keeps_failing_is_parked_with_what_follows_in_its_stream(store: EventStore | Path) -> None:

@@ -127,6 +127,18 @@ async def test_one_text_is_one_tag_or_type_and_none_at_all_is_a_mistake(store: E
             EventQuery(tags=["a", 7])
 
 
+async def test_an_empty_text_does_not_ask_for_every_event(store: EventStore | Path) -> None:
+    async with Runtime.open(store, aggregates=[User]) as runtime:
+        await runtime.actor(User, "1").ask(Register("ann"))
+        for empty in ({"tag": ""}, {"tag": ["name:ann", ""]}, {"types": ""}, {"category": ""}):
+            for ask in (runtime.events, runtime.subscribe):
+                with pytest.raises(ArgumentInvalid, match=r"empty text|category=''"):
+                    ask(**empty)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        for empty in ({"tags": ""}, {"types": [""]}, {"category": ""}):
+            with pytest.raises(ValueError, match=r"has an empty text|category is empty"):
+                EventQuery(**empty)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
 async def test_questions_that_cannot_be_asked(store: EventStore | Path) -> None:
     async with Runtime.open(store, aggregates=[User]) as runtime:
         for criteria, message in (
@@ -135,11 +147,14 @@ async def test_questions_that_cannot_be_asked(store: EventStore | Path) -> None:
             ({"since": "yesterday"}, "give a datetime with a time zone"),
             ({"stream": 7}, "stream=7 cannot be used: give the name of one"),
             ({"types": [7]}, "types must be stored names or event classes"),
+            ({"tag": 7}, "tags must be texts, not 7"),
             ({"category": 7}, "category=7 cannot be used"),
             ({"after": "x"}, "after='x' cannot be used"),
         ):
             with pytest.raises(ArgumentInvalid, match=message):
                 runtime.events(**criteria)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        with pytest.raises(ArgumentInvalid, match="unless='name:ann' cannot be used: give an EventQuery"):
+            await runtime.actor(User, "1").ask(Register("ann"), unless="name:ann")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 async def test_a_question_that_finds_little_lets_others_run(store: EventStore | Path) -> None:

@@ -89,6 +89,9 @@ async def test_two_projections_of_one_name_and_too_many() -> None:
     with pytest.raises(DefinitionError, match="Other and Balances are both stored as 'balances'"):
         async with Runtime.open(MemoryLog(), projections=[Balances, Other]):
             pass
+    with pytest.raises(DefinitionError, match="is no projection: give Runtime"):
+        async with Runtime.open(MemoryLog(), projections=[Account]):  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+            pass
     many = [type(f"Number{number}", (Balances,), {}) for number in range(65)]
     with pytest.raises(TooManyProjections, match="64"):
         async with Runtime.open(MemoryLog(), projections=many):

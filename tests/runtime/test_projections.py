@@ -1,10 +1,12 @@
 """Projections: views that are right, fresh when asked to be, and rebuilt without a gap."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from attrs import frozen
 from bank_domain import Account, Deposit, Deposited, Note, Touch, Withdraw
 from bank_views import Balance, Balances, Entry, Notes
@@ -20,6 +22,7 @@ from eventsrc import (
     QueryInvalid,
     RowInvalid,
     Runtime,
+    RuntimeClosed,
     Table,
     UnknownProjection,
     ViewTooOld,
@@ -28,6 +31,8 @@ from eventsrc import (
     one_of,
     starting_with,
 )
+from eventsrc.actors.projector import Projector
+from eventsrc.storage.control import CONTROL_FOLDER, ControlBoard
 from eventsrc.storage.store import EventStore
 
 # -- what a view holds
@@ -61,17 +66,31 @@ async def test_a_view_that_is_added_later_catches_up(tmp_path: Path) -> None:
         assert await runtime.view(Balances).get("ann", at_least=950) == Balance("ann", 950, 950)
 
 
-async def test_no_event_is_skipped_when_a_view_is_stopped_and_started_while_it_catches_up(tmp_path: Path) -> None:
+async def test_no_event_is_skipped_when_a_view_is_stopped_and_started_while_it_catches_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply = Projector._apply
+
+    async def once(self: Projector, *others: Any) -> None:
+        await apply(self, *others)
+        applied.set()
+        while not runtime.projections.get(Balances).is_paused:
+            await trio.lowlevel.checkpoint()
+
     async with Runtime.open(tmp_path, aggregates=[Account]) as runtime:
         await runtime.actor(Account, "ann").ask_many([Deposit(1), Note("x")] * 6000)
     positions = []
-    for _ in range(8):
+    monkeypatch.setattr(Projector, "_apply", once)
+    for _ in range(4):
+        applied = trio.Event()
         async with Runtime.open(tmp_path, aggregates=[Account], projections=[Balances]) as runtime:
-            for _ in range(5):
-                await trio.lowlevel.checkpoint()
+            await applied.wait()
             await runtime.projections.pause(Balances)
             positions.append(runtime.view(Balances).position)
-            await runtime.projections.resume(Balances)
+        # In between, as from the command line: resumed while it is open, it would go on.
+        with closing(ControlBoard(tmp_path / CONTROL_FOLDER)) as board:
+            board.set_paused("balances", paused=False)
+    monkeypatch.undo()
     assert len(set(positions)) > 2, "it was stopped on its way"
     async with Runtime.open(tmp_path, aggregates=[Account], projections=[Balances]) as runtime:
         assert await runtime.view(Balances).get("ann", at_least=12000) == Balance("ann", 6000, 6000)
@@ -115,7 +134,11 @@ async def test_queries(store: EventStore | Path, caplog: pytest.LogCaptureFixtur
         ]
         assert names(await view.where(account="a07").rows()) == ["a07"]
         assert await view.where(changes=2).first() is None
-        assert "a query looks at every row" in caplog.text
+        assert "a query looks at every row: rows by changes, and the indexes are on amount" in caplog.text
+        caplog.clear()
+        assert len(await view.where(changes=1).order_by("amount").limit(3).rows()) == 3
+        assert len(await view.all().order_by("changes", "account").limit(3).rows()) == 3
+        assert [set(record.__dict__["fields"]) for record in caplog.records] == [{"changes"}, {"changes", "account"}]
         assert [len(page) async for page in view.all().order_by("amount").pages(8)] == [8, 8, 4]
         assert [row.account async for row in view.where(amount=between(99, None))] == ["a01", "a00"]
 
@@ -170,6 +193,24 @@ async def test_a_view_that_stays_behind(store: EventStore | Path) -> None:
         assert runtime.lag()["balances"].events == 2
         await runtime.projections.resume(Balances)
         assert await view.get("ann", at_least=3) == Balance("ann", 3, 3)
+
+
+async def test_a_view_of_a_runtime_that_has_closed(store: EventStore | Path) -> None:
+    async with trio.open_nursery() as nursery:
+        async with Runtime.open(store, aggregates=[Account], projections=[Balances]) as runtime:
+            await runtime.actor(Account, "ann").ask(Deposit(1))
+            view = runtime.view(Balances)
+
+            async def wait() -> None:
+                with pytest.raises(ProjectionUnavailable, match=r"is closed .* What was written is on disk\.$"):
+                    await view.get("ann", at_least=7, timeout=3_600)
+
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+        with trio.fail_after(10):
+            for ask in (view.get("ann"), view.get("ann", at_least=7, on_timeout="stale"), view.all().rows()):
+                with pytest.raises(RuntimeClosed, match="its view 'balances' cannot be queried any more"):
+                    await ask
 
 
 async def test_projections_that_are_waited_for_at_once_do_not_time_each_other_out(store: EventStore | Path) -> None:

@@ -1,6 +1,8 @@
 """Rows in the hands of a projection's methods: what is put counts, and nothing else."""
 
 import enum
+import math
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, NewType
@@ -9,9 +11,11 @@ import pytest
 from attrs import define, evolve, field, frozen
 from bank_domain import Account, Deposit, Deposited, Note, Noted
 
-from eventsrc import EventMeta, MemoryLog, Projection, ProjectionUnavailable, Runtime, Table, on
+from eventsrc import EventMeta, MemoryLog, Projection, ProjectionUnavailable, RowInvalid, Runtime, Table, on
 from eventsrc.actors import view_session
 from eventsrc.actors.immutable import is_immutable
+from eventsrc.actors.row_type import RowType
+from eventsrc.actors.serializer import Serializer
 from eventsrc.storage.limits import Limits
 from eventsrc.storage.store import EventStore
 from eventsrc.storage.view_environment import ViewEnvironment
@@ -61,6 +65,68 @@ async def test_a_row_that_is_changed_and_not_put_is_as_it_was(store: EventStore 
         assert (row.texts, row.amount) == ([], 3)
         row.texts.append("by whoever asked")
         assert (await view.get("ann")) == row_class("ann", [], 3)
+
+
+def row_type_of(row_class: type) -> RowType[Any]:
+    return RowType(Table(row_class, key="account"), Serializer())
+
+
+@pytest.mark.parametrize("define_row", [frozen, define])
+def test_a_row_fits_its_class_or_is_refused_when_it_is_put(define_row: Any) -> None:
+    class Colour(enum.Enum):
+        RED = "red"
+
+    @define_row
+    class Row:
+        account: str
+        amount: float = 0.0
+        count: int = 0
+        day: date | None = None
+        colour: Colour = Colour.RED
+        shares: tuple[float, ...] = ()
+
+    def put(**values: Any) -> Any:
+        row = Row(**({"account": "ann"} | values))
+        rows.check(row)
+        return rows.own(row)
+
+    rows = row_type_of(Row)
+    day = date(2026, 1, 31)
+    for good in ({"day": day}, {"amount": 3}, {"amount": math.nan}, {"shares": [1, 2.5]}, {"shares": (math.nan,)}):
+        kept, stored = put(**good), rows.decode(rows.encode(Row("ann", **good)))  # type: ignore[arg-type]
+        assert kept == stored or math.isnan(kept.amount) or kept.shares
+    bad: list[dict[str, Any]] = [
+        {"account": None},
+        {"amount": "much"},
+        {"count": "many"},
+        {"count": 1.5},
+        {"count": "3"},
+        {"count": None},
+        {"day": "today"},
+        {"colour": "blue"},
+        {"shares": (1.0, "x")},
+    ]
+    for values in bad:
+        with pytest.raises(RowInvalid, match=r"A row of .* (does not fit|would come back|cannot be stored).*Row\("):
+            put(**values)
+
+
+async def test_a_row_that_does_not_fit_its_class_leaves_the_view_as_it_was(store: EventStore | Path) -> None:
+    class Amounts(Projection):
+        rows = Table(Listed, key="account")
+
+        @on(Deposited)
+        def deposited(self, event: Deposited, meta: EventMeta) -> None:
+            amount: Any = "many" if event.amount == 13 else event.amount
+            self.rows.put(Listed(meta.aggregate_id, amount=amount))
+
+    limits = Limits(restart_backoff_seconds=0.001)
+    async with Runtime.open(store, aggregates=[Account], projections=[Amounts], limits=limits) as runtime:
+        ann = runtime.actor(Account, "ann")
+        await ann.ask(Deposit(1), wait_for=[Amounts])
+        with pytest.raises(ProjectionUnavailable, match=r"does not fit Listed: .*amount.* at position 2"):
+            await ann.ask(Deposit(13), wait_for=[Amounts])
+        assert await runtime.view(Amounts).all().rows() == [Listed("ann", amount=1)]
 
 
 def test_what_can_be_changed() -> None:

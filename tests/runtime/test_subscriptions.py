@@ -84,7 +84,18 @@ async def test_a_subscriber_that_is_cancelled_in_the_middle_of_a_batch_disturbs_
         await ann.ask(Deposit(1))
 
 
-async def test_a_slow_subscriber_holds_up_nobody(store: EventStore | Path) -> None:
+async def test_a_slow_subscriber_holds_up_nobody_and_costs_a_batch(
+    store: EventStore | Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, read_count = Search.step, 0
+
+    def counted(self: Search, last_position: int) -> list[StoredEvent] | None:
+        nonlocal read_count
+        found = step(self, last_position)
+        read_count += len(found or ())
+        return found
+
+    monkeypatch.setattr(Search, "step", counted)
     async with Runtime.open(store, aggregates=[Account]) as runtime:
         slow = runtime.subscribe(batch_size=5)
         await runtime.actor(Account, "ann").ask_many([Deposit(1)] * 10)
@@ -92,6 +103,7 @@ async def test_a_slow_subscriber_holds_up_nobody(store: EventStore | Path) -> No
         await runtime.actor(Account, "ann").ask_many([Deposit(1)] * 990)
         assert runtime.last_position == 1_000
         assert [event.position for event in await anext(slow)] == [6, 7, 8, 9, 10]
+        assert read_count <= 10 + QUERY_BATCH_EVENTS < 1_000, "the rest is on disk"
 
 
 async def test_a_subscription_that_looks_for_little_lets_others_run(store: EventStore | Path) -> None:
