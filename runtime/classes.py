@@ -7,7 +7,20 @@ from ..actors.aggregate_type import AggregateType
 from ..actors.errors import DefinitionError
 from ..actors.projection import Projection
 from ..actors.saga import Saga
+from ..actors.saga_instance import SagaInstances
 from ..actors.serializer import Serializer
+from ..storage.limits import Limits
+from .errors import TooManyProjections
+
+
+def with_sagas_view(
+    projections: Sequence[type[Projection]], sagas: Sequence[type[Saga]], limits: Limits
+) -> Sequence[type[Projection]]:
+    """The projections, and where there are sagas the runtime's own view of them. Raises `TooManyProjections`."""
+    given, bound = len(projections), limits.projections_max
+    if given > bound:
+        raise TooManyProjections("Projections of a runtime", given, bound, "Split it, or raise the limit.")
+    return (*projections, SagaInstances) if sagas else projections
 
 
 def event_classes(

@@ -22,7 +22,7 @@ from ..storage.limits import Limits
 from ..storage.store import EventReader
 from .arrivals import Arrivals, Pace
 from .dispatcher import on_board
-from .errors import TooManyProjections, UnknownProjection
+from .errors import ArgumentInvalid, UnknownProjection
 from .generations import Built, RunningProjection
 
 logger = logging.getLogger("eventsrc.projection")
@@ -86,14 +86,10 @@ class Projections:
     ) -> None:
         """Open every view and start its projector, unless it was paused: that is remembered on the board.
 
-        Raises `TooManyProjections`, `DefinitionError`, `StoreError`.
+        Raises `DefinitionError`, `StoreError`.
         """
         self._board = board
         paused = board.paused() if board is not None else set()
-        if len(classes) > self.limits.projections_max:
-            raise TooManyProjections(
-                "Projections of a runtime", len(classes), self.limits.projections_max, "Split it, or raise the limit."
-            )
         names: dict[str, type[Projection]] = {}
         for projection_class in classes:
             name = projection_class.__eventsrc_projection__.name
@@ -145,6 +141,13 @@ class Projections:
         if running is None:
             raise UnknownProjection(projection_class, [known.__name__ for known in self._running])
         return running
+
+    def check(self, wait_for: Sequence[type[Projection]]) -> None:
+        """Raise `UnknownProjection` or `ArgumentInvalid` for what cannot be waited for."""
+        if isinstance(wait_for, type):
+            raise ArgumentInvalid("wait_for", wait_for, f"give a list of projections: [{wait_for.__name__}]")
+        for projection_class in wait_for:
+            self.get(projection_class)
 
     def named(self, name: str) -> type[Projection]:
         """The projection that is stored under a name. Raises `UnknownProjection`."""

@@ -84,8 +84,8 @@ class AggregateRef(Generic[A]):
         A caller that is cancelled withdraws the command if the actor had not begun with it.
         """
         router = self._router
-        for projection_class in wait_for:
-            router.projections.get(projection_class)
+        if wait_for:
+            router.projections.check(wait_for)
         request = router.request(command, expected_version, idempotency_key, correlation_id, metadata, unless)
         seconds = checked_timeout(timeout, router.limits)
         deadline = trio.current_time() + seconds if wait_for else 0.0

@@ -34,7 +34,7 @@ from ..storage.past import PastLog
 from ..storage.reader import LogReader
 from ..storage.store import EventStore
 from .arguments import check_key, checked_timeout
-from .classes import event_classes, types_of
+from .classes import event_classes, types_of, with_sagas_view
 from .consumers import Subscriptions
 from .control import Control
 from .errors import ArgumentInvalid, ShutdownTimeout
@@ -176,7 +176,7 @@ class Runtime(Reading):
 
         """
         serializer = Serializer(converter)
-        projections = (*projections, SagaInstances) if sagas else projections
+        projections = with_sagas_view(projections, sagas, limits)
         aggregate_types = types_of(aggregates, serializer)
         codecs = EventCodecs(event_classes(aggregates, projections, sagas), serializer)
         opened = await open_store(store, role, limits)
@@ -250,8 +250,7 @@ class Runtime(Reading):
             UnknownCommand, HandlerFailed, MailboxFull, StoreError, ...: as in `ask`; nothing was stored.
 
         """
-        for projection_class in wait_for:
-            self.projections.get(projection_class)
+        self.projections.check(wait_for)
         if idempotency_key is not None:
             check_key(idempotency_key, self.limits)
         if not commands:

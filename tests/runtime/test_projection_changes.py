@@ -15,11 +15,14 @@ from eventsrc import (
     MemoryLog,
     Projection,
     Runtime,
+    Saga,
+    SagaContext,
     Table,
     TooManyProjections,
     UnknownProjection,
     between,
     on,
+    step,
 )
 from eventsrc.storage.store import EventStore
 
@@ -83,13 +86,18 @@ def test_definitions_that_cannot_work() -> None:
             version = 0
 
 
+class Nothing(Saga):
+    @step()
+    async def nothing(self, ctx: SagaContext) -> None: ...
+
+
 async def test_two_projections_of_one_name_and_too_many() -> None:
     class Other(Balances, name="balances"): ...
 
     with pytest.raises(DefinitionError, match="Other and Balances are both stored as 'balances'"):
         async with Runtime.open(MemoryLog(), projections=[Balances, Other]):
             pass
-    with pytest.raises(DefinitionError, match="is no projection: give Runtime"):
+    with pytest.raises(DefinitionError, match="is no projection: give subclasses of Projection"):
         async with Runtime.open(MemoryLog(), projections=[Account]):  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
             pass
     many = [type(f"Number{number}", (Balances,), {}) for number in range(65)]
@@ -99,6 +107,9 @@ async def test_two_projections_of_one_name_and_too_many() -> None:
     async with Runtime.open(MemoryLog(), aggregates=[Account], projections=many[:64]) as runtime:
         await runtime.actor(Account, "ann").ask(Deposit(1), wait_for=many[:64])
         assert await runtime.view(many[63]).get("ann") == Balance("ann", 1, 1)
+    # The runtime's own view of its sagas is not one of the user's.
+    async with Runtime.open(MemoryLog(), projections=many[:64], sagas=[Nothing]):
+        pass
 
 
 async def test_projections_of_one_base_share_no_rows(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from bank_views import Balance, Balances, Entry, Notes
 from projection_cases import settle
 
 from eventsrc import (
+    ArgumentInvalid,
     DefinitionError,
     EventMeta,
     Limits,
@@ -155,6 +156,8 @@ async def test_queries_that_make_no_sense(store: EventStore | Path) -> None:
         with pytest.raises(RowInvalid, match="The key of rows is account"):
             await view.get("ann", 3)
         assert await view.where(amount="text").rows() == []
+        with pytest.raises(ArgumentInvalid, match=r"give a list of projections: \[Balances\]"):
+            await runtime.actor(Account, "ann").ask(Deposit(1), wait_for=Balances)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         with pytest.raises(UnknownProjection, match="was not opened with Notes; it has Balances"):
             runtime.view(Notes.newest)
         with pytest.raises(UnknownProjection):
