@@ -13,6 +13,12 @@ from .errors import ArgumentInvalid
 UNIX_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+def check_limits(limits: object) -> None:
+    """Raise `ArgumentInvalid` for what is no `Limits`."""
+    if not isinstance(limits, Limits):
+        raise ArgumentInvalid("limits", limits, "give Limits(...)")
+
+
 def checked_timeout(timeout: float | None, limits: Limits) -> float:
     """Seconds to wait; `Limits.command_timeout_seconds` for None. Raises `ArgumentInvalid`."""
     check_timeout(timeout)

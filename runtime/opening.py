@@ -42,8 +42,6 @@ async def open_store(store: StoreGiven | PastLog, role: Literal["writer", "reade
     """Open the store at a path; a store that was given stays as it is. Raises `StoreError`."""
     if role not in ("writer", "reader"):
         raise ValueError(f'role must be "writer" or "reader", not {role!r}')
-    if not isinstance(limits, Limits):
-        raise ArgumentInvalid("limits", limits, "give Limits(...)")
     if not isinstance(store, str | os.PathLike):
         if not hasattr(store, "streams"):
             raise ArgumentInvalid("store", store, "give the path of a folder as a text, or a store such as MemoryLog()")
