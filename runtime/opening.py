@@ -16,8 +16,9 @@ from ..actors.feed import Feed
 from ..actors.lmdb_view import LmdbViews
 from ..actors.projection import Projection
 from ..actors.view_store import ViewStore
-from ..storage.control import CONTROL_FOLDER, ControlBoard
+from ..storage.control import ControlBoard
 from ..storage.errors import StoreWriteFailed
+from ..storage.folder import CONTROL_FOLDER
 from ..storage.limits import Limits
 from ..storage.log import EventLog
 from ..storage.memory import MemoryLog

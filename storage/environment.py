@@ -355,7 +355,9 @@ def _open_lmdb(path: str, map_size_bytes: int, *, create: bool, read_only: bool,
     try:
         return lmdb.open(path, **options)  # type: ignore[arg-type]
     except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError, lmdb.PageNotFoundError) as error:
-        raise StoreFormatUnknown(path, f"{path} holds no LMDB data of a known version ({error}).") from error
+        raise StoreFormatUnknown(
+            path, f"{path} holds no LMDB data of a known version ({error}). Name another folder."
+        ) from error
     except lmdb.ReadonlyError as error:
         raise StoreReadOnly(path, f"The store {path} cannot be written ({error}).") from error
     except lmdb.Error as error:
@@ -403,12 +405,12 @@ def _check_format(path: str, environment: lmdb.Environment, *, create: bool) -> 
     try:
         meta = environment.open_db(b"meta", create=False)
     except (lmdb.NotFoundError, lmdb.ReadonlyError) as error:
-        raise StoreFormatUnknown(path, f"{path} is an LMDB environment, but not a store of eventsrc.") from error
+        raise _foreign(path) from error
     with environment.begin() as transaction:
         name = transaction.get(b"format", db=meta)
         version = transaction.get(b"version", b"0", db=meta)
     if name != FORMAT_NAME or not version.isdigit():
-        raise StoreFormatUnknown(path, f"{path} is an LMDB environment, but not a store of eventsrc.")
+        raise _foreign(path)
     if int(version) != FORMAT_VERSION:
         raise StoreFormatUnknown(
             path,
@@ -417,12 +419,16 @@ def _check_format(path: str, environment: lmdb.Environment, *, create: bool) -> 
         )
 
 
+def _foreign(path: str) -> StoreFormatUnknown:
+    return StoreFormatUnknown(path, f"{path} is an LMDB environment, but not a store of eventsrc. Name another folder.")
+
+
 def _open_error(path: str, error: lmdb.Error, map_size_bytes: int) -> StoreError:
     reason = str(error)
     if os.strerror(errno.ENOMEM) in reason:
         return StoreMapRefused(path, map_size_bytes)
     if os.strerror(errno.EROFS) in reason:
-        return StoreReadOnly(path, f"{path} is on a read-only file system.")
+        return StoreReadOnly(path, f"{path} is on a read-only file system. Put a copy where it can be written.")
     if os.strerror(errno.ENOSPC) in reason:
         return StoreFull(path, reason)
     if "already open" in reason:
