@@ -32,11 +32,6 @@ from eventsrc.runtime.testing import WallClock
 Store = Path | MemoryLog
 
 
-@pytest.fixture(params=["lmdb", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return tmp_path / "store" if request.param == "lmdb" else MemoryLog()
-
-
 async def stored(runtime: Runtime, stream: str | None = None) -> list[StoredEvent]:
     return [event async for event in runtime.events(stream=stream)]
 
