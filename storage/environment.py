@@ -41,6 +41,7 @@ from .folder import (
     lock_for_writing,
     mark,
     needs_lock_file,
+    permission_error,
     sync_folder,
     take_room,
     was_closed_cleanly,
@@ -359,7 +360,7 @@ def _open_lmdb(path: str, map_size_bytes: int, *, create: bool, read_only: bool,
             path, f"{path} holds no LMDB data of a known version ({error}). Name another folder."
         ) from error
     except lmdb.ReadonlyError as error:
-        raise StoreReadOnly(path, f"The store {path} cannot be written ({error}).") from error
+        raise permission_error(Path(path), read_only=read_only) from error
     except lmdb.Error as error:
         raise _open_error(path, error, map_size_bytes) from error
 

@@ -156,7 +156,22 @@ def _folder_error(path: str, error: OSError) -> StoreError:
         )
     if error.errno == errno.ENOSPC:
         return StoreFull(path, reason)
-    return StorePathInvalid(path, f"{path} cannot be used as a store: {reason}. Name a folder of your own.")
+    return StorePathInvalid(
+        path, f"{path} cannot be used as a store: {reason}. Name another folder, or get the right to this one."
+    )
+
+
+def permission_error(folder: Path, *, read_only: bool) -> StoreError:
+    """Why LMDB may not open the files of a store in a folder that may be entered."""
+    if not os.access(folder / DATA_FILE, os.R_OK):
+        return _folder_error(str(folder), PermissionError(errno.EACCES, f"{DATA_FILE} may not be read"))
+    if read_only:
+        what, advice = f"its {LOCK_FILE}, in which LMDB notes who reads", "read a copy"
+    else:
+        what, advice = f"its {DATA_FILE} and {LOCK_FILE}", 'open it with role="reader"'
+    return StoreReadOnly(
+        str(folder), f"The store {folder} cannot be opened: this user may not write {what}. Get the right, or {advice}."
+    )
 
 
 def has_room(folder: Path) -> bool:
