@@ -105,7 +105,7 @@ async def _folder_of(
     store: EventReader, has_projections: bool, views: ViewsGiven, stack: AsyncExitStack
 ) -> Path | None:
     if isinstance(views, str | os.PathLike):
-        return Path(views)
+        return await trio.to_thread.run_sync(Path(views).absolute)
     if isinstance(store, MemoryLog | PastLog):
         return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="eventsrc-")))
     if not isinstance(store, LogReader) or isinstance(store, EventLog):

@@ -105,8 +105,8 @@ class Environment:
         map_size_bytes: int = MAP_SIZE_BYTES,
         tables: Sequence[str] = TABLES,
     ):
-        self.path = os.fspath(path)
-        self._folder = Path(self.path)
+        self._folder = Path(path).absolute()  # the program may go to another folder, and then it is opened again
+        self.path = str(self._folder)
         self._pid = os.getpid()
         self._map_size_bytes = map_size_bytes
         self.names = tuple(tables)
@@ -278,6 +278,7 @@ class Environment:
                 self._open(create=False)
             except StoreError as error:
                 self._closed = True
+                self._writer_lock.close()
                 raise StoreOutcomeUnknown(self.path, str(error)) from error
 
 
