@@ -175,12 +175,14 @@ class AggregateActor(TrioActor):
             await self._stand_still(message, future)
         elif not isinstance(message, _ActorStop):
             await super()._receive_one(envelope)
-        elif self.actor_inbox.empty():
-            await self._settle_all()
-            await super()._receive_one(envelope)
         else:
-            # What arrived behind the stop is decided first: a stopping actor loses no command.
-            self.actor_inbox.put(envelope)
+            if self.actor_inbox.empty():
+                await self._settle_all()
+            if self.actor_inbox.empty():
+                await super()._receive_one(envelope)
+            else:
+                # What arrived behind the stop is decided first: a stopping actor loses no command.
+                self.actor_inbox.put(envelope)
 
     async def _handle_all(self, requests: Sequence[Request], future: TrioFuture[Any]) -> None:
         """Decide several commands, which are answered together."""

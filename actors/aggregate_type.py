@@ -75,8 +75,13 @@ class AggregateType:
         check_stream_name(stream if aggregate_id else "")
         return stream
 
-    def encode_event(self, codec: EventCodec, event: object) -> bytes:
-        """An event's payload as MessagePack. Raises `EncodingError`, also where it would not come back as it is."""
+    def encode_event(self, codec: EventCodec, event: object) -> tuple[bytes, Any]:
+        """An event's payload as MessagePack, and the event as it comes back from the log, which is the one to apply.
+
+        Equal values may differ in what is made of them: a datetime comes back without the rules of its zone.
+
+        Raises `EncodingError`, also where the event would not come back as it is.
+        """
         try:
             data = codec.unstructure(event)
             payload = _encode(data)
@@ -94,7 +99,7 @@ class AggregateType:
                 f"{event!r:.200} would come back as {returned!r:.200}: give its fields values of the types that they "
                 "are annotated with."
             )
-        return payload
+        return payload, returned
 
     def decode_event(self, stored: StoredEvent) -> Any:
         """The event object for a stored event. Raises `UnknownEvent` or `DecodingError`."""

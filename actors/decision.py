@@ -25,7 +25,7 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
-    """A command's events: as the domain made them, and as the log takes them."""
+    """A command's events: as they come back from the log, and as the log takes them."""
 
     events: tuple[Any, ...]
     new_events: list[NewEvent]
@@ -54,10 +54,11 @@ def encode_decision(
     metadata, overhead = _metadata_of(request)
     overhead += RECORD_OVERHEAD_BYTES + len(stream)
     size_bytes = 0
+    stored_events = []
     new_events = []
     for event in events:
         codec = aggregate_type.codecs[type(event)]
-        payload = aggregate_type.encode_event(codec, event)
+        payload, as_stored = aggregate_type.encode_event(codec, event)
         size = overhead + len(payload)
         if size > limits.event_size_bytes_max:
             raise EventTooLarge(
@@ -67,6 +68,7 @@ def encode_decision(
                 "Store large data elsewhere and its reference in the event.",
             )
         size_bytes += size
+        stored_events.append(as_stored)
         new_events.append(
             NewEvent(
                 codec.name,
@@ -81,7 +83,7 @@ def encode_decision(
         )
     if size_bytes > limits.commit_size_bytes_max:
         raise CommitTooManyBytes("Bytes of one command", size_bytes, limits.commit_size_bytes_max, "Split it.")
-    return Decision(events, new_events, size_bytes)
+    return Decision(tuple(stored_events), new_events, size_bytes)
 
 
 def _events_in(aggregate_type: AggregateType, stream: str, request: Request, returned: Any) -> tuple[Any, ...]:

@@ -283,7 +283,8 @@ class MailboxFull(EventSourcingError):
     def __init__(self, capacity: int) -> None:
         super().__init__(
             f"The mailbox is full: {capacity} messages are waiting and this one was not taken. Await answers before "
-            "sending more, send it again later, or give the actor a larger mailbox."
+            "sending more, send it again later, or give the actor a larger mailbox (an aggregate's is "
+            "Limits.mailbox_commands_max)."
         )
         self.capacity = capacity
 

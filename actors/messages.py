@@ -6,6 +6,7 @@ from typing import Any, Final, TypeVar, dataclass_transform, overload
 
 import attrs
 
+from ..storage.limits import IDEMPOTENCY_WINDOW_SECONDS_MAX
 from ..storage.record import Kind
 from .errors import DefinitionError
 
@@ -50,11 +51,12 @@ def command(
         idempotency_window_seconds: how long its idempotency keys are remembered, instead of the runtime's default.
 
     Raises:
-        DefinitionError: when the window is not positive.
+        DefinitionError: when the window is not positive, or longer than a hundred years.
 
     """
-    if idempotency_window_seconds is not None and idempotency_window_seconds <= 0:
-        raise DefinitionError(f"idempotency_window_seconds must be positive, not {idempotency_window_seconds}")
+    window = idempotency_window_seconds
+    if window is not None and not 0 < window <= IDEMPOTENCY_WINDOW_SECONDS_MAX:
+        raise DefinitionError(f"idempotency_window_seconds must be positive, and at most a hundred years, not {window}")
 
     def decorate(decorated: type[C]) -> type[C]:
         frozen = attrs.frozen(decorated)

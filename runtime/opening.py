@@ -16,8 +16,9 @@ from ..actors.feed import Feed
 from ..actors.lmdb_view import LmdbViews
 from ..actors.projection import Projection
 from ..actors.view_store import ViewStore
-from ..storage.control import CONTROL_FOLDER, ControlBoard
+from ..storage.control import ControlBoard
 from ..storage.errors import StoreWriteFailed
+from ..storage.folder import CONTROL_FOLDER
 from ..storage.limits import Limits
 from ..storage.log import EventLog
 from ..storage.memory import MemoryLog
@@ -102,7 +103,7 @@ async def _folder_of(
     store: EventReader, has_projections: bool, views: ViewsGiven, stack: AsyncExitStack
 ) -> Path | None:
     if isinstance(views, str | os.PathLike):
-        return Path(views)
+        return await trio.to_thread.run_sync(Path(views).absolute)
     if isinstance(store, MemoryLog | PastLog):
         return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="eventsrc-")))
     if not isinstance(store, LogReader) or isinstance(store, EventLog):

@@ -79,6 +79,9 @@ class Residents:
         actor = AggregateActor(self, aggregate_type, stream, aggregate_id)
         # Of the runtime: whoever happens to be the first to ask leaves nothing of its own in the actor.
         self._context.run(actor.start_in, self._nursery)
+        if self._empty is not None:
+            # A command that is being handled while all are stopped has sent another one: this one ends behind it.
+            actor.stop()
         return actor
 
     def _make_room(self) -> None:

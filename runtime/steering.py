@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Final
 
 import attrs
 
-from ..storage.control import CONTROL_FOLDER, ControlBoard
+from ..storage.control import ControlBoard
 from ..storage.errors import EventSourcingError, StorePathInvalid
+from ..storage.folder import CONTROL_FOLDER
 from ..storage.reader import LogReader
 from .consumers import RETRY
 from .control import DELETE

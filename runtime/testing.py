@@ -103,7 +103,7 @@ class Scenario(Generic[A]):
 
     def given(self, *events: object) -> "Scenario[A]":
         """Apply events of the past."""
-        for event in events:
+        for event in self._as_stored(events):
             self._type.appliers[type(event)](self.state, event)
         self._version += len(events)
         return self
@@ -134,7 +134,8 @@ class Scenario(Generic[A]):
     def then(self, *events: object) -> "Scenario[A]":
         """Assert that the command made exactly these events."""
         assert self._rejection is None, f"the command was rejected: {self._rejection}"
-        assert self._events == events, f"the command made {list(self._events)}, not {list(events)}"
+        expected = self._as_stored(events)
+        assert self._events == expected, f"the command made {list(self._events)}, not {list(expected)}"
         return self
 
     def then_rejected(self, match: str = "") -> "Scenario[A]":
@@ -142,6 +143,13 @@ class Scenario(Generic[A]):
         assert self._rejection is not None, f"the command was not rejected; it made {list(self._events)}"
         assert re.search(match, str(self._rejection)), f"{str(self._rejection)!r} does not match {match!r}"
         return self
+
+    def _as_stored(self, events: Sequence[object]) -> tuple[object, ...]:
+        codecs = self._type.codecs
+        return tuple(
+            self._type.encode_event(codecs[type(event)], event)[1] if type(event) in codecs else event
+            for event in events
+        )
 
 
 def _finished(returned: Any) -> Any:

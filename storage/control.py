@@ -18,7 +18,6 @@ from .environment import ENGINE
 from .errors import ControlBoardFull, StoreClosed, StoreInUse, StoreWriteFailed
 from .folder import reserve_lock_file
 
-CONTROL_FOLDER: Final = "control"
 RUNTIME_FILE: Final = "runtime.lock"
 REQUESTS_MAX: Final = 1_000
 """Requests that wait (`ControlBoardFull`), and answers that are kept for whoever asked."""

@@ -41,6 +41,7 @@ from .folder import (
     lock_for_writing,
     mark,
     needs_lock_file,
+    permission_error,
     sync_folder,
     take_room,
     was_closed_cleanly,
@@ -104,8 +105,8 @@ class Environment:
         map_size_bytes: int = MAP_SIZE_BYTES,
         tables: Sequence[str] = TABLES,
     ):
-        self.path = os.fspath(path)
-        self._folder = Path(self.path)
+        self._folder = Path(path).absolute()  # the program may go to another folder, and then it is opened again
+        self.path = str(self._folder)
         self._pid = os.getpid()
         self._map_size_bytes = map_size_bytes
         self.names = tuple(tables)
@@ -277,6 +278,7 @@ class Environment:
                 self._open(create=False)
             except StoreError as error:
                 self._closed = True
+                self._writer_lock.close()
                 raise StoreOutcomeUnknown(self.path, str(error)) from error
 
 
@@ -355,9 +357,11 @@ def _open_lmdb(path: str, map_size_bytes: int, *, create: bool, read_only: bool,
     try:
         return lmdb.open(path, **options)  # type: ignore[arg-type]
     except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError, lmdb.PageNotFoundError) as error:
-        raise StoreFormatUnknown(path, f"{path} holds no LMDB data of a known version ({error}).") from error
+        raise StoreFormatUnknown(
+            path, f"{path} holds no LMDB data of a known version ({error}). Name another folder."
+        ) from error
     except lmdb.ReadonlyError as error:
-        raise StoreReadOnly(path, f"The store {path} cannot be written ({error}).") from error
+        raise permission_error(Path(path), read_only=read_only) from error
     except lmdb.Error as error:
         raise _open_error(path, error, map_size_bytes) from error
 
@@ -403,12 +407,12 @@ def _check_format(path: str, environment: lmdb.Environment, *, create: bool) -> 
     try:
         meta = environment.open_db(b"meta", create=False)
     except (lmdb.NotFoundError, lmdb.ReadonlyError) as error:
-        raise StoreFormatUnknown(path, f"{path} is an LMDB environment, but not a store of eventsrc.") from error
+        raise _foreign(path) from error
     with environment.begin() as transaction:
         name = transaction.get(b"format", db=meta)
         version = transaction.get(b"version", b"0", db=meta)
     if name != FORMAT_NAME or not version.isdigit():
-        raise StoreFormatUnknown(path, f"{path} is an LMDB environment, but not a store of eventsrc.")
+        raise _foreign(path)
     if int(version) != FORMAT_VERSION:
         raise StoreFormatUnknown(
             path,
@@ -417,12 +421,16 @@ def _check_format(path: str, environment: lmdb.Environment, *, create: bool) -> 
         )
 
 
+def _foreign(path: str) -> StoreFormatUnknown:
+    return StoreFormatUnknown(path, f"{path} is an LMDB environment, but not a store of eventsrc. Name another folder.")
+
+
 def _open_error(path: str, error: lmdb.Error, map_size_bytes: int) -> StoreError:
     reason = str(error)
     if os.strerror(errno.ENOMEM) in reason:
         return StoreMapRefused(path, map_size_bytes)
     if os.strerror(errno.EROFS) in reason:
-        return StoreReadOnly(path, f"{path} is on a read-only file system.")
+        return StoreReadOnly(path, f"{path} is on a read-only file system. Put a copy where it can be written.")
     if os.strerror(errno.ENOSPC) in reason:
         return StoreFull(path, reason)
     if "already open" in reason:

@@ -7,13 +7,17 @@ import resource
 from pathlib import Path
 from typing import Final, TextIO
 
-from .errors import StoreError, StoreFull, StoreInUse, StorePathInvalid, StoreReadOnly
+from .errors import StoreError, StoreFull, StoreInUse, StorePathInvalid, StoreReadOnly, StoreTruncated
 
 DATA_FILE: Final = "data.mdb"
 LOCK_FILE: Final = "lock.mdb"
 LOCK_FILE_SIZE_BYTES: Final = 8192
 """What LMDB makes it: a header, and a slot of 64 bytes for each of 126 readers."""
 WRITER_FILE: Final = "writer.lock"
+CONTROL_FOLDER: Final = "control"
+"""Is made once the data file has been; see `control.py`."""
+DATA_SIZE_BYTES_MIN: Final = 8192
+"""LMDB begins a file with two pages, of 4,096 bytes at least."""
 ROOM_BYTES_MIN: Final = 256 * 1024
 """A disk with less than this has no room."""
 
@@ -26,16 +30,20 @@ def check_folder(folder: Path, *, create: bool) -> bool:
             raise StorePathInvalid(path, f"{path} is a file. A store is a folder: name one, or a path that is free.")
         if not folder.exists():
             if not create:
-                raise StorePathInvalid(path, f"There is no store at {path}.")
+                raise StorePathInvalid(path, f"There is no store at {path}. See whether the path is right.")
             folder.mkdir(parents=True)
         data_file = folder / DATA_FILE
         # An empty file is what is left where the disk was full when the store was created.
-        existed = data_file.exists() and data_file.stat().st_size > 0
+        size_bytes = data_file.stat().st_size if data_file.exists() else None
+        if size_bytes is not None and size_bytes < DATA_SIZE_BYTES_MIN and (folder / CONTROL_FOLDER).exists():
+            raise StoreTruncated(
+                path, f"The store {path} has {size_bytes:,} bytes left: it was cut off. Restore it from a backup."
+            )
     except OSError as error:
         raise _folder_error(path, error) from error
-    if not existed and not create:
+    if not size_bytes and not create:
         raise StorePathInvalid(path, f"{path} is a folder without a store in it. Name the folder of a store.")
-    return existed
+    return bool(size_bytes)
 
 
 def lock_for_writing(folder: Path) -> TextIO:
@@ -143,10 +151,27 @@ def sync_folder(folder: Path) -> None:
 def _folder_error(path: str, error: OSError) -> StoreError:
     reason = error.strerror or str(error)
     if error.errno == errno.EROFS:
-        return StoreReadOnly(path, f"{path} is on a read-only file system.")
+        return StoreReadOnly(
+            path, f'{path} is on a read-only file system. What is there can be read with role="reader".'
+        )
     if error.errno == errno.ENOSPC:
         return StoreFull(path, reason)
-    return StorePathInvalid(path, f"{path} cannot be used as a store: {reason}.")
+    return StorePathInvalid(
+        path, f"{path} cannot be used as a store: {reason}. Name another folder, or get the right to this one."
+    )
+
+
+def permission_error(folder: Path, *, read_only: bool) -> StoreError:
+    """Why LMDB may not open the files of a store in a folder that may be entered."""
+    if not os.access(folder / DATA_FILE, os.R_OK):
+        return _folder_error(str(folder), PermissionError(errno.EACCES, f"{DATA_FILE} may not be read"))
+    if read_only:
+        what, advice = f"its {LOCK_FILE}, in which LMDB notes who reads", "read a copy"
+    else:
+        what, advice = f"its {DATA_FILE} and {LOCK_FILE}", 'open it with role="reader"'
+    return StoreReadOnly(
+        str(folder), f"The store {folder} cannot be opened: this user may not write {what}. Get the right, or {advice}."
+    )
 
 
 def has_room(folder: Path) -> bool:

@@ -1,22 +1,28 @@
 """Every bound of the system in one frozen object."""
 
+import math
+from typing import Final
+
 import attrs
-from attrs.validators import ge, gt, instance_of
+from attrs.validators import ge, gt, instance_of, le
+
+IDEMPOTENCY_WINDOW_SECONDS_MAX: Final = 100 * 365 * 86_400.0
+"""A hundred years: when a key expires is stored in nanoseconds, in eight bytes."""
 
 
 def _count(default: int, *, least: int = 1) -> int:
     return attrs.field(default=default, validator=[instance_of(int), ge(least)])
 
 
-def _seconds(default: float) -> float:
-    return attrs.field(default=default, converter=float, validator=gt(0.0))
+def _seconds(default: float, *, most: float = math.inf) -> float:
+    return attrs.field(default=default, converter=float, validator=[gt(0.0), le(most)])
 
 
 @attrs.frozen(kw_only=True)
 class Limits:
     """The bounds of one runtime. Each is enforced with an error of its own, named beside it.
 
-    Raises `ValueError` when a bound is not positive.
+    Raises `ValueError` when a bound is not positive, or an idempotency window longer than a hundred years.
     """
 
     stream_events_max: int = _count(100_000)
@@ -53,7 +59,7 @@ class Limits:
     """Times the original pace, at most (`ReplaySpeedInvalid`)."""
     compaction_events_min: int = _count(1_000)
     """Streams shorter than this are not compacted (`CompactionTooSmall`)."""
-    idempotency_window_seconds: float = _seconds(300.0)
+    idempotency_window_seconds: float = _seconds(300.0, most=IDEMPOTENCY_WINDOW_SECONDS_MAX)
     """How long an idempotency key is remembered, unless the command's type says otherwise."""
     idempotency_key_bytes_max: int = _count(512)
     """One idempotency key (`IdempotencyKeyInvalid`)."""

@@ -12,10 +12,10 @@ from typing import Any, Final
 import lmdb
 import msgspec
 
-from .control import CONTROL_FOLDER, ControlRequest, ParkedEvent, Progress
+from .control import ControlRequest, ParkedEvent, Progress
 from .environment import Environment
 from .finding import Finding
-from .folder import DATA_FILE, needs_lock_file
+from .folder import CONTROL_FOLDER, DATA_FILE, needs_lock_file
 from .record import StoredEvent
 from .record_lookup import RecordLookup
 from .verify_log import LogWalk

@@ -1,5 +1,7 @@
 """Commands and events as a domain author writes them."""
 
+import math
+
 import attrs
 import pytest
 
@@ -41,8 +43,9 @@ def test_the_window_of_a_command() -> None:
     assert pay.idempotency_window_seconds == 60
     assert rename is not None
     assert rename.idempotency_window_seconds is None
-    with pytest.raises(DefinitionError, match="must be positive"):
-        command(idempotency_window_seconds=0)
+    for window in (0, -1, math.nan, math.inf, 1e11):
+        with pytest.raises(DefinitionError, match="must be positive, and at most a hundred years"):
+            command(idempotency_window_seconds=window)
 
 
 def test_what_an_event_is_stored_as() -> None:

@@ -1,8 +1,10 @@
 """What the tests of the runtime share."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from answers import kept
 from bank_domain import Account
 from compaction_cases import LIMITS, fill
 from shop_domain import Gateway, PlaceOrder
@@ -12,9 +14,15 @@ from eventsrc.storage.store import EventStore
 
 
 @pytest.fixture(params=["memory", "lmdb"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> EventStore | Path:
-    """A store in memory, and a folder for one on LMDB."""
-    return MemoryLog() if request.param == "memory" else tmp_path / "store"
+def store(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[EventStore | Path]:
+    """A store in memory, and a folder for one on LMDB, in which everything that was answered must be at the end."""
+    if request.param == "memory":
+        yield MemoryLog()
+        return
+    with kept(tmp_path / "store", monkeypatch):
+        yield tmp_path / "store"
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Arguments that cannot be used are refused before anything is sent, and what cannot be read again is not stored."""
 
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +191,56 @@ async def test_an_event_that_would_not_come_back_as_it_is_is_not_stored(
         with pytest.raises(EncodingError, match=words):
             await runtime.actor(Box, "1").ask(Set(value))
         assert (await runtime.actor(Box, "1").ask(Set(2))).version == 1
+
+
+class Clocks(tzinfo):
+    """A zone with summer time; `zoneinfo` needs files that not every machine has."""
+
+    def utcoffset(self, when: datetime | None) -> timedelta:
+        return timedelta(hours=2 if when is not None and 3 < when.month < 11 else 1)
+
+    def dst(self, when: datetime | None) -> None:
+        return None
+
+
+@command
+class Plan:
+    due: datetime
+    days: Sequence[int]
+
+
+@event("plan.planned")
+class Planned:
+    due: datetime
+    days: Sequence[int]
+
+
+class Calendar(Aggregate):
+    ends: datetime | None = None
+    days: tuple[int, ...] = ()
+
+    @handles
+    def plan(self, command: Plan) -> Planned:
+        return Planned(command.due, command.days)
+
+    @applies
+    def planned(self, event: Planned) -> None:
+        self.ends = event.due + timedelta(days=200)  # over a change of the clocks
+        self.days = (*self.days, *event.days) if isinstance(event.days, tuple) else ()
+
+
+async def test_what_is_applied_is_what_comes_back_from_the_log(tmp_path: Path) -> None:
+    """Equal values may differ in what is made of them: the rules of a zone, a list for a sequence."""
+    plan = Plan(datetime(2026, 1, 1, tzinfo=Clocks()), [1, 2])
+    async with Runtime.open(tmp_path, aggregates=[Calendar]) as runtime:
+        receipt = await runtime.actor(Calendar, "c").ask(plan)
+        live = await runtime.actor(Calendar, "c").state()
+    async with Runtime.open(tmp_path, aggregates=[Calendar]) as runtime:
+        again = await runtime.actor(Calendar, "c").state()
+    assert live.ends == again.ends == datetime(2026, 7, 19, 23, tzinfo=UTC)
+    assert live.days == again.days == receipt.events[0].days == (1, 2)
+    steps = scenario(Calendar).given(Planned(plan.due, [0])).when(plan).then(Planned(plan.due, [1, 2]))
+    assert (steps.state.ends, steps.state.days) == (again.ends, (0, 1, 2))
 
 
 async def test_no_snapshot_is_taken_of_a_state_that_is_half_applied(tmp_path: Path) -> None:

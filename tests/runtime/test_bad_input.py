@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from bank_domain import Account, Break, Deposit, Grow, Grown, Note, Poison, ReturnNonsense, Slow, Wait
+from bank_domain import Account, Break, Deposit, Grow, Grown, Note, Poison, ReturnNonsense
 
 from eventsrc import (
     Aggregate,
     AggregateUnavailable,
     ApplierFailed,
-    CommandTimeout,
     CommitTooLarge,
     CommitTooManyBytes,
     CorruptRecord,
@@ -24,11 +23,9 @@ from eventsrc import (
     EventTooLarge,
     HandlerFailed,
     Limits,
-    MailboxFull,
     MemoryLog,
     NotAnEvent,
     Receipt,
-    ResidencyFull,
     Runtime,
     RuntimeClosed,
     StoreFull,
@@ -50,11 +47,6 @@ from eventsrc.runtime.testing import FaultyLog
 from eventsrc.storage.commit import Commit, IdempotencyEntry, NewEvent, StreamAppend
 
 Store = Path | MemoryLog
-
-
-@pytest.fixture(params=["lmdb", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return tmp_path / "store" if request.param == "lmdb" else MemoryLog()
 
 
 async def works(runtime: Runtime, aggregate_id: str = "ann") -> None:
@@ -240,10 +232,11 @@ async def test_a_full_stream_and_a_full_store(store: Store) -> None:
 
 
 @pytest.mark.parametrize("aggregate_id", ["", "a\0b", "tab\t", "x" * 500, "\ud800"])
-async def test_an_id_that_cannot_be_a_key(aggregate_id: str) -> None:
-    async with Runtime.open(MemoryLog(), aggregates=[Account]) as runtime:
+async def test_an_id_that_cannot_be_a_key(store: Store, aggregate_id: str) -> None:
+    async with Runtime.open(store, aggregates=[Account]) as runtime:
         with pytest.raises(StreamNameInvalid, match="cannot name a stream"):
             runtime.actor(Account, aggregate_id)
+        await works(runtime)
 
 
 async def test_metadata_that_cannot_be_stored(store: Store) -> None:
@@ -281,69 +274,6 @@ async def test_a_state_that_cannot_be_encoded_costs_its_snapshots_and_nothing_el
         await counter.ask_many([Grow(2**62)] * 4)
         assert (await counter.ask(Grow(1))).version == 5
     assert any("no snapshot" in record.message for record in caplog.records)
-
-
-async def test_a_full_mailbox(autojump_clock: trio.testing.MockClock) -> None:
-    limits = Limits(mailbox_commands_max=3, command_timeout_seconds=1e6)
-    async with Runtime.open(MemoryLog(), aggregates=[Slow], limits=limits) as runtime:
-        slow = runtime.actor(Slow, "s")
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(slow.ask, Wait())
-            await trio.testing.wait_all_tasks_blocked()
-            for _ in range(3):
-                nursery.start_soon(slow.ask, Grow(1))
-            await trio.testing.wait_all_tasks_blocked()
-            with pytest.raises(MailboxFull, match="3 messages are waiting"):
-                await slow.ask(Grow(1))
-        assert (await slow.state()).done == 4
-
-
-async def test_a_timeout_tells_whether_the_command_may_still_take_effect(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    async with Runtime.open(MemoryLog(), aggregates=[Slow]) as runtime:
-        slow = runtime.actor(Slow, "s")
-        outcomes: list[CommandTimeout] = []
-
-        async def ask(command: object) -> None:
-            with pytest.raises(CommandTimeout) as caught:
-                await slow.ask(command)
-            outcomes.append(caught.value)
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask, Wait())
-            await trio.testing.wait_all_tasks_blocked()
-            nursery.start_soon(ask, Grow(1))
-        waiting, begun = sorted(outcomes, key=lambda error: error.may_take_effect)
-        assert begun.may_take_effect
-        assert "may still take effect" in str(begun)
-        assert not waiting.may_take_effect
-        assert "will not take effect" in str(waiting)
-        assert (await slow.state(timeout=1e6)).done == 1, "the one that was begun took effect, the other did not"
-
-
-async def test_a_cancelled_caller_withdraws_what_was_not_begun(autojump_clock: trio.testing.MockClock) -> None:
-    limits = Limits(command_timeout_seconds=1e6)
-    async with Runtime.open(MemoryLog(), aggregates=[Slow], limits=limits) as runtime:
-        slow = runtime.actor(Slow, "s")
-        with trio.move_on_after(1):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(slow.ask, Wait())
-                await trio.testing.wait_all_tasks_blocked()
-                nursery.start_soon(slow.ask, Grow(1))
-        assert (await slow.state()).done == 1
-
-
-async def test_every_resident_actor_busy(autojump_clock: trio.testing.MockClock) -> None:
-    limits = Limits(resident_actors_max=2, command_timeout_seconds=1e6)
-    async with Runtime.open(MemoryLog(), aggregates=[Slow], limits=limits) as runtime:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(runtime.actor(Slow, "a").ask, Wait())
-            nursery.start_soon(runtime.actor(Slow, "b").ask, Wait())
-            await trio.testing.wait_all_tasks_blocked()
-            with pytest.raises(ResidencyFull, match="resident_actors_max = 2"):
-                await runtime.actor(Slow, "c").ask(Grow(1))
-        assert (await runtime.actor(Slow, "c").ask(Grow(1))).version == 1
 
 
 async def test_a_call_after_the_runtime_was_closed(store: Store) -> None:
@@ -400,6 +330,42 @@ async def test_a_failed_commit_fails_what_was_decided_on_it_and_the_actor_goes_o
             await ann.ask(Deposit(5))
         assert (await ann.state()).balance == 10
         await works(runtime)
+
+
+ON_A_FULL_DISK = """
+import resource, sys, trio
+sys.path.insert(0, sys.argv[2])
+from bank_domain import Account, Note
+from eventsrc import Runtime, StoreFull
+
+async def main():
+    async with Runtime.open(sys.argv[1], aggregates=[Account]) as runtime:
+        ann = runtime.actor(Account, "ann")
+        answered = 0
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
+        try:
+            while True:
+                await ann.ask(Note("x" * 20_000))
+                answered += 1
+        except StoreFull as error:
+            print(error)
+        assert (await ann.state()).notes == answered > 10
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        print((await ann.ask(Note("y"))).version - answered)
+trio.run(main)
+"""
+
+
+async def test_a_full_disk_fails_the_command_and_the_runtime_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-c", ON_A_FULL_DISK, str(tmp_path / "store"), str(Path(__file__).parent)]
+    ran = await trio.to_thread.run_sync(
+        lambda: subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=60)
+    )
+    said, counted = ran.stdout.splitlines()
+    assert "nothing that was answered is lost: free some space and send the command again" in said
+    assert counted == "1"
+    async with Runtime.open(tmp_path / "store", aggregates=[Account]) as runtime:
+        assert (await runtime.actor(Account, "ann").state()).notes == runtime.last_position > 10
 
 
 async def test_a_conflict_with_an_append_from_outside_is_told_and_the_next_command_sees_it() -> None:

@@ -1,5 +1,6 @@
 """Commands: what their senders get back, and what is in the log afterwards."""
 
+import math
 from contextvars import ContextVar
 from pathlib import Path
 from typing import ClassVar
@@ -28,13 +29,9 @@ from eventsrc import (
     handles,
 )
 from eventsrc.runtime.testing import WallClock
+from eventsrc.storage.limits import IDEMPOTENCY_WINDOW_SECONDS_MAX
 
 Store = Path | MemoryLog
-
-
-@pytest.fixture(params=["lmdb", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return tmp_path / "store" if request.param == "lmdb" else MemoryLog()
 
 
 async def stored(runtime: Runtime, stream: str | None = None) -> list[StoredEvent]:
@@ -141,6 +138,17 @@ async def test_a_command_without_events_is_remembered_by_its_key(store: Store) -
         ann = runtime.actor(Account, "ann")
         assert not (await ann.ask(Touch(), idempotency_key="t")).duplicate
         assert (await ann.ask(Touch(), idempotency_key="t")).duplicate
+
+
+async def test_a_key_may_be_remembered_for_a_hundred_years(store: Store) -> None:
+    longest = Limits(idempotency_window_seconds=IDEMPOTENCY_WINDOW_SECONDS_MAX)
+    async with Runtime.open(store, aggregates=[Account], limits=longest) as runtime:
+        ann = runtime.actor(Account, "ann")
+        assert not (await ann.ask(Deposit(1), idempotency_key="k")).duplicate
+        assert (await ann.ask(Deposit(1), idempotency_key="k")).duplicate
+    for longer in (math.inf, math.nan, 1e11):
+        with pytest.raises(ValueError, match="idempotency_window_seconds"):
+            Limits(idempotency_window_seconds=longer)
 
 
 async def test_keys_survive_a_restart_and_end_with_their_window(tmp_path: Path) -> None:

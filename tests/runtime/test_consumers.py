@@ -21,7 +21,8 @@ from eventsrc import (
 )
 from eventsrc.runtime.dispatcher import STREAMS_OPEN_MAX
 from eventsrc.runtime.lane import LANE_EVENTS_MAX
-from eventsrc.storage.control import CONTROL_FOLDER, ControlBoard
+from eventsrc.storage.control import ControlBoard
+from eventsrc.storage.folder import CONTROL_FOLDER
 from eventsrc.storage.store import EventStore
 
 

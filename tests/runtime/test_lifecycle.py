@@ -6,17 +6,28 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import trio
 import trio.testing
 from bank_domain import Account, Deposit, Done, Grow, Note, Slow, Wait
 
-from eventsrc import Aggregate, EventLog, Limits, MemoryLog, Runtime, ShutdownTimeout, applies, handles
+from eventsrc import (
+    Aggregate,
+    EventLog,
+    EventSourcingError,
+    Limits,
+    MemoryLog,
+    Runtime,
+    ShutdownTimeout,
+    applies,
+    handles,
+)
+from eventsrc.storage.commit import Appended, Commit
 from eventsrc.storage.control import ControlBoard
 from eventsrc.storage.snapshot import Snapshot
 
@@ -153,6 +164,62 @@ async def test_closing_does_not_wait_for_ever(autojump_clock: trio.testing.MockC
             for _ in range(5):
                 slow.tell(Wait())
     assert log.last_position == 0
+
+
+class Relay(Aggregate):
+    """Sends commands to another aggregate once it is let to."""
+
+    runtime: ClassVar[Runtime]
+    let: ClassVar[trio.Event]
+    done: int = 0
+
+    @handles
+    async def relay(self, command: Wait) -> Done:
+        await self.let.wait()
+        account = self.runtime.actor(Account, "ann")
+        await account.ask(Deposit(1))
+        account.tell(Deposit(1))
+        await self.runtime.transact([(Account, "bob", Deposit(1)), (Account, "cid", Deposit(1))])
+        return Done()
+
+    @applies
+    def relayed(self, event: Done) -> None:
+        self.done += 1
+
+
+class LogOnASlowDisk(EventLog):
+    """Commits when it is let to."""
+
+    let: ClassVar[threading.Event]
+
+    def append(
+        self, commits: Sequence[Commit], snapshots: Sequence[Snapshot] = ()
+    ) -> list[Appended | EventSourcingError]:
+        assert self.let.wait(20)
+        return super().append(commits, snapshots)
+
+
+@pytest.mark.parametrize("is_resident", [False, True])
+async def test_a_command_that_is_handled_while_closing_may_send_others(tmp_path: Path, is_resident: bool) -> None:
+    """Also to aggregates that are not in memory yet, or that were told to stop and wait for the disk."""
+    Relay.let, LogOnASlowDisk.let = trio.Event(), threading.Event()
+
+    async def let_them() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        Relay.let.set()
+        await trio.testing.wait_all_tasks_blocked()
+        LogOnASlowDisk.let.set()
+
+    store = LogOnASlowDisk(tmp_path)
+    async with trio.open_nursery() as nursery, Runtime.open(store, aggregates=[Relay, Account]) as runtime:
+        Relay.runtime = runtime
+        if is_resident:
+            runtime.actor(Account, "ann").tell(Deposit(1))
+        runtime.actor(Relay, "r").tell(Wait())
+        nursery.start_soon(let_them)
+    with closing(EventLog(tmp_path)) as log:
+        versions = {head.stream: head.version for head in log.streams()}
+    assert versions == {"account-ann": 2 + is_resident, "account-bob": 1, "account-cid": 1, "relay-r": 1}
 
 
 async def test_an_error_in_the_block_comes_out_as_it_is_and_everything_is_stored(tmp_path: Path) -> None:

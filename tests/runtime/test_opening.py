@@ -1,18 +1,20 @@
 """Opening a store that cannot be opened, and opening that is broken off."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import trio
 from bank_domain import Account, Deposit
 
-from eventsrc import Runtime, StorePathInvalid
+from eventsrc import Runtime, StorePathInvalid, StoreTruncated
 from eventsrc.runtime.runtime import Runtime as RuntimeClass
 from eventsrc.storage import control
+from eventsrc.storage.folder import DATA_FILE
 
 
 async def test_a_path_that_is_a_file(tmp_path: Path) -> None:
@@ -21,6 +23,20 @@ async def test_a_path_that_is_a_file(tmp_path: Path) -> None:
     with pytest.raises(StorePathInvalid, match="is a file"):
         async with Runtime.open(path, aggregates=[Account]):
             pass
+
+
+@pytest.mark.parametrize("size_bytes", [0, 100, 4_096])
+@pytest.mark.parametrize("role", ["writer", "reader"])
+async def test_a_store_of_which_nearly_nothing_is_left_is_not_begun_anew(
+    tmp_path: Path, size_bytes: int, role: Literal["writer", "reader"]
+) -> None:
+    async with Runtime.open(tmp_path, aggregates=[Account]) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(1))
+    os.truncate(tmp_path / DATA_FILE, size_bytes)
+    with pytest.raises(StoreTruncated, match=rf"{size_bytes:,} bytes left: it was cut off\. Restore it from a backup"):
+        async with Runtime.open(tmp_path, aggregates=[Account], role=role):
+            pass
+    assert (tmp_path / DATA_FILE).stat().st_size == size_bytes
 
 
 def test_a_process_without_address_space_for_a_store(tmp_path: Path) -> None:

@@ -38,11 +38,6 @@ from eventsrc.storage.store import EventStore
 from eventsrc.storage.verify import verify
 
 
-@pytest.fixture(params=["lmdb", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> EventStore | Path:
-    return tmp_path / "store" if request.param == "lmdb" else MemoryLog()
-
-
 def transfer(source: str, target: str, amount: int) -> list[tuple[type[Account], str, object]]:
     return [(Account, source, Withdraw(amount)), (Account, target, Deposit(amount))]
 

@@ -25,7 +25,7 @@ from eventsrc import (
 from eventsrc.storage.commit import NewEvent, StreamAppend
 from eventsrc.storage.contract import append_to, appended, commit, raised
 from eventsrc.storage.environment import FORMAT_VERSION, Environment
-from eventsrc.storage.folder import DATA_FILE, WRITER_FILE
+from eventsrc.storage.folder import DATA_FILE, LOCK_FILE, WRITER_FILE
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.verify import verify
 
@@ -72,6 +72,28 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path, mode: int, sub: str) -
     assert ran.stdout.startswith("StorePathInvalid"), ran
     assert "Permission denied" in ran.stdout
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root can become a user without rights")
+@pytest.mark.parametrize(
+    ("closed_file", "error", "words"),
+    [
+        (LOCK_FILE, "StoreReadOnly", "may not write its lock.mdb, in which LMDB notes who reads"),
+        (DATA_FILE, "StorePathInvalid", "data.mdb may not be read"),
+    ],
+)
+def test_a_store_of_another_user_says_which_right_is_missing(
+    path: Path, closed_file: str, error: str, words: str
+) -> None:
+    for parent in (path, *path.parents):
+        if parent.stat().st_uid == os.getuid() and parent != Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o055)
+    (path / closed_file).chmod(0o600)
+    ran = run_python(OPEN_AND_TELL.replace("EventLog(", "LogReader.open("), path, user=NOBODY)
+    assert ran.stdout.startswith(error), ran
+    assert words in ran.stdout
+    with closing(EventLog(path)) as log:
+        assert log.last_position == 10
 
 
 # -- formats

@@ -91,6 +91,52 @@ def test_a_file_size_limit_is_a_full_store(path: Path) -> None:
     assert "free some space" in lines[0]
 
 
+UNTIL_FULL = """
+    import resource, signal
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    def until_full(log):
+        # Append until the file has come to the limit for files; then take that away.
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes + 200_000, hard))
+        while True:
+            answered = log.last_position
+            (outcome,) = log.append([one(log.last_commit_id + 1, "x" * 20_000)])
+            if isinstance(outcome, Exception):
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+                return outcome, answered
+    os.chdir(os.path.dirname(sys.argv[1]))
+    name = os.path.basename(sys.argv[1])
+    log = EventLog(name)
+    size_bytes = log.environment.sizes()[0]
+"""
+
+
+def test_a_program_may_go_to_another_folder(path: Path) -> None:
+    code = """
+    os.chdir("/")
+    error, answered = until_full(log)
+    print(type(error).__name__, log.append([one(log.last_commit_id + 1)])[0].last_position - answered, log.path)
+    log.close()
+    """
+    ran = run_python(UNTIL_FULL + code, path)
+    assert ran.stdout == f"StoreFull 1 {path}\n", ran
+
+
+def test_a_store_that_could_not_be_opened_again_is_let_go_of(path: Path) -> None:
+    code = """
+    os.rename(name, "away")
+    error, answered = until_full(log)
+    print(type(error).__name__)
+    os.rename("away", name)
+    again = EventLog(name)
+    print(again.append([one(again.last_commit_id + 1)])[0].last_position - answered)
+    log.close()
+    again.close()
+    """
+    ran = run_python(UNTIL_FULL + code, path)
+    assert ran.stdout == "StoreOutcomeUnknown\n1\n", ran
+
+
 @pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     """Mount a small file system in memory; needs root and a kernel that lets it."""
