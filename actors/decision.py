@@ -10,7 +10,15 @@ from typing import Any, Final
 import msgspec
 
 from ..storage.commit import NewEvent
-from ..storage.errors import CommitTooLarge, CommitTooManyBytes, EventTooLarge, StreamFull, TagInvalid, TooManyTags
+from ..storage.errors import (
+    CommitTooLarge,
+    CommitTooManyBytes,
+    EventTooLarge,
+    StreamFull,
+    TagInvalid,
+    TooManyTags,
+    described,
+)
 from ..storage.limits import Limits
 from ..storage.names import check_stored_name
 from .aggregate_type import AggregateType
@@ -106,7 +114,7 @@ def _tags_of(
         given = tags_of(event)
         tags = (given,) if isinstance(given, str) else tuple(dict.fromkeys(given))
     except Exception as error:
-        raise EncodingError(f"The tags of {codec.event_class.__name__} cannot be had: {error!r}") from error
+        raise EncodingError(f"The tags of {codec.event_class.__name__} cannot be had: {described(error)}") from error
     if not all(isinstance(tag, str) for tag in tags):
         raise EncodingError(f"The tags of {codec.event_class.__name__} must be texts, not {tags!r}")
     if len(tags) > limits.event_tags_max:

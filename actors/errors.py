@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..storage.errors import EventSourcingError, LimitExceeded, StoreError
+from ..storage.errors import EventSourcingError, LimitExceeded, StoreError, described
 
 if TYPE_CHECKING:
     from .future import TrioFuture
@@ -37,7 +37,7 @@ class HandlerFailed(EventSourcingError):
 
     def __init__(self, stream: str, command: object, error: Exception) -> None:
         super().__init__(
-            f"The handler for {type(command).__name__} of {stream!r} raised {type(error).__name__}: {error}. The "
+            f"The handler for {type(command).__name__} of {stream!r} raised {described(error)}. The "
             "command took no effect. Raise Rejected for what the domain does not allow; mend the handler for anything "
             "else."
         )
@@ -85,8 +85,8 @@ class ApplierFailed(EventSourcingError):
     def __init__(self, stream: str, version: int, position: int | None, event_type: str, error: Exception) -> None:
         where = "which is not stored" if position is None else f"at position {position}"
         super().__init__(
-            f"Applying event {event_type!r} of {stream!r} (version {version}, {where}) raised {type(error).__name__}: "
-            f"{error}. An applier must accept every event that was stored: mend it and send the command again."
+            f"Applying event {event_type!r} of {stream!r} (version {version}, {where}) raised {described(error)}. "
+            "An applier must accept every event that was stored: mend it and send the command again."
         )
         self.stream = stream
         self.version = version
@@ -160,7 +160,7 @@ class ActorFailed(EventSourcingError):
 
     def __init__(self, stream: str, error: BaseException) -> None:
         super().__init__(
-            f"The actor of {stream!r} failed with {type(error).__name__}: {error}. Whether this command took effect "
+            f"The actor of {stream!r} failed with {described(error)}. Whether this command took effect "
             "shows in the log: ask again with the same idempotency key. This is a fault of eventsrc; please report "
             "it."
         )
@@ -229,7 +229,7 @@ class JournalFailed(StoreError):
     def __init__(self, path: str, error: Exception) -> None:
         super().__init__(
             path,
-            f"Writing to {path} failed with {type(error).__name__}: {error}. Whether the commit is stored is not "
+            f"Writing to {path} failed with {described(error)}. Whether the commit is stored is not "
             "known: ask again with the same idempotency key. This is a fault of eventsrc; please report it.",
         )
 

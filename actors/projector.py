@@ -7,7 +7,7 @@ import msgspec
 import trio
 from pykka.messages import _ActorStop
 
-from ..storage.errors import EventSourcingError
+from ..storage.errors import EventSourcingError, described
 from ..storage.limits import Limits
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader
@@ -131,8 +131,8 @@ class Projector(TrioActor):
             more = await self._take_batch()
         except EventFailed as failure:
             self._attempts += 1
-            error = f"{type(failure.error).__name__}: {failure.error} on {failure.event.type!r} at "
-            self.error = error + f"position {failure.event.position}"
+            event = failure.event
+            self.error = f"{described(failure.error)} on {event.type!r} at position {event.position}"
             if failure.event.position != self._failed_position:
                 self._failed_position, self._failures = failure.event.position, 0
             self._failures += 1
@@ -152,7 +152,7 @@ class Projector(TrioActor):
         except Exception as error:
             # A fault of ours or of the view's store; the other projections and the commands go on.
             self._attempts += 1
-            self.error = f"{type(error).__name__}: {error}"
+            self.error = described(error)
             logger.exception("projection will try again", extra=self._facts())
             self._rest()
         else:

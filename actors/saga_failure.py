@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
-from ..storage.errors import CommitAbandoned, EventTooLarge, StoreError
+from ..storage.errors import CommitAbandoned, EventTooLarge, StoreError, described
 from .errors import (
     AggregateUnavailable,
     DefinitionError,
@@ -65,7 +65,7 @@ def text_of(error: BaseException) -> str:
     """What is stored of it."""
     if isinstance(error, BaseExceptionGroup):
         return "; ".join(text_of(leaf) for leaf in _leaves(error))[:ERROR_CHARACTERS_MAX]
-    text = f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS_MAX]
+    text = described(error)[:ERROR_CHARACTERS_MAX]
     return text.encode(errors="backslashreplace").decode()
 
 

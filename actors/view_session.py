@@ -3,7 +3,7 @@
 from collections.abc import Callable, Container, Sequence
 from typing import Any, Final, Generic, TypeVar
 
-from ..storage.errors import StoreWriteFailed
+from ..storage.errors import StoreWriteFailed, described
 from ..storage.record import StoredEvent
 from .criteria import RowQuery, criteria_of
 from .errors import QueryTooLarge, RowInvalid
@@ -209,7 +209,7 @@ class EventFailed(Exception):
     """A projection's method raised on an event, or made a row of it that does not fit its table."""
 
     def __init__(self, event: StoredEvent, error: Exception) -> None:
-        super().__init__(f"{event.type!r} of {event.stream!r} at position {event.position}: {error!r}")
+        super().__init__(f"{event.type!r} of {event.stream!r} at position {event.position}: {described(error)}")
         self.event = event
         self.error = error
 

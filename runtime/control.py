@@ -12,7 +12,7 @@ import trio
 from ..actors.background import in_background
 from ..actors.saga_errors import UnknownSaga
 from ..storage.control import ControlBoard, ControlRequest
-from ..storage.errors import EventSourcingError
+from ..storage.errors import EventSourcingError, described
 from .consumers import RETRY, Subscriptions
 from .dispatcher import on_board
 from .errors import SignalKnown, UnknownSubscription
@@ -128,7 +128,7 @@ class Control:
         except Exception as error:
             # Whoever asks is outside: what goes wrong there must not end the runtime.
             logger.exception("what was asked from outside has failed", extra={"action": request.action})
-            return f"{request.action} {request.subject} has failed: {type(error).__name__}: {error}"
+            return f"{request.action} {request.subject} has failed: {described(error)}"
         return ""
 
     async def _steer_saga(self, request: ControlRequest) -> None:

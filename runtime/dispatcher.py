@@ -18,7 +18,7 @@ import trio
 
 from ..actors.feed import Feed
 from ..storage.control import ControlBoard, ParkedEvent, Progress
-from ..storage.errors import EventSourcingError
+from ..storage.errors import EventSourcingError, described
 from ..storage.limits import Limits
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader
@@ -77,7 +77,7 @@ class Message:
         """It could not be handled: it is handed out again after a back-off, and parked after `ATTEMPTS_MAX` times."""
         dispatcher, lane = self._settle()
         if dispatcher is not None and lane is not None:
-            dispatcher.failed(lane, error if isinstance(error, str) else f"{type(error).__name__}: {error}")
+            dispatcher.failed(lane, error if isinstance(error, str) else described(error))
 
     def release(self) -> None:
         """It was not handled and nothing is known against it: it goes to the next consumer."""

@@ -9,6 +9,7 @@ from ..actors.aggregate import Aggregate
 from ..actors.aggregate_type import AggregateType
 from ..actors.errors import DefinitionError
 from ..actors.serializer import Serializer
+from ..storage.errors import described
 
 
 def aggregates_in(modules: Sequence[str]) -> list[type[Aggregate]]:
@@ -23,7 +24,7 @@ def aggregates_in(modules: Sequence[str]) -> list[type[Aggregate]]:
             try:
                 module = importlib.import_module(name)
             except Exception as error:
-                reason = error if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+                reason = error if isinstance(error, ImportError) else described(error)
                 raise DefinitionError(f"The module {name!r} cannot be imported: {reason}.") from error
             for value in vars(module).values():
                 if inspect.isclass(value) and issubclass(value, Aggregate) and value is not Aggregate:

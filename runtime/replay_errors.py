@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from ..storage.errors import EventSourcingError
+from ..storage.errors import EventSourcingError, described
 
 
 class ReplaySpeedInvalid(EventSourcingError):
@@ -62,7 +62,7 @@ class ReplayHandlerFailed(EventSourcingError):
     def __init__(self, stream: str, version: int, position: int, event_type: str, error: Exception) -> None:
         super().__init__(
             f"The replay ended at event {event_type!r} of {stream!r} (version {version}, position {position}), on "
-            f"which what it is replayed into raised {type(error).__name__}: {error}. Mend it and make another replay."
+            f"which what it is replayed into raised {described(error)}. Mend it and make another replay."
         )
         self.stream = stream
         self.version = version

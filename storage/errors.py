@@ -9,6 +9,14 @@ class EventSourcingError(Exception):
     code: ClassVar[str] = "event_sourcing_error"
 
 
+def described(error: BaseException) -> str:
+    """The class of an error and what it says: "ValueError: no such account". Of any: one may fail to say anything."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception as fault:
+        return f"{type(error).__name__}, whose text cannot be had because of {type(fault).__name__}"
+
+
 class StoreError(EventSourcingError):
     """Something about the store at `path`."""
 

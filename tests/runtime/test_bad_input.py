@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from bank_domain import Account, Break, Deposit, Grow, Grown, Note, Poison, ReturnNonsense
+from bank_domain import Account, Break, Deposit, Deposited, Grow, Grown, Note, Poison, ReturnNonsense
 
 from eventsrc import (
     Aggregate,
@@ -104,6 +104,45 @@ async def test_a_handler_that_raises_fails_its_command_and_not_the_actor(
         assert isinstance(caught.value.__cause__, ZeroDivisionError)
         await works(runtime)
     assert any("handler failed" in record.message for record in caplog.records)
+
+
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@command
+class Hush:
+    later: bool
+
+
+class Mute(Aggregate):
+    balance: int = 0
+
+    @handles
+    async def hush(self, command: Hush) -> Deposited:
+        if command.later:
+            await trio.lowlevel.checkpoint()
+        raise Speechless
+
+    @handles
+    def deposit(self, command: Deposit) -> Deposited:
+        return Deposited(command.amount)
+
+    @applies
+    def deposited(self, event: Deposited) -> None:
+        self.balance += event.amount
+
+
+@pytest.mark.parametrize("later", [False, True])
+async def test_an_exception_without_a_text_is_one_like_any_other(store: Store, later: bool) -> None:
+    async with Runtime.open(store, aggregates=[Mute]) as runtime:
+        mute = runtime.actor(Mute, "ann")
+        answers = await mute.ask_many([Deposit(1), Hush(later), Deposit(2)])
+        assert [type(answer) for answer in answers] == [Receipt, HandlerFailed, Receipt]
+        with pytest.raises(HandlerFailed, match="raised Speechless, whose text cannot be had because of RuntimeError"):
+            await mute.ask(Hush(later))
+        assert (await mute.state()).balance == 3
 
 
 async def test_an_applier_that_raises_on_a_new_event_stores_nothing_and_the_state_is_loaded_again(

@@ -33,7 +33,8 @@ from eventsrc import (
     starting_with,
 )
 from eventsrc.actors.projector import Projector
-from eventsrc.storage.control import CONTROL_FOLDER, ControlBoard
+from eventsrc.storage.control import ControlBoard
+from eventsrc.storage.folder import CONTROL_FOLDER
 from eventsrc.storage.store import EventStore
 
 # -- what a view holds
