@@ -77,6 +77,18 @@ async def test_the_board_counts_what_the_file_says(week: list[Flight], tmp_path:
     assert sum(row.cancelled for row in rows if row.kind == "airport") == cancelled
 
 
+async def test_a_flight_that_is_in_the_file_twice_is_counted_once(
+    week: list[Flight], console: Console, tmp_path: Path
+) -> None:
+    flights_twice = [flight for flight in week[:20] for _ in range(2)]
+    for is_second in (False, True):
+        outcome = await flights.main(flights_twice, tmp_path / "flights.db", console)
+        assert (outcome.answers.accepted == 0) is is_second
+        assert outcome.answers.duplicates >= outcome.check.events
+        assert outcome.check.events_acknowledged == outcome.check.events > 20
+        assert outcome.check.nothing_is_missing
+
+
 async def test_a_missing_event_is_found(tmp_path: Path) -> None:
     answers = Answers()
     async with Runtime.open(tmp_path / "flights.db", aggregates=[Aircraft]) as runtime:
@@ -115,7 +127,10 @@ def test_the_demo_says_so_when_it_is_run_again(tmp_path: Path) -> None:
         for extra in ([], ["--json"])
     )
     assert (first.returncode, first.stderr, second.returncode) == (0, "", 0)
-    assert "Nothing is missing" in first.stdout
+    assert first.stdout.splitlines()[-1].startswith(
+        "Nothing is missing: all 16,692 events of the answers are in the log"
+    )
+    assert first.stdout.endswith("and every aircraft's state counts them.\n"), "no line is broken when piped"
     assert "All of it was in the store" not in first.stdout
     assert "All of it was in the store" in second.stderr
     found = json.loads(second.stdout)
