@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any, Final
 
 import rich.console
@@ -26,6 +27,8 @@ NUMBERS: Final = (
     "given_back_bytes",
     "archived_bytes",
 )
+
+ROWS_PER_TABLE: Final = 1_000
 
 
 def format_time(time_ns: int) -> str:
@@ -70,11 +73,25 @@ def _json_fallback(value: object) -> str:
 
 
 def make_table(*columns: str) -> rich.table.Table:
-    """A table whose columns of numbers are aligned on the right."""
-    table = rich.table.Table()
+    """A table whose columns of numbers are aligned on the right; without lines where it is piped."""
+    table = rich.table.Table() if sys.stdout.isatty() else rich.table.Table(box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold", justify="right" if column in NUMBERS else "left")
     return table
+
+
+def print_tables(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Rows as they come: a table for each `ROWS_PER_TABLE`, as wide as these need be."""
+    console, coming = make_console(), iter(rows)
+    part = list(islice(coming, ROWS_PER_TABLE))
+    if not part:
+        print("none")
+    while part:
+        table = make_table(*columns)
+        for row in part:
+            table.add_row(*row)
+        console.print(table)
+        part = list(islice(coming, ROWS_PER_TABLE))
 
 
 def make_console() -> rich.console.Console:

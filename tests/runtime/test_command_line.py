@@ -1,9 +1,13 @@
 """The command line, as a user calls it."""
 
 import json
+import os
+import pty
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout, suppress
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ import trio
 from bank_domain import Account, Deposit, Withdraw
 
 from eventsrc import Limits, Runtime
+from eventsrc.runtime import output
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +44,20 @@ def eventsrc(*arguments: object, given: str | None = None) -> subprocess.Complet
         check=False,
         timeout=120,
     )
+
+
+def on_a_terminal(*arguments: object) -> str:
+    master, terminal = pty.openpty()
+    with subprocess.Popen([sys.executable, "-m", "eventsrc", *map(str, arguments)], stdout=terminal) as process:
+        os.close(terminal)
+        shown = b""
+        # Reading from a terminal that nobody holds any more is an error on Linux, and its end elsewhere.
+        with suppress(OSError):
+            while content := os.read(master, 4096):
+                shown += content
+    os.close(master)
+    assert process.returncode == 0
+    return shown.decode()
 
 
 def lines(*arguments: object) -> list[Any]:
@@ -74,6 +93,10 @@ def test_events_of_what_is_not_there(store: Path) -> None:
     missing = eventsrc("events", store, "--stream", "account-eve")
     assert (missing.returncode, missing.stdout) == (1, "")
     assert f"no stream 'account-eve' in {store}. Near it: account-bob, account-ann." in missing.stderr
+    mistyped = eventsrc("events", store, "--type", "account.deposit")
+    assert (mistyped.returncode, mistyped.stdout) == (1, "")
+    assert "no event of the type 'account.deposit'" in mistyped.stderr
+    assert "account.deposited" in mistyped.stderr
     for limit in ("0", "-1"):
         refused = eventsrc("events", store, "--limit", limit)
         assert (refused.returncode, refused.stdout) == (2, "")
@@ -88,6 +111,27 @@ def test_events_are_plain_lines_when_piped(store: Path) -> None:
     output = eventsrc("events", store).stdout.splitlines()
     assert len(output) == 6
     assert output[0].split("\t")[2:] == ["account-ann", "1", "account.deposited", '{"amount":100}']
+
+
+def test_tables_are_drawn_on_a_terminal_and_plain_when_piped(store: Path) -> None:
+    piped = eventsrc("streams", store).stdout.splitlines()
+    assert [line.split() for line in piped] == [
+        ["stream", "version", "position"],
+        ["account-ann", "3", "3"],
+        ["account-bob", "3", "6"],
+    ]
+    assert eventsrc("streams", store, "--category", "other").stdout == "none\n"
+    for command in ("streams", "events"):
+        assert "account-ann │" in on_a_terminal(command, store)
+
+
+def test_many_events_come_in_several_tables(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "ROWS_PER_TABLE", 4)
+    printed = StringIO()
+    with redirect_stdout(printed):
+        output.print_tables(["number"], ([f"{number}"] for number in range(9)))
+    assert [line.strip() for line in printed.getvalue().splitlines() if "number" not in line] == list("012345678")
+    assert printed.getvalue().count("number") == 3
 
 
 def test_show_a_stream_as_it_is_and_as_it_was(store: Path) -> None:
