@@ -39,6 +39,11 @@ def test_the_example_of_sagas_runs_as_it_stands(tmp_path: Path) -> None:
     assert run_example(2, tmp_path).splitlines() == ["completed paid 200", "Rejected: no seats left 1"]
 
 
+def test_the_examples_may_be_run_again_and_one_after_another_in_the_same_folder(tmp_path: Path) -> None:
+    first, again = ([run_example(number, tmp_path) for number in range(len(EXAMPLES))] for _ in range(2))
+    assert again[-1] == first[-1] == "completed paid 200\nRejected: no seats left 1\n", "sagas are known by their keys"
+
+
 def test_every_file_of_the_reading_order_exists() -> None:
     text = README.read_text(encoding="utf-8")
     reading_order = text[text.index("## Reading order") : text.index("## What is promised")]
