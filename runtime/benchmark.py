@@ -10,13 +10,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 import attrs
+import lmdb
 import rich.console
 import rich.table
 import trio
 
+from ..storage.errors import EventSourcingError
 from . import history_measurements as history
 from . import measurements
 from . import saga_measurements as sagas
@@ -24,6 +26,19 @@ from . import view_measurements as views
 from .output import make_console
 
 T = TypeVar("T")
+
+
+class PlaceUnusable(EventSourcingError):
+    """The benchmark cannot write to the folder that it is to measure in."""
+
+    code: ClassVar[str] = "place_unusable"
+
+    def __init__(self, path: Path, cause: Exception) -> None:
+        super().__init__(
+            f"The benchmark cannot write to {path} ({cause}). Name a folder on the disk to measure with --path, with "
+            "room for some gigabytes."
+        )
+        self.path = path
 
 
 @attrs.define
@@ -361,13 +376,17 @@ def run(argv: Sequence[str]) -> int:
         parser.error(f"--path {options.path}: there is no such folder")
     console = rich.console.Console(stderr=options.json)
     chosen = QUICK if options.quick else LARGE if options.large else FULL
-    with (
-        tempfile.TemporaryDirectory(prefix="eventsrc-bench-", dir=options.path or Path.cwd()) as folder,
-        console.status("measuring") as status,
-    ):
-        gc.set_threshold(*COLLECTOR_THRESHOLDS)
-        benchmark = Benchmark(Path(folder), chosen, lambda row: status.update(f"measured {row.name}"))
-        benchmark.run()
+    place = options.path or Path.cwd()
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="eventsrc-bench-", dir=place) as folder,
+            console.status("measuring") as status,
+        ):
+            gc.set_threshold(*COLLECTOR_THRESHOLDS)
+            benchmark = Benchmark(Path(folder), chosen, lambda row: status.update(f"measured {row.name}"))
+            benchmark.run()
+    except (OSError, lmdb.Error) as error:
+        raise PlaceUnusable(place, error) from error
     if options.json:
         print(
             json.dumps({"machine": machine(benchmark.fsync_seconds), "rows": [row.as_data() for row in benchmark.rows]})

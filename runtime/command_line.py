@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from importlib.metadata import version
 from typing import Final
 
 from ..storage.errors import EventSourcingError
@@ -87,8 +88,9 @@ def _guarded(work: Callable[[], int]) -> int:
         errors, rest = (None, None) if rest is None else rest.split(EventSourcingError)
         if rest is not None:
             raise
-        for leaf in _leaves(errors):
-            print(f"eventsrc: {leaf}", file=sys.stderr)
+        # What a hundred commands were told at once is said once.
+        for said in dict.fromkeys(str(leaf) for leaf in _leaves(errors)):
+            print(f"eventsrc: {said}", file=sys.stderr)
         return EXIT_INTERRUPTED if interrupts is not None else EXIT_ERROR
 
 
@@ -104,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="eventsrc", description="Event sourcing with actors on LMDB.", epilog="eventsrc COMMAND --help tells more."
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('eventsrc')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser("demo", help="run a demo: eventsrc demo [NAME]")
     commands.add_parser("bench", help="measure on this disk")

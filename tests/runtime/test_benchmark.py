@@ -1,9 +1,17 @@
 """The benchmark runs and prints what it promises; no figure is judged here, machines are shared and noisy."""
 
+import gc
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import lmdb
+import pytest
+
+from eventsrc.runtime import command_line
+from eventsrc.runtime.benchmark import Benchmark
 
 ROWS = {
     "raw_lmdb_1",
@@ -88,3 +96,20 @@ def test_the_quick_benchmark_prints_one_object_with_its_rows(tmp_path: Path) -> 
         if "ratio_to" in row:
             assert row["ratio_to"] in names
     assert not list(tmp_path.iterdir()), "the benchmark cleans up after itself"
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), lmdb.DiskError("No space left on device")])
+def test_a_disk_that_cannot_be_measured_is_one_line_of_error(
+    tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(self: Benchmark) -> None:
+        raise error
+
+    monkeypatch.setattr(Benchmark, "run", fail)
+    for module, name in ((gc, "set_threshold"), (signal, "signal")):  # of this process nothing is to change
+        monkeypatch.setattr(module, name, lambda *_: None)
+    assert command_line.bench_main(["--quick", "--path", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"eventsrc: The benchmark cannot write to {tmp_path} ({error}). Name a folder")
+    assert len(said.splitlines()) == 1
+    assert not list(tmp_path.iterdir())

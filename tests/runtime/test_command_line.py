@@ -3,10 +3,12 @@
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 import time
 from contextlib import redirect_stdout, suppress
+from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,8 @@ import pytest
 import trio
 from bank_domain import Account, Deposit, Withdraw
 
-from eventsrc import Limits, Runtime
-from eventsrc.runtime import output
+from eventsrc import Limits, Runtime, StoreFull
+from eventsrc.runtime import command_line, output
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +201,27 @@ def test_the_demos_are_listed() -> None:
     assert "flights" in output
     rows = [json.loads(line) for line in eventsrc("demo", "--json").stdout.splitlines()]
     assert [row["name"] for row in rows] == ["bank", "flights", "orders"]
+
+
+def test_what_many_commands_were_told_at_once_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(argv: object) -> int:
+        nested = ExceptionGroup("", [StoreFull("bank.db", "no room"), StoreFull("other.db", "no room")])
+        raise ExceptionGroup("", [nested, StoreFull("bank.db", "no room")])
+
+    monkeypatch.setattr(command_line.benchmark, "run", fail)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # of this process nothing is to change
+    assert command_line.bench_main([]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split("(")[0] for line in said] == [
+        "eventsrc: No room to write to the store bank.db ",
+        "eventsrc: No room to write to the store other.db ",
+    ]
+
+
+def test_the_version() -> None:
+    assert eventsrc("--version").stdout == f"eventsrc {version('eventsrc')}\n"
 
 
 def test_the_installed_names() -> None:
