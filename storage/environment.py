@@ -57,6 +57,10 @@ MAP_GROWTHS_MAX: Final = 24
 """Doublings tried for one transaction before the error is passed on."""
 COMMIT_TIME_DRIFT: Final = 1.02
 """By how much the estimate of the disk's time grows with each commit that took longer."""
+NO_RIGHT_TO_READ: Final = (
+    "cannot be read without the right to write to its folder, where LMDB notes its readers. Copy it to a folder of "
+    "your own and read that; `eventsrc verify` needs no such right"
+)
 TABLES: Final = (
     "meta",
     "log",
@@ -357,7 +361,8 @@ def _open_lmdb(path: str, map_size_bytes: int, *, create: bool, read_only: bool,
     except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError, lmdb.PageNotFoundError) as error:
         raise StoreFormatUnknown(path, f"{path} holds no LMDB data of a known version ({error}).") from error
     except lmdb.ReadonlyError as error:
-        raise StoreReadOnly(path, f"The store {path} cannot be written ({error}).") from error
+        reason = NO_RIGHT_TO_READ if read_only else "cannot be written"
+        raise StoreReadOnly(path, f"The store {path} {reason} ({error}).") from error
     except lmdb.Error as error:
         raise _open_error(path, error, map_size_bytes) from error
 
