@@ -226,9 +226,16 @@ def test_the_version() -> None:
 
 def test_the_installed_names() -> None:
     scripts = Path(sys.executable).parent
-    for name in ("eventsrc", "es", "eventsrc-demo", "eventsrc-bench", "es-bench"):
+    for name, command in (
+        ("eventsrc", "eventsrc [-h]"),
+        ("es", "eventsrc [-h]"),
+        ("eventsrc-demo", "eventsrc demo [-h]"),
+        ("eventsrc-bench", "eventsrc bench [-h]"),
+        ("es-bench", "eventsrc bench [-h]"),
+    ):
         result = subprocess.run([scripts / name, "--help"], capture_output=True, text=True, check=False, timeout=60)
         assert result.returncode == 0, f"{name}: {result.stderr}"
+        assert result.stdout.startswith(f"usage: {command}"), name
 
 
 # -- the past
