@@ -75,6 +75,10 @@ def bench_main(argv: Sequence[str] | None = None) -> int:
 def _guarded(work: Callable[[], int]) -> int:
     # A reader that closes the pipe (`eventsrc events PATH | head`) ends the command quietly, as it ends others.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    # To be ended is to be interrupted: stores are closed, and temporary ones removed. A shell's job in the background
+    # may ignore interrupts, and ends as it did.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         return work()
     except EventSourcingError as error:

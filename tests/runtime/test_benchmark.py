@@ -113,3 +113,15 @@ def test_a_disk_that_cannot_be_measured_is_one_line_of_error(
     assert said.startswith(f"eventsrc: The benchmark cannot write to {tmp_path} ({error}). Name a folder")
     assert len(said.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_that_is_ended_leaves_nothing_behind(tmp_path: Path, number: int) -> None:
+    command = [sys.executable, "-m", "eventsrc", "bench", "--quick", "--path", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        while not list(tmp_path.glob("*/single/data.mdb")):
+            assert process.poll() is None
+        process.send_signal(number)
+        printed, _ = process.communicate(timeout=60)
+    assert (process.returncode, printed) == (130, "")
+    assert not list(tmp_path.iterdir())

@@ -220,6 +220,19 @@ def test_what_many_commands_were_told_at_once_is_one_line(
     ]
 
 
+@pytest.mark.parametrize(("sent", "ignored", "code"), [(2, 0, 130), (15, 0, 130), (15, 2, -15)])
+def test_it_ends_when_it_is_told_to(store: Path, sent: int, ignored: int, code: int) -> None:
+    command = [sys.executable, "-m", "eventsrc", "events", str(store), "--follow"]
+    if ignored:
+        command = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *command]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("1\t")
+        process.send_signal(sent)
+        _, told = process.communicate(timeout=60)
+    assert (process.returncode, told) == (code, "")
+
+
 def test_the_version() -> None:
     assert eventsrc("--version").stdout == f"eventsrc {version('eventsrc')}\n"
 
