@@ -79,6 +79,7 @@ def _guarded(work: Callable[[], int]) -> int:
     # may ignore interrupts, and ends as it did.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    output.escape_what_cannot_be_printed()
     try:
         return work()
     except EventSourcingError as error:

@@ -1,6 +1,7 @@
 """How the command line prints: tables for people, one JSON object a line for programs."""
 
 import base64
+import io
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,7 +44,7 @@ def utc_time(time_ns: int) -> datetime:
 
 def compact_json(data: object) -> str:
     """JSON for people, in one line and without spaces."""
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":"), default=_json_fallback)
+    return json.dumps(data, ensure_ascii=not _takes_all(), separators=(",", ":"), default=_json_fallback)
 
 
 def print_json(data: object) -> None:
@@ -60,7 +61,18 @@ def print_json_with(data: Mapping[str, Any], name: str, items: Iterable[object])
 
 
 def _json(data: object) -> str:
-    return json.dumps(data, ensure_ascii=False, default=_json_fallback)
+    return json.dumps(data, ensure_ascii=not _takes_all(), default=_json_fallback)
+
+
+def escape_what_cannot_be_printed() -> None:
+    """Where standard output is not UTF-8, escape the characters that it lacks, in place of an error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _takes_all() -> bool:
+    """Whether standard output takes any character."""
+    return (sys.stdout.encoding or "").lower().startswith("utf")
 
 
 def _json_fallback(value: object) -> str:

@@ -136,6 +136,26 @@ def test_many_events_come_in_several_tables(store: Path, monkeypatch: pytest.Mon
     assert printed.getvalue().count("number") == 3
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_the_output_cannot_encode_is_escaped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    name, stream = "日本 😀", "account-日本 😀"
+
+    async def fill() -> None:
+        async with Runtime.open(tmp_path, aggregates=[Account]) as runtime:
+            await runtime.actor(Account, name).ask(Deposit(1), metadata={"by": name})
+
+    trio.run(fill)
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    for command in (("streams",), ("events",), ("show", stream)):
+        printed = eventsrc(command[0], tmp_path, *command[1:])
+        assert (printed.returncode, printed.stderr) == (0, "")
+        assert (stream if encoding == "utf-8" else r"account-\u65e5\u672c \U0001f600") in printed.stdout
+    (event,) = lines("events", tmp_path)
+    assert (event["stream"], event["metadata"]) == (stream, {"by": name})
+
+
 def test_show_a_stream_as_it_is_and_as_it_was(store: Path) -> None:
     (now,) = lines("show", store, "account-ann")
     assert (now["version"], len(now["events"])) == (3, 3)
