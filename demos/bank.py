@@ -107,7 +107,7 @@ async def main(store: Path) -> dict[str, Any]:
         print(f"deposited 100            version {receipt.version}, position {receipt.position}")
 
         receipt = await ann.ask(Withdraw(30), idempotency_key="rent-march")
-        print(f"withdrew 30              version {receipt.version}, position {receipt.position}")
+        print(f"withdrew 30              version {receipt.version}, duplicate: {receipt.duplicate}")
 
         # The answer got lost on its way, say, so the client sends the same command again: it takes effect once.
         receipt = await ann.ask(Withdraw(30), idempotency_key="rent-march")

@@ -8,11 +8,13 @@ while the events come in.
 
 import argparse
 import json
+import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import attrs
 import trio
@@ -26,6 +28,9 @@ from .flights_check import Check, check_nothing_is_missing
 from .flights_data import SAMPLE, DataInvalid, Flight, read_flights
 from .flights_domain import Aircraft
 from .flights_feed import Answers, send_flights
+
+WIDTH_PIPED: Final = 200
+"""Lines are not broken at the width of a terminal that is not there."""
 
 
 @attrs.frozen
@@ -73,7 +78,8 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--store", type=Path, metavar="PATH", help="keep the store here (default: a temporary folder)")
     parser.add_argument("--json", action="store_true", help="print what came of it; the story goes to standard error")
     arguments = parser.parse_args(argv)
-    console = Console(highlight=False, stderr=arguments.json)
+    terminal = sys.stderr if arguments.json else sys.stdout
+    console = Console(highlight=False, file=terminal, width=None if terminal.isatty() else WIDTH_PIPED)
     try:
         flights = read_flights(arguments.data)
     except (OSError, DataInvalid) as error:

@@ -66,8 +66,8 @@ def read_flights(path: Path) -> list[Flight]:
         rows = csv.reader(file)
         try:
             places = _places(next(rows, []))
-            flights = [_flight([row[place] for place in places]) for row in rows]
-        except (ValueError, IndexError, OverflowError, csv.Error, EOFError, zlib.error) as error:
+            flights = [_flight(_values(row, places)) for row in rows if row]
+        except (ValueError, OverflowError, csv.Error, EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise DataInvalid(f"{path}, line {rows.line_num}: {error}") from error
     flights.sort(key=lambda flight: flight.scheduled)
     return flights
@@ -92,6 +92,12 @@ def _places(header: list[str]) -> list[int]:
     if missing:
         raise ValueError(f"there is no column {', '.join(missing)}")
     return [header.index(column) for column in _COLUMNS]
+
+
+def _values(row: list[str], places: list[int]) -> list[str]:
+    if len(row) <= max(places):
+        raise ValueError(f"the row has {len(row)} values, too few for its columns")
+    return [row[place] for place in places]
 
 
 def _take(waiting: dict[date, list[Step]], days: list[date]) -> Iterator[tuple[date, list[Step]]]:

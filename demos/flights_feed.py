@@ -32,11 +32,12 @@ class Answers:
     reasons: Counter[str] = attrs.field(factory=Counter)
     """How many commands were rejected, by the domain's words."""
     events: Counter[str] = attrs.field(factory=Counter)
-    """How many events the receipts of each stream had."""
+    """How many different events the receipts of each stream had."""
     versions: dict[str, int] = attrs.field(factory=dict)
     """The highest version in the receipts of each stream."""
     seconds: float = 0.0
     """From the first command to the last answer."""
+    _positions: set[int] = attrs.field(factory=set, init=False, repr=False)
 
     @property
     def rejected(self) -> int:
@@ -54,7 +55,10 @@ class Answers:
             self.duplicates += 1
         else:
             self.accepted += 1
-        self.events[receipt.stream] += len(receipt.events)
+        # A flight that is in the file twice is answered twice with the same events.
+        if receipt.position not in self._positions:
+            self._positions.add(receipt.position)
+            self.events[receipt.stream] += len(receipt.events)
         self.versions[receipt.stream] = max(receipt.version, self.versions.get(receipt.stream, 0))
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from importlib.metadata import version
 from typing import Final
 
 from ..storage.errors import EventSourcingError
@@ -74,6 +75,11 @@ def bench_main(argv: Sequence[str] | None = None) -> int:
 def _guarded(work: Callable[[], int]) -> int:
     # A reader that closes the pipe (`eventsrc events PATH | head`) ends the command quietly, as it ends others.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    # To be ended is to be interrupted: stores are closed, and temporary ones removed. A shell's job in the background
+    # may ignore interrupts, and ends as it did.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    output.escape_what_cannot_be_printed()
     try:
         return work()
     except EventSourcingError as error:
@@ -87,8 +93,9 @@ def _guarded(work: Callable[[], int]) -> int:
         errors, rest = (None, None) if rest is None else rest.split(EventSourcingError)
         if rest is not None:
             raise
-        for leaf in _leaves(errors):
-            print(f"eventsrc: {leaf}", file=sys.stderr)
+        # What a hundred commands were told at once is said once.
+        for said in dict.fromkeys(str(leaf) for leaf in _leaves(errors)):
+            print(f"eventsrc: {said}", file=sys.stderr)
         return EXIT_INTERRUPTED if interrupts is not None else EXIT_ERROR
 
 
@@ -104,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="eventsrc", description="Event sourcing with actors on LMDB.", epilog="eventsrc COMMAND --help tells more."
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('eventsrc')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser("demo", help="run a demo: eventsrc demo [NAME]")
     commands.add_parser("bench", help="measure on this disk")

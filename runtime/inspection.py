@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import islice
 from typing import Any, Final
 
 import attrs
@@ -14,8 +15,8 @@ from ..storage.event_query import EventQuery
 from ..storage.query import find_events, find_streams, position_at
 from ..storage.reader import LogReader
 from ..storage.record import StoredEvent
-from .known_names import check_stream
-from .output import compact_json, format_time, make_console, make_table, print_json
+from .known_names import check_stream, check_types
+from .output import compact_json, format_time, print_json, print_tables
 
 FOLLOW_INTERVAL_SECONDS: Final = 0.05
 EVENT_COLUMNS: Final = ("position", "time", "stream", "version", "type", "payload")
@@ -29,32 +30,26 @@ def print_streams(options: argparse.Namespace) -> int:
             for head in heads:
                 print_json({"stream": head.stream, "version": head.version, "position": head.position})
             return 0
-        table = make_table("stream", "version", "position")
-        for head in heads:
-            table.add_row(head.stream, f"{head.version}", f"{head.position}")
-        make_console().print(table)
+        rows = ((head.stream, f"{head.version}", f"{head.position}") for head in heads)
+        print_tables(("stream", "version", "position"), rows)
     return 0
 
 
 def print_events(options: argparse.Namespace) -> int:
     """`eventsrc events PATH`."""
     with closing(LogReader.open(options.path)) as log:
-        # One that is followed may be still to come.
-        if options.stream is not None and not options.follow:
-            check_stream(log, options.stream)
-        found = _followed(log, options) if options.follow else _found(log, options, options.after)
+        # What is followed may be still to come.
+        if not options.follow:
+            if options.stream is not None:
+                check_stream(log, options.stream)
+            check_types(log, options.types or ())
+        everything = _followed(log, options) if options.follow else _found(log, options, options.after)
+        found = islice(everything, options.limit)
         if options.json or options.follow or not sys.stdout.isatty():
-            for number, event in enumerate(found, 1):
+            for event in found:
                 print_event(event, as_json=options.json)
-                if number == options.limit:
-                    break
-            return 0
-        table = make_table(*EVENT_COLUMNS)
-        for number, event in enumerate(found, 1):
-            table.add_row(*event_cells(event))
-            if number == options.limit:
-                break
-        make_console().print(table)
+        else:
+            print_tables(EVENT_COLUMNS, (event_cells(event) for event in found))
     return 0
 
 

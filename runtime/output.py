@@ -1,10 +1,12 @@
 """How the command line prints: tables for people, one JSON object a line for programs."""
 
 import base64
+import io
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any, Final
 
 import rich.console
@@ -27,6 +29,8 @@ NUMBERS: Final = (
     "archived_bytes",
 )
 
+ROWS_PER_TABLE: Final = 1_000
+
 
 def format_time(time_ns: int) -> str:
     """UTC in ISO 8601, with microseconds."""
@@ -40,7 +44,7 @@ def utc_time(time_ns: int) -> datetime:
 
 def compact_json(data: object) -> str:
     """JSON for people, in one line and without spaces."""
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":"), default=_json_fallback)
+    return json.dumps(data, ensure_ascii=not _takes_all(), separators=(",", ":"), default=_json_fallback)
 
 
 def print_json(data: object) -> None:
@@ -57,7 +61,18 @@ def print_json_with(data: Mapping[str, Any], name: str, items: Iterable[object])
 
 
 def _json(data: object) -> str:
-    return json.dumps(data, ensure_ascii=False, default=_json_fallback)
+    return json.dumps(data, ensure_ascii=not _takes_all(), default=_json_fallback)
+
+
+def escape_what_cannot_be_printed() -> None:
+    """Where standard output is not UTF-8, escape the characters that it lacks, in place of an error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _takes_all() -> bool:
+    """Whether standard output takes any character."""
+    return (sys.stdout.encoding or "").lower().startswith("utf")
 
 
 def _json_fallback(value: object) -> str:
@@ -70,11 +85,25 @@ def _json_fallback(value: object) -> str:
 
 
 def make_table(*columns: str) -> rich.table.Table:
-    """A table whose columns of numbers are aligned on the right."""
-    table = rich.table.Table()
+    """A table whose columns of numbers are aligned on the right; without lines where it is piped."""
+    table = rich.table.Table() if sys.stdout.isatty() else rich.table.Table(box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold", justify="right" if column in NUMBERS else "left")
     return table
+
+
+def print_tables(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Rows as they come: a table for each `ROWS_PER_TABLE`, as wide as these need be."""
+    console, coming = make_console(), iter(rows)
+    part = list(islice(coming, ROWS_PER_TABLE))
+    if not part:
+        print("none")
+    while part:
+        table = make_table(*columns)
+        for row in part:
+            table.add_row(*row)
+        console.print(table)
+        part = list(islice(coming, ROWS_PER_TABLE))
 
 
 def make_console() -> rich.console.Console:

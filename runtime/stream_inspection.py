@@ -3,8 +3,7 @@
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from itertools import islice
-from typing import Any, Final
+from typing import Any
 
 import trio
 
@@ -17,10 +16,7 @@ from .domain_modules import aggregate_of
 from .history import check_version, find_snapshot, position_of, state_at
 from .inspection import EVENT_COLUMNS, event_cells, event_data
 from .known_names import check_stream
-from .output import compact_json, format_time, make_console, make_table, print_json_with, utc_time
-
-ROWS_PER_TABLE: Final = 1_000
-"""Events of a long stream come in several tables, each as wide as its own need be."""
+from .output import compact_json, format_time, make_console, print_json_with, print_tables, utc_time
 
 
 def print_stream(options: argparse.Namespace) -> int:
@@ -81,12 +77,13 @@ def _print(data: dict[str, Any], events: Iterator[StoredEvent]) -> None:
     if "state" in data:
         said = "deleted; state: " if data["is_deleted"] else "state: "
         console.print(said + compact_json(data["state"]), highlight=False, markup=False)
-    while rows := list(islice(events, ROWS_PER_TABLE)):
-        table = make_table("version", *(column for column in EVENT_COLUMNS if column not in ("stream", "version")))
-        for event in rows:
-            position, when, _, version, name, payload = event_cells(event)
-            table.add_row(version, position, when, name, payload)
-        console.print(table)
+    columns = ("version", *(column for column in EVENT_COLUMNS if column not in ("stream", "version")))
+    print_tables(columns, (_cells(event) for event in events))
+
+
+def _cells(event: StoredEvent) -> tuple[str, ...]:
+    position, when, _, version, name, payload = event_cells(event)
+    return version, position, when, name, payload
 
 
 def _snapshot_data(snapshot: Snapshot) -> dict[str, Any]:

@@ -166,7 +166,7 @@ def permission_error(folder: Path, *, read_only: bool) -> StoreError:
     if not os.access(folder / DATA_FILE, os.R_OK):
         return _folder_error(str(folder), PermissionError(errno.EACCES, f"{DATA_FILE} may not be read"))
     if read_only:
-        what, advice = f"its {LOCK_FILE}, in which LMDB notes who reads", "read a copy"
+        what, advice = f"its {LOCK_FILE}, in which LMDB notes who reads", "read a copy (`eventsrc verify` needs none)"
     else:
         what, advice = f"its {DATA_FILE} and {LOCK_FILE}", 'open it with role="reader"'
     return StoreReadOnly(

@@ -82,10 +82,14 @@ def verify_apart(
         findings_max: it ends after so many.
 
     Raises:
-        VerificationImpossible: there is no store at `path`, or it is one of another format.
+        VerificationImpossible: there is no store at `path`, it is one of another format, or it may not be read.
 
     """
-    findings = verify_pages(path)
+    try:
+        findings = verify_pages(path)
+    except OSError as error:
+        said = f"The store {os.fspath(path)} cannot be read ({error.strerror}). Verify it as a user who may read it."
+        raise VerificationImpossible(os.fspath(path), said) from error
     if any(finding.table != ARCHIVE_PAGES for finding in findings):
         return Report(findings, None, is_complete=False)
     archive_damage = "; ".join(finding.problem for finding in findings)

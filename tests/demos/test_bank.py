@@ -26,6 +26,14 @@ def test_a_retry_counts_once_and_the_state_is_there_after_reopening(
     ]
 
 
+def test_on_the_same_store_again_the_withdrawal_is_said_to_be_a_duplicate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for duplicate in (False, True):
+        assert bank.run(["--store", str(tmp_path / "bank.db")]) == 0
+        assert f"withdrew 30              version 2, duplicate: {duplicate}" in capsys.readouterr().out
+
+
 def test_the_demo_runs_from_the_command_line_and_prints_nothing_but_its_story(tmp_path: Path) -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "eventsrc", "demo", "bank"],

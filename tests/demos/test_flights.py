@@ -1,5 +1,6 @@
 """The flights demo: what was answered is in the store, and a second run adds nothing."""
 
+import gzip
 import io
 import json
 import subprocess
@@ -77,6 +78,18 @@ async def test_the_board_counts_what_the_file_says(week: list[Flight], tmp_path:
     assert sum(row.cancelled for row in rows if row.kind == "airport") == cancelled
 
 
+async def test_a_flight_that_is_in_the_file_twice_is_counted_once(
+    week: list[Flight], console: Console, tmp_path: Path
+) -> None:
+    flights_twice = [flight for flight in week[:20] for _ in range(2)]
+    for is_second in (False, True):
+        outcome = await flights.main(flights_twice, tmp_path / "flights.db", console)
+        assert (outcome.answers.accepted == 0) is is_second
+        assert outcome.answers.duplicates >= outcome.check.events
+        assert outcome.check.events_acknowledged == outcome.check.events > 20
+        assert outcome.check.nothing_is_missing
+
+
 async def test_a_missing_event_is_found(tmp_path: Path) -> None:
     answers = Answers()
     async with Runtime.open(tmp_path / "flights.db", aggregates=[Aircraft]) as runtime:
@@ -101,6 +114,15 @@ async def test_a_diverted_flight_is_closed_when_its_aircraft_departs_a_day_later
     assert (state.departed_count, state.arrived_count, state.lost_count, state.airport) == (3, 1, 1, "IAH")
 
 
+def test_another_file_may_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with gzip.open(SAMPLE, "rt") as file:
+        header, first, second = next(file), next(file), next(file)
+    (tmp_path / "two.csv").write_text(header + first + second)
+    assert flights.run(["--data", str(tmp_path / "two.csv"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["commands"], found["accepted"], found["events_added"]) == (6, 6, 6)
+
+
 def test_a_data_file_that_is_not_there_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         flights.run(["--data", str(tmp_path / "none.csv")])
@@ -115,7 +137,17 @@ def test_the_demo_says_so_when_it_is_run_again(tmp_path: Path) -> None:
         for extra in ([], ["--json"])
     )
     assert (first.returncode, first.stderr, second.returncode) == (0, "", 0)
-    assert "Nothing is missing" in first.stdout
+    assert first.stdout.splitlines()[-1].startswith(
+        "Nothing is missing: all 16,692 events of the answers are in the log"
+    )
+    assert first.stdout.endswith("and every aircraft's state counts them.\n"), "no line is broken when piped"
+    for told in (
+        "events added      │ 16,692",
+        "commands a second",
+        "The busiest aircraft",
+        "The last events of aircraft-",
+    ):
+        assert told in first.stdout
     assert "All of it was in the store" not in first.stdout
     assert "All of it was in the store" in second.stderr
     found = json.loads(second.stdout)

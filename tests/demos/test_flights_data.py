@@ -109,3 +109,17 @@ def test_a_file_that_was_cut_short_is_refused(tmp_path: Path) -> None:
     cut.write_bytes(gzip.compress(f"{HEADER}\n".encode())[:-8])
     with pytest.raises(DataInvalid, match="end-of-stream"):
         read_flights(cut)
+
+
+def test_a_file_that_is_not_packed_is_named(tmp_path: Path) -> None:
+    plain = tmp_path / "plain.csv.gz"
+    plain.write_text(f"{HEADER}\n")
+    with pytest.raises(DataInvalid, match=r"plain\.csv\.gz, line 0: Not a gzipped file"):
+        read_flights(plain)
+
+
+def test_a_row_that_is_too_short_is_named_by_its_line_and_an_empty_line_is_none(tmp_path: Path) -> None:
+    whole = "2013,1,1,515,517,2,819,830,11,UA,1545,N14228,EWR,IAH"
+    assert len(read(tmp_path, f"{whole}\n\n")) == 1
+    with pytest.raises(DataInvalid, match=r"flights\.csv, line 4: the row has 3 values, too few for its columns"):
+        read(tmp_path, f"{whole}\n\n2013,1,1")

@@ -1,9 +1,15 @@
 """The command line, as a user calls it."""
 
 import json
+import os
+import pty
+import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout, suppress
+from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +17,8 @@ import pytest
 import trio
 from bank_domain import Account, Deposit, Withdraw
 
-from eventsrc import Limits, Runtime
+from eventsrc import Limits, Runtime, StoreFull
+from eventsrc.runtime import command_line, output
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +46,20 @@ def eventsrc(*arguments: object, given: str | None = None) -> subprocess.Complet
         check=False,
         timeout=120,
     )
+
+
+def on_a_terminal(*arguments: object) -> str:
+    master, terminal = pty.openpty()
+    with subprocess.Popen([sys.executable, "-m", "eventsrc", *map(str, arguments)], stdout=terminal) as process:
+        os.close(terminal)
+        shown = b""
+        # Reading from a terminal that nobody holds any more is an error on Linux, and its end elsewhere.
+        with suppress(OSError):
+            while content := os.read(master, 4096):
+                shown += content
+    os.close(master)
+    assert process.returncode == 0
+    return shown.decode()
 
 
 def lines(*arguments: object) -> list[Any]:
@@ -74,6 +95,10 @@ def test_events_of_what_is_not_there(store: Path) -> None:
     missing = eventsrc("events", store, "--stream", "account-eve")
     assert (missing.returncode, missing.stdout) == (1, "")
     assert f"no stream 'account-eve' in {store}. Near it: account-bob, account-ann." in missing.stderr
+    mistyped = eventsrc("events", store, "--type", "account.deposit")
+    assert (mistyped.returncode, mistyped.stdout) == (1, "")
+    assert "no event of the type 'account.deposit'" in mistyped.stderr
+    assert "account.deposited" in mistyped.stderr
     for limit in ("0", "-1"):
         refused = eventsrc("events", store, "--limit", limit)
         assert (refused.returncode, refused.stdout) == (2, "")
@@ -88,6 +113,47 @@ def test_events_are_plain_lines_when_piped(store: Path) -> None:
     output = eventsrc("events", store).stdout.splitlines()
     assert len(output) == 6
     assert output[0].split("\t")[2:] == ["account-ann", "1", "account.deposited", '{"amount":100}']
+
+
+def test_tables_are_drawn_on_a_terminal_and_plain_when_piped(store: Path) -> None:
+    piped = eventsrc("streams", store).stdout.splitlines()
+    assert [line.split() for line in piped] == [
+        ["stream", "version", "position"],
+        ["account-ann", "3", "3"],
+        ["account-bob", "3", "6"],
+    ]
+    assert eventsrc("streams", store, "--category", "other").stdout == "none\n"
+    for command in ("streams", "events"):
+        assert "account-ann │" in on_a_terminal(command, store)
+
+
+def test_many_events_come_in_several_tables(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "ROWS_PER_TABLE", 4)
+    printed = StringIO()
+    with redirect_stdout(printed):
+        output.print_tables(["number"], ([f"{number}"] for number in range(9)))
+    assert [line.strip() for line in printed.getvalue().splitlines() if "number" not in line] == list("012345678")
+    assert printed.getvalue().count("number") == 3
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_the_output_cannot_encode_is_escaped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    name, stream = "日本 😀", "account-日本 😀"
+
+    async def fill() -> None:
+        async with Runtime.open(tmp_path, aggregates=[Account]) as runtime:
+            await runtime.actor(Account, name).ask(Deposit(1), metadata={"by": name})
+
+    trio.run(fill)
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    for command in (("streams",), ("events",), ("show", stream)):
+        printed = eventsrc(command[0], tmp_path, *command[1:])
+        assert (printed.returncode, printed.stderr) == (0, "")
+        assert (stream if encoding == "utf-8" else r"account-\u65e5\u672c \U0001f600") in printed.stdout
+    (event,) = lines("events", tmp_path)
+    assert (event["stream"], event["metadata"]) == (stream, {"by": name})
 
 
 def test_show_a_stream_as_it_is_and_as_it_was(store: Path) -> None:
@@ -157,11 +223,52 @@ def test_the_demos_are_listed() -> None:
     assert [row["name"] for row in rows] == ["bank", "flights", "orders"]
 
 
+def test_what_many_commands_were_told_at_once_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(argv: object) -> int:
+        nested = ExceptionGroup("", [StoreFull("bank.db", "no room"), StoreFull("other.db", "no room")])
+        raise ExceptionGroup("", [nested, StoreFull("bank.db", "no room")])
+
+    monkeypatch.setattr(command_line.benchmark, "run", fail)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # of this process nothing is to change
+    assert command_line.bench_main([]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split("(")[0] for line in said] == [
+        "eventsrc: No room to write to the store bank.db ",
+        "eventsrc: No room to write to the store other.db ",
+    ]
+
+
+@pytest.mark.parametrize(("sent", "ignored", "code"), [(2, 0, 130), (15, 0, 130), (15, 2, -15)])
+def test_it_ends_when_it_is_told_to(store: Path, sent: int, ignored: int, code: int) -> None:
+    command = [sys.executable, "-m", "eventsrc", "events", str(store), "--follow"]
+    if ignored:
+        command = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *command]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("1\t")
+        process.send_signal(sent)
+        _, told = process.communicate(timeout=60)
+    assert (process.returncode, told) == (code, "")
+
+
+def test_the_version() -> None:
+    assert eventsrc("--version").stdout == f"eventsrc {version('eventsrc')}\n"
+
+
 def test_the_installed_names() -> None:
     scripts = Path(sys.executable).parent
-    for name in ("eventsrc", "es", "eventsrc-demo", "eventsrc-bench", "es-bench"):
+    for name, command in (
+        ("eventsrc", "eventsrc [-h]"),
+        ("es", "eventsrc [-h]"),
+        ("eventsrc-demo", "eventsrc demo [-h]"),
+        ("eventsrc-bench", "eventsrc bench [-h]"),
+        ("es-bench", "eventsrc bench [-h]"),
+    ):
         result = subprocess.run([scripts / name, "--help"], capture_output=True, text=True, check=False, timeout=60)
         assert result.returncode == 0, f"{name}: {result.stderr}"
+        assert result.stdout.startswith(f"usage: {command}"), name
 
 
 # -- the past

@@ -1,9 +1,12 @@
 """What the README shows is true."""
 
+import argparse
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+from eventsrc.runtime import command_line
 
 README = Path(__file__).parents[2] / "README.md"
 EXAMPLES = ("commands", "views", "sagas")
@@ -39,6 +42,11 @@ def test_the_example_of_sagas_runs_as_it_stands(tmp_path: Path) -> None:
     assert run_example(2, tmp_path).splitlines() == ["completed paid 200", "Rejected: no seats left 1"]
 
 
+def test_the_examples_may_be_run_again_and_one_after_another_in_the_same_folder(tmp_path: Path) -> None:
+    first, again = ([run_example(number, tmp_path) for number in range(len(EXAMPLES))] for _ in range(2))
+    assert again[-1] == first[-1] == "completed paid 200\nRejected: no seats left 1\n", "sagas are known by their keys"
+
+
 def test_every_file_of_the_reading_order_exists() -> None:
     text = README.read_text(encoding="utf-8")
     reading_order = text[text.index("## Reading order") : text.index("## What is promised")]
@@ -51,4 +59,20 @@ def test_every_file_of_the_reading_order_exists() -> None:
 
 
 def test_there_are_exactly_two_set_up_commands() -> None:
-    assert len(re.findall(r"```sh\n.+?\n```", README.read_text(encoding="utf-8"))) == 2
+    text = README.read_text(encoding="utf-8")
+    assert text.count("```sh\n") == 2
+    run, test = re.findall(r"<!-- set-up: \w+ -->\n```sh\n(.+)\n```\n<!-- end -->", text)
+    venv = "python3 -m venv .venv"
+    assert run.endswith(f"{venv} && .venv/bin/pip install . && .venv/bin/eventsrc demo flights")
+    assert test.endswith(f"{venv} && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest")
+
+
+def test_every_command_of_the_command_line_is_told() -> None:
+    parser = command_line._parser()
+    commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction)).choices
+    text = README.read_text(encoding="utf-8")
+    told = text[text.index("## Command line") : text.index("## Reading order")]
+    names = {name for line in re.findall(r"^    eventsrc (\S+)", told, re.MULTILINE) for name in line.split("|")}
+    assert names == set(commands)
+    for name, command in commands.items():
+        assert name in ("demo", "bench") or "--json" in command._option_string_actions, name

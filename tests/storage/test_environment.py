@@ -59,14 +59,19 @@ def test_a_path_without_a_store_is_not_opened_for_reading(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+def show_the_way_to(folder: Path) -> None:
+    """Let other users reach what is in it."""
+    for parent in (folder, *folder.parents):
+        if parent.stat().st_uid == os.getuid() and parent != Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o055)
+
+
 @pytest.mark.skipif(not IS_ROOT, reason="only root can become a user without rights")
 @pytest.mark.parametrize(("mode", "sub"), [(0o755, "new"), (0o755, "."), (0o700, "."), (0o700, "new")])
 def test_a_folder_that_may_not_be_written(tmp_path: Path, mode: int, sub: str) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
-    for parent in (tmp_path, *tmp_path.parents):
-        if parent.stat().st_uid == os.getuid() and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o055)
+    show_the_way_to(tmp_path)
     folder.chmod(mode)
     ran = run_python(OPEN_AND_TELL, folder / sub, user=NOBODY)
     assert ran.stdout.startswith("StorePathInvalid"), ran
@@ -94,6 +99,22 @@ def test_a_store_of_another_user_says_which_right_is_missing(
     assert words in ran.stdout
     with closing(EventLog(path)) as log:
         assert log.last_position == 10
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root can become a user without rights")
+def test_whoever_may_read_a_store_and_not_write_to_its_folder_is_told_what_to_do(tmp_path: Path) -> None:
+    with closing(EventLog(tmp_path / "store")) as log:
+        fill(log, 3)
+    show_the_way_to(tmp_path / "store")
+    ran = run_python(OPEN_AND_TELL.replace("EventLog", "LogReader.open"), tmp_path / "store", user=NOBODY)
+    assert ran.stdout.startswith("StoreReadOnly"), ran
+    assert "Get the right, or read a copy" in ran.stdout
+    mine = tmp_path / "mine"
+    shutil.copytree(tmp_path / "store", mine)
+    for path in (mine, *mine.iterdir()):
+        os.chown(path, NOBODY, NOBODY)
+    ran = run_python(OPEN_AND_TELL.replace("EventLog", "LogReader.open"), mine, user=NOBODY)
+    assert ran.stdout == "opened 3\n", ran
 
 
 # -- formats

@@ -84,6 +84,15 @@ def test_it_ends_after_so_many_findings_and_says_so(store: Path, capsys: pytest.
     assert "DAMAGED" in capsys.readouterr().out
 
 
+def test_one_that_may_not_be_read(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: object) -> None:
+        raise PermissionError(13, "Permission denied", str(store / "data.mdb"))
+
+    monkeypatch.setattr(verify_apart, "verify_pages", refuse)
+    with pytest.raises(VerificationImpossible, match=r"cannot be read \(Permission denied\)\. Verify it as a user who"):
+        verify_apart.verify_apart(store)
+
+
 def test_there_is_no_store(tmp_path: Path, store: Path) -> None:
     with pytest.raises(VerificationImpossible, match="There is no store"):
         verify_apart.verify_apart(tmp_path / "nothing")
