@@ -1,5 +1,6 @@
 """Steering projections and subscriptions from the command line, of a store that is running and of one that is not."""
 
+import itertools
 import json
 import re
 import sys
@@ -316,8 +317,8 @@ async def test_watching_shows_what_a_running_store_does(tmp_path: Path) -> None:
                 await runtime.actor(Account, name).ask(Deposit(1))
 
         async def importer() -> None:
-            while True:
-                await runtime.actor(Account, "c0").ask_many([Deposit(1)] * 100)
+            for number in itertools.count():  # in turns: one alone would reach Limits.stream_events_max
+                await runtime.actor(Account, f"c{number % 20}").ask_many([Deposit(1)] * 100)
 
         for number in range(20):
             nursery.start_soon(client, f"c{number}")
