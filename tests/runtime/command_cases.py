@@ -1,0 +1,40 @@
+"""Runs commands of `eventsrc` beside a runtime of the test's own."""
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+
+async def eventsrc(*arguments: object) -> tuple[int, str, str]:
+    command = [sys.executable, "-m", "eventsrc", *map(str, arguments)]
+    with trio.fail_after(60):
+        result = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
+    return result.returncode, result.stdout.decode(), result.stderr.decode()
+
+
+async def rows(*arguments: object) -> list[dict[str, Any]]:
+    code, out, error = await eventsrc(*arguments, "--json")
+    assert (code, error) == (0, "")
+    return [json.loads(line) for line in out.splitlines()]
+
+
+async def one(*arguments: object) -> dict[str, Any]:
+    (row,) = await rows(*arguments)
+    return row
+
+
+async def listed(condition: Callable[[list[dict[str, Any]]], bool], *arguments: object) -> list[dict[str, Any]]:
+    """The rows of a command once they are so: a runtime publishes now and then how it is."""
+    with trio.fail_after(60):
+        while not condition(found := await rows(*arguments)):
+            pass
+        return found
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(60):
+        while not condition():
+            await trio.lowlevel.checkpoint()
