@@ -117,7 +117,18 @@ def test_a_disk_that_cannot_be_measured_is_one_line_of_error(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_that_is_ended_leaves_nothing_behind(tmp_path: Path, number: int) -> None:
-    command = [sys.executable, "-m", "eventsrc", "bench", "--quick", "--path", str(tmp_path)]
+    # The tests may be a job in the background, which ignores interrupts.
+    command = [
+        "env",
+        "--default-signal=INT",
+        sys.executable,
+        "-m",
+        "eventsrc",
+        "bench",
+        "--quick",
+        "--path",
+        str(tmp_path),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         while not list(tmp_path.glob("*/single/data.mdb")):
             assert process.poll() is None
