@@ -185,16 +185,12 @@ class TrioFuture(pykka.Future[T]):
     def _wake_all(self) -> None:
         if self._settled is not None:
             self._settled.set()
-        waiters = self._waiters
-        if not waiters:
+        if not self._waiters:
             return
         here = trio.lowlevel.current_trio_token() if trio.lowlevel.in_trio_run() else None
-        if len(waiters) == 1 and here in waiters.values():
-            trio.lowlevel.reschedule(waiters.popitem()[0])
-            return
-        for task, token in list(waiters.items()):
+        for task, token in list(self._waiters.items()):
             if token is here:
-                del waiters[task]
+                del self._waiters[task]
                 trio.lowlevel.reschedule(task)
             else:
                 with contextlib.suppress(trio.RunFinishedError):

@@ -56,13 +56,12 @@ class SessionRows(Generic[R]):
         return row if row is None else self._type.own(row)
 
     def put(self, row: R) -> None:
-        row_type = self._type
-        row_type.check(row)
-        values = row_type.key_values(row)
+        self._type.check(row)
+        values = self._type.key_values(row)
         key = self._encoded(values)
         if key not in self._before:
             self._stored(key, values)
-        self._changed[key] = (row if row_type.is_immutable else row_type.own(row), self._batch.event_index)
+        self._changed[key] = (self._type.own(row), self._batch.event_index)
 
     def delete(self, *key: Any) -> None:
         encoded = self._encoded(key)

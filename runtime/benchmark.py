@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import attrs
 import lmdb
@@ -18,27 +18,14 @@ import rich.console
 import rich.table
 import trio
 
-from ..storage.errors import EventSourcingError
 from . import history_measurements as history
 from . import measurements
 from . import saga_measurements as sagas
 from . import view_measurements as views
+from .errors import PlaceUnusable
 from .output import make_console
 
 T = TypeVar("T")
-
-
-class PlaceUnusable(EventSourcingError):
-    """The benchmark cannot write to the folder that it is to measure in."""
-
-    code: ClassVar[str] = "place_unusable"
-
-    def __init__(self, path: Path, cause: Exception) -> None:
-        super().__init__(
-            f"The benchmark cannot write to {path} ({cause}). Name a folder on the disk to measure with --path, with "
-            "room for some gigabytes."
-        )
-        self.path = path
 
 
 @attrs.define

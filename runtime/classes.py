@@ -10,13 +10,18 @@ from ..actors.saga import Saga
 from ..actors.saga_instance import SagaInstances
 from ..actors.serializer import Serializer
 from ..storage.limits import Limits
+from .arguments import check_limits
 from .errors import TooManyProjections
 
 
 def with_sagas_view(
     projections: Sequence[type[Projection]], sagas: Sequence[type[Saga]], limits: Limits
 ) -> Sequence[type[Projection]]:
-    """The projections, and where there are sagas the runtime's own view of them. Raises `TooManyProjections`."""
+    """The projections, and where there are sagas the runtime's own view of them.
+
+    Raises `TooManyProjections`, `ArgumentInvalid` for what are no limits.
+    """
+    check_limits(limits)
     given, bound = len(projections), limits.projections_max
     if given > bound:
         raise TooManyProjections("Projections of a runtime", given, bound, "Split it, or raise the limit.")
@@ -26,8 +31,8 @@ def with_sagas_view(
 def event_classes(
     aggregates: Sequence[type[Aggregate]], projections: Sequence[type[Projection]], sagas: Sequence[type[Saga]]
 ) -> list[type]:
-    """Every event class that one of these classes names. Raises `DefinitionError` for what is none of them."""
-    for base, classes in ((Aggregate, aggregates), (Projection, projections), (Saga, sagas)):
+    """Every event class that one of these classes names. Raises `DefinitionError` for what is no projection or saga."""
+    for base, classes in ((Projection, projections), (Saga, sagas)):
         for each in classes:
             check_class(each, base)
     followed = [event for projection in projections for event in projection.__eventsrc_projection__.handlers]

@@ -1,6 +1,7 @@
 """The errors of the runtime itself."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from ..actors.receipt import Receipt
@@ -321,5 +322,18 @@ class NoPlaceForProgress(EventSourcingError):
             f"This reader of {path!r} has no folder of its own, so it cannot keep how far a subscription has come. "
             'Open it with Runtime.open(..., role="reader", views="some folder"). Consumers of one name share events '
             "within one runtime; another process has subscriptions, and progress, of its own."
+        )
+        self.path = path
+
+
+class PlaceUnusable(EventSourcingError):
+    """The benchmark cannot write to the folder that it is to measure in."""
+
+    code: ClassVar[str] = "place_unusable"
+
+    def __init__(self, path: Path, cause: Exception) -> None:
+        super().__init__(
+            f"The benchmark cannot write to {path} ({cause}). Name a folder on the disk to measure with --path, with "
+            "room for some gigabytes."
         )
         self.path = path

@@ -33,7 +33,7 @@ from ..storage.memory import MemoryLog
 from ..storage.past import PastLog
 from ..storage.reader import LogReader
 from ..storage.store import EventStore
-from .arguments import check_key, check_limits, checked_timeout
+from .arguments import check_key, checked_timeout
 from .classes import event_classes, types_of, with_sagas_view
 from .consumers import Subscriptions
 from .control import Control
@@ -175,7 +175,6 @@ class Runtime(Reading):
             ShutdownTimeout: on leaving, when mailboxes did not drain in `Limits.shutdown_seconds`.
 
         """
-        check_limits(limits)
         serializer = Serializer(converter)
         projections = with_sagas_view(projections, sagas, limits)
         aggregate_types = types_of(aggregates, serializer)

@@ -62,8 +62,7 @@ class EventLog(LogReader):
 
     def head(self, stream: str) -> StreamHead | None:
         self._environment.check_usable()
-        head = self._heads.get(stream)
-        return head if head is not None or self._knows_all_heads else super().head(stream)
+        return self._known_head(stream)
 
     @property
     def merkle_tree(self) -> Tree:
@@ -247,9 +246,11 @@ class EventLog(LogReader):
         return next((event.position for event in find_events(self, query)), None)
 
     def _head_to_extend(self, stream: str) -> StreamHead | None:
-        head = self._heads.get(stream)
-        if head is None and not self._knows_all_heads:
-            head = super().head(stream)
-            if head is not None:
-                self._heads[stream] = head
+        head = self._known_head(stream)
+        if head is not None:
+            self._heads[stream] = head
         return head
+
+    def _known_head(self, stream: str) -> StreamHead | None:
+        head = self._heads.get(stream)
+        return head if head is not None or self._knows_all_heads else super().head(stream)

@@ -1,8 +1,10 @@
 """Runs commands of `eventsrc` beside a runtime of the test's own."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import trio
@@ -38,3 +40,14 @@ async def until(condition: Callable[[], bool]) -> None:
     with trio.fail_after(60):
         while not condition():
             await trio.lowlevel.checkpoint()
+
+
+def shown_on(master: int) -> str:
+    """All that is written to a terminal until nobody holds it any more."""
+    shown = b""
+    # Reading from a terminal that nobody holds any more is an error on Linux, and its end elsewhere.
+    with suppress(OSError):
+        while content := os.read(master, 4096):
+            shown += content
+    os.close(master)
+    return shown.decode()

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import trio
 from bank_domain import Account, Deposit, Withdraw
+from command_cases import shown_on
 
 from eventsrc import Limits, Runtime, StoreFull
 from eventsrc.runtime import command_line, output
@@ -52,14 +53,9 @@ def on_a_terminal(*arguments: object) -> str:
     master, terminal = pty.openpty()
     with subprocess.Popen([sys.executable, "-m", "eventsrc", *map(str, arguments)], stdout=terminal) as process:
         os.close(terminal)
-        shown = b""
-        # Reading from a terminal that nobody holds any more is an error on Linux, and its end elsewhere.
-        with suppress(OSError):
-            while content := os.read(master, 4096):
-                shown += content
-    os.close(master)
+        shown = shown_on(master)
     assert process.returncode == 0
-    return shown.decode()
+    return shown
 
 
 def lines(*arguments: object) -> list[Any]:
