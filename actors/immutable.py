@@ -14,6 +14,8 @@ _VALUES: Final = frozenset(
     {type(None), bool, int, float, str, bytes, date, datetime, time, timedelta, Decimal, UUID, Ellipsis}
 )
 
+_PLAIN: Final = frozenset({type(None), bool, int, str, bytes})
+
 
 def is_immutable(hint: Any) -> bool:
     """Whether no value of this type can be changed; False wherever that is not sure."""
@@ -25,14 +27,23 @@ def is_immutable(hint: Any) -> bool:
 
 
 def exact_classes(hint: Any) -> frozenset[type]:
-    """The classes whose very instances fit this type and are stored without loss; empty where only trying tells."""
+    """The classes whose very instances fit this type and are stored without loss; empty where only trying tells.
+
+    Of those that fit a Literal, only its `literal_values` do.
+    """
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         parts = [part for part in typing.get_args(hint) if part is not type(None)]
         classes = exact_classes(parts[0]) if len(parts) == 1 else frozenset[type]()
         return classes | {type(None)} if classes else classes
     if isinstance(hint, type) and (hint in _VALUES or issubclass(hint, enum.Enum)):
         return frozenset({hint})
-    return frozenset()
+    return frozenset(map(type, literal_values(hint)))
+
+
+def literal_values(hint: Any) -> frozenset[Any]:
+    """The values of a Literal of plain ones; empty for every other type."""
+    values = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+    return frozenset(values) if all(type(value) in _PLAIN for value in values) else frozenset()
 
 
 def _is_immutable(hint: Any, within: frozenset[Any]) -> bool:

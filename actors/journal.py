@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from pykka._envelope import Envelope
 
 GROUP_EVENTS_MAX: Final = 1_000
-"""Events in one group commit, at most."""
-GROUP_EVENTS_MIN: Final = 16
-DISK_SHARE_SECONDS: Final = 20e-6
-"""A group is as large as it takes to bring the disk's share of each event down to this. The interpreter takes as much
+"""Events in one group commit, at most; a single write may have more. It gives as many answers, at most."""
+GROUP_ANSWERS_MIN: Final = 16
+DISK_SHARE_SECONDS: Final = 15e-6
+"""A group is as large as it takes to bring the disk's share of each answer down to this. The interpreter takes as much
 at the same time, so a larger one would only make its first answers wait."""
 
 T = TypeVar("T")
@@ -57,6 +57,8 @@ class Write(msgspec.Struct, frozen=True, gc=False):
     appends: Sequence[StreamAppend]
     idempotency: Sequence[IdempotencyEntry]
     event_count: int
+    answer_count: int
+    """How many answers leave with it."""
     lane: Lane
     settle: Callable[[Appended | EventSourcingError], None]
     conditions: Sequence[EventQuery] = ()
@@ -97,10 +99,34 @@ class Journal(Protocol):
         """Where writes wait while a view is too far behind."""
 
 
-class Batch(msgspec.Struct, frozen=True, gc=False):
-    """Everything that one group commit takes from the inbox."""
+class Batch:
+    """Everything that one group commit takes from the inbox.
 
-    messages: list[Write | Snapshot]
+    A snapshot needs no room: it rides along, and is no reason for a sync of its own. A single write may be larger than
+    a group is to be.
+    """
+
+    __slots__ = ("_answers", "_answers_max", "_events", "messages")
+
+    def __init__(self, answers_max: int) -> None:
+        self.messages: list[Write | Snapshot] = []
+        self._answers_max = answers_max
+        self._answers = self._events = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more is to be put in."""
+        return self._answers >= self._answers_max or max(self._events, len(self.messages)) >= GROUP_EVENTS_MAX
+
+    def put(self, message: Write | Snapshot) -> bool:
+        """Put in a message, if there is room for it; returns whether there was."""
+        if isinstance(message, Write):
+            answers, events = self._answers + message.answer_count, self._events + message.event_count
+            if self._answers and (answers > self._answers_max or events > GROUP_EVENTS_MAX):
+                return False
+            self._answers, self._events = answers, events
+        self.messages.append(message)
+        return True
 
 
 class JournalInbox:
@@ -109,7 +135,7 @@ class JournalInbox:
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Envelope[Any]] = queue.SimpleQueue()
         self._held: deque[Envelope[Any]] = deque()
-        self.group_events_max = GROUP_EVENTS_MIN
+        self.group_answers_max = GROUP_ANSWERS_MIN
 
     def put(self, envelope: "Envelope[Any]", /) -> None:
         self._queue.put(envelope)
@@ -118,35 +144,25 @@ class JournalInbox:
         return not self._held and self._queue.empty()
 
     def get(self) -> "Envelope[Any]":
-        """Wait for a message, take those behind it up to the bound, and leave anything else for the next call."""
-        envelope = self._held.popleft() if self._held else self._queue.get()
-        if not isinstance(envelope.message, Write | Snapshot):
-            return envelope
-        first = envelope
-        messages = [envelope.message]
-        weight = _weight(envelope.message)
-        while weight < self.group_events_max and len(messages) < GROUP_EVENTS_MAX:
+        """Wait for a message, take those behind it up to the bounds, and leave anything else for the next call."""
+        first = self._held.popleft() if self._held else self._queue.get()
+        if not isinstance(first.message, Write | Snapshot):
+            return first
+        batch = Batch(self.group_answers_max)
+        batch.put(first.message)
+        while not batch.is_full:
             try:
                 envelope = self._queue.get_nowait()
             except queue.Empty:
                 break
-            # A single write may be larger than a group is to be.
-            is_too_much = weight and weight + _weight(envelope.message) > self.group_events_max
-            if not isinstance(envelope.message, Write | Snapshot) or is_too_much:
+            if not (isinstance(envelope.message, Write | Snapshot) and batch.put(envelope.message)):
                 self._held.append(envelope)
                 break
-            weight += _weight(envelope.message)
-            messages.append(envelope.message)
-        first.message = Batch(messages)
+        first.message = batch
         return first
 
 
 Settled: TypeAlias = tuple[Write, Appended | EventSourcingError]
-
-
-def _weight(message: Any) -> int:
-    """In events. A snapshot has none: it rides along, and is no reason for a sync of its own."""
-    return max(message.event_count, 1) if isinstance(message, Write) else 0
 
 
 class JournalActor(pykka.ThreadingActor):
@@ -173,7 +189,7 @@ class JournalActor(pykka.ThreadingActor):
         assert isinstance(message, Batch), f"the journal was sent {message!r}"
         self._settle(self._order.write(message.messages))
         worthwhile = int(self._order.disk_seconds / DISK_SHARE_SECONDS)
-        self.actor_inbox.group_events_max = min(max(worthwhile, GROUP_EVENTS_MIN), GROUP_EVENTS_MAX)
+        self.actor_inbox.group_answers_max = min(max(worthwhile, GROUP_ANSWERS_MIN), GROUP_EVENTS_MAX)
 
     def _work(self, work: Work) -> None:
         try:

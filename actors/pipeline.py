@@ -138,9 +138,16 @@ class Pipeline:
             return
         self.depart(turn, state)
         append = StreamAppend(self._stream, turn.base_version, turn.events)
-        self._host.journal.submit(
-            Write((append,), turn.idempotency, len(turn.events), self.lane, self._on_settled, turn.conditions)
+        write = Write(
+            (append,),
+            turn.idempotency,
+            len(turn.events),
+            len(turn.replies),
+            self.lane,
+            self._on_settled,
+            turn.conditions,
         )
+        self._host.journal.submit(write)
 
     def depart(self, turn: Turn, state: Aggregate | None) -> None:
         """The turn is on its way to the disk, in this or in another commit."""

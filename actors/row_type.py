@@ -13,7 +13,7 @@ import msgspec
 
 from ..storage.ordered_key import NotOrdered, encode_indexed, encode_key
 from .errors import DecodingError, RowInvalid
-from .immutable import exact_classes, is_immutable
+from .immutable import exact_classes, is_immutable, literal_values
 from .projection import Table
 from .schema import schema_of
 from .serializer import Serializer
@@ -43,6 +43,8 @@ class RowType(Generic[R]):
         fields = attrs.fields(table.row_class)  # type: ignore[arg-type]
         self._values_of = _getter(tuple(field.name for field in fields))
         self._exact_classes = [exact_classes(field.type) for field in fields]
+        literals = {field.name: literal_values(field.type) for field in fields}
+        self._literals = [(attrgetter(name), values) for name, values in literals.items() if values]
 
     @property
     def schema(self) -> str:
@@ -71,8 +73,14 @@ class RowType(Generic[R]):
         if type(row) is not self.row_class:
             raise RowInvalid(f"{self.name} holds rows of {self.row_class.__name__}, not {type(row).__name__}: {row!r}")
         # One that can be changed is copied by `own`, which checks it, too.
-        if self.is_immutable and not all(map(contains, self._exact_classes, map(type, self._values_of(row)))):
+        if self.is_immutable and not self._fits(row):
             self._copy(row)
+
+    def _fits(self, row: R) -> bool:
+        """Whether its values are plainly such as they are declared to be."""
+        return all(map(contains, self._exact_classes, map(type, self._values_of(row)))) and all(
+            value_of(row) in values for value_of, values in self._literals
+        )
 
     def key(self, values: tuple[Any, ...]) -> bytes:
         """The key for these values. Raises `RowInvalid`."""

@@ -84,7 +84,7 @@ async def directly(store: Path, *, sagas: int) -> float:
                 assert isinstance(outcome, Appended), outcome
                 settled.set()
 
-            journal.submit(Write((StreamAppend(stream, version, [record] * count),), (), count, lane, settle))
+            journal.submit(Write((StreamAppend(stream, version, [record] * count),), (), count, 1, lane, settle))
             if version == 0:
                 await settled.wait()
 

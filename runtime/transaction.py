@@ -223,7 +223,7 @@ class Transaction:
         self._is_submitted = True
         self._router.journal.submit(
             # First what is expected of streams, which may be among those that are changed.
-            Write((*self._unchanged, *appends), entries, offset, Lane(), self._on_settled, self._conditions)
+            Write((*self._unchanged, *appends), entries, offset, 1, Lane(), self._on_settled, self._conditions)
         )
 
     def _entries(self, stream: str, base_version: int, offset: int) -> Iterator[IdempotencyEntry]:

@@ -84,6 +84,8 @@ def test_a_row_fits_its_class_or_is_refused_when_it_is_put(define_row: Any) -> N
         day: date | None = None
         colour: Colour = Colour.RED
         shares: tuple[float, ...] = ()
+        size: Literal["small", "large"] = "small"
+        grade: Literal[1, 2, "none"] = 1
 
     def put(**values: Any) -> Any:
         row = Row(**({"account": "ann"} | values))
@@ -92,8 +94,17 @@ def test_a_row_fits_its_class_or_is_refused_when_it_is_put(define_row: Any) -> N
 
     rows = row_type_of(Row)
     day = date(2026, 1, 31)
-    for good in ({"day": day}, {"amount": 3}, {"amount": math.nan}, {"shares": [1, 2.5]}, {"shares": (math.nan,)}):
-        kept, stored = put(**good), rows.decode(rows.encode(Row("ann", **good)))  # type: ignore[arg-type]
+    fitting: list[dict[str, Any]] = [
+        {"day": day},
+        {"amount": 3},
+        {"amount": math.nan},
+        {"shares": [1, 2.5]},
+        {"shares": (math.nan,)},
+        {"size": "large"},
+        {"grade": "none"},
+    ]
+    for good in fitting:
+        kept, stored = put(**good), rows.decode(rows.encode(Row("ann", **good)))
         assert kept == stored or math.isnan(kept.amount) or kept.shares
     bad: list[dict[str, Any]] = [
         {"account": None},
@@ -105,6 +116,10 @@ def test_a_row_fits_its_class_or_is_refused_when_it_is_put(define_row: Any) -> N
         {"day": "today"},
         {"colour": "blue"},
         {"shares": (1.0, "x")},
+        {"size": "huge"},
+        {"size": None},
+        {"grade": 3},
+        {"grade": "1"},
     ]
     for values in bad:
         with pytest.raises(RowInvalid, match=r"A row of .* (does not fit|would come back|cannot be stored).*Row\("):
