@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 GROUP_EVENTS_MAX: Final = 1_000
 """Events in one group commit, at most; a single write may have more. It gives as many answers, at most."""
 GROUP_ANSWERS_MIN: Final = 16
-DISK_SHARE_SECONDS: Final = 15e-6
+DISK_SHARE_SECONDS: Final = 20e-6
 """A group is as large as it takes to bring the disk's share of each answer down to this. The interpreter takes as much
 at the same time, so a larger one would only make its first answers wait."""
 

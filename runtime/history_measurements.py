@@ -23,19 +23,22 @@ from ..storage.verify import verify
 from .measurements import LIMITS, Account, Deposit, concurrent_asks
 from .runtime import Runtime
 
-ROUNDS: Final = 3
+HASHING_ROUNDS: Final = 5
+COPIES: Final = 7
+"""Of each kind: the first ones of a file are slower, and others use the disk, too."""
 HASHING_CLIENTS: Final = 100
 LATENCY_CLIENTS: Final = 20
 LATENCY_REST_SECONDS: Final = 0.01
 """Each client rests so long between two commands, on average: the load is steady, not all that a store can take."""
-USUAL_SECONDS: Final = 2.0
+USUAL_SECONDS: Final = 1.5
+"""Before the compaction, and once more after it: the machine's speed changes meanwhile."""
 NAMES: Final = ("ordering", "billing", "shipping", "support")
 
 
 async def hashing(folder: Path, *, commands: int) -> tuple[float, float]:
     """Commands a second (without hash chains and Merkle tree, with both), taken in turns; the best of each."""
     bare = whole = 0.0
-    for number in range(ROUNDS):
+    for number in range(HASHING_ROUNDS):
         with _without_hashes():
             measured = await concurrent_asks(folder / f"bare-{number}", clients=HASHING_CLIENTS, commands=commands)
             bare = max(bare, measured.per_second)
@@ -70,28 +73,32 @@ def verification(store: Path) -> float:
 
 
 def copies(store: Path, folder: Path) -> tuple[float, float, float]:
-    """Bytes a second of (`cp`, the copy that `backup` makes, `backup` with its verification), each synced; medians."""
+    """Bytes a second of (`cp`, the copy that `backup` makes, `backup` with its verification), each synced.
+
+    Copies take turns, and their medians count; the verified one is made once.
+    """
     size_bytes = (store / "data.mdb").stat().st_size
-    ways: list[Callable[[LogReader, Path], object]] = [
-        lambda _, to: shutil.copyfile(store / "data.mdb", to / "data.mdb"),
-        lambda reader, to: reader.environment.copy(to),
-        backup,
-    ]
-    seconds: list[list[float]] = [[], [], []]
+    plain: list[float] = []
+    copied: list[float] = []
     with closing(LogReader.open(store)) as reader:
-        for number in range(ROUNDS):
-            for way, samples in zip(ways, seconds, strict=True):
-                to = folder / f"copy-{number}-{len(samples)}-{id(samples)}"
-                to.mkdir(parents=True)
-                started = time.perf_counter()
-                way(reader, to)
-                descriptor = os.open(to / "data.mdb", os.O_RDONLY)
-                os.fsync(descriptor)
-                os.close(descriptor)
-                samples.append(time.perf_counter() - started)
-                shutil.rmtree(to)
-    plain, copied, whole = (size_bytes / statistics.median(samples) for samples in seconds)
-    return plain, copied, whole
+        for _ in range(COPIES):
+            plain.append(_copy_seconds(folder, lambda to: shutil.copyfile(store / "data.mdb", to / "data.mdb")))
+            copied.append(_copy_seconds(folder, reader.environment.copy))
+        whole = _copy_seconds(folder, lambda to: backup(reader, to))
+    return size_bytes / statistics.median(plain), size_bytes / statistics.median(copied), size_bytes / whole
+
+
+def _copy_seconds(folder: Path, copy: Callable[[Path], object]) -> float:
+    to = folder / "copy"
+    to.mkdir(parents=True)
+    started = time.perf_counter()
+    copy(to)
+    descriptor = os.open(to / "data.mdb", os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    seconds = time.perf_counter() - started
+    shutil.rmtree(to)
+    return seconds
 
 
 class CompactionCost(msgspec.Struct, frozen=True):
@@ -113,8 +120,7 @@ async def compaction(store: Path, *, events: int) -> CompactionCost:
             metadata = {"principal": f"agent-{number % 7}", "service": NAMES[number // 1_000 % len(NAMES)]}
             await long.ask_many([Deposit(number + each) for each in range(1_000)], metadata=metadata)
         usual: list[float] = []
-        with trio.move_on_after(USUAL_SECONDS):
-            await _load(runtime, usual)
+        await _usual_load(runtime, usual)
         during: list[float] = []
         started = time.perf_counter()
         async with trio.open_nursery() as nursery:
@@ -122,10 +128,16 @@ async def compaction(store: Path, *, events: int) -> CompactionCost:
             done = await runtime.maintenance.compact(Account, "long")
             seconds = time.perf_counter() - started
             nursery.cancel_scope.cancel()
+        await _usual_load(runtime, usual)
         compacted = runtime.maintenance.compacted(Account, "long")
         assert compacted is not None, "it was compacted just now"
         share = compacted.archived_size_bytes / compacted.size_bytes
         return CompactionCost(_p99(usual), _p99(during), done.events / seconds, share)
+
+
+async def _usual_load(runtime: Runtime, latencies: list[float]) -> None:
+    with trio.move_on_after(USUAL_SECONDS):
+        await _load(runtime, latencies)
 
 
 async def _load(runtime: Runtime, latencies: list[float]) -> None:

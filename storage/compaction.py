@@ -28,7 +28,7 @@ from .segment_numbers import SegmentNumbers, put_segment_numbers, segment_number
 
 STEP_EVENTS_MAX: Final = 256
 """Records that one step changes, at most; it ends sooner when it has taken as long as a commit does."""
-STEP_SECONDS_MIN: Final = 0.0005
+STEP_SECONDS_MIN: Final = 0.0002
 
 
 # --- steps: in the thread that writes the log

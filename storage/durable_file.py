@@ -1,9 +1,16 @@
-"""Small files that are whole or not there, whatever stops the process or the machine."""
+"""Files that are on the disk: small ones as a whole or not at all, large ones while they are written."""
 
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from .folder import sync_folder
+
+SYNC_PAUSE_SECONDS: Final = 0.002
+"""Between two syncs of a file that is being written."""
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -23,3 +30,31 @@ def write_durably(path: Path, content: bytes) -> None:
         new.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def synced_meanwhile(descriptor: int) -> Iterator[None]:
+    """Have what is written to a large file go to the disk while the rest is written: all of it is there at the end.
+
+    Raises `OSError` at the end where any of it could not be stored: the system tells that only once.
+    """
+    is_written = threading.Event()
+    errors: list[OSError] = []
+
+    def sync() -> None:
+        try:
+            while not is_written.wait(SYNC_PAUSE_SECONDS):
+                os.fsync(descriptor)
+            os.fsync(descriptor)
+        except OSError as error:
+            errors.append(error)
+
+    syncing = threading.Thread(target=sync, name="eventsrc sync", daemon=True)
+    syncing.start()
+    try:
+        yield
+    finally:
+        is_written.set()
+        syncing.join()
+    if errors:
+        raise errors[0]

@@ -18,6 +18,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 import lmdb
 import lmdb.verify
 
+from .durable_file import synced_meanwhile
 from .errors import (
     CorruptRecord,
     StoreClosed,
@@ -188,10 +189,9 @@ class Environment:
         self._gate.enter()
         try:
             self.check_usable()
-            # Through the page cache and with one sync: LMDB's own file waits for the disk with every megabyte.
-            with (folder / DATA_FILE).open("xb") as file:
+            # Through the page cache: LMDB's own file waits for the disk with every megabyte.
+            with (folder / DATA_FILE).open("xb") as file, synced_meanwhile(file.fileno()):
                 self._environment.copyfd(file.fileno(), compact=True)
-                os.fsync(file.fileno())
             sync_folder(folder)
         except (lmdb.Error, OSError) as error:
             raise StoreWriteFailed(str(folder), str(error)) from error

@@ -1,5 +1,7 @@
 """Backups, restores and forks: sound, whole or not there, and never of two histories."""
 
+import errno
+import os
 from contextlib import closing
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from eventsrc.storage.divergence import Divergence, StreamDivergence, divergence
 from eventsrc.storage.log import EventLog
 from eventsrc.storage.moving_errors import (
     CopyUnsound,
+    DestinationUnusable,
     ExportTruncated,
     HistoryDiverged,
     ImportGap,
@@ -69,6 +72,23 @@ def test_a_copy_of_a_damaged_store_is_refused_and_removed(source: Path, tmp_path
         with pytest.raises(CopyUnsound, match="u1-y") as caught:
             backup(log, tmp_path / "copy")
     assert caught.value.findings
+    assert not list(tmp_path.glob("copy*"))
+
+
+def test_a_disk_that_refuses_once_while_a_copy_is_written_refuses_the_copy(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, times = os.fsync, iter(range(1000))
+
+    def refuse_first(descriptor: int) -> None:
+        # The system tells of what it could not write once, and then forgets it.
+        if next(times) == 0:
+            raise OSError(errno.EIO, "Input/output error")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse_first)
+    with closing(LogReader.open(source)) as log, pytest.raises(DestinationUnusable, match="Input/output error"):
+        backup(log, tmp_path / "copy")
     assert not list(tmp_path.glob("copy*"))
 
 
