@@ -22,6 +22,8 @@ from .workshare import Workshare
 
 ATTEMPTS_MAX: Final = 5
 """How often an event is tried before the projection is left in the state "failed" until somebody resumes it."""
+BATCHES_PER_COMMIT: Final = 5
+"""While it is behind, so many batches are read at once, and are one transaction: a commit costs as much as a batch."""
 UNSAVED_EVENTS_MAX: Final = 10_000
 """Events without effect on the view after which the checkpoint is stored all the same."""
 
@@ -175,7 +177,8 @@ class Projector(TrioActor):
 
     async def _take_next(self) -> None:
         host = self._host
-        await self._take(host.store.read(after=self.position, limit=host.limits.catch_up_batch_events))
+        limit = host.limits.catch_up_batch_events * BATCHES_PER_COMMIT
+        await self._take(host.store.read(after=self.position, limit=limit))
 
     async def _go_on_from_stored(self) -> None:
         view = self._session.view

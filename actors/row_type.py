@@ -78,9 +78,9 @@ class RowType(Generic[R]):
 
     def _fits(self, row: R) -> bool:
         """Whether its values are plainly such as they are declared to be."""
-        return all(map(contains, self._exact_classes, map(type, self._values_of(row)))) and all(
-            value_of(row) in values for value_of, values in self._literals
-        )
+        if not all(map(contains, self._exact_classes, map(type, self._values_of(row)))):
+            return False
+        return not self._literals or all(value_of(row) in values for value_of, values in self._literals)
 
     def key(self, values: tuple[Any, ...]) -> bytes:
         """The key for these values. Raises `RowInvalid`."""

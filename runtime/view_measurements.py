@@ -16,6 +16,7 @@ import trio
 
 from ..actors.event_codecs import EventCodecs
 from ..actors.projection import EventMeta, Projection, Table, on
+from ..actors.projector import BATCHES_PER_COMMIT
 from ..actors.serializer import Serializer
 from ..storage.log import EventLog
 from ..storage.record import StoredEvent
@@ -123,9 +124,10 @@ def bare_view(folder: Path, store: Path) -> float:
     number = struct.Struct(">Q")
     amounts: dict[bytes, int] = {}
     started = time.perf_counter()
-    for start in range(0, len(accounts), LIMITS.catch_up_batch_events):
+    batch_events = LIMITS.catch_up_batch_events * BATCHES_PER_COMMIT
+    for start in range(0, len(accounts), batch_events):
         changed: dict[bytes, int] = {}
-        for account in accounts[start : start + LIMITS.catch_up_batch_events]:
+        for account in accounts[start : start + batch_events]:
             changed[account] = changed.get(account, amounts.get(account, 0)) + 1
         with environment.begin(write=True) as transaction, transaction.cursor(index) as cursor:
             for account in changed.keys() & amounts.keys():
@@ -154,7 +156,7 @@ async def sqlite_catch_up(folder: Path, store: Path) -> float | None:
 
 
 async def catch_up(store: Path, views: Any = None) -> float:
-    """Events a second at which a new view comes up to the log, in `LIMITS.catch_up_batch_events` at a time."""
+    """Events a second at which a new view comes up to the log."""
     options: dict[str, Any] = {} if views is None else {"views": {Balances: views}}
     started = time.perf_counter()
     async with Runtime.open(store, aggregates=[Account], projections=[Balances], limits=LIMITS, **options) as runtime:
