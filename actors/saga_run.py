@@ -347,7 +347,7 @@ class SagaRun:
         elif not self._has_begun:
             self._first_position = outcome.first_position
         is_first, self._has_begun = not self._has_begun, True
-        if is_first or not self._in_flight or self._failure is not None:
+        if self._settled and (is_first or not self._in_flight or self._failure is not None):
             self._settled.unpark_all()
         if is_first and self.on_begun is not None:
             self.on_begun(self, self._failure)

@@ -48,8 +48,6 @@ from .retention import Candidate, RetentionPolicy
 REST_SECONDS_PER_SECOND: Final = 2.0
 """Of rest after each piece of work, so that commands to other aggregates hardly notice it."""
 LOWEST_PRIORITY: Final = 19
-SEGMENTS_PER_COMMIT: Final = 8
-"""Of the archive, since the log's commits wait for the same disk."""
 SLICE_EVENTS: Final = 32
 """Events that are read, or replayed, before others get their turn."""
 T = TypeVar("T")
@@ -217,33 +215,18 @@ class Compactor:
         firsts = range(begin, end + 1, SEGMENT_EVENTS_MAX)
         numbers = await self._journal.run(partial(reserve_segments, self._log, len(firsts)))
         previous_hash = self._log.event_hash(stream, begin - 1) or GENESIS_HASH
-        packed: dict[int, tuple[bytes, list[bytes]]] = {}
         for number, first in zip(numbers, firsts, strict=True):
             last = min(first + SEGMENT_EVENTS_MAX - 1, end)
             records = await self._records(stream, first, last, sagas)
-            begun = time.perf_counter()
-            content = await self._in_background(pack_segment, stream, first, previous_hash, records)
-            await _rest_since(begun)
-            packed[number] = content, records
-            if len(packed) == SEGMENTS_PER_COMMIT or number == numbers[-1]:
-                await self._store(packed)
-                packed.clear()
+            content = await self._rested(pack_segment, stream, first, previous_hash, records)
+            await self._rested(self._log.archive.add, number, content)
+            if await self._rested(self._log.archive.records, number) != records:
+                raise ArchiveUnreachable(self._log.archive.path, None, f"does not give back segment {number}")
             segments.append(SegmentRange(number, first, last))
             size_bytes += sum(map(len, records))
             archived_bytes += len(content)
             previous_hash = records[-1][-HASH_SIZE_BYTES:]
         return segments, size_bytes, archived_bytes
-
-    async def _store(self, packed: Mapping[int, tuple[bytes, list[bytes]]]) -> None:
-        """Store segments in the archive, and read back what it has: the records that they are to hold."""
-        begun = time.perf_counter()
-        await self._in_background(self._log.archive.add, {number: content for number, (content, _) in packed.items()})
-        await _rest_since(begun)
-        for number, (_, records) in packed.items():
-            begun = time.perf_counter()
-            if await self._in_background(self._log.archive.records, number) != records:
-                raise ArchiveUnreachable(self._log.archive.path, None, f"does not give back segment {number}")
-            await _rest_since(begun)
 
     async def _drop_unused(self) -> None:
         """Take out of the archive what an interrupted compaction, or one that was undone, has left there."""
@@ -313,6 +296,13 @@ class Compactor:
         if self._is_closed:
             raise RuntimeClosed("The runtime closed in the middle of a compaction. It goes on when opened again.")
         return await trio.to_thread.run_sync(lambda: self._background.submit(function, *arguments).result())
+
+    async def _rested(self, function: Callable[..., T], *arguments: Any) -> T:
+        """The same, and a rest after it."""
+        begun = time.perf_counter()
+        done = await self._in_background(function, *arguments)
+        await _rest_since(begun)
+        return done
 
     def close(self) -> None:
         """No more compaction."""

@@ -9,7 +9,7 @@ import bz2
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -154,15 +154,10 @@ class Archive:
         """The environment that holds it, for what walks its tables (`verify`). Raises `ArchiveUnreachable`."""
         return self._opened(create=False)
 
-    def add(self, segments: Mapping[int, bytes]) -> None:
-        """Store segments durably, in one commit, under numbers that were never used. Raises `StoreError`."""
+    def add(self, number: int, segment: bytes) -> None:
+        """Store a segment durably under a number that was never used. Raises `StoreError`."""
         environment = self._opened(create=True)
-
-        def work(transaction: Transaction) -> None:
-            for number, segment in segments.items():
-                transaction.put(_key(number), segment, db=environment.table("segments"))
-
-        environment.write(work)
+        environment.write(lambda transaction: transaction.put(_key(number), segment, db=environment.table("segments")))
 
     def drop(self, numbers: Sequence[int]) -> None:
         """Drop segments, those of them that are there. Raises `StoreError`."""

@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from .compacted import Compacted, SegmentRange, encode_compacted
+from .compacted import Compacted, encode_compacted
 from .environment import Transaction
 from .errors import CorruptRecord
 from .group import KEY, Group, GroupDamaged, is_stub, stub_for
@@ -27,8 +27,8 @@ from .records import seek_group
 from .segment_numbers import SegmentNumbers, put_segment_numbers, segment_numbers
 
 STEP_EVENTS_MAX: Final = 256
-"""Records that one step changes, at most; it ends sooner when it has taken as long as a commit does."""
-STEP_SECONDS_MIN: Final = 0.0002
+"""Records that one step changes, at most; it ends sooner when it has worked for half as long as the disk takes."""
+STEP_SECONDS_MIN: Final = 0.0001
 
 
 # --- steps: in the thread that writes the log
@@ -62,9 +62,12 @@ def store_compacted(log: EventLog, compacted: Compacted) -> None:
 
 def move_step(log: EventLog, compacted: Compacted, after: int) -> int:
     """Make stubs of some of the records after a version; return the last version that was done. Raises `StoreError`."""
+    first_versions = [segment.first_version for segment in compacted.segments]
 
     def stub(version: int, encoded: bytes) -> bytes:
-        return encoded if is_stub(encoded) else stub_for(_segment_with(compacted, version).number, encoded)
+        if is_stub(encoded):
+            return encoded
+        return stub_for(compacted.segments[bisect_right(first_versions, version) - 1].number, encoded)
 
     return _change(log, compacted, after, stub)
 
@@ -124,17 +127,13 @@ def _put_numbers(log: EventLog, transaction: Transaction, numbers: SegmentNumber
     put_segment_numbers(transaction, log.environment.table("meta"), numbers)
 
 
-def _segment_with(compacted: Compacted, version: int) -> SegmentRange:
-    return compacted.segments[bisect_right(compacted.segments, version, key=lambda segment: segment.first_version) - 1]
-
-
 def _change(log: EventLog, compacted: Compacted, after: int, change: Callable[[int, bytes], bytes]) -> int:
     """Give records other bytes, for as many versions as a commit's time allows."""
     environment = log.environment
     first, last = after + 1, min(after + STEP_EVENTS_MAX, compacted.version)
 
     def work(transaction: Transaction) -> int:
-        until = time.perf_counter() + max(log.disk_seconds, STEP_SECONDS_MIN)
+        until = time.perf_counter() + max(log.disk_seconds / 2, STEP_SECONDS_MIN)
         positions = positions_of_versions(transaction, environment.table("streams"), compacted.stream, first, last)
         if len(positions) != last - first + 1:
             raise CorruptRecord(log.path, 0, f"the index lacks versions of {compacted.stream!r} before {last + 1}")

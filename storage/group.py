@@ -34,8 +34,22 @@ _SEGMENT_AND_TIME: Final = struct.Struct(">QQ")
 Record: TypeAlias = StoredEvent | bytes
 """An event, or the content of the stub that stands for it."""
 
+
+class RecordTime(msgspec.Struct, array_like=True, gc=False):
+    """A record up to its time: what comes behind is not decoded."""
+
+    position: int
+    stream: str
+    version: int
+    type: str
+    schema_version: int
+    kind: str
+    time_ns: int
+
+
 _records_decoder = msgspec.msgpack.Decoder(list[StoredEvent])
 _record_decoder = msgspec.msgpack.Decoder(StoredEvent)
+_time_decoder = msgspec.msgpack.Decoder(RecordTime)
 _mixed_decoder = msgspec.msgpack.Decoder(list[StoredEvent | bytes])
 _idempotency_decoder = msgspec.msgpack.Decoder(list[IdempotencyEntry])
 _encoder = msgspec.msgpack.Encoder()
@@ -195,7 +209,7 @@ def encode_group(
 
 def stub_for(segment: int, encoded: bytes) -> bytes:
     """What stands for a record that was moved to a segment of the archive."""
-    return STUB.pack(*_STUB_HEADER, segment, _record_decoder.decode(encoded).time_ns, encoded[-HASH_SIZE_BYTES:])
+    return STUB.pack(*_STUB_HEADER, segment, _time_decoder.decode(encoded).time_ns, encoded[-HASH_SIZE_BYTES:])
 
 
 def is_stub(encoded: bytes) -> bool:

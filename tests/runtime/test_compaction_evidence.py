@@ -94,7 +94,7 @@ async def test_a_copy_lacks_the_segments_that_were_begun_since(path: Path, tmp_p
     with closing(EventLog(path)) as log:
         log.environment.copy(copy)
         (number,) = reserve_segments(log, 1)
-        log.archive.add({number: pack_segment("account-bob", 1, GENESIS_HASH, log.encoded_stream("account-bob", 1, 5))})
+        log.archive.add(number, pack_segment("account-bob", 1, GENESIS_HASH, log.encoded_stream("account-bob", 1, 5)))
         log.archive.copy(copy)
     assert found(copy) == []
     assert found(path) == [], "in the store itself it is one that is to be dropped"

@@ -261,7 +261,7 @@ def compact_by_hand(log: EventLog, stream: str, back: int, steps: int) -> None:
 def pack(log: EventLog, stream: str, number: int, first: int, last: int) -> SegmentRange:
     records = log.encoded_stream(stream, first, last)
     previous_hash = log.event_hash(stream, first - 1) or GENESIS_HASH
-    log.archive.add({number: pack_segment(stream, first, previous_hash, records)})
+    log.archive.add(number, pack_segment(stream, first, previous_hash, records))
     assert log.archive.records(number) == records
     return SegmentRange(number, first, last)
 
