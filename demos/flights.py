@@ -8,18 +8,15 @@ while the events come in.
 
 import argparse
 import json
-import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 import attrs
 import trio
 from rich.console import Console
-from rich.table import Table
 
 from eventsrc import Runtime
 
@@ -28,9 +25,7 @@ from .flights_check import Check, check_nothing_is_missing
 from .flights_data import SAMPLE, DataInvalid, Flight, read_flights
 from .flights_domain import Aircraft
 from .flights_feed import Answers, send_flights
-
-WIDTH_PIPED: Final = 200
-"""Lines are not broken at the width of a terminal that is not there."""
+from .printing import make_console, make_table, print_table
 
 
 @attrs.frozen
@@ -78,8 +73,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--store", type=Path, metavar="PATH", help="keep the store here (default: a temporary folder)")
     parser.add_argument("--json", action="store_true", help="print what came of it; the story goes to standard error")
     arguments = parser.parse_args(argv)
-    terminal = sys.stderr if arguments.json else sys.stdout
-    console = Console(highlight=False, file=terminal, width=None if terminal.isatty() else WIDTH_PIPED)
+    console = make_console(has_json=arguments.json)
     try:
         flights = read_flights(arguments.data)
     except (OSError, DataInvalid) as error:
@@ -94,7 +88,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _print_answers(console: Console, answers: Answers, events_added: int) -> None:
-    table = Table(show_header=False, title="Every command was answered", title_justify="left")
+    table = make_table(console, show_header=False)
     table.add_column()
     table.add_column(justify="right")
     table.add_row("commands", f"{answers.commands:,}")
@@ -105,7 +99,7 @@ def _print_answers(console: Console, answers: Answers, events_added: int) -> Non
     table.add_row("aircraft", f"{len(answers.events):,}")
     table.add_row("seconds", f"{answers.seconds:.2f}")
     table.add_row("commands a second", f"{answers.commands / max(answers.seconds, 1e-9):,.0f}")
-    console.print(table)
+    print_table(console, "Every command was answered", table)
     for reason, count in answers.reasons.most_common():
         console.print(f"Rejected {count:,} times: {reason}.")
     if answers.duplicates and not answers.accepted:
@@ -115,7 +109,7 @@ def _print_answers(console: Console, answers: Answers, events_added: int) -> Non
 async def _print_busiest(console: Console, runtime: Runtime) -> None:
     heads = [head async for head in runtime.streams(category="aircraft")]
     heads.sort(key=lambda head: head.version, reverse=True)
-    table = Table(title="The busiest aircraft", title_justify="left")
+    table = make_table(console)
     for name in ("aircraft", "events", "departed", "arrived", "cancelled", "last seen"):
         table.add_column(name, justify="right" if name in ("events", "departed", "arrived", "cancelled") else "left")
     for head in heads[:5]:
@@ -123,13 +117,13 @@ async def _print_busiest(console: Console, runtime: Runtime) -> None:
         state = await runtime.actor(Aircraft, tail_number).state()
         counts = (head.version, state.departed_count, state.arrived_count, state.cancelled_count)
         table.add_row(tail_number, *(f"{count:,}" for count in counts), state.airport)
-    console.print(table)
+    print_table(console, "The busiest aircraft", table)
     if heads:
         await _print_last_events(console, runtime, heads[0].stream)
 
 
 async def _print_last_events(console: Console, runtime: Runtime, stream: str) -> None:
-    table = Table(title=f"The last events of {stream}", title_justify="left")
+    table = make_table(console)
     table.add_column("position", justify="right")
     for name in ("event", "local time", "flight", "to"):
         table.add_column(name, no_wrap=True)
@@ -139,7 +133,7 @@ async def _print_last_events(console: Console, runtime: Runtime, stream: str) ->
         where = payload["airport"] or payload["destination"]
         event = stored.type.removeprefix("flight.").replace("_", " ")
         table.add_row(f"{stored.position:,}", event, payload["at"], payload["flight"], where)
-    console.print(table)
+    print_table(console, f"The last events of {stream}", table)
 
 
 def _print_check(console: Console, check: Check) -> None:

@@ -5,11 +5,11 @@ from typing import Final
 
 import attrs
 from rich.console import Console
-from rich.table import Table as Printed
 
 from eventsrc import EventMeta, Projection, Runtime, Table, on
 
 from .flights_domain import Cancelled, Departed, Scheduled
+from .printing import make_table, print_table
 
 ON_TIME_MINUTES: Final = 15
 """A flight that leaves less than this after its schedule is on time."""
@@ -118,10 +118,10 @@ async def print_board(console: Console, runtime: Runtime) -> None:
         ("Delay by airport", "airport", ("-departed",)),
         ("Delay by hour of the schedule", "hour", ("name",)),
     ):
-        table = Printed(title=title, title_justify="left")
+        table = make_table(console)
         for column in (kind, "departed", "on time", "mean delay", "cancelled"):
             table.add_column(column, justify="left" if column == kind else "right")
         for row in await view.where(kind=kind).order_by(*order).fresh(at_least=everything).rows():
             delay = f"{row.mean_delay_minutes:.1f} min"
             table.add_row(row.name, f"{row.departed:,}", f"{row.on_time_share:.1%}", delay, f"{row.cancelled:,}")
-        console.print(table)
+        print_table(console, title, table)

@@ -17,13 +17,13 @@ from typing import Final
 import attrs
 import trio
 from rich.console import Console
-from rich.table import Table
 
 from eventsrc import Runtime
 
 from .orders_domain import Order, PlaceOrder, Shipping
 from .orders_gateway import Gateway
 from .orders_worker import LIMITS
+from .printing import make_console, make_table, print_table
 
 KILLS: Final = 2
 
@@ -67,7 +67,7 @@ def run(argv: Sequence[str]) -> int:
     if arguments.store is not None and arguments.store.exists():
         # The gateway begins with an empty ledger, which would not agree with what is in the store.
         parser.error(f"--store: {arguments.store} exists already; name a folder that does not")
-    console = Console(highlight=False, stderr=arguments.json)
+    console = make_console(has_json=arguments.json)
     with tempfile.TemporaryDirectory(prefix="eventsrc-orders-") as folder:
         findings = main(arguments.store or Path(folder, "orders.db"), arguments.count, console)
     if arguments.json:
@@ -116,7 +116,7 @@ async def _look(store: Path, gateway: Gateway, count: int, kills: int, console: 
             if not (is_done or is_undone):
                 wrong.append(f"{order_id}: shipped {shipments}, charged {charges}, refunded {refunds} times")
         failures = [stored async for stored in runtime.events(types=["saga.effect_failed"])]
-    table = Table(show_header=False, title="What became of the orders", title_justify="left")
+    table = make_table(console, show_header=False)
     table.add_column()
     table.add_column(justify="right")
     table.add_row("shipped and paid once", f"{shipped:,}")
@@ -124,7 +124,7 @@ async def _look(store: Path, gateway: Gateway, count: int, kills: int, console: 
     table.add_row("  of these paid, and refunded once", f"{refunded:,}")
     table.add_row("calls of the gateway that failed", f"{len(failures):,}")
     table.add_row("times that the process was killed", f"{kills}")
-    console.print(table)
+    print_table(console, "What became of the orders", table)
     for text in wrong:
         console.print(f"[bold red]WRONG: {text}")
     if not wrong:

@@ -141,8 +141,9 @@ def test_the_demo_says_so_when_it_is_run_again(tmp_path: Path) -> None:
         "Nothing is missing: all 16,692 events of the answers are in the log"
     )
     assert first.stdout.endswith("and every aircraft's state counts them.\n"), "no line is broken when piped"
+    assert not set(first.stdout) & set("━│┃─"), "nor are there lines around what programs may read"
     for told in (
-        "events added      │ 16,692",
+        "events added       16,692",
         "commands a second",
         "The busiest aircraft",
         "The last events of aircraft-",
