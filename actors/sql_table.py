@@ -155,7 +155,7 @@ class SqlTable:
 
     def find(self, connection: sqlalchemy.Connection, query: RowQuery) -> list[Any]:
         """The rows that a query asks for. Raises `QueryTooLarge`, `QueryInvalid`, `DecodingError`."""
-        self._tell_of_scan(query.criteria)
+        self._tell_of_scan(query)
         conditions, left = self._conditions(query.criteria)
         statement = self._select.where(*conditions)
         keys = [key.field for key in self._keys]
@@ -174,7 +174,7 @@ class SqlTable:
 
     def count(self, connection: sqlalchemy.Connection, criteria: Mapping[str, Criterion]) -> int:
         """How many rows meet the criteria."""
-        self._tell_of_scan(criteria)
+        self._tell_of_scan(RowQuery(criteria))
         conditions, left = self._conditions(criteria)
         if left:
             rows = self._looked_at(connection, self._select.where(*conditions))
@@ -287,9 +287,14 @@ class SqlTable:
         exactly = sqlalchemy.collate(stored, DECIMAL_COLLATION)
         return [by, SortedBy(column, exactly, descending, nulls_move, is_key)]
 
-    def _tell_of_scan(self, criteria: Mapping[str, Criterion]) -> None:
-        if criteria and not any(field in self.table.indexes or field == self.table.key_fields[0] for field in criteria):
-            self.table.tell_of_scan(criteria)
+    def _tell_of_scan(self, query: RowQuery) -> None:
+        served, order = {*self.table.indexes, self.table.key_fields[0]}, [by.field for by in query.order]
+        if not served.isdisjoint(query.criteria):
+            return
+        # The first field of an order is enough: there are few rows to be sorted among those that are alike in it.
+        scanned = [*query.criteria, *(order if served.isdisjoint(order[:1]) else ())]
+        if scanned:
+            self.table.tell_of_scan(scanned)
 
     # --- statements ---
 

@@ -1,5 +1,6 @@
 """Queries at the edges, the same wherever a view lives: odd values, long texts, pages while rows change."""
 
+import logging
 import math
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
@@ -138,6 +139,29 @@ def test_long_texts_are_told_apart_and_ordered_beyond_the_cut(views: ViewStore, 
     assert sorted(ask(view, table, text=between(LONG + "1", LONG + "2"))) == ["b", "e", "f"]
     assert ask(view, table, text=starting_with(LONG + "3")) == "a"
     assert ask(view, table, "-text", text=starting_with(LONG), limit=3) == "aef"
+    view.close()
+
+
+@pytest.mark.parametrize(
+    ("order", "criteria", "told"),
+    [
+        (("-number",), {}, set[str]()),
+        (("key",), {}, set[str]()),
+        (("text",), {"number": 1}, set[str]()),
+        (("text",), {}, {"text"}),
+        (("number",), {"text": "x"}, {"text"}),
+        (("flag",), {"text": "x"}, {"text", "flag"}),
+    ],
+)
+def test_a_query_that_looks_at_every_row_says_so_to_who_debugs(
+    views: ViewStore, caplog: pytest.LogCaptureFixture, order: tuple[str, ...], criteria: dict[str, Any], told: set[str]
+) -> None:
+    table = everything(("number",))
+    view = views.open("all", FIRST, [table])
+    put(view, table, *ODD)
+    with caplog.at_level(logging.DEBUG, "eventsrc.views"):
+        ask(view, table, *order, **criteria)
+    assert [set(record.__dict__["fields"]) for record in caplog.records] == ([told] if told else [])
     view.close()
 
 
