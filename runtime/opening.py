@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import attrs
 import trio
@@ -17,7 +17,7 @@ from ..actors.lmdb_view import LmdbViews
 from ..actors.projection import Projection
 from ..actors.view_store import ViewStore
 from ..storage.control import ControlBoard
-from ..storage.errors import StoreWriteFailed
+from ..storage.errors import StorePathInvalid, StoreWriteFailed
 from ..storage.folder import CONTROL_FOLDER
 from ..storage.limits import Limits
 from ..storage.log import EventLog
@@ -48,9 +48,7 @@ async def open_store(store: StoreGiven | PastLog, role: Literal["writer", "reade
             raise ArgumentInvalid("store", store, "give the path of a folder as a text, or a store such as MemoryLog()")
         store.streams(limit=1)  # one that is closed says so here
         return store
-    path = os.fspath(store)
-    if not isinstance(path, str) or not path or "\0" in path:
-        raise ArgumentInvalid("store", store, "a path is a text that is not empty and has no NUL in it")
+    _check_path("store", store)
     if role == "reader":
         return await trio.to_thread.run_sync(LogReader.open, store)
     return await trio.to_thread.run_sync(partial(EventLog, store, limits=limits))
@@ -83,7 +81,11 @@ class Home:
 async def home_of(
     store: EventReader, projections: Sequence[type[Projection]], views: ViewsGiven
 ) -> AsyncIterator[Home]:
-    """Find or make that place, for as long as the block lasts. Raises `StoreWriteFailed`, `ReadersFull`."""
+    """Find or make that place, for as long as the block lasts.
+
+    Raises `StorePathInvalid`, `ArgumentInvalid`, `StoreWriteFailed`, `ReadersFull`.
+    """
+    _check_views(views)
     special = views if isinstance(views, Mapping) else {}
     async with AsyncExitStack() as stack:
         folder = await _folder_of(store, bool(projections), views, stack)
@@ -103,7 +105,7 @@ async def _folder_of(
     store: EventReader, has_projections: bool, views: ViewsGiven, stack: AsyncExitStack
 ) -> Path | None:
     if isinstance(views, str | os.PathLike):
-        return await trio.to_thread.run_sync(Path(views).absolute)
+        return await trio.to_thread.run_sync(_made, Path(views))
     if isinstance(store, MemoryLog | PastLog):
         return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="eventsrc-")))
     if not isinstance(store, LogReader) or isinstance(store, EventLog):
@@ -111,6 +113,33 @@ async def _folder_of(
     if has_projections:
         return await trio.to_thread.run_sync(_claim_reader, Path(store.path), stack)
     return None
+
+
+def _check_path(argument: str, given: str | os.PathLike[Any]) -> None:
+    path = os.fspath(given)
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise ArgumentInvalid(argument, given, "a path is a text that is not empty and has no NUL in it")
+
+
+def _check_views(views: object) -> None:
+    if isinstance(views, str | os.PathLike):
+        _check_path("views", views)
+    elif isinstance(views, Mapping):
+        for projection, place in views.items():
+            if not (isinstance(projection, type) and issubclass(projection, Projection) and hasattr(place, "activate")):
+                advice = "by class of projection it says where its views live: views={Balances: SqlViews(url)}"
+                raise ArgumentInvalid("views", views, advice)
+    elif views is not None:
+        raise ArgumentInvalid("views", views, "give a folder, or a dict with a place for the views of some projections")
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        advice = "Name a folder, or a path that is free: views=..."
+        raise StorePathInvalid(str(folder), f"Views cannot live in {folder}: {error.strerror}. {advice}") from error
+    return folder.absolute()
 
 
 def _claim_reader(path: Path, stack: AsyncExitStack) -> Path:

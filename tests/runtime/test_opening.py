@@ -10,8 +10,10 @@ from typing import Any, Literal
 import pytest
 import trio
 from bank_domain import Account, Deposit
+from bank_views import Balances
 
-from eventsrc import Runtime, StorePathInvalid, StoreTruncated
+from eventsrc import ArgumentInvalid, Runtime, StorePathInvalid, StoreTruncated
+from eventsrc.actors.lmdb_view import LmdbViews
 from eventsrc.runtime.runtime import Runtime as RuntimeClass
 from eventsrc.storage import control
 from eventsrc.storage.folder import DATA_FILE
@@ -22,6 +24,26 @@ async def test_a_path_that_is_a_file(tmp_path: Path) -> None:
     path.write_text("hello")
     with pytest.raises(StorePathInvalid, match="is a file"):
         async with Runtime.open(path, aggregates=[Account]):
+            pass
+
+
+@pytest.mark.parametrize("under", ["file", "file/views"])
+async def test_a_place_for_views_that_is_a_file(tmp_path: Path, under: str) -> None:
+    (tmp_path / "file").write_text("hello")
+    with pytest.raises(StorePathInvalid, match=r"Views cannot live in .*Name a folder"):
+        async with Runtime.open(tmp_path / "store", projections=[Balances], views=tmp_path / under):
+            pass
+    async with Runtime.open(tmp_path / "store", projections=[Balances], views=tmp_path / "free" / "views") as runtime:
+        assert await runtime.view(Balances).all().count() == 0
+    assert (tmp_path / "free" / "views" / "views").is_dir()
+
+
+@pytest.mark.parametrize(
+    "views", [7, "", "a\0b", {"Balances": LmdbViews(Path())}, {Balances: "folder"}, {Balances: None}]
+)
+async def test_views_that_are_no_place(tmp_path: Path, views: Any) -> None:
+    with pytest.raises(ArgumentInvalid, match="views="):
+        async with Runtime.open(tmp_path, projections=[Balances], views=views):
             pass
 
 
