@@ -1,6 +1,7 @@
 """The projector: the actor that follows the log for one view, batch by batch, first to catch up and then live."""
 
 import logging
+import time
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import msgspec
@@ -23,7 +24,9 @@ from .workshare import Workshare
 ATTEMPTS_MAX: Final = 5
 """How often an event is tried before the projection is left in the state "failed" until somebody resumes it."""
 BATCHES_PER_COMMIT: Final = 5
-"""While it is behind, so many batches are read at once, and are one transaction: a commit costs as much as a batch."""
+"""While it is behind, so many batches are one transaction, at most: a commit costs as much as a batch."""
+TURN_SECONDS: Final = 0.003
+"""And so many as are handled in this time, or one batch: nothing else happens on the trio thread meanwhile."""
 UNSAVED_EVENTS_MAX: Final = 10_000
 """Events without effect on the view after which the checkpoint is stored all the same."""
 
@@ -76,6 +79,7 @@ class Projector(TrioActor):
         self._attempts = 0
         self._failed_position = 0
         self._failures = 0
+        self._step_events = host.limits.catch_up_batch_events * (BATCHES_PER_COMMIT if session.view.waits else 1)
         self._is_told = False
         self._is_resting = False
         self._is_displaced = False
@@ -176,9 +180,19 @@ class Projector(TrioActor):
         return self.position < host.store.last_position
 
     async def _take_next(self) -> None:
-        host = self._host
-        limit = host.limits.catch_up_batch_events * BATCHES_PER_COMMIT
-        await self._take(host.store.read(after=self.position, limit=limit))
+        events = self._host.store.read(after=self.position, limit=self._step_events)
+        started = time.perf_counter()
+        await self._take(events)
+        if events and not self._session.view.waits:
+            self._step_events = self._worthwhile((time.perf_counter() - started) / len(events))
+
+    def _worthwhile(self, seconds_per_event: float) -> int:
+        """How many events to take the next time."""
+        batch = self._host.limits.catch_up_batch_events
+        most = batch * BATCHES_PER_COMMIT
+        if seconds_per_event * most <= TURN_SECONDS:
+            return most
+        return max(int(TURN_SECONDS / seconds_per_event), batch)
 
     async def _go_on_from_stored(self) -> None:
         view = self._session.view

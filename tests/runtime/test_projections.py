@@ -1,7 +1,9 @@
 """Projections: views that are right, fresh when asked to be, and rebuilt without a gap."""
 
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,8 +35,11 @@ from eventsrc import (
     starting_with,
 )
 from eventsrc.actors.projector import Projector
+from eventsrc.actors.view_session import ViewSession
+from eventsrc.actors.view_store import Checkpoint
 from eventsrc.storage.control import ControlBoard
 from eventsrc.storage.folder import CONTROL_FOLDER
+from eventsrc.storage.record import StoredEvent
 from eventsrc.storage.store import EventStore
 
 # -- what a view holds
@@ -96,6 +101,36 @@ async def test_no_event_is_skipped_when_a_view_is_stopped_and_started_while_it_c
     assert len(set(positions)) > 2, "it was stopped on its way"
     async with Runtime.open(tmp_path, aggregates=[Account], projections=[Balances]) as runtime:
         assert await runtime.view(Balances).get("ann", at_least=12000) == Balance("ann", 6000, 6000)
+
+
+@pytest.mark.parametrize(("seconds_per_event", "largest"), [(1e-6, 50), (1e-4, 30), (1e-2, 10)])
+async def test_what_is_behind_is_taken_in_steps_that_hold_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds_per_event: float, largest: int
+) -> None:
+    steps: list[int] = []
+    now = 0.0
+
+    class Slow(Balances):
+        @on(Deposited)
+        def deposited(self, event: Deposited, meta: EventMeta) -> None:
+            nonlocal now
+            now += seconds_per_event
+            super().deposited(event, meta)
+
+    def apply(session: ViewSession, events: Sequence[StoredEvent], checkpoint: Checkpoint) -> None:
+        steps.append(len(events))
+        real_apply(session, events, checkpoint)
+
+    real_apply = ViewSession.apply
+    monkeypatch.setattr(ViewSession, "apply", apply)
+    monkeypatch.setattr("eventsrc.actors.projector.time", SimpleNamespace(perf_counter=lambda: now))
+    limits = Limits(catch_up_batch_events=10)
+    async with Runtime.open(tmp_path, aggregates=[Account], limits=limits) as runtime:
+        await runtime.actor(Account, "ann").ask_many([Deposit(1)] * 200)
+    async with Runtime.open(tmp_path, projections=[Slow], limits=limits) as runtime:
+        row = await runtime.view(Slow.rows).get("ann", at_least=200)
+    assert (row, sum(steps)) == (Balance("ann", 200, 200), 200)
+    assert (steps[0], max(steps)) == (10, largest)
 
 
 async def test_several_tables_and_keys_of_several_fields(store: EventStore | Path) -> None:
