@@ -31,19 +31,29 @@ def exact_classes(hint: Any) -> frozenset[type]:
 
     Of those that fit a Literal, only its `literal_values` do.
     """
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        parts = [part for part in typing.get_args(hint) if part is not type(None)]
-        classes = exact_classes(parts[0]) if len(parts) == 1 else frozenset[type]()
-        return classes | {type(None)} if classes else classes
-    if isinstance(hint, type) and (hint in _VALUES or issubclass(hint, enum.Enum)):
-        return frozenset({hint})
-    return frozenset(map(type, literal_values(hint)))
+    required = _without_none(hint)
+    if isinstance(required, type) and (required in _VALUES or issubclass(required, enum.Enum)):
+        classes = frozenset[type]({required})
+    else:
+        classes = frozenset(map(type, literal_values(required)))
+    return classes | {type(None)} if classes and required is not hint else classes
 
 
 def literal_values(hint: Any) -> frozenset[Any]:
-    """The values of a Literal of plain ones; empty for every other type."""
-    values = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
-    return frozenset(values) if all(type(value) in _PLAIN for value in values) else frozenset()
+    """The values of a Literal of plain ones, and None where that is allowed beside it; empty for every other type."""
+    required = _without_none(hint)
+    values = typing.get_args(required) if typing.get_origin(required) is typing.Literal else ()
+    if not values or not all(type(value) in _PLAIN for value in values):
+        return frozenset()
+    return frozenset(values if required is hint else (*values, None))
+
+
+def _without_none(hint: Any) -> Any:
+    """Of `X | None` the X; every other type as it is."""
+    if typing.get_origin(hint) not in (typing.Union, types.UnionType):
+        return hint
+    parts = [part for part in typing.get_args(hint) if part is not type(None)]
+    return parts[0] if len(parts) == 1 else hint
 
 
 def _is_immutable(hint: Any, within: frozenset[Any]) -> bool:

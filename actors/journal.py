@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from pykka._envelope import Envelope
 
 GROUP_EVENTS_MAX: Final = 1_000
-"""Events in one group commit, at most; a single write may have more. It gives as many answers, at most."""
+"""Events in one group commit, and answers that leave with it, at most; a single write may have more of either."""
 GROUP_ANSWERS_MIN: Final = 16
+"""So many answers leave with one group commit where they wait, however fast the disk is."""
 DISK_SHARE_SECONDS: Final = 20e-6
 """A group is as large as it takes to bring the disk's share of each answer down to this. The interpreter takes as much
 at the same time, so a larger one would only make its first answers wait."""
@@ -121,7 +122,7 @@ class Batch:
     def put(self, message: Write | Snapshot) -> bool:
         """Put in a message, if there is room for it; returns whether there was."""
         if isinstance(message, Write):
-            answers, events = self._answers + message.answer_count, self._events + message.event_count
+            answers, events = self._answers + max(message.answer_count, 1), self._events + message.event_count
             if self._answers and (answers > self._answers_max or events > GROUP_EVENTS_MAX):
                 return False
             self._answers, self._events = answers, events

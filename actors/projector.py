@@ -24,9 +24,9 @@ from .workshare import Workshare
 ATTEMPTS_MAX: Final = 5
 """How often an event is tried before the projection is left in the state "failed" until somebody resumes it."""
 BATCHES_PER_COMMIT: Final = 5
-"""While it is behind, so many batches are one transaction, at most: a commit costs as much as a batch."""
+"""Where so many wait, they are one transaction, which costs less than five."""
 TURN_SECONDS: Final = 0.003
-"""And so many as are handled in this time, or one batch: nothing else happens on the trio thread meanwhile."""
+"""But no more than are handled in this time, or one batch: the trio thread, or who else writes there, waits for it."""
 UNSAVED_EVENTS_MAX: Final = 10_000
 """Events without effect on the view after which the checkpoint is stored all the same."""
 
@@ -79,7 +79,7 @@ class Projector(TrioActor):
         self._attempts = 0
         self._failed_position = 0
         self._failures = 0
-        self._step_events = host.limits.catch_up_batch_events * (BATCHES_PER_COMMIT if session.view.waits else 1)
+        self._step_events = host.limits.catch_up_batch_events
         self._is_told = False
         self._is_resting = False
         self._is_displaced = False
@@ -136,17 +136,18 @@ class Projector(TrioActor):
         try:
             more = await self._take_batch()
         except EventFailed as failure:
-            self._attempts += 1
             event = failure.event
             self.error = f"{described(failure.error)} on {event.type!r} at position {event.position}"
-            if failure.event.position != self._failed_position:
-                self._failed_position, self._failures = failure.event.position, 0
+            if event.position != self._failed_position:
+                # It has got on since the last failure.
+                self._failed_position, self._failures, self._attempts = event.position, 0, 0
             self._failures += 1
+            self._attempts += 1
             if self._failures >= ATTEMPTS_MAX:
-                logger.error("projection failed", exc_info=failure.error, extra=self._facts(failure.event))
+                logger.error("projection failed", exc_info=failure.error, extra=self._facts(event))
                 self._become("failed")
                 return
-            logger.warning("projection will try again: %s", self.error, extra=self._facts(failure.event))
+            logger.warning("projection will try again: %s", self.error, extra=self._facts(event))
             self._rest()
         except EventSourcingError as error:
             # Another process was faster, or a commit took effect although its answer was lost.
@@ -183,7 +184,7 @@ class Projector(TrioActor):
         events = self._host.store.read(after=self.position, limit=self._step_events)
         started = time.perf_counter()
         await self._take(events)
-        if events and not self._session.view.waits:
+        if events:
             self._step_events = self._worthwhile((time.perf_counter() - started) / len(events))
 
     def _worthwhile(self, seconds_per_event: float) -> int:

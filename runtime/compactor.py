@@ -71,7 +71,7 @@ class Compaction:
 
 
 class Compactor:
-    """Does one stream at a time, in steps that take the journal no longer than a commit does, with rests in between."""
+    """Does one stream at a time, in steps that work half as long as the disk takes to commit, and rests in between."""
 
     def __init__(
         self,

@@ -31,7 +31,7 @@ FSYNC_SAMPLES: Final = 200
 FILL_BATCH_EVENTS: Final = 1_000
 FILL_STREAMS: Final = 10_000
 OPENING_SECONDS: Final = 0.005
-"""What a runtime does in the background when it opens, as proving a snapshot, is over by then."""
+"""What a runtime does at once when it opens is over by then; proving snapshots goes on at its own pace."""
 NO_SNAPSHOT: Final = 1 << 60
 LIMITS: Final = Limits(
     streams_max=200_000, stream_events_max=100_000_000, resident_actors_max=50_000, command_timeout_seconds=600

@@ -128,7 +128,7 @@ def _put_numbers(log: EventLog, transaction: Transaction, numbers: SegmentNumber
 
 
 def _change(log: EventLog, compacted: Compacted, after: int, change: Callable[[int, bytes], bytes]) -> int:
-    """Give records other bytes, for as many versions as a commit's time allows."""
+    """Give records other bytes, for as many versions as fit into half of the disk's time, at least one group."""
     environment = log.environment
     first, last = after + 1, min(after + STEP_EVENTS_MAX, compacted.version)
 

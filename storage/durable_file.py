@@ -39,14 +39,16 @@ def synced_meanwhile(descriptor: int) -> Iterator[None]:
     Raises `OSError` at the end where any of it could not be stored: the system tells that only once.
     """
     is_written = threading.Event()
-    errors: list[OSError] = []
+    errors: list[BaseException] = []
 
     def sync() -> None:
         try:
-            while not is_written.wait(SYNC_PAUSE_SECONDS):
-                os.fsync(descriptor)
-            os.fsync(descriptor)
-        except OSError as error:
+            # A descriptor of its own, since an interrupt may leave the thread at its last sync.
+            with os.fdopen(os.dup(descriptor), "wb") as own:
+                while not is_written.wait(SYNC_PAUSE_SECONDS):
+                    os.fsync(own)
+                os.fsync(own)
+        except BaseException as error:
             errors.append(error)
 
     syncing = threading.Thread(target=sync, name="eventsrc sync", daemon=True)

@@ -64,7 +64,7 @@ class Limits:
     idempotency_key_bytes_max: int = _count(512)
     """One idempotency key (`IdempotencyKeyInvalid`)."""
     catch_up_batch_events: int = _count(100)
-    """Events that a reader of the log takes at a time; a projection that is behind up to five times as many."""
+    """Events that a projection takes at a time; up to five times as many where they wait and are handled quickly."""
     mailbox_commands_max: int = _count(1_000)
     """Commands that wait in one actor's mailbox (`MailboxFull`)."""
     resident_actors_max: int = _count(10_000)

@@ -49,6 +49,8 @@ def test_a_write_that_has_no_room_left_begins_the_next_group() -> None:
 def test_a_group_holds_no_more_events_than_the_bound_but_for_a_single_write() -> None:
     most, one, huge = write(events=GROUP_EVENTS_MAX), write(), write(events=GROUP_EVENTS_MAX + 1)
     assert taken(most, one, huge, one) == [[most], [one], [huge], [one]]
+    unanswered = write(events=GROUP_EVENTS_MAX - 1, answers=0)
+    assert taken(unanswered, most) == [[unanswered], [most]]
 
 
 def test_a_snapshot_rides_along(monkeypatch: pytest.MonkeyPatch) -> None:

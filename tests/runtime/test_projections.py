@@ -316,6 +316,25 @@ async def test_a_projection_that_fails_for_good_stops_alone_and_can_be_resumed(s
         assert await runtime.view(projection).get("ann") == Balance("ann", 16, 3)
 
 
+async def test_a_failure_at_another_event_begins_with_the_shortest_wait(autojump_clock: trio.abc.Clock) -> None:
+    seen = set[int]()
+
+    class Flaky(Balances):
+        @on(Deposited)
+        def deposited(self, event: Deposited, meta: EventMeta) -> None:
+            if meta.position not in seen:
+                seen.add(meta.position)
+                raise ValueError("not the first time")
+            super().deposited(event, meta)
+
+    limits = Limits(restart_backoff_seconds=1)
+    async with Runtime.open(MemoryLog(), aggregates=[Account], projections=[Flaky], limits=limits) as runtime:
+        started = trio.current_time()
+        await runtime.actor(Account, "ann").ask_many([Deposit(1)] * 20)
+        assert await runtime.view(Flaky.rows).get("ann", at_least=20, timeout=1_000) == Balance("ann", 20, 20)
+        assert 20 * 0.5 <= trio.current_time() - started <= 20 * 1.5
+
+
 async def test_a_row_that_does_not_fit(store: EventStore | Path) -> None:
     @frozen
     class Odd:

@@ -86,6 +86,7 @@ def test_a_row_fits_its_class_or_is_refused_when_it_is_put(define_row: Any) -> N
         shares: tuple[float, ...] = ()
         size: Literal["small", "large"] = "small"
         grade: Literal[1, 2, "none"] = 1
+        finish: Literal["matt", "gloss"] | None = None
 
     def put(**values: Any) -> Any:
         row = Row(**({"account": "ann"} | values))
@@ -102,6 +103,7 @@ def test_a_row_fits_its_class_or_is_refused_when_it_is_put(define_row: Any) -> N
         {"shares": (math.nan,)},
         {"size": "large"},
         {"grade": "none"},
+        {"finish": "gloss"},
     ]
     for good in fitting:
         kept, stored = put(**good), rows.decode(rows.encode(Row("ann", **good)))
@@ -120,6 +122,8 @@ def test_a_row_fits_its_class_or_is_refused_when_it_is_put(define_row: Any) -> N
         {"size": None},
         {"grade": 3},
         {"grade": "1"},
+        {"finish": "rough"},
+        {"finish": 1},
     ]
     for values in bad:
         with pytest.raises(RowInvalid, match=r"A row of .* (does not fit|would come back|cannot be stored).*Row\("):
