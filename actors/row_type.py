@@ -68,13 +68,14 @@ class RowType(Generic[R]):
             extra={"table": self.name, "fields": asked, "indexes": indexes},
         )
 
-    def check(self, row: R) -> None:
-        """Raise `RowInvalid` for what is no row of this table, or would not come back from it as it is."""
+    def checked(self, row: R) -> R:
+        """The row, or where it could be changed or is not plainly as declared a copy: as it will be read again.
+
+        Raises `RowInvalid` for what is no row of this table, or would come back from it as another.
+        """
         if type(row) is not self.row_class:
             raise RowInvalid(f"{self.name} holds rows of {self.row_class.__name__}, not {type(row).__name__}: {row!r}")
-        # One that can be changed is copied by `own`, which checks it, too.
-        if self.is_immutable and not self._fits(row):
-            self._copy(row)
+        return row if self.is_immutable and self._fits(row) else self._copy(row)
 
     def _fits(self, row: R) -> bool:
         """Whether its values are plainly such as they are declared to be."""
@@ -112,7 +113,7 @@ class RowType(Generic[R]):
             ) from error
 
     def own(self, row: R) -> R:
-        """The row, or where it could be changed a copy that nobody else has. Raises `RowInvalid`."""
+        """A row that was checked, or where it could be changed a copy that nobody else has. Raises `RowInvalid`."""
         return row if self.is_immutable else self._copy(row)
 
     def _copy(self, row: R) -> R:

@@ -56,12 +56,12 @@ class SessionRows(Generic[R]):
         return row if row is None else self._type.own(row)
 
     def put(self, row: R) -> None:
-        self._type.check(row)
+        row = self._type.checked(row)
         values = self._type.key_values(row)
         key = self._encoded(values)
         if key not in self._before:
             self._stored(key, values)
-        self._changed[key] = (self._type.own(row), self._batch.event_index)
+        self._changed[key] = (row, self._batch.event_index)
 
     def delete(self, *key: Any) -> None:
         encoded = self._encoded(key)

@@ -87,11 +87,10 @@ def test_a_row_fits_its_class_or_is_refused_when_it_is_put(define_row: Any) -> N
         size: Literal["small", "large"] = "small"
         grade: Literal[1, 2, "none"] = 1
         finish: Literal["matt", "gloss"] | None = None
+        shade: Literal[Colour.RED, "none"] = "none"
 
     def put(**values: Any) -> Any:
-        row = Row(**({"account": "ann"} | values))
-        rows.check(row)
-        return rows.own(row)
+        return rows.checked(Row(**({"account": "ann"} | values)))
 
     rows = row_type_of(Row)
     day = date(2026, 1, 31)
@@ -104,6 +103,8 @@ def test_a_row_fits_its_class_or_is_refused_when_it_is_put(define_row: Any) -> N
         {"size": "large"},
         {"grade": "none"},
         {"finish": "gloss"},
+        {"shade": Colour.RED},
+        {"shade": "red"},
     ]
     for good in fitting:
         kept, stored = put(**good), rows.decode(rows.encode(Row("ann", **good)))
