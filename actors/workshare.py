@@ -1,4 +1,4 @@
-"""Who works when: everything that follows the log, taken together, leaves the commands their half of the time."""
+"""Who works when: everything that follows the log, taken together, leaves the commands more than half of the time."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -9,7 +9,9 @@ import trio
 from .feed import Feed
 
 DEBT_SECONDS_MAX: Final = 0.001
-"""Followers rest for as long as they worked, once they worked for so long while commands were stored."""
+"""Followers rest once they worked for so long while commands were stored."""
+REST_SECONDS_PER_SECOND: Final = 1.5
+"""Of work."""
 
 
 class Workshare:
@@ -33,4 +35,4 @@ class Workshare:
                 debt_seconds, self._debt_seconds = self._debt_seconds, 0.0
                 if self._feed.notifications != self._notifications:
                     self._notifications = self._feed.notifications
-                    await trio.sleep(debt_seconds)
+                    await trio.sleep(REST_SECONDS_PER_SECOND * debt_seconds)

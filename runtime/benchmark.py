@@ -263,7 +263,7 @@ class Benchmark:
             for count in (0, 64)
         }
         none = self._add(Row("ask_without_projections", beside[0], "commands/s", limited_by=CPU))
-        row = Row("ask_with_64_projections", beside[64], "commands/s", limited_by="the half that followers may take")
+        row = Row("ask_with_64_projections", beside[64], "commands/s", limited_by="what followers take")
         self._add(self._compare(row, beside[0], none.name, "at least 0.5", lambda ratio: ratio >= 0.5))
 
     def _sagas(self) -> None:
