@@ -338,7 +338,8 @@ class SagaRun:
             return
         append = StreamAppend(self.stream, self.history.version - len(events), events)
         self._in_flight += 1
-        self._host.journal.submit(Write((append,), (), len(events), 1, self._lane, self._on_settled))
+        write = Write((append,), (), len(events), answer_count=1, lane=self._lane, settle=self._on_settled)
+        self._host.journal.submit(write)
 
     def _on_settled(self, outcome: Appended | EventSourcingError) -> None:
         self._in_flight -= 1

@@ -25,5 +25,5 @@ def make_table(console: Console, *, show_header: bool = True) -> Table:
 
 def print_table(console: Console, title: str, table: Table) -> None:
     """A table under its title, which may be wider."""
-    console.print(f"[italic]{title}")
+    console.print(title, style="italic", markup=False)
     console.print(table)

@@ -221,10 +221,17 @@ class Transaction:
                 entries += self._entries(stream, turn.base_version, offset)
             offset += len(turn.events)
         self._is_submitted = True
-        self._router.journal.submit(
+        write = Write(
             # First what is expected of streams, which may be among those that are changed.
-            Write((*self._unchanged, *appends), entries, offset, 1, Lane(), self._on_settled, self._conditions)
+            (*self._unchanged, *appends),
+            entries,
+            event_count=offset,
+            answer_count=1,
+            lane=Lane(),
+            settle=self._on_settled,
+            conditions=self._conditions,
         )
+        self._router.journal.submit(write)
 
     def _entries(self, stream: str, base_version: int, offset: int) -> Iterator[IdempotencyEntry]:
         limits = self._router.limits
