@@ -9,6 +9,8 @@
         async def create_order(self, ctx: SagaContext) -> None:
             await ctx.ask(Order, self.order_id, CreateOrder(self.total))
 
+What a method sets without declaring it (`self.payment_id = ...`) is a field, too: None at first, and plain data.
+
 Everything about it is checked when the class is defined, so that a mistake shows where it was made.
 """
 
@@ -16,7 +18,7 @@ import dis
 import inspect
 import random
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias, TypeVar, dataclass_transform
@@ -47,6 +49,7 @@ JITTER: Final = 0.25
 """By how much a back-off is shortened or lengthened at random, at most."""
 _STEP: Final = "__eventsrc_step__"
 _STARTS_ON: Final = "__eventsrc_starts_on__"
+_UNTYPED: Final = "eventsrc_untyped"
 
 
 @attrs.frozen
@@ -101,6 +104,8 @@ class SagaDefinition:
     starts_on: Mapping[type, Callable[..., Any]]
     fields: frozenset[str]
     """The names of its state."""
+    untyped: frozenset[str]
+    """Those of them that are not declared: methods set them."""
 
     @property
     def replaces_older(self) -> bool:
@@ -210,6 +215,7 @@ class Saga:
         older_instances: OlderInstances = "continue",
     ) -> None:
         super().__init_subclass__()
+        _declare_what_methods_set(cls)
         attrs.define(cls, slots=False)
         own_name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower() if name is None else name
         if not SAGA_NAME.fullmatch(own_name):
@@ -229,6 +235,7 @@ class Saga:
         if isinstance(signals, str) or not all(isinstance(signal, str) for signal in signals):
             raise DefinitionError(f"signals of {cls.__name__} is a list of names, not {signals!r}")
         functions = [inspect.getattr_static(cls, each) for each in _names(cls)]
+        fields: Mapping[str, attrs.Attribute[Any]] = attrs.fields_dict(cls)  # type: ignore[arg-type]
         cls.__eventsrc_saga__ = SagaDefinition(
             own_name,
             version,
@@ -237,7 +244,8 @@ class Saga:
             older_instances,
             _steps(cls, functions),
             _starts(cls, functions),
-            frozenset(attrs.fields_dict(cls)),  # type: ignore[arg-type]
+            frozenset(fields),
+            frozenset(name for name, field in fields.items() if _UNTYPED in field.metadata),
         )
 
 
@@ -275,25 +283,37 @@ def _check_method(cls: type, function: Any) -> None:
         raise DefinitionError(f"{name} must be async: async def ...(self, ctx).")
     if len(inspect.signature(function).parameters) != 2:
         raise DefinitionError(f"{name} takes self and ctx, and nothing else: what it needs belongs in the state.")
-    _check_assignments(cls, name, function)
-
-
-def _check_assignments(cls: type, name: str, function: Any) -> None:
-    """Refuse `self.x = ...` where x is no field: else that is found out when the step has taken effect."""
-    code = inspect.unwrap(function).__code__
-    fields = attrs.fields_dict(cls)
-    for loaded, stored in pairwise(dis.get_instructions(code)):
-        is_own = loaded.opname.startswith(("LOAD_FAST", "LOAD_DEREF")) and (
-            # Some versions of Python load two names at once.
-            loaded.argrepr.rpartition(", ")[2] == code.co_varnames[0]
-        )
-        if stored.opname != "STORE_ATTR" or not is_own or stored.argval in fields:
-            continue
-        if not hasattr(inspect.getattr_static(cls, stored.argval, None), "__set__"):
+    for attribute in _set_by(function):
+        is_settable = hasattr(inspect.getattr_static(cls, attribute, None), "__set__")
+        if attribute not in attrs.fields_dict(cls) and not is_settable:
             raise DefinitionError(
-                f"{name} sets self.{stored.argval}, which is no field of {cls.__name__}, so it would be lost. Declare "
-                f"it: {stored.argval}: ... = ..."
+                f"{name} sets self.{attribute}, which is no field of {cls.__name__} but an attribute of the class, so "
+                f"it would be lost. Declare it: {attribute}: ... = ..."
             )
+
+
+def _declare_what_methods_set(cls: type) -> None:
+    """Make fields of what methods set and nobody declares: it would be lost when a step is run again."""
+    declared = {name for base in cls.__mro__ for name in vars(base).get("__annotations__", ())}
+    for member in [inspect.getattr_static(cls, name) for name in _names(cls)]:
+        for name in _set_by(member):
+            if name not in declared and inspect.getattr_static(cls, name, attrs.NOTHING) is attrs.NOTHING:
+                declared.add(name)
+                cls.__annotations__[name] = Any
+                setattr(cls, name, attrs.field(default=None, kw_only=True, metadata={_UNTYPED: True}))
+
+
+def _set_by(method: Any) -> Iterator[str]:
+    """The attributes that a method sets: `self.x = ...`."""
+    function = inspect.unwrap(method) if inspect.isfunction(method) else None
+    if not inspect.isfunction(function) or not function.__code__.co_argcount:
+        return
+    own = function.__code__.co_varnames[0]
+    for loaded, stored in pairwise(dis.get_instructions(function)):
+        # Some versions of Python load two names at once.
+        is_own = loaded.opname.startswith(("LOAD_FAST", "LOAD_DEREF")) and loaded.argrepr.rpartition(", ")[2] == own
+        if stored.opname == "STORE_ATTR" and is_own:
+            yield stored.argval
 
 
 def _starts(cls: type, functions: Sequence[Any]) -> dict[type, Callable[..., Any]]:

@@ -358,6 +358,18 @@ def plain_data(value: Any, subject: str) -> Any:
         raise EncodingError(f"{subject} is no plain data: {error}") from error
 
 
+def check_untyped(name: str, value: Any) -> None:
+    """Raise `EncodingError` for a value of a field without a type that would come back as another one."""
+    advice = f"Declare it with its type: {name}: {type(value).__name__} | None = None"
+    try:
+        again = plain_data(value, f"self.{name}")
+    except EncodingError as error:
+        raise EncodingError(f"{error}. {advice}") from error
+    # Which tells 1 from True, and a list from a tuple, also within.
+    if repr(again) != repr(value):
+        raise EncodingError(f"self.{name} would come back as {again!r:.100} instead of {value!r:.100}. {advice}")
+
+
 async def _called(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if not (inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)):
         result = await trio.to_thread.run_sync(partial(function, *args, **kwargs), abandon_on_cancel=True)

@@ -17,7 +17,7 @@ from ..actors.future import TrioFuture
 from ..actors.journal import Journal
 from ..actors.receipt import Receipt, current_cause
 from ..actors.saga import CATEGORY_PREFIX, WAIT_SECONDS_MAX, Saga, saga_id
-from ..actors.saga_context import Commands, plain_data
+from ..actors.saga_context import Commands, check_untyped, plain_data
 from ..actors.saga_errors import DeadlinePassed, SagaWaitsForItself, UnknownSaga, UnknownSignal
 from ..actors.saga_events import SAGA_EVENTS, SagaStarted
 from ..actors.saga_history import SagaHistory, SagaState
@@ -317,6 +317,8 @@ class Sagas:
         return NewEvent(codec.name, msgspec.Raw(payload), 1, codec.kind, correlation_id, causation_id)
 
     def state_data(self, saga: Saga) -> dict[str, Any]:
+        for name in saga.__eventsrc_saga__.untyped:
+            check_untyped(name, getattr(saga, name))
         data: dict[str, Any] = self._serializer.unstructure(saga)
         try:
             self.saga_from(type(saga), data)

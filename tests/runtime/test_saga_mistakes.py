@@ -1,13 +1,14 @@
 """What is wrong with a saga's class shows where the class is defined."""
 
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from saga_cases import open_runtime
 from shop_domain import Create, Created
 
-from eventsrc import DefinitionError, Retry, Saga, SagaContext, starts_on, step
+from eventsrc import DefinitionError, Rejected, Retry, Saga, SagaContext, starts_on, step
 from eventsrc.storage.store import EventStore
 
 
@@ -75,36 +76,86 @@ def test_a_starting_event_that_would_start_nothing_shows_at_once() -> None:
             async def first(self, ctx: SagaContext) -> None: ...
 
 
-def test_setting_what_is_no_field_shows_before_anything_is_done() -> None:
-    async def assign(self: Any, ctx: SagaContext) -> None:
-        payment = await ctx.effect("charge", str)
-        self.payment_id = payment
+def test_what_a_method_sets_is_a_field() -> None:
+    class Base(Saga, name="base"):
+        total: int
+        balance = property(None, lambda self, value: None)
 
-    async def assign_in_a_task(self: Any, ctx: SagaContext) -> None:
-        async def task() -> None:
-            print(self)
+        @step(compensation="undo")
+        async def first(self, ctx: SagaContext) -> None:
+            self.total = self.balance = 1
+            for self.payment_id in await ctx.effect("charge", list):
+                self._keep(ctx.key)
+            ctx.other = 1  # type: ignore[attr-defined]
 
-        for self.payment_id in await ctx.effect("charge", list):
-            await task()
+        async def undo(self, ctx: SagaContext) -> None:
+            self.refund_id = ctx.key
 
-    async def nothing(self: Any, ctx: SagaContext) -> None:
-        self.total = self.balance = 1
-        self.nested.payment_id = ctx.key
-        ctx.payment_id = 1  # type: ignore[attr-defined]
+        def _keep(self, receipt: Any) -> None:
+            self.receipt, self.first_seen = receipt, None
 
-    def define(method: Any, undo: Any) -> type[Saga]:
-        method.__name__ = "only"
-        methods = {
-            "only": step(compensation="undo")(method),
-            "undo": undo,
-            "balance": property(None, lambda self, value: None),
-        }
-        return type("Lossy", (Saga,), {**methods, "__annotations__": {"total": int, "nested": Any}})
+    class Later(Base, name="later"):
+        receipt: str = ""
 
-    define(nothing, nothing)
-    for method, undo in ((assign, nothing), (assign_in_a_task, nothing), (nothing, assign)):
-        with pytest.raises(DefinitionError, match=r"Lossy\.\w+ sets self\.payment_id, which is no field of Lossy"):
-            define(method, undo)
+        @step()
+        async def second(self, ctx: SagaContext) -> None:
+            self.done_by = ctx.key
+
+    assert Base.__eventsrc_saga__.fields == {"total", "payment_id", "refund_id", "receipt", "first_seen"}
+    assert Base.__eventsrc_saga__.untyped == {"payment_id", "refund_id", "receipt", "first_seen"}
+    assert Later.__eventsrc_saga__.untyped == {"payment_id", "refund_id", "first_seen", "done_by"}
+    assert Later(5).payment_id is None
+
+
+def test_setting_an_attribute_of_the_class_shows_before_anything_is_done() -> None:
+    for lost in (None, 7, print):
+        with pytest.raises(DefinitionError, match=r"Lossy.only sets self\.kept, which is no field of Lossy"):
+
+            class Lossy(Saga):
+                kept: ClassVar[Any] = lost
+
+                @step()
+                async def only(self, ctx: SagaContext) -> None:
+                    self.kept = await ctx.effect("charge", str)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("value", [datetime(2026, 1, 31), (1, 2), [(1,)], {1, 2}, object()])
+async def test_what_is_set_without_a_type_comes_back_as_it_is_or_fails_the_step(
+    store: EventStore | Path, value: Any
+) -> None:
+    class Keeper(Saga):
+        @step()
+        async def keep(self, ctx: SagaContext) -> None:
+            self.kept = value
+
+    async with open_runtime(store, Keeper) as runtime:
+        saga = await runtime.start_saga(Keeper(), key="1")
+        outcome = await saga.wait(timeout=10)
+        assert outcome.state == "compensated"
+        assert f"Declare it with its type: kept: {type(value).__name__} | None = None" in outcome.error
+
+
+async def test_what_is_set_without_a_type_is_there_after_a_restart(store: EventStore | Path) -> None:
+    class Buyer(Saga, signals=["go"]):
+        @step(compensation="refund")
+        async def charge(self, ctx: SagaContext) -> None:
+            self.payment = await ctx.effect("charge", lambda: {"id": "pay-1", "parts": [1, 2.5, None, True]})
+
+        @step()
+        async def ship(self, ctx: SagaContext) -> None:
+            await ctx.approval("go")
+            raise Rejected("out of stock")
+
+        async def refund(self, ctx: SagaContext) -> None:
+            self.refunded = self.payment
+
+    async with open_runtime(store, Buyer) as runtime:
+        await runtime.start_saga(Buyer(), key="1")
+    async with open_runtime(store, Buyer) as runtime:
+        await runtime.saga(Buyer, "1").signal("go")
+        outcome = await runtime.saga(Buyer, "1").wait(timeout=10)
+        assert outcome.state == "compensated"
+        assert outcome.saga.refunded == {"id": "pay-1", "parts": [1, 2.5, None, True]}
 
 
 async def test_an_attribute_that_is_no_field_is_an_error_of_the_step(store: EventStore | Path) -> None:
