@@ -96,6 +96,11 @@ def _from_snapshot(
     """The newest snapshot up to a version that fits the class and the history; else the beginning."""
     for snapshot in _newest_first(store, stream, last_version):
         if snapshot.schema != aggregate_type.schema:
+            # As after every change of its fields, until there are snapshots of the new ones.
+            logger.info(
+                "snapshot of another shape of the class passed over",
+                extra={"stream": stream, "version": snapshot.version},
+            )
             continue
         if store.event_hash(stream, snapshot.version) != snapshot.event_hash:
             logger.warning(

@@ -283,13 +283,17 @@ async def test_a_snapshot_of_another_event_is_quarantined(tmp_path: Path) -> Non
         assert found.quarantined == "it was made from another event at this version"
 
 
-async def test_a_snapshot_of_a_class_that_changed_shape_is_neither_used_nor_judged(tmp_path: Path) -> None:
+async def test_a_snapshot_of_a_class_that_changed_shape_is_neither_used_nor_judged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with Runtime.open(tmp_path, aggregates=[Account], limits=LIMITS) as runtime:
         await runtime.actor(Account, "ann").ask_many([Deposit(1)] * 10)
     forge(tmp_path, "account-ann", schema="of old", state={"balance": "ten"})
+    caplog.set_level(logging.INFO, "eventsrc.recovery")
     async with Runtime.open(tmp_path, aggregates=[Account], limits=LIMITS) as runtime:
         assert await runtime.maintenance.prove(Account, "ann") == []
         assert (await runtime.actor(Account, "ann").state()).balance == 10
+    assert "snapshot of another shape of the class passed over" in caplog.text
 
 
 async def test_equal_states_that_are_stored_differently_are_equal(tmp_path: Path) -> None:
