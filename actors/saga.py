@@ -215,7 +215,8 @@ class Saga:
         older_instances: OlderInstances = "continue",
     ) -> None:
         super().__init_subclass__()
-        _declare_what_methods_set(cls)
+        functions = [inspect.getattr_static(cls, each) for each in _names(cls)]
+        _declare_what_methods_set(cls, functions)
         attrs.define(cls, slots=False)
         own_name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower() if name is None else name
         if not SAGA_NAME.fullmatch(own_name):
@@ -234,7 +235,6 @@ class Saga:
             raise DefinitionError(f"older_instances of {cls.__name__} cannot be {older_instances!r}")
         if isinstance(signals, str) or not all(isinstance(signal, str) for signal in signals):
             raise DefinitionError(f"signals of {cls.__name__} is a list of names, not {signals!r}")
-        functions = [inspect.getattr_static(cls, each) for each in _names(cls)]
         fields: Mapping[str, attrs.Attribute[Any]] = attrs.fields_dict(cls)  # type: ignore[arg-type]
         cls.__eventsrc_saga__ = SagaDefinition(
             own_name,
@@ -292,11 +292,11 @@ def _check_method(cls: type, function: Any) -> None:
             )
 
 
-def _declare_what_methods_set(cls: type) -> None:
+def _declare_what_methods_set(cls: type, functions: Sequence[Any]) -> None:
     """Make fields of what methods set and nobody declares: it would be lost when a step is run again."""
     declared = {name for base in cls.__mro__ for name in vars(base).get("__annotations__", ())}
-    for member in [inspect.getattr_static(cls, name) for name in _names(cls)]:
-        for name in _set_by(member):
+    for function in functions:
+        for name in _set_by(function):
             if name not in declared and inspect.getattr_static(cls, name, attrs.NOTHING) is attrs.NOTHING:
                 declared.add(name)
                 cls.__annotations__[name] = Any

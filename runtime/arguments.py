@@ -2,15 +2,14 @@
 
 import math
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from datetime import datetime, timedelta
+from typing import Any
 
 from ..actors.errors import IdempotencyKeyInvalid
 from ..storage.commit import Expected, ExpectedVersion
 from ..storage.limits import Limits
+from ..storage.record import UNIX_EPOCH
 from .errors import ArgumentInvalid
-
-UNIX_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def check_limits(limits: object) -> None:

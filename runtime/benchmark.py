@@ -15,7 +15,6 @@ from typing import Any, Final, TypeVar
 import attrs
 import lmdb
 import rich.console
-import rich.table
 import trio
 
 from . import history_measurements as history
@@ -23,7 +22,7 @@ from . import measurements
 from . import saga_measurements as sagas
 from . import view_measurements as views
 from .errors import PlaceUnusable
-from .output import make_console
+from .output import bare_table, make_console
 
 T = TypeVar("T")
 
@@ -395,7 +394,7 @@ def _print(benchmark: Benchmark) -> None:
     )
     print(f"gc.set_threshold{facts['gc_thresholds']}\n")
     # Without lines, it fits into 80 columns.
-    table = rich.table.Table(box=None, pad_edge=False)
+    table = bare_table()
     for heading in ("measured", "value", "", "ratio", "goal"):
         table.add_column(heading, justify="right" if heading in ("value", "ratio") else "left", no_wrap=True)
     for row in benchmark.rows:

@@ -1,7 +1,7 @@
 """What can be asked of the past: where a moment is in the log, what changed between two versions, and by whom."""
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 import attrs
@@ -12,7 +12,7 @@ from ..actors.aggregate_type import AggregateType
 from ..actors.recovery import Recovered, apply_event, recover
 from ..storage.past import PastLog
 from ..storage.query import position_at
-from ..storage.record import StoredEvent
+from ..storage.record import StoredEvent, utc_time
 from ..storage.snapshot import Snapshot
 from ..storage.store import EventReader
 from .arguments import checked_time_ns, checked_whole
@@ -80,7 +80,7 @@ def position_of(store: EventReader, *, position: int | None = None, time: dateti
     found = position_at(store, checked_time_ns("time", time) + 999)
     if not found:
         first = store.read(limit=1)
-        begins = f"begins at {datetime.fromtimestamp(first[0].time_ns / 1e9, UTC)}" if first else "is empty"
+        begins = f"begins at {utc_time(first[0].time_ns)}" if first else "is empty"
         raise NotInHistory(f"At {time} nothing was stored yet: {store.path} {begins}.")
     return found
 

@@ -5,14 +5,14 @@ import io
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import rich.console
 import rich.table
 
-from .arguments import UNIX_EPOCH
+from ..storage.record import utc_time
 
 NUMBERS: Final = (
     "position",
@@ -30,16 +30,13 @@ NUMBERS: Final = (
 )
 
 ROWS_PER_TABLE: Final = 1_000
+WIDTH_PIPED: Final = 200
+"""Lines are not broken at the width of a terminal that is not there."""
 
 
 def format_time(time_ns: int) -> str:
     """UTC in ISO 8601, with microseconds."""
     return utc_time(time_ns).isoformat(timespec="microseconds")
-
-
-def utc_time(time_ns: int) -> datetime:
-    """A time in UTC, to the microsecond that it is in: whoever asks for what is since then gets it."""
-    return UNIX_EPOCH + timedelta(microseconds=time_ns // 1_000)
 
 
 def compact_json(data: object) -> str:
@@ -84,9 +81,16 @@ def _json_fallback(value: object) -> str:
     raise TypeError(f"{type(value).__name__} has no place in JSON")
 
 
+def bare_table(*, is_terminal: bool = False, show_header: bool = True) -> rich.table.Table:
+    """A table without columns; with lines on a terminal only."""
+    if is_terminal:
+        return rich.table.Table(show_header=show_header)
+    return rich.table.Table(show_header=show_header, box=None, pad_edge=False)
+
+
 def make_table(*columns: str) -> rich.table.Table:
     """A table whose columns of numbers are aligned on the right; without lines where it is piped."""
-    table = rich.table.Table() if sys.stdout.isatty() else rich.table.Table(box=None, pad_edge=False)
+    table = bare_table(is_terminal=sys.stdout.isatty())
     for column in columns:
         table.add_column(column, overflow="fold", justify="right" if column in NUMBERS else "left")
     return table
@@ -106,12 +110,14 @@ def print_tables(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         part = list(islice(coming, ROWS_PER_TABLE))
 
 
-def make_console() -> rich.console.Console:
-    """Standard output, as wide as the terminal."""
-    # Piped output is not cut at the width of a terminal that is not there.
-    # What is printed is data: brackets in it are no markup.
-    width = None if sys.stdout.isatty() else 200
-    return rich.console.Console(width=width, markup=False)
+def make_console(file: TextIO | None = None, *, markup: bool = False, highlight: bool = True) -> rich.console.Console:
+    """Standard output, or another file, as wide as the terminal.
+
+    What is printed is data, in which brackets are no markup, unless `markup` says otherwise.
+    """
+    out = sys.stdout if file is None else file
+    width = None if out.isatty() else WIDTH_PIPED
+    return rich.console.Console(file=out, width=width, markup=markup, highlight=highlight)
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:

@@ -11,13 +11,13 @@ import trio
 
 from ..storage.limits import Limits
 from ..storage.reader import LogReader
-from ..storage.record import StoredEvent
+from ..storage.record import StoredEvent, utc_time
 from .aggregate_replay import AggregateReplay
 from .domain_modules import aggregate_of
 from .errors import ArgumentInvalid
 from .inspection import add_filters, print_event
 from .known_names import check_stream, check_types
-from .output import compact_json, print_json, utc_time
+from .output import compact_json, print_json
 from .pace import Speed
 from .replay import Replay
 from .replay_console import is_typed, run_on_console, told

@@ -11,7 +11,7 @@ from ..actors.saga import Saga, digest_of, saga_id
 from ..actors.saga_errors import UnknownSaga
 from ..actors.saga_orders import StartSaga
 from ..storage.control import ControlBoard
-from ..storage.errors import StreamNameInvalid
+from ..storage.errors import StreamNameInvalid, described
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader
 from .dispatcher import on_board
@@ -111,7 +111,7 @@ class SagaStarts:
                     yield order(saga)
             except Exception as failure:
                 logger.exception("an event cannot start its saga", extra={"saga": name, "position": event.position})
-                error = f"{cause} cannot be made into a saga: {type(failure).__name__}: {failure}"
+                error = f"{cause} cannot be made into a saga: {described(failure)}"
                 yield order(saga_class, error=error[:ERROR_CHARACTERS_MAX])
 
     def _maker(self, saga_class: type[Saga], event: StoredEvent) -> Callable[[], Saga | None] | None:

@@ -10,13 +10,13 @@ import trio
 from ..storage.event_query import EventQuery
 from ..storage.query import find_events
 from ..storage.reader import LogReader
-from ..storage.record import StoredEvent
+from ..storage.record import StoredEvent, utc_time
 from ..storage.snapshot import Snapshot
 from .domain_modules import aggregate_of
 from .history import check_version, find_snapshot, position_of, state_at
 from .inspection import EVENT_COLUMNS, event_cells, event_data
 from .known_names import check_stream
-from .output import compact_json, format_time, make_console, print_json_with, print_tables, utc_time
+from .output import compact_json, format_time, make_console, print_json_with, print_tables
 
 
 def print_stream(options: argparse.Namespace) -> int:

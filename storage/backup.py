@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -17,6 +16,7 @@ from .moving_errors import CopyUnsound, PointUnreachable
 from .partial import empty_folder, partial_folder
 from .query import position_at
 from .reader import LogReader
+from .record import utc_time
 from .transfer import Progress, copy_events, import_events
 from .verify import Summary, verify
 
@@ -24,7 +24,6 @@ FINDINGS_MAX: Final = 10
 """Faults of a copy that its error tells."""
 COPY_ATTEMPTS_MAX: Final = 5
 """Copies of log and archive until they fit together, where streams are made whole again meanwhile."""
-NS_PER_MICROSECOND: Final = 1_000
 
 
 def backup(store: LogReader, destination: str | os.PathLike[str], *, progress: Progress | None = None) -> Summary:
@@ -135,12 +134,8 @@ def _check_reached(source: LogReader, log: EventLog, to_position: int | None, to
 
 
 def _too_early(source: LogReader, time_ns: int) -> PointUnreachable:
-    begins = "it is empty" if not source.last_position else f"it begins at {_time(source.time_at(1))}"
-    return PointUnreachable(source.path, _time(time_ns), begins)
-
-
-def _time(time_ns: int) -> str:
-    return (datetime.fromtimestamp(0, UTC) + timedelta(microseconds=time_ns // NS_PER_MICROSECOND)).isoformat()
+    begins = "it is empty" if not source.last_position else f"it begins at {utc_time(source.time_at(1)).isoformat()}"
+    return PointUnreachable(source.path, utc_time(time_ns).isoformat(), begins)
 
 
 def _copy(store: LogReader, folder: Path, progress: Progress | None) -> Summary:

@@ -7,7 +7,7 @@ values. One value per group commit makes that one wait; the offsets at its front
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -34,22 +34,15 @@ _SEGMENT_AND_TIME: Final = struct.Struct(">QQ")
 Record: TypeAlias = StoredEvent | bytes
 """An event, or the content of the stub that stands for it."""
 
-
-class RecordTime(msgspec.Struct, array_like=True, gc=False):
-    """A record up to its time: what comes behind is not decoded."""
-
-    position: int
-    stream: str
-    version: int
-    type: str
-    schema_version: int
-    kind: str
-    time_ns: int
-
-
 _records_decoder = msgspec.msgpack.Decoder(list[StoredEvent])
 _record_decoder = msgspec.msgpack.Decoder(StoredEvent)
-_time_decoder = msgspec.msgpack.Decoder(RecordTime)
+_fields = msgspec.structs.fields(StoredEvent)
+_through_time = _fields[: [field.name for field in _fields].index("time_ns") + 1]
+_RecordTime = msgspec.defstruct(
+    "_RecordTime", [(field.name, field.type) for field in _through_time], array_like=True, gc=False
+)
+_time_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_RecordTime)
+"""Of a record up to its time: what comes behind is not decoded."""
 _mixed_decoder = msgspec.msgpack.Decoder(list[StoredEvent | bytes])
 _idempotency_decoder = msgspec.msgpack.Decoder(list[IdempotencyEntry])
 _encoder = msgspec.msgpack.Encoder()

@@ -1,6 +1,7 @@
 """What is stored: one record per event, encoded by msgspec and chained by its hash to the one before it."""
 
 import hashlib
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -10,6 +11,9 @@ Kind: TypeAlias = Literal["created", "updated", "deleted", "snapshot", "compacte
 HASH_SIZE_BYTES: Final = 32
 GENESIS_HASH: Final = bytes(HASH_SIZE_BYTES)
 """What stands for the previous hash of a stream's first event."""
+
+
+UNIX_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class StoredEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -51,6 +55,11 @@ class StreamHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
     version: int
     position: int
     hash: bytes
+
+
+def utc_time(time_ns: int) -> datetime:
+    """A time in UTC, to the microsecond that it is in: whoever asks for what is since then gets it."""
+    return UNIX_EPOCH + timedelta(microseconds=time_ns // 1_000)
 
 
 def content_hash(previous_hash: bytes, encoded: bytes) -> bytes:
