@@ -1,4 +1,4 @@
-"""What the types of fields tell of their values: whether they can be changed, and which are stored as they are."""
+"""What the types of fields tell of their values: whether they can be changed."""
 
 import enum
 import types
@@ -14,8 +14,6 @@ _VALUES: Final = frozenset(
     {type(None), bool, int, float, str, bytes, date, datetime, time, timedelta, Decimal, UUID, Ellipsis}
 )
 
-_PLAIN: Final = frozenset({type(None), bool, int, str, bytes})
-
 
 def is_immutable(hint: Any) -> bool:
     """Whether no value of this type can be changed; False wherever that is not sure."""
@@ -24,36 +22,6 @@ def is_immutable(hint: Any) -> bool:
     except TypeError:
         # An annotation that cannot even be hashed.
         return False
-
-
-def exact_classes(hint: Any) -> frozenset[type]:
-    """The classes whose very instances fit this type and are stored without loss; empty where only trying tells.
-
-    Of those that fit a Literal, only its `literal_values` do.
-    """
-    required = _without_none(hint)
-    if isinstance(required, type) and (required in _VALUES or issubclass(required, enum.Enum)):
-        classes = frozenset[type]({required})
-    else:
-        classes = frozenset(map(type, literal_values(required)))
-    return classes | {type(None)} if classes and required is not hint else classes
-
-
-def literal_values(hint: Any) -> frozenset[Any]:
-    """The values of a Literal of plain ones, and None where that is allowed beside it; empty for every other type."""
-    required = _without_none(hint)
-    values = typing.get_args(required) if typing.get_origin(required) is typing.Literal else ()
-    if not values or not all(type(value) in _PLAIN for value in values):
-        return frozenset()
-    return frozenset(values if required is hint else (*values, None))
-
-
-def _without_none(hint: Any) -> Any:
-    """Of `X | None` the X; every other type as it is."""
-    if typing.get_origin(hint) not in (typing.Union, types.UnionType):
-        return hint
-    parts = [part for part in typing.get_args(hint) if part is not type(None)]
-    return parts[0] if len(parts) == 1 else hint
 
 
 def _is_immutable(hint: Any, within: frozenset[Any]) -> bool:

@@ -5,7 +5,6 @@ import hashlib
 import logging
 import reprlib
 from collections.abc import Iterable
-from operator import attrgetter, contains
 from typing import Any, Final, Generic, TypeVar
 
 import attrs
@@ -13,7 +12,8 @@ import msgspec
 
 from ..storage.ordered_key import NotOrdered, encode_indexed, encode_key
 from .errors import DecodingError, RowInvalid
-from .immutable import exact_classes, is_immutable, literal_values
+from .exact_fields import ExactFields, values_getter
+from .immutable import is_immutable
 from .projection import Table
 from .schema import schema_of
 from .serializer import Serializer
@@ -39,12 +39,8 @@ class RowType(Generic[R]):
         serializer.prepare(table.row_class)
         self._unstructure, self._structure = serializer.functions(table.row_class)
         self._serializer = serializer
-        self._key_of = _getter(table.key)
-        fields = attrs.fields(table.row_class)  # type: ignore[arg-type]
-        self._values_of = _getter(tuple(field.name for field in fields))
-        self._exact_classes = [exact_classes(field.type) for field in fields]
-        literals = {field.name: literal_values(field.type) for field in fields}
-        self._literals = [(attrgetter(name), values) for name, values in literals.items() if values]
+        self._key_of = values_getter(table.key)
+        self._exact_fields = ExactFields(table.row_class, serializer)
 
     @property
     def schema(self) -> str:
@@ -75,13 +71,7 @@ class RowType(Generic[R]):
         """
         if type(row) is not self.row_class:
             raise RowInvalid(f"{self.name} holds rows of {self.row_class.__name__}, not {type(row).__name__}: {row!r}")
-        return row if self.is_immutable and self._fits(row) else self._copy(row)
-
-    def _fits(self, row: R) -> bool:
-        """Whether its values are plainly such as they are declared to be."""
-        if not all(map(contains, self._exact_classes, map(type, self._values_of(row)))):
-            return False
-        return not self._literals or all(value_of(row) in values for value_of, values in self._literals)
+        return row if self._exact_fields.hold(row) else self._copy(row)
 
     def key(self, values: tuple[Any, ...]) -> bytes:
         """The key for these values. Raises `RowInvalid`."""
@@ -160,10 +150,3 @@ class RowType(Generic[R]):
             raise DecodingError(
                 f"A stored row of {self.name} does not fit {self.row_class.__name__}: {reason}"
             ) from error
-
-
-def _getter(fields: tuple[str, ...]) -> Any:
-    if len(fields) > 1:
-        return attrgetter(*fields)
-    one = attrgetter(fields[0])
-    return lambda row: (one(row),)

@@ -57,6 +57,8 @@ class Serializer:
     """Translates between objects and plain data, and the errors of cattrs into ours."""
 
     def __init__(self, converter: cattrs.Converter | None = None) -> None:
+        self.is_standard = converter is None
+        """Whether no hooks but those of `make_converter` are on it."""
         self._converter = self.converter = converter or make_converter()
         self._explaining: cattrs.Converter | None = None
 

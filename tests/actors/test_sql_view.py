@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from postgres_server import PostgresServer
 from sqlalchemy.exc import OperationalError
 from view_cases import (
     FIRST,
+    PLUS_2,
     ROWS,
     Balance,
     Balances,
@@ -185,6 +187,7 @@ def test_a_row_that_does_not_fit_its_column_is_named(sql: SqlViews) -> None:
         Everything("x", number=None),  # type: ignore[arg-type]
         Everything("x", text="lone \udc00"),
         Everything("x", when="today"),  # type: ignore[arg-type]
+        Everything("x", when=datetime.min.replace(tzinfo=PLUS_2)),  # in UTC it would be before the year 1
     ):
         with pytest.raises(RowInvalid, match=r"row of things .*: Everything") as refused, view.writing() as writing:
             changes = [Change(table.key((row.key,)), row, None, None) for row in (ROWS[0], bad, ROWS[1])]

@@ -355,7 +355,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "maybe": st.none() | st.integers(-3, 3),
     "ratio": st.floats(allow_nan=False) | st.sampled_from([0.5, 1.0, 2.0]),
     "text": st.none() | TEXTS | TEXTS.map(("long" * 60).__add__),
-    "when": st.none() | st.datetimes(timezones=st.sampled_from([UTC, PLUS_2])),
+    "when": st.none() | st.datetimes(datetime(1, 1, 2), timezones=st.sampled_from([UTC, PLUS_2])),
     "price": st.none() | st.decimals(-100, 100, places=2) | st.sampled_from(DECIMALS),
     "raw": st.binary(max_size=3),
     "flag": st.booleans(),

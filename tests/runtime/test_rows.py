@@ -2,16 +2,27 @@
 
 import enum
 import math
-from datetime import date
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, NewType
+from zoneinfo import ZoneInfo
 
 import pytest
 from attrs import define, evolve, field, frozen
 from bank_domain import Account, Deposit, Deposited, Note, Noted
 
-from eventsrc import EventMeta, MemoryLog, Projection, ProjectionUnavailable, RowInvalid, Runtime, Table, on
+from eventsrc import (
+    EventMeta,
+    MemoryLog,
+    Projection,
+    ProjectionUnavailable,
+    RowInvalid,
+    Runtime,
+    Table,
+    make_converter,
+    on,
+)
 from eventsrc.actors import view_session
 from eventsrc.actors.immutable import is_immutable
 from eventsrc.actors.row_type import RowType
@@ -35,6 +46,11 @@ class Open:
     account: str
     texts: list[str] = field(factory=list[str])
     amount: int = 0
+
+
+@frozen
+class Noticed:
+    account: str
 
 
 @pytest.mark.parametrize("row_class", [Listed, Open])
@@ -129,6 +145,49 @@ def test_a_row_fits_its_class_or_is_refused_when_it_is_put(define_row: Any) -> N
     for values in bad:
         with pytest.raises(RowInvalid, match=r"A row of .* (does not fit|would come back|cannot be stored).*Row\("):
             put(**values)
+
+
+def test_a_row_is_kept_as_it_will_be_read_again() -> None:
+    @frozen
+    class Row:
+        account: str
+        at: datetime
+        opens: time = time(9)
+
+    rows = row_type_of(Row)
+    winter = datetime(2026, 1, 31, 12, tzinfo=ZoneInfo("Europe/Berlin"))
+    for at in (winter, winter.astimezone(UTC), winter.replace(tzinfo=None), winter.replace(fold=1)):
+        row = Row("ann", at, time(9, tzinfo=at.tzinfo))
+        kept, stored = rows.checked(row), rows.decode(rows.encode(row))
+        # Half a year later the zone's rules tell another offset than the stored one.
+        assert kept.at + timedelta(days=182) == stored.at + timedelta(days=182)
+        assert (kept.at.utcoffset(), kept.at.fold) == (stored.at.utcoffset(), stored.at.fold)
+        assert type(kept.at.tzinfo) is type(stored.at.tzinfo)
+        assert kept.opens.tzinfo is stored.opens.tzinfo or kept.opens.utcoffset() == stored.opens.utcoffset()
+
+
+def test_a_row_that_its_class_or_a_hook_makes_another_of_is_no_row_of_the_view() -> None:
+    @frozen
+    class Counted:
+        account: str
+        readings: int = field(default=0, converter=lambda count: count + 1)
+
+    @frozen
+    class Completed:
+        account: str
+        readings: int = 0
+
+        def __attrs_post_init__(self) -> None:
+            object.__setattr__(self, "readings", self.readings + 1)
+
+    for row in (Counted("ann"), Completed("ann")):
+        with pytest.raises(RowInvalid, match="would come back as another"):
+            row_type_of(type(row)).checked(row)
+
+    converter = make_converter()
+    converter.register_unstructure_hook(str, str.lower)
+    rows = RowType(Table(Noticed, key="account"), Serializer(converter))
+    assert rows.checked(Noticed("Ann")) == Noticed("ann")
 
 
 async def test_a_row_that_does_not_fit_its_class_leaves_the_view_as_it_was(store: EventStore | Path) -> None:

@@ -1,0 +1,100 @@
+"""Objects whose fields hold plainly what they are declared to hold: they come back from the store as they are."""
+
+import enum
+import types
+import typing
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from operator import attrgetter, contains
+from typing import Any, Final
+from uuid import UUID
+
+import attrs
+
+from .serializer import Serializer
+
+_PLAIN: Final = frozenset({type(None), bool, int, str, bytes})
+_TIMES: Final = frozenset({datetime, time})
+_EXACT: Final = _PLAIN | _TIMES | {float, date, timedelta, Decimal, UUID}
+
+
+class ExactFields:
+    """Tells of the objects of one class that what is stored of them becomes the same objects again.
+
+    Where that is not sure, only trying tells: a converter with hooks, or a class that does something of its own when an
+    object is made, may make anything of a value.
+    """
+
+    def __init__(self, cls: type, serializer: Serializer) -> None:
+        fields = attrs.fields(cls)
+        self._is_known = serializer.is_standard and _is_made_of_its_fields(cls)
+        self._values_of = values_getter([field.name for field in fields])
+        self._classes = [exact_classes(field.type) for field in fields]
+        literals = {field.name: literal_values(field.type) for field in fields}
+        self._literals = [(attrgetter(name), values) for name, values in literals.items() if values]
+        times = [field.name for field, classes in zip(fields, self._classes, strict=True) if classes & _TIMES]
+        self._times = [attrgetter(name) for name in times]
+
+    def hold(self, instance: Any) -> bool:
+        """Whether this object, of the very class, comes back as it is, without trying; False where that is not sure."""
+        if not (self._is_known and all(map(contains, self._classes, map(type, self._values_of(instance))))):
+            return False
+        if self._literals and not all(value_of(instance) in values for value_of, values in self._literals):
+            return False
+        return not self._times or all(_is_exact_time(value_of(instance)) for value_of in self._times)
+
+
+def exact_classes(hint: Any) -> frozenset[type]:
+    """The classes whose very instances fit this type and are stored without loss; empty where only trying tells.
+
+    Of those that fit a Literal, only its `literal_values` do; of times, only those in UTC or in no zone.
+    """
+    required = _without_none(hint)
+    if isinstance(required, type) and (required in _EXACT or issubclass(required, enum.Enum)):
+        classes = frozenset[type]({required})
+    else:
+        classes = frozenset(map(type, literal_values(required)))
+    return classes | {type(None)} if classes and required is not hint else classes
+
+
+def literal_values(hint: Any) -> frozenset[Any]:
+    """The values of a Literal of plain ones, and None where that is allowed beside it; empty for every other type."""
+    required = _without_none(hint)
+    values = typing.get_args(required) if typing.get_origin(required) is typing.Literal else ()
+    if not values or not all(type(value) in _PLAIN for value in values):
+        return frozenset()
+    return frozenset(values if required is hint else (*values, None))
+
+
+def values_getter(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
+    """What gets the values of these fields of an object."""
+    if len(names) > 1:
+        return attrgetter(*names)
+    if not names:
+        return lambda _: ()
+    one = attrgetter(names[0])
+    return lambda instance: (one(instance),)
+
+
+def _without_none(hint: Any) -> Any:
+    """Of `X | None` the X; every other type as it is."""
+    if typing.get_origin(hint) not in (typing.Union, types.UnionType):
+        return hint
+    parts = [part for part in typing.get_args(hint) if part is not type(None)]
+    return parts[0] if len(parts) == 1 else hint
+
+
+def _is_made_of_its_fields(cls: type) -> bool:
+    """Whether its objects are frozen, and are nothing but the values that they are made with."""
+    properties = attrs.inspect(cls)
+    if not (properties.is_frozen and properties.added_init):
+        return False
+    if hasattr(cls, "__attrs_pre_init__") or hasattr(cls, "__attrs_post_init__"):
+        return False
+    return all(field.init and field.converter is None for field in attrs.fields(cls))
+
+
+def _is_exact_time(value: datetime | time | None) -> bool:
+    """A time keeps its offset alone: not the rules of its zone, nor which of two times with one name it is."""
+    return value is None or ((value.tzinfo is None or value.tzinfo is UTC) and not value.fold)
