@@ -17,12 +17,12 @@ from msgspec import structs
 from ..actors.aggregate import Aggregate
 from ..actors.aggregate_type import AggregateType
 from ..actors.errors import RuntimeClosed
-from ..actors.journal import ThreadJournal
 from ..actors.messages import stored_name
 from ..actors.recovery import apply_event, recover
 from ..actors.saga_context import CALL_KEY
 from ..actors.saga_instance import ENDINGS
 from ..actors.snapshot_proof import verdict
+from ..actors.thread_journal import ThreadJournal
 from ..storage.archive import SEGMENT_EVENTS_MAX, pack_segment
 from ..storage.compacted import Compacted, SegmentRange
 from ..storage.compaction import (
@@ -279,9 +279,8 @@ class Compactor:
                     apply_event(aggregate_type, state, _event_of(record))
                 await _rest_since(begun)
         found = verdict(self._log, aggregate_type, snapshot, state)
-        self._journal.save(found)
+        await self._journal.store([found])
         if found.quarantined:
-            await self._journal.until_saved()
             reason = f"its snapshot at version {snapshot.version} is not what its events give: {found.quarantined}"
             raise CompactionRefused(snapshot.stream, reason)
 

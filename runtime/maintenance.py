@@ -8,7 +8,8 @@ import trio
 
 from ..actors.aggregate import Aggregate
 from ..actors.aggregate_type import AggregateType
-from ..actors.journal import InlineJournal, ThreadJournal
+from ..actors.inline_journal import InlineJournal
+from ..actors.thread_journal import ThreadJournal
 from ..storage.compacted import Compacted
 from ..storage.errors import CompactionRefused, EventSourcingError
 from ..storage.limits import Limits

@@ -16,7 +16,7 @@ from ..actors.aggregate_type import AggregateType
 from ..actors.background import in_background
 from ..actors.event_codecs import EventCodecs
 from ..actors.feed import Feed
-from ..actors.journal import InlineJournal, ThreadJournal
+from ..actors.inline_journal import InlineJournal
 from ..actors.projection import Projection
 from ..actors.receipt import Receipt
 from ..actors.saga import Saga, saga_id
@@ -24,6 +24,7 @@ from ..actors.saga_errors import UnknownSaga
 from ..actors.saga_history import SAGA_STATES, SagaState
 from ..actors.saga_instance import SagaInstance, SagaInstances
 from ..actors.serializer import Serializer
+from ..actors.thread_journal import ThreadJournal
 from ..actors.view_store import ViewStore
 from ..storage.commit import StreamAppend
 from ..storage.event_query import EventQuery

@@ -108,9 +108,7 @@ class SnapshotProver:
         """Keep what was found out; it is told once it holds."""
         if not verdicts:
             return
-        for found in verdicts:
-            self._journal.save(found)
-        await self._journal.until_saved()
+        await self._journal.store(verdicts)
         if any(found.quarantined for found in verdicts):
             self.on_quarantine(verdicts[0].stream)
         for found in verdicts:

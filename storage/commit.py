@@ -95,6 +95,8 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
     idempotency: Sequence[IdempotencyEntry] = ()
     follows: int = 0
     conditions: Sequence[EventQuery] = ()
+    clock_ns: int | None = None
+    """The time by the clock, which idempotency keys expire by, where that was set back: `time_ns` never is."""
 
     @property
     def event_count(self) -> int:

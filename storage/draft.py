@@ -59,7 +59,7 @@ class Draft:
         self.placements: list[Placement] = []
         self.heads: dict[str, StreamHead] = {}
         self.idempotency: list[IdempotencyEntry] = []
-        self.time_ns = 0
+        self.clock_ns = 0
         self._limits = limits
         self._head_of = head_of
         self._first_match = first_match
@@ -93,7 +93,7 @@ class Draft:
         self.last_position = group.events[-1].position
         self.first_commit_id = max(group.first_commit_id, self.last_commit_id + 1)
         self.last_commit_id = self.first_commit_id + group.last_commit_id - group.first_commit_id
-        self.time_ns = group.events[-1].time_ns
+        self.clock_ns = group.events[-1].time_ns
 
     def _add(self, commit: Commit) -> Appended:
         if commit.id <= self.last_commit_id:
@@ -162,7 +162,7 @@ class Draft:
         self.last_position = position
         self.first_commit_id = self.first_commit_id or commit.id
         self.last_commit_id = commit.id
-        self.time_ns = commit.time_ns
+        self.clock_ns = commit.time_ns if commit.clock_ns is None else commit.clock_ns
         return Appended(commit.id, first_position, position, heads)
 
     def _settle(self, entry: IdempotencyEntry, first_position: int) -> IdempotencyEntry:

@@ -92,6 +92,11 @@ class EventLog(LogReader):
         try:
             self._write([] if draft.is_empty else [(draft, tree)], snapshots)
         except StoreError as error:
+            if snapshots:
+                reason = {"path": self.path, "reason": str(error)}
+                logger.warning("snapshots not stored: %d", len(snapshots), extra=reason)
+            if not commits:
+                raise
             unknown = isinstance(error, StoreOutcomeUnknown)
             if unknown or draft.is_empty or not self._holds(draft.last_commit_id):
                 return [error if isinstance(outcome, Appended) else outcome for outcome in outcomes]
@@ -173,7 +178,7 @@ class EventLog(LogReader):
                 self._put_snapshot(transaction, snapshot)
             if any(draft.idempotency for draft, _ in drafts):
                 idempotency_table.drop_expired(
-                    transaction, table("idempotency"), table("expiries"), drafts[-1][0].time_ns
+                    transaction, table("idempotency"), table("expiries"), drafts[-1][0].clock_ns
                 )
             return flush.write(transaction, share) if flush else 0
 

@@ -133,7 +133,7 @@ class EventStore(EventReader, Protocol):
 
         A refused commit (`VersionConflict`, one of the `LimitExceeded`, ...) leaves no trace and does not touch the
         others. When the disk refuses, every commit gets the `StoreError` and none is stored. Snapshots are written
-        along with them.
+        along with them; where there are snapshots alone, the `StoreError` is raised.
         """
 
     def flush(self) -> None:

@@ -1,13 +1,21 @@
 """What the journal's thread takes from its inbox at a time: one group commit."""
 
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 import pytest
+import trio
+import trio.testing
 from pykka._envelope import Envelope
 
-from eventsrc.actors import journal
-from eventsrc.actors.journal import GROUP_ANSWERS_MIN, GROUP_EVENTS_MAX, Batch, JournalInbox, Lane, Work, Write
+from eventsrc import EventSourcingError, MemoryLog, RuntimeClosed
+from eventsrc.actors import journal_actor
+from eventsrc.actors.journal import Lane, Work, Write
+from eventsrc.actors.journal_actor import GROUP_ANSWERS_MIN, GROUP_EVENTS_MAX, Batch, JournalInbox
+from eventsrc.actors.thread_journal import ThreadJournal
+from eventsrc.storage.commit import ANY, Appended, Commit, NewEvent, StreamAppend
 from eventsrc.storage.snapshot import Snapshot
 
 
@@ -57,10 +65,72 @@ def test_a_snapshot_rides_along(monkeypatch: pytest.MonkeyPatch) -> None:
     few, state = [write() for _ in range(GROUP_ANSWERS_MIN - 1)], snapshot()
     assert taken(state, *few, state, few[0]) == [[state, *few, state, few[0]]]
     assert taken(state, huge := write(events=GROUP_EVENTS_MAX + 1)) == [[state, huge]]
-    monkeypatch.setattr(journal, "GROUP_EVENTS_MAX", 3)
+    monkeypatch.setattr(journal_actor, "GROUP_EVENTS_MAX", 3)
     assert taken(*[state] * 7) == [[state] * 3, [state] * 3, [state]]
 
 
 def test_other_work_is_done_between_two_groups() -> None:
     before, after, work = write(), write(), Work(lambda: None, lambda _: None)
     assert taken(before, work, after) == [[before], work, [after]]
+
+
+class SlowLog(MemoryLog):
+    """A store whose disk takes as long as the test says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_go_on = threading.Event()
+
+    def append(
+        self, commits: Sequence[Commit], snapshots: Sequence[Snapshot] = ()
+    ) -> list[Appended | EventSourcingError]:
+        self.may_go_on.wait()
+        return super().append(commits, snapshots)
+
+
+@pytest.fixture
+def log() -> Iterator[SlowLog]:
+    slow = SlowLog()
+    yield slow
+    slow.may_go_on.set()
+
+
+def journal_of(log: SlowLog) -> ThreadJournal:
+    return ThreadJournal(log, wall_clock=lambda: 1, commits_waiting_max=10, on_commit=lambda: None)
+
+
+async def test_what_is_decided_after_the_end_is_refused_behind_what_was_before_it(log: SlowLog) -> None:
+    journal = journal_of(log)
+    outcomes: list[tuple[str, Appended | EventSourcingError]] = []
+
+    def note(name: str) -> Write:
+        append = StreamAppend("bank-ann", ANY, [NewEvent("noted", {})])
+        return Write([append], (), 1, 1, Lane(), lambda outcome: outcomes.append((name, outcome)))
+
+    journal.submit(note("first"))
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(journal.close)
+            await trio.testing.wait_all_tasks_blocked()
+            journal.submit(note("late"))
+            assert outcomes == []
+            log.may_go_on.set()
+    journal.submit(note("later"))
+    assert [(name, type(outcome)) for name, outcome in outcomes] == [
+        ("first", Appended),
+        ("late", RuntimeClosed),
+        ("later", RuntimeClosed),
+    ]
+    assert log.last_position == 1
+
+
+async def test_a_closed_journal_takes_no_work_and_no_snapshots(log: SlowLog) -> None:
+    log.may_go_on.set()
+    journal = journal_of(log)
+    await journal.close()
+    with pytest.raises(RuntimeClosed):
+        await journal.run(lambda: None)
+    with pytest.raises(RuntimeClosed):
+        await journal.store([snapshot()])
+    journal.save(snapshot())
+    assert log.snapshots("bank-ann") == []

@@ -150,6 +150,23 @@ async def test_a_position_inside_of_a_transaction_shows_a_part_of_it_and_a_time_
         assert await balances(time=EPOCH + timedelta(days=9)) == [2, 2], "after the newest event is now"
 
 
+async def test_what_is_asked_by_time_is_found_when_the_clock_was_set_back_between_two_runs(
+    tmp_path: Path,
+) -> None:
+    clock, path = WallClock(), tmp_path / "store"
+    for _ in range(2):
+        async with Runtime.open(path, aggregates=[Account], wall_clock=clock) as runtime:
+            for _ in range(3):
+                await runtime.actor(Account, "ann").ask(Deposit(1))
+        clock.advance(-1_000)
+    async with Runtime.open(path, aggregates=[Account], wall_clock=clock) as runtime:
+        events = [event async for event in runtime.events(until=EPOCH + timedelta(seconds=1))]
+        assert len(events) == 6
+        assert {event.time_ns for event in events} == {clock.now_ns + 2_000 * 10**9}, "they do not run backwards"
+        async with runtime.as_of(time=EPOCH) as past:
+            assert (await past.actor(Account, "ann").state()).balance == 6
+
+
 async def test_what_is_no_moment_is_said(store: EventStore | Path) -> None:
     async with Runtime.open(store, aggregates=[Account]) as runtime:
         ann = runtime.actor(Account, "ann")

@@ -166,6 +166,22 @@ async def test_keys_survive_a_restart_and_end_with_their_window(tmp_path: Path) 
         assert (await ann.ask(Withdraw(1), idempotency_key="w")).duplicate, "Withdraw says an hour"
 
 
+async def test_a_clock_that_is_set_back_ends_no_key_before_its_time(tmp_path: Path) -> None:
+    clock, path = WallClock(), tmp_path / "store"
+    async with Runtime.open(path, aggregates=[Account], wall_clock=clock) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(1), idempotency_key="before")
+    clock.advance(-3_600)
+    for _ in range(2):
+        async with Runtime.open(path, aggregates=[Account], wall_clock=clock) as runtime:
+            ann = runtime.actor(Account, "ann")
+            await ann.ask(Deposit(1), idempotency_key="after")
+            await ann.ask(Deposit(1), idempotency_key="another")
+    clock.advance(299)
+    async with Runtime.open(path, aggregates=[Account], wall_clock=clock) as runtime:
+        for key in ("before", "after", "another"):
+            assert (await runtime.actor(Account, "ann").ask(Deposit(1), idempotency_key=key)).duplicate
+
+
 async def test_an_idempotency_key_must_have_a_sensible_length() -> None:
     async with Runtime.open(MemoryLog(), aggregates=[Account]) as runtime:
         with pytest.raises(IdempotencyKeyInvalid, match="idempotency_key_bytes_max"):

@@ -24,6 +24,7 @@ from eventsrc import (
     Rejected,
     Runtime,
     Snapshots,
+    StoreFull,
     applies,
     command,
     event,
@@ -33,6 +34,7 @@ from eventsrc.runtime import snapshot_prover
 from eventsrc.runtime.snapshot_prover import SnapshotProver
 from eventsrc.runtime.testing import WallClock
 from eventsrc.storage import postings
+from eventsrc.storage.environment import Environment
 from eventsrc.storage.snapshot import Snapshot
 from eventsrc.storage.store import EventStore
 
@@ -201,6 +203,29 @@ async def test_a_snapshot_that_is_not_what_its_events_give_is_quarantined(
         assert runtime.maintenance.proofs.quarantined == 1
         # The older one and the events since are used.
         assert (await runtime.actor(Account, "ann").state()).balance == 20
+
+
+async def test_a_quarantine_that_could_not_be_stored_is_told_as_such(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Runtime.open(tmp_path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.actor(Account, "ann").ask_many([Deposit(1)] * 10)
+    forge(tmp_path, "account-ann", state={"balance": 1_000_000, "notes": 0})
+
+    def refuse(self: Environment, work: Any) -> None:
+        raise StoreFull(self.path, "no space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(Environment, "write", refuse)
+        async with Runtime.open(tmp_path, aggregates=[Account], limits=LIMITS) as runtime:
+            with pytest.raises(StoreFull):
+                await runtime.maintenance.prove(Account, "ann")
+            assert "snapshots not stored: 1" in caplog.text
+            assert "snapshot quarantined" not in caplog.text
+            assert runtime.maintenance.proofs.quarantined == 0
+            full.undo()
+            await runtime.maintenance.prove(Account, "ann")
+            assert runtime.maintenance.proofs.quarantined == 1
 
 
 async def test_a_forged_snapshot_that_says_it_was_proved_is_quarantined(tmp_path: Path) -> None:
