@@ -62,6 +62,7 @@ from .actors.saga_instance import SagaInstance, SagaInstances
 from .actors.serializer import make_converter
 from .actors.snapshot_policy import Snapshots
 from .actors.tombstone import Delete, Deleted, Recreate, Recreated
+from .actors.view_store import ViewStore
 from .runtime.aggregate_replay import AggregateReplay
 from .runtime.changes import ABSENT, Change
 from .runtime.compactor import Compaction
@@ -69,12 +70,14 @@ from .runtime.consumers import Consumer
 from .runtime.dispatcher import Message
 from .runtime.errors import (
     ArgumentInvalid,
+    HandlerIsAsync,
     NoPlaceForProgress,
     NotInHistory,
     PastReadOnly,
     ReadersFull,
     RuntimeReadOnly,
     ShutdownTimeout,
+    SignalKnown,
     SubscriptionDeleted,
     SubscriptionDiverged,
     SubscriptionFilterDiffers,
@@ -107,7 +110,7 @@ from .runtime.replay_errors import (
 )
 from .runtime.retention import Candidate
 from .runtime.runtime import Runtime
-from .runtime.sagas import SagaRef
+from .runtime.sagas import SagaOutcome, SagaRef
 from .runtime.view import Query, View
 from .storage.commit import ANY, NO_STREAM, STREAM_EXISTS, ExpectedVersion
 from .storage.errors import (
@@ -171,6 +174,8 @@ from .storage.moving_errors import (
     PointUnreachable,
 )
 from .storage.record import StoredEvent, StreamHead
+from .storage.snapshot import Snapshot
+from .storage.store import EventStore
 
 __version__ = "0.1.0"
 
@@ -230,6 +235,7 @@ __all__ = [
     "EventMeta",
     "EventQuery",
     "EventSourcingError",
+    "EventStore",
     "EventTooLarge",
     "EvidenceUnavailable",
     "ExpectedVersion",
@@ -237,6 +243,7 @@ __all__ = [
     "ExportTruncated",
     "ExportUnreadable",
     "HandlerFailed",
+    "HandlerIsAsync",
     "HistoryDiverged",
     "IdempotencyKeyInvalid",
     "ImportGap",
@@ -292,13 +299,16 @@ __all__ = [
     "SagaInstance",
     "SagaInstances",
     "SagaNotParked",
+    "SagaOutcome",
     "SagaParked",
     "SagaRef",
     "SagaStarted",
     "SagaWaitsForItself",
     "SchemaError",
     "ShutdownTimeout",
+    "SignalKnown",
     "SigningKeyInvalid",
+    "Snapshot",
     "SnapshotQuarantined",
     "Snapshots",
     "StateReadOnly",
@@ -346,6 +356,7 @@ __all__ = [
     "VersionConflict",
     "View",
     "ViewClosed",
+    "ViewStore",
     "ViewTooOld",
     "ViewUnreachable",
     "ViewUnusable",

@@ -144,6 +144,11 @@ def _inherited_snapshots(cls: type) -> Snapshots | None:
 
 def _check_fields(cls: type) -> None:
     for field in attrs.fields(cls):
+        if field.name in vars(Aggregate):
+            raise DefinitionError(
+                f"{cls.__name__}.{field.name} cannot be a field: every aggregate has a {field.name} of its own. "
+                "Rename it."
+            )
         if field.default is attrs.NOTHING:
             raise DefinitionError(
                 f"{cls.__name__}.{field.name} has no default. The fields of an aggregate are its state, and their "

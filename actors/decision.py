@@ -86,7 +86,7 @@ def encode_decision(
                 request.correlation_id,
                 request.command_id,
                 metadata,
-                () if codec.tags is None else _tags_of(codec, codec.tags, event, limits),
+                () if codec.tags is None else _tags_of(stream, codec, codec.tags, event, limits),
             )
         )
     if size_bytes > limits.commit_size_bytes_max:
@@ -108,7 +108,7 @@ def _events_in(aggregate_type: AggregateType, stream: str, request: Request, ret
 
 
 def _tags_of(
-    codec: EventCodec, tags_of: Callable[[Any], Iterable[str]], event: object, limits: Limits
+    stream: str, codec: EventCodec, tags_of: Callable[[Any], Iterable[str]], event: object, limits: Limits
 ) -> tuple[str, ...]:
     try:
         given = tags_of(event)
@@ -123,7 +123,7 @@ def _tags_of(
         try:
             check_stored_name(tag)
         except ValueError as error:
-            raise TagInvalid("", codec.name, tag, str(error)) from error
+            raise TagInvalid(stream, codec.name, tag, str(error)) from error
     return tags
 
 

@@ -16,6 +16,8 @@ EVENT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,199}")
 _COMMAND: Final = "__eventsrc_command__"
 _EVENT: Final = "__eventsrc_event__"
 DECLARED_KINDS: Final = ("created", "updated", "deleted")
+RESERVED_NAMES: Final = ("saga.", "eventsrc.")
+"""What the stored names of the runtime's own events begin with."""
 
 
 @attrs.frozen
@@ -78,7 +80,7 @@ def event(
 
     Args:
         name: the stored name. It stays when the class is renamed or moved.
-        version: the version of its schema.
+        version: the version of its schema, which is stored with every event.
         kind: "created", "updated" or "deleted"; by default the first event of a stream is "created", others "updated".
         tags: gives the tags of an event, by which it is found across streams: `lambda event: [f"user:{event.user}"]`.
 
@@ -96,26 +98,35 @@ def event(
             f"{name!r} cannot be the stored name of an event: use 1 to 200 lower-case letters, digits, dots, dashes "
             "and underscores, beginning with a letter or digit."
         )
+    if name.startswith(RESERVED_NAMES):
+        raise DefinitionError(
+            f"{name!r} cannot be the stored name of an event: those that begin with {' or '.join(RESERVED_NAMES)} are "
+            "the runtime's own. Give it another."
+        )
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise DefinitionError(f"the version of event {name!r} must be a whole number from 1 on, not {version!r}")
     if kind is not None and kind not in DECLARED_KINDS:
         raise DefinitionError(f"the kind of event {name!r} must be one of {', '.join(DECLARED_KINDS)}, not {kind!r}")
 
-    def decorate(decorated: type[C]) -> type[C]:
-        frozen = attrs.frozen(decorated)
-        setattr(frozen, _EVENT, EventType(name, version, kind, tags))
-        return frozen
+    return _declare(EventType(name, version, kind, tags))
 
-    return decorate
+
+@dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
+def own_event(name: str, *, kind: Kind) -> Callable[[type[C]], type[C]]:
+    """`event` for what the runtime itself stores."""
+    return _declare(EventType(name, 1, kind, None))
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
 def saga_record(name: str) -> Callable[[type[C]], type[C]]:
     """`event` for what a saga stores of itself."""
+    return own_event(name, kind="saga_step")
 
+
+def _declare(event_type: EventType) -> Callable[[type[C]], type[C]]:
     def decorate(decorated: type[C]) -> type[C]:
         frozen = attrs.frozen(decorated)
-        setattr(frozen, _EVENT, EventType(name, 1, "saga_step", None))
+        setattr(frozen, _EVENT, event_type)
         return frozen
 
     return decorate

@@ -5,6 +5,8 @@ Everything about it is checked when the class is defined, so that a mistake show
 
 import inspect
 import re
+import types
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Generic, Literal, Protocol, TypeAlias, TypeVar, overload
 
@@ -169,6 +171,12 @@ def _handlers_of(cls: type) -> dict[type, Callable[[Any, Any, EventMeta], None]]
             parameters = list(inspect.signature(function).parameters.values())
             if len(parameters) != 3 or any(each.kind is each.KEYWORD_ONLY for each in parameters):
                 raise DefinitionError(f"{where} takes an event and what is known of it: def {name}(self, event, meta).")
+            for parameter, given in zip(parameters[1:], (event_class, StoredEvent), strict=True):
+                if not _admits(_hint(function, parameter.name), given):
+                    raise DefinitionError(
+                        f"{where} is given a {given.__name__} and says that {parameter.name!r} is a "
+                        f"{inspect.formatannotation(parameter.annotation)}. Change its annotation, or its @on(...)."
+                    )
             if event_class in found:
                 raise DefinitionError(
                     f"{cls.__name__}.{found[event_class].__name__} and {where} both have @on for "
@@ -187,6 +195,21 @@ def _events_of(cls: type, name: str) -> Sequence[type]:
     """What the method is for; one that overrides another and says nothing of it is for the same events."""
     marks = (getattr(vars(base).get(name), _HANDLES, None) for base in cls.__mro__)
     return next((mark for mark in marks if mark is not None), ())
+
+
+def _hint(function: Callable[..., Any], parameter: str) -> Any:
+    try:
+        return typing.get_type_hints(function).get(parameter, Any)
+    except (NameError, TypeError):
+        # It names what is known only where the class is defined: the type checker sees to that.
+        return Any
+
+
+def _admits(annotation: Any, given: type) -> bool:
+    """Whether an object of the class may be passed where this is annotated; True where that is not sure."""
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    parts = typing.get_args(annotation) if is_union else (annotation,)
+    return any(part is Any or not isinstance(part, type) or issubclass(given, part) for part in parts)
 
 
 def _check_bounds(cls: type[Projection]) -> None:

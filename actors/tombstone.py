@@ -1,6 +1,6 @@
 """Deleting an aggregate, and using its id again: the commands and events that every aggregate knows."""
 
-from .messages import command, event
+from .messages import command, own_event
 
 
 @command
@@ -17,14 +17,14 @@ class Recreate:
     reason: str = ""
 
 
-@event("eventsrc.deleted", kind="deleted")
+@own_event("eventsrc.deleted", kind="deleted")
 class Deleted:
     """The aggregate was deleted."""
 
     reason: str
 
 
-@event("eventsrc.recreated", kind="created")
+@own_event("eventsrc.recreated", kind="created")
 class Recreated:
     """The id of a deleted aggregate is used again."""
 

@@ -33,6 +33,15 @@ class ArgumentInvalid(EventSourcingError, ValueError):
         self.value = value
 
 
+class HandlerIsAsync(EventSourcingError):
+    """`Scenario.when` cannot run an async handler to its end in a test that is async itself."""
+
+    code: ClassVar[str] = "handler_is_async"
+
+    def __init__(self) -> None:
+        super().__init__("The handler is async, and so is the test: write `await scenario(...).when_async(command)`.")
+
+
 class WrongThread(EventSourcingError):
     """A method that must run on the trio thread was called on another one, or the other way round."""
 

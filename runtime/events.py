@@ -1,6 +1,6 @@
 """Reading the log from a program: which events are wanted, and iterators over them."""
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
 from typing import Any, Final
@@ -17,7 +17,7 @@ from .arguments import check_count, check_metadata, checked_time_ns
 from .errors import ArgumentInvalid
 from .iteration import Items
 
-EVENTS_PER_CHECKPOINT: Final = 100
+STREAMS_PER_CHECKPOINT: Final = 100
 """Other tasks get their turn after so many streams."""
 
 
@@ -47,11 +47,9 @@ class Wanted:
         if metadata is not None:
             check_metadata(metadata)
         check_count("after", after, least=0)
-        try:
-            query = EventQuery(types=types, tags=tag, category=category, metadata=dict(metadata or {}), after=after)
-        except (TypeError, ValueError) as error:
-            argument, value = ("types", types) if str(error).startswith("types") or tag is None else ("tag", tag)
-            raise ArgumentInvalid(argument, value, str(error).rstrip(".")) from error
+        _check("types", types, lambda: EventQuery(types=types))
+        _check("tag", tag, lambda: EventQuery(tags=tag))
+        query = EventQuery(types=types, tags=tag, category=category, metadata=dict(metadata or {}), after=after)
         names = sorted(set(resolved(query).types or ())) or None
         tags = sorted(set(query.tags or ())) or None
         return cls(query=attrs.evolve(query, types=names, tags=tags), stream=stream)
@@ -66,6 +64,13 @@ class Wanted:
         """The same in bounded steps, see `find_batches`."""
         query = attrs.evolve(self.query, after=max(after, self.query.after))
         return find_batches(store, query, stream=self.stream, before=before, backwards=backwards)
+
+
+def _check(argument: str, value: object, query: Callable[[], EventQuery]) -> None:
+    try:
+        query()
+    except (TypeError, ValueError) as error:
+        raise ArgumentInvalid(argument, value, str(error).rstrip(".")) from error
 
 
 def read_events(

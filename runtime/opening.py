@@ -42,7 +42,7 @@ ViewsGiven: TypeAlias = str | os.PathLike[str] | Mapping[type[Projection], ViewS
 async def open_store(store: StoreGiven | PastLog, role: Literal["writer", "reader"], limits: Limits) -> Opened:
     """Open the store at a path; a store that was given stays as it is. Raises `StoreError`."""
     if role not in ("writer", "reader"):
-        raise ValueError(f'role must be "writer" or "reader", not {role!r}')
+        raise ArgumentInvalid("role", role, 'it is "writer" or "reader"')
     if not isinstance(store, str | os.PathLike):
         if not hasattr(store, "streams"):
             raise ArgumentInvalid("store", store, "give the path of a folder as a text, or a store such as MemoryLog()")

@@ -31,7 +31,7 @@ from .arguments import check_count
 from .classes import check_class
 from .consumers import Consumer, Subscriptions
 from .errors import ArgumentInvalid, NoPlaceForProgress, NotInHistory, PastReadOnly, UnknownAggregate
-from .events import EVENTS_PER_CHECKPOINT, Wanted, read_events
+from .events import STREAMS_PER_CHECKPOINT, Wanted, read_events
 from .history import Blame, Difference, blame, difference, position_of
 from .iteration import Batches, Items
 from .known_names import check_types
@@ -121,7 +121,7 @@ class Reading:
 
         async def fetch() -> list[StreamHead]:
             await trio.lowlevel.checkpoint()
-            return list(itertools.islice(found, EVENTS_PER_CHECKPOINT))
+            return list(itertools.islice(found, STREAMS_PER_CHECKPOINT))
 
         return Items(fetch)
 

@@ -18,6 +18,7 @@ from ..storage.errors import EventSourcingError
 from ..storage.event_query import EventQuery
 from .arguments import checked_timeout
 from .deadlines import withdraw
+from .errors import ArgumentInvalid
 from .router import Router
 from .view import wait_for_views
 
@@ -125,12 +126,13 @@ class AggregateRef(Generic[A]):
         each command. `timeout` (seconds) bounds the wait for each hundred commands, which are sent together.
 
         Raises:
-            ValueError: when there are not as many keys as commands.
+            ArgumentInvalid: when there are not as many keys as commands.
             CommandTimeout, RuntimeClosed, ...: as `ask`, for what concerns the call as a whole.
 
         """
         if idempotency_keys is not None and len(idempotency_keys) != len(commands):
-            raise ValueError(f"{len(commands)} commands need as many idempotency keys, not {len(idempotency_keys)}")
+            advice = f"{len(commands)} commands need as many keys, not {len(idempotency_keys)}"
+            raise ArgumentInvalid("idempotency_keys", idempotency_keys, advice)
         router = self._router
         seconds = checked_timeout(timeout, router.limits)
         answers: list[Receipt | EventSourcingError] = []

@@ -8,7 +8,8 @@ A runtime on `MemoryLog()` writes without a thread, so a test with trio's autoju
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar
 
@@ -25,6 +26,7 @@ from ..storage.errors import EventSourcingError
 from ..storage.limits import Limits
 from ..storage.memory import MemoryLog
 from ..storage.snapshot import Snapshot
+from .errors import HandlerIsAsync
 
 __all__ = ["FaultyLog", "FollowingClock", "MemoryLog", "Scenario", "WallClock", "scenario"]
 
@@ -109,20 +111,41 @@ class Scenario(Generic[A]):
         return self
 
     def when(self, command: object) -> "Scenario[A]":
-        """Send a command, and apply what it makes. Async handlers are run to their end.
+        """Send a command, and apply what it makes. Async handlers are run to their end (see `when_async`).
 
         Raises what the runtime would: `UnknownCommand`, `NotAnEvent`, ...; `Rejected` is kept for `then_rejected`. A
         handler that changes the state, also in a list or dict of it, is `StateReadOnly`.
         """
+        if type(command) in self._type.async_commands and trio.lowlevel.in_trio_run():
+            raise HandlerIsAsync
+        returned = None
+        with self._deciding():
+            returned = _finished(self._type.decide(self.state, self._version, command))
+        return self._take(command, returned)
+
+    async def when_async(self, command: object) -> "Scenario[A]":
+        """`when` in an async test, for async handlers: `(await scenario(...).when_async(Transfer(5))).then(...)`."""
+        returned = None
+        with self._deciding():
+            returned = self._type.decide(self.state, self._version, command)
+            if inspect.isawaitable(returned):
+                returned = await returned
+        return self._take(command, returned)
+
+    @contextmanager
+    def _deciding(self) -> Iterator[None]:
+        """Around a handler's decision: it may be a refusal, and must leave the state as it is."""
         self._events, self._rejection = (), None
         before = self._type.data(self.state)
         try:
-            returned = _finished(self._type.decide(self.state, self._version, command))
+            yield
         except Rejected as rejection:
             self._rejection = rejection
         for field, value in self._type.data(self.state).items():
             if value != before[field]:
                 raise StateReadOnly(type(self.state), field)
+
+    def _take(self, command: object, returned: Any) -> "Scenario[A]":
         if self._rejection is not None:
             return self
         decision = encode_decision(

@@ -277,11 +277,12 @@ class WritingContract(StoreContract):
             appended(store.append([commit(number, append_to("a-1"), conditions=[query])])[0])
 
     def test_tags_that_cannot_be_keys_or_are_too_many_are_refused(self) -> None:
-        store = self.open_store(Limits(event_tags_max=2))
-        for number, tags in enumerate([("",), ("a\x00",), ("a" * 495,), ("a", "a")], 1):
+        store = self.open_store(Limits(event_tags_max=3))
+        for number, tags in enumerate([("",), ("a\x00",), ("a" * 495,), ("a", "b", "b")], 1):
             append = StreamAppend("a-1", ANY, [new_event(tags=tags)])
-            refused(store.append([commit(number, append)])[0], TagInvalid)
-        append = StreamAppend("a-1", ANY, [new_event(tags=("a", "b", "c"))])
+            error = refused(store.append([commit(number, append)])[0], TagInvalid)
+            assert (error.stream, error.tag) == ("a-1", tags[-1])
+        append = StreamAppend("a-1", ANY, [new_event(tags=("a", "b", "c", "d"))])
         refused(store.append([commit(9, append)])[0], TooManyTags)
         assert self.reopen(store).last_position == 0
 

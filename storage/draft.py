@@ -195,7 +195,8 @@ class Draft:
             except ValueError as error:
                 raise TagInvalid(stream, event.type, tag, str(error)) from error
         if len(set(tags)) < len(tags):
-            raise TagInvalid(stream, event.type, tags[0], "a tag is given twice")
+            twice = next(tag for tag in tags if tags.count(tag) > 1)
+            raise TagInvalid(stream, event.type, twice, "it is given twice")
 
     def _check_condition(self, condition: EventQuery) -> None:
         """Refuse the commit if an event matches: one that is stored, or one of an earlier commit of this draft."""

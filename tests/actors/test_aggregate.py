@@ -105,6 +105,11 @@ def test_fields_need_defaults_that_are_not_shared() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["id", "is_deleted", "decide_deletion"])
+def test_fields_do_not_hide_what_every_aggregate_has(name: str) -> None:
+    define(rf"Wrong.{name} cannot be a field", __annotations__={name: str}, **{name: ""})
+
+
 def test_handlers_need_a_usable_annotation() -> None:
     @handles
     def bare(self, command):  # type: ignore[no-untyped-def]

@@ -70,6 +70,13 @@ def test_names_that_cannot_be_stored(name: str) -> None:
         event(name)
 
 
+@pytest.mark.parametrize("name", ["saga.parked", "eventsrc.deleted", "saga.of.our.own"])
+def test_names_of_the_runtimes_own_events(name: str) -> None:
+    with pytest.raises(DefinitionError, match=rf"'{name}' cannot be .* are the runtime's own"):
+        event(name)
+    assert event("sagas.parked") is not None
+
+
 def test_other_mistakes_are_told_where_they_are_made() -> None:
     with pytest.raises(DefinitionError, match="whole number from 1 on"):
         event("a", version=0)

@@ -14,6 +14,7 @@ from eventsrc import (
     NO_STREAM,
     STREAM_EXISTS,
     Aggregate,
+    ArgumentInvalid,
     EventSourcingError,
     IdempotencyKeyInvalid,
     Limits,
@@ -212,7 +213,7 @@ async def test_ask_many_with_keys_is_repeatable(store: Store) -> None:
         again = await ann.ask_many([Deposit(1)] * 250, idempotency_keys=keys)
         assert all(isinstance(answer, Receipt) and answer.duplicate for answer in again)
         assert runtime.last_position == 250
-        with pytest.raises(ValueError, match="as many idempotency keys"):
+        with pytest.raises(ArgumentInvalid, match="as many keys"):
             await ann.ask_many([Deposit(1)], idempotency_keys=[])
 
 

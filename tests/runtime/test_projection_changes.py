@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from attrs import define, evolve, frozen
-from bank_domain import Account, Deposit, Deposited
+from bank_domain import Account, Deposit, Deposited, Withdrawn
 from bank_views import Balance, Balances
 from projection_cases import settle
 
@@ -71,6 +71,22 @@ def test_definitions_that_cannot_work() -> None:
 
             @on(Deposited)
             def one(self, event: Deposited) -> None: ...
+
+    with pytest.raises(DefinitionError, match=r"WrongEvent.one is given a Deposited and says that .* is a .*Withdrawn"):
+
+        class WrongEvent(Projection):
+            rows = Table(Row, key="key")
+
+            @on(Withdrawn, Deposited)
+            def one(self, event: Withdrawn, meta: EventMeta) -> None: ...
+
+    with pytest.raises(DefinitionError, match="'meta' is a int"):
+
+        class WrongMeta(Projection):
+            rows = Table(Row, key="key")
+
+            @on(Deposited)
+            def one(self, event: Deposited | Withdrawn, meta: int) -> None: ...
 
     with pytest.raises(DefinitionError, match="must be a plain def"):
 

@@ -16,7 +16,7 @@ import trio
 from bank_domain import Account, Deposit
 from bank_views import Balance, Balances
 
-from eventsrc import EventSourcingError, Limits, NoPlaceForProgress, Runtime, RuntimeReadOnly
+from eventsrc import ArgumentInvalid, EventSourcingError, Limits, NoPlaceForProgress, Runtime, RuntimeReadOnly
 
 HERE = Path(__file__).parent
 IMPORTS = """
@@ -177,6 +177,6 @@ async def test_a_reader_keeps_progress_in_a_folder_of_its_own_or_not_at_all(
 
 
 async def test_a_role_that_there_is_not(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="role must be"):
+    with pytest.raises(ArgumentInvalid, match='"writer" or "reader"'):
         async with Runtime.open(tmp_path, role="owner"):  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
             pass

@@ -1,10 +1,41 @@
 """The testing helpers that domain authors use."""
 
 import pytest
+import trio
 from bank_domain import Account, Deposit, Deposited, Grow, ReturnNonsense, Slow, Withdraw, Withdrawn
 
-from eventsrc import NotAnEvent, UnknownCommand
+from eventsrc import Aggregate, HandlerIsAsync, NotAnEvent, Rejected, UnknownCommand, applies, command, event, handles
 from eventsrc.runtime.testing import WallClock, scenario
+
+
+@command
+class Move: ...
+
+
+@command
+class Stay: ...
+
+
+@event("mover.moved")
+class Moved: ...
+
+
+class Mover(Aggregate):
+    is_there: bool = False
+
+    @handles
+    async def move(self, command: Move) -> Moved:
+        await trio.lowlevel.checkpoint()
+        if self.is_there:
+            raise Rejected("it is there already")
+        return Moved()
+
+    @handles
+    def stay(self, command: Stay) -> None: ...
+
+    @applies
+    def moved(self, event: Moved) -> None:
+        self.is_there = True
 
 
 def test_a_scenario_that_holds() -> None:
@@ -38,6 +69,19 @@ def test_what_is_wrong_with_the_class_is_raised_as_by_the_runtime() -> None:
         scenario(Account).when(ReturnNonsense())
     with pytest.raises(UnknownCommand):
         scenario(Slow).when(Deposit(1))
+
+
+async def test_async_handlers_in_async_tests() -> None:
+    with pytest.raises(HandlerIsAsync, match="when_async"):
+        scenario(Mover).when(Move())
+    moved = await scenario(Mover).when_async(Move())
+    moved.then(Moved()).when(Stay()).then()
+    (await moved.when_async(Stay())).then()
+    (await moved.when_async(Move())).then_rejected("there already")
+
+
+def test_async_handlers_in_other_tests() -> None:
+    scenario(Mover).when(Move()).then(Moved()).when(Move()).then_rejected("there already")
 
 
 def test_the_wall_clock_moves_when_it_is_told_to() -> None:
