@@ -1,4 +1,4 @@
-"""A year of flights from New York, each aircraft an actor, every answered command on disk.
+"""Flights from New York, a week of 2013 or a file of them: each aircraft an actor, every answered command on disk.
 
 Each row of the file becomes the commands Schedule, Depart, Arrive or Cancel, in time order. Afterwards the store is
 opened again and compared with the answers. A second run on the same store (`--store PATH`) adds nothing: its

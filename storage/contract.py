@@ -37,7 +37,6 @@ def append_to(
     type: str = "thing.happened",  # noqa: A002
 ) -> StreamAppend:
     """So many events for one stream."""
-    """An event to be stored."""
     return StreamAppend(stream, expected, [new_event(number, type=type) for number in range(count)])
 
 
@@ -102,7 +101,10 @@ def check_chains(events: Sequence[StoredEvent]) -> None:
 
 
 class StoreContract:
-    """The tests. A subclass says how a store is opened, and, where it keeps anything, how it is opened again."""
+    """The tests that every store passes.
+
+    A subclass says how a store is opened, and, where it keeps anything, how it is opened again.
+    """
 
     def open_store(self, limits: Limits | None = None) -> EventStore:
         """An empty store."""

@@ -20,7 +20,7 @@ def _seconds(default: float, *, most: float = math.inf) -> float:
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """The bounds of one runtime. Each is enforced with an error of its own, named beside it.
+    """The bounds of one runtime. One that refuses something does so with an error of its own, named beside it.
 
     Raises `ValueError` when a bound is not positive, or an idempotency window longer than a hundred years.
     """

@@ -1,5 +1,6 @@
 """A log as it was: the same log, read only up to a position."""
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -13,11 +14,12 @@ HEADS_MAX: Final = 10_000
 
 
 class PastLog:
-    """Reads `store` as if nothing had been stored after `position`. Holds nothing of its own."""
+    """Reads `store` as if nothing had been stored after `position`. It remembers heads, of as many streams at most."""
 
     def __init__(self, store: EventReader, position: int) -> None:
         self._store = store
         self._heads: dict[str, StreamHead | None] = {}
+        self._lock = threading.Lock()
         self.last_position = position
 
     @property
@@ -38,11 +40,15 @@ class PastLog:
 
     def head(self, stream: str) -> StreamHead | None:
         # The past does not change, so what was found of it stays true.
-        if stream not in self._heads:
+        try:
+            return self._heads[stream]
+        except KeyError:
+            head = self._store.head_at(stream, self.last_position)
+        with self._lock:
             if len(self._heads) >= HEADS_MAX:
-                del self._heads[next(iter(self._heads))]
-            self._heads[stream] = self._store.head_at(stream, self.last_position)
-        return self._heads[stream]
+                self._heads.clear()
+            self._heads[stream] = head
+        return head
 
     def head_at(self, stream: str, position: int) -> StreamHead | None:
         return self._store.head_at(stream, min(position, self.last_position))

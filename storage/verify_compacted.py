@@ -1,4 +1,4 @@
-"""The part of a verification that is about `compacted` events, which stand for the events that are in the archive."""
+"""Verifies `compacted` events, which stand for the events that are in the archive."""
 
 import hashlib
 from collections.abc import Iterator, Mapping

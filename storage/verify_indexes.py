@@ -1,4 +1,4 @@
-"""The second half of a verification: every index against the log, in both directions."""
+"""Verifies the indexes: every one against the log, in both directions."""
 
 import operator
 from bisect import bisect_right

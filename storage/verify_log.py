@@ -1,4 +1,4 @@
-"""The first half of a verification: every group and every record of the log, in bounded windows."""
+"""Verifies the log: every group and every record of the log, in bounded windows."""
 
 import struct
 from bisect import bisect_left, bisect_right

@@ -1,4 +1,4 @@
-"""The part of a verification that is about the table `meta`: the format, how far the indexes reach, the segments."""
+"""Verifies the table `meta`: the format, how far the indexes reach, the segments."""
 
 import msgspec
 

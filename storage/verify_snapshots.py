@@ -1,4 +1,4 @@
-"""The part of a verification that is about snapshots: each is of a version that there is, and is as it was written.
+"""Verifies the snapshots: each is of a version that there is, and is as it was written.
 
 Whether the events give its state is for a runtime to prove, which knows the classes. A snapshot that is missing is no
 fault: any may be dropped at any time.

@@ -9,7 +9,7 @@ from pathlib import Path
 from eventsrc.runtime import command_line
 
 README = Path(__file__).parents[2] / "README.md"
-EXAMPLES = ("commands", "views", "sagas")
+EXAMPLES = ("commands", "tests", "views", "sagas")
 
 
 def run_example(number: int, folder: Path) -> str:
@@ -17,6 +17,9 @@ def run_example(number: int, folder: Path) -> str:
     assert len(examples) == len(EXAMPLES), "every example is run"
     script = folder / "example.py"
     script.write_text(examples[number], encoding="utf-8")
+    # What the example of tests imports: the first one, without running it.
+    definitions, _, _ = examples[0].partition("async def main")
+    (folder / "bank.py").write_text(definitions, encoding="utf-8")
     command = [sys.executable, "-W", "error", script]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
     assert result.stderr == ""
@@ -28,8 +31,12 @@ def test_the_first_example_runs_as_it_stands(tmp_path: Path) -> None:
         assert run_example(0, tmp_path) == f"{run} {run} {run * 100}\n"
 
 
+def test_the_example_of_tests_runs_as_it_stands(tmp_path: Path) -> None:
+    assert run_example(1, tmp_path) == ""
+
+
 def test_the_example_of_views_runs_as_it_stands(tmp_path: Path) -> None:
-    assert run_example(1, tmp_path).splitlines() == [
+    assert run_example(2, tmp_path).splitlines() == [
         "Balance(account='ann', amount=100)",
         "['ann']",
         "[1, 2]",
@@ -39,7 +46,7 @@ def test_the_example_of_views_runs_as_it_stands(tmp_path: Path) -> None:
 
 
 def test_the_example_of_sagas_runs_as_it_stands(tmp_path: Path) -> None:
-    assert run_example(2, tmp_path).splitlines() == ["completed paid 200", "Rejected: no seats left 1"]
+    assert run_example(3, tmp_path).splitlines() == ["completed paid 200", "Rejected: no seats left 1"]
 
 
 def test_the_examples_may_be_run_again_and_one_after_another_in_the_same_folder(tmp_path: Path) -> None:
