@@ -20,10 +20,11 @@ from ..actors.workshare import Workshare
 from ..storage.control import ControlBoard
 from ..storage.limits import Limits
 from ..storage.store import EventReader
-from .arrivals import Arrivals, Pace
+from .arrivals import Arrivals
 from .dispatcher import on_board
 from .errors import ArgumentInvalid, UnknownProjection
 from .generations import Built, RunningProjection
+from .intake_rate import IntakeRate
 
 logger = logging.getLogger("eventsrc.projection")
 SCANS_MAX: Final = 4
@@ -70,7 +71,7 @@ class Projections:
         self._of_name: dict[str, RunningProjection] = {}
         self._moved = trio.lowlevel.ParkingLot()
         self._slow: list[RunningProjection] = []
-        self._paces: dict[RunningProjection, Pace] = {}
+        self._rates: dict[RunningProjection, IntakeRate] = {}
         self._board: ControlBoard | None = None
         self._arrivals = Arrivals(store, wall_clock)
         feed.listen(self._arrivals, self._arrivals.note)
@@ -112,7 +113,7 @@ class Projections:
                 self._nursery.start_soon(in_background, self._open_later, running, name=f"{running.name}: opening")
             if projection_class.on_lag == "slow_writers":
                 self._slow.append(running)
-                self._paces[running] = Pace(running.position)
+                self._rates[running] = IntakeRate(running.position)
 
     async def close(self) -> None:
         """Stop the projectors and close the views. Who waits for one is told."""
@@ -289,15 +290,15 @@ class Projections:
         if bounds.max_lag_seconds is None:
             return True
         # Not only what waits now: what is let through has to be taken in within the bound as well.
-        pace = self._paces[running].events_per_second
+        rate = self._rates[running].events_per_second
         bound_seconds = bounds.max_lag_seconds * LAG_MARGIN
-        ahead_max = self.limits.catch_up_batch_events if pace is None else pace * bound_seconds
+        ahead_max = self.limits.catch_up_batch_events if rate is None else rate * bound_seconds
         return behind <= ahead_max and self._lag_seconds(running) <= bound_seconds
 
     def _measure(self, running: RunningProjection) -> None:
-        pace = self._paces.get(running)
-        if pace is not None:
-            pace.advance(running.position, self._arrivals)
+        rate = self._rates.get(running)
+        if rate is not None:
+            rate.advance(running.position, self._arrivals)
         if len(self._arrivals) > ARRIVALS_KEPT:
             self._arrivals.forget(min(each.position for each in self._running.values()))
 
