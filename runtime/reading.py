@@ -273,15 +273,7 @@ class Reading:
             ReplaySpeedInvalid, NotInHistory, UnknownAggregate: for what cannot be.
 
         """
-        if aggregate is not None and projection is not None:
-            advice = "replay into an aggregate or into a projection, and make two replays for both"
-            raise ArgumentInvalid("projection", projection, advice)
-        if aggregate is not None and not (isinstance(aggregate, tuple) and len(aggregate) == 2):
-            raise ArgumentInvalid("aggregate", aggregate, "give its class and its id: (Account, 'ann')")
-        if projection is not None:
-            check_class(projection, Projection)
-        if into is not None and not callable(into):
-            raise ArgumentInvalid("into", into, "give a function, which is called with each event")
+        _check_targets(aggregate, projection, into)
         aggregate_type = None if aggregate is None else self._type_of(aggregate[0])
         if aggregate is not None and aggregate_type is not None:
             if options.get("stream") is not None:
@@ -300,8 +292,6 @@ class Reading:
             return AggregateReplay(self._store, aggregate_type, aggregate[1], selection, **how)
         if projection is not None:
             return ProjectionReplay(self._store, projection, self._serializer, selection, **how)
-        if into is None:
-            raise ArgumentInvalid("into", into, "say what to replay into: an aggregate, a projection or a function")
         return Replay(self._store, selection, **how)
 
     async def diff(self, aggregate_class: type[Aggregate], aggregate_id: str, first: int, second: int) -> Difference:
@@ -350,3 +340,18 @@ class Reading:
         if aggregate_type is None:
             raise UnknownAggregate(aggregate_class, [known.__name__ for known in self._types])
         return aggregate_type
+
+
+def _check_targets(aggregate: object, projection: type | None, into: object) -> None:
+    """Raise `ArgumentInvalid` for what a replay cannot go into."""
+    if aggregate is None and projection is None and into is None:
+        raise ArgumentInvalid("into", into, "say what to replay into: an aggregate, a projection or a function")
+    if aggregate is not None and projection is not None:
+        advice = "replay into an aggregate or into a projection, and make two replays for both"
+        raise ArgumentInvalid("projection", projection, advice)
+    if aggregate is not None and not (isinstance(aggregate, tuple) and len(aggregate) == 2):
+        raise ArgumentInvalid("aggregate", aggregate, "give its class and its id: (Account, 'ann')")
+    if projection is not None:
+        check_class(projection, Projection)
+    if into is not None and not callable(into):
+        raise ArgumentInvalid("into", into, "give a function, which is called with each event")
