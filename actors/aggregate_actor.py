@@ -24,6 +24,7 @@ from .errors import (
     AggregateUnavailable,
     ApplierFailed,
     HandlerFailed,
+    MailboxFull,
     RuntimeClosed,
 )
 from .future import TrioFuture
@@ -56,9 +57,9 @@ class AggregateActor(TrioActor):
         self._version = 0
         self._pipeline = Pipeline(host, aggregate_type, stream, self.on_settled)
         self._broken: EventSourcingError | None = None
+        self._unavailable: AggregateUnavailable | None = None
         self._busy = True
         self._task: trio.lowlevel.Task | None = None
-        self._state_queries: list[TrioFuture[Any]] | None = None
 
     @property
     def is_idle(self) -> bool:
@@ -132,6 +133,7 @@ class AggregateActor(TrioActor):
             self._pipeline.fail_turn(failure)
             self._refuse_waiting(failure)
         finally:
+            self._pipeline.fail_turn(_ended(self.stream))
             self._refuse_waiting(_ended(self.stream))
             self._host.ended(self)
 
@@ -195,7 +197,13 @@ class AggregateActor(TrioActor):
         for index, request in enumerate(requests):
             waiting = self._handle(request, Reply(answers, index))
             if waiting is not None:
-                await waiting
+                try:
+                    await waiting
+                except BaseException:
+                    # Cut off, and answered as such; so are those behind it, which are not begun.
+                    for later in range(index + 1, len(requests)):
+                        answers.put(later, _ended(self.stream))
+                    raise
         self.keys.forget()
 
     def _handle(self, request: Request, reply: Reply) -> Awaitable[None] | None:
@@ -307,9 +315,14 @@ class AggregateActor(TrioActor):
         failed = self._pipeline.settle(outcome)
         if failed is not None and isinstance(outcome, EventSourcingError):
             self._broken = self._broken or outcome
-            if failed.states:
-                # Answered when the state has been loaded again.
-                self._state_queries = [*(self._state_queries or ()), *(future for future, _ in failed.states)]
+            for future, _ in failed.states:
+                self._answer_when_loaded_again(future)
+
+    def _answer_when_loaded_again(self, future: TrioFuture[Any]) -> None:
+        try:
+            self.actor_inbox.put(Envelope(StateQuery(), reply_to=future))
+        except MailboxFull as error:
+            future.fail(error)
 
     def _answer_error(self, request: Request, reply: Reply, error: Exception) -> None:
         if not isinstance(error, EventSourcingError):
@@ -377,7 +390,6 @@ class AggregateActor(TrioActor):
 
     async def _load(self) -> EventSourcingError | None:
         """Get the state from the log; if it cannot be had, tell everyone who waits why, return that, and end."""
-        self._broken = None
         try:
             recovered = await recover(self._host.store, self._type, self.stream, self._aggregate_id)
         except EventSourcingError as error:
@@ -385,33 +397,31 @@ class AggregateActor(TrioActor):
             self._host.failed(self.stream, error)
             self._refuse_waiting(error)
             return error
+        self._broken = None
         self._state, self._version = recovered.state, recovered.version
         self._pipeline.loaded(recovered)
-        for future in self._state_queries or ():
-            try:
-                future.settle(self._type.copy_state(self._state))
-            except EventSourcingError as error:
-                future.fail(error)
-        self._state_queries = None
         return None
 
     async def _recover_from(self, error: EventSourcingError) -> None:
         """Drop the state and load it again; raises, and ends the actor, when its own code keeps failing."""
+        if self._unavailable is not None:
+            # It has ended; what is left of the message in hand is not decided on a state that may be half applied.
+            raise self._unavailable
         await self._settle_all()
         if isinstance(error, ApplierFailed):
             rest_seconds = self._host.failed(self.stream, error)
             if rest_seconds > 0:
-                unavailable = AggregateUnavailable(self.stream, rest_seconds, error)
-                self._refuse_waiting(unavailable)
-                raise unavailable from error
+                self._unavailable = AggregateUnavailable(self.stream, rest_seconds, error)
+                self._refuse_waiting(self._unavailable)
+                raise self._unavailable from error
         failure = await self._load()
         if failure is not None:
-            raise AggregateUnavailable(self.stream, self._host.limits.restart_backoff_seconds, failure) from failure
+            rest_seconds = self._host.limits.restart_backoff_seconds
+            self._unavailable = AggregateUnavailable(self.stream, rest_seconds, failure)
+            raise self._unavailable from failure
 
     def _refuse_waiting(self, error: EventSourcingError) -> None:
         self.actor_stopped.set()
-        for future in self._state_queries or ():
-            future.fail(error)
         while not self.actor_inbox.empty():
             answer_error(self.actor_inbox.get(), error)
 

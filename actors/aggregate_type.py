@@ -1,7 +1,7 @@
 """An aggregate class made ready to run: its stream names, and how its events and state become data and come back."""
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from types import CoroutineType
 from typing import Any, Final
 
@@ -51,10 +51,21 @@ class AggregateType:
         handler = self._handler(state, version, command)
         state.__dict__[IS_DECIDING] = True
         try:
-            returned = handler(state, command)
+            returned = self._complete(handler(state, command))
         finally:
             del state.__dict__[IS_DECIDING]
-        return _decided(state, returned) if isinstance(returned, CoroutineType) else returned
+        return self._decided(state, returned) if isinstance(returned, CoroutineType) else returned
+
+    def _complete(self, returned: Any) -> Any:
+        """What a handler returned; where it yields its events, or makes them lazily, all of them."""
+        return returned if type(returned) in self.codecs or not isinstance(returned, Iterator) else tuple(returned)
+
+    async def _decided(self, state: Aggregate, handling: Awaitable[Any]) -> Any:
+        state.__dict__[IS_DECIDING] = True
+        try:
+            return self._complete(await handling)
+        finally:
+            del state.__dict__[IS_DECIDING]
 
     def _handler(self, state: Aggregate, version: int, command: object) -> Callable[[Any, Any], Any]:
         command_class = type(command)
@@ -145,11 +156,3 @@ class AggregateType:
         state = self.aggregate_class()
         state._identify(aggregate_id)
         return state
-
-
-async def _decided(state: Aggregate, handling: Awaitable[Any]) -> Any:
-    state.__dict__[IS_DECIDING] = True
-    try:
-        return await handling
-    finally:
-        del state.__dict__[IS_DECIDING]

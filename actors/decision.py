@@ -27,7 +27,9 @@ from .event_codecs import EventCodec
 from .receipt import Request
 
 RECORD_OVERHEAD_BYTES: Final = 400
-"""What a record takes besides its payload, its metadata and its stream's name, at most."""
+"""What a record takes besides its payload, metadata, tags, correlation id and the name of its stream, at most."""
+TAG_OVERHEAD_BYTES: Final = 3
+"""In front of a tag: how long it is."""
 NO_METADATA: Final[dict[str, Any]] = {}
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -60,14 +62,15 @@ def encode_decision(
             "Close this aggregate and begin a new one, or raise the limit.",
         )
     metadata, overhead = _metadata_of(request)
-    overhead += RECORD_OVERHEAD_BYTES + len(stream)
+    overhead += RECORD_OVERHEAD_BYTES + len(stream.encode()) + len(request.correlation_id.encode())
     size_bytes = 0
     stored_events = []
     new_events = []
     for event in events:
         codec = aggregate_type.codecs[type(event)]
         payload, as_stored = aggregate_type.encode_event(codec, event)
-        size = overhead + len(payload)
+        tags = () if codec.tags is None else _tags_of(stream, codec, codec.tags, event, limits)
+        size = overhead + len(payload) + sum(len(tag.encode()) + TAG_OVERHEAD_BYTES for tag in tags)
         if size > limits.event_size_bytes_max:
             raise EventTooLarge(
                 f"Bytes of event {codec.name!r} for stream {stream!r}",
@@ -86,7 +89,7 @@ def encode_decision(
                 request.correlation_id,
                 request.command_id,
                 metadata,
-                () if codec.tags is None else _tags_of(stream, codec, codec.tags, event, limits),
+                tags,
             )
         )
     if size_bytes > limits.commit_size_bytes_max:

@@ -23,8 +23,11 @@ class UnknownCommand(EventSourcingError):
     def __init__(self, aggregate: type, command: object) -> None:
         name = type(command).__name__
         super().__init__(
-            f"{aggregate.__name__} has no handler for {name}. Add a method with @handles whose parameter is annotated "
-            f"with {name}, or send the command to the aggregate that has one."
+            f"{aggregate.__name__} was sent the class {command.__name__} itself. Send an object of it: "
+            f"{command.__name__}(...)."
+            if isinstance(command, type)
+            else f"{aggregate.__name__} has no handler for {name}. Add a method with @handles whose parameter is "
+            f"annotated with {name}, or send the command to the aggregate that has one."
         )
         self.aggregate = aggregate
         self.command = command

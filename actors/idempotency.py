@@ -70,6 +70,9 @@ class IdempotencyKeys:
 
     def settled(self, key: str) -> None:
         """The commit of the command with this key was stored, or failed."""
+        if self._looked_up is not None:
+            # It was in flight then, and not in the log.
+            self._looked_up.pop(key, None)
         if self._in_flight is not None:
             del self._in_flight[key]
 

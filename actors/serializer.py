@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 from typing import Any, TypeVar, get_type_hints
 from uuid import UUID
 
+import attrs
 import cattrs
 import msgspec
 from cattrs.strategies import configure_union_passthrough
@@ -69,9 +70,19 @@ class Serializer:
             self._converter.get_unstructure_hook(cls)
         except Exception as error:
             raise SchemaError(
-                f"{cls.__name__} has a field that cannot be turned into data: {error}. Use another type, or register "
-                "hooks for it on make_converter() and pass that to Runtime.open(converter=...)."
+                f"{cls.__name__}{self._culprit(cls)} cannot be turned into data: {str(error).rstrip('.')}. Use another "
+                "type, or register hooks for it on make_converter() and pass that to Runtime.open(converter=...)."
             ) from error
+
+    def _culprit(self, cls: type) -> str:
+        """Which field of the class has a type without a hook, where that can be told."""
+        for field in attrs.fields(cls) if attrs.has(cls) else ():
+            try:
+                self._converter.get_structure_hook(field.type)
+                self._converter.get_unstructure_hook(field.type)
+            except Exception:
+                return f".{field.name}"
+        return ""
 
     def functions(self, cls: type) -> tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]:
         """The bare functions (unstructure, structure) of a class, for where every microsecond counts."""

@@ -105,8 +105,8 @@ class Turn:
 
     @property
     def has_content(self) -> bool:
-        """Whether there is anything to be written."""
-        return bool(self.events or self.idempotency)
+        """Whether there is anything to be written, or looked at by who writes."""
+        return bool(self.events or self.idempotency or self.conditions)
 
     def settle_stored(self, stream: str, first_position: int, position_before: int, keys: "IdempotencyKeys") -> None:
         """Its commit is stored, or it depends on nothing that is not: give every answer.

@@ -1,6 +1,7 @@
 """Checks of what a program passes along with a command: before it is sent, so that a mistake takes no effect."""
 
 import math
+import sys
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -28,8 +29,11 @@ def check_timeout(timeout: float | None) -> None:
     """Raise `ArgumentInvalid` for what is no time to wait, in seconds; None is the default one."""
     if timeout is None:
         return
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or math.isnan(timeout) or timeout < 0:
+    is_number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    if not is_number or timeout != timeout or timeout < 0:
         raise ArgumentInvalid("timeout", timeout, "give it in seconds, 0 or more")
+    if timeout > sys.float_info.max and timeout != math.inf:
+        raise ArgumentInvalid("timeout", timeout, "it is more than a clock can count; math.inf is to wait for ever")
 
 
 def check_text(argument: str, value: str) -> None:

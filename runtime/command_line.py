@@ -162,9 +162,12 @@ def _reading(
 
 def _whole(text: str) -> int:
     try:
-        return int(text)
+        number = int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"give a whole number, not {text!r}") from None
+    if number > sys.maxsize:
+        raise argparse.ArgumentTypeError(f"{sys.maxsize} is the most")
+    return number
 
 
 def _count(text: str) -> int:

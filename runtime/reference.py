@@ -126,10 +126,12 @@ class AggregateRef(Generic[A]):
         each command. `timeout` (seconds) bounds the wait for each hundred commands, which are sent together.
 
         Raises:
-            ArgumentInvalid: when there are not as many keys as commands.
+            ArgumentInvalid: when the commands are no list, or there are not as many keys as commands.
             CommandTimeout, RuntimeClosed, ...: as `ask`, for what concerns the call as a whole.
 
         """
+        if isinstance(commands, str | bytes) or not isinstance(commands, Sequence):
+            raise ArgumentInvalid("commands", commands, "give a list of them")
         if idempotency_keys is not None and len(idempotency_keys) != len(commands):
             advice = f"{len(commands)} commands need as many keys, not {len(idempotency_keys)}"
             raise ArgumentInvalid("idempotency_keys", idempotency_keys, advice)

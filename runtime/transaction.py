@@ -15,7 +15,7 @@ import trio
 from ..actors.aggregate_actor import AggregateActor
 from ..actors.aggregate_type import AggregateType
 from ..actors.decision import Decision
-from ..actors.errors import ApplierFailed, HandlerFailed, RuntimeClosed
+from ..actors.errors import ApplierFailed, HandlerFailed
 from ..actors.future import TrioFuture
 from ..actors.idempotency import window_seconds
 from ..actors.journal import Lane, Write
@@ -98,7 +98,7 @@ class Transaction:
     async def run(self, timeout_seconds: float) -> list[Receipt]:
         """Have it happen; the receipts come in the order of the commands."""
         try:
-            with trio.move_on_after(timeout_seconds) as scope:
+            with trio.move_on_after(timeout_seconds):
                 self._conditions = tuple([await self._router.narrowed(each) for each in self._conditions])
                 for stream, part in self._types.items():
                     self._actors[stream] = await self._router.send(
@@ -112,8 +112,10 @@ class Transaction:
                 self._submit()
                 await self._outcome
                 return [reply.answer for reply in self._replies if isinstance(reply.answer, Receipt)]
-        except BaseException as error:
-            self._take_back(error)
+            raise TransactionTimeout(list(self._types), timeout_seconds, may_take_effect=self._is_submitted)
+        except BaseException:
+            # Before they go on: what they took is not to be stored.
+            self._take_back()
             raise
         finally:
             if not self._is_submitted:
@@ -121,10 +123,6 @@ class Transaction:
             # Its aggregates come free, and may leave memory, before the caller goes on and wants others.
             for _ in range(TURNS_TO_COME_FREE):
                 await trio.lowlevel.cancel_shielded_checkpoint()
-        assert scope.cancelled_caught, "a transaction ends with receipts, with an error, or too late"
-        late = TransactionTimeout(list(self._types), timeout_seconds, may_take_effect=self._is_submitted)
-        self._take_back(late)
-        raise late
 
     # --- before it is decided ---
 
@@ -198,13 +196,13 @@ class Transaction:
             actor.drop(failure)
             raise
 
-    def _take_back(self, error: BaseException) -> None:
+    def _take_back(self) -> None:
         """What was applied is not stored, so those aggregates load their state again."""
         if self._is_submitted:
             return
-        reason = error if isinstance(error, EventSourcingError) else RuntimeClosed("The transaction was given up.")
         for actor in self._changed:
-            actor.drop(reason)
+            # By no fault of its own, whatever ended the transaction.
+            actor.drop(EventSourcingError("A transaction that it took part in was given up."))
         self._changed.clear()
 
     # --- the disk ---

@@ -276,6 +276,18 @@ class WritingContract(StoreContract):
         for number, query in enumerate(others[1:], 11):
             appended(store.append([commit(number, append_to("a-1"), conditions=[query])])[0])
 
+    def test_a_commit_that_only_asks_whether_conditions_hold_leaves_nothing(self) -> None:
+        store = self.open_store()
+        claim = StreamAppend("user-1", ANY, [new_event(tags=("name:ann",))])
+        appended(store.append([commit(1, claim)])[0])
+        taken, free = EventQuery(tags=["name:ann"]), EventQuery(tags=["name:bob"])
+        nothing = StreamAppend("user-1", 1, [])
+        held, broken = store.append([commit(2, nothing, conditions=[free]), commit(3, nothing, conditions=[taken])])
+        assert (appended(held).first_position, appended(held).last_position) == (2, 1)
+        refused(broken, ConditionNotMet)
+        store = self.reopen(store)
+        assert (store.last_position, store.last_commit_id) == (1, 1)
+
     def test_tags_that_cannot_be_keys_or_are_too_many_are_refused(self) -> None:
         store = self.open_store(Limits(event_tags_max=3))
         for number, tags in enumerate([("",), ("a\x00",), ("a" * 495,), ("a", "b", "b")], 1):

@@ -153,6 +153,9 @@ class Draft:
             raise CommitTooManyBytes("Bytes in one commit", size_bytes, limits.commit_size_bytes_max, "Split it.")
 
         first_position = self.last_position + 1
+        if not (records or commit.idempotency):
+            # It was only asked whether its conditions hold.
+            return Appended(commit.id, first_position, position, heads)
         self.idempotency += [self._settle(entry, first_position) for entry in commit.idempotency]
         self.records += records
         self.hashes += hashes
