@@ -16,6 +16,7 @@ from .receipt import Receipt
 from .saga import WAIT_SECONDS_MAX, digest_of
 from .saga_errors import CallAmbiguous, EffectUncertain, WaitTimeout
 from .saga_events import EffectBegun, EffectDone, EffectFailed, WaitBegun, WaitOver
+from .saga_failure import text_of
 from .saga_history import SagaHistory
 
 CALL_KEY: Final = "saga_call"
@@ -28,10 +29,6 @@ E = TypeVar("E")
 T = TypeVar("T")
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder().decode
-
-
-class Suspended(BaseException):
-    """Leaves a step that waits: it is run again, from its beginning, when the wait is over."""
 
 
 Commands: TypeAlias = Sequence[tuple[type[Aggregate], str, object]]
@@ -205,7 +202,7 @@ class SagaContext:
         try:
             plain = plain_data(await _called(function, args, kwargs), f"The effect {name!r} returned what")
         except Exception as error:
-            await run.record(EffectFailed(self._scope, call, repr(error)))
+            await run.record(EffectFailed(self._scope, call, text_of(error)))
             raise
         await run.record(EffectDone(self._scope, call, plain))
         return plain

@@ -152,3 +152,7 @@ class WaitInOtherTask(EventSourcingError):
             "is run again when it is over: wait in the step's own code, one after the other."
         )
         self.call = call
+
+
+class Suspended(BaseException):
+    """Leaves a step that waits: it is run again, from its beginning, when the wait is over. No fault."""

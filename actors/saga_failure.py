@@ -14,8 +14,7 @@ from .errors import (
     ResidencyFull,
     RuntimeClosed,
 )
-from .saga_context import Suspended
-from .saga_errors import CallAmbiguous, DeadlinePassed, StepGone, WaitInOtherTask
+from .saga_errors import CallAmbiguous, DeadlinePassed, StepGone, Suspended, WaitInOtherTask
 
 NOT_THE_STEPS_FAULT: Final = (
     StoreError,

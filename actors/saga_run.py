@@ -19,8 +19,16 @@ from .errors import DecodingError, DefinitionError, EncodingError
 from .journal import Lane, Write
 from .receipt import Cause, Receipt, current_cause
 from .saga import Saga, SagaDefinition, StepDefinition, StepMethod
-from .saga_context import Commands, SagaContext, Suspended
-from .saga_errors import DeadlinePassed, StepGone, StepsChanged, StepTimeout, UnknownSignal, WaitInOtherTask
+from .saga_context import Commands, SagaContext
+from .saga_errors import (
+    DeadlinePassed,
+    StepGone,
+    StepsChanged,
+    StepTimeout,
+    Suspended,
+    UnknownSignal,
+    WaitInOtherTask,
+)
 from .saga_events import (
     CompensationBegun,
     CompensationDone,

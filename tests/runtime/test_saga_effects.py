@@ -21,6 +21,7 @@ from eventsrc import (
     SagaContext,
     step,
 )
+from eventsrc.actors.saga_failure import text_of
 from eventsrc.runtime.testing import FollowingClock
 from eventsrc.storage.store import EventStore
 
@@ -80,6 +81,34 @@ async def test_an_effect_that_raises_is_tried_again_with_the_same_key(store: Eve
     async with open_runtime(store, saga_class) as runtime:
         assert await result_of(runtime, saga_class) == "there"
     assert keys == ["saga_once-1/only/it"] * 3
+
+
+async def test_whatever_an_effect_raises_says_it_is_tried_again(store: EventStore | Path) -> None:
+    class Speechless(Exception):
+        def __repr__(self) -> str:
+            raise RuntimeError("no text")
+
+        __str__ = __repr__
+
+    failures = [OSError("x" * 70_000), Speechless(), ValueError("\ud800"), OSError("no route")]
+    pending = list(failures)
+
+    async def effect(number: int) -> str:
+        if pending:
+            raise pending.pop(0)
+        return "there"
+
+    saga_class = saga_of(effect)
+    async with open_runtime(store, saga_class) as runtime:
+        assert await result_of(runtime, saga_class) == "there"
+        texts = [event.payload["error"] async for event in runtime.events(types=["saga.effect_failed"])]
+    assert texts == [text_of(error) for error in failures]
+    assert (len(texts[0]), *texts[1:]) == (
+        2_000,
+        "Speechless, whose text cannot be had because of RuntimeError",
+        "ValueError: \\ud800",
+        "OSError: no route",
+    )
 
 
 async def test_a_time_that_an_effect_returns_is_the_same_text_when_the_step_is_run_again(
