@@ -1,14 +1,12 @@
 """The supervisor: the actor that starts sagas, runs as many at once as the bound allows, and wakes those that wait.
 
-A saga that waits costs no task and no state: an entry among the timers or the waits, and its stream in the log.
+A saga that waits costs no task and no state: an entry among the alarms or the waits, and its stream in the log.
 """
 
-import heapq
 import logging
-import math
 from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import trio
 
@@ -17,6 +15,7 @@ from .background import in_background
 from .errors import RuntimeClosed
 from .future import TrioFuture
 from .saga import Saga
+from .saga_alarms import SagaAlarms
 from .saga_errors import NothingToSkip, SagaEnded, SagaNotParked, UnknownSaga
 from .saga_events import CompensationSkipped, SagaAbandoned, SagaParked, SagaRemade, SagaResumed
 from .saga_history import SagaHistory
@@ -27,9 +26,6 @@ from .saga_run import SagaRun
 from .saga_starter import FOLLOW_BATCH_EVENTS, SagaStarter, StarterHost
 from .saga_waits import EventWaits
 from .trio_actor import TrioActor
-
-CLOCK_CHECK_SECONDS: Final = 30.0
-"""The wall clock is looked at so often while a timer runs, since it may be set meanwhile."""
 
 logger = logging.getLogger("eventsrc.saga")
 
@@ -66,11 +62,9 @@ class SagaSupervisor(TrioActor):
         self._noting: dict[str, SagaRun] = {}
         self._ready: deque[str] = deque()
         self._starting: dict[str, list[TrioFuture[bool]]] = {}
-        self._timers: list[tuple[int, str]] = []
-        self._wakes: dict[str, int] = {}
+        self._alarms = SagaAlarms(host.wall_clock)
         self._waits = EventWaits()
         self._signal_waits: set[str] = set()
-        self._timer_added = trio.Event()
         self._failures: dict[str, int] = {}
         self._watched: dict[str, TrioFuture[SagaHistory]] = {}
         self._moved = trio.lowlevel.ParkingLot()
@@ -97,7 +91,7 @@ class SagaSupervisor(TrioActor):
     @property
     def counts(self) -> dict[str, int]:
         """How many sagas run, are ready to, and wait."""
-        waiting = len(self._wakes) + len(self._signal_waits)
+        waiting = len(self._alarms) + len(self._signal_waits)
         return {"running": len(self._running), "ready": len(self._ready), "waiting": waiting}
 
     def is_running(self, stream: str) -> bool:
@@ -127,7 +121,7 @@ class SagaSupervisor(TrioActor):
     # --- the actor ---
 
     async def on_start(self) -> None:  # type: ignore[override]
-        self._nursery.start_soon(in_background, self._keep_time, name="eventsrc saga timers")
+        self._nursery.start_soon(in_background, self._keep_time, name="eventsrc saga alarms")
         self._nursery.start_soon(in_background, self._follow, name="eventsrc saga events")
         if self._host.start_types:
             self._nursery.start_soon(in_background, self._starter.run, name="eventsrc saga starts")
@@ -330,30 +324,20 @@ class SagaSupervisor(TrioActor):
     def _register(self, stream: str, wake_ns: int | None) -> None:
         if wake_ns is None:
             self._signal_waits.add(stream)
-            return
-        self._wakes[stream] = wake_ns
-        heapq.heappush(self._timers, (wake_ns, stream))
-        if self._timers[0][1] == stream:
-            self._timer_added.set()
+        else:
+            self._alarms.set(stream, wake_ns)
 
     def _forget(self, stream: str) -> None:
-        self._wakes.pop(stream, None)
+        self._alarms.clear(stream)
         self._signal_waits.discard(stream)
         self._waits.remove(stream)
 
     async def _keep_time(self) -> None:
         while True:
-            now_ns = self._host.wall_clock()
-            while self._timers and self._timers[0][0] <= now_ns:
-                wake_ns, stream = heapq.heappop(self._timers)
-                if self._wakes.get(stream) == wake_ns:
-                    self._forget(stream)
-                    self._ready.append(stream)
+            for stream in await self._alarms.due():
+                self._forget(stream)
+                self._ready.append(stream)
             self._start_ready()
-            self._timer_added = trio.Event()
-            seconds = min((self._timers[0][0] - now_ns) / 1e9, CLOCK_CHECK_SECONDS) if self._timers else math.inf
-            with trio.move_on_after(seconds):
-                await self._timer_added.wait()
 
     async def _follow(self) -> None:
         """Wake the sagas that wait for events, as these are stored."""
