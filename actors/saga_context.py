@@ -18,6 +18,7 @@ from .saga_errors import CallAmbiguous, EffectUncertain, WaitTimeout
 from .saga_events import EffectBegun, EffectDone, EffectFailed, WaitBegun, WaitOver
 from .saga_failure import text_of
 from .saga_history import SagaHistory
+from .saga_threads import SagaThreads
 
 CALL_KEY: Final = "saga_call"
 """The metadata by which the events of a saga's command are found again, however long ago it was."""
@@ -39,6 +40,8 @@ class StepCalls(Protocol):
 
     history: SagaHistory
     stream: str
+    threads: SagaThreads
+    """Where effects that are plain functions are called."""
     took_effect: bool
     uncertain: dict[str, Commands]
     """By key: the commands that were sent, and of which nobody knows whether they took effect."""
@@ -195,12 +198,24 @@ class SagaContext:
             run.took_effect = True
             raise EffectUncertain(name, key)
         run.check_turned()
-        await run.record(EffectBegun(self._scope, call))
-        run.took_effect = True
         if KEY_ARGUMENT not in kwargs and _takes_key(function):
             kwargs[KEY_ARGUMENT] = key
+        called = partial(function, *args, **kwargs)
+        if _is_async(function):
+            return await self._take_effect(name, call, called)
+        # It is not begun before there is a thread for it.
+        async with run.threads.place() as place:
+            return await self._take_effect(name, call, partial(place.call, called))
+
+    async def _take_effect(self, name: str, call: str, function: Callable[[], Awaitable[Any]]) -> Any:
+        run = self._run
+        await run.record(EffectBegun(self._scope, call))
+        run.took_effect = True
         try:
-            plain = plain_data(await _called(function, args, kwargs), f"The effect {name!r} returned what")
+            result = await function()
+            if isinstance(result, Awaitable):
+                result = await result
+            plain = plain_data(result, f"The effect {name!r} returned what")
         except Exception as error:
             await run.record(EffectFailed(self._scope, call, text_of(error)))
             raise
@@ -338,6 +353,10 @@ def _bounded(call: str) -> str:
     return digest_of(call)
 
 
+def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
 def _takes_key(function: Callable[..., Any]) -> bool:
     try:
         return KEY_ARGUMENT in inspect.signature(function).parameters
@@ -365,11 +384,3 @@ def check_untyped(name: str, value: Any) -> None:
     # Which tells 1 from True, and a list from a tuple, also within.
     if repr(again) != repr(value):
         raise EncodingError(f"self.{name} would come back as {again!r:.100} instead of {value!r:.100}. {advice}")
-
-
-async def _called(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if not (inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)):
-        result = await trio.to_thread.run_sync(partial(function, *args, **kwargs), abandon_on_cancel=True)
-    else:
-        result = function(*args, **kwargs)
-    return await result if isinstance(result, Awaitable) else result

@@ -1,9 +1,13 @@
 """What can go wrong with a saga."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from ..storage.errors import EventSourcingError
+
+PUT_STEPS_BACK: Final = (
+    "Put the steps back and retry the saga, or abandon it; a new version of the class may say older_instances=..."
+)
 
 
 class UnknownSaga(EventSourcingError):
@@ -115,6 +119,14 @@ class StepsChanged(EventSourcingError):
     """The class has its steps in another order than the saga has begun them, or has others among them."""
 
     code: ClassVar[str] = "steps_changed"
+
+    def __init__(self, saga: type, begun: Sequence[str], first: Sequence[str]) -> None:
+        super().__init__(
+            f"The steps of {saga.__name__} have changed: this saga has begun {', '.join(begun)}, and the class begins "
+            f"with {', '.join(first)}. {PUT_STEPS_BACK}"
+        )
+        self.begun = begun
+        self.first = first
 
 
 class SagaWaitsForItself(EventSourcingError):

@@ -21,6 +21,7 @@ from .receipt import Cause, Receipt, current_cause
 from .saga import Saga, SagaDefinition, StepDefinition, StepMethod
 from .saga_context import Commands, SagaContext
 from .saga_errors import (
+    PUT_STEPS_BACK,
     DeadlinePassed,
     StepGone,
     StepsChanged,
@@ -47,9 +48,6 @@ from .saga_history import UNDO, SagaHistory
 from .saga_host import SagaHost
 
 E = TypeVar("E")
-PUT_BACK: Final = (
-    "Put the steps back and retry the saga, or abandon it; a new version of the class may say older_instances=..."
-)
 TOO_LATE: Final = "The saga was not done by its deadline."
 logger = logging.getLogger("eventsrc.saga")
 
@@ -65,6 +63,7 @@ class SagaRun:
         self.took_effect = False
         self.uncertain: dict[str, Commands] = {}
         self.looked_until = 0
+        self.threads = host.threads
         self.is_stopping = False
         """Told to come to rest after the step under way."""
         self.scope = trio.CancelScope()
@@ -155,13 +154,10 @@ class SagaRun:
         for name in begun:
             if name not in names:
                 raise StepGone(
-                    f"{self._class.__name__} has no step {name!r} any more, which this saga has begun. {PUT_BACK}"
+                    f"{self._class.__name__} has no step {name!r} any more, which this saga has begun. {PUT_STEPS_BACK}"
                 )
         if begun != names[: len(begun)]:
-            raise StepsChanged(
-                f"The steps of {self._class.__name__} have changed: this saga has begun {', '.join(begun)}, and the "
-                f"class begins with {', '.join(names[: len(begun)])}. {PUT_BACK}"
-            )
+            raise StepsChanged(self._class, begun, names[: len(begun)])
         self._has_checked_steps = True
 
     # --- forwards ---

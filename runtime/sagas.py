@@ -24,6 +24,7 @@ from ..actors.saga_history import SagaHistory, SagaState
 from ..actors.saga_instance import SagaInstance, SagaInstances, begun
 from ..actors.saga_orders import DecideParked, SendSignal, StartSaga
 from ..actors.saga_supervisor import SagaSupervisor
+from ..actors.saga_threads import SagaThreads
 from ..actors.serializer import Serializer
 from ..storage.commit import NewEvent
 from ..storage.control import ControlBoard
@@ -140,6 +141,7 @@ class Sagas:
         self.wall_clock = router.wall_clock
         self.feed = feed
         self.limits: Limits = router.limits
+        self.threads = SagaThreads(self.limits.saga_threads_max)
         self.supervisor: SagaSupervisor
         self._nursery = nursery
         self._router = router
