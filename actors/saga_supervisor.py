@@ -6,7 +6,8 @@ A saga that waits costs no task and no state: an entry among the alarms or the w
 import logging
 from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
@@ -14,6 +15,7 @@ from ..storage.errors import EventSourcingError, StoreError
 from .background import in_background
 from .errors import RuntimeClosed
 from .future import TrioFuture
+from .mailbox import answer as answer_message
 from .saga import Saga
 from .saga_alarms import SagaAlarms
 from .saga_errors import NothingToSkip, SagaEnded, SagaNotParked, UnknownSaga
@@ -27,7 +29,14 @@ from .saga_starter import FOLLOW_BATCH_EVENTS, SagaStarter, StarterHost
 from .saga_waits import EventWaits
 from .trio_actor import TrioActor
 
+ORDER_LOST: Final = "The runtime was closed before this was answered. Whether it is stored shows when it is opened."
+RESTS_LATER: Final = "The runtime closed before the saga came to rest. It goes on when opened."
+
 logger = logging.getLogger("eventsrc.saga")
+
+
+if TYPE_CHECKING:
+    from pykka._envelope import Envelope
 
 
 class SupervisorHost(SagaHost, StarterHost, Protocol):
@@ -69,6 +78,7 @@ class SagaSupervisor(TrioActor):
         self._watched: dict[str, TrioFuture[SagaHistory]] = {}
         self._moved = trio.lowlevel.ParkingLot()
         self._is_stopping = False
+        self._has_stopped = False
 
     # --- what the runtime asks of it ---
 
@@ -99,7 +109,12 @@ class SagaSupervisor(TrioActor):
         return stream in self._running
 
     async def rested(self, stream: str) -> SagaHistory:
-        """Wait until a saga comes to rest the next time, and what it did is on disk. Raises `UnknownSaga`."""
+        """Wait until a saga comes to rest the next time, and what it did is on disk.
+
+        Raises `UnknownSaga`, and `RuntimeClosed` where it will not be before the runtime is opened again.
+        """
+        if self._has_stopped:
+            raise RuntimeClosed(RESTS_LATER)
         watched: TrioFuture[SagaHistory] = self._watched.setdefault(stream, TrioFuture())
         return await watched
 
@@ -115,8 +130,9 @@ class SagaSupervisor(TrioActor):
             run.scope.cancel()
         while self._running:
             await self._moved.park()
+        self._has_stopped = True
         for watched in self._watched.values():
-            watched.fail(RuntimeClosed("The runtime closed before the saga came to rest. It goes on when opened."))
+            watched.fail(RuntimeClosed(RESTS_LATER))
 
     # --- the actor ---
 
@@ -126,6 +142,16 @@ class SagaSupervisor(TrioActor):
         if self._host.start_types:
             self._nursery.start_soon(in_background, self._starter.run, name="eventsrc saga starts")
         self._start_ready()
+
+    def _actor_loop_teardown(self) -> None:
+        # Orders are told to it, so who waits for an answer is not told by the mailbox.
+        self.actor_stopped.set()
+        self.actor_inbox.close(_refuse)
+        self._has_stopped = True
+        for answer in chain.from_iterable(self._starting.values()):
+            answer.fail(RuntimeClosed(ORDER_LOST))
+        for watched in self._watched.values():
+            watched.fail(RuntimeClosed(RESTS_LATER))
 
     def on_receive(self, message: Order) -> None:
         try:
@@ -216,10 +242,13 @@ class SagaSupervisor(TrioActor):
     async def _answer_stored(self, run: SagaRun, answer: TrioFuture[bool], answer_with: bool) -> None:
         try:
             await run.stored()
+            answer.settle(answer_with)
         except EventSourcingError as error:
             answer.fail(error)
-        else:
-            answer.settle(answer_with)
+        except BaseException:
+            # Cut off with the runtime.
+            answer.fail(RuntimeClosed(ORDER_LOST))
+            raise
         if self._noting.pop(run.stream, None) is not None:
             self._make_ready(run.stream)
             self._tell_watchers(run)
@@ -361,3 +390,11 @@ class SagaSupervisor(TrioActor):
         # What comes to rest from here on has to look for itself among the events up to this one.
         self._position = batch[-1].position if len(batch) == FOLLOW_BATCH_EVENTS else until
         self._start_ready()
+
+
+def _refuse(envelope: "Envelope[Any]") -> None:
+    """Answer a message that the supervisor does not handle any more: an order, or that it should stop."""
+    if isinstance(envelope.message, Order):
+        envelope.message.answer.fail(RuntimeClosed(ORDER_LOST))
+    elif envelope.reply_to is not None:
+        answer_message(envelope, None)
