@@ -14,7 +14,7 @@ from .errors import DefinitionError, EncodingError
 from .messages import stored_name
 from .receipt import Receipt
 from .saga import WAIT_SECONDS_MAX, digest_of
-from .saga_errors import CallAmbiguous, EffectUncertain, WaitTimeout
+from .saga_errors import CallAmbiguous, EffectUncertain, WaitInvalid, WaitTimeout
 from .saga_events import EffectBegun, EffectDone, EffectFailed, WaitBegun, WaitOver
 from .saga_failure import text_of
 from .saga_history import SagaHistory
@@ -225,14 +225,20 @@ class SagaContext:
     # --- time ---
 
     async def sleep(self, *, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0) -> None:
-        """Wait so long by the wall clock, restarts included. Costs no task."""
+        """Wait so long by the wall clock, restarts included. Costs no task.
+
+        Raises `WaitInvalid` for what is no time.
+        """
         run = self._run
+        for argument, value in (("days", days), ("hours", hours), ("minutes", minutes), ("seconds", seconds)):
+            _check_wait(argument, value)
+        in_all = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+        _check_wait("seconds", in_all)
         call = self._numbered("sleep")
         run.begin_wait(call)
         known = run.history.waits.get((self._scope, call))
         if known is None:
-            until_ns = self._until(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
-            known = self._begin(call, until_ns)
+            known = self._begin(call, self._until(in_all))
             await run.record(known)
         if isinstance(known, WaitBegun):
             assert known.until_ns is not None, "a sleep has an end"
@@ -249,9 +255,11 @@ class SagaContext:
         that started the saga, what the saga did itself included. Each event is given to one wait of the saga: another
         wait for the same gets the next one. Values are compared as they are stored.
 
-        Raises `WaitTimeout` when none came in time, `DefinitionError` for what is no event class or no field of it.
+        Raises `WaitTimeout` when none came in time, `DefinitionError` for what is no event class or no field of it,
+        `WaitInvalid` for what is no time.
         """
         run = self._run
+        _check_wait("timeout_seconds", timeout_seconds)
         event_type = stored_name(event_class)
         wanted = run.encode_where(event_class, where or {})
         call = self._numbered(f"wait for {event_type}")
@@ -278,9 +286,11 @@ class SagaContext:
 
         A signal may come before; the first of its name counts, for every wait of the saga.
 
-        Raises `WaitTimeout` when it did not come in time, `UnknownSignal` for one that the class does not declare.
+        Raises `WaitTimeout` when it did not come in time, `UnknownSignal` for one that the class does not declare,
+        `WaitInvalid` for what is no time.
         """
         run = self._run
+        _check_wait("timeout_seconds", timeout_seconds)
         run.check_signal(name)
         call = self._numbered(f"signal {name}")
         run.begin_wait(call)
@@ -298,8 +308,6 @@ class SagaContext:
     def _until(self, timeout_seconds: float | None) -> int | None:
         if timeout_seconds is None:
             return None
-        if not timeout_seconds <= WAIT_SECONDS_MAX:
-            raise ValueError(f"A wait of {timeout_seconds} seconds cannot be stored; {WAIT_SECONDS_MAX:g} is the most.")
         return self._run.now_ns + int(max(timeout_seconds, 0) * 1e9)
 
     def _begin(
@@ -351,6 +359,12 @@ def _bounded(call: str) -> str:
     if len(call) <= CALL_NAME_BYTES_MAX // 4 or len(call.encode(errors="replace")) <= CALL_NAME_BYTES_MAX:
         return call
     return digest_of(call)
+
+
+def _check_wait(argument: str, value: float | None) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not (is_number and value <= WAIT_SECONDS_MAX):
+        raise WaitInvalid(argument, value, WAIT_SECONDS_MAX)
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import ClassVar, Final
 
+import trio
+
 from ..storage.errors import EventSourcingError
 
 PUT_STEPS_BACK: Final = (
@@ -89,6 +91,37 @@ class WaitTimeout(EventSourcingError):
     def __init__(self, what: str, timeout_seconds: float) -> None:
         super().__init__(f"{what} did not come in {timeout_seconds:g} seconds")
         self.what = what
+        self.timeout_seconds = timeout_seconds
+
+
+class WaitInvalid(EventSourcingError, ValueError):
+    """What a step is to wait for at most is no time that can be stored. It waits for nothing."""
+
+    code: ClassVar[str] = "wait_invalid"
+
+    def __init__(self, argument: str, value: object, seconds_max: float) -> None:
+        super().__init__(
+            f"{argument}={value!r:.100} is no time that a step can wait: give a number, {seconds_max:g} seconds in all "
+            "at most."
+        )
+        self.argument = argument
+        self.value = value
+
+
+class SagaTimeout(EventSourcingError, trio.TooSlowError):
+    """A saga was waited for, and has neither ended nor been parked in that time. It goes on."""
+
+    code: ClassVar[str] = "saga_timeout"
+
+    def __init__(self, saga_id: str, state: str, step: str, timeout_seconds: float) -> None:
+        where = f"{state} at {step}" if step else state
+        super().__init__(
+            f"The saga {saga_id!r} is {where}: it has neither ended nor been parked in {timeout_seconds:g} seconds. It "
+            "goes on; wait for it again, or see in status() what it waits for."
+        )
+        self.saga_id = saga_id
+        self.state = state
+        self.step = step
         self.timeout_seconds = timeout_seconds
 
 

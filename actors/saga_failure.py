@@ -14,7 +14,7 @@ from .errors import (
     ResidencyFull,
     RuntimeClosed,
 )
-from .saga_errors import CallAmbiguous, DeadlinePassed, StepGone, Suspended, WaitInOtherTask
+from .saga_errors import CallAmbiguous, DeadlinePassed, StepGone, Suspended, WaitInOtherTask, WaitInvalid
 
 NOT_THE_STEPS_FAULT: Final = (
     StoreError,
@@ -35,6 +35,7 @@ FINAL: Final = (
     DefinitionError,
     CallAmbiguous,
     WaitInOtherTask,
+    WaitInvalid,
 )
 """Trying the step again would not help."""
 ERROR_CHARACTERS_MAX: Final = 2_000

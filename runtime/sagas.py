@@ -1,5 +1,6 @@
 """The sagas of one runtime: starting them, what their supervisor needs of it, and asking how they stand."""
 
+import math
 from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -20,7 +21,7 @@ from ..actors.journal import Journal
 from ..actors.receipt import Receipt, current_cause
 from ..actors.saga import CATEGORY_PREFIX, WAIT_SECONDS_MAX, Saga, saga_id
 from ..actors.saga_context import Commands, check_untyped, plain_data
-from ..actors.saga_errors import DeadlinePassed, SagaWaitsForItself, UnknownSaga, UnknownSignal
+from ..actors.saga_errors import DeadlinePassed, SagaTimeout, SagaWaitsForItself, UnknownSaga, UnknownSignal
 from ..actors.saga_events import SAGA_EVENTS, SagaStarted
 from ..actors.saga_history import SagaHistory, SagaState
 from ..actors.saga_instance import SagaInstance, SagaInstances, begun
@@ -36,7 +37,7 @@ from ..storage.limits import Limits
 from ..storage.query import find_events
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader
-from .arguments import check_text
+from .arguments import check_text, check_timeout
 from .errors import ArgumentInvalid
 from .projections import Projections
 from .router import Router
@@ -85,15 +86,19 @@ class SagaRef(Generic[S]):
     async def wait(self, *, timeout: float | None = None) -> "SagaOutcome[S]":
         """Wait until it has ended or is parked.
 
-        Raises `UnknownSaga`, `SagaWaitsForItself`, `RuntimeClosed`, and `trio.TooSlowError` after `timeout` seconds.
+        Raises `UnknownSaga`, `SagaWaitsForItself`, `RuntimeClosed`, and `SagaTimeout` after `timeout` seconds.
         """
         cause = current_cause.get()
         if cause is not None and cause.causation_id == self.id:
             raise SagaWaitsForItself(self.id)
-        if timeout is None:
+        check_timeout(timeout)
+        seconds = math.inf if timeout is None else timeout
+        with trio.move_on_after(seconds):
             return await self._ended()
-        with trio.fail_after(timeout):
-            return await self._ended()
+        history = self._sagas.history(self.id)
+        if (history.is_ended or history.parked) and not self._sagas.supervisor.is_running(self.id):
+            return self._outcome(history)
+        raise SagaTimeout(self.id, history.status, history.scope, seconds)
 
     async def _ended(self) -> "SagaOutcome[S]":
         await trio.lowlevel.checkpoint()
@@ -102,6 +107,9 @@ class SagaRef(Generic[S]):
         history = None if supervisor.is_running(self.id) else self._sagas.history(self.id)
         while history is None or not (history.is_ended or history.parked):
             history = await supervisor.rested(self.id)
+        return self._outcome(history)
+
+    def _outcome(self, history: SagaHistory) -> "SagaOutcome[S]":
         saga_class = self._sagas.class_named(self.id)
         return SagaOutcome(history.status, history.error, self._sagas.saga_from(saga_class, history.state))  # type: ignore[arg-type]
 
