@@ -66,7 +66,7 @@ def text_of(error: BaseException) -> str:
     if isinstance(error, BaseExceptionGroup):
         return "; ".join(text_of(leaf) for leaf in _leaves(error))[:ERROR_CHARACTERS_MAX]
     text = described(error)[:ERROR_CHARACTERS_MAX]
-    return text.encode(errors="backslashreplace").decode()
+    return text.encode(errors="backslashreplace").decode()[:ERROR_CHARACTERS_MAX]
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

@@ -174,12 +174,14 @@ class SagaSupervisor(TrioActor):
             order.answer.settle(False)
             return
         run = SagaRun(self._host, order.saga_class, order.stream, SagaHistory(), order.correlation_id)
-        self._starting[order.stream] = [order.answer]
-        run.on_begun = self._on_begun
         run.hold(order.started, order.encoded)
         if order.error:
-            run.note(SagaParked(order.error))
-        elif len(self._running) < self._host.limits.sagas_running_max and not self._is_stopping:
+            run.hold(SagaParked(order.error))
+        # Not before: what cannot be stored was not begun, and may be started again.
+        self._starting[order.stream] = [order.answer]
+        run.on_begun = self._on_begun
+        is_room = len(self._running) < self._host.limits.sagas_running_max and not self._is_stopping
+        if is_room and not order.error:
             self._launch(order.stream, run)
         else:
             run.note()
