@@ -40,6 +40,10 @@ FINAL: Final = (
 """Trying the step again would not help."""
 ERROR_CHARACTERS_MAX: Final = 2_000
 """How much of an error's text is stored."""
+ERROR_CHARACTERS_MIN: Final = 100
+"""How much of it there is always room for, whatever the state beside it takes."""
+FAILURE_BYTES: Final = 512
+"""Room that a state leaves for what a failure is told by beside it, a short text included."""
 
 
 def is_final(error: BaseException) -> bool:

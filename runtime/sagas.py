@@ -22,7 +22,8 @@ from ..actors.receipt import Receipt, current_cause
 from ..actors.saga import CATEGORY_PREFIX, WAIT_SECONDS_MAX, Saga, saga_id
 from ..actors.saga_context import Commands, check_untyped, plain_data
 from ..actors.saga_errors import DeadlinePassed, SagaTimeout, SagaWaitsForItself, UnknownSaga, UnknownSignal
-from ..actors.saga_events import SAGA_EVENTS, SagaStarted
+from ..actors.saga_events import SAGA_EVENTS, SagaRemade, SagaStarted, StepDone
+from ..actors.saga_failure import FAILURE_BYTES
 from ..actors.saga_history import SagaHistory, SagaState
 from ..actors.saga_instance import SagaInstance, SagaInstances, begun
 from ..actors.saga_orders import DecideParked, Order, SendSignal, StartSaga
@@ -46,6 +47,8 @@ from .saga_starts import SagaStarts
 from .view import View
 
 RECORD_OVERHEAD_BYTES: Final = 400
+STATES: Final = (SagaStarted, SagaRemade, StepDone)
+"""The records of states that a step begins with: when it fails, that is told of beside them."""
 RESUME_ROWS: Final = 1_000
 
 E = TypeVar("E")
@@ -340,10 +343,12 @@ class Sagas:
             payload = _encode(codec.unstructure(record))
         except Exception as error:
             raise EncodingError(f"{type(record).__name__} cannot be stored: {error}") from error
-        bound = self.limits.event_size_bytes_max
-        if len(payload) + RECORD_OVERHEAD_BYTES > bound:
+        size, bound = len(payload) + RECORD_OVERHEAD_BYTES, self.limits.event_size_bytes_max
+        if isinstance(record, STATES):
+            size += FAILURE_BYTES
+        if size > bound:
             advice = "Keep large data elsewhere and its reference in the saga's state."
-            raise EventTooLarge(f"Bytes of {codec.name!r}", len(payload) + RECORD_OVERHEAD_BYTES, bound, advice)
+            raise EventTooLarge(f"Bytes of {codec.name!r}", size, bound, advice)
         return NewEvent(codec.name, msgspec.Raw(payload), 1, codec.kind, correlation_id, causation_id)
 
     def state_data(self, saga: Saga) -> dict[str, Any]:

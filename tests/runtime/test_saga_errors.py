@@ -136,6 +136,46 @@ async def test_what_cannot_be_stored_is_an_error_of_the_step_and_nothing_hangs(
     assert (state, error.split(":")[0]) == ("compensated", "EventTooLarge")
 
 
+@pytest.mark.parametrize("step_leaves", [0, 100, 70_000])
+async def test_a_step_that_fails_beside_a_state_of_any_size_is_undone(step_leaves: int) -> None:
+    """The record of the failure holds the state and the error: it was too large, and the step done again for ever."""
+    sizes = range(64_000, 65_500, 50)
+    attempts: list[int] = []
+    undone: list[tuple[int, int]] = []
+
+    class Large(Saga):
+        size: int
+        data: str = ""
+        more: str = ""
+
+        @step(compensation="undo")
+        async def fill(self, ctx: SagaContext) -> None:
+            self.data = "x" * self.size
+
+        @step(compensation="undo", retry=Retry(attempts=2, backoff_seconds=0.001))
+        async def fail(self, ctx: SagaContext) -> None:
+            attempts.append(self.size)
+            await ctx.effect("it", pay, 1)
+            self.more = "y" * step_leaves
+            raise OSError("z" * 5_000 if ctx.attempt == 2 else "short")
+
+        async def undo(self, ctx: SagaContext) -> None:
+            undone.append((self.size, len(self.more)))
+
+    async with open_runtime(MemoryLog(), Large) as runtime:
+        errors = {}
+        for size in sizes:
+            outcome = await (await runtime.start_saga(Large(size), key=f"{size}")).wait(timeout=10)
+            assert outcome.state == "compensated"
+            errors[size] = outcome.error
+    went_on = [size for size in sizes if errors[size].startswith("OSError: zz")]
+    assert [size for size in sizes if errors[size].startswith("EventTooLarge")] == [*sizes[len(went_on) :]]
+    assert len(went_on) > len(sizes) / 4
+    assert attempts == [size for size in went_on for _ in range(2)]
+    assert [size for size, _ in undone] == [size for size in went_on for _ in range(2)]
+    assert {more for _, more in undone} == ({step_leaves} if step_leaves < 1_000 else {0})
+
+
 @pytest.mark.parametrize("seconds", [math.inf, math.nan, 1e300, "5", True, [1]])
 async def test_a_time_that_cannot_be_waited_for_is_an_error_of_the_step_and_not_tried_again(seconds: Any) -> None:
     waits: dict[str, Callable[[SagaContext], Awaitable[Any]]] = {
