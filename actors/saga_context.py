@@ -13,7 +13,7 @@ from .aggregate import Aggregate
 from .errors import DefinitionError, EncodingError
 from .messages import stored_name
 from .receipt import Receipt
-from .saga import WAIT_SECONDS_MAX, digest_of
+from .saga import WAIT_SECONDS_MAX, digest_of, is_number
 from .saga_errors import CallAmbiguous, EffectUncertain, WaitInvalid, WaitTimeout
 from .saga_events import EffectBegun, EffectDone, EffectFailed, WaitBegun, WaitOver
 from .saga_failure import text_of
@@ -260,6 +260,8 @@ class SagaContext:
         """
         run = self._run
         _check_wait("timeout_seconds", timeout_seconds)
+        if not isinstance(event_class, type):
+            raise DefinitionError(f"ctx.wait_for takes the class of an event, not {event_class!r:.100}")
         event_type = stored_name(event_class)
         wanted = run.encode_where(event_class, where or {})
         call = self._numbered(f"wait for {event_type}")
@@ -362,8 +364,7 @@ def _bounded(call: str) -> str:
 
 
 def _check_wait(argument: str, value: float | None) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value is not None and not (is_number and value <= WAIT_SECONDS_MAX):
+    if value is not None and not (is_number(value) and value <= WAIT_SECONDS_MAX):
         raise WaitInvalid(argument, value, WAIT_SECONDS_MAX)
 
 

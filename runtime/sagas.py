@@ -19,7 +19,7 @@ from ..actors.feed import Feed
 from ..actors.future import TrioFuture
 from ..actors.journal import Journal
 from ..actors.receipt import Receipt, current_cause
-from ..actors.saga import CATEGORY_PREFIX, WAIT_SECONDS_MAX, Saga, saga_id
+from ..actors.saga import CATEGORY_PREFIX, WAIT_SECONDS_MAX, Saga, is_number, saga_id
 from ..actors.saga_context import Commands, check_untyped, plain_data
 from ..actors.saga_errors import DeadlinePassed, SagaTimeout, SagaWaitsForItself, UnknownSaga, UnknownSignal
 from ..actors.saga_events import SAGA_EVENTS, SagaRemade, SagaStarted, StepDone
@@ -229,8 +229,7 @@ class Sagas:
         definition = saga_class.__eventsrc_saga__
         stream = saga_id(saga_class, key)
         seconds = definition.deadline_seconds if deadline_seconds is None else deadline_seconds
-        is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-        if seconds is not None and not (is_number and seconds <= WAIT_SECONDS_MAX):
+        if seconds is not None and not (is_number(seconds) and seconds <= WAIT_SECONDS_MAX):
             raise ArgumentInvalid("deadline_seconds", seconds, f"give it in seconds; {WAIT_SECONDS_MAX:g} is the most")
         if seconds is not None and seconds <= 0:
             raise DeadlinePassed(f"The deadline of {stream!r} is {-seconds:g} seconds ago. Nothing was started.")

@@ -126,6 +126,11 @@ async def test_what_cannot_be_stored_is_an_error_of_the_step_and_nothing_hangs(
 
     assert (await outcome_of(nameless))[1] == "DefinitionError: The name of an effect is a text, not 7."
 
+    async def no_class(ctx: SagaContext) -> None:
+        await ctx.wait_for(7)  # type: ignore[arg-type]
+
+    assert (await outcome_of(no_class))[1] == "DefinitionError: ctx.wait_for takes the class of an event, not 7"
+
     async def large() -> str:
         return "x" * 100_000
 
