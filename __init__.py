@@ -48,6 +48,7 @@ from .actors.saga_errors import (
     NothingToSkip,
     SagaEnded,
     SagaNotParked,
+    SagaTimeout,
     SagaWaitsForItself,
     StepGone,
     StepsChanged,
@@ -55,6 +56,7 @@ from .actors.saga_errors import (
     UnknownSaga,
     UnknownSignal,
     WaitInOtherTask,
+    WaitInvalid,
     WaitTimeout,
 )
 from .actors.saga_events import SagaAbandoned, SagaCompensated, SagaCompleted, SagaParked, SagaStarted
@@ -303,6 +305,7 @@ __all__ = [
     "SagaParked",
     "SagaRef",
     "SagaStarted",
+    "SagaTimeout",
     "SagaWaitsForItself",
     "SchemaError",
     "ShutdownTimeout",
@@ -362,6 +365,7 @@ __all__ = [
     "ViewUnusable",
     "ViewWriteFailed",
     "WaitInOtherTask",
+    "WaitInvalid",
     "WaitTimeout",
     "WouldDeadlock",
     "WrongThread",

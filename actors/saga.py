@@ -18,7 +18,7 @@ import dis
 import inspect
 import random
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias, TypeVar, dataclass_transform
@@ -52,6 +52,11 @@ _STARTS_ON: Final = "__eventsrc_starts_on__"
 _UNTYPED: Final = "eventsrc_untyped"
 
 
+def is_number(value: object) -> bool:
+    """Whether it can be a number of seconds."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 @attrs.frozen
 class Retry:
     """How often something is attempted, and how long to wait in between: doubled each time, with some jitter."""
@@ -63,7 +68,9 @@ class Retry:
     def __attrs_post_init__(self) -> None:
         if isinstance(self.attempts, bool) or not isinstance(self.attempts, int):
             raise DefinitionError(f"{self!r}: attempts are a whole number.")
-        if not (self.attempts >= 1 and 0 < self.backoff_seconds <= self.backoff_seconds_max <= WAIT_SECONDS_MAX):
+        are_times = is_number(self.backoff_seconds) and is_number(self.backoff_seconds_max)
+        is_backoff = are_times and 0 < self.backoff_seconds <= self.backoff_seconds_max <= WAIT_SECONDS_MAX
+        if self.attempts < 1 or not is_backoff:
             raise DefinitionError(
                 f"{self!r}: attempts begin at 1, backoff_seconds is positive, backoff_seconds_max no smaller."
             )
@@ -159,8 +166,8 @@ def step(
     for declared in (retry, compensation_retry):
         if declared is not None and not isinstance(declared, Retry):
             raise DefinitionError(f"a step is retried as a Retry says, Retry(attempts=3) for one, not as {declared!r}")
-    if not timeout_seconds > 0:
-        raise DefinitionError(f"timeout_seconds of a step must be positive, not {timeout_seconds}")
+    if not (is_number(timeout_seconds) and timeout_seconds > 0):
+        raise DefinitionError(f"timeout_seconds of a step must be positive, not {timeout_seconds!r}")
 
     def decorate(method: F) -> F:
         declared = (compensation, Retry() if retry is None else retry, compensation_retry, timeout_seconds)
@@ -219,27 +226,30 @@ class Saga:
         _declare_what_methods_set(cls, functions)
         attrs.define(cls, slots=False)
         own_name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower() if name is None else name
-        if not SAGA_NAME.fullmatch(own_name):
+        if not (isinstance(own_name, str) and SAGA_NAME.fullmatch(own_name)):
             raise DefinitionError(
                 f"{own_name!r} cannot be the name of {cls.__name__}: use up to 80 lower-case letters, digits and "
                 f'underscores, beginning with a letter: class {cls.__name__}(Saga, name="...").'
             )
         if isinstance(version, bool) or not isinstance(version, int) or version < 1:
             raise DefinitionError(f"the version of {cls.__name__} must be a whole number from 1 on, not {version!r}")
-        if deadline_seconds is not None and not 0 < deadline_seconds <= WAIT_SECONDS_MAX:
+        if deadline_seconds is not None and not (
+            is_number(deadline_seconds) and 0 < deadline_seconds <= WAIT_SECONDS_MAX
+        ):
             raise DefinitionError(
                 f"deadline_seconds of {cls.__name__} must be positive and up to {WAIT_SECONDS_MAX:g}, not "
-                f"{deadline_seconds}"
+                f"{deadline_seconds!r}"
             )
         if older_instances not in ("continue", "compensate", "park"):
             raise DefinitionError(f"older_instances of {cls.__name__} cannot be {older_instances!r}")
-        if isinstance(signals, str) or not all(isinstance(signal, str) for signal in signals):
+        known = None if isinstance(signals, str) or not isinstance(signals, Iterable) else tuple(signals)
+        if known is None or not all(isinstance(signal, str) for signal in known):
             raise DefinitionError(f"signals of {cls.__name__} is a list of names, not {signals!r}")
         fields: Mapping[str, attrs.Attribute[Any]] = attrs.fields_dict(cls)  # type: ignore[arg-type]
         cls.__eventsrc_saga__ = SagaDefinition(
             own_name,
             version,
-            tuple(signals),
+            known,
             deadline_seconds,
             older_instances,
             _steps(cls, functions),

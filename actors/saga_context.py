@@ -13,10 +13,12 @@ from .aggregate import Aggregate
 from .errors import DefinitionError, EncodingError
 from .messages import stored_name
 from .receipt import Receipt
-from .saga import WAIT_SECONDS_MAX, digest_of
-from .saga_errors import CallAmbiguous, EffectUncertain, WaitTimeout
+from .saga import WAIT_SECONDS_MAX, digest_of, is_number
+from .saga_errors import CallAmbiguous, EffectUncertain, WaitInvalid, WaitTimeout
 from .saga_events import EffectBegun, EffectDone, EffectFailed, WaitBegun, WaitOver
+from .saga_failure import text_of
 from .saga_history import SagaHistory
+from .saga_threads import SagaThreads
 
 CALL_KEY: Final = "saga_call"
 """The metadata by which the events of a saga's command are found again, however long ago it was."""
@@ -30,10 +32,6 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder().decode
 
 
-class Suspended(BaseException):
-    """Leaves a step that waits: it is run again, from its beginning, when the wait is over."""
-
-
 Commands: TypeAlias = Sequence[tuple[type[Aggregate], str, object]]
 
 
@@ -42,6 +40,8 @@ class StepCalls(Protocol):
 
     history: SagaHistory
     stream: str
+    threads: SagaThreads
+    """Where effects that are plain functions are called."""
     took_effect: bool
     uncertain: dict[str, Commands]
     """By key: the commands that were sent, and of which nobody knows whether they took effect."""
@@ -198,14 +198,26 @@ class SagaContext:
             run.took_effect = True
             raise EffectUncertain(name, key)
         run.check_turned()
-        await run.record(EffectBegun(self._scope, call))
-        run.took_effect = True
         if KEY_ARGUMENT not in kwargs and _takes_key(function):
             kwargs[KEY_ARGUMENT] = key
+        called = partial(function, *args, **kwargs)
+        if _is_async(function):
+            return await self._take_effect(name, call, called)
+        # It is not begun before there is a thread for it.
+        async with run.threads.place() as place:
+            return await self._take_effect(name, call, partial(place.call, called))
+
+    async def _take_effect(self, name: str, call: str, function: Callable[[], Awaitable[Any]]) -> Any:
+        run = self._run
+        await run.record(EffectBegun(self._scope, call))
+        run.took_effect = True
         try:
-            plain = plain_data(await _called(function, args, kwargs), f"The effect {name!r} returned what")
+            result = await function()
+            if isinstance(result, Awaitable):
+                result = await result
+            plain = plain_data(result, f"The effect {name!r} returned what")
         except Exception as error:
-            await run.record(EffectFailed(self._scope, call, repr(error)))
+            await run.record(EffectFailed(self._scope, call, text_of(error)))
             raise
         await run.record(EffectDone(self._scope, call, plain))
         return plain
@@ -213,14 +225,20 @@ class SagaContext:
     # --- time ---
 
     async def sleep(self, *, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0) -> None:
-        """Wait so long by the wall clock, restarts included. Costs no task."""
+        """Wait so long by the wall clock, restarts included. Costs no task.
+
+        Raises `WaitInvalid` for what is no time.
+        """
         run = self._run
+        for argument, value in (("days", days), ("hours", hours), ("minutes", minutes), ("seconds", seconds)):
+            _check_wait(argument, value)
+        in_all = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+        _check_wait("seconds", in_all)
         call = self._numbered("sleep")
         run.begin_wait(call)
         known = run.history.waits.get((self._scope, call))
         if known is None:
-            until_ns = self._until(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
-            known = self._begin(call, until_ns)
+            known = self._begin(call, self._until(in_all))
             await run.record(known)
         if isinstance(known, WaitBegun):
             assert known.until_ns is not None, "a sleep has an end"
@@ -237,9 +255,13 @@ class SagaContext:
         that started the saga, what the saga did itself included. Each event is given to one wait of the saga: another
         wait for the same gets the next one. Values are compared as they are stored.
 
-        Raises `WaitTimeout` when none came in time, `DefinitionError` for what is no event class or no field of it.
+        Raises `WaitTimeout` when none came in time, `DefinitionError` for what is no event class or no field of it,
+        `WaitInvalid` for what is no time.
         """
         run = self._run
+        _check_wait("timeout_seconds", timeout_seconds)
+        if not isinstance(event_class, type):
+            raise DefinitionError(f"ctx.wait_for takes the class of an event, not {event_class!r:.100}")
         event_type = stored_name(event_class)
         wanted = run.encode_where(event_class, where or {})
         call = self._numbered(f"wait for {event_type}")
@@ -266,9 +288,11 @@ class SagaContext:
 
         A signal may come before; the first of its name counts, for every wait of the saga.
 
-        Raises `WaitTimeout` when it did not come in time, `UnknownSignal` for one that the class does not declare.
+        Raises `WaitTimeout` when it did not come in time, `UnknownSignal` for one that the class does not declare,
+        `WaitInvalid` for what is no time.
         """
         run = self._run
+        _check_wait("timeout_seconds", timeout_seconds)
         run.check_signal(name)
         call = self._numbered(f"signal {name}")
         run.begin_wait(call)
@@ -286,8 +310,6 @@ class SagaContext:
     def _until(self, timeout_seconds: float | None) -> int | None:
         if timeout_seconds is None:
             return None
-        if not timeout_seconds <= WAIT_SECONDS_MAX:
-            raise ValueError(f"A wait of {timeout_seconds} seconds cannot be stored; {WAIT_SECONDS_MAX:g} is the most.")
         return self._run.now_ns + int(max(timeout_seconds, 0) * 1e9)
 
     def _begin(
@@ -341,6 +363,15 @@ def _bounded(call: str) -> str:
     return digest_of(call)
 
 
+def _check_wait(argument: str, value: float | None) -> None:
+    if value is not None and not (is_number(value) and value <= WAIT_SECONDS_MAX):
+        raise WaitInvalid(argument, value, WAIT_SECONDS_MAX)
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
 def _takes_key(function: Callable[..., Any]) -> bool:
     try:
         return KEY_ARGUMENT in inspect.signature(function).parameters
@@ -368,11 +399,3 @@ def check_untyped(name: str, value: Any) -> None:
     # Which tells 1 from True, and a list from a tuple, also within.
     if repr(again) != repr(value):
         raise EncodingError(f"self.{name} would come back as {again!r:.100} instead of {value!r:.100}. {advice}")
-
-
-async def _called(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if not (inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)):
-        result = await trio.to_thread.run_sync(partial(function, *args, **kwargs), abandon_on_cancel=True)
-    else:
-        result = function(*args, **kwargs)
-    return await result if isinstance(result, Awaitable) else result

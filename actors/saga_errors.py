@@ -1,9 +1,15 @@
 """What can go wrong with a saga."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Final
+
+import trio
 
 from ..storage.errors import EventSourcingError
+
+PUT_STEPS_BACK: Final = (
+    "Put the steps back and retry the saga, or abandon it; a new version of the class may say older_instances=..."
+)
 
 
 class UnknownSaga(EventSourcingError):
@@ -88,6 +94,37 @@ class WaitTimeout(EventSourcingError):
         self.timeout_seconds = timeout_seconds
 
 
+class WaitInvalid(EventSourcingError, ValueError):
+    """What a step is to wait for at most is no time that can be stored. It waits for nothing."""
+
+    code: ClassVar[str] = "wait_invalid"
+
+    def __init__(self, argument: str, value: object, seconds_max: float) -> None:
+        super().__init__(
+            f"{argument}={value!r:.100} is no time that a step can wait: give a number, {seconds_max:g} seconds in all "
+            "at most."
+        )
+        self.argument = argument
+        self.value = value
+
+
+class SagaTimeout(EventSourcingError, trio.TooSlowError):
+    """A saga was waited for, and has neither ended nor been parked in that time. It goes on."""
+
+    code: ClassVar[str] = "saga_timeout"
+
+    def __init__(self, saga_id: str, state: str, step: str, timeout_seconds: float) -> None:
+        where = f"{state} at {step}" if step else state
+        super().__init__(
+            f"The saga {saga_id!r} is {where}: it has neither ended nor been parked in {timeout_seconds:g} seconds. It "
+            "goes on; wait for it again, or see in status() what it waits for."
+        )
+        self.saga_id = saga_id
+        self.state = state
+        self.step = step
+        self.timeout_seconds = timeout_seconds
+
+
 class EffectUncertain(EventSourcingError):
     """An effect was begun, and nobody knows whether it took place: the process ended, or the step's time was over.
 
@@ -115,6 +152,14 @@ class StepsChanged(EventSourcingError):
     """The class has its steps in another order than the saga has begun them, or has others among them."""
 
     code: ClassVar[str] = "steps_changed"
+
+    def __init__(self, saga: type, begun: Sequence[str], first: Sequence[str]) -> None:
+        super().__init__(
+            f"The steps of {saga.__name__} have changed: this saga has begun {', '.join(begun)}, and the class begins "
+            f"with {', '.join(first)}. {PUT_STEPS_BACK}"
+        )
+        self.begun = begun
+        self.first = first
 
 
 class SagaWaitsForItself(EventSourcingError):
@@ -152,3 +197,7 @@ class WaitInOtherTask(EventSourcingError):
             "is run again when it is over: wait in the step's own code, one after the other."
         )
         self.call = call
+
+
+class Suspended(BaseException):
+    """Leaves a step that waits: it is run again, from its beginning, when the wait is over. No fault."""

@@ -14,8 +14,7 @@ from .errors import (
     ResidencyFull,
     RuntimeClosed,
 )
-from .saga_context import Suspended
-from .saga_errors import CallAmbiguous, DeadlinePassed, StepGone, WaitInOtherTask
+from .saga_errors import CallAmbiguous, DeadlinePassed, StepGone, Suspended, WaitInOtherTask, WaitInvalid
 
 NOT_THE_STEPS_FAULT: Final = (
     StoreError,
@@ -36,10 +35,15 @@ FINAL: Final = (
     DefinitionError,
     CallAmbiguous,
     WaitInOtherTask,
+    WaitInvalid,
 )
 """Trying the step again would not help."""
 ERROR_CHARACTERS_MAX: Final = 2_000
 """How much of an error's text is stored."""
+ERROR_CHARACTERS_MIN: Final = 100
+"""How much of it there is always room for, whatever the state beside it takes."""
+FAILURE_BYTES: Final = 512
+"""Room that a state leaves for what a failure is told by beside it, a short text included."""
 
 
 def is_final(error: BaseException) -> bool:
@@ -66,7 +70,7 @@ def text_of(error: BaseException) -> str:
     if isinstance(error, BaseExceptionGroup):
         return "; ".join(text_of(leaf) for leaf in _leaves(error))[:ERROR_CHARACTERS_MAX]
     text = described(error)[:ERROR_CHARACTERS_MAX]
-    return text.encode(errors="backslashreplace").decode()
+    return text.encode(errors="backslashreplace").decode()[:ERROR_CHARACTERS_MAX]
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

@@ -1,9 +1,11 @@
 """What a saga has done so far: its stored events, folded. Knows nothing of how a saga is run."""
 
+from collections.abc import Sequence
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 import attrs
 
+from .saga_errors import PUT_STEPS_BACK, StepGone, StepsChanged
 from .saga_events import (
     CompensationBegun,
     CompensationDone,
@@ -182,6 +184,26 @@ class SagaHistory:
                 self.ending, self.parked = "abandoned", ""
             case _:
                 raise TypeError(f"{type(event).__name__} is no record of a saga")
+
+    def after_attempts(self, state: dict[str, Any]) -> dict[str, Any]:
+        """What an attempt left, with what those before it did and it did not come to: the compensation needs both."""
+        before, earlier = self.state, self.failed_state or {}
+        return {name: earlier.get(name, value) if value == before.get(name) else value for name, value in state.items()}
+
+    def check_steps(self, saga_class: type, names: Sequence[str]) -> None:
+        """What it has begun must be what the class begins with: else the next step would be the wrong one.
+
+        Raises `StepGone`, `StepsChanged`.
+        """
+        begun = [*self.done, self.scope] if self.scope else self.done
+        for name in begun:
+            if name not in names:
+                raise StepGone(
+                    f"{saga_class.__name__} has no step {name!r} any more, which this saga has begun. {PUT_STEPS_BACK}"
+                )
+        first = list(names[: len(begun)])
+        if begun != first:
+            raise StepsChanged(saga_class, begun, first)
 
     def _begin(self, scope: str, attempt: int, position: int) -> None:
         if scope != self.scope:

@@ -9,6 +9,7 @@ from .journal import Journal
 from .receipt import Receipt
 from .saga import Saga
 from .saga_context import Commands
+from .saga_threads import SagaThreads
 
 E = TypeVar("E")
 
@@ -18,6 +19,8 @@ class SagaHost(Protocol):
 
     journal: Journal
     wall_clock: Callable[[], int]
+    threads: SagaThreads
+    """Where effects that are plain functions are called."""
 
     def encode(self, record: Any, correlation_id: str, causation_id: str) -> NewEvent:
         """A record of a saga as the log takes it. Raises `EncodingError`, `EventTooLarge`."""

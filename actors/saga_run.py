@@ -6,8 +6,9 @@ that lost the newest records has lost the commands that came after them, too.
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from itertools import product
 from typing import Any, Final, NoReturn, TypeVar
 
 import trio
@@ -19,8 +20,16 @@ from .errors import DecodingError, DefinitionError, EncodingError
 from .journal import Lane, Write
 from .receipt import Cause, Receipt, current_cause
 from .saga import Saga, SagaDefinition, StepDefinition, StepMethod
-from .saga_context import Commands, SagaContext, Suspended
-from .saga_errors import DeadlinePassed, StepGone, StepsChanged, StepTimeout, UnknownSignal, WaitInOtherTask
+from .saga_context import Commands, SagaContext
+from .saga_errors import (
+    DeadlinePassed,
+    StepGone,
+    StepsChanged,
+    StepTimeout,
+    Suspended,
+    UnknownSignal,
+    WaitInOtherTask,
+)
 from .saga_events import (
     CompensationBegun,
     CompensationDone,
@@ -34,14 +43,11 @@ from .saga_events import (
     StepFailed,
     WaitOver,
 )
-from .saga_failure import NOT_THE_STEPS_FAULT, is_final, out_of, text_of
+from .saga_failure import ERROR_CHARACTERS_MIN, NOT_THE_STEPS_FAULT, is_final, out_of, text_of
 from .saga_history import UNDO, SagaHistory
 from .saga_host import SagaHost
 
 E = TypeVar("E")
-PUT_BACK: Final = (
-    "Put the steps back and retry the saga, or abandon it; a new version of the class may say older_instances=..."
-)
 TOO_LATE: Final = "The saga was not done by its deadline."
 logger = logging.getLogger("eventsrc.saga")
 
@@ -57,6 +63,7 @@ class SagaRun:
         self.took_effect = False
         self.uncertain: dict[str, Commands] = {}
         self.looked_until = 0
+        self.threads = host.threads
         self.is_stopping = False
         """Told to come to rest after the step under way."""
         self.scope = trio.CancelScope()
@@ -124,7 +131,8 @@ class SagaRun:
         if history.deadline_ns is not None and self.now_ns >= history.deadline_ns:
             return self._turn_round(DeadlinePassed(TOO_LATE))
         if not self._has_checked_steps:
-            self._check_steps()
+            history.check_steps(self._class, list(definition.steps))
+            self._has_checked_steps = True
         # Those that are done are the first ones.
         if len(history.done) < len(self._steps):
             return self._do(self._steps[len(history.done)])
@@ -139,22 +147,6 @@ class SagaRun:
         steps = self._definition.steps
         # A step that the class no longer has may have had one.
         return next((name for name in self.history.to_undo if name not in steps or steps[name].undo is not None), None)
-
-    def _check_steps(self) -> None:
-        """What it has begun must be what the class begins with: else the next step would be the wrong one."""
-        history, names = self.history, list(self._definition.steps)
-        begun = [*history.done, history.scope] if history.scope else history.done
-        for name in begun:
-            if name not in names:
-                raise StepGone(
-                    f"{self._class.__name__} has no step {name!r} any more, which this saga has begun. {PUT_BACK}"
-                )
-        if begun != names[: len(begun)]:
-            raise StepsChanged(
-                f"The steps of {self._class.__name__} have changed: this saga has begun {', '.join(begun)}, and the "
-                f"class begins with {', '.join(names[: len(begun)])}. {PUT_BACK}"
-            )
-        self._has_checked_steps = True
 
     # --- forwards ---
 
@@ -190,16 +182,23 @@ class SagaRun:
             text_of(error),
             extra={"saga": self.stream, "step": step.name, "attempt": history.attempt},
         )
-        failed = partial(StepFailed, step.name, history.attempt, text_of(error), retry_at_ns, took_effect)
-        try:
-            self.note(failed(self._after_attempts(self._state_after(saga))))
-        except (EncodingError, EventTooLarge, DefinitionError):
-            self.note(failed(self._after_attempts(history.state)))
+        states = [history.after_attempts(history.state), history.state]
+        with suppress(EncodingError, DefinitionError):
+            states.insert(0, history.after_attempts(self._state_after(saga)))
+        self._note_failed(error, retry_at_ns, took_effect, states)
 
-    def _after_attempts(self, state: dict[str, Any]) -> dict[str, Any]:
-        """What an attempt left, with what those before it did and it did not come to: the compensation needs both."""
-        before, earlier = self.history.state, self.history.failed_state or {}
-        return {name: earlier.get(name, value) if value == before.get(name) else value for name, value in state.items()}
+    def _note_failed(
+        self, error: Exception, retry_at_ns: int | None, took_effect: bool, states: Iterable[dict[str, Any]]
+    ) -> None:
+        """Note that an attempt failed, with the first of the states that there is room for, and text beside it."""
+        history, text = self.history, text_of(error)
+        for state, shown in product(states, (text, text[:ERROR_CHARACTERS_MIN])):
+            try:
+                self.note(StepFailed(history.scope, history.attempt, shown, retry_at_ns, took_effect, state))
+                return
+            except (EncodingError, EventTooLarge) as refused:
+                refusal = refused
+        raise refusal
 
     def _turn_round(self, error: EventSourcingError) -> Awaitable[None]:
         """Turn round before the next step, or out of one that waits or was cut off."""
@@ -220,8 +219,7 @@ class SagaRun:
         history = self.history
         step = history.scope
         took_effect = bool(step) and (history.took_effect or await self._left_traces())
-        state = history.state if history.failed_state is None else history.failed_state
-        self.note(StepFailed(step, history.attempt, text_of(error), None, took_effect, state))
+        self._note_failed(error, None, took_effect, [history.failed_state or history.state, history.state])
 
     async def _left_traces(self) -> bool:
         """Whether the step has done something, or may have, that it does not know of itself.

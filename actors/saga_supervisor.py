@@ -1,14 +1,13 @@
 """The supervisor: the actor that starts sagas, runs as many at once as the bound allows, and wakes those that wait.
 
-A saga that waits costs no task and no state: an entry among the timers or the waits, and its stream in the log.
+A saga that waits costs no task and no state: an entry among the alarms or the waits, and its stream in the log.
 """
 
-import heapq
 import logging
-import math
 from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, Protocol
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
@@ -16,7 +15,9 @@ from ..storage.errors import EventSourcingError, StoreError
 from .background import in_background
 from .errors import RuntimeClosed
 from .future import TrioFuture
+from .mailbox import answer as answer_message
 from .saga import Saga
+from .saga_alarms import SagaAlarms
 from .saga_errors import NothingToSkip, SagaEnded, SagaNotParked, UnknownSaga
 from .saga_events import CompensationSkipped, SagaAbandoned, SagaParked, SagaRemade, SagaResumed
 from .saga_history import SagaHistory
@@ -28,10 +29,14 @@ from .saga_starter import FOLLOW_BATCH_EVENTS, SagaStarter, StarterHost
 from .saga_waits import EventWaits
 from .trio_actor import TrioActor
 
-CLOCK_CHECK_SECONDS: Final = 30.0
-"""The wall clock is looked at so often while a timer runs, since it may be set meanwhile."""
+ORDER_LOST: Final = "The runtime was closed before this was answered. Whether it is stored shows when it is opened."
+RESTS_LATER: Final = "The runtime closed before the saga came to rest. It goes on when opened."
 
 logger = logging.getLogger("eventsrc.saga")
+
+
+if TYPE_CHECKING:
+    from pykka._envelope import Envelope
 
 
 class SupervisorHost(SagaHost, StarterHost, Protocol):
@@ -66,15 +71,14 @@ class SagaSupervisor(TrioActor):
         self._noting: dict[str, SagaRun] = {}
         self._ready: deque[str] = deque()
         self._starting: dict[str, list[TrioFuture[bool]]] = {}
-        self._timers: list[tuple[int, str]] = []
-        self._wakes: dict[str, int] = {}
+        self._alarms = SagaAlarms(host.wall_clock)
         self._waits = EventWaits()
         self._signal_waits: set[str] = set()
-        self._timer_added = trio.Event()
         self._failures: dict[str, int] = {}
         self._watched: dict[str, TrioFuture[SagaHistory]] = {}
         self._moved = trio.lowlevel.ParkingLot()
         self._is_stopping = False
+        self._has_stopped = False
 
     # --- what the runtime asks of it ---
 
@@ -97,7 +101,7 @@ class SagaSupervisor(TrioActor):
     @property
     def counts(self) -> dict[str, int]:
         """How many sagas run, are ready to, and wait."""
-        waiting = len(self._wakes) + len(self._signal_waits)
+        waiting = len(self._alarms) + len(self._signal_waits)
         return {"running": len(self._running), "ready": len(self._ready), "waiting": waiting}
 
     def is_running(self, stream: str) -> bool:
@@ -105,7 +109,12 @@ class SagaSupervisor(TrioActor):
         return stream in self._running
 
     async def rested(self, stream: str) -> SagaHistory:
-        """Wait until a saga comes to rest the next time, and what it did is on disk. Raises `UnknownSaga`."""
+        """Wait until a saga comes to rest the next time, and what it did is on disk.
+
+        Raises `UnknownSaga`, and `RuntimeClosed` where it will not be before the runtime is opened again.
+        """
+        if self._has_stopped:
+            raise RuntimeClosed(RESTS_LATER)
         watched: TrioFuture[SagaHistory] = self._watched.setdefault(stream, TrioFuture())
         return await watched
 
@@ -121,17 +130,28 @@ class SagaSupervisor(TrioActor):
             run.scope.cancel()
         while self._running:
             await self._moved.park()
+        self._has_stopped = True
         for watched in self._watched.values():
-            watched.fail(RuntimeClosed("The runtime closed before the saga came to rest. It goes on when opened."))
+            watched.fail(RuntimeClosed(RESTS_LATER))
 
     # --- the actor ---
 
     async def on_start(self) -> None:  # type: ignore[override]
-        self._nursery.start_soon(in_background, self._keep_time, name="eventsrc saga timers")
+        self._nursery.start_soon(in_background, self._keep_time, name="eventsrc saga alarms")
         self._nursery.start_soon(in_background, self._follow, name="eventsrc saga events")
         if self._host.start_types:
             self._nursery.start_soon(in_background, self._starter.run, name="eventsrc saga starts")
         self._start_ready()
+
+    def _actor_loop_teardown(self) -> None:
+        # Orders are told to it, so who waits for an answer is not told by the mailbox.
+        self.actor_stopped.set()
+        self.actor_inbox.close(_refuse)
+        self._has_stopped = True
+        for answer in chain.from_iterable(self._starting.values()):
+            answer.fail(RuntimeClosed(ORDER_LOST))
+        for watched in self._watched.values():
+            watched.fail(RuntimeClosed(RESTS_LATER))
 
     def on_receive(self, message: Order) -> None:
         try:
@@ -154,12 +174,14 @@ class SagaSupervisor(TrioActor):
             order.answer.settle(False)
             return
         run = SagaRun(self._host, order.saga_class, order.stream, SagaHistory(), order.correlation_id)
-        self._starting[order.stream] = [order.answer]
-        run.on_begun = self._on_begun
         run.hold(order.started, order.encoded)
         if order.error:
-            run.note(SagaParked(order.error))
-        elif len(self._running) < self._host.limits.sagas_running_max and not self._is_stopping:
+            run.hold(SagaParked(order.error))
+        # Not before: what cannot be stored was not begun, and may be started again.
+        self._starting[order.stream] = [order.answer]
+        run.on_begun = self._on_begun
+        is_room = len(self._running) < self._host.limits.sagas_running_max and not self._is_stopping
+        if is_room and not order.error:
             self._launch(order.stream, run)
         else:
             run.note()
@@ -222,10 +244,13 @@ class SagaSupervisor(TrioActor):
     async def _answer_stored(self, run: SagaRun, answer: TrioFuture[bool], answer_with: bool) -> None:
         try:
             await run.stored()
+            answer.settle(answer_with)
         except EventSourcingError as error:
             answer.fail(error)
-        else:
-            answer.settle(answer_with)
+        except BaseException:
+            # Cut off with the runtime.
+            answer.fail(RuntimeClosed(ORDER_LOST))
+            raise
         if self._noting.pop(run.stream, None) is not None:
             self._make_ready(run.stream)
             self._tell_watchers(run)
@@ -330,30 +355,20 @@ class SagaSupervisor(TrioActor):
     def _register(self, stream: str, wake_ns: int | None) -> None:
         if wake_ns is None:
             self._signal_waits.add(stream)
-            return
-        self._wakes[stream] = wake_ns
-        heapq.heappush(self._timers, (wake_ns, stream))
-        if self._timers[0][1] == stream:
-            self._timer_added.set()
+        else:
+            self._alarms.set(stream, wake_ns)
 
     def _forget(self, stream: str) -> None:
-        self._wakes.pop(stream, None)
+        self._alarms.clear(stream)
         self._signal_waits.discard(stream)
         self._waits.remove(stream)
 
     async def _keep_time(self) -> None:
         while True:
-            now_ns = self._host.wall_clock()
-            while self._timers and self._timers[0][0] <= now_ns:
-                wake_ns, stream = heapq.heappop(self._timers)
-                if self._wakes.get(stream) == wake_ns:
-                    self._forget(stream)
-                    self._ready.append(stream)
+            for stream in await self._alarms.due():
+                self._forget(stream)
+                self._ready.append(stream)
             self._start_ready()
-            self._timer_added = trio.Event()
-            seconds = min((self._timers[0][0] - now_ns) / 1e9, CLOCK_CHECK_SECONDS) if self._timers else math.inf
-            with trio.move_on_after(seconds):
-                await self._timer_added.wait()
 
     async def _follow(self) -> None:
         """Wake the sagas that wait for events, as these are stored."""
@@ -377,3 +392,11 @@ class SagaSupervisor(TrioActor):
         # What comes to rest from here on has to look for itself among the events up to this one.
         self._position = batch[-1].position if len(batch) == FOLLOW_BATCH_EVENTS else until
         self._start_ready()
+
+
+def _refuse(envelope: "Envelope[Any]") -> None:
+    """Answer a message that the supervisor does not handle any more: an order, or that it should stop."""
+    if isinstance(envelope.message, Order):
+        envelope.message.answer.fail(RuntimeClosed(ORDER_LOST))
+    elif envelope.reply_to is not None:
+        answer_message(envelope, None)

@@ -9,9 +9,10 @@ from typing import Final, Protocol
 from ..actors.event_codecs import EventCodecs
 from ..actors.saga import Saga, digest_of, saga_id
 from ..actors.saga_errors import UnknownSaga
+from ..actors.saga_failure import text_of
 from ..actors.saga_orders import StartSaga
 from ..storage.control import ControlBoard
-from ..storage.errors import StreamNameInvalid, described
+from ..storage.errors import StreamNameInvalid
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader
 from .dispatcher import on_board
@@ -20,7 +21,6 @@ FOLLOWED: Final = "saga "
 """With a saga's name: the position, on the control board, up to which events have started sagas of that class."""
 SAVE_SECONDS: Final = 1.0
 """That position is stored so often."""
-ERROR_CHARACTERS_MAX: Final = 1_000
 
 logger = logging.getLogger("eventsrc.saga")
 
@@ -111,8 +111,7 @@ class SagaStarts:
                     yield order(saga)
             except Exception as failure:
                 logger.exception("an event cannot start its saga", extra={"saga": name, "position": event.position})
-                error = f"{cause} cannot be made into a saga: {described(failure)}"
-                yield order(saga_class, error=error[:ERROR_CHARACTERS_MAX])
+                yield order(saga_class, error=f"{cause} cannot be made into a saga: {text_of(failure)}")
 
     def _maker(self, saga_class: type[Saga], event: StoredEvent) -> Callable[[], Saga | None] | None:
         """What makes a saga of an event, or None of one that starts none; None for other events."""

@@ -1,11 +1,14 @@
 """The sagas of one runtime: starting them, what their supervisor needs of it, and asking how they stand."""
 
-from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
+import math
+from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Final, Generic, TypeVar
 
 import attrs
 import msgspec
+import pykka
 import trio
 
 from ..actors.aggregate import Aggregate
@@ -16,24 +19,26 @@ from ..actors.feed import Feed
 from ..actors.future import TrioFuture
 from ..actors.journal import Journal
 from ..actors.receipt import Receipt, current_cause
-from ..actors.saga import CATEGORY_PREFIX, WAIT_SECONDS_MAX, Saga, saga_id
+from ..actors.saga import CATEGORY_PREFIX, WAIT_SECONDS_MAX, Saga, is_number, saga_id
 from ..actors.saga_context import Commands, check_untyped, plain_data
-from ..actors.saga_errors import DeadlinePassed, SagaWaitsForItself, UnknownSaga, UnknownSignal
-from ..actors.saga_events import SAGA_EVENTS, SagaStarted
+from ..actors.saga_errors import DeadlinePassed, SagaTimeout, SagaWaitsForItself, UnknownSaga, UnknownSignal
+from ..actors.saga_events import SAGA_EVENTS, SagaRemade, SagaStarted, StepDone
+from ..actors.saga_failure import FAILURE_BYTES
 from ..actors.saga_history import SagaHistory, SagaState
 from ..actors.saga_instance import SagaInstance, SagaInstances, begun
-from ..actors.saga_orders import DecideParked, SendSignal, StartSaga
-from ..actors.saga_supervisor import SagaSupervisor
+from ..actors.saga_orders import DecideParked, Order, SendSignal, StartSaga
+from ..actors.saga_supervisor import ORDER_LOST, SagaSupervisor
+from ..actors.saga_threads import SagaThreads
 from ..actors.serializer import Serializer
 from ..storage.commit import NewEvent
 from ..storage.control import ControlBoard
-from ..storage.errors import EventTooLarge
+from ..storage.errors import EventTooLarge, StoreClosed
 from ..storage.event_query import EventQuery
 from ..storage.limits import Limits
 from ..storage.query import find_events
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader
-from .arguments import check_text
+from .arguments import check_text, check_timeout
 from .errors import ArgumentInvalid
 from .projections import Projections
 from .router import Router
@@ -42,6 +47,8 @@ from .saga_starts import SagaStarts
 from .view import View
 
 RECORD_OVERHEAD_BYTES: Final = 400
+STATES: Final = (SagaStarted, SagaRemade, StepDone)
+"""The records of states that a step begins with: when it fails, that is told of beside them."""
 RESUME_ROWS: Final = 1_000
 
 E = TypeVar("E")
@@ -75,50 +82,58 @@ class SagaRef(Generic[S]):
         return f"<SagaRef {self.id}>"
 
     async def status(self) -> SagaInstance:
-        """How it stands, from its own stream. Raises `UnknownSaga`."""
+        """How it stands, from its own stream. Raises `UnknownSaga`, `RuntimeClosed`."""
         await trio.lowlevel.checkpoint()
         return self._sagas.instance(self.id)
 
     async def wait(self, *, timeout: float | None = None) -> "SagaOutcome[S]":
         """Wait until it has ended or is parked.
 
-        Raises `UnknownSaga`, `SagaWaitsForItself`, and `trio.TooSlowError` after `timeout` seconds.
+        Raises `UnknownSaga`, `SagaWaitsForItself`, `RuntimeClosed`, and `SagaTimeout` after `timeout` seconds.
         """
         cause = current_cause.get()
         if cause is not None and cause.causation_id == self.id:
             raise SagaWaitsForItself(self.id)
-        if timeout is None:
+        check_timeout(timeout)
+        seconds = math.inf if timeout is None else timeout
+        with trio.move_on_after(seconds):
             return await self._ended()
-        with trio.fail_after(timeout):
-            return await self._ended()
+        history = self._sagas.history(self.id)
+        if (history.is_ended or history.parked) and not self._sagas.supervisor.is_running(self.id):
+            return self._outcome(history)
+        raise SagaTimeout(self.id, history.status, history.scope, seconds)
 
     async def _ended(self) -> "SagaOutcome[S]":
         await trio.lowlevel.checkpoint()
         supervisor = self._sagas.supervisor
         # What one that runs has done may not be on disk yet.
-        history = None if supervisor.is_running(self.id) else self._sagas.load(self.id)[1]
+        history = None if supervisor.is_running(self.id) else self._sagas.history(self.id)
         while history is None or not (history.is_ended or history.parked):
             history = await supervisor.rested(self.id)
+        return self._outcome(history)
+
+    def _outcome(self, history: SagaHistory) -> "SagaOutcome[S]":
         saga_class = self._sagas.class_named(self.id)
         return SagaOutcome(history.status, history.error, self._sagas.saga_from(saga_class, history.state))  # type: ignore[arg-type]
 
     async def signal(self, signal: str, payload: Any = None) -> bool:
         """Send it a signal; whether it is the first of its name, which alone counts.
 
-        Raises `UnknownSaga`, `UnknownSignal`, `SagaEnded`, or `EncodingError` for a payload that is no plain data.
+        Raises `UnknownSaga`, `UnknownSignal`, `SagaEnded`, `RuntimeClosed`, or `EncodingError` for a payload that is
+        no plain data.
         """
         return await self._sagas.signal(self.id, signal, payload)
 
     async def retry(self, *, reason: str) -> None:
-        """Have it try again what it was parked on. Raises `SagaNotParked`."""
+        """Have it try again what it was parked on. Raises `SagaNotParked`, `RuntimeClosed`."""
         await self._sagas.decide(self.id, "retry", reason)
 
     async def skip(self, *, reason: str) -> None:
-        """Go on without the compensation that it was parked on. Raises `SagaNotParked`, `NothingToSkip`."""
+        """Go on without the compensation it was parked on. Raises `SagaNotParked`, `NothingToSkip`, `RuntimeClosed`."""
         await self._sagas.decide(self.id, "skip", reason)
 
     async def abandon(self, *, reason: str) -> None:
-        """Give it up as it is. Raises `SagaNotParked`."""
+        """Give it up as it is. Raises `SagaNotParked`, `RuntimeClosed`."""
         await self._sagas.decide(self.id, "abandon", reason)
 
 
@@ -140,6 +155,7 @@ class Sagas:
         self.wall_clock = router.wall_clock
         self.feed = feed
         self.limits: Limits = router.limits
+        self.threads = SagaThreads(self.limits.saga_threads_max)
         self.supervisor: SagaSupervisor
         self._nursery = nursery
         self._router = router
@@ -185,8 +201,7 @@ class Sagas:
 
     async def start(self, saga: S, key: str, deadline_seconds: float | None) -> SagaRef[S]:
         """Start a saga unless there is one with this key."""
-        if self._router.is_closing and current_cause.get() is None:
-            raise RuntimeClosed("The runtime is closed or closes; the saga was not started.")
+        self._check_open("the saga was not started")
         if isinstance(saga, type):
             raise ArgumentInvalid("saga", saga, "give an object of the class, with the state that it begins with")
         self.class_of(type(saga))
@@ -194,8 +209,7 @@ class Sagas:
         cause = current_cause.get()
         after = self._store.last_position
         order = self.order(saga, key, deadline_seconds, after, "", stream if cause is None else cause.correlation_id)
-        self.supervisor.actor_ref.tell(order)
-        return SagaRef(self, stream, was_started=await order.answer)
+        return SagaRef(self, stream, was_started=await self._answer_to(order))
 
     def order(
         self,
@@ -215,8 +229,7 @@ class Sagas:
         definition = saga_class.__eventsrc_saga__
         stream = saga_id(saga_class, key)
         seconds = definition.deadline_seconds if deadline_seconds is None else deadline_seconds
-        is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-        if seconds is not None and not (is_number and seconds <= WAIT_SECONDS_MAX):
+        if seconds is not None and not (is_number(seconds) and seconds <= WAIT_SECONDS_MAX):
             raise ArgumentInvalid("deadline_seconds", seconds, f"give it in seconds; {WAIT_SECONDS_MAX:g} is the most")
         if seconds is not None and seconds <= 0:
             raise DeadlinePassed(f"The deadline of {stream!r} is {-seconds:g} seconds ago. Nothing was started.")
@@ -238,34 +251,53 @@ class Sagas:
 
     async def signal(self, saga_id: str, signal: str, payload: Any) -> bool:
         """Send a saga a signal."""
+        self._check_open("the signal was not sent")
         saga_class = self.class_named(saga_id)
         if signal not in saga_class.__eventsrc_saga__.signals:
             raise UnknownSignal(saga_class, signal, saga_class.__eventsrc_saga__.signals)
         # A step gets the same of it before and after a restart.
         plain = plain_data(payload, f"The payload of the signal {signal!r}")
         order = SendSignal(saga_id, signal, plain, TrioFuture())
-        self.supervisor.actor_ref.tell(order)
-        return await order.answer
+        return await self._answer_to(order)
 
     async def decide(self, saga_id: str, action: str, reason: str) -> None:
         """An operator's decision on a parked saga."""
+        self._check_open(f"the saga stays as it is: {action} took no effect")
         self.class_named(saga_id)
         check_text("reason", reason)
         if not reason.strip():
             raise ArgumentInvalid("reason", reason, "say why; it is recorded")
         order = DecideParked(saga_id, action, reason, TrioFuture())
-        self.supervisor.actor_ref.tell(order)
-        await order.answer
+        await self._answer_to(order)
+
+    def _check_open(self, outcome: str) -> None:
+        # While closing, the steps and commands under way may still ask for something.
+        if self._router.is_closing and current_cause.get() is None:
+            raise RuntimeClosed(f"The runtime is closed or closes; {outcome}.")
+
+    async def _answer_to(self, order: Order) -> bool:
+        try:
+            self.supervisor.actor_ref.tell(order)
+            return await order.answer
+        except pykka.ActorDeadError:
+            # The supervisor, or the journal that it writes to.
+            raise RuntimeClosed(ORDER_LOST) from None
 
     def instance(self, saga_id: str) -> SagaInstance:
-        """How a saga stands. Raises `UnknownSaga`."""
+        """How a saga stands. Raises `UnknownSaga`, `RuntimeClosed`."""
         found: SagaInstance | None = None
-        for stored in self._stream(saga_id):
-            event = self._record(stored)
-            found = begun(event, stored) if found is None else found.after(event, stored)
+        with _closed_store_told(saga_id):
+            for stored in self._stream(saga_id):
+                event = self._record(stored)
+                found = begun(event, stored) if found is None else found.after(event, stored)
         if found is None:
             raise UnknownSaga(f"No saga {saga_id!r} was started.")
         return found
+
+    def history(self, saga_id: str) -> SagaHistory:
+        """What a saga has done so far. Raises `UnknownSaga`, `RuntimeClosed`."""
+        with _closed_store_told(saga_id):
+            return self.load(saga_id)[1]
 
     def class_named(self, saga_id: str) -> type[Saga]:
         """The class of a saga, by its id. Raises `UnknownSaga`."""
@@ -310,10 +342,12 @@ class Sagas:
             payload = _encode(codec.unstructure(record))
         except Exception as error:
             raise EncodingError(f"{type(record).__name__} cannot be stored: {error}") from error
-        bound = self.limits.event_size_bytes_max
-        if len(payload) + RECORD_OVERHEAD_BYTES > bound:
+        size, bound = len(payload) + RECORD_OVERHEAD_BYTES, self.limits.event_size_bytes_max
+        if isinstance(record, STATES):
+            size += FAILURE_BYTES
+        if size > bound:
             advice = "Keep large data elsewhere and its reference in the saga's state."
-            raise EventTooLarge(f"Bytes of {codec.name!r}", len(payload) + RECORD_OVERHEAD_BYTES, bound, advice)
+            raise EventTooLarge(f"Bytes of {codec.name!r}", size, bound, advice)
         return NewEvent(codec.name, msgspec.Raw(payload), 1, codec.kind, correlation_id, causation_id)
 
     def state_data(self, saga: Saga) -> dict[str, Any]:
@@ -380,3 +414,12 @@ class Sagas:
 
     def _record(self, stored: StoredEvent) -> Any:
         return self._records.decode(stored)
+
+
+@contextmanager
+def _closed_store_told(saga_id: str) -> Iterator[None]:
+    """Have who asks about a saga told, as who asks for anything else, that the runtime was closed."""
+    try:
+        yield
+    except StoreClosed as error:
+        raise RuntimeClosed(f"The runtime was closed; how {saga_id!r} stands shows when it is opened again.") from error

@@ -41,6 +41,8 @@ class Limits:
     """Aggregates that one transaction changes (`TransactionTooLarge`)."""
     sagas_running_max: int = _count(1_000)
     """Sagas whose steps run at once; others that could are begun when one of them ends or waits."""
+    saga_threads_max: int = _count(100)
+    """Threads for the effects of sagas that are plain functions; one that was cut off has its own until it returns."""
     commits_waiting_max: int = _count(10_000)
     """Commits on their way to the disk; beyond it actors wait before they decide more."""
     snapshot_every_events: int = _count(100)

@@ -133,7 +133,7 @@ async def test_the_timeline_of_a_saga_has_attempts_effects_waits_durations_and_e
     assert (shown["state"], shown["error"]) == ("compensated", "ValueError: told to fail")
     details = [re.sub(r", retry_at [^,]*", "", line["details"]) for line in shown["timeline"]]
     lines = [(line["what"], line["of"], text) for line, text in zip(shown["timeline"], details, strict=True)][1:]
-    failed = ("effect failed", "charge/pay", "error OSError('no route')")
+    failed = ("effect failed", "charge/pay", "error OSError: no route")
     assert lines == [
         *(("step begun", "charge", "attempt 1"), ("effect begun", "charge/pay", ""), failed),
         ("step failed", "charge", "attempt 1, error OSError: no route, took_effect true"),

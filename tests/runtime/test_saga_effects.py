@@ -1,5 +1,6 @@
 """Effects of sagas take place once, wherever the process is killed."""
 
+import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -14,6 +15,7 @@ from shop_domain import Gateway, Order, PlaceOrder, Stock
 
 from eventsrc import (
     EffectUncertain,
+    Limits,
     MemoryLog,
     Retry,
     Runtime,
@@ -21,6 +23,7 @@ from eventsrc import (
     SagaContext,
     step,
 )
+from eventsrc.actors.saga_failure import text_of
 from eventsrc.runtime.testing import FollowingClock
 from eventsrc.storage.store import EventStore
 
@@ -80,6 +83,34 @@ async def test_an_effect_that_raises_is_tried_again_with_the_same_key(store: Eve
     async with open_runtime(store, saga_class) as runtime:
         assert await result_of(runtime, saga_class) == "there"
     assert keys == ["saga_once-1/only/it"] * 3
+
+
+async def test_whatever_an_effect_raises_says_it_is_tried_again(store: EventStore | Path) -> None:
+    class Speechless(Exception):
+        def __repr__(self) -> str:
+            raise RuntimeError("no text")
+
+        __str__ = __repr__
+
+    failures = [OSError("x" * 70_000), Speechless(), ValueError("\ud800"), OSError("no route")]
+    pending = list(failures)
+
+    async def effect(number: int) -> str:
+        if pending:
+            raise pending.pop(0)
+        return "there"
+
+    saga_class = saga_of(effect)
+    async with open_runtime(store, saga_class) as runtime:
+        assert await result_of(runtime, saga_class) == "there"
+        texts = [event.payload["error"] async for event in runtime.events(types=["saga.effect_failed"])]
+    assert texts == [text_of(error) for error in failures]
+    assert (len(texts[0]), *texts[1:]) == (
+        2_000,
+        "Speechless, whose text cannot be had because of RuntimeError",
+        "ValueError: \\ud800",
+        "OSError: no route",
+    )
 
 
 async def test_a_time_that_an_effect_returns_is_the_same_text_when_the_step_is_run_again(
@@ -217,3 +248,46 @@ async def test_an_effect_that_the_steps_time_cut_off_is_uncertain_to_the_next_at
             *("started", "step_begun", "effect_begun", "step_failed", "step_begun", "step_done", "completed")
         ]
     assert seen == ["2 it saga_cut_off-1/only/it"]
+
+
+async def test_effects_that_hang_hold_up_nothing_but_other_effects(tmp_path: Path) -> None:
+    """Functions that were cut off keep their threads: more of them than trio has by default."""
+    let_go = threading.Event()
+    calls: list[int] = []
+
+    def hang(number: int) -> None:
+        calls.append(number)
+        let_go.wait(60)
+
+    class Hanging(Saga):
+        @step(timeout_seconds=0.05)
+        async def only(self, ctx: SagaContext) -> None:
+            await ctx.effect("it", hang, 7)
+
+    class Late(Saga):
+        @step(timeout_seconds=0.05, retry=Retry(attempts=9, backoff_seconds=0.1))
+        async def only(self, ctx: SagaContext) -> None:
+            await ctx.effect("it", calls.append, 8)
+
+    hung = int(trio.to_thread.current_default_thread_limiter().total_tokens) + 5
+    try:
+        with trio.fail_after(20):
+            limits = Limits(saga_threads_max=hung)
+            async with open_runtime(tmp_path / "a.db", Hanging, Late, limits=limits) as runtime:
+                for number in range(hung):
+                    await runtime.start_saga(Hanging(), key=f"{number}")
+                for number in range(hung):
+                    outcome = await runtime.saga(Hanging, f"{number}").wait(timeout=20)
+                    assert outcome.error == "StepTimeout: only did not return in 0.05 seconds"
+                assert calls == [7] * hung
+                await trio.to_thread.run_sync(int)
+                late = await runtime.start_saga(Late(), key="late")
+                while (await late.status()).attempt < 2:
+                    await trio.sleep(0.01)
+                assert "effect_begun" not in await records(runtime, late.id), "it waits for a thread"
+                let_go.set()
+                assert (await late.wait(timeout=20)).state == "completed"
+                let_go.clear()
+                await (await runtime.start_saga(Hanging(), key="last")).wait(timeout=20)
+    finally:
+        let_go.set()

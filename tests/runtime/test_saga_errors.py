@@ -1,15 +1,16 @@
 """What becomes of a step that raises oddly, waits where it cannot, or returns what cannot be stored."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
-from saga_cases import open_runtime
-from shop_domain import Gateway, PlaceOrder, Stock, Take
+from saga_cases import Patient, open_runtime
+from shop_domain import Created, Gateway, PlaceOrder, Stock, Take
 
-from eventsrc import ArgumentInvalid, MemoryLog, Rejected, Retry, Saga, SagaContext, step
+from eventsrc import ArgumentInvalid, MemoryLog, Rejected, Retry, Saga, SagaContext, SagaTimeout, UnknownSaga, step
 from eventsrc.runtime.testing import FollowingClock
 
 # --- raised in an unusual way ---
@@ -115,11 +116,6 @@ async def test_a_cancellation_kept_from_a_scope_that_is_over_fails_the_step(
 async def test_what_cannot_be_stored_is_an_error_of_the_step_and_nothing_hangs(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async def for_ever(ctx: SagaContext) -> None:
-        await ctx.sleep(seconds=float("inf"))
-
-    assert (await outcome_of(for_ever))[1].startswith("ValueError: A wait of inf seconds cannot be stored")
-
     async def surrogates(ctx: SagaContext) -> None:
         raise ValueError("\ud800")
 
@@ -130,6 +126,11 @@ async def test_what_cannot_be_stored_is_an_error_of_the_step_and_nothing_hangs(
 
     assert (await outcome_of(nameless))[1] == "DefinitionError: The name of an effect is a text, not 7."
 
+    async def no_class(ctx: SagaContext) -> None:
+        await ctx.wait_for(7)  # type: ignore[arg-type]
+
+    assert (await outcome_of(no_class))[1] == "DefinitionError: ctx.wait_for takes the class of an event, not 7"
+
     async def large() -> str:
         return "x" * 100_000
 
@@ -138,6 +139,98 @@ async def test_what_cannot_be_stored_is_an_error_of_the_step_and_nothing_hangs(
 
     state, error = await outcome_of(too_large, retry=Retry(attempts=5))
     assert (state, error.split(":")[0]) == ("compensated", "EventTooLarge")
+
+
+@pytest.mark.parametrize("step_leaves", [0, 100, 70_000])
+async def test_a_step_that_fails_beside_a_state_of_any_size_is_undone(step_leaves: int) -> None:
+    """The record of the failure holds the state and the error: it was too large, and the step done again for ever."""
+    sizes = range(64_000, 65_500, 50)
+    attempts: list[int] = []
+    undone: list[tuple[int, int]] = []
+
+    class Large(Saga):
+        size: int
+        data: str = ""
+        more: str = ""
+
+        @step(compensation="undo")
+        async def fill(self, ctx: SagaContext) -> None:
+            self.data = "x" * self.size
+
+        @step(compensation="undo", retry=Retry(attempts=2, backoff_seconds=0.001))
+        async def fail(self, ctx: SagaContext) -> None:
+            attempts.append(self.size)
+            await ctx.effect("it", pay, 1)
+            self.more = "y" * step_leaves
+            raise OSError("z" * 5_000 if ctx.attempt == 2 else "short")
+
+        async def undo(self, ctx: SagaContext) -> None:
+            undone.append((self.size, len(self.more)))
+
+    async with open_runtime(MemoryLog(), Large) as runtime:
+        errors = {}
+        for size in sizes:
+            outcome = await (await runtime.start_saga(Large(size), key=f"{size}")).wait(timeout=10)
+            assert outcome.state == "compensated"
+            errors[size] = outcome.error
+    went_on = [size for size in sizes if errors[size].startswith("OSError: zz")]
+    assert [size for size in sizes if errors[size].startswith("EventTooLarge")] == [*sizes[len(went_on) :]]
+    assert len(went_on) > len(sizes) / 4
+    assert attempts == [size for size in went_on for _ in range(2)]
+    assert [size for size, _ in undone] == [size for size in went_on for _ in range(2)]
+    assert {more for _, more in undone} == ({step_leaves} if step_leaves < 1_000 else {0})
+
+
+@pytest.mark.parametrize("seconds", [math.inf, math.nan, 1e300, "5", True, [1]])
+async def test_a_time_that_cannot_be_waited_for_is_an_error_of_the_step_and_not_tried_again(seconds: Any) -> None:
+    waits: dict[str, Callable[[SagaContext], Awaitable[Any]]] = {
+        "seconds": lambda ctx: ctx.sleep(seconds=seconds),
+        "days": lambda ctx: ctx.sleep(days=seconds, seconds=1),
+        "timeout_seconds": lambda ctx: ctx.wait_for(Created, timeout_seconds=seconds),
+        "timeout_seconds=": lambda ctx: ctx.approval("go", timeout_seconds=seconds),
+    }
+    for argument, wait in waits.items():
+        errors: list[Exception] = []
+
+        async def body(ctx: SagaContext) -> None:
+            try:
+                await wait(ctx)  # noqa: B023
+            except Exception as error:
+                errors.append(error)  # noqa: B023
+                raise
+
+        state, text = await outcome_of(body, retry=Retry(attempts=3))
+        assert (state, text.startswith(f"WaitInvalid: {argument.rstrip('=')}={seconds!r} is no time")) == (
+            "compensated",
+            True,
+        )
+        (error,) = errors
+        assert isinstance(error, ValueError)
+
+
+async def test_who_waits_too_short_for_a_saga_is_told_how_it_stands(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_runtime(MemoryLog(), Patient, wall_clock=FollowingClock()) as runtime:
+        saga = await runtime.start_saga(Patient([]), key="1")
+        with pytest.raises(
+            SagaTimeout, match=r"'saga_patient-1' is waiting at sleep: .* in 60 seconds. It goes on"
+        ) as told:
+            await saga.wait(timeout=60)
+        assert isinstance(told.value, trio.TooSlowError)
+        assert (told.value.saga_id, told.value.state, told.value.step) == (saga.id, "waiting", "sleep")
+        with pytest.raises(SagaTimeout):
+            await saga.wait(timeout=0)
+        for timeout in (-1, math.nan, "5", True):
+            with pytest.raises(ArgumentInvalid, match="timeout="):
+                await saga.wait(timeout=timeout)  # type: ignore[arg-type]
+        with pytest.raises(UnknownSaga):
+            await runtime.saga(Patient, "2").wait(timeout=1)
+
+
+async def test_how_a_saga_ended_is_told_also_to_who_does_not_wait(gateway: Gateway) -> None:
+    async with open_runtime(MemoryLog()) as runtime:
+        saga = await runtime.start_saga(PlaceOrder("o1", 10), key="o1")
+        ended = await saga.wait()
+        assert await saga.wait(timeout=0) == ended
 
 
 async def test_effects_of_one_name_are_told_apart(autojump_clock: trio.testing.MockClock) -> None:

@@ -49,11 +49,44 @@ def test_a_mistake_in_the_class_shows_where_it_was_made() -> None:
         step(retry=3)  # type: ignore[arg-type]
     with pytest.raises(DefinitionError, match=r"named by a text"):
         step(compensation=print)  # type: ignore[arg-type]
-    with pytest.raises(DefinitionError, match=r"signals of Spelled is a list of names, not 'go'"):
 
-        class Spelled(Saga, signals="go"):
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"signals": "go"}, "signals of Spelled is a list of names, not 'go'"),
+        ({"signals": 7}, "signals of Spelled is a list of names, not 7"),
+        ({"deadline_seconds": "5"}, "deadline_seconds of Spelled must be positive .* not '5'"),
+        ({"deadline_seconds": True}, "deadline_seconds of Spelled must be positive .* not True"),
+        ({"name": 7}, "7 cannot be the name of Spelled"),
+    ],
+)
+def test_what_stands_beside_the_class_is_checked(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DefinitionError, match=message):
+
+        class Spelled(Saga, **options):
             @step()
             async def first(self, ctx: SagaContext) -> None: ...
+
+
+@pytest.mark.parametrize("seconds", ["5", None, True, float("nan")])
+def test_what_is_no_time_is_told_where_it_is_declared(seconds: Any) -> None:
+    with pytest.raises(DefinitionError, match=r"timeout_seconds of a step must be positive, not"):
+        step(timeout_seconds=seconds)
+    with pytest.raises(DefinitionError, match=r"backoff_seconds is positive"):
+        Retry(backoff_seconds=seconds)
+    with pytest.raises(DefinitionError, match=r"backoff_seconds_max no smaller"):
+        Retry(backoff_seconds_max=seconds)
+
+
+def test_signals_may_be_made_one_by_one() -> None:
+    names: Any = (f"go{number}" for number in range(2))
+
+    class Counted(Saga, signals=names):
+        @step()
+        async def first(self, ctx: SagaContext) -> None: ...
+
+    assert Counted.__eventsrc_saga__.signals == ("go0", "go1")
 
 
 def test_a_starting_event_that_would_start_nothing_shows_at_once() -> None:

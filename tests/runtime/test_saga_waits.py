@@ -31,6 +31,7 @@ from eventsrc import (
     starts_on,
     step,
 )
+from eventsrc.actors.saga_alarms import CLEARED_MAX
 from eventsrc.runtime.testing import FollowingClock, WallClock
 from eventsrc.storage.store import EventStore
 
@@ -377,3 +378,18 @@ async def test_a_saga_that_an_event_started_sees_what_came_right_behind_it(tmp_p
         over = [stored.payload["position"] async for stored in runtime.events(types=["saga.wait_over"])]
         (seen,) = [stored async for stored in runtime.events(after=over[0] - 1, limit=1)]
         assert seen.stream == "order-next"
+
+
+async def test_sagas_that_were_answered_before_their_time_leave_nothing_behind() -> None:
+    class Approved(Saga, signals=["yes"]):
+        @step()
+        async def only(self, ctx: SagaContext) -> None:
+            await ctx.approval("yes", timeout_seconds=3 * 86_400)
+
+    async with open_runtime(MemoryLog(), Approved) as runtime:
+        for number in range(300):
+            saga = await runtime.start_saga(Approved(), key=f"{number}")
+            await saga.signal("yes")
+            assert (await saga.wait(timeout=10)).state == "completed"
+        assert runtime.saga_counts == {"running": 0, "ready": 0, "waiting": 0}
+        assert runtime._supervised.supervisor._alarms.kept_count <= CLEARED_MAX

@@ -307,6 +307,29 @@ async def test_an_event_that_cannot_be_made_into_a_saga_parks_it_until_it_can(st
         assert (await runtime.actor(Stock, "all").state()).count == 95
 
 
+async def test_an_error_whose_text_cannot_be_stored_keeps_no_later_event_from_starting_its_saga() -> None:
+    class Garbled(Saga):
+        @starts_on(Created)
+        @classmethod
+        def on_created(cls, event: Created, meta: EventMeta) -> "Garbled":
+            if event.total < 5:
+                raise ValueError("\ud800" * 5_000)
+            return cls()
+
+        @step()
+        async def only(self, ctx: SagaContext) -> None:
+            pass
+
+    async with open_runtime(MemoryLog(), Garbled) as runtime:
+        for number in (1, 5):
+            await runtime.actor(Order, f"o{number}").ask(Create(number))
+        with trio.fail_after(10):
+            while {saga.state for saga in await runtime.sagas().rows()} != {"parked", "completed"}:
+                await trio.sleep(0.01)
+        (parked,) = await runtime.sagas(state="parked").rows()
+        assert parked.error.startswith("order-o1@1 cannot be made into a saga: ValueError: \\ud800\\ud800")
+
+
 # --- many ---
 
 
