@@ -11,12 +11,11 @@ import attrs
 
 from ..storage.control import ControlBoard
 from ..storage.errors import EventSourcingError, StorePathInvalid
-from ..storage.folder import CONTROL_FOLDER
+from ..storage.folder import CONTROL_FOLDER, READERS_FOLDER
 from ..storage.reader import LogReader
 from .consumers import RETRY
 from .control import DELETE
 from .errors import UnknownSubscription
-from .opening import READERS_FOLDER
 from .output import format_time, print_json, print_rows
 
 ANSWER_SECONDS_MAX: Final = 10.0

@@ -16,6 +16,11 @@ LOCK_FILE_SIZE_BYTES: Final = 8192
 WRITER_FILE: Final = "writer.lock"
 CONTROL_FOLDER: Final = "control"
 """Is made once the data file has been; see `control.py`."""
+VIEWS_FOLDER: Final = "views"
+ROWS_FOLDER: Final = "rows"
+"""Of each generation of a view: what `view_environment.py` opens."""
+READERS_FOLDER: Final = "readers"
+"""In it are a folder for each reader that keeps views, with control and views of its own."""
 DATA_SIZE_BYTES_MIN: Final = 8192
 """LMDB begins a file with two pages, of 4,096 bytes at least."""
 ROOM_BYTES_MIN: Final = 256 * 1024

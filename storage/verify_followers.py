@@ -15,14 +15,11 @@ import msgspec
 from .control import ControlRequest, ParkedEvent, Progress
 from .environment import Environment
 from .finding import Finding
-from .folder import CONTROL_FOLDER, DATA_FILE, needs_lock_file
+from .folder import CONTROL_FOLDER, DATA_FILE, READERS_FOLDER, ROWS_FOLDER, VIEWS_FOLDER, needs_lock_file
 from .record import StoredEvent
 from .record_lookup import RecordLookup
 from .verify_log import LogWalk
 
-READERS_FOLDER: Final = "readers"
-VIEWS_FOLDER: Final = "views"
-ROWS_FOLDER: Final = "rows"
 ENTRIES_AT_ONCE: Final = 1_024
 """Entries of one table that are looked at in one transaction."""
 TABLES_MAX: Final = 256
