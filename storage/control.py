@@ -16,9 +16,8 @@ import msgspec
 
 from .environment import ENGINE
 from .errors import ControlBoardFull, StoreClosed, StoreInUse, StoreWriteFailed
-from .folder import reserve_lock_file
+from .folder import RUNTIME_FILE, has_runtime, reserve_lock_file
 
-RUNTIME_FILE: Final = "runtime.lock"
 REQUESTS_MAX: Final = 1_000
 """Requests that wait (`ControlBoardFull`), and answers that are kept for whoever asked."""
 MAP_SIZE_BYTES: Final = 1 << 30
@@ -107,20 +106,6 @@ class ControlBoard:
 
         Raises `StoreInUse` when another runtime is.
         """
-        lock = self._locked()
-        if lock is None:
-            raise StoreInUse(self.path, "another runtime")
-        self._runtime_lock = lock
-
-    @property
-    def has_runtime(self) -> bool:
-        """Whether a runtime is there, in this process or in another, that does what is asked."""
-        lock = self._locked()
-        if lock is not None:
-            lock.close()
-        return lock is None
-
-    def _locked(self) -> TextIO | None:
         try:
             file = (Path(self.path) / RUNTIME_FILE).open("a", encoding="ascii")
         except OSError as error:
@@ -129,8 +114,13 @@ class ControlBoard:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.close()
-            return None
-        return file
+            raise StoreInUse(self.path, "another runtime") from None
+        self._runtime_lock = file
+
+    @property
+    def has_runtime(self) -> bool:
+        """Whether a runtime is there, in this process or in another, that does what is asked."""
+        return has_runtime(Path(self.path))
 
     # --- subscriptions ---
 

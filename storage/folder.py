@@ -16,6 +16,8 @@ LOCK_FILE_SIZE_BYTES: Final = 8192
 WRITER_FILE: Final = "writer.lock"
 CONTROL_FOLDER: Final = "control"
 """Is made once the data file has been; see `control.py`."""
+RUNTIME_FILE: Final = "runtime.lock"
+"""In the control folder; held by the runtime that keeps what is there, and the views beside it."""
 VIEWS_FOLDER: Final = "views"
 ROWS_FOLDER: Final = "rows"
 """Of each generation of a view: what `view_environment.py` opens."""
@@ -72,8 +74,17 @@ def lock_for_writing(folder: Path) -> TextIO:
 
 def is_open_for_writing(folder: Path) -> bool:
     """Whether a process has the store open for writing at this moment."""
+    return _is_held(folder / WRITER_FILE)
+
+
+def has_runtime(control_folder: Path) -> bool:
+    """Whether a runtime keeps this control board, and the views beside it, at this moment."""
+    return _is_held(control_folder / RUNTIME_FILE)
+
+
+def _is_held(path: Path) -> bool:
     try:
-        with (folder / WRITER_FILE).open(encoding="ascii") as file:
+        with path.open(encoding="ascii") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
