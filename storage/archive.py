@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from .environment import Environment, Transaction
-from .errors import ArchiveUnreachable, StoreError
+from .errors import ArchiveUnreachable, StoreClosed, StoreError
 from .group import segment_of
 from .record import HASH_SIZE_BYTES, StoredEvent, content_hash
 from .segment_numbers import segment_numbers
@@ -91,13 +91,17 @@ def pack_segment(stream: str, first_version: int, previous_hash: bytes, records:
 
 
 class Archive:
-    """The archive of the store in a folder. Any thread may read; one at a time may write."""
+    """The archive of the store in a folder, opened when it is needed. Any thread may read; one at a time may write.
+
+    Every method raises `StoreClosed` once it was closed.
+    """
 
     def __init__(self, store_path: str, *, read_only: bool, leaves_no_trace: bool = False) -> None:
         self.path = str(Path(store_path) / ARCHIVE_FOLDER)
         self._read_only = read_only
         self._leaves_no_trace = leaves_no_trace
         self._environment: Environment | None = None
+        self._closed = False
         self._kept: OrderedDict[int, dict[int, StoredEvent]] = OrderedDict()
         self._lock = threading.Lock()
         self._opening = threading.Lock()
@@ -208,12 +212,16 @@ class Archive:
 
     def close(self) -> None:
         """Close it. Idempotent."""
-        environment, self._environment = self._environment, None
+        with self._opening:
+            self._closed = True
+            environment, self._environment = self._environment, None
         if environment is not None:
             environment.close()
 
     def _opened(self, *, create: bool, position: int | None = None) -> Environment:
         with self._opening:
+            if self._closed:
+                raise StoreClosed(str(Path(self.path).parent))
             if self._environment is None:
                 if not create and not self.exists:
                     raise ArchiveUnreachable(self.path, position, "is not there")

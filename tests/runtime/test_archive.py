@@ -1,7 +1,9 @@
 """An archive that is missing or damaged: what is live goes on, and what cannot be reached is said."""
 
 import json
+import re
 import shutil
+import threading
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,9 +19,13 @@ from eventsrc import (
     ArchiveUnreachable,
     EventLog,
     Runtime,
+    StoreClosed,
+    StoredEvent,
     ViewTooOld,
 )
 from eventsrc.runtime.command_line import main
+from eventsrc.storage.archive import Archive
+from eventsrc.storage.environment import Environment
 from eventsrc.storage.proof import prove
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.verify import verify
@@ -126,3 +132,59 @@ async def test_a_damaged_segment_is_found(path: Path) -> None:
             log.read_stream("account-ann")
         (finding,) = verify(log)
         assert (finding.table, finding.stream, finding.version) == ("archive", "account-ann", 1)
+
+
+async def test_an_archive_that_was_closed_stays_closed(path: Path) -> None:
+    """Opened again, it would hold the lock of the one writer, and the store's next opener could not have it."""
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "ann")
+    with closing(EventLog(path)) as log:
+        assert log.archive.records(1)
+    for use in (
+        lambda: log.archive.segment(1),
+        lambda: log.archive.check_has([1]),
+        lambda: log.archive.add(2, b""),
+        lambda: log.archive.drop([1]),
+    ):
+        with pytest.raises(StoreClosed, match=re.escape(f"The store {path} is closed")):
+            use()
+    with closing(EventLog(path)) as again:
+        again.archive.drop([])
+        assert again.archive.segment(1).stream == "account-ann"
+
+
+async def test_a_read_of_the_archive_that_is_under_way_ends_before_it_is_closed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "ann")
+    log = LogReader.open(path)
+    reading, closing_began = threading.Event(), threading.Event()
+    event, leave = Archive.event, Environment.close
+
+    def slow_event(archive: Archive, position: int, stub: bytes) -> StoredEvent:
+        reading.set()
+        assert closing_began.wait(10)
+        return event(archive, position, stub)
+
+    def close(environment: Environment) -> None:
+        closing_began.set()
+        leave(environment)
+
+    monkeypatch.setattr(Archive, "event", slow_event)
+    monkeypatch.setattr(Environment, "close", close)
+    found: list[StoredEvent] = []
+    reader = threading.Thread(target=lambda: found.extend(log.read_stream("account-ann", limit=3)))
+    reader.start()
+    assert reading.wait(10)
+    log.close()
+    reader.join(10)
+    assert [each.version for each in found] == [1, 2, 3]
+
+
+async def test_a_verification_may_be_run_again(path: Path) -> None:
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "ann")
+    with closing(Environment(path, read_only=True)) as environment:
+        verification = verify(environment)
+        assert list(verification) == list(verification) == []
