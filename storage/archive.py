@@ -8,7 +8,6 @@ log says which numbers are taken and which segments are to be dropped: what cann
 import bz2
 import threading
 import zlib
-from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -20,16 +19,17 @@ from .environment import Environment, Transaction
 from .errors import ArchiveUnreachable, StoreClosed, StoreError
 from .group import segment_of
 from .record import HASH_SIZE_BYTES, StoredEvent, content_hash
+from .segment_cache import SegmentCache
 from .segment_numbers import segment_numbers
 
 ARCHIVE_FOLDER: Final = "archive"
 ARCHIVE_TABLES: Final = ("meta", "segments")
 SEGMENT_EVENTS_MAX: Final = 256
-SEGMENTS_KEPT: Final = 64
-"""Opened segments that are remembered."""
 COMPRESSION_LEVEL: Final = 1
 """Of bzip2, in blocks of 100,000 bytes: a segment takes less, and larger blocks are only slower to set up."""
 KEY_SIZE_BYTES: Final = 8
+
+UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError)
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _event_of: Final = msgspec.msgpack.Decoder(StoredEvent).decode
@@ -102,8 +102,7 @@ class Archive:
         self._leaves_no_trace = leaves_no_trace
         self._environment: Environment | None = None
         self._closed = False
-        self._kept: OrderedDict[int, dict[int, StoredEvent]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._cache = SegmentCache()
         self._opening = threading.Lock()
 
     @property
@@ -113,26 +112,25 @@ class Archive:
 
     def event(self, position: int, stub: bytes) -> StoredEvent:
         """The event that a stub at this position stands for. Raises `ArchiveUnreachable`."""
-        number, digest = segment_of(stub)
-        with self._lock:
-            events = self._kept.get(number)
-            if events is None:
-                decoded = [_event_of(record) for record in self.records(number, position)]
-                events = self._kept[number] = {event.position: event for event in decoded}
-                if len(self._kept) > SEGMENTS_KEPT:
-                    self._kept.popitem(last=False)
-            else:
-                self._kept.move_to_end(number)
-        event = events.get(position)
-        if event is None or event.hash != digest:
-            raise ArchiveUnreachable(self.path, position, f"does not hold it in segment {number}")
-        return event
+        return self._found(position, stub)[0]
 
     def encoded(self, position: int, stub: bytes) -> bytes:
         """The stored bytes of that event. Raises `ArchiveUnreachable`."""
-        event = self.event(position, stub)
-        number, _ = segment_of(stub)
-        return self.records(number)[event.version - self.segment(number).first_version]
+        return self._found(position, stub)[1]
+
+    def _found(self, position: int, stub: bytes) -> tuple[StoredEvent, bytes]:
+        number, digest = segment_of(stub)
+        records = self._cache.get(number)
+        if records is None:
+            records = self._cache.put(number, self.records(number, position))
+        record = records.get(digest)
+        try:
+            event = None if record is None else _event_of(record)
+        except UNDECODABLE as error:
+            raise ArchiveUnreachable(self.path, position, f"is damaged in segment {number}: {error}") from error
+        if record is None or event is None or event.position != position:
+            raise ArchiveUnreachable(self.path, position, f"does not hold it in segment {number}")
+        return event, record
 
     def segment(self, number: int, position: int | None = None) -> Segment:
         """A segment as it is stored. Raises `ArchiveUnreachable`."""
@@ -143,13 +141,18 @@ class Archive:
             raise ArchiveUnreachable(self.path, position, f"has no segment {number}")
         try:
             return _segment_of(value)
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             raise ArchiveUnreachable(self.path, position, f"is damaged in segment {number}: {error}") from error
 
     def records(self, number: int, position: int | None = None) -> list[bytes]:
-        """The records of a segment, as the log held them. Raises `ArchiveUnreachable`."""
+        """The records of a segment, as the log held them, read from the disk. Raises `ArchiveUnreachable`."""
+        return self.unpacked(number, position)[1]
+
+    def unpacked(self, number: int, position: int | None = None) -> tuple[Segment, list[bytes]]:
+        """The same, with the segment. Raises `ArchiveUnreachable`."""
+        segment = self.segment(number, position)
         try:
-            return self.segment(number, position).records()
+            return segment, segment.records()
         except ValueError as error:
             raise ArchiveUnreachable(self.path, position, f"is damaged in segment {number}: {error}") from error
 
@@ -173,10 +176,9 @@ class Archive:
             for number in numbers:
                 transaction.delete(_key(number), db=environment.table("segments"))
 
-        with self._lock:
-            for number in numbers:
-                self._kept.pop(number, None)
         environment.write(work)
+        for number in numbers:
+            self._cache.drop(number)
 
     def check_has(self, numbers: Sequence[int]) -> None:
         """Raise `ArchiveUnreachable` unless these segments are there."""
@@ -217,6 +219,7 @@ class Archive:
             environment, self._environment = self._environment, None
         if environment is not None:
             environment.close()
+        self._cache.clear()
 
     def _opened(self, *, create: bool, position: int | None = None) -> Environment:
         with self._opening:

@@ -24,10 +24,13 @@ from eventsrc import (
     ViewTooOld,
 )
 from eventsrc.runtime.command_line import main
-from eventsrc.storage.archive import Archive
+from eventsrc.storage.archive import Archive, Segment
 from eventsrc.storage.environment import Environment
 from eventsrc.storage.proof import prove
 from eventsrc.storage.reader import LogReader
+from eventsrc.storage.record import HASH_SIZE_BYTES
+from eventsrc.storage.segment_cache import SegmentCache
+from eventsrc.storage.transfer import export_events
 from eventsrc.storage.verify import verify
 
 
@@ -188,3 +191,49 @@ async def test_a_verification_may_be_run_again(path: Path) -> None:
     with closing(Environment(path, read_only=True)) as environment:
         verification = verify(environment)
         assert list(verification) == list(verification) == []
+
+
+async def test_a_segment_is_unpacked_once_for_all_that_is_read_of_it(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        for name in ("ann", "bob"):
+            await runtime.maintenance.compact(Account, name)
+    unpacked: list[str] = []
+    records = Segment.records
+
+    def counted(segment: Segment) -> list[bytes]:
+        unpacked.append(segment.stream)
+        return records(segment)
+
+    monkeypatch.setattr(Segment, "records", counted)
+    with closing(LogReader.open(path)) as log:
+        stored = log.encoded_stream("account-ann", 1, 40)
+        events = log.read_stream("account-ann", to_version=40)
+        assert [record[-HASH_SIZE_BYTES:] for record in stored] == [event.hash for event in events]
+        assert unpacked == ["account-ann"]
+        export_events(log, tmp_path / "all.jsonl")
+        assert unpacked == ["account-ann", "account-bob"]
+
+
+async def test_segments_that_had_to_make_room_are_read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SegmentCache.__init__, "__defaults__", (1,))
+    events = all_events(path)
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        for name in ("ann", "bob"):
+            await runtime.maintenance.compact(Account, name)
+    assert all_events(path) == events
+    assert sound(path)
+
+
+async def test_a_stub_of_another_position_is_told_apart(path: Path) -> None:
+    """The hash is that of an event of the segment, and the position is not."""
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "ann")
+    with closing(EventLog(path)) as log:
+        (event,) = log.read_stream("account-ann", limit=1)
+        stub = (1).to_bytes(8, "big") + bytes(8) + event.hash
+        assert log.archive.event(event.position, stub) == event
+        for read in (log.archive.event, log.archive.encoded):
+            with pytest.raises(ArchiveUnreachable, match="does not hold it in segment 1"):
+                read(event.position + 1, stub)
