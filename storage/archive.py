@@ -47,7 +47,7 @@ class Segment(msgspec.Struct, frozen=True, array_like=True):
     previous_hash: bytes
     ends: list[int]
     content: bytes
-    checksum: int | None = None
+    checksum: int
     """CRC-32 of `content`, in which some bits mean nothing to bzip2."""
 
     @property
@@ -57,7 +57,7 @@ class Segment(msgspec.Struct, frozen=True, array_like=True):
 
     def records(self) -> list[bytes]:
         """The records as the log held them, bit for bit. Raises `ValueError` where they are damaged."""
-        if self.checksum not in (None, zlib.crc32(self.content)):
+        if self.checksum != zlib.crc32(self.content):
             raise ValueError("its checksum does not match")
         unpacking = bz2.BZ2Decompressor()
         try:

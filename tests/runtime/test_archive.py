@@ -8,6 +8,7 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 import trio.lowlevel
@@ -25,11 +26,12 @@ from eventsrc import (
 )
 from eventsrc.runtime.command_line import main
 from eventsrc.storage.archive import Archive, Segment
-from eventsrc.storage.environment import Environment
+from eventsrc.storage.environment import Environment, Transaction
 from eventsrc.storage.proof import prove
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.record import HASH_SIZE_BYTES
 from eventsrc.storage.segment_cache import SegmentCache
+from eventsrc.storage.segment_numbers import SEGMENTS_KEY, segment_numbers
 from eventsrc.storage.transfer import export_events
 from eventsrc.storage.verify import verify
 
@@ -237,3 +239,28 @@ async def test_a_stub_of_another_position_is_told_apart(path: Path) -> None:
         for read in (log.archive.event, log.archive.encoded):
             with pytest.raises(ArchiveUnreachable, match="does not hold it in segment 1"):
                 read(event.position + 1, stub)
+
+
+@pytest.mark.parametrize("checksum", [[], [None]], ids=["without", "none"])
+async def test_what_has_lost_its_checksum_is_damaged(path: Path, checksum: list[None]) -> None:
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "ann")
+
+    def strip(table: str, key: bytes, environment: Environment) -> None:
+        def work(transaction: Transaction) -> None:
+            value = transaction.get(key, db=environment.table(table))
+            assert value is not None
+            stripped = [*msgspec.msgpack.decode(value)[:-1], *checksum]
+            transaction.put(key, msgspec.msgpack.encode(stripped), db=environment.table(table))
+
+        environment.write(work)
+
+    with closing(EventLog(path)) as log:
+        strip("segments", (1).to_bytes(8, "big"), log.archive.environment)
+        strip("meta", SEGMENTS_KEY, log.environment)
+    with closing(LogReader.open(path)) as log:
+        with pytest.raises(ArchiveUnreachable, match="is damaged in segment 1"):
+            log.read_stream("account-ann")
+        with log.environment.read() as transaction, pytest.raises(msgspec.MsgspecError):
+            segment_numbers(transaction, log.environment.table("meta"))
+        assert {finding.table for finding in verify(log)} >= {"archive", "meta"}
