@@ -7,7 +7,8 @@ subscriptions, their parked events and its own status there; the command line re
 import fcntl
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TextIO, TypeAlias, TypeVar
 
@@ -15,14 +16,39 @@ import lmdb
 import msgspec
 
 from .environment import ENGINE
-from .errors import ControlBoardFull, StoreClosed, StoreInUse, StoreWriteFailed
+from .errors import (
+    ControlBoardFull,
+    ControlBoardUnreadable,
+    StoreClosed,
+    StoreError,
+    StoreForked,
+    StoreInUse,
+    StoreWriteFailed,
+)
 from .folder import RUNTIME_FILE, has_runtime, reserve_lock_file
 
+ALREADY_OPEN: Final = "already open in this process"
+"""What py-lmdb says of an environment that is."""
 REQUESTS_MAX: Final = 1_000
 """Requests that wait (`ControlBoardFull`), and answers that are kept for whoever asked."""
 MAP_SIZE_BYTES: Final = 1 << 30
 """Reserved address space, and the bound of all that is kept here."""
+READERS_MAX: Final = 126
+"""Who may look at it at a time, in all processes."""
+IF_DAMAGED: Final = (
+    "Look at the disk; `eventsrc verify` tells what is damaged. Without its folder a runtime begins a new one: "
+    "subscriptions begin anew then, and what is parked or asked is forgotten."
+)
+IF_CROWDED: Final = "End some of the programs that do, and try again."
 _POSITION: Final = struct.Struct(">Q")
+_DAMAGE: Final = (
+    lmdb.InvalidError,
+    lmdb.VersionMismatchError,
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.IncompatibleError,
+)
+_UNDECODABLE: Final = (msgspec.MsgspecError, struct.error, UnicodeDecodeError)
 
 Transaction: TypeAlias = "lmdb.Transaction[bytes]"
 T = TypeVar("T")
@@ -69,25 +95,40 @@ class ControlRequest(msgspec.Struct, frozen=True, array_like=True):
 class ControlBoard:
     """The board in the folder `path`, made when it is not there.
 
+    What reads or writes raises `ControlBoardUnreadable`, `StoreClosed` and `StoreForked`; what writes, also
+    `StoreWriteFailed`, where the system refuses.
+
     Args:
         path: the folder.
         durable: whether what is written is on the disk when the call returns. Call it in a worker thread then.
 
     Raises:
         StoreWriteFailed: the system refuses.
+        StoreInUse: this process has it open already.
+        ControlBoardUnreadable: it is damaged.
 
     """
 
     def __init__(self, path: str | os.PathLike[str], *, durable: bool = True) -> None:
         self.path = os.fspath(path)
         self.waits = durable
+        self._pid = os.getpid()
+        self._closed = False
         self._runtime_lock: TextIO | None = None
         try:
             Path(path).mkdir(parents=True, exist_ok=True)
             reserve_lock_file(Path(path))
             self._environment = lmdb.open(
-                self.path, max_dbs=8, map_size=MAP_SIZE_BYTES, lib_version=ENGINE, sync=durable
+                self.path,
+                max_dbs=8,
+                map_size=MAP_SIZE_BYTES,
+                max_readers=READERS_MAX,
+                lib_version=ENGINE,
+                sync=durable,
             )
+        except (lmdb.Error, OSError) as error:
+            raise _opening_error(self.path, error) from error
+        try:
             self._environment.reader_check()
             self._subscriptions = self._environment.open_db(b"subscriptions")
             self._parked = self._environment.open_db(b"parked")
@@ -96,8 +137,9 @@ class ControlBoard:
             self._paused = self._environment.open_db(b"paused")
             self._positions = self._environment.open_db(b"positions")
             self._status = self._environment.open_db(b"status")
-        except (lmdb.Error, OSError) as error:
-            raise StoreWriteFailed(self.path, str(error)) from error
+        except lmdb.Error as error:
+            self._environment.close()
+            raise _opening_error(self.path, error) from error
 
     # --- who is there ---
 
@@ -137,7 +179,7 @@ class ControlBoard:
         """How far a subscription has come; None when there is none of this name."""
         with self._read() as transaction:
             value = transaction.get(name.encode(), db=self._subscriptions)
-        return None if value is None else msgspec.msgpack.decode(value, type=Progress)
+            return None if value is None else msgspec.msgpack.decode(value, type=Progress)
 
     def save(
         self, name: str, progress: Progress, parked: list[ParkedEvent], unparked: list[int], *, create: bool = False
@@ -272,7 +314,7 @@ class ControlBoard:
         """What became of a request; None as long as it waits."""
         with self._read() as transaction:
             value = transaction.get(_POSITION.pack(request_id), db=self._answers)
-        return None if value is None else value.decode()
+            return None if value is None else value.decode()
 
     # --- projections that stand still ---
 
@@ -298,7 +340,7 @@ class ControlBoard:
         """How far a follower of the log has come; None when it never began."""
         with self._read() as transaction:
             value = transaction.get(follower.encode(), db=self._positions)
-        return None if value is None else int(_POSITION.unpack(value)[0])
+            return None if value is None else int(_POSITION.unpack(value)[0])
 
     def set_positions(self, positions: dict[str, int]) -> None:
         """Remember how far some followers have come."""
@@ -326,23 +368,56 @@ class ControlBoard:
             return {key.decode(): msgspec.msgpack.decode(value) for key, value in cursor}
 
     def close(self) -> None:
-        """Close it. Idempotent."""
+        """Close it. Idempotent; does nothing in a forked child."""
+        if os.getpid() != self._pid:
+            return
+        self._closed = True
         self._environment.close()
         if self._runtime_lock is not None:
             self._runtime_lock.close()
 
-    def _read(self) -> Transaction:
+    @contextmanager
+    def _read(self) -> Iterator[Transaction]:
         try:
-            return self._environment.begin()
+            with self._checked(), self._environment.begin() as transaction:
+                yield transaction
+        except lmdb.ReadersFullError as error:
+            raise ControlBoardUnreadable(self.path, f"{READERS_MAX} look at it already", IF_CROWDED) from error
         except lmdb.Error as error:
-            raise StoreClosed(self.path) from error
+            raise ControlBoardUnreadable(self.path, str(error), IF_DAMAGED) from error
 
     def _write(self, work: Callable[[Transaction], T]) -> T:
         try:
-            with self._environment.begin(write=True) as transaction:
+            with self._checked(), self._environment.begin(write=True) as transaction:
                 return work(transaction)
         except lmdb.Error as error:
             raise StoreWriteFailed(self.path, str(error)) from error
+
+    @contextmanager
+    def _checked(self) -> Iterator[None]:
+        """What reading and writing have in common: it is open, in this process, and whole."""
+        if os.getpid() != self._pid:
+            raise StoreForked(self.path)
+        if self._closed:
+            raise StoreClosed(self.path)
+        try:
+            yield
+        except _DAMAGE as error:
+            raise ControlBoardUnreadable(self.path, str(error), IF_DAMAGED) from error
+        except _UNDECODABLE as error:
+            raise ControlBoardUnreadable(self.path, f"a row of it is damaged ({error})", IF_DAMAGED) from error
+        except lmdb.Error as error:
+            if self._closed:  # meanwhile, by another thread
+                raise StoreClosed(self.path) from error
+            raise
+
+
+def _opening_error(path: str, error: Exception) -> StoreError:
+    if isinstance(error, _DAMAGE):
+        return ControlBoardUnreadable(path, str(error), IF_DAMAGED)
+    if ALREADY_OPEN in str(error):
+        return StoreInUse(path, "this process")
+    return StoreWriteFailed(path, str(error))
 
 
 def _parked_key(name: str, position: int) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import lmdb
 import msgspec
 
-from .control import ControlRequest, ParkedEvent, Progress
+from .control import ALREADY_OPEN, ControlRequest, ParkedEvent, Progress
 from .environment import Environment, page_problem
 from .finding import Finding
 from .folder import (
@@ -32,8 +32,6 @@ from .verify_log import LogWalk
 ENTRIES_AT_ONCE: Final = 1_024
 """Entries of one table that are looked at in one transaction."""
 TABLES_MAX: Final = 256
-ALREADY_OPEN: Final = "already open in this process"
-"""What py-lmdb says of an environment that is."""
 _POSITION: Final = struct.Struct(">Q")
 _checkpoint_of: Final = msgspec.msgpack.Decoder(tuple[int, bytes]).decode
 _progress_of: Final = msgspec.msgpack.Decoder(Progress).decode
