@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, TextIO, TypeAlias, TypeVar
+from typing import Any, Final, Literal, TextIO, TypeAlias, TypeVar
 
 import lmdb
 import msgspec
@@ -50,6 +50,18 @@ _DAMAGE: Final = (
 )
 _UNDECODABLE: Final = (msgspec.MsgspecError, struct.error, UnicodeDecodeError)
 
+SAGA_PREFIX: Final = "saga "
+"""Begins what is asked about sagas; with the stored name of a class, how far the log was followed for its sagas."""
+PROJECTION_PREFIX: Final = "projection "
+"""With the name of a projection: what its runtime has published about it."""
+
+SubscriptionAction: TypeAlias = Literal["retry", "delete"]
+ProjectionAction: TypeAlias = Literal["pause", "resume", "rebuild"]
+MaintenanceAction: TypeAlias = Literal["compact", "uncompact"]
+SagaAction: TypeAlias = Literal["saga retry", "saga skip", "saga abandon", "saga signal"]
+Action: TypeAlias = Literal[SubscriptionAction, ProjectionAction, MaintenanceAction, SagaAction]
+"""What may be asked of a runtime."""
+
 Transaction: TypeAlias = "lmdb.Transaction[bytes]"
 T = TypeVar("T")
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -88,8 +100,18 @@ class ControlRequest(msgspec.Struct, frozen=True, array_like=True):
 
     id: int
     action: str
+    """As it is stored, maybe by a newer version."""
     subject: str
     argument: str = ""
+
+    @property
+    def known_action(self) -> Action | None:
+        """What to do; None where this version does not know it."""
+        try:
+            action: Action = msgspec.convert(self.action, Action)
+        except msgspec.ValidationError:
+            return None
+        return action
 
 
 class ControlBoard:
@@ -269,7 +291,7 @@ class ControlBoard:
 
     # --- requests from outside ---
 
-    def request(self, action: str, subject: str, argument: str = "") -> int:
+    def request(self, action: Action, subject: str, argument: str = "") -> int:
         """Leave a request for the runtime that has the store open, or will have; return its id.
 
         The same request, asked again before it was done, is one. Raises `ControlBoardFull`.

@@ -143,6 +143,8 @@ def _request(key: bytes, value: bytes) -> Iterator[str]:
     request = _request_of(value)
     if key != _POSITION.pack(request.id):
         yield f"it holds the request {request.id}"
+    if request.known_action is None:
+        yield f"it asks for {request.action!r}, which this version does not know"
 
 
 def _answer(key: bytes, value: bytes) -> Iterator[str]:

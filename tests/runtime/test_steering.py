@@ -112,6 +112,17 @@ async def test_what_fails_when_asked_from_outside_ends_nothing(tmp_path: Path, m
         await runtime.actor(Account, "ann").ask(Deposit(1))
 
 
+@pytest.mark.parametrize("action", ["fly", "named", "saga fly", "saga ", ""])
+async def test_what_this_version_cannot_do_is_said(tmp_path: Path, action: str) -> None:
+    """As where a newer version asks for it, or somebody for what other methods do."""
+    async with open_store(tmp_path) as runtime:
+        assert runtime._control is not None
+        board = runtime._control._board
+        request = board.request(action, "balances")  # type: ignore[arg-type]
+        await until(lambda: board.answer(request) is not None)
+        assert board.answer(request) == f"This version cannot {action!r}."
+
+
 class BrokenOnTwo(Projection):
     rows = Table(Balance, key="account")
     is_repaired = False

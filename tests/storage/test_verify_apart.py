@@ -165,6 +165,12 @@ def test_damaged_pages_of_the_archive_keep_nothing_else_from_being_verified(stor
         ("parked", b"mailer\0" + bytes(8), b"", "it cannot be read"),
         ("parked", b"x", encode(("mailer", 3, "account-ann", "why", 1, 1)), "it holds what 'mailer' has parked"),
         ("requests", b"x", b"", "it cannot be read"),
+        (
+            "requests",
+            bytes(7) + b"\1",
+            encode((1, "fly", "balances")),
+            "it asks for 'fly', which this version",
+        ),
         ("answers", b"x", b"", "it cannot be read"),
         ("paused", b"balances", b"x", "should be empty"),
         ("positions", b"follower", b"x", "it cannot be read"),
