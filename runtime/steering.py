@@ -84,7 +84,7 @@ def steer_projections(options: argparse.Namespace) -> int:
     """`eventsrc projections PATH [ACTION] [NAME]`."""
     with places(options.path) as found:
         if options.action in (None, "parked"):
-            rows = [row for place in found for row in projection_rows(place, options.path)]
+            rows = _all_projection_rows(found, options.path)
             print_rows(rows if options.action is None else [row for row in rows if row["error"]], as_json=options.json)
             return 0
         action: ProjectionAction = "resume" if options.action == "retry" else options.action
@@ -96,36 +96,46 @@ def steer_projections(options: argparse.Namespace) -> int:
     return print_answers(concerned, answers, options)
 
 
-def projection_rows(place: Place, path: str) -> Iterator[dict[str, Any]]:
-    """A row for each projection of one place; of a runtime that is gone, from what it published last."""
+def _all_projection_rows(found: Sequence[Place], path: str) -> list[dict[str, Any]]:
+    try:
+        log = LogReader.open(path)
+    except EventSourcingError:
+        # Beside no log, or beside one that cannot be read, an operator sees at least what was published.
+        return [row for place in found for row in projection_rows(place, None)]
+    with closing(log):
+        return [row for place in found for row in projection_rows(place, log)]
+
+
+def projection_rows(place: Place, log: LogReader | None) -> Iterator[dict[str, Any]]:
+    """A row for each projection of one place; of a runtime that is gone, from what it published last.
+
+    How far one of those is behind is told from the log; None without it.
+    """
     paused = place.board.paused()
     running = place.running_projections
     for name, lag in sorted(place.projections.items()):
         is_running = name in running
-        behind, seconds = (lag["events"], lag["seconds"]) if is_running else _lag_now(path, lag["position"])
+        behind, seconds = (lag["events"], lag["seconds"]) if is_running else _lag_now(log, lag["position"])
         stopped = "paused" if name in paused else "not running"
         yield {
             "projection": name,
             "at": place.name,
             "position": lag["position"],
             "behind": behind,
-            "seconds": round(seconds, 3),
+            "seconds": None if seconds is None else round(seconds, 3),
             "state": lag["state"] if is_running else stopped,
             "rebuilding": lag["rebuilding"],
             "error": lag["error"],
         }
 
 
-def _lag_now(path: str, position: int) -> tuple[int, float]:
+def _lag_now(log: LogReader | None, position: int) -> tuple[int | None, float | None]:
     """How far a view that nobody works on is behind the log."""
-    try:
-        log = LogReader.open(path)
-    except EventSourcingError:
-        return 0, 0.0
-    with closing(log):
-        behind = max(log.last_position - position, 0)
-        # The time alone: the event may be in an archive that is out of reach.
-        return behind, time.time() - log.time_at(position + 1) / 1e9 if behind else 0.0
+    if log is None:
+        return None, None
+    behind = max(log.last_position - position, 0)
+    # The time alone: the event may be in an archive that is out of reach.
+    return behind, time.time() - log.time_at(position + 1) / 1e9 if behind else 0.0
 
 
 def _steer_projection(place: Place, action: ProjectionAction, name: str) -> tuple[str, bool]:
