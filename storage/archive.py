@@ -8,14 +8,15 @@ log says which numbers are taken and which segments are to be dropped: what cann
 import bz2
 import threading
 import zlib
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
+import lmdb
 import msgspec
 
-from .environment import Environment, Transaction
+from .environment import Environment, Table, Transaction
 from .errors import ArchiveUnreachable, StoreClosed, StoreError
 from .group import segment_of
 from .record import HASH_SIZE_BYTES, StoredEvent, content_hash
@@ -134,9 +135,8 @@ class Archive:
 
     def segment(self, number: int, position: int | None = None) -> Segment:
         """A segment as it is stored. Raises `ArchiveUnreachable`."""
-        environment = self._opened(create=False, position=position)
-        with environment.read() as transaction:
-            value = transaction.get(_key(number), db=environment.table("segments"))
+        with self._reading(position) as (transaction, table):
+            value = transaction.get(_key(number), db=table)
         if value is None:
             raise ArchiveUnreachable(self.path, position, f"has no segment {number}")
         try:
@@ -184,8 +184,7 @@ class Archive:
         """Raise `ArchiveUnreachable` unless these segments are there."""
         if not numbers:
             return
-        environment = self._opened(create=False)
-        with environment.read() as transaction, transaction.cursor(environment.table("segments")) as cursor:
+        with self._reading() as (transaction, table), transaction.cursor(table) as cursor:
             for number in numbers:
                 if not cursor.set_key(_key(number)):
                     raise ArchiveUnreachable(self.path, None, f"has no segment {number}")
@@ -220,6 +219,16 @@ class Archive:
         if environment is not None:
             environment.close()
         self._cache.clear()
+
+    @contextmanager
+    def _reading(self, position: int | None = None) -> Iterator[tuple[Transaction, Table]]:
+        """A read transaction and the table of segments. Raises `ArchiveUnreachable`."""
+        environment = self._opened(create=False, position=position)
+        try:
+            with environment.read() as transaction:
+                yield transaction, environment.table("segments")
+        except lmdb.Error as error:
+            raise ArchiveUnreachable(self.path, position, f"cannot be read: {error}") from error
 
     def _opened(self, *, create: bool, position: int | None = None) -> Environment:
         with self._opening:

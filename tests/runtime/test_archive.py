@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import threading
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -264,3 +264,18 @@ async def test_what_has_lost_its_checksum_is_damaged(path: Path, checksum: list[
         with log.environment.read() as transaction, pytest.raises(msgspec.MsgspecError):
             segment_numbers(transaction, log.environment.table("meta"))
         assert {finding.table for finding in verify(log)} >= {"archive", "meta"}
+
+
+async def test_an_archive_that_lmdb_cannot_read(path: Path) -> None:
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "ann")
+    with closing(LogReader.open(path)) as log:
+        crowded = log.archive.environment
+        with ExitStack() as stack:
+            for _ in range(126):
+                stack.enter_context(crowded.read())
+            with pytest.raises(ArchiveUnreachable, match=r"cannot be read: .*MDB_READERS_FULL"):
+                log.archive.segment(1)
+            with pytest.raises(ArchiveUnreachable, match="cannot be read"):
+                log.archive.check_has([1])
+        log.archive.check_has([1])
