@@ -4,7 +4,6 @@ A small LMDB environment beside the log, which several processes may open: the r
 subscriptions, their parked events and its own status there; the command line reads them and leaves requests.
 """
 
-import fcntl
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from .errors import (
     StoreInUse,
     StoreWriteFailed,
 )
-from .folder import RUNTIME_FILE, has_runtime, reserve_lock_file
+from .folder import RUNTIME_FILE, has_runtime, hold, reserve_lock_file
 
 ALREADY_OPEN: Final = "already open in this process"
 """What py-lmdb says of an environment that is."""
@@ -175,7 +174,7 @@ class ControlBoard:
         except OSError as error:
             raise StoreWriteFailed(self.path, str(error)) from error
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            hold(file)
         except OSError:
             file.close()
             raise StoreInUse(self.path, "another runtime") from None

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import resource
+import time
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -25,6 +26,9 @@ READERS_FOLDER: Final = "readers"
 """In it are a folder for each reader that keeps views, with control and views of its own."""
 DATA_SIZE_BYTES_MIN: Final = 8192
 """LMDB begins a file with two pages, of 4,096 bytes at least."""
+LOOKS_MAX: Final = 5
+LOOK_SECONDS: Final = 0.002
+"""Whoever looks whether a lock is held has it for much less: it is tried again so often, after so long."""
 ROOM_BYTES_MIN: Final = 256 * 1024
 """A disk with less than this has no room."""
 
@@ -61,7 +65,7 @@ def lock_for_writing(folder: Path) -> TextIO:
     except OSError as error:
         raise _folder_error(path, error) from error
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        hold(file)
     except OSError as error:
         file.seek(0)
         owner = file.read().strip()
@@ -70,6 +74,18 @@ def lock_for_writing(folder: Path) -> TextIO:
             raise _folder_error(path, error) from error
         raise StoreInUse(path, f"process {owner.split()[0]}" if owner else "another process") from None
     return file
+
+
+def hold(file: TextIO) -> None:
+    """Take the lock of a file. Raises `OSError` where another has it, and not only looks whether anybody has."""
+    for _ in range(LOOKS_MAX):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOOK_SECONDS)
+        else:
+            return
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def is_open_for_writing(folder: Path) -> bool:

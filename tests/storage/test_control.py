@@ -1,5 +1,6 @@
 """The control board says what is wrong with it, and refuses what would harm it."""
 
+import fcntl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -9,7 +10,8 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from eventsrc import ControlBoardUnreadable, StoreClosed, StoreInUse
+from eventsrc import ControlBoardUnreadable, EventLog, StoreClosed, StoreInUse
+from eventsrc.storage import folder
 from eventsrc.storage.control import READERS_MAX, ControlBoard, ParkedEvent, Progress
 
 PROGRESS = Progress(1, bytes(32), [])
@@ -111,3 +113,18 @@ def test_a_forked_child_may_not_use_it(tmp_path: Path) -> None:
     command = [sys.executable, "-c", FORKING, tmp_path]
     ran = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert ran.stdout == "StoreForked\nStoreForked\n{'balances'} True\n", ran
+
+
+def test_who_only_looks_whether_a_runtime_is_there_keeps_none_out(
+    board: ControlBoard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for lock, take in (
+        (Path(board.path) / folder.RUNTIME_FILE, board.take),
+        (tmp_path / folder.WRITER_FILE, lambda: EventLog(tmp_path).close()),
+    ):
+        looking = lock.open("a")
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        monkeypatch.setattr("time.sleep", lambda _, file=looking: file.close())
+        take()
+    with pytest.raises(StoreInUse, match="another runtime"):
+        board.take()
