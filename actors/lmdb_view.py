@@ -14,7 +14,7 @@ import msgspec
 
 from ..storage.durable_file import write_durably
 from ..storage.errors import StoreWriteFailed
-from ..storage.folder import DATA_FILE
+from ..storage.folder import DATA_FILE, ROWS_FOLDER
 from ..storage.view_environment import ViewBusy, ViewEnvironment, ViewFull
 from .lmdb_reading import LmdbReading, LmdbWriting
 from .row_type import RowType
@@ -57,7 +57,7 @@ class LmdbViews:
                 # The process was stopped while it was made; what is in it may be of any version.
                 shutil.rmtree(folder)
             folder.mkdir(parents=True, exist_ok=True)
-        environment = ViewEnvironment(folder / "rows", {table.name: table.indexes for table in tables})
+        environment = ViewEnvironment(folder / ROWS_FOLDER, {table.name: table.indexes for table in tables})
         if stored != generation:
             try:
                 with self._writing():
@@ -81,7 +81,7 @@ class LmdbViews:
     def tidy(self, projection: str) -> None:
         for dropped in (self.path / projection).glob(f"{DROPPED}*"):
             with self._writing(), contextlib.suppress(FileNotFoundError):
-                _shrink(dropped / "rows" / DATA_FILE)
+                _shrink(dropped / ROWS_FOLDER / DATA_FILE)
                 shutil.rmtree(dropped)
 
     def _folder(self, projection: str, generation: Generation) -> Path:

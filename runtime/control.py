@@ -4,16 +4,24 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 import trio
 
 from ..actors.background import in_background
 from ..actors.saga_errors import UnknownSaga
-from ..storage.control import ControlBoard, ControlRequest
+from ..storage.control import (
+    PROJECTION_PREFIX,
+    SAGA_PREFIX,
+    Action,
+    ControlBoard,
+    ControlRequest,
+    MaintenanceAction,
+    SagaAction,
+)
 from ..storage.errors import EventSourcingError, described
-from .consumers import RETRY, Subscriptions
+from .consumers import Subscriptions
 from .dispatcher import on_board
 from .errors import SignalKnown, UnknownSubscription
 from .maintenance import Maintenance
@@ -22,14 +30,7 @@ from .sagas import Sagas
 
 PERIOD_SECONDS: Final = 0.5
 """How often the board is looked at and the status published."""
-DELETE: Final = "delete"
-SAGA_REQUEST: Final = "saga "
-"""What the requests about sagas begin with."""
-COMPACT: Final = "compact"
-UNCOMPACT: Final = "uncompact"
-MAINTENANCE_ACTIONS: Final = (COMPACT, UNCOMPACT)
-PROJECTION_ACTIONS: Final = ("pause", "resume", "rebuild")
-"""The requests that are about a projection; the others are about a subscription."""
+MAINTENANCE_ACTIONS: Final = get_args(MaintenanceAction)
 
 logger = logging.getLogger("eventsrc.control")
 
@@ -107,21 +108,12 @@ class Control:
     async def _answer(self, request: ControlRequest) -> str | None:
         """Do it. What is wrong with it, empty when nothing is; None when it has to wait."""
         try:
-            if request.action == RETRY:
-                return await self._retry(request)
-            logger.info("asked from outside", extra={"action": request.action, "subject": request.subject})
-            if request.action == DELETE:
-                if not await self._subscriptions.delete(request.subject):
-                    raise UnknownSubscription(request.subject, list(self._board.subscriptions()))
-            elif request.action.startswith(SAGA_REQUEST):
-                await self._steer_saga(request)
-            elif request.action in MAINTENANCE_ACTIONS:
-                return await self._maintain(request)
-            elif request.action in PROJECTION_ACTIONS:
-                projection = self._projections.named(request.subject)
-                await getattr(self._projections, request.action)(projection)
-            else:
-                return f"This version cannot {request.action}."
+            action = request.known_action
+            if action is None:
+                return f"This version cannot {request.action!r}."
+            if action != "retry":  # one that waits is looked at again and again
+                logger.info("asked from outside", extra={"action": action, "subject": request.subject})
+            return await self._do(action, request)
         except EventSourcingError as error:
             logger.warning("asked for what cannot be done: %s", error)
             return str(error)
@@ -129,24 +121,43 @@ class Control:
             # Whoever asks is outside: what goes wrong there must not end the runtime.
             logger.exception("what was asked from outside has failed", extra={"action": request.action})
             return f"{request.action} {request.subject} has failed: {described(error)}"
+
+    async def _do(self, action: Action, request: ControlRequest) -> str | None:
+        """As `_answer`, and raises what is wrong."""
+        match action:
+            case "retry":
+                return await self._retry(request)
+            case "delete":
+                if not await self._subscriptions.delete(request.subject):
+                    raise UnknownSubscription(request.subject, list(self._board.subscriptions()))
+            case "pause":
+                await self._projections.pause(self._projections.named(request.subject))
+            case "resume":
+                await self._projections.resume(self._projections.named(request.subject))
+            case "rebuild":
+                await self._projections.rebuild(self._projections.named(request.subject))
+            case "compact" | "uncompact":
+                return await self._maintain(action, request.subject)
+            case _:
+                await self._steer_saga(action, request)
         return ""
 
-    async def _steer_saga(self, request: ControlRequest) -> None:
-        sagas, action = self._sagas, request.action.removeprefix(SAGA_REQUEST)
+    async def _steer_saga(self, action: SagaAction, request: ControlRequest) -> None:
+        sagas = self._sagas
         if sagas is None:
             raise UnknownSaga("The runtime that has the store open was opened without sagas.")
         argument = msgspec.json.decode(request.argument)
-        if action == "signal":
+        if action == "saga signal":
             if not await sagas.signal(request.subject, argument["signal"], argument["payload"]):
                 raise SignalKnown(request.subject, argument["signal"])
         else:
-            await sagas.decide(request.subject, action, argument["reason"])
+            await sagas.decide(request.subject, action.removeprefix(SAGA_PREFIX), argument["reason"])
 
-    async def _maintain(self, request: ControlRequest) -> str:
-        maintenance, stream = self._maintenance, request.subject
+    async def _maintain(self, action: MaintenanceAction, stream: str) -> str:
+        maintenance = self._maintenance
         if maintenance is None:
             return "This runtime only reads."
-        if request.action == UNCOMPACT:
+        if action == "uncompact":
             await maintenance.uncompact_stream(stream)
         elif stream:
             await maintenance.compact_stream(stream)
@@ -165,7 +176,7 @@ class Control:
     async def publish(self) -> None:
         """Put on the board how things are, if that has changed."""
         status: dict[str, Any] = {
-            f"projection {name}": msgspec.to_builtins(lag) for name, lag in self._projections.lags().items()
+            PROJECTION_PREFIX + name: msgspec.to_builtins(lag) for name, lag in self._projections.lags().items()
         }
         status["runtime"] = {**self._numbers(), "projections": list(self._projections.lags())}
         if status != self._published:

@@ -11,6 +11,7 @@ import trio
 
 from ..actors.aggregate import Aggregate
 from ..storage.compacted import Compacted
+from ..storage.control import MaintenanceAction
 from ..storage.errors import StorePathInvalid
 from ..storage.group import STUB
 from ..storage.limits import Limits
@@ -18,7 +19,6 @@ from ..storage.query import find_streams
 from ..storage.reader import LogReader
 from ..storage.snapshot import Snapshot
 from .compactor import Compaction
-from .control import COMPACT, UNCOMPACT
 from .domain_modules import aggregates_in
 from .known_names import check_stream
 from .maintenance import Retention
@@ -46,7 +46,7 @@ def run_compact(options: argparse.Namespace) -> int:
         print_rows(rows, as_json=options.json)
         return 0
     _check_store(options.path)
-    asked = _ask(options, COMPACT)
+    asked = _ask(options, "compact")
     if asked is not None:
         if asked == 0 or options.stream is None:
             with closing(LogReader.open(options.path)) as log:
@@ -62,7 +62,7 @@ def run_compact(options: argparse.Namespace) -> int:
 def run_uncompact(options: argparse.Namespace) -> int:
     """`eventsrc uncompact PATH STREAM`."""
     _check_store(options.path)
-    asked = _ask(options, UNCOMPACT)
+    asked = _ask(options, "uncompact")
     if asked is not None:
         return asked
     events = trio.run(_uncompact, options.path, options.stream)
@@ -123,7 +123,7 @@ def _row(done: Compaction) -> dict[str, Any]:
     return attrs.asdict(done)
 
 
-def _ask(options: argparse.Namespace, action: str) -> int | None:
+def _ask(options: argparse.Namespace, action: MaintenanceAction) -> int | None:
     """The exit code of what the runtime that has the store open was asked; None where there is none."""
     try:
         with places(options.path) as found:

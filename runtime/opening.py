@@ -18,7 +18,7 @@ from ..actors.projection import Projection
 from ..actors.view_store import ViewStore
 from ..storage.control import ControlBoard
 from ..storage.errors import StorePathInvalid, StoreWriteFailed
-from ..storage.folder import CONTROL_FOLDER
+from ..storage.folder import CONTROL_FOLDER, READERS_FOLDER, VIEWS_FOLDER
 from ..storage.limits import Limits
 from ..storage.log import EventLog
 from ..storage.memory import MemoryLog
@@ -31,8 +31,6 @@ READERS_MAX: Final = 64
 """Reader processes of one store that keep views beside it."""
 READER_POLL_SECONDS: Final = 0.01
 """How often a reader looks whether another process has written."""
-VIEWS_FOLDER: Final = "views"
-READERS_FOLDER: Final = "readers"
 
 StoreGiven: TypeAlias = str | os.PathLike[str] | EventStore
 Opened: TypeAlias = EventStore | LogReader | PastLog

@@ -135,4 +135,6 @@ def print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
 
 
 def _cell(value: object) -> str:
+    if value is None:
+        return ""
     return ("yes" if value else "") if isinstance(value, bool) else f"{value}"

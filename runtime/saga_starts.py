@@ -11,14 +11,12 @@ from ..actors.saga import Saga, digest_of, saga_id
 from ..actors.saga_errors import UnknownSaga
 from ..actors.saga_failure import text_of
 from ..actors.saga_orders import StartSaga
-from ..storage.control import ControlBoard
+from ..storage.control import SAGA_PREFIX, ControlBoard
 from ..storage.errors import StreamNameInvalid
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader
 from .dispatcher import on_board
 
-FOLLOWED: Final = "saga "
-"""With a saga's name: the position, on the control board, up to which events have started sagas of that class."""
 SAVE_SECONDS: Final = 1.0
 """That position is stored so often."""
 
@@ -67,7 +65,7 @@ class SagaStarts:
         """The position up to which events have started what they start; for a class that is new, where the log is."""
         self._board = board
         for name in self._classes:
-            known = board.position(FOLLOWED + name)
+            known = board.position(SAGA_PREFIX + name)
             self._begins[name] = self._store.last_position if known is None else known
         self._followed = min(self._begins.values(), default=self._store.last_position)
         await self._save()
@@ -87,7 +85,7 @@ class SagaStarts:
         """Events that are followed once more start nothing twice, so this need not be after each."""
         self._saved_at = time.monotonic()
         if self._board is not None and self._begins:
-            positions = {FOLLOWED + name: max(begin, self._followed) for name, begin in self._begins.items()}
+            positions = {SAGA_PREFIX + name: max(begin, self._followed) for name, begin in self._begins.items()}
             await on_board(self._board, partial(self._board.set_positions, positions))
 
     def of(self, event: StoredEvent) -> Iterator[StartSaga]:

@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from ..actors.event_codecs import EventCodecs
 from ..actors.saga import CATEGORY_PREFIX
@@ -21,15 +21,17 @@ from ..actors.saga_events import (
 from ..actors.saga_history import SAGA_STATES
 from ..actors.saga_instance import SagaInstance, begun
 from ..actors.serializer import Serializer
+from ..storage.control import SAGA_PREFIX, SagaAction
 from ..storage.event_query import EventQuery
 from ..storage.query import find_events, find_streams
 from ..storage.reader import LogReader
 from ..storage.record import StoredEvent
-from .control import SAGA_REQUEST
 from .output import format_time, make_console, make_table, print_json
 from .steering import Place, ask_or_leave, places, print_answers
 
 NS_PER_SECOND: Final = 1e9
+ACTIONS: Final[dict[str, SagaAction]] = {action.removeprefix(SAGA_PREFIX): action for action in get_args(SagaAction)}
+"""What is asked of a runtime, by how the command line calls it."""
 
 _codecs: Final = EventCodecs(SAGA_EVENTS, Serializer())
 
@@ -168,7 +170,7 @@ def _steer(options: argparse.Namespace) -> int:
     with places(options.path) as found:
         writer: Place = found[0]
         left = f"{options.action} of {options.id} will be done when a runtime opens the store"
-        answer = ask_or_leave(writer.board, SAGA_REQUEST + options.action, options.id, json.dumps(argument), left)
+        answer = ask_or_leave(writer.board, ACTIONS[options.action], options.id, json.dumps(argument), left)
         return print_answers([writer], [answer], options)
 
 
@@ -185,9 +187,7 @@ def add_commands(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
     """Add these commands to the command line."""
     sagas = add("sagas", "list the sagas, show the timeline of one, or decide on one that is parked")
     sagas.add_argument("id", nargs="?", metavar="ID", help="the saga's id, as the list shows it")
-    sagas.add_argument(
-        "action", nargs="?", choices=["retry", "skip", "abandon", "signal"], help="what to do with it; see --reason"
-    )
+    sagas.add_argument("action", nargs="?", choices=[*ACTIONS], help="what to do with it; see --reason")
     sagas.add_argument("name", nargs="?", metavar="NAME", help="signal: which")
     sagas.add_argument("payload", nargs="?", metavar="PAYLOAD", help="signal: what comes with it, as JSON or text")
     sagas.add_argument("--reason", help="retry, skip, abandon: why; it is recorded")

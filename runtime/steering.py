@@ -9,14 +9,11 @@ from typing import Any, ClassVar, Final
 
 import attrs
 
-from ..storage.control import ControlBoard
+from ..storage.control import PROJECTION_PREFIX, Action, ControlBoard, ProjectionAction, SubscriptionAction
 from ..storage.errors import EventSourcingError, StorePathInvalid
-from ..storage.folder import CONTROL_FOLDER
+from ..storage.folder import CONTROL_FOLDER, READERS_FOLDER
 from ..storage.reader import LogReader
-from .consumers import RETRY
-from .control import DELETE
 from .errors import UnknownSubscription
-from .opening import READERS_FOLDER
 from .output import format_time, print_json, print_rows
 
 ANSWER_SECONDS_MAX: Final = 10.0
@@ -24,7 +21,6 @@ ANSWER_SECONDS_MAX: Final = 10.0
 ANSWER_POLL_SECONDS: Final = 0.05
 WRITER: Final = "writer"
 """The name of the place beside the log."""
-SUBJECT_PREFIX: Final = "projection "
 EXIT_REFUSED: Final = 1
 
 
@@ -48,9 +44,9 @@ class Place:
     def projections(self) -> dict[str, dict[str, Any]]:
         """What its runtime published last about each of its projections, by name."""
         return {
-            subject.removeprefix(SUBJECT_PREFIX): value
+            subject.removeprefix(PROJECTION_PREFIX): value
             for subject, value in self.board.status().items()
-            if subject.startswith(SUBJECT_PREFIX)
+            if subject.startswith(PROJECTION_PREFIX)
         }
 
     @property
@@ -88,10 +84,10 @@ def steer_projections(options: argparse.Namespace) -> int:
     """`eventsrc projections PATH [ACTION] [NAME]`."""
     with places(options.path) as found:
         if options.action in (None, "parked"):
-            rows = [row for place in found for row in projection_rows(place, options.path)]
+            rows = _all_projection_rows(found, options.path)
             print_rows(rows if options.action is None else [row for row in rows if row["error"]], as_json=options.json)
             return 0
-        action = "resume" if options.action == "retry" else options.action
+        action: ProjectionAction = "resume" if options.action == "retry" else options.action
         concerned = [place for place in found if options.name in place.projections]
         if not concerned:
             known = sorted({name for place in found for name in place.projections})
@@ -100,39 +96,49 @@ def steer_projections(options: argparse.Namespace) -> int:
     return print_answers(concerned, answers, options)
 
 
-def projection_rows(place: Place, path: str) -> Iterator[dict[str, Any]]:
-    """A row for each projection of one place; of a runtime that is gone, from what it published last."""
+def _all_projection_rows(found: Sequence[Place], path: str) -> list[dict[str, Any]]:
+    try:
+        log = LogReader.open(path)
+    except EventSourcingError:
+        # Beside no log, or beside one that cannot be read, an operator sees at least what was published.
+        return [row for place in found for row in projection_rows(place, None)]
+    with closing(log):
+        return [row for place in found for row in projection_rows(place, log)]
+
+
+def projection_rows(place: Place, log: LogReader | None) -> Iterator[dict[str, Any]]:
+    """A row for each projection of one place; of a runtime that is gone, from what it published last.
+
+    How far one of those is behind is told from the log; None without it.
+    """
     paused = place.board.paused()
     running = place.running_projections
     for name, lag in sorted(place.projections.items()):
         is_running = name in running
-        behind, seconds = (lag["events"], lag["seconds"]) if is_running else _lag_now(path, lag["position"])
+        behind, seconds = (lag["events"], lag["seconds"]) if is_running else _lag_now(log, lag["position"])
         stopped = "paused" if name in paused else "not running"
         yield {
             "projection": name,
             "at": place.name,
             "position": lag["position"],
             "behind": behind,
-            "seconds": round(seconds, 3),
+            "seconds": None if seconds is None else round(seconds, 3),
             "state": lag["state"] if is_running else stopped,
             "rebuilding": lag["rebuilding"],
             "error": lag["error"],
         }
 
 
-def _lag_now(path: str, position: int) -> tuple[int, float]:
+def _lag_now(log: LogReader | None, position: int) -> tuple[int | None, float | None]:
     """How far a view that nobody works on is behind the log."""
-    try:
-        log = LogReader.open(path)
-    except EventSourcingError:
-        return 0, 0.0
-    with closing(log):
-        behind = max(log.last_position - position, 0)
-        # The time alone: the event may be in an archive that is out of reach.
-        return behind, time.time() - log.time_at(position + 1) / 1e9 if behind else 0.0
+    if log is None:
+        return None, None
+    behind = max(log.last_position - position, 0)
+    # The time alone: the event may be in an archive that is out of reach.
+    return behind, time.time() - log.time_at(position + 1) / 1e9 if behind else 0.0
 
 
-def _steer_projection(place: Place, action: str, name: str) -> tuple[str, bool]:
+def _steer_projection(place: Place, action: ProjectionAction, name: str) -> tuple[str, bool]:
     if place.board.has_runtime:
         return ask_runtime(place.board, action, name)
     if action == "rebuild":
@@ -190,22 +196,22 @@ def _parked_rows(place: Place, name: str | None) -> Iterator[dict[str, Any]]:
         }
 
 
-def _steer_subscription(board: ControlBoard, action: str, name: str, stream: str) -> tuple[str, bool]:
+def _steer_subscription(board: ControlBoard, action: SubscriptionAction, name: str, stream: str) -> tuple[str, bool]:
     if stream and all(event.stream != stream for event in board.parked(name)):
         return f"no event of the stream {stream!r} is parked in {name}", False
     if board.has_runtime:
         return ask_runtime(board, action, name, stream)
-    if action == DELETE:
+    if action == "delete":
         board.delete(name)
         return f"{name} is deleted", True
-    board.request(RETRY, name, stream)
+    board.request("retry", name, stream)
     return f"{name} will be handed its parked events when it is consumed next", True
 
 
 # --- asking a runtime ---
 
 
-def ask_or_leave(board: ControlBoard, action: str, subject: str, argument: str, left: str) -> tuple[str, bool]:
+def ask_or_leave(board: ControlBoard, action: Action, subject: str, argument: str, left: str) -> tuple[str, bool]:
     """Ask the runtime that is there; where none is, leave the request for the next one and say so by `left`."""
     if board.has_runtime:
         return ask_runtime(board, action, subject, argument)
@@ -213,7 +219,7 @@ def ask_or_leave(board: ControlBoard, action: str, subject: str, argument: str, 
     return f"no runtime has the store open; {left}", True
 
 
-def ask_runtime(board: ControlBoard, action: str, subject: str, argument: str = "") -> tuple[str, bool]:
+def ask_runtime(board: ControlBoard, action: Action, subject: str, argument: str = "") -> tuple[str, bool]:
     """Ask, and wait for the answer: what to print, and whether all is well."""
     request_id = board.request(action, subject, argument)
     deadline = time.monotonic() + ANSWER_SECONDS_MAX

@@ -74,7 +74,7 @@ def _pictures(path: str, seconds: float | None) -> Iterator[Picture]:
                 groups_per_second=round(groups / (now - before), 1),
                 commit_seconds=numbers["commit_seconds"],
                 is_running=is_running,
-                projections=[row for place in found for row in projection_rows(place, path)],
+                projections=[row for place in found for row in projection_rows(place, log)],
             )
             before, position_before, numbers_before = now, log.last_position, numbers
 

@@ -8,28 +8,29 @@ log says which numbers are taken and which segments are to be dropped: what cann
 import bz2
 import threading
 import zlib
-from collections import OrderedDict
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
+import lmdb
 import msgspec
 
-from .environment import Environment, Transaction
-from .errors import ArchiveUnreachable, StoreError
+from .environment import Environment, Table, Transaction
+from .errors import ArchiveUnreachable, StoreClosed, StoreError
 from .group import segment_of
 from .record import HASH_SIZE_BYTES, StoredEvent, content_hash
+from .segment_cache import SegmentCache
 from .segment_numbers import segment_numbers
 
 ARCHIVE_FOLDER: Final = "archive"
 ARCHIVE_TABLES: Final = ("meta", "segments")
 SEGMENT_EVENTS_MAX: Final = 256
-SEGMENTS_KEPT: Final = 64
-"""Opened segments that are remembered."""
 COMPRESSION_LEVEL: Final = 1
 """Of bzip2, in blocks of 100,000 bytes: a segment takes less, and larger blocks are only slower to set up."""
 KEY_SIZE_BYTES: Final = 8
+
+UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError)
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _event_of: Final = msgspec.msgpack.Decoder(StoredEvent).decode
@@ -47,7 +48,7 @@ class Segment(msgspec.Struct, frozen=True, array_like=True):
     previous_hash: bytes
     ends: list[int]
     content: bytes
-    checksum: int | None = None
+    checksum: int
     """CRC-32 of `content`, in which some bits mean nothing to bzip2."""
 
     @property
@@ -57,7 +58,7 @@ class Segment(msgspec.Struct, frozen=True, array_like=True):
 
     def records(self) -> list[bytes]:
         """The records as the log held them, bit for bit. Raises `ValueError` where they are damaged."""
-        if self.checksum not in (None, zlib.crc32(self.content)):
+        if self.checksum != zlib.crc32(self.content):
             raise ValueError("its checksum does not match")
         unpacking = bz2.BZ2Decompressor()
         try:
@@ -91,15 +92,18 @@ def pack_segment(stream: str, first_version: int, previous_hash: bytes, records:
 
 
 class Archive:
-    """The archive of the store in a folder. Any thread may read; one at a time may write."""
+    """The archive of the store in a folder, opened when it is needed. Any thread may read; one at a time may write.
+
+    Every method raises `StoreClosed` once it was closed.
+    """
 
     def __init__(self, store_path: str, *, read_only: bool, leaves_no_trace: bool = False) -> None:
         self.path = str(Path(store_path) / ARCHIVE_FOLDER)
         self._read_only = read_only
         self._leaves_no_trace = leaves_no_trace
         self._environment: Environment | None = None
-        self._kept: OrderedDict[int, dict[int, StoredEvent]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._closed = False
+        self._cache = SegmentCache()
         self._opening = threading.Lock()
 
     @property
@@ -109,43 +113,46 @@ class Archive:
 
     def event(self, position: int, stub: bytes) -> StoredEvent:
         """The event that a stub at this position stands for. Raises `ArchiveUnreachable`."""
-        number, digest = segment_of(stub)
-        with self._lock:
-            events = self._kept.get(number)
-            if events is None:
-                decoded = [_event_of(record) for record in self.records(number, position)]
-                events = self._kept[number] = {event.position: event for event in decoded}
-                if len(self._kept) > SEGMENTS_KEPT:
-                    self._kept.popitem(last=False)
-            else:
-                self._kept.move_to_end(number)
-        event = events.get(position)
-        if event is None or event.hash != digest:
-            raise ArchiveUnreachable(self.path, position, f"does not hold it in segment {number}")
-        return event
+        return self._found(position, stub)[0]
 
     def encoded(self, position: int, stub: bytes) -> bytes:
         """The stored bytes of that event. Raises `ArchiveUnreachable`."""
-        event = self.event(position, stub)
-        number, _ = segment_of(stub)
-        return self.records(number)[event.version - self.segment(number).first_version]
+        return self._found(position, stub)[1]
+
+    def _found(self, position: int, stub: bytes) -> tuple[StoredEvent, bytes]:
+        number, digest = segment_of(stub)
+        records = self._cache.get(number)
+        if records is None:
+            records = self._cache.put(number, self.records(number, position))
+        record = records.get(digest)
+        try:
+            event = None if record is None else _event_of(record)
+        except UNDECODABLE as error:
+            raise ArchiveUnreachable(self.path, position, f"is damaged in segment {number}: {error}") from error
+        if record is None or event is None or event.position != position:
+            raise ArchiveUnreachable(self.path, position, f"does not hold it in segment {number}")
+        return event, record
 
     def segment(self, number: int, position: int | None = None) -> Segment:
         """A segment as it is stored. Raises `ArchiveUnreachable`."""
-        environment = self._opened(create=False, position=position)
-        with environment.read() as transaction:
-            value = transaction.get(_key(number), db=environment.table("segments"))
+        with self._reading(position) as (transaction, table):
+            value = transaction.get(_key(number), db=table)
         if value is None:
             raise ArchiveUnreachable(self.path, position, f"has no segment {number}")
         try:
             return _segment_of(value)
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             raise ArchiveUnreachable(self.path, position, f"is damaged in segment {number}: {error}") from error
 
     def records(self, number: int, position: int | None = None) -> list[bytes]:
-        """The records of a segment, as the log held them. Raises `ArchiveUnreachable`."""
+        """The records of a segment, as the log held them, read from the disk. Raises `ArchiveUnreachable`."""
+        return self.unpacked(number, position)[1]
+
+    def unpacked(self, number: int, position: int | None = None) -> tuple[Segment, list[bytes]]:
+        """The same, with the segment. Raises `ArchiveUnreachable`."""
+        segment = self.segment(number, position)
         try:
-            return self.segment(number, position).records()
+            return segment, segment.records()
         except ValueError as error:
             raise ArchiveUnreachable(self.path, position, f"is damaged in segment {number}: {error}") from error
 
@@ -169,17 +176,15 @@ class Archive:
             for number in numbers:
                 transaction.delete(_key(number), db=environment.table("segments"))
 
-        with self._lock:
-            for number in numbers:
-                self._kept.pop(number, None)
         environment.write(work)
+        for number in numbers:
+            self._cache.drop(number)
 
     def check_has(self, numbers: Sequence[int]) -> None:
         """Raise `ArchiveUnreachable` unless these segments are there."""
         if not numbers:
             return
-        environment = self._opened(create=False)
-        with environment.read() as transaction, transaction.cursor(environment.table("segments")) as cursor:
+        with self._reading() as (transaction, table), transaction.cursor(table) as cursor:
             for number in numbers:
                 if not cursor.set_key(_key(number)):
                     raise ArchiveUnreachable(self.path, None, f"has no segment {number}")
@@ -208,12 +213,27 @@ class Archive:
 
     def close(self) -> None:
         """Close it. Idempotent."""
-        environment, self._environment = self._environment, None
+        with self._opening:
+            self._closed = True
+            environment, self._environment = self._environment, None
         if environment is not None:
             environment.close()
+        self._cache.clear()
+
+    @contextmanager
+    def _reading(self, position: int | None = None) -> Iterator[tuple[Transaction, Table]]:
+        """A read transaction and the table of segments. Raises `ArchiveUnreachable`."""
+        environment = self._opened(create=False, position=position)
+        try:
+            with environment.read() as transaction:
+                yield transaction, environment.table("segments")
+        except lmdb.Error as error:
+            raise ArchiveUnreachable(self.path, position, f"cannot be read: {error}") from error
 
     def _opened(self, *, create: bool, position: int | None = None) -> Environment:
         with self._opening:
+            if self._closed:
+                raise StoreClosed(str(Path(self.path).parent))
             if self._environment is None:
                 if not create and not self.exists:
                     raise ArchiveUnreachable(self.path, position, "is not there")

@@ -4,26 +4,62 @@ A small LMDB environment beside the log, which several processes may open: the r
 subscriptions, their parked events and its own status there; the command line reads them and leaves requests.
 """
 
-import fcntl
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, TextIO, TypeAlias, TypeVar
+from typing import Any, Final, Literal, TextIO, TypeAlias, TypeVar
 
 import lmdb
 import msgspec
 
 from .environment import ENGINE
-from .errors import ControlBoardFull, StoreClosed, StoreInUse, StoreWriteFailed
-from .folder import reserve_lock_file
+from .errors import (
+    ControlBoardFull,
+    ControlBoardUnreadable,
+    StoreClosed,
+    StoreError,
+    StoreForked,
+    StoreInUse,
+    StoreWriteFailed,
+)
+from .folder import RUNTIME_FILE, has_runtime, hold, reserve_lock_file
 
-RUNTIME_FILE: Final = "runtime.lock"
+ALREADY_OPEN: Final = "already open in this process"
+"""What py-lmdb says of an environment that is."""
 REQUESTS_MAX: Final = 1_000
 """Requests that wait (`ControlBoardFull`), and answers that are kept for whoever asked."""
 MAP_SIZE_BYTES: Final = 1 << 30
 """Reserved address space, and the bound of all that is kept here."""
+READERS_MAX: Final = 126
+"""Who may look at it at a time, in all processes."""
+IF_DAMAGED: Final = (
+    "Look at the disk; `eventsrc verify` tells what is damaged. Without its folder a runtime begins a new one: "
+    "subscriptions begin anew then, and what is parked or asked is forgotten."
+)
+IF_CROWDED: Final = "End some of the programs that do, and try again."
 _POSITION: Final = struct.Struct(">Q")
+_DAMAGE: Final = (
+    lmdb.InvalidError,
+    lmdb.VersionMismatchError,
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.IncompatibleError,
+)
+_UNDECODABLE: Final = (msgspec.MsgspecError, struct.error, UnicodeDecodeError)
+
+SAGA_PREFIX: Final = "saga "
+"""Begins what is asked about sagas; with the stored name of a class, how far the log was followed for its sagas."""
+PROJECTION_PREFIX: Final = "projection "
+"""With the name of a projection: what its runtime has published about it."""
+
+SubscriptionAction: TypeAlias = Literal["retry", "delete"]
+ProjectionAction: TypeAlias = Literal["pause", "resume", "rebuild"]
+MaintenanceAction: TypeAlias = Literal["compact", "uncompact"]
+SagaAction: TypeAlias = Literal["saga retry", "saga skip", "saga abandon", "saga signal"]
+Action: TypeAlias = Literal[SubscriptionAction, ProjectionAction, MaintenanceAction, SagaAction]
+"""What may be asked of a runtime."""
 
 Transaction: TypeAlias = "lmdb.Transaction[bytes]"
 T = TypeVar("T")
@@ -63,12 +99,25 @@ class ControlRequest(msgspec.Struct, frozen=True, array_like=True):
 
     id: int
     action: str
+    """As it is stored, maybe by a newer version."""
     subject: str
     argument: str = ""
+
+    @property
+    def known_action(self) -> Action | None:
+        """What to do; None where this version does not know it."""
+        try:
+            action: Action = msgspec.convert(self.action, Action)
+        except msgspec.ValidationError:
+            return None
+        return action
 
 
 class ControlBoard:
     """The board in the folder `path`, made when it is not there.
+
+    What reads or writes raises `ControlBoardUnreadable`, `StoreClosed` and `StoreForked`; what writes, also
+    `StoreWriteFailed`, where the system refuses.
 
     Args:
         path: the folder.
@@ -76,19 +125,31 @@ class ControlBoard:
 
     Raises:
         StoreWriteFailed: the system refuses.
+        StoreInUse: this process has it open already.
+        ControlBoardUnreadable: it is damaged.
 
     """
 
     def __init__(self, path: str | os.PathLike[str], *, durable: bool = True) -> None:
         self.path = os.fspath(path)
         self.waits = durable
+        self._pid = os.getpid()
+        self._closed = False
         self._runtime_lock: TextIO | None = None
         try:
             Path(path).mkdir(parents=True, exist_ok=True)
             reserve_lock_file(Path(path))
             self._environment = lmdb.open(
-                self.path, max_dbs=8, map_size=MAP_SIZE_BYTES, lib_version=ENGINE, sync=durable
+                self.path,
+                max_dbs=8,
+                map_size=MAP_SIZE_BYTES,
+                max_readers=READERS_MAX,
+                lib_version=ENGINE,
+                sync=durable,
             )
+        except (lmdb.Error, OSError) as error:
+            raise _opening_error(self.path, error) from error
+        try:
             self._environment.reader_check()
             self._subscriptions = self._environment.open_db(b"subscriptions")
             self._parked = self._environment.open_db(b"parked")
@@ -97,8 +158,9 @@ class ControlBoard:
             self._paused = self._environment.open_db(b"paused")
             self._positions = self._environment.open_db(b"positions")
             self._status = self._environment.open_db(b"status")
-        except (lmdb.Error, OSError) as error:
-            raise StoreWriteFailed(self.path, str(error)) from error
+        except lmdb.Error as error:
+            self._environment.close()
+            raise _opening_error(self.path, error) from error
 
     # --- who is there ---
 
@@ -107,30 +169,21 @@ class ControlBoard:
 
         Raises `StoreInUse` when another runtime is.
         """
-        lock = self._locked()
-        if lock is None:
-            raise StoreInUse(self.path, "another runtime")
-        self._runtime_lock = lock
-
-    @property
-    def has_runtime(self) -> bool:
-        """Whether a runtime is there, in this process or in another, that does what is asked."""
-        lock = self._locked()
-        if lock is not None:
-            lock.close()
-        return lock is None
-
-    def _locked(self) -> TextIO | None:
         try:
             file = (Path(self.path) / RUNTIME_FILE).open("a", encoding="ascii")
         except OSError as error:
             raise StoreWriteFailed(self.path, str(error)) from error
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            hold(file)
         except OSError:
             file.close()
-            return None
-        return file
+            raise StoreInUse(self.path, "another runtime") from None
+        self._runtime_lock = file
+
+    @property
+    def has_runtime(self) -> bool:
+        """Whether a runtime is there, in this process or in another, that does what is asked."""
+        return has_runtime(Path(self.path))
 
     # --- subscriptions ---
 
@@ -147,7 +200,7 @@ class ControlBoard:
         """How far a subscription has come; None when there is none of this name."""
         with self._read() as transaction:
             value = transaction.get(name.encode(), db=self._subscriptions)
-        return None if value is None else msgspec.msgpack.decode(value, type=Progress)
+            return None if value is None else msgspec.msgpack.decode(value, type=Progress)
 
     def save(
         self, name: str, progress: Progress, parked: list[ParkedEvent], unparked: list[int], *, create: bool = False
@@ -237,7 +290,7 @@ class ControlBoard:
 
     # --- requests from outside ---
 
-    def request(self, action: str, subject: str, argument: str = "") -> int:
+    def request(self, action: Action, subject: str, argument: str = "") -> int:
         """Leave a request for the runtime that has the store open, or will have; return its id.
 
         The same request, asked again before it was done, is one. Raises `ControlBoardFull`.
@@ -282,7 +335,7 @@ class ControlBoard:
         """What became of a request; None as long as it waits."""
         with self._read() as transaction:
             value = transaction.get(_POSITION.pack(request_id), db=self._answers)
-        return None if value is None else value.decode()
+            return None if value is None else value.decode()
 
     # --- projections that stand still ---
 
@@ -308,7 +361,7 @@ class ControlBoard:
         """How far a follower of the log has come; None when it never began."""
         with self._read() as transaction:
             value = transaction.get(follower.encode(), db=self._positions)
-        return None if value is None else int(_POSITION.unpack(value)[0])
+            return None if value is None else int(_POSITION.unpack(value)[0])
 
     def set_positions(self, positions: dict[str, int]) -> None:
         """Remember how far some followers have come."""
@@ -336,23 +389,56 @@ class ControlBoard:
             return {key.decode(): msgspec.msgpack.decode(value) for key, value in cursor}
 
     def close(self) -> None:
-        """Close it. Idempotent."""
+        """Close it. Idempotent; does nothing in a forked child."""
+        if os.getpid() != self._pid:
+            return
+        self._closed = True
         self._environment.close()
         if self._runtime_lock is not None:
             self._runtime_lock.close()
 
-    def _read(self) -> Transaction:
+    @contextmanager
+    def _read(self) -> Iterator[Transaction]:
         try:
-            return self._environment.begin()
+            with self._checked(), self._environment.begin() as transaction:
+                yield transaction
+        except lmdb.ReadersFullError as error:
+            raise ControlBoardUnreadable(self.path, f"{READERS_MAX} look at it already", IF_CROWDED) from error
         except lmdb.Error as error:
-            raise StoreClosed(self.path) from error
+            raise ControlBoardUnreadable(self.path, str(error), IF_DAMAGED) from error
 
     def _write(self, work: Callable[[Transaction], T]) -> T:
         try:
-            with self._environment.begin(write=True) as transaction:
+            with self._checked(), self._environment.begin(write=True) as transaction:
                 return work(transaction)
         except lmdb.Error as error:
             raise StoreWriteFailed(self.path, str(error)) from error
+
+    @contextmanager
+    def _checked(self) -> Iterator[None]:
+        """What reading and writing have in common: it is open, in this process, and whole."""
+        if os.getpid() != self._pid:
+            raise StoreForked(self.path)
+        if self._closed:
+            raise StoreClosed(self.path)
+        try:
+            yield
+        except _DAMAGE as error:
+            raise ControlBoardUnreadable(self.path, str(error), IF_DAMAGED) from error
+        except _UNDECODABLE as error:
+            raise ControlBoardUnreadable(self.path, f"a row of it is damaged ({error})", IF_DAMAGED) from error
+        except lmdb.Error as error:
+            if self._closed:  # meanwhile, by another thread
+                raise StoreClosed(self.path) from error
+            raise
+
+
+def _opening_error(path: str, error: Exception) -> StoreError:
+    if isinstance(error, _DAMAGE):
+        return ControlBoardUnreadable(path, str(error), IF_DAMAGED)
+    if ALREADY_OPEN in str(error):
+        return StoreInUse(path, "this process")
+    return StoreWriteFailed(path, str(error))
 
 
 def _parked_key(name: str, position: int) -> bytes:

@@ -135,6 +135,15 @@ class ControlBoardFull(StoreError):
         self.limit = limit
 
 
+class ControlBoardUnreadable(StoreError):
+    """What followers of the log remember cannot be read, or too many look at it."""
+
+    code = "control_board_unreadable"
+
+    def __init__(self, path: str, reason: str, advice: str) -> None:
+        super().__init__(path, f"The control board {path} cannot be read: {reason}. {advice}")
+
+
 class StoreWriteFailed(StoreError):
     """The operating system refused a write. The commit is known not to be stored."""
 

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import resource
+import time
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -16,8 +17,18 @@ LOCK_FILE_SIZE_BYTES: Final = 8192
 WRITER_FILE: Final = "writer.lock"
 CONTROL_FOLDER: Final = "control"
 """Is made once the data file has been; see `control.py`."""
+RUNTIME_FILE: Final = "runtime.lock"
+"""In the control folder; held by the runtime that keeps what is there, and the views beside it."""
+VIEWS_FOLDER: Final = "views"
+ROWS_FOLDER: Final = "rows"
+"""Of each generation of a view: what `view_environment.py` opens."""
+READERS_FOLDER: Final = "readers"
+"""In it are a folder for each reader that keeps views, with control and views of its own."""
 DATA_SIZE_BYTES_MIN: Final = 8192
 """LMDB begins a file with two pages, of 4,096 bytes at least."""
+LOOKS_MAX: Final = 5
+LOOK_SECONDS: Final = 0.002
+"""Whoever looks whether a lock is held has it for much less: it is tried again so often, after so long."""
 ROOM_BYTES_MIN: Final = 256 * 1024
 """A disk with less than this has no room."""
 
@@ -54,7 +65,7 @@ def lock_for_writing(folder: Path) -> TextIO:
     except OSError as error:
         raise _folder_error(path, error) from error
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        hold(file)
     except OSError as error:
         file.seek(0)
         owner = file.read().strip()
@@ -65,10 +76,31 @@ def lock_for_writing(folder: Path) -> TextIO:
     return file
 
 
+def hold(file: TextIO) -> None:
+    """Take the lock of a file. Raises `OSError` where another has it, and not only looks whether anybody has."""
+    for _ in range(LOOKS_MAX):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOOK_SECONDS)
+        else:
+            return
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def is_open_for_writing(folder: Path) -> bool:
     """Whether a process has the store open for writing at this moment."""
+    return _is_held(folder / WRITER_FILE)
+
+
+def has_runtime(control_folder: Path) -> bool:
+    """Whether a runtime keeps this control board, and the views beside it, at this moment."""
+    return _is_held(control_folder / RUNTIME_FILE)
+
+
+def _is_held(path: Path) -> bool:
     try:
-        with (folder / WRITER_FILE).open(encoding="ascii") as file:
+        with path.open(encoding="ascii") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

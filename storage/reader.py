@@ -76,8 +76,8 @@ class LogReader:
 
     def close(self) -> None:
         """Close it. Idempotent."""
+        self._environment.close()  # waits for those that read, also from the archive
         self.archive.close()
-        self._environment.close()
 
     @property
     def environment(self) -> Environment:

@@ -29,7 +29,7 @@ class SegmentNumbers(msgspec.Struct, frozen=True, array_like=True):
 class _Stored(msgspec.Struct, frozen=True, array_like=True):
     last: int
     unused: tuple[int, ...]
-    checksum: int | None = None
+    checksum: int
     """CRC-32 of the two: a number that is too high would look like any other."""
 
 
@@ -44,7 +44,7 @@ def segment_numbers(transaction: Transaction, meta: Table) -> SegmentNumbers:
         return SegmentNumbers()
     stored = _decode(value)
     numbers = SegmentNumbers(stored.last, stored.unused)
-    if stored.checksum not in (None, _checksum(numbers)):
+    if stored.checksum != _checksum(numbers):
         raise msgspec.DecodeError("its checksum does not match")
     return numbers
 

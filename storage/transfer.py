@@ -17,7 +17,7 @@ from .archive import Archive
 from .chain import Chain, ChainBroken
 from .errors import ArchiveUnreachable, CorruptRecord
 from .export import EXPORT_VERSION, Export, ExportWriter, Header, packed
-from .group import KEY, Group, GroupDamaged, MovedGroup, is_stub, segment_of
+from .group import KEY, Group, GroupDamaged, MovedGroup, is_stub
 from .log import EventLog
 from .merkle import Tree
 from .moving_errors import ExportAltered, ExportUnreadable, HistoryDiverged, ImportGap, PointUnreachable
@@ -31,7 +31,6 @@ BATCH_SIZE_BYTES: Final = 4 << 20
 """Group commits are read, and stored, in one transaction each until they have so many events or bytes."""
 READ_ATTEMPTS_MAX: Final = 3
 """What is in the archive when a group is read may be back in the log by the time it is looked for."""
-SEGMENTS_KEPT: Final = 256
 STANDARD_STREAM: Final = Path("-")
 """Names standard output for an export, standard input for an import."""
 
@@ -241,10 +240,9 @@ def groups_of(store: LogReader, *, after: int, through: int) -> Iterator[MovedGr
     """
     chain = Chain(after, lambda stream: store.head_at(stream, after))
     alive_ns = store.time_at(through) if through else 0
-    archived = _Archived(store.archive)
     position = after
     while position < through:
-        for group, records in _read(store, archived, position, through):
+        for group, records in _read(store, position, through):
             first = max(position + 1, group.first_position)
             try:
                 events = [chain.follow(record) for record in records]
@@ -260,14 +258,19 @@ def groups_of(store: LogReader, *, after: int, through: int) -> Iterator[MovedGr
             position = events[-1].position
 
 
-def _read(store: LogReader, archived: "_Archived", after: int, through: int) -> list[tuple[Group, list[bytes]]]:
+def _read(store: LogReader, after: int, through: int) -> list[tuple[Group, list[bytes]]]:
     """The next groups, each with its records in these bounds."""
+
+    def attempt() -> list[tuple[Group, list[bytes]]]:
+        groups = _read_groups(store, after, through)
+        return [(group, _records(store.archive, group, after, through)) for group in groups]
+
     for _ in range(READ_ATTEMPTS_MAX - 1):
         try:
-            return [(group, archived.records(group, after, through)) for group in _read_groups(store, after, through)]
+            return attempt()
         except ArchiveUnreachable:
             continue
-    return [(group, archived.records(group, after, through)) for group in _read_groups(store, after, through)]
+    return attempt()
 
 
 def _read_groups(store: LogReader, after: int, through: int) -> list[Group]:
@@ -293,30 +296,13 @@ def _read_groups(store: LogReader, after: int, through: int) -> list[Group]:
     return found
 
 
-class _Archived:
-    """Finds records in the archive, by segment; keeps the segments that were opened last."""
-
-    def __init__(self, archive: Archive) -> None:
-        self._archive = archive
-        self._segments: dict[int, dict[bytes, bytes]] = {}
-
-    def records(self, group: Group, after: int, through: int) -> list[bytes]:
-        """The records of a group in these bounds. Raises `ArchiveUnreachable`."""
-        first, last = max(group.first_position, after + 1), min(group.last_position, through)
-        records = [group.encoded(position) for position in range(first, last + 1)]
-        return [self._whole(record) for record in records] if group.stubs else records
-
-    def _whole(self, record: bytes) -> bytes:
-        """The record itself, or that which a stub stands for."""
-        if not is_stub(record):
-            return record
-        number, digest = segment_of(record[2:])
-        records = self._segments.pop(number, None)
-        if records is None:
-            records = {each[-len(digest) :]: each for each in self._archive.records(number)}
-            if len(self._segments) >= SEGMENTS_KEPT:
-                del self._segments[next(iter(self._segments))]
-        self._segments[number] = records
-        if digest not in records:
-            raise ArchiveUnreachable(self._archive.path, None, f"does not hold an event of segment {number}")
-        return records[digest]
+def _records(archive: Archive, group: Group, after: int, through: int) -> list[bytes]:
+    """The records of a group in these bounds, those that stubs stand for included. Raises `ArchiveUnreachable`."""
+    first, last = max(group.first_position, after + 1), min(group.last_position, through)
+    records = [group.encoded(position) for position in range(first, last + 1)]
+    if not group.stubs:
+        return records
+    return [
+        archive.encoded(position, record[2:]) if is_stub(record) else record
+        for position, record in enumerate(records, first)
+    ]

@@ -106,10 +106,7 @@ class Verification:
         looking_at: Callable[[str], None],
     ) -> None:
         self._environment = environment
-        self._archive = archive or Archive(
-            environment.path, read_only=True, leaves_no_trace=environment.leaves_no_trace
-        )
-        self._is_archive_ours = archive is None
+        self._archive_given = archive
         self._statements = statements
         self._progress = progress
         self._archive_damage = archive_damage
@@ -121,6 +118,9 @@ class Verification:
         """What each part of the walk knows, at its beginning."""
         environment = self._environment
         self._findings = 0
+        self._archive = self._archive_given or Archive(
+            environment.path, read_only=True, leaves_no_trace=environment.leaves_no_trace
+        )
         self._tree = TreeWalk(environment, self._statements)
         self._compacted = CompactedCheck(environment)
         self._archived = ArchiveWalk(environment, self._archive, self._compacted, self._archive_damage)
@@ -135,7 +135,7 @@ class Verification:
                 self._findings += 1
                 yield finding
         finally:
-            if self._is_archive_ours:
+            if self._archive_given is None:
                 self._archive.close()
 
     @property

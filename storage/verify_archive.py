@@ -3,26 +3,25 @@
 Segments are opened on the way through the log, where the stubs name them; those that no stub named, after it.
 """
 
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from .archive import KEY_SIZE_BYTES, Archive
+from .archive import KEY_SIZE_BYTES, UNDECODABLE, Archive
 from .environment import FORMAT_NAME, FORMAT_VERSION, Environment, Transaction
 from .errors import ArchiveUnreachable
 from .finding import Finding
 from .group import is_stub, split_stub
 from .record import HASH_SIZE_BYTES, StoredEvent
 from .record_lookup import RecordLookup
+from .segment_cache import SegmentCache
 from .verify_compacted import CompactedCheck
 from .verify_tables import unknown_tables, walk_table
 
 if TYPE_CHECKING:
     from .verify_log import LogWalk, Window
 
-SEGMENTS_KEPT: Final = 64
 META_OF_ARCHIVE: Final = {b"format": FORMAT_NAME, b"version": str(FORMAT_VERSION).encode()}
 _event_of: Final = msgspec.msgpack.Decoder(StoredEvent).decode
 
@@ -38,7 +37,8 @@ class ArchiveWalk:
         self._archive = archive
         self._compacted = compacted
         self._damage = damage
-        self._kept: OrderedDict[int, dict[int, bytes]] = OrderedDict()
+        # Not that of the archive: what a runtime has read before may be damaged on the disk.
+        self._cache = SegmentCache()
         self._lost: set[int] = set()
         self._unowned: set[int] = set()
         self._is_out_of_reach = False
@@ -71,9 +71,9 @@ class ArchiveWalk:
                 yield position, _event_of(content), content
                 continue
             number, time_ns, digest = split_stub(content[2:])
-            record = self._record(window.findings, number, position)
-            if record is not None and record[-HASH_SIZE_BYTES:] == digest:
-                event = _event_of(record)
+            record = self._record(window.findings, number, position, digest)
+            event = _event_of(record) if record else None
+            if record and event is not None and event.position == position:
                 self._check_stub(window.findings, number, time_ns, event, position)
                 yield position, event, record
                 continue
@@ -88,7 +88,8 @@ class ArchiveWalk:
 
     def event(self, stub: bytes, position: int) -> StoredEvent | None:
         """The event that a stub's content stands for; None where it cannot be had."""
-        record = self._record([], split_stub(stub)[0], position)
+        number, _, digest = split_stub(stub)
+        record = self._record([], number, position, digest)
         return _event_of(record) if record else None
 
     def _check_stub(self, found: list[Finding], number: int, time_ns: int, event: StoredEvent, position: int) -> None:
@@ -103,33 +104,32 @@ class ArchiveWalk:
             found.append(Finding("compacted", problem, event.stream, event.version, position))
         self._compacted.count_stub(event.stream)
 
-    def _record(self, found: list[Finding], number: int, position: int) -> bytes | None:
-        """The record at a position; empty where the segment does not hold it, None where it cannot be reached."""
+    def _record(self, found: list[Finding], number: int, position: int, digest: bytes) -> bytes | None:
+        """The record with a hash; empty where the segment does not hold it, None where it cannot be reached."""
         if self._is_out_of_reach or number in self._lost:
             return None
-        records = self._kept.get(number)
+        records = self._cache.get(number)
         if records is None:
-            records = self._opened(found, number, position)
-            if records is None:
+            opened = self._opened(found, number, position)
+            if opened is None:
                 self._lost.add(number)
                 return None
-            self._kept[number] = records
-            if len(self._kept) > SEGMENTS_KEPT:
-                self._kept.popitem(last=False)
-        return records.get(position, b"")
+            records = self._cache.put(number, opened)
+        return records.get(digest, b"")
 
-    def _opened(self, found: list[Finding], number: int, position: int | None) -> dict[int, bytes] | None:
-        """The records of a segment by position, once it was found to hold what it should."""
+    def _opened(self, found: list[Finding], number: int, position: int | None) -> list[bytes] | None:
+        """The records of a segment, once it was found to hold what it should."""
         where = self._compacted.versions_of(number)
         stream, first, last = where or (None, 1, 0)
         try:
-            segment = self._archive.segment(number, position)
-            records = self._archive.records(number, position)
+            segment, records = self._archive.unpacked(number, position)
             events = [_event_of(record) for record in records]
-        except (ArchiveUnreachable, msgspec.MsgspecError) as error:
+        except (ArchiveUnreachable, *UNDECODABLE) as error:
             if self._is_needed(number, position):
                 found.append(Finding("archive", str(error), stream, first if where else None, position))
             return None
+        if number in self.record_sizes:
+            return records  # it has made room in the cache since, and was looked at before
         self.record_sizes[number] = sum(map(len, records))
         held = (segment.stream, segment.first_version, segment.last_version)
         if where is not None and held != where:
@@ -141,7 +141,7 @@ class ArchiveWalk:
                 problem = f"segment {number} holds version {event.version} of {event.stream!r} in this place"
                 found.append(Finding("archive", problem, segment.stream, version, event.position))
                 break
-        return {event.position: record for event, record in zip(events, records, strict=True)}
+        return records
 
     def _is_needed(self, number: int, position: int | None) -> bool:
         """Whether a segment is by now: its stream may have been made whole meanwhile, and the segment dropped."""
@@ -188,11 +188,12 @@ class ArchiveWalk:
             found.append(Finding("archive", problem))
         return found
 
-    def _against_log(self, number: int, records: dict[int, bytes]) -> Iterator[Finding]:
+    def _against_log(self, number: int, records: Sequence[bytes]) -> Iterator[Finding]:
         """Of a segment that no stub has named yet: its events must be those of the log."""
         with self._environment.read() as transaction:
             lookup = RecordLookup(self._environment, transaction)
-            for position, record in records.items():
+            for record in records:
+                position = _event_of(record).position
                 if lookup.hash(position) != record[-HASH_SIZE_BYTES:]:
                     yield Finding("archive", f"segment {number} holds another event than the log", position=position)
                     return

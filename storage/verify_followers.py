@@ -1,28 +1,34 @@
 """The part of a verification that is about what follows the log: subscriptions, parked events, checkpoints of views.
 
-Their own environments lie beside that of the log. What they hold is made from the log, or is nobody's but theirs: it is
-decoded, and compared with the log where it names a position of it.
+Their own environments lie beside that of the log. Of each, the pages are checked where no runtime keeps it. What they
+hold is made from the log, or is nobody's but theirs: it is decoded, and compared with the log where it names a position
+of it. The rows of views are not looked at.
 """
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import lmdb
 import msgspec
 
-from .control import ControlRequest, ParkedEvent, Progress
-from .environment import Environment
+from .control import ALREADY_OPEN, ControlRequest, ParkedEvent, Progress
+from .environment import Environment, page_problem
 from .finding import Finding
-from .folder import CONTROL_FOLDER, DATA_FILE, needs_lock_file
+from .folder import (
+    CONTROL_FOLDER,
+    DATA_FILE,
+    READERS_FOLDER,
+    ROWS_FOLDER,
+    VIEWS_FOLDER,
+    has_runtime,
+    needs_lock_file,
+)
 from .record import StoredEvent
 from .record_lookup import RecordLookup
 from .verify_log import LogWalk
 
-READERS_FOLDER: Final = "readers"
-VIEWS_FOLDER: Final = "views"
-ROWS_FOLDER: Final = "rows"
 ENTRIES_AT_ONCE: Final = 1_024
 """Entries of one table that are looked at in one transaction."""
 TABLES_MAX: Final = 256
@@ -55,17 +61,26 @@ class FollowersCheck:
         store = Path(self._environment.path)
         for folder in (store, *sorted((store / READERS_FOLDER).glob("*"))):
             name = "" if folder == store else f" of reader {folder.name}"
-            yield from self._board(folder / CONTROL_FOLDER, name)
-            for rows in sorted((folder / VIEWS_FOLDER).glob(f"*/*/{ROWS_FOLDER}")):
+            control = folder / CONTROL_FOLDER
+            try:
+                yield from self._board(control, name)
+            except _Unreadable as error:
+                yield Finding(f"control{name}", f"it cannot be read: {error}")
+            # Those that are being dropped have other names, and may have been cut off.
+            for rows in sorted((folder / VIEWS_FOLDER).glob(f"*/[0-9]*/{ROWS_FOLDER}")):
                 generation = rows.parent
-                yield from self._view(rows, f"view {generation.parent.name}/{generation.name}{name}")
+                label = f"view {generation.parent.name}/{generation.name}{name}"
+                try:
+                    yield from self._view(rows, label, control)
+                except _Unreadable as error:
+                    yield Finding(label, f"it cannot be read: {error}; delete {generation}, and it is made anew")
 
     def _board(self, folder: Path, name: str) -> Iterator[Finding]:
-        for table, key, value in _entries(folder):
+        for table, key, value in _entries(folder, self._tables, folder):
             check = self._tables.get(table)
             label = f"{table.decode(errors='replace')}{name}"
             if check is None:
-                yield Finding("control", f"the table {table!r} should not be there")
+                yield Finding(f"control{name}", f"the table {table!r} should not be there")
                 continue
             try:
                 problems = list(check(key, value))
@@ -74,8 +89,8 @@ class FollowersCheck:
             for problem in problems:
                 yield Finding(label, f"the entry {key.decode(errors='backslashreplace')!r}: {problem}")
 
-    def _view(self, folder: Path, label: str) -> Iterator[Finding]:
-        for table, key, value in _entries(folder, (b"meta",)):
+    def _view(self, folder: Path, label: str, control: Path) -> Iterator[Finding]:
+        for table, key, value in _entries(folder, (b"meta",), control):
             if table == b"meta" and key == b"checkpoint":
                 try:
                     position, event_hash = _checkpoint_of(value)
@@ -128,6 +143,8 @@ def _request(key: bytes, value: bytes) -> Iterator[str]:
     request = _request_of(value)
     if key != _POSITION.pack(request.id):
         yield f"it holds the request {request.id}"
+    if request.known_action is None:
+        yield f"it asks for {request.action!r}, which this version does not know"
 
 
 def _answer(key: bytes, value: bytes) -> Iterator[str]:
@@ -148,20 +165,45 @@ def _status(key: bytes, value: bytes) -> Iterator[str]:
     yield from ()
 
 
-def _entries(folder: Path, only: tuple[bytes, ...] = ()) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """(table, key, value) of every entry of an environment that may be in use; nothing where there is none."""
-    if not (folder / DATA_FILE).exists():
-        return
+class _Unreadable(Exception):
+    """The file of an environment cannot be read to its end."""
+
+
+def _entries(folder: Path, tables: Container[bytes], control: Path) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """(table, key, value) of every entry in these tables of an environment; each other table without key and value.
+
+    It may be in use, by the runtime that holds the board in `control`. Nothing where there is none, or where this
+    process has it open itself. Raises `_Unreadable`.
+    """
     try:
-        lock = needs_lock_file(folder)
-        environment = lmdb.open(str(folder), readonly=True, create=False, max_dbs=TABLES_MAX, lock=lock)
-    except lmdb.Error:
-        return  # this process has it open itself
-    with environment:
+        if not (folder / DATA_FILE).exists():
+            return
+        problem = _page_problem(folder, control)
+        if problem:
+            raise _Unreadable(f"its pages are damaged: {problem}")
+        yield from _walked(folder, tables)
+    except (lmdb.Error, OSError) as error:
+        if (folder / DATA_FILE).exists() and ALREADY_OPEN not in str(error):
+            raise _Unreadable(str(error)) from error
+
+
+def _page_problem(folder: Path, control: Path) -> str:
+    """What is wrong with the pages where no runtime changes them meanwhile.
+
+    The command line may, without a runtime: it is over by the second look.
+    """
+    problem = "" if has_runtime(control) else page_problem(folder)
+    return problem and ("" if has_runtime(control) else page_problem(folder))
+
+
+def _walked(folder: Path, tables: Container[bytes]) -> Iterator[tuple[bytes, bytes, bytes]]:
+    lock = needs_lock_file(folder)
+    with lmdb.open(str(folder), readonly=True, create=False, max_dbs=TABLES_MAX, lock=lock) as environment:
         with environment.begin() as transaction, transaction.cursor() as cursor:
             names = list(cursor.iternext(keys=True, values=False))
         for name in names:
-            if only and name not in only:
+            if name not in tables:
+                yield name, b"", b""
                 continue
             table: Any = environment.open_db(name, create=False)
             after = b""

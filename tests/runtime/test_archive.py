@@ -1,11 +1,14 @@
 """An archive that is missing or damaged: what is live goes on, and what cannot be reached is said."""
 
 import json
+import re
 import shutil
-from contextlib import closing
+import threading
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 import trio.lowlevel
@@ -17,11 +20,19 @@ from eventsrc import (
     ArchiveUnreachable,
     EventLog,
     Runtime,
+    StoreClosed,
+    StoredEvent,
     ViewTooOld,
 )
 from eventsrc.runtime.command_line import main
+from eventsrc.storage.archive import Archive, Segment
+from eventsrc.storage.environment import Environment, Transaction
 from eventsrc.storage.proof import prove
 from eventsrc.storage.reader import LogReader
+from eventsrc.storage.record import HASH_SIZE_BYTES
+from eventsrc.storage.segment_cache import SegmentCache
+from eventsrc.storage.segment_numbers import SEGMENTS_KEY, segment_numbers
+from eventsrc.storage.transfer import export_events
 from eventsrc.storage.verify import verify
 
 
@@ -126,3 +137,145 @@ async def test_a_damaged_segment_is_found(path: Path) -> None:
             log.read_stream("account-ann")
         (finding,) = verify(log)
         assert (finding.table, finding.stream, finding.version) == ("archive", "account-ann", 1)
+
+
+async def test_an_archive_that_was_closed_stays_closed(path: Path) -> None:
+    """Opened again, it would hold the lock of the one writer, and the store's next opener could not have it."""
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "ann")
+    with closing(EventLog(path)) as log:
+        assert log.archive.records(1)
+    for use in (
+        lambda: log.archive.segment(1),
+        lambda: log.archive.check_has([1]),
+        lambda: log.archive.add(2, b""),
+        lambda: log.archive.drop([1]),
+    ):
+        with pytest.raises(StoreClosed, match=re.escape(f"The store {path} is closed")):
+            use()
+    with closing(EventLog(path)) as again:
+        again.archive.drop([])
+        assert again.archive.segment(1).stream == "account-ann"
+
+
+async def test_a_read_of_the_archive_that_is_under_way_ends_before_it_is_closed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "ann")
+    log = LogReader.open(path)
+    reading, closing_began = threading.Event(), threading.Event()
+    event, leave = Archive.event, Environment.close
+
+    def slow_event(archive: Archive, position: int, stub: bytes) -> StoredEvent:
+        reading.set()
+        assert closing_began.wait(10)
+        return event(archive, position, stub)
+
+    def close(environment: Environment) -> None:
+        closing_began.set()
+        leave(environment)
+
+    monkeypatch.setattr(Archive, "event", slow_event)
+    monkeypatch.setattr(Environment, "close", close)
+    found: list[StoredEvent] = []
+    reader = threading.Thread(target=lambda: found.extend(log.read_stream("account-ann", limit=3)))
+    reader.start()
+    assert reading.wait(10)
+    log.close()
+    reader.join(10)
+    assert [each.version for each in found] == [1, 2, 3]
+
+
+async def test_a_verification_may_be_run_again(path: Path) -> None:
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "ann")
+    with closing(Environment(path, read_only=True)) as environment:
+        verification = verify(environment)
+        assert list(verification) == list(verification) == []
+
+
+async def test_a_segment_is_unpacked_once_for_all_that_is_read_of_it(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        for name in ("ann", "bob"):
+            await runtime.maintenance.compact(Account, name)
+    unpacked: list[str] = []
+    records = Segment.records
+
+    def counted(segment: Segment) -> list[bytes]:
+        unpacked.append(segment.stream)
+        return records(segment)
+
+    monkeypatch.setattr(Segment, "records", counted)
+    with closing(LogReader.open(path)) as log:
+        stored = log.encoded_stream("account-ann", 1, 40)
+        events = log.read_stream("account-ann", to_version=40)
+        assert [record[-HASH_SIZE_BYTES:] for record in stored] == [event.hash for event in events]
+        assert unpacked == ["account-ann"]
+        export_events(log, tmp_path / "all.jsonl")
+        assert unpacked == ["account-ann", "account-bob"]
+
+
+async def test_segments_that_had_to_make_room_are_read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SegmentCache.__init__, "__defaults__", (1,))
+    events = all_events(path)
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        for name in ("ann", "bob"):
+            await runtime.maintenance.compact(Account, name)
+    assert all_events(path) == events
+    assert sound(path)
+
+
+async def test_a_stub_of_another_position_is_told_apart(path: Path) -> None:
+    """The hash is that of an event of the segment, and the position is not."""
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "ann")
+    with closing(EventLog(path)) as log:
+        (event,) = log.read_stream("account-ann", limit=1)
+        stub = (1).to_bytes(8, "big") + bytes(8) + event.hash
+        assert log.archive.event(event.position, stub) == event
+        for read in (log.archive.event, log.archive.encoded):
+            with pytest.raises(ArchiveUnreachable, match="does not hold it in segment 1"):
+                read(event.position + 1, stub)
+
+
+@pytest.mark.parametrize("checksum", [[], [None]], ids=["without", "none"])
+async def test_what_has_lost_its_checksum_is_damaged(path: Path, checksum: list[None]) -> None:
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "ann")
+
+    def strip(table: str, key: bytes, environment: Environment) -> None:
+        def work(transaction: Transaction) -> None:
+            value = transaction.get(key, db=environment.table(table))
+            assert value is not None
+            stripped = [*msgspec.msgpack.decode(value)[:-1], *checksum]
+            transaction.put(key, msgspec.msgpack.encode(stripped), db=environment.table(table))
+
+        environment.write(work)
+
+    with closing(EventLog(path)) as log:
+        strip("segments", (1).to_bytes(8, "big"), log.archive.environment)
+        strip("meta", SEGMENTS_KEY, log.environment)
+    with closing(LogReader.open(path)) as log:
+        with pytest.raises(ArchiveUnreachable, match="is damaged in segment 1"):
+            log.read_stream("account-ann")
+        with log.environment.read() as transaction, pytest.raises(msgspec.MsgspecError):
+            segment_numbers(transaction, log.environment.table("meta"))
+        assert {finding.table for finding in verify(log)} >= {"archive", "meta"}
+
+
+async def test_an_archive_that_lmdb_cannot_read(path: Path) -> None:
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "ann")
+    with closing(LogReader.open(path)) as log:
+        crowded = log.archive.environment
+        with ExitStack() as stack:
+            for _ in range(126):
+                stack.enter_context(crowded.read())
+            with pytest.raises(ArchiveUnreachable, match=r"cannot be read: .*MDB_READERS_FULL"):
+                log.archive.segment(1)
+            with pytest.raises(ArchiveUnreachable, match="cannot be read"):
+                log.archive.check_has([1])
+        log.archive.check_has([1])

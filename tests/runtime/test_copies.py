@@ -113,7 +113,7 @@ async def test_an_export_reads_again_what_came_back_from_the_archive(
             await runtime.maintenance.uncompact(Account, "ann")
             log.archive.drop(unused_segments(log))
 
-        reads = during(monkeypatch, transfer._Archived, "records", make_whole)
+        reads = during(monkeypatch, transfer, "_records", make_whole)
         await trio.to_thread.run_sync(export_events, log, tmp_path / "all.jsonl")
         assert len(reads) > 1
     assert import_store(str(tmp_path / "imported"), tmp_path / "all.jsonl") == (90, 90)

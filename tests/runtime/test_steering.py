@@ -112,6 +112,32 @@ async def test_what_fails_when_asked_from_outside_ends_nothing(tmp_path: Path, m
         await runtime.actor(Account, "ann").ask(Deposit(1))
 
 
+async def test_how_far_a_view_is_behind_is_not_guessed(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(1), wait_for=[Balances])
+        await runtime.projections.pause(Balances)
+        await runtime.actor(Account, "ann").ask(Deposit(1))
+        await until(lambda: runtime.lag()["balances"].events == 1)
+    code, out, _ = await eventsrc("watch", tmp_path, "--seconds", 1)
+    assert (code, "balances: paused, 1 events" in out) == (0, True), out
+    (tmp_path / "data.mdb").rename(tmp_path / "away")
+    row = await one("projections", tmp_path)
+    assert (row["position"], row["behind"], row["seconds"]) == (1, None, None)
+    code, out, _ = await eventsrc("projections", tmp_path)
+    assert (code, "None" in out) == (0, False)
+
+
+@pytest.mark.parametrize("action", ["fly", "named", "saga fly", "saga ", ""])
+async def test_what_this_version_cannot_do_is_said(tmp_path: Path, action: str) -> None:
+    """As where a newer version asks for it, or somebody for what other methods do."""
+    async with open_store(tmp_path) as runtime:
+        assert runtime._control is not None
+        board = runtime._control._board
+        request = board.request(action, "balances")  # type: ignore[arg-type]
+        await until(lambda: board.answer(request) is not None)
+        assert board.answer(request) == f"This version cannot {action!r}."
+
+
 class BrokenOnTwo(Projection):
     rows = Table(Balance, key="account")
     is_repaired = False
@@ -299,4 +325,4 @@ async def test_watching_shows_what_a_running_store_does(tmp_path: Path) -> None:
     code, out, _ = await eventsrc("watch", tmp_path, "--seconds", 1)
     assert code == 0
     assert "events/s 0" in out
-    assert "balances: not running, 0 events" in out
+    assert "balances: not running, " in out

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import lmdb
@@ -15,9 +16,11 @@ from damage_store import make_store
 from tampering import rows_of
 
 from eventsrc.runtime.command_line import main
-from eventsrc.storage import folder, verify_apart
-from eventsrc.storage.control import Progress
+from eventsrc.storage import folder, verify_apart, verify_followers
+from eventsrc.storage.control import ControlBoard, Progress
+from eventsrc.storage.environment import Environment
 from eventsrc.storage.errors import VerificationImpossible
+from eventsrc.storage.verify import verify
 
 encode = msgspec.msgpack.encode
 
@@ -162,6 +165,12 @@ def test_damaged_pages_of_the_archive_keep_nothing_else_from_being_verified(stor
         ("parked", b"mailer\0" + bytes(8), b"", "it cannot be read"),
         ("parked", b"x", encode(("mailer", 3, "account-ann", "why", 1, 1)), "it holds what 'mailer' has parked"),
         ("requests", b"x", b"", "it cannot be read"),
+        (
+            "requests",
+            bytes(7) + b"\1",
+            encode((1, "fly", "balances")),
+            "it asks for 'fly', which this version",
+        ),
         ("answers", b"x", b"", "it cannot be read"),
         ("paused", b"balances", b"x", "should be empty"),
         ("positions", b"follower", b"x", "it cannot be read"),
@@ -182,3 +191,66 @@ def test_the_checkpoint_of_a_view(store: Path) -> None:
     (finding,) = verify_apart.verify_apart(store).findings
     assert finding.table.startswith("view balances/")
     assert finding.position == 99_999
+
+
+@pytest.mark.parametrize("content", [b"\xff" * 8_192, b"", b"cut off"], ids=["overwritten", "emptied", "cut off"])
+@pytest.mark.parametrize("part", ["control", "views/balances/*/rows"])
+def test_a_file_of_followers_that_is_destroyed(store: Path, part: str, content: bytes) -> None:
+    (folder,) = store.glob(part)
+    (folder / "data.mdb").write_bytes(content)
+    (finding,) = verify_apart.verify_apart(store).findings
+    generation = folder.parent.name
+    assert finding.table == ("control" if part == "control" else f"view balances/{generation}")
+    assert finding.problem.startswith("it cannot be read: its pages are damaged: ")
+    assert main(["verify", str(store)]) == 2
+
+
+@pytest.mark.parametrize("part", ["control", "views/balances/*/rows"])
+def test_a_page_of_followers_that_is_damaged(store: Path, part: str) -> None:
+    """LMDB may end the process that reads it: it is found without LMDB, and the rest is looked at."""
+    (folder,) = store.glob(part)
+    file = folder / "data.mdb"
+    content = bytearray(file.read_bytes())
+    content[2 * 4_096 :] = os.urandom(len(content) - 2 * 4_096)
+    file.write_bytes(content)
+    put(store, "heads", b"account-bob", b"no head")
+    report = verify_apart.verify_apart(store)
+    assert report.summary is not None
+    assert [finding.table.split("/")[0] for finding in report.findings if finding.table != "heads"] == [
+        "control" if part == "control" else "view balances"
+    ]
+
+
+def test_what_a_runtime_writes_meanwhile_is_not_taken_for_damage(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify_followers, "page_problem", lambda _: "changes all the time")
+    with closing(Environment(store, read_only=True)) as environment:
+        with closing(ControlBoard(store / "control")) as board:
+            board.take()
+            assert list(verify(environment)) == []
+        assert {finding.table.split("/")[0] for finding in verify(environment)} == {
+            "control",
+            "view balances",
+            "view sagas",
+        }
+
+
+def test_a_table_of_the_control_board_that_should_not_be_there(store: Path) -> None:
+    with lmdb.open(str(store / "control"), max_dbs=64) as environment, environment.begin(write=True) as transaction:
+        table = environment.open_db(b"strange", txn=transaction)
+        for number in range(3):
+            transaction.put(bytes([number]), b"", db=table)
+        transaction.put(b"stray", b"no table at all")
+    put(store / "control", "paused", b"balances", b"x")
+    assert [(finding.table, finding.problem) for finding in verify_apart.verify_apart(store).findings] == [
+        ("paused", "the entry 'balances': it has a value, and should be empty"),
+        ("control", "the table b'strange' should not be there"),
+        ("control", "the table b'stray' should not be there"),
+    ]
+
+
+def test_a_view_that_is_being_dropped_may_be_cut_off(store: Path) -> None:
+    (generation,) = store.glob("views/balances/[0-9]*")
+    dropped = generation.with_name(f"dropped-{generation.name}-1")
+    shutil.copytree(generation, dropped)
+    os.truncate(dropped / "rows" / "data.mdb", 4_096)
+    assert verify_apart.verify_apart(store).findings == []
