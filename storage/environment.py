@@ -8,10 +8,9 @@ import errno
 import logging
 import math
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -47,6 +46,7 @@ from .folder import (
     take_room,
     was_closed_cleanly,
 )
+from .gate import Gate
 
 FORMAT_VERSION: Final = 3
 FORMAT_NAME: Final = b"eventsrc"
@@ -112,7 +112,7 @@ class Environment:
         self._map_size_bytes = map_size_bytes
         self.names = tuple(tables)
         """Of its tables."""
-        self._gate = _Gate()
+        self._gate = Gate()
         self._closed = False
         self.commit_seconds = math.inf
         """How long the disk takes for a commit, estimated."""
@@ -296,50 +296,6 @@ class _Read:
 
     def __exit__(self, *_: object) -> None:
         self._environment.end_reading(self._transaction)
-
-
-class _Depth(threading.local):
-    """How many readers the current thread is."""
-
-    count = 0
-
-
-class _Gate:
-    """Many readers, or one who needs that nobody reads: from when he asks on, no new reader comes in before him."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._condition = threading.Condition(self._lock)
-        self._readers = 0
-        self._is_wanted = False
-        self._depth = _Depth()
-
-    def enter(self) -> None:
-        depth = self._depth
-        with self._lock:
-            # Who reads already may read on in between, or it would wait for itself.
-            while self._is_wanted and not depth.count:
-                self._condition.wait()
-            self._readers += 1
-        depth.count += 1
-
-    def leave(self) -> None:
-        self._depth.count -= 1
-        with self._lock:
-            self._readers -= 1
-            if self._is_wanted and not self._readers:
-                self._condition.notify_all()
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        with self._condition:
-            self._is_wanted = True
-            try:
-                self._condition.wait_for(lambda: not self._readers)
-                yield
-            finally:
-                self._is_wanted = False
-                self._condition.notify_all()
 
 
 def _open_lmdb(path: str, map_size_bytes: int, *, create: bool, read_only: bool, lock: bool) -> lmdb.Environment:

@@ -1,0 +1,53 @@
+"""The gate of an environment: many read at a time, or one is alone, as whoever moves its map must be."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class _Depth(threading.local):
+    """How many readers the current thread is."""
+
+    count = 0
+
+
+class Gate:
+    """Many readers, or one who needs that nobody reads: from when he asks on, no new reader comes in before him."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._condition = threading.Condition(self._lock)
+        self._readers = 0
+        # Several may need it, as who lets the map grow and who closes it: each in turn.
+        self._waiting_alone = 0
+        self._depth = _Depth()
+
+    def enter(self) -> None:
+        """Read from now on; `leave` is owed, on the same thread."""
+        depth = self._depth
+        with self._lock:
+            # Who reads already may read on in between, or it would wait for itself.
+            while self._waiting_alone and not depth.count:
+                self._condition.wait()
+            self._readers += 1
+        depth.count += 1
+
+    def leave(self) -> None:
+        """What `enter` owes."""
+        self._depth.count -= 1
+        with self._lock:
+            self._readers -= 1
+            if self._waiting_alone and not self._readers:
+                self._condition.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until nobody reads, and keep the others out. Not for a thread that reads: it would wait for itself."""
+        with self._condition:
+            self._waiting_alone += 1
+            try:
+                self._condition.wait_for(lambda: not self._readers)
+                yield
+            finally:
+                self._waiting_alone -= 1
+                self._condition.notify_all()
