@@ -201,8 +201,8 @@ class Environment:
     def write(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` in a write transaction and commit it durably; run it again after the map had to grow.
 
-        Raises `StoreFull` or `StoreWriteFailed` when the system refuses; the environment has then been opened anew, so
-        that the caller can look whether the commit is there.
+        Raises `StoreFull`, `StoreMapRefused` or `StoreWriteFailed` when the system refuses; the environment has then
+        been opened anew, so that the caller can look whether the commit is there.
         """
         self.check_usable()
         for _ in range(MAP_GROWTHS_MAX):
@@ -265,21 +265,35 @@ class Environment:
             sync_folder(self._folder.absolute().parent)
 
     def _grow(self) -> None:
+        """Let the map grow. Raises `StoreMapRefused`; the map is as it was then."""
         with self._gate.alone():
-            self._map_size_bytes *= MAP_GROWTH_FACTOR
-            self._environment.set_mapsize(self._map_size_bytes)
+            self._resize(self._map_size_bytes * MAP_GROWTH_FACTOR)
         logger.info("store map grown", extra={"path": self.path, "map_size_bytes": self._map_size_bytes})
+
+    def _resize(self, size_bytes: int) -> None:
+        """Map the file anew; call it alone."""
+        try:
+            self._environment.set_mapsize(size_bytes)
+        except lmdb.Error as error:
+            # LMDB has given the old map up before it found that it may not have the new one.
+            self._open_again()
+            raise StoreMapRefused(self.path, size_bytes, is_growing=True) from error
+        self._map_size_bytes = size_bytes
 
     def _reopen(self) -> None:
         """After a failed commit the environment may be in panic: only a new one tells what is stored."""
         with self._gate.alone():
-            self._environment.close()
-            try:
-                self._open(create=False)
-            except StoreError as error:
-                self._closed = True
-                self._writer_lock.close()
-                raise StoreOutcomeUnknown(self.path, str(error)) from error
+            self._open_again()
+
+    def _open_again(self) -> None:
+        """Call it alone."""
+        self._environment.close()
+        try:
+            self._open(create=False)
+        except StoreError as error:
+            self._closed = True
+            self._writer_lock.close()
+            raise StoreOutcomeUnknown(self.path, str(error)) from error
 
 
 class _Read:

@@ -229,12 +229,17 @@ class StoreMapRefused(StoreError):
 
     code = "store_map_refused"
 
-    def __init__(self, path: str, size_bytes: int) -> None:
+    def __init__(self, path: str, size_bytes: int, *, is_growing: bool = False) -> None:
+        if is_growing:
+            what = "is full and cannot grow"
+            advice = "then try again: nothing of this commit was stored, and nothing that was answered is lost."
+        else:
+            what = "cannot be mapped"
+            advice = "or open a log with a smaller map: Runtime.open(EventLog(path, map_size_bytes=1 << 30))."
         super().__init__(
             path,
-            f"{path} cannot be mapped: the process may not reserve {size_bytes:,} bytes of address space, although "
-            "only what is stored takes room. Raise its limit (ulimit -v unlimited), or open a log with a smaller map: "
-            "Runtime.open(EventLog(path, map_size_bytes=1 << 30)).",
+            f"{path} {what}: the process may not reserve {size_bytes:,} bytes of address space, although only what is "
+            f"stored takes room. Raise its limit (ulimit -v unlimited), {advice}",
         )
         self.size_bytes = size_bytes
 
