@@ -26,6 +26,7 @@ from .errors import (
     StoreFormatUnknown,
     StoreFull,
     StoreInUse,
+    StoreMapOutgrown,
     StoreMapRefused,
     StoreOutcomeUnknown,
     StorePathInvalid,
@@ -176,10 +177,27 @@ class Environment:
         try:
             return self._environment.begin()
         except lmdb.MapResizedError:
-            # Another process, which writes, has let the map grow: take over its size. No transaction of ours is open
-            # but this one, which has not begun.
-            self._environment.set_mapsize(0)
-            return self._environment.begin()
+            pass
+        for _ in range(MAP_GROWTHS_MAX):
+            self._take_over_map()
+            try:
+                return self._environment.begin()
+            except lmdb.MapResizedError:
+                continue
+        raise StoreMapOutgrown(self.path)
+
+    def _take_over_map(self) -> None:
+        """Another process, which writes, has let the map grow: map as much, once no other thread reads."""
+        if self._gate.depth > 1:
+            raise StoreMapOutgrown(self.path)  # a transaction of this thread is open, and would be lost
+        self._gate.leave()
+        try:
+            with self._gate.alone():
+                self.check_usable()
+                self._resize(0)
+        finally:
+            self._gate.enter()
+        self.check_usable()
 
     def copy(self, folder: Path) -> None:
         """Copy it as it is now into an existing folder, without freed pages, to the disk. Raises `StoreWriteFailed`.
@@ -271,14 +289,16 @@ class Environment:
         logger.info("store map grown", extra={"path": self.path, "map_size_bytes": self._map_size_bytes})
 
     def _resize(self, size_bytes: int) -> None:
-        """Map the file anew; call it alone."""
+        """Map the file anew, with 0 as large as its writer has it; call it alone."""
         try:
             self._environment.set_mapsize(size_bytes)
         except lmdb.Error as error:
             # LMDB has given the old map up before it found that it may not have the new one.
             self._open_again()
-            raise StoreMapRefused(self.path, size_bytes, is_growing=True) from error
-        self._map_size_bytes = size_bytes
+            if size_bytes:
+                raise StoreMapRefused(self.path, size_bytes, is_growing=True) from error
+            # What is stored by now is mapped at least.
+        self._map_size_bytes = self._environment.info()["map_size"]
 
     def _reopen(self) -> None:
         """After a failed commit the environment may be in panic: only a new one tells what is stored."""
@@ -292,6 +312,8 @@ class Environment:
             self._open(create=False)
         except StoreError as error:
             self._closed = True
+            if self._read_only:
+                raise
             self._writer_lock.close()
             raise StoreOutcomeUnknown(self.path, str(error)) from error
 

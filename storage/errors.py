@@ -244,6 +244,15 @@ class StoreMapRefused(StoreError):
         self.size_bytes = size_bytes
 
 
+class StoreMapOutgrown(StoreError):
+    """The process that writes the store lets it grow faster than this one, which reads, can follow."""
+
+    code = "store_map_outgrown"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, f"{path} has grown beyond what this process has mapped while it read: read it again.")
+
+
 class StreamNameInvalid(EventSourcingError):
     """A stream name that cannot be a key: empty, too long, or with control characters."""
 

@@ -22,6 +22,11 @@ class Gate:
         self._waiting_alone = 0
         self._depth = _Depth()
 
+    @property
+    def depth(self) -> int:
+        """How many readers the current thread is."""
+        return self._depth.count
+
     def enter(self) -> None:
         """Read from now on; `leave` is owed, on the same thread."""
         depth = self._depth
