@@ -158,6 +158,7 @@ from .storage.limits import Limits
 from .storage.log import EventLog
 from .storage.memory import MemoryLog
 from .storage.moving_errors import (
+    CopyInterrupted,
     CopyUnsound,
     DestinationExists,
     DestinationFull,
@@ -212,6 +213,7 @@ __all__ = [
     "ConditionNotMet",
     "Consumer",
     "ControlBoardFull",
+    "CopyInterrupted",
     "CopyUnsound",
     "CorruptRecord",
     "DeadlinePassed",

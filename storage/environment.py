@@ -4,13 +4,12 @@ Facts about LMDB that shape this file (py-lmdb 3.0, engine 0.9) are listed in th
 no other transaction is open, a failed commit leaves the outcome unknown, a fork shares what must not be shared.
 """
 
-import errno
 import logging
 import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -19,18 +18,14 @@ import lmdb.verify
 
 from .durable_file import synced_meanwhile
 from .errors import (
-    CorruptRecord,
     StoreClosed,
     StoreError,
     StoreForked,
     StoreFormatUnknown,
     StoreFull,
-    StoreInUse,
     StoreMapOutgrown,
     StoreMapRefused,
     StoreOutcomeUnknown,
-    StorePathInvalid,
-    StoreReadOnly,
     StoreTruncated,
     StoreWriteFailed,
 )
@@ -38,7 +33,6 @@ from .folder import (
     DATA_FILE,
     boot_id,
     check_folder,
-    has_room,
     lock_for_writing,
     mark,
     needs_lock_file,
@@ -48,6 +42,9 @@ from .folder import (
     was_closed_cleanly,
 )
 from .gate import Gate
+from .lmdb_errors import open_error, write_error
+from .moving_errors import CopyInterrupted
+from .outlet import Outlet
 
 FORMAT_VERSION: Final = 3
 FORMAT_NAME: Final = b"eventsrc"
@@ -200,21 +197,30 @@ class Environment:
         self.check_usable()
 
     def copy(self, folder: Path) -> None:
-        """Copy it as it is now into an existing folder, without freed pages, to the disk. Raises `StoreWriteFailed`.
+        """Copy it as it is now into an existing folder, without freed pages, to the disk.
 
-        Takes as long as the disk needs; call it in a worker thread. Writing goes on meanwhile.
+        Takes as long as the disk needs; call it in a worker thread. Reading and writing go on meanwhile.
+
+        Raises `CopyInterrupted` when the map has to move or the environment to be opened anew meanwhile, which readers
+        would otherwise wait for as long; `StoreWriteFailed`.
         """
-        self._gate.enter()
         try:
-            self.check_usable()
             # Through the page cache: LMDB's own file waits for the disk with every megabyte.
             with (folder / DATA_FILE).open("xb") as file, synced_meanwhile(file.fileno()):
-                self._environment.copyfd(file.fileno(), compact=True)
+                self._copy_to(file.fileno())
             sync_folder(folder)
         except (lmdb.Error, OSError) as error:
             raise StoreWriteFailed(str(folder), str(error)) from error
-        finally:
-            self._gate.leave()
+
+    def _copy_to(self, descriptor: int) -> None:
+        with closing(Outlet(descriptor)) as outlet:
+            try:
+                with self.read(), self._gate.giving_way(outlet.cut):
+                    self._environment.copyfd(outlet.descriptor, compact=True)
+            except lmdb.Error as error:
+                if outlet.is_cut or isinstance(error, lmdb.MapResizedError):
+                    raise CopyInterrupted(self.path) from error
+                raise
 
     def write(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` in a write transaction and commit it durably; run it again after the map had to grow.
@@ -225,8 +231,13 @@ class Environment:
         self.check_usable()
         for _ in range(MAP_GROWTHS_MAX):
             try:
-                with self._environment.begin(write=True) as transaction:
-                    result = work(transaction)
+                with self._gate.clearing() as clear, self._environment.begin(write=True) as transaction:
+                    try:
+                        result = work(transaction)
+                    except BaseException:
+                        # py-lmdb waits for the end of every copy before it aborts what was to be written.
+                        clear()
+                        raise
                     started = time.perf_counter()
                 # What the disk takes is the least of what was measured: the rest is waiting for the interpreter.
                 self.commit_seconds = min(time.perf_counter() - started, self.commit_seconds * COMMIT_TIME_DRIFT)
@@ -235,7 +246,7 @@ class Environment:
                 self._grow()
             except lmdb.Error as error:
                 self._reopen()
-                raise _write_error(self.path, error) from error
+                raise write_error(self.path, error) from error
         raise StoreFull(self.path, f"the map could not grow beyond {self._map_size_bytes:,} bytes")
 
     def sizes(self) -> tuple[int, int]:
@@ -269,7 +280,7 @@ class Environment:
         except lmdb.Error as error:
             environment.close()
             if create:
-                raise _write_error(self.path, error) from error
+                raise write_error(self.path, error) from error
             raise StoreTruncated(
                 self.path, f"The store {self.path} cannot be read ({error}). Restore it from a backup."
             ) from error
@@ -355,7 +366,7 @@ def _open_lmdb(path: str, map_size_bytes: int, *, create: bool, read_only: bool,
     except lmdb.ReadonlyError as error:
         raise permission_error(Path(path), read_only=read_only) from error
     except lmdb.Error as error:
-        raise _open_error(path, error, map_size_bytes) from error
+        raise open_error(path, error, map_size_bytes) from error
 
 
 def _verify_pages(folder: Path) -> None:
@@ -415,27 +426,3 @@ def _check_format(path: str, environment: lmdb.Environment, *, create: bool) -> 
 
 def _foreign(path: str) -> StoreFormatUnknown:
     return StoreFormatUnknown(path, f"{path} is an LMDB environment, but not a store of eventsrc. Name another folder.")
-
-
-def _open_error(path: str, error: lmdb.Error, map_size_bytes: int) -> StoreError:
-    reason = str(error)
-    if os.strerror(errno.ENOMEM) in reason:
-        return StoreMapRefused(path, map_size_bytes)
-    if os.strerror(errno.EROFS) in reason:
-        return StoreReadOnly(path, f"{path} is on a read-only file system. Put a copy where it can be written.")
-    if os.strerror(errno.ENOSPC) in reason:
-        return StoreFull(path, reason)
-    if "already open" in reason:
-        return StoreInUse(path, "this process")
-    return StorePathInvalid(path, f"{path} cannot be opened as a store: {reason}.")
-
-
-def _write_error(path: str, error: lmdb.Error) -> StoreError:
-    reason = str(error)
-    if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError):
-        return CorruptRecord(path, 0, reason)
-    no_room = any(os.strerror(code) in reason for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
-    # LMDB reports a write that came to an end halfway, as on a disk that has become full, as an I/O error.
-    if no_room or (os.strerror(errno.EIO) in reason and not has_room(Path(path))):
-        return StoreFull(path, reason)
-    return StoreWriteFailed(path, reason)

@@ -1,7 +1,7 @@
 """The gate of an environment: many read at a time, or one is alone, as whoever moves its map must be."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -21,6 +21,8 @@ class Gate:
         # Several may need it, as who lets the map grow and who closes it: each in turn.
         self._waiting_alone = 0
         self._depth = _Depth()
+        self._stops: list[Callable[[], None]] = []
+        self._clearing = 0
 
     @property
     def depth(self) -> int:
@@ -46,11 +48,48 @@ class Gate:
                 self._condition.notify_all()
 
     @contextmanager
+    def giving_way(self, stop: Callable[[], None]) -> Iterator[None]:
+        """Around what a reader does for long: `stop` ends it when it is in the way. It must not wait."""
+        with self._lock:
+            self._stops.append(stop)
+            if self._waiting_alone or self._clearing:
+                stop()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._stops.remove(stop)
+
+    @contextmanager
+    def clearing(self) -> Iterator[Callable[[], None]]:
+        """What this gives ends all that is done for long, and lets nothing of it begin before the block ends."""
+        is_clearing = False
+
+        def clear() -> None:
+            nonlocal is_clearing
+            with self._lock:
+                is_clearing = True
+                self._clearing += 1
+                self._stop_all()
+
+        try:
+            yield clear
+        finally:
+            if is_clearing:
+                with self._lock:
+                    self._clearing -= 1
+
+    def _stop_all(self) -> None:
+        for stop in self._stops:
+            stop()
+
+    @contextmanager
     def alone(self) -> Iterator[None]:
         """Wait until nobody reads, and keep the others out. Not for a thread that reads: it would wait for itself."""
         with self._condition:
             self._waiting_alone += 1
             try:
+                self._stop_all()
                 self._condition.wait_for(lambda: not self._readers)
                 yield
             finally:
