@@ -15,7 +15,7 @@ import lmdb
 import msgspec
 
 from .environment import ENGINE
-from .errors import ControlBoardFull, StoreClosed, StoreInUse, StoreWriteFailed
+from .errors import ControlBoardFull, FileWriteFailed, StoreClosed, StoreInUse
 from .folder import reserve_lock_file
 
 RUNTIME_FILE: Final = "runtime.lock"
@@ -75,7 +75,7 @@ class ControlBoard:
         durable: whether what is written is on the disk when the call returns. Call it in a worker thread then.
 
     Raises:
-        StoreWriteFailed: the system refuses.
+        FileWriteFailed: the system refuses.
 
     """
 
@@ -98,7 +98,7 @@ class ControlBoard:
             self._positions = self._environment.open_db(b"positions")
             self._status = self._environment.open_db(b"status")
         except (lmdb.Error, OSError) as error:
-            raise StoreWriteFailed(self.path, str(error)) from error
+            raise FileWriteFailed(self.path, str(error)) from error
 
     # --- who is there ---
 
@@ -124,7 +124,7 @@ class ControlBoard:
         try:
             file = (Path(self.path) / RUNTIME_FILE).open("a", encoding="ascii")
         except OSError as error:
-            raise StoreWriteFailed(self.path, str(error)) from error
+            raise FileWriteFailed(self.path, str(error)) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -352,7 +352,7 @@ class ControlBoard:
             with self._environment.begin(write=True) as transaction:
                 return work(transaction)
         except lmdb.Error as error:
-            raise StoreWriteFailed(self.path, str(error)) from error
+            raise FileWriteFailed(self.path, str(error)) from error
 
 
 def _parked_key(name: str, position: int) -> bytes:

@@ -18,6 +18,7 @@ import lmdb.verify
 
 from .durable_file import synced_meanwhile
 from .errors import (
+    FileWriteFailed,
     StoreClosed,
     StoreError,
     StoreForked,
@@ -27,7 +28,6 @@ from .errors import (
     StoreMapRefused,
     StoreOutcomeUnknown,
     StoreTruncated,
-    StoreWriteFailed,
 )
 from .folder import (
     DATA_FILE,
@@ -202,7 +202,7 @@ class Environment:
         Takes as long as the disk needs; call it in a worker thread. Reading and writing go on meanwhile.
 
         Raises `CopyInterrupted` when the map has to move or the environment to be opened anew meanwhile, which readers
-        would otherwise wait for as long; `StoreWriteFailed`.
+        would otherwise wait for as long; `FileWriteFailed`.
         """
         try:
             # Through the page cache: LMDB's own file waits for the disk with every megabyte.
@@ -210,7 +210,7 @@ class Environment:
                 self._copy_to(file.fileno())
             sync_folder(folder)
         except (lmdb.Error, OSError) as error:
-            raise StoreWriteFailed(str(folder), str(error)) from error
+            raise FileWriteFailed(str(folder), str(error)) from error
 
     def _copy_to(self, descriptor: int) -> None:
         with closing(Outlet(descriptor)) as outlet:

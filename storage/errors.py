@@ -135,8 +135,20 @@ class ControlBoardFull(StoreError):
         self.limit = limit
 
 
+class FileWriteFailed(StoreError):
+    """The operating system refused to write a file that is not the log: a copy, a view, or what is kept beside it."""
+
+    code = "file_write_failed"
+
+    def __init__(
+        self, path: str, reason: str, advice: str = "See that its disk works and has room, then do it again"
+    ) -> None:
+        super().__init__(path, f"{path} cannot be written: {reason}. {advice}.")
+        self.reason = reason
+
+
 class StoreWriteFailed(StoreError):
-    """The operating system refused a write. The commit is known not to be stored."""
+    """The operating system refused a write to the log. The commit is known not to be stored."""
 
     code = "store_write_failed"
 

@@ -18,7 +18,7 @@ import lmdb
 
 from .durable_file import write_durably
 from .environment import ENGINE, MAP_GROWTH_FACTOR
-from .errors import StoreForked, StoreMapRefused, StoreWriteFailed, ViewClosed, ViewUnusable
+from .errors import FileWriteFailed, StoreForked, StoreMapRefused, ViewClosed, ViewUnusable
 from .folder import DATA_FILE, boot_id, reserve_lock_file
 
 VIEW_FORMAT: Final = b"2"
@@ -142,7 +142,7 @@ class ViewEnvironment:
         """A write transaction, committed when the block ends well.
 
         Raises `ViewFull` after making room where the block is to be run again, `StoreMapRefused` where there is none
-        to be had, `StoreWriteFailed` where the system refused.
+        to be had, `FileWriteFailed` where the system refused.
         """
         self._check()
         try:
@@ -152,7 +152,7 @@ class ViewEnvironment:
             self._is_full = True
             raise ViewFull(self.path) from error
         except lmdb.Error as error:
-            raise StoreWriteFailed(self.path, str(error)) from error
+            raise FileWriteFailed(self.path, str(error)) from error
         finally:
             # Now that the transaction is over, however that was.
             if self._is_full:
@@ -161,14 +161,14 @@ class ViewEnvironment:
 
     @contextmanager
     def filling(self) -> Iterator[None]:
-        """Around what puts something in: raises `ViewFull` and `StoreWriteFailed` where it happens, as `write` does."""
+        """Around what puts something in: raises `ViewFull` and `FileWriteFailed` where it happens, as `write` does."""
         try:
             yield
         except lmdb.MapFullError as error:
             self._is_full = True
             raise ViewFull(self.path) from error
         except lmdb.Error as error:
-            raise StoreWriteFailed(self.path, str(error)) from error
+            raise FileWriteFailed(self.path, str(error)) from error
 
     def _grow(self) -> None:
         """Double the map, which may move then: whoever looks at it leaves first, and looks again.

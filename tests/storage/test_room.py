@@ -15,13 +15,17 @@ from environment_cases import IS_ROOT, every_event, fill, run_python
 from eventsrc import (
     ANY,
     EventLog,
+    FileWriteFailed,
     StoreClosed,
     StoreError,
     StoreFull,
     StoreReadOnly,
 )
+from eventsrc.actors.lmdb_view import LmdbViews
+from eventsrc.actors.view_store import Generation
 from eventsrc.storage.commit import NewEvent, StreamAppend
 from eventsrc.storage.contract import append_to, appended, commit, raised, refused
+from eventsrc.storage.control import ControlBoard
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.verify import verify
 
@@ -154,6 +158,24 @@ def test_a_file_size_limit_is_a_full_store(path: Path) -> None:
     assert lines[1:] == ["True", "StoreFull", "True []", "True True"], ran
     assert lines[0].startswith("StoreFull | No room to write")
     assert "free some space" in lines[0]
+
+
+def test_a_file_that_is_not_the_log_is_not_told_of_as_a_commit_that_failed(path: Path, tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "data.mdb").touch()
+    views = tmp_path / "views"
+    views.touch()
+    with closing(LogReader.open(path)) as reader:
+        writes: list[Callable[[], object]] = [
+            lambda: reader.environment.copy(taken),
+            lambda: ControlBoard(views / "control"),
+            lambda: LmdbViews(views).activate("Balances", Generation(1, 1, "")),
+        ]
+        for write in writes:
+            error = raised(FileWriteFailed, write)
+            advice = "See that its disk works and has room, then do it again."
+            assert str(error) == f"{error.path} cannot be written: {error.reason}. {advice}"
 
 
 UNTIL_FULL = """
