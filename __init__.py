@@ -115,6 +115,7 @@ from .runtime.runtime import Runtime
 from .runtime.sagas import SagaOutcome, SagaRef
 from .runtime.view import Query, View
 from .storage.commit import ANY, NO_STREAM, STREAM_EXISTS, ExpectedVersion
+from .storage.control_errors import ControlBoardFull, ControlBoardUnreadable
 from .storage.errors import (
     AppendRefused,
     ArchiveUnreachable,
@@ -126,12 +127,11 @@ from .storage.errors import (
     CompactionRefused,
     CompactionTooSmall,
     ConditionNotMet,
-    ControlBoardFull,
-    ControlBoardUnreadable,
     CorruptRecord,
     EventSourcingError,
     EventTooLarge,
     EvidenceUnavailable,
+    FileWriteFailed,
     ImportRefused,
     LimitExceeded,
     PayloadInvalid,
@@ -143,6 +143,7 @@ from .storage.errors import (
     StoreFormatUnknown,
     StoreFull,
     StoreInUse,
+    StoreMapOutgrown,
     StoreMapRefused,
     StoreOutcomeUnknown,
     StorePathInvalid,
@@ -163,6 +164,7 @@ from .storage.limits import Limits
 from .storage.log import EventLog
 from .storage.memory import MemoryLog
 from .storage.moving_errors import (
+    CopyInterrupted,
     CopyUnsound,
     DestinationExists,
     DestinationFull,
@@ -220,6 +222,7 @@ __all__ = [
     "Consumer",
     "ControlBoardFull",
     "ControlBoardUnreadable",
+    "CopyInterrupted",
     "CopyUnsound",
     "CorruptRecord",
     "DeadlinePassed",
@@ -246,6 +249,7 @@ __all__ = [
     "ExportAltered",
     "ExportTruncated",
     "ExportUnreadable",
+    "FileWriteFailed",
     "HandlerFailed",
     "HandlerIsAsync",
     "HistoryDiverged",
@@ -326,6 +330,7 @@ __all__ = [
     "StoreFormatUnknown",
     "StoreFull",
     "StoreInUse",
+    "StoreMapOutgrown",
     "StoreMapRefused",
     "StoreOutcomeUnknown",
     "StorePathInvalid",

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from ..storage.durable_file import write_durably
-from ..storage.errors import StoreWriteFailed
+from ..storage.errors import FileWriteFailed
 from ..storage.folder import DATA_FILE, ROWS_FOLDER
 from ..storage.view_environment import ViewBusy, ViewEnvironment, ViewFull
 from .lmdb_reading import LmdbReading, LmdbWriting
@@ -34,7 +34,7 @@ logger = logging.getLogger("eventsrc.views")
 class LmdbViews:
     """Keeps views in `path`: `path/<projection>/<generation>/`. Its methods wait for the disk.
 
-    They raise `StoreWriteFailed` where the system refuses.
+    They raise `FileWriteFailed` where the system refuses.
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,7 +92,7 @@ class LmdbViews:
         try:
             yield
         except OSError as error:
-            raise StoreWriteFailed(str(self.path), str(error)) from error
+            raise FileWriteFailed(str(self.path), str(error)) from error
 
 
 def _stored(folder: Path) -> Generation | None:

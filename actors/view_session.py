@@ -3,7 +3,7 @@
 from collections.abc import Callable, Container, Sequence
 from typing import Any, Final, Generic, TypeVar
 
-from ..storage.errors import StoreWriteFailed, described
+from ..storage.errors import FileWriteFailed, described
 from ..storage.record import StoredEvent
 from .criteria import RowQuery, criteria_of
 from .errors import QueryTooLarge, RowInvalid
@@ -190,7 +190,7 @@ class ViewSession:
                 batch.event_index = index
                 try:
                     handler(projection, decode(stored), stored)
-                except (ViewRetry, RowRefused, StoreWriteFailed):
+                except (ViewRetry, RowRefused, FileWriteFailed):
                     # No fault of the event.
                     raise
                 except Exception as error:

@@ -382,7 +382,7 @@ class Dispatcher:
                 attempts += 1
 
     async def save(self) -> None:
-        """Bring what has changed to the disk. Raises `StoreWriteFailed`; nothing is forgotten then."""
+        """Bring what has changed to the disk. Raises `FileWriteFailed`; nothing is forgotten then."""
         async with self._saving:
             changes, progress = self._changes, self._progress()
             parked, unparked = self._newly_parked[:], self._unparked[:]

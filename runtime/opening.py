@@ -17,7 +17,7 @@ from ..actors.lmdb_view import LmdbViews
 from ..actors.projection import Projection
 from ..actors.view_store import ViewStore
 from ..storage.control import ControlBoard
-from ..storage.errors import StorePathInvalid, StoreWriteFailed
+from ..storage.errors import FileWriteFailed, StorePathInvalid
 from ..storage.folder import CONTROL_FOLDER, READERS_FOLDER, VIEWS_FOLDER
 from ..storage.limits import Limits
 from ..storage.log import EventLog
@@ -81,7 +81,7 @@ async def home_of(
 ) -> AsyncIterator[Home]:
     """Find or make that place, for as long as the block lasts.
 
-    Raises `StorePathInvalid`, `ArgumentInvalid`, `StoreWriteFailed`, `ReadersFull`.
+    Raises `StorePathInvalid`, `ArgumentInvalid`, `FileWriteFailed`, `ReadersFull`.
     """
     _check_views(views)
     special = views if isinstance(views, Mapping) else {}
@@ -148,7 +148,7 @@ def _claim_reader(path: Path, stack: AsyncExitStack) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             lock = (folder / "lock").open("w")
         except OSError as error:
-            raise StoreWriteFailed(str(folder), f"{error}. Give the reader a folder of its own: views=...") from error
+            raise FileWriteFailed(str(folder), str(error), "Give the reader a folder of its own: views=...") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -12,7 +12,7 @@ from .compaction import check_archive
 from .errors import ArchiveUnreachable, StoreError
 from .folder import take_room
 from .log import EventLog
-from .moving_errors import CopyUnsound, PointUnreachable
+from .moving_errors import CopyInterrupted, CopyUnsound, PointUnreachable
 from .partial import empty_folder, partial_folder
 from .query import position_at
 from .reader import LogReader
@@ -23,7 +23,7 @@ from .verify import Summary, verify
 FINDINGS_MAX: Final = 10
 """Faults of a copy that its error tells."""
 COPY_ATTEMPTS_MAX: Final = 5
-"""Copies of log and archive until they fit together, where streams are made whole again meanwhile."""
+"""Copies of log and archive until they fit together, where streams are made whole again or the map moves meanwhile."""
 
 
 def backup(store: LogReader, destination: str | os.PathLike[str], *, progress: Progress | None = None) -> Summary:
@@ -32,7 +32,8 @@ def backup(store: LogReader, destination: str | os.PathLike[str], *, progress: P
     Commands go on meanwhile. The copy has everything up to the moment at which it began: events, the archive,
     snapshots, idempotency keys; not the views and the progress of subscriptions, which are made again or begin anew.
 
-    Raises `CopyUnsound`, `ArchiveUnreachable` where the store lacks its archive, `DestinationExists` and the other
+    Raises `CopyUnsound`, `CopyInterrupted` where the store had to be mapped anew each time that it was copied,
+    `ArchiveUnreachable` where the store lacks its archive, `DestinationExists` and the other
     errors of `partial_folder`; the copy is there as a whole or not at all.
     """
     with partial_folder(destination, source=store.path) as folder:
@@ -140,12 +141,17 @@ def _too_early(source: LogReader, time_ns: int) -> PointUnreachable:
 
 def _copy(store: LogReader, folder: Path, progress: Progress | None) -> Summary:
     """Copy log and archive, so that they fit together, and verify the copy."""
-    for _ in range(COPY_ATTEMPTS_MAX):
+    for attempt in range(1, COPY_ATTEMPTS_MAX + 1):
         empty_folder(folder)
         take_room(folder)
-        store.environment.copy(folder)
-        # After the log: what compaction moves from now on is still in that copy.
-        store.archive.copy(folder)
+        try:
+            store.environment.copy(folder)
+            # After the log: what compaction moves from now on is still in that copy.
+            store.archive.copy(folder)
+        except CopyInterrupted:
+            if attempt == COPY_ATTEMPTS_MAX:
+                raise
+            continue
         if (folder / ARCHIVE_FOLDER).exists():
             take_room(folder / ARCHIVE_FOLDER)
         try:

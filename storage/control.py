@@ -14,16 +14,9 @@ from typing import Any, Final, Literal, TextIO, TypeAlias, TypeVar
 import lmdb
 import msgspec
 
+from .control_errors import ControlBoardFull, ControlBoardUnreadable
 from .environment import ENGINE
-from .errors import (
-    ControlBoardFull,
-    ControlBoardUnreadable,
-    StoreClosed,
-    StoreError,
-    StoreForked,
-    StoreInUse,
-    StoreWriteFailed,
-)
+from .errors import FileWriteFailed, StoreClosed, StoreError, StoreForked, StoreInUse
 from .folder import RUNTIME_FILE, has_runtime, hold, reserve_lock_file
 
 ALREADY_OPEN: Final = "already open in this process"
@@ -117,14 +110,14 @@ class ControlBoard:
     """The board in the folder `path`, made when it is not there.
 
     What reads or writes raises `ControlBoardUnreadable`, `StoreClosed` and `StoreForked`; what writes, also
-    `StoreWriteFailed`, where the system refuses.
+    `FileWriteFailed`, where the system refuses.
 
     Args:
         path: the folder.
         durable: whether what is written is on the disk when the call returns. Call it in a worker thread then.
 
     Raises:
-        StoreWriteFailed: the system refuses.
+        FileWriteFailed: the system refuses.
         StoreInUse: this process has it open already.
         ControlBoardUnreadable: it is damaged.
 
@@ -172,7 +165,7 @@ class ControlBoard:
         try:
             file = (Path(self.path) / RUNTIME_FILE).open("a", encoding="ascii")
         except OSError as error:
-            raise StoreWriteFailed(self.path, str(error)) from error
+            raise FileWriteFailed(self.path, str(error)) from error
         try:
             hold(file)
         except OSError:
@@ -412,7 +405,7 @@ class ControlBoard:
             with self._checked(), self._environment.begin(write=True) as transaction:
                 return work(transaction)
         except lmdb.Error as error:
-            raise StoreWriteFailed(self.path, str(error)) from error
+            raise FileWriteFailed(self.path, str(error)) from error
 
     @contextmanager
     def _checked(self) -> Iterator[None]:
@@ -438,7 +431,7 @@ def _opening_error(path: str, error: Exception) -> StoreError:
         return ControlBoardUnreadable(path, str(error), IF_DAMAGED)
     if ALREADY_OPEN in str(error):
         return StoreInUse(path, "this process")
-    return StoreWriteFailed(path, str(error))
+    return FileWriteFailed(path, str(error))
 
 
 def _parked_key(name: str, position: int) -> bytes:

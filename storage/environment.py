@@ -4,14 +4,12 @@ Facts about LMDB that shape this file (py-lmdb 3.0, engine 0.9) are listed in th
 no other transaction is open, a failed commit leaves the outcome unknown, a fork shares what must not be shared.
 """
 
-import errno
 import logging
 import math
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -20,25 +18,21 @@ import lmdb.verify
 
 from .durable_file import synced_meanwhile
 from .errors import (
-    CorruptRecord,
+    FileWriteFailed,
     StoreClosed,
     StoreError,
     StoreForked,
     StoreFormatUnknown,
     StoreFull,
-    StoreInUse,
+    StoreMapOutgrown,
     StoreMapRefused,
     StoreOutcomeUnknown,
-    StorePathInvalid,
-    StoreReadOnly,
     StoreTruncated,
-    StoreWriteFailed,
 )
 from .folder import (
     DATA_FILE,
     boot_id,
     check_folder,
-    has_room,
     lock_for_writing,
     mark,
     needs_lock_file,
@@ -47,6 +41,10 @@ from .folder import (
     take_room,
     was_closed_cleanly,
 )
+from .gate import Gate
+from .lmdb_errors import open_error, write_error
+from .moving_errors import CopyInterrupted
+from .outlet import Outlet
 
 FORMAT_VERSION: Final = 3
 FORMAT_NAME: Final = b"eventsrc"
@@ -112,7 +110,7 @@ class Environment:
         self._map_size_bytes = map_size_bytes
         self.names = tuple(tables)
         """Of its tables."""
-        self._gate = _Gate()
+        self._gate = Gate()
         self._closed = False
         self.commit_seconds = math.inf
         """How long the disk takes for a commit, estimated."""
@@ -176,39 +174,70 @@ class Environment:
         try:
             return self._environment.begin()
         except lmdb.MapResizedError:
-            # Another process, which writes, has let the map grow: take over its size. No transaction of ours is open
-            # but this one, which has not begun.
-            self._environment.set_mapsize(0)
-            return self._environment.begin()
+            pass
+        for _ in range(MAP_GROWTHS_MAX):
+            self._take_over_map()
+            try:
+                return self._environment.begin()
+            except lmdb.MapResizedError:
+                continue
+        raise StoreMapOutgrown(self.path)
+
+    def _take_over_map(self) -> None:
+        """Another process, which writes, has let the map grow: map as much, once no other thread reads."""
+        if self._gate.depth > 1:
+            raise StoreMapOutgrown(self.path)  # a transaction of this thread is open, and would be lost
+        self._gate.leave()
+        try:
+            with self._gate.alone():
+                self.check_usable()
+                self._resize(0)
+        finally:
+            self._gate.enter()
+        self.check_usable()
 
     def copy(self, folder: Path) -> None:
-        """Copy it as it is now into an existing folder, without freed pages, to the disk. Raises `StoreWriteFailed`.
+        """Copy it as it is now into an existing folder, without freed pages, to the disk.
 
-        Takes as long as the disk needs; call it in a worker thread. Writing goes on meanwhile.
+        Takes as long as the disk needs; call it in a worker thread. Reading and writing go on meanwhile.
+
+        Raises `CopyInterrupted` when the map has to move or the environment to be opened anew meanwhile, which readers
+        would otherwise wait for as long; `FileWriteFailed`.
         """
-        self._gate.enter()
         try:
-            self.check_usable()
             # Through the page cache: LMDB's own file waits for the disk with every megabyte.
             with (folder / DATA_FILE).open("xb") as file, synced_meanwhile(file.fileno()):
-                self._environment.copyfd(file.fileno(), compact=True)
+                self._copy_to(file.fileno())
             sync_folder(folder)
         except (lmdb.Error, OSError) as error:
-            raise StoreWriteFailed(str(folder), str(error)) from error
-        finally:
-            self._gate.leave()
+            raise FileWriteFailed(str(folder), str(error)) from error
+
+    def _copy_to(self, descriptor: int) -> None:
+        with closing(Outlet(descriptor)) as outlet:
+            try:
+                with self.read(), self._gate.giving_way(outlet.cut):
+                    self._environment.copyfd(outlet.descriptor, compact=True)
+            except lmdb.Error as error:
+                if outlet.is_cut or isinstance(error, lmdb.MapResizedError):
+                    raise CopyInterrupted(self.path) from error
+                raise
 
     def write(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` in a write transaction and commit it durably; run it again after the map had to grow.
 
-        Raises `StoreFull` or `StoreWriteFailed` when the system refuses; the environment has then been opened anew, so
-        that the caller can look whether the commit is there.
+        Raises `StoreFull`, `StoreMapRefused` or `StoreWriteFailed` when the system refuses; the environment has then
+        been opened anew, so that the caller can look whether the commit is there.
         """
         self.check_usable()
         for _ in range(MAP_GROWTHS_MAX):
             try:
-                with self._environment.begin(write=True) as transaction:
-                    result = work(transaction)
+                with self._gate.clearing() as clear, self._environment.begin(write=True) as transaction:
+                    try:
+                        result = work(transaction)
+                    except BaseException:
+                        # py-lmdb waits for the end of every copy before it aborts what was to be written.
+                        clear()
+                        raise
                     started = time.perf_counter()
                 # What the disk takes is the least of what was measured: the rest is waiting for the interpreter.
                 self.commit_seconds = min(time.perf_counter() - started, self.commit_seconds * COMMIT_TIME_DRIFT)
@@ -217,7 +246,7 @@ class Environment:
                 self._grow()
             except lmdb.Error as error:
                 self._reopen()
-                raise _write_error(self.path, error) from error
+                raise write_error(self.path, error) from error
         raise StoreFull(self.path, f"the map could not grow beyond {self._map_size_bytes:,} bytes")
 
     def sizes(self) -> tuple[int, int]:
@@ -251,7 +280,7 @@ class Environment:
         except lmdb.Error as error:
             environment.close()
             if create:
-                raise _write_error(self.path, error) from error
+                raise write_error(self.path, error) from error
             raise StoreTruncated(
                 self.path, f"The store {self.path} cannot be read ({error}). Restore it from a backup."
             ) from error
@@ -265,21 +294,39 @@ class Environment:
             sync_folder(self._folder.absolute().parent)
 
     def _grow(self) -> None:
+        """Let the map grow. Raises `StoreMapRefused`; the map is as it was then."""
         with self._gate.alone():
-            self._map_size_bytes *= MAP_GROWTH_FACTOR
-            self._environment.set_mapsize(self._map_size_bytes)
+            self._resize(self._map_size_bytes * MAP_GROWTH_FACTOR)
         logger.info("store map grown", extra={"path": self.path, "map_size_bytes": self._map_size_bytes})
+
+    def _resize(self, size_bytes: int) -> None:
+        """Map the file anew, with 0 as large as its writer has it; call it alone."""
+        try:
+            self._environment.set_mapsize(size_bytes)
+        except lmdb.Error as error:
+            # LMDB has given the old map up before it found that it may not have the new one.
+            self._open_again()
+            if size_bytes:
+                raise StoreMapRefused(self.path, size_bytes, is_growing=True) from error
+            # What is stored by now is mapped at least.
+        self._map_size_bytes = self._environment.info()["map_size"]
 
     def _reopen(self) -> None:
         """After a failed commit the environment may be in panic: only a new one tells what is stored."""
         with self._gate.alone():
-            self._environment.close()
-            try:
-                self._open(create=False)
-            except StoreError as error:
-                self._closed = True
-                self._writer_lock.close()
-                raise StoreOutcomeUnknown(self.path, str(error)) from error
+            self._open_again()
+
+    def _open_again(self) -> None:
+        """Call it alone."""
+        self._environment.close()
+        try:
+            self._open(create=False)
+        except StoreError as error:
+            self._closed = True
+            if self._read_only:
+                raise
+            self._writer_lock.close()
+            raise StoreOutcomeUnknown(self.path, str(error)) from error
 
 
 class _Read:
@@ -296,50 +343,6 @@ class _Read:
 
     def __exit__(self, *_: object) -> None:
         self._environment.end_reading(self._transaction)
-
-
-class _Depth(threading.local):
-    """How many readers the current thread is."""
-
-    count = 0
-
-
-class _Gate:
-    """Many readers, or one who needs that nobody reads: from when he asks on, no new reader comes in before him."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._condition = threading.Condition(self._lock)
-        self._readers = 0
-        self._is_wanted = False
-        self._depth = _Depth()
-
-    def enter(self) -> None:
-        depth = self._depth
-        with self._lock:
-            # Who reads already may read on in between, or it would wait for itself.
-            while self._is_wanted and not depth.count:
-                self._condition.wait()
-            self._readers += 1
-        depth.count += 1
-
-    def leave(self) -> None:
-        self._depth.count -= 1
-        with self._lock:
-            self._readers -= 1
-            if self._is_wanted and not self._readers:
-                self._condition.notify_all()
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        with self._condition:
-            self._is_wanted = True
-            try:
-                self._condition.wait_for(lambda: not self._readers)
-                yield
-            finally:
-                self._is_wanted = False
-                self._condition.notify_all()
 
 
 def _open_lmdb(path: str, map_size_bytes: int, *, create: bool, read_only: bool, lock: bool) -> lmdb.Environment:
@@ -363,7 +366,7 @@ def _open_lmdb(path: str, map_size_bytes: int, *, create: bool, read_only: bool,
     except lmdb.ReadonlyError as error:
         raise permission_error(Path(path), read_only=read_only) from error
     except lmdb.Error as error:
-        raise _open_error(path, error, map_size_bytes) from error
+        raise open_error(path, error, map_size_bytes) from error
 
 
 def _verify_pages(folder: Path) -> None:
@@ -423,27 +426,3 @@ def _check_format(path: str, environment: lmdb.Environment, *, create: bool) -> 
 
 def _foreign(path: str) -> StoreFormatUnknown:
     return StoreFormatUnknown(path, f"{path} is an LMDB environment, but not a store of eventsrc. Name another folder.")
-
-
-def _open_error(path: str, error: lmdb.Error, map_size_bytes: int) -> StoreError:
-    reason = str(error)
-    if os.strerror(errno.ENOMEM) in reason:
-        return StoreMapRefused(path, map_size_bytes)
-    if os.strerror(errno.EROFS) in reason:
-        return StoreReadOnly(path, f"{path} is on a read-only file system. Put a copy where it can be written.")
-    if os.strerror(errno.ENOSPC) in reason:
-        return StoreFull(path, reason)
-    if "already open" in reason:
-        return StoreInUse(path, "this process")
-    return StorePathInvalid(path, f"{path} cannot be opened as a store: {reason}.")
-
-
-def _write_error(path: str, error: lmdb.Error) -> StoreError:
-    reason = str(error)
-    if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError):
-        return CorruptRecord(path, 0, reason)
-    no_room = any(os.strerror(code) in reason for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
-    # LMDB reports a write that came to an end halfway, as on a disk that has become full, as an I/O error.
-    if no_room or (os.strerror(errno.EIO) in reason and not has_room(Path(path))):
-        return StoreFull(path, reason)
-    return StoreWriteFailed(path, reason)

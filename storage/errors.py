@@ -122,30 +122,20 @@ class StoreFull(StoreError):
         )
 
 
-class ControlBoardFull(StoreError):
-    """Too much is asked of a runtime that is not there to do it."""
+class FileWriteFailed(StoreError):
+    """The operating system refused to write a file that is not the log: a copy, a view, or what is kept beside it."""
 
-    code = "control_board_full"
+    code = "file_write_failed"
 
-    def __init__(self, path: str, limit: int) -> None:
-        super().__init__(
-            path,
-            f"{limit} requests wait at {path} already, and no runtime does them. Open the store with a runtime first.",
-        )
-        self.limit = limit
-
-
-class ControlBoardUnreadable(StoreError):
-    """What followers of the log remember cannot be read, or too many look at it."""
-
-    code = "control_board_unreadable"
-
-    def __init__(self, path: str, reason: str, advice: str) -> None:
-        super().__init__(path, f"The control board {path} cannot be read: {reason}. {advice}")
+    def __init__(
+        self, path: str, reason: str, advice: str = "See that its disk works and has room, then do it again"
+    ) -> None:
+        super().__init__(path, f"{path} cannot be written: {reason}. {advice}.")
+        self.reason = reason
 
 
 class StoreWriteFailed(StoreError):
-    """The operating system refused a write. The commit is known not to be stored."""
+    """The operating system refused a write to the log. The commit is known not to be stored."""
 
     code = "store_write_failed"
 
@@ -238,14 +228,28 @@ class StoreMapRefused(StoreError):
 
     code = "store_map_refused"
 
-    def __init__(self, path: str, size_bytes: int) -> None:
+    def __init__(self, path: str, size_bytes: int, *, is_growing: bool = False) -> None:
+        if is_growing:
+            what = "is full and cannot grow"
+            advice = "then try again: nothing of this commit was stored, and nothing that was answered is lost."
+        else:
+            what = "cannot be mapped"
+            advice = "or open a log with a smaller map: Runtime.open(EventLog(path, map_size_bytes=1 << 30))."
         super().__init__(
             path,
-            f"{path} cannot be mapped: the process may not reserve {size_bytes:,} bytes of address space, although "
-            "only what is stored takes room. Raise its limit (ulimit -v unlimited), or open a log with a smaller map: "
-            "Runtime.open(EventLog(path, map_size_bytes=1 << 30)).",
+            f"{path} {what}: the process may not reserve {size_bytes:,} bytes of address space, although only what is "
+            f"stored takes room. Raise its limit (ulimit -v unlimited), {advice}",
         )
         self.size_bytes = size_bytes
+
+
+class StoreMapOutgrown(StoreError):
+    """The process that writes the store lets it grow faster than this one, which reads, can follow."""
+
+    code = "store_map_outgrown"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, f"{path} has grown beyond what this process has mapped while it read: read it again.")
 
 
 class StreamNameInvalid(EventSourcingError):

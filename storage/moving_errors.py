@@ -63,6 +63,19 @@ class DestinationInUse(BackupRefused):
         self.path = path
 
 
+class CopyInterrupted(BackupRefused):
+    """While a store was copied it had to be mapped anew: it grew, its disk refused a write, or it was closed."""
+
+    code = "copy_interrupted"
+
+    def __init__(self, source: str) -> None:
+        super().__init__(
+            f"The copy of {source} was broken off, since it had to be mapped anew: it grows, or its disk refuses what "
+            f"is written. Back it up once that is over, or from another process: eventsrc backup {source}"
+        )
+        self.source = source
+
+
 class CopyUnsound(BackupRefused):
     """A copy was verified and is damaged, as its source is, or the disk. It is removed."""
 

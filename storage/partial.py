@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import IO, Final
 
 from .archive import ARCHIVE_FOLDER
-from .errors import StoreFull, StoreOutcomeUnknown, StorePathInvalid, StoreReadOnly, StoreWriteFailed
+from .errors import (
+    FileWriteFailed,
+    StoreFull,
+    StoreOutcomeUnknown,
+    StorePathInvalid,
+    StoreReadOnly,
+    StoreWriteFailed,
+)
 from .folder import DATA_FILE, LOCK_FILE, WRITER_FILE, sync_folder
 from .moving_errors import (
     DestinationExists,
@@ -28,7 +35,14 @@ PARTIAL_SUFFIX: Final = ".partial"
 _OURS: Final = frozenset({DATA_FILE, LOCK_FILE, WRITER_FILE, ARCHIVE_FOLDER})
 """What a partial store consists of; a folder with anything else in it is not one, and is left alone."""
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_WRITE_ERRORS: Final = (StoreFull, StoreOutcomeUnknown, StorePathInvalid, StoreReadOnly, StoreWriteFailed)
+_WRITE_ERRORS: Final = (
+    FileWriteFailed,
+    StoreFull,
+    StoreOutcomeUnknown,
+    StorePathInvalid,
+    StoreReadOnly,
+    StoreWriteFailed,
+)
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from typing import Any, Final, TypeAlias
 import lmdb
 
 from .durable_file import write_durably
-from .environment import ENGINE
-from .errors import StoreForked, StoreWriteFailed, ViewClosed, ViewUnusable
+from .environment import ENGINE, MAP_GROWTH_FACTOR
+from .errors import FileWriteFailed, StoreForked, StoreMapRefused, ViewClosed, ViewUnusable
 from .folder import DATA_FILE, boot_id, reserve_lock_file
 
 VIEW_FORMAT: Final = b"2"
@@ -59,6 +59,7 @@ class ViewEnvironment:
         self.path = os.fspath(path)
         self._pid = os.getpid()
         self._closed = False
+        self._tables = tables
         # Those that look at it, which must have left before the map may move.
         self._turn = threading.Condition()
         self._readers = 0
@@ -68,14 +69,14 @@ class ViewEnvironment:
         if _was_open_when_the_machine_stopped(folder):
             logger.warning("the machine stopped while a view was open; it is made anew", extra={"path": self.path})
             shutil.rmtree(folder)
-        stored_format = self._open(folder, tables, map_size_bytes)
+        stored_format = self._open(folder, map_size_bytes)
         if stored_format != VIEW_FORMAT:
             logger.info("a view is of format %r; it is made anew", stored_format, extra={"path": self.path})
             self._environment.close()
             shutil.rmtree(folder)
-            self._open(folder, tables, map_size_bytes)
+            self._open(folder, map_size_bytes)
 
-    def _open(self, folder: Path, tables: Mapping[str, Sequence[str]], map_size_bytes: int) -> bytes:
+    def _open(self, folder: Path, map_size_bytes: int) -> bytes:
         """Open it, or make it; returns its format."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +98,7 @@ class ViewEnvironment:
             self._meta = self._environment.open_db(b"meta")
             self.rows: dict[str, Handle] = {}
             self.indexes: dict[tuple[str, str], Handle] = {}
-            for table, fields in tables.items():
+            for table, fields in self._tables.items():
                 self.rows[table] = self._environment.open_db(f"rows {table}".encode())
                 for field in fields:
                     self.indexes[table, field] = self._environment.open_db(f"index {table} {field}".encode())
@@ -140,8 +141,8 @@ class ViewEnvironment:
     def write(self) -> Iterator[Transaction]:
         """A write transaction, committed when the block ends well.
 
-        Raises `ViewFull` after making room where the block is to be run again, `StoreWriteFailed` where the system
-        refused.
+        Raises `ViewFull` after making room where the block is to be run again, `StoreMapRefused` where there is none
+        to be had, `FileWriteFailed` where the system refused.
         """
         self._check()
         try:
@@ -151,7 +152,7 @@ class ViewEnvironment:
             self._is_full = True
             raise ViewFull(self.path) from error
         except lmdb.Error as error:
-            raise StoreWriteFailed(self.path, str(error)) from error
+            raise FileWriteFailed(self.path, str(error)) from error
         finally:
             # Now that the transaction is over, however that was.
             if self._is_full:
@@ -160,26 +161,42 @@ class ViewEnvironment:
 
     @contextmanager
     def filling(self) -> Iterator[None]:
-        """Around what puts something in: raises `ViewFull` and `StoreWriteFailed` where it happens, as `write` does."""
+        """Around what puts something in: raises `ViewFull` and `FileWriteFailed` where it happens, as `write` does."""
         try:
             yield
         except lmdb.MapFullError as error:
             self._is_full = True
             raise ViewFull(self.path) from error
         except lmdb.Error as error:
-            raise StoreWriteFailed(self.path, str(error)) from error
+            raise FileWriteFailed(self.path, str(error)) from error
 
     def _grow(self) -> None:
-        """Double the map, which may move then: whoever looks at it leaves first, and looks again."""
+        """Double the map, which may move then: whoever looks at it leaves first, and looks again.
+
+        Raises `StoreMapRefused` where it cannot; the view is then as it was.
+        """
         with self._turn:
             self._is_wanted_alone = True
             try:
                 if self._turn.wait_for(lambda: not self._readers, ALONE_SECONDS_MAX):
-                    self._map_size_bytes *= 2
-                    self._environment.set_mapsize(self._map_size_bytes)
+                    self._resize(self._map_size_bytes * MAP_GROWTH_FACTOR)
             finally:
                 self._is_wanted_alone = False
                 self._turn.notify_all()
+
+    def _resize(self, size_bytes: int) -> None:
+        try:
+            self._environment.set_mapsize(size_bytes)
+        except lmdb.Error as error:
+            # LMDB has given the old map up before it found that it may not have the new one.
+            self._environment.close()
+            try:
+                self._open(Path(self.path), self._map_size_bytes)
+            except ViewUnusable:
+                self._closed = True
+                raise
+            raise StoreMapRefused(self.path, size_bytes, is_growing=True) from error
+        self._map_size_bytes = size_bytes
 
     def meta(self, transaction: Transaction, key: bytes) -> bytes | None:
         """A value kept beside the rows, such as the checkpoint."""

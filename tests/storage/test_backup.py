@@ -2,18 +2,24 @@
 
 import errno
 import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from threading import Semaphore, Thread
 
 import pytest
 from transfer_cases import SECOND, all_of, fill, groups, keyed, root, store_with
 
-from eventsrc.storage.backup import backup, fork, restore
+from eventsrc.storage.backup import COPY_ATTEMPTS_MAX, backup, fork, restore
 from eventsrc.storage.commit import ANY, Commit, NewEvent, StreamAppend
 from eventsrc.storage.contract import appended
 from eventsrc.storage.divergence import Divergence, StreamDivergence, divergence
+from eventsrc.storage.errors import StoreClosed
 from eventsrc.storage.log import EventLog
 from eventsrc.storage.moving_errors import (
+    CopyInterrupted,
     CopyUnsound,
     DestinationUnusable,
     ExportTruncated,
@@ -21,10 +27,13 @@ from eventsrc.storage.moving_errors import (
     ImportGap,
     PointUnreachable,
 )
+from eventsrc.storage.outlet import Outlet
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.signed_checkpoint import make_checkpoint, new_signing_key
 from eventsrc.storage.transfer import export_events, import_store
 from eventsrc.storage.verify import verify
+
+WAIT_SECONDS = 10
 
 
 @pytest.fixture
@@ -90,6 +99,104 @@ def test_a_disk_that_refuses_once_while_a_copy_is_written_refuses_the_copy(
     with closing(LogReader.open(source)) as log, pytest.raises(DestinationUnusable, match="Input/output error"):
         backup(log, tmp_path / "copy")
     assert not list(tmp_path.glob("copy*"))
+
+
+class HeldUp:
+    """Copies go over a pipe that nobody empties before this says so, as to a slow disk, or they were cut off."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.copies = 0
+        self._begun, self._may_go_on = Semaphore(0), Semaphore(0)
+        real = Outlet.__init__
+
+        def hold_up(outlet: Outlet, descriptor: int) -> None:
+            self.copies += 1
+            source, sink = os.pipe()
+            real(outlet, sink)
+            os.close(sink)
+            Thread(target=self._empty, args=(source, os.dup(descriptor), outlet)).start()
+
+        monkeypatch.setattr(Outlet, "__init__", hold_up)
+
+    def _empty(self, source: int, descriptor: int, outlet: Outlet) -> None:
+        with os.fdopen(source, "rb") as pipe, os.fdopen(descriptor, "wb") as file:
+            if not file.write(pipe.read(1)):
+                return  # closed before anything was written
+            self._begun.release()
+            while not (outlet.is_cut or self._may_go_on.acquire(timeout=0.001)):
+                pass
+            shutil.copyfileobj(pipe, file)
+
+    def wait(self) -> None:
+        assert self._begun.acquire(timeout=WAIT_SECONDS)
+
+    def go_on(self) -> None:
+        self._may_go_on.release()
+
+
+def append_large(log: EventLog) -> None:
+    events = [NewEvent("t", {"text": os.urandom(30_000).hex()}) for _ in range(10)]
+    appended(log.append([Commit(log.last_commit_id + 1, 1, [StreamAppend("a-1", ANY, events)])])[0])
+
+
+def grow(log: EventLog) -> None:
+    """Append until the map has grown, and read."""
+    _, size_bytes = log.environment.sizes()
+    while log.environment.sizes()[1] == size_bytes:
+        append_large(log)
+    assert log.read(limit=1)
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Iterator[EventLog]:
+    with closing(EventLog(tmp_path / "store", map_size_bytes=1 << 22)) as log:
+        grow(log)
+        yield log
+
+
+def test_a_copy_that_takes_long_holds_up_neither_writers_nor_readers(
+    large: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = HeldUp(monkeypatch)
+    with ThreadPoolExecutor(1) as pool:
+        copying = pool.submit(backup, large, tmp_path / "copy")
+        disk.wait()
+        grow(large)
+        disk.wait()
+        disk.go_on()
+        assert copying.result(WAIT_SECONDS).events == large.last_position
+    assert disk.copies == 2
+    assert repr(all_of(tmp_path / "copy")) == repr(large.read(limit=10_000))
+
+
+def test_a_copy_that_is_broken_off_each_time_is_given_up(
+    large: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(transaction: object) -> None:
+        raise ZeroDivisionError
+
+    disk = HeldUp(monkeypatch)
+    with ThreadPoolExecutor(1) as pool:
+        copying = pool.submit(backup, large, tmp_path / "copy")
+        for _ in range(COPY_ATTEMPTS_MAX):
+            disk.wait()
+            with pytest.raises(ZeroDivisionError):
+                large.environment.write(fail)
+        with pytest.raises(CopyInterrupted, match=f"eventsrc backup {tmp_path / 'store'}"):
+            copying.result(WAIT_SECONDS)
+    assert [file.name for file in tmp_path.iterdir()] == ["store"]
+
+
+def test_a_store_is_closed_at_once_while_it_is_copied(
+    large: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = HeldUp(monkeypatch)
+    with ThreadPoolExecutor(1) as pool:
+        copying = pool.submit(backup, large, tmp_path / "copy")
+        disk.wait()
+        large.close()
+        with pytest.raises(StoreClosed):
+            copying.result(WAIT_SECONDS)
 
 
 # --- restoring

@@ -6,6 +6,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from eventsrc import (
     StoreForked,
     StoreFormatUnknown,
     StoreInUse,
+    StoreMapOutgrown,
     StorePathInvalid,
 )
 from eventsrc.storage.commit import NewEvent, StreamAppend
@@ -349,3 +351,45 @@ def test_a_reader_follows_a_writer_in_another_process(path: Path) -> None:
         assert reader.refresh()
         assert not reader.refresh()
         assert (reader.last_position, len(every_event(reader))) == (90, 90)
+
+
+WRITE_MORE = "log = EventLog(sys.argv[1]); [log.append([one(n, os.urandom(30_000).hex())]) for n in range(11, 51)]"
+
+
+def test_readers_go_on_when_another_finds_that_the_map_has_grown(path: Path) -> None:
+    found: list[int] = []
+    with closing(LogReader(Environment(path, read_only=True, map_size_bytes=1 << 16))) as reader:
+
+        def read_on() -> None:
+            reader.refresh()
+            found.append(reader.last_position)
+
+        with reader.environment.read() as transaction:
+            before = transaction.get(b"version", db=reader.environment.table("meta"))
+            ran = run_python(WRITE_MORE, path)
+            assert ran.returncode == 0, ran
+            raised(StoreMapOutgrown, reader.read)  # it would take the map away from its own transaction
+            thread = threading.Thread(target=read_on)
+            thread.start()
+            thread.join(0.05)
+            assert found == []
+            assert transaction.get(b"version", db=reader.environment.table("meta")) == before
+        thread.join(10)
+        assert found == [50]
+        assert len(every_event(reader)) == 50
+
+
+def test_a_reader_that_may_not_map_as_much_as_its_writer_maps_what_is_stored(path: Path) -> None:
+    code = f"""
+        import resource, subprocess
+        from contextlib import closing
+        from eventsrc.storage.environment import Environment
+        prelude = sys.orig_argv[2].split("import resource, subprocess")[0]
+        with closing(LogReader(Environment(sys.argv[1], read_only=True, map_size_bytes=1 << 16))) as reader:
+            subprocess.run([sys.executable, "-c", prelude + {WRITE_MORE!r}, sys.argv[1]], check=True)
+            resource.setrlimit(resource.RLIMIT_AS, (1 << 30, resource.RLIM_INFINITY))
+            reader.refresh()
+            print(reader.last_position, len(reader.read(limit=1000)))
+    """
+    ran = run_python(code, path)
+    assert ran.stdout == "50 50\n", ran

@@ -15,13 +15,17 @@ from environment_cases import IS_ROOT, every_event, fill, run_python
 from eventsrc import (
     ANY,
     EventLog,
+    FileWriteFailed,
     StoreClosed,
     StoreError,
     StoreFull,
     StoreReadOnly,
 )
+from eventsrc.actors.lmdb_view import LmdbViews
+from eventsrc.actors.view_store import Generation
 from eventsrc.storage.commit import NewEvent, StreamAppend
 from eventsrc.storage.contract import append_to, appended, commit, raised, refused
+from eventsrc.storage.control import ControlBoard
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.verify import verify
 
@@ -57,6 +61,71 @@ def test_the_map_grows_while_others_read(tmp_path: Path) -> None:
         assert len(every_event(log)) == 101
 
 
+def test_a_map_that_cannot_grow_is_an_error_and_the_store_goes_on(tmp_path: Path) -> None:
+    code = """
+        import resource
+        size_bytes = 1 << 25
+        log = EventLog(sys.argv[1], map_size_bytes=size_bytes)
+        log.append([one(1)])
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        # Not enough for a map of twice the size in the place of this one.
+        resource.setrlimit(resource.RLIMIT_AS, (used + size_bytes // 2, hard))
+        for number in range(2, 5000):
+            (outcome,) = log.append([one(number, os.urandom(30_000).hex())])
+            if isinstance(outcome, Exception):
+                break
+        print(type(outcome).__name__, "|", outcome)
+        print(log.environment.sizes()[1] == size_bytes)
+        print(log.last_position == number - 1, len(log.read(after=number - 11)), log.read(limit=1)[0].position)
+        print(type(log.append([one(number, os.urandom(30_000).hex())])[0]).__name__, log.last_position == number - 1)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        (works,) = log.append([one(number, os.urandom(30_000).hex())])
+        print(works.last_position == number, log.environment.sizes()[1] == 2 * size_bytes, list(verify(log)))
+        log.close()
+    """
+    ran = run_python(code, tmp_path / "store")
+    lines = ran.stdout.splitlines()
+    assert lines[0].startswith(f"StoreMapRefused | {tmp_path / 'store'} is full and cannot grow"), ran
+    assert "67,108,864 bytes of address space" in lines[0]
+    assert "ulimit -v unlimited" in lines[0]
+    assert lines[1:] == ["True", "True 10 1", "StoreMapRefused True", "True True []"], ran
+
+
+def test_the_map_of_a_view_that_cannot_grow_is_an_error_and_the_view_goes_on(tmp_path: Path) -> None:
+    code = """
+        import resource
+        from eventsrc.storage.view_environment import ViewEnvironment, ViewFull
+        size_bytes = 1 << 22
+        view = ViewEnvironment(sys.argv[1], {"rows": []}, map_size_bytes=size_bytes)
+        def put(number):
+            with view.write() as transaction, view.filling():
+                transaction.put(b"%d" % number, bytes(20_000), db=view.rows["rows"])
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + size_bytes // 2, hard))
+        number = 0
+        try:
+            while True:
+                put(number)
+                number += 1
+        except EventSourcingError as error:
+            print(type(error).__name__)
+        with view.read() as transaction:
+            print(transaction.stat(view.rows["rows"])["entries"] == number)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        try:
+            put(number)
+        except ViewFull:
+            put(number)
+        with view.read() as transaction:
+            print(transaction.stat(view.rows["rows"])["entries"] == number + 1)
+        view.close()
+    """
+    ran = run_python(code, tmp_path / "view")
+    assert ran.stdout.split() == ["StoreMapRefused", "True", "True"], ran
+
+
 def test_a_file_size_limit_is_a_full_store(path: Path) -> None:
     code = """
         import resource, signal
@@ -89,6 +158,24 @@ def test_a_file_size_limit_is_a_full_store(path: Path) -> None:
     assert lines[1:] == ["True", "StoreFull", "True []", "True True"], ran
     assert lines[0].startswith("StoreFull | No room to write")
     assert "free some space" in lines[0]
+
+
+def test_a_file_that_is_not_the_log_is_not_told_of_as_a_commit_that_failed(path: Path, tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "data.mdb").touch()
+    views = tmp_path / "views"
+    views.touch()
+    with closing(LogReader.open(path)) as reader:
+        writes: list[Callable[[], object]] = [
+            lambda: reader.environment.copy(taken),
+            lambda: ControlBoard(views / "control"),
+            lambda: LmdbViews(views).activate("Balances", Generation(1, 1, "")),
+        ]
+        for write in writes:
+            error = raised(FileWriteFailed, write)
+            advice = "See that its disk works and has room, then do it again."
+            assert str(error) == f"{error.path} cannot be written: {error.reason}. {advice}"
 
 
 UNTIL_FULL = """
