@@ -91,7 +91,7 @@ async def test_the_view_that_takes_over_is_at_least_as_far(tmp_path: Path) -> No
         await runtime.projections.resume(projection)
         await settle(runtime, projection, building=True)
         assert await view.get("ann", at_least=receipt, timeout=0) == Balance("ann", 2, 2)
-        assert not runtime.lag()["balances"].error
+        await until(lambda: not runtime.lag()["balances"].error)
 
 
 async def test_a_replaced_view_that_a_query_looks_at_is_closed_with_the_runtime(tmp_path: Path) -> None:
