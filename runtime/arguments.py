@@ -2,15 +2,18 @@
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from ..actors.errors import IdempotencyKeyInvalid
 from ..storage.commit import Expected, ExpectedVersion
 from ..storage.limits import Limits
 from ..storage.record import UNIX_EPOCH
 from .errors import ArgumentInvalid
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 def check_limits(limits: object) -> None:
@@ -92,3 +95,11 @@ def checked_time_ns(name: str, time: object) -> int:
     if time.tzinfo is None:
         raise ArgumentInvalid(name, time, "it has no time zone: write datetime(..., tzinfo=UTC), or time.astimezone()")
     return (time - UNIX_EPOCH) // timedelta(microseconds=1) * 1_000
+
+
+def checked_triples(name: str, given: Sequence[tuple[T, str, U]]) -> Sequence[tuple[T, str, U]]:
+    """The same. Raises `ArgumentInvalid` unless it is a list of what comes in threes: a class, an id and another."""
+    for each in given if isinstance(given, Sequence) else (given,):
+        if not (isinstance(each, tuple) and len(each) == 3):
+            raise ArgumentInvalid(name, each, "give a list of tuples, each with a class, an id and what is for it")
+    return given

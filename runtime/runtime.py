@@ -34,8 +34,8 @@ from ..storage.memory import MemoryLog
 from ..storage.past import PastLog
 from ..storage.reader import LogReader
 from ..storage.store import EventStore
-from .arguments import check_key, checked_timeout
-from .classes import event_classes, types_of, with_sagas_view
+from .arguments import check_key, checked_timeout, checked_triples
+from .classes import check_class, event_classes, types_of, with_sagas_view
 from .consumers import Subscriptions
 from .control import Control
 from .errors import ArgumentInvalid, ShutdownTimeout
@@ -260,8 +260,11 @@ class Runtime(Reading):
         deadline = trio.current_time() + seconds
         transaction = Transaction(
             self._router,
-            [Part(self._type_of(of), aggregate_id, command) for of, aggregate_id, command in commands],
-            [StreamAppend(self._type_of(of).stream(each), version, ()) for of, each, version in unchanged],
+            [Part(self._type_of(of), each, command) for of, each, command in checked_triples("commands", commands)],
+            [
+                StreamAppend(self._type_of(of).stream(each), version, ())
+                for of, each, version in checked_triples("unchanged", unchanged)
+            ],
             idempotency_key,
             correlation_id,
             metadata,
@@ -335,13 +338,14 @@ class Runtime(Reading):
     def sagas(self, *, state: SagaState | None = None, saga: type[Saga] | None = None) -> Query[SagaInstance]:
         """The sagas in this state, of this class: `await runtime.sagas(state="parked").rows()`. As of now.
 
-        Raises `ArgumentInvalid` for what is no state.
+        Raises `ArgumentInvalid` for what is no state, `DefinitionError` for what is no saga.
         """
         self._supervised  # noqa: B018 (raises where there are none)
         if state is not None and state not in SAGA_STATES:
             raise ArgumentInvalid("state", state, f"it is one of {', '.join(SAGA_STATES)}")
         criteria: dict[str, Any] = {} if state is None else {"state": state}
         if saga is not None:
+            check_class(saga, Saga)
             criteria["saga"] = saga.__eventsrc_saga__.name
         return self.view(SagaInstances.instances).where(**criteria).fresh(at_least=self.last_position)
 

@@ -154,8 +154,8 @@ class EventLog(LogReader):
         except StoreError as error:
             # Nothing is lost: what could not be flushed is read again from the log when it is opened.
             logger.warning("indexes not flushed at close", extra={"path": self.path, "reason": str(error)})
+        self._environment.close()  # waits for those that read, also from the archive
         self.archive.close()
-        self._environment.close()
 
     def _write(self, drafts: Sequence[tuple[Draft, Tree]], snapshots: Sequence[Snapshot]) -> None:
         groups = [

@@ -200,6 +200,9 @@ async def test_bad_input_stores_nothing_and_leaves_everything_working(store: Eve
             await runtime.transact([(Other, "ann", Deposit(1))])
         with pytest.raises(TransactionTooLarge, match="transaction_aggregates_max = 2"):
             await runtime.transact([(Account, name, Deposit(1)) for name in ("ann", "bob", "eve")])
+        for wrong in ((Account, "ann", Deposit(1)), [(Account, "ann")], [Deposit(1)]):
+            with pytest.raises(ArgumentInvalid, match="give a list of tuples"):
+                await runtime.transact(wrong)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         assert runtime.last_position == 0
         await runtime.transact(transfer_in("ann", "bob"))
         assert await balances(runtime, "ann", "bob") == [1, 1]
