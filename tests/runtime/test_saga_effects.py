@@ -260,7 +260,7 @@ async def test_effects_that_hang_hold_up_nothing_but_other_effects(tmp_path: Pat
         let_go.wait(60)
 
     class Hanging(Saga):
-        @step(timeout_seconds=0.05)
+        @step(timeout_seconds=0.5)
         async def only(self, ctx: SagaContext) -> None:
             await ctx.effect("it", hang, 7)
 
@@ -278,7 +278,7 @@ async def test_effects_that_hang_hold_up_nothing_but_other_effects(tmp_path: Pat
                     await runtime.start_saga(Hanging(), key=f"{number}")
                 for number in range(hung):
                     outcome = await runtime.saga(Hanging, f"{number}").wait(timeout=20)
-                    assert outcome.error == "StepTimeout: only did not return in 0.05 seconds"
+                    assert outcome.error == "StepTimeout: only did not return in 0.5 seconds"
                 assert calls == [7] * hung
                 await trio.to_thread.run_sync(int)
                 late = await runtime.start_saga(Late(), key="late")
