@@ -5,7 +5,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from ..runtime import output
+from ..runtime.commands import output
 
 
 def make_console(*, has_json: bool) -> Console:

@@ -13,8 +13,9 @@ from typing import Final
 
 from ..storage.errors import EventSourcingError
 from ..storage.event_query import AnyOf
-from . import (
-    benchmark,
+from .arguments import checked_time_ns
+from .benchmarks import benchmark
+from .commands import (
     evidence,
     housekeeping,
     inspection,
@@ -27,7 +28,6 @@ from . import (
     stream_inspection,
     watch,
 )
-from .arguments import checked_time_ns
 
 EXIT_ERROR: Final = 1
 EXIT_INTERRUPTED: Final = 130
@@ -162,12 +162,9 @@ def _reading(
 
 def _whole(text: str) -> int:
     try:
-        number = int(text)
+        return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"give a whole number, not {text!r}") from None
-    if number > sys.maxsize:
-        raise argparse.ArgumentTypeError(f"{sys.maxsize} is the most")
-    return number
 
 
 def _count(text: str) -> int:
@@ -181,7 +178,7 @@ def _positive(text: str) -> int:
     number = _whole(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be 1 or more")
-    return number
+    return min(number, sys.maxsize)
 
 
 def _pair(text: str) -> tuple[str, AnyOf]:

@@ -11,7 +11,7 @@ import lmdb
 import pytest
 
 from eventsrc.runtime import command_line
-from eventsrc.runtime.benchmark import Benchmark
+from eventsrc.runtime.benchmarks.benchmark import Benchmark
 
 ROWS = {
     "raw_lmdb_1",

@@ -19,7 +19,9 @@ from bank_domain import Account, Deposit, Withdraw
 from command_cases import shown_on
 
 from eventsrc import Limits, Runtime, StoreFull
-from eventsrc.runtime import command_line, output
+from eventsrc.runtime import command_line
+from eventsrc.runtime.benchmarks import benchmark
+from eventsrc.runtime.commands import output
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +228,7 @@ def test_what_many_commands_were_told_at_once_is_one_line(
         nested = ExceptionGroup("", [StoreFull("bank.db", "no room"), StoreFull("other.db", "no room")])
         raise ExceptionGroup("", [nested, StoreFull("bank.db", "no room")])
 
-    monkeypatch.setattr(command_line.benchmark, "run", fail)
+    monkeypatch.setattr(benchmark, "run", fail)
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # of this process nothing is to change
     assert command_line.bench_main([]) == 1
     said = capsys.readouterr().err.splitlines()

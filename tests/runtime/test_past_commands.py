@@ -162,6 +162,7 @@ def test_the_last_moment_of_the_calendar_and_a_position_beyond_every_log_are_no_
     assert run("events", "--json", "--after", 2**70).lines == []
     assert run("events", "--json", "--stream", ONE, "--after", 2**64).lines == []
     assert positions(run("events", "--json", "--before", 2**70)) == whole
+    assert positions(run("events", "--json", "--limit", 2**70)) == whole
 
 
 def positions(result: Result) -> list[int]:

@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Final
 
 import attrs
 
-from ..storage.control import PROJECTION_PREFIX, Action, ControlBoard, ProjectionAction, SubscriptionAction
-from ..storage.errors import EventSourcingError, StorePathInvalid
-from ..storage.folder import CONTROL_FOLDER, READERS_FOLDER
-from ..storage.reader import LogReader
-from .errors import UnknownSubscription
+from ...storage.control import PROJECTION_PREFIX, Action, ControlBoard, ProjectionAction, SubscriptionAction
+from ...storage.errors import EventSourcingError, StorePathInvalid
+from ...storage.folder import CONTROL_FOLDER, READERS_FOLDER
+from ...storage.reader import LogReader
+from ..errors import UnknownSubscription
 from .output import format_time, print_json, print_rows
 
 ANSWER_SECONDS_MAX: Final = 10.0

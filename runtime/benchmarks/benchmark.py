@@ -17,12 +17,12 @@ import lmdb
 import rich.console
 import trio
 
+from ..commands.output import bare_table, make_console
+from ..errors import PlaceUnusable
 from . import history_measurements as history
 from . import measurements
 from . import saga_measurements as sagas
 from . import view_measurements as views
-from .errors import PlaceUnusable
-from .output import bare_table, make_console
 
 T = TypeVar("T")
 

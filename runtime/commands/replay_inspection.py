@@ -9,19 +9,19 @@ from typing import Any, Final
 
 import trio
 
-from ..storage.limits import Limits
-from ..storage.reader import LogReader
-from ..storage.record import StoredEvent, utc_time
-from .aggregate_replay import AggregateReplay
+from ...storage.limits import Limits
+from ...storage.reader import LogReader
+from ...storage.record import StoredEvent, utc_time
+from ..aggregate_replay import AggregateReplay
+from ..errors import ArgumentInvalid
+from ..known_names import check_stream, check_types
+from ..pace import Speed
+from ..replay import Replay
+from ..selection import MODES, ReplayMode, Selection
 from .domain_modules import aggregate_of
-from .errors import ArgumentInvalid
 from .inspection import add_filters, print_event
-from .known_names import check_stream, check_types
 from .output import compact_json, print_json
-from .pace import Speed
-from .replay import Replay
 from .replay_console import is_typed, run_on_console, told
-from .selection import MODES, ReplayMode, Selection
 
 EXIT_USAGE: Final = 2
 

@@ -10,18 +10,18 @@ import attrs
 import trio
 from msgspec import structs
 
-from ..actors.aggregate_type import AggregateType
-from ..actors.recovery import recover
-from ..storage.divergence import divergence
-from ..storage.event_query import EventQuery
-from ..storage.query import find_events
-from ..storage.reader import LogReader
-from ..storage.record import StoredEvent
-from .changes import ABSENT, Change
+from ...actors.aggregate_type import AggregateType
+from ...actors.recovery import recover
+from ...storage.divergence import divergence
+from ...storage.event_query import EventQuery
+from ...storage.query import find_events
+from ...storage.reader import LogReader
+from ...storage.record import StoredEvent
+from ..changes import ABSENT, Change
+from ..history import Blame, blame, changes_between, changes_of_state, check_version, position_of_version
+from ..known_names import check_stream
 from .domain_modules import aggregate_of
-from .history import Blame, blame, changes_between, changes_of_state, check_version, position_of_version
 from .inspection import event_data, print_event
-from .known_names import check_stream
 from .output import (
     compact_json,
     format_time,

@@ -12,7 +12,7 @@ from typing import Any, Final, TextIO
 import rich.console
 import rich.table
 
-from ..storage.record import utc_time
+from ...storage.record import utc_time
 
 NUMBERS: Final = (
     "position",

@@ -11,11 +11,11 @@ from typing import Any, Final
 import attrs
 from msgspec import structs
 
-from ..storage.event_query import EventQuery
-from ..storage.query import find_events, find_streams, position_at
-from ..storage.reader import LogReader
-from ..storage.record import StoredEvent
-from .known_names import check_stream, check_types
+from ...storage.event_query import EventQuery
+from ...storage.query import find_events, find_streams, position_at
+from ...storage.reader import LogReader
+from ...storage.record import StoredEvent
+from ..known_names import check_stream, check_types
 from .output import compact_json, format_time, print_json, print_tables
 
 FOLLOW_INTERVAL_SECONDS: Final = 0.05

@@ -10,13 +10,13 @@ import attrs
 import msgspec
 import trio
 
-from ..actors.journal import Lane, Write
-from ..actors.saga import Saga, step
-from ..actors.saga_context import SagaContext
-from ..storage.commit import Appended, NewEvent, StreamAppend
-from ..storage.errors import EventSourcingError
+from ...actors.journal import Lane, Write
+from ...actors.saga import Saga, step
+from ...actors.saga_context import SagaContext
+from ...storage.commit import Appended, NewEvent, StreamAppend
+from ...storage.errors import EventSourcingError
+from ..runtime import Runtime
 from .measurements import LIMITS, Account, Deposit
-from .runtime import Runtime
 
 SAGA_LIMITS: Final = attrs.evolve(LIMITS, streams_max=1_000_000, mailbox_commands_max=10_000)
 SAGAS_AT_ONCE: Final = 1_000

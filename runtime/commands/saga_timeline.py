@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, Final, get_args
 
-from ..actors.event_codecs import EventCodecs
-from ..actors.saga import CATEGORY_PREFIX
-from ..actors.saga_errors import UnknownSaga
-from ..actors.saga_events import (
+from ...actors.event_codecs import EventCodecs
+from ...actors.saga import CATEGORY_PREFIX
+from ...actors.saga_errors import UnknownSaga
+from ...actors.saga_events import (
     SAGA_EVENTS,
     CompensationBegun,
     EffectBegun,
@@ -18,14 +18,14 @@ from ..actors.saga_events import (
     StepBegun,
     WaitBegun,
 )
-from ..actors.saga_history import SAGA_STATES
-from ..actors.saga_instance import SagaInstance, begun
-from ..actors.serializer import Serializer
-from ..storage.control import SAGA_PREFIX, SagaAction
-from ..storage.event_query import EventQuery
-from ..storage.query import find_events, find_streams
-from ..storage.reader import LogReader
-from ..storage.record import StoredEvent
+from ...actors.saga_history import SAGA_STATES
+from ...actors.saga_instance import SagaInstance, begun
+from ...actors.serializer import Serializer
+from ...storage.control import SAGA_PREFIX, SagaAction
+from ...storage.event_query import EventQuery
+from ...storage.query import find_events, find_streams
+from ...storage.reader import LogReader
+from ...storage.record import StoredEvent
 from .output import format_time, make_console, make_table, print_json
 from .steering import Place, ask_or_leave, places, print_answers
 

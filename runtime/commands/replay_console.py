@@ -12,8 +12,8 @@ import rich.console
 import rich.progress
 import trio
 
-from ..storage.errors import EventSourcingError
-from .replay import Progress, Replay
+from ...storage.errors import EventSourcingError
+from ..replay import Progress, Replay
 
 HELP: Final = "p: pause, r: go on, s or Enter: one event, a position: on to there, q: end"
 READ_BYTES: Final = 4_096

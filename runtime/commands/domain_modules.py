@@ -5,11 +5,11 @@ import inspect
 import sys
 from collections.abc import Sequence
 
-from ..actors.aggregate import Aggregate
-from ..actors.aggregate_type import AggregateType
-from ..actors.errors import DefinitionError
-from ..actors.serializer import Serializer
-from ..storage.errors import described
+from ...actors.aggregate import Aggregate
+from ...actors.aggregate_type import AggregateType
+from ...actors.errors import DefinitionError
+from ...actors.serializer import Serializer
+from ...storage.errors import described
 
 
 def aggregates_in(modules: Sequence[str]) -> list[type[Aggregate]]:

@@ -9,22 +9,22 @@ from typing import Any, Final
 import attrs
 import trio
 
-from ..actors.aggregate import Aggregate
-from ..storage.compacted import Compacted
-from ..storage.control import MaintenanceAction
-from ..storage.errors import StorePathInvalid
-from ..storage.group import STUB
-from ..storage.limits import Limits
-from ..storage.query import find_streams
-from ..storage.reader import LogReader
-from ..storage.snapshot import Snapshot
-from .compactor import Compaction
+from ...actors.aggregate import Aggregate
+from ...storage.compacted import Compacted
+from ...storage.control import MaintenanceAction
+from ...storage.errors import StorePathInvalid
+from ...storage.group import STUB
+from ...storage.limits import Limits
+from ...storage.query import find_streams
+from ...storage.reader import LogReader
+from ...storage.snapshot import Snapshot
+from ..compactor import Compaction
+from ..known_names import check_stream
+from ..maintenance import Retention
+from ..retention import RetentionPolicy
+from ..runtime import Runtime
 from .domain_modules import aggregates_in
-from .known_names import check_stream
-from .maintenance import Retention
 from .output import format_time, print_rows
-from .retention import RetentionPolicy
-from .runtime import Runtime
 from .steering import ask_runtime, places, print_answers
 
 EXIT_REFUSED: Final = 1

@@ -14,14 +14,14 @@ from unittest import mock
 import msgspec
 import trio
 
-from ..storage import draft
-from ..storage.backup import backup
-from ..storage.merkle import Nodes, Tree
-from ..storage.reader import LogReader
-from ..storage.record import GENESIS_HASH
-from ..storage.verify import verify
+from ...storage import draft
+from ...storage.backup import backup
+from ...storage.merkle import Nodes, Tree
+from ...storage.reader import LogReader
+from ...storage.record import GENESIS_HASH
+from ...storage.verify import verify
+from ..runtime import Runtime
 from .measurements import LIMITS, Account, Deposit, concurrent_asks
-from .runtime import Runtime
 
 HASHING_ROUNDS: Final = 5
 COPIES: Final = 7

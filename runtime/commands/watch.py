@@ -13,7 +13,7 @@ import rich.panel
 import rich.table
 from rich.console import Group
 
-from ..storage.reader import LogReader
+from ...storage.reader import LogReader
 from .output import make_console, make_table, print_json
 from .steering import WRITER, places, projection_rows
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import trio
 
-from ..storage.event_query import EventQuery
-from ..storage.query import find_events
-from ..storage.reader import LogReader
-from ..storage.record import StoredEvent, utc_time
-from ..storage.snapshot import Snapshot
+from ...storage.event_query import EventQuery
+from ...storage.query import find_events
+from ...storage.reader import LogReader
+from ...storage.record import StoredEvent, utc_time
+from ...storage.snapshot import Snapshot
+from ..history import check_version, find_snapshot, position_of, state_at
+from ..known_names import check_stream
 from .domain_modules import aggregate_of
-from .history import check_version, find_snapshot, position_of, state_at
 from .inspection import EVENT_COLUMNS, event_cells, event_data
-from .known_names import check_stream
 from .output import compact_json, format_time, make_console, print_json_with, print_tables
 
 

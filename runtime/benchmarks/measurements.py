@@ -15,16 +15,16 @@ import msgspec
 import pykka
 import trio
 
-from ..actors.aggregate import Aggregate, applies, handles
-from ..actors.aggregate_type import AggregateType
-from ..actors.messages import command, event
-from ..actors.recovery import apply_event
-from ..actors.serializer import Serializer
-from ..storage.commit import Commit, NewEvent, StreamAppend
-from ..storage.limits import Limits
-from ..storage.log import EventLog
-from .reference import AggregateRef
-from .runtime import Runtime
+from ...actors.aggregate import Aggregate, applies, handles
+from ...actors.aggregate_type import AggregateType
+from ...actors.messages import command, event
+from ...actors.recovery import apply_event
+from ...actors.serializer import Serializer
+from ...storage.commit import Commit, NewEvent, StreamAppend
+from ...storage.limits import Limits
+from ...storage.log import EventLog
+from ..reference import AggregateRef
+from ..runtime import Runtime
 
 MAP_SIZE_BYTES: Final = 1 << 36
 FSYNC_SAMPLES: Final = 200

@@ -14,16 +14,16 @@ import lmdb
 import msgspec
 import trio
 
-from ..actors.event_codecs import EventCodecs
-from ..actors.projection import EventMeta, Projection, Table, on
-from ..actors.projector import BATCHES_PER_COMMIT
-from ..actors.serializer import Serializer
-from ..storage.log import EventLog
-from ..storage.record import StoredEvent
-from ..storage.store import EventReader
+from ...actors.event_codecs import EventCodecs
+from ...actors.projection import EventMeta, Projection, Table, on
+from ...actors.projector import BATCHES_PER_COMMIT
+from ...actors.serializer import Serializer
+from ...storage.log import EventLog
+from ...storage.record import StoredEvent
+from ...storage.store import EventReader
+from ..runtime import Runtime
 from . import measurements
 from .measurements import LIMITS, Account, Deposit, Deposited
-from .runtime import Runtime
 
 READ_BATCH_EVENTS: Final = 1_000
 READS: Final = 5
@@ -146,7 +146,7 @@ async def sqlite_catch_up(folder: Path, store: Path) -> float | None:
     """The same as `catch_up` for a view on SQLite; None where SQLAlchemy is not installed."""
     if importlib.util.find_spec("sqlalchemy") is None:
         return None
-    from ..actors.sql_view import SqlViews  # noqa: PLC0415 (an extra)
+    from ...actors.sql_view import SqlViews  # noqa: PLC0415 (an extra)
 
     views = SqlViews(f"sqlite:///{folder / 'views.sqlite'}")
     try:

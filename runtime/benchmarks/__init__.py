@@ -1,0 +1,1 @@
+"""`eventsrc bench`: what is measured, how, and the table of it."""
