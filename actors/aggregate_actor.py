@@ -32,8 +32,8 @@ from .host import Host
 from .idempotency import IdempotencyKeys
 from .mailbox import answer_error
 from .pipeline import Pipeline
-from .receipt import Cause, Hold, Request, Requests, StateQuery, current_cause
 from .recovery import recover
+from .request import Cause, Hold, Request, Requests, StateQuery, current_cause
 from .trio_actor import TrioActor
 from .turn import Answers, Reply, Turn
 

@@ -24,7 +24,7 @@ from ..storage.names import check_stored_name
 from .aggregate_type import AggregateType
 from .errors import EncodingError, NotAnEvent
 from .event_codecs import EventCodec
-from .receipt import Request
+from .request import Request
 
 RECORD_OVERHEAD_BYTES: Final = 400
 """What a record takes besides its payload, metadata, tags, correlation id and the name of its stream, at most."""

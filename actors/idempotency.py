@@ -7,7 +7,8 @@ from ..storage.limits import Limits
 from .aggregate_type import AggregateType
 from .host import Host
 from .messages import command_type
-from .receipt import Receipt, Request
+from .receipt import Receipt
+from .request import Request
 from .turn import Reply, Turn
 
 

@@ -18,7 +18,8 @@ from ..storage.errors import EventSourcingError, EventTooLarge
 from ..storage.record import StoredEvent
 from .errors import DecodingError, DefinitionError, EncodingError
 from .journal import Lane, Write
-from .receipt import Cause, Receipt, current_cause
+from .receipt import Receipt
+from .request import Cause, current_cause
 from .saga import Saga, SagaDefinition, StepDefinition, StepMethod
 from .saga_context import Commands, SagaContext
 from .saga_errors import (

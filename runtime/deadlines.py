@@ -9,7 +9,7 @@ import trio
 
 from ..actors.errors import CommandTimeout
 from ..actors.future import TrioFuture
-from ..actors.receipt import Request
+from ..actors.request import Request
 
 ANSWERED_KEPT_MIN: Final = 1_000
 """Answers that are remembered although they were given, before all queues are looked through for such."""

@@ -11,7 +11,8 @@ from ..actors.aggregate_type import AggregateType
 from ..actors.errors import CommandTimeout, MailboxFull
 from ..actors.future import TrioFuture
 from ..actors.projection import Projection
-from ..actors.receipt import Receipt, Request, Requests, StateQuery
+from ..actors.receipt import Receipt
+from ..actors.request import Request, Requests, StateQuery
 from ..actors.tombstone import Delete
 from ..storage.commit import ExpectedVersion
 from ..storage.errors import EventSourcingError

@@ -15,8 +15,8 @@ from ..actors.aggregate_type import AggregateType
 from ..actors.errors import AggregateDeleted, AggregateWaitsForItself, RuntimeClosed
 from ..actors.future import TrioFuture
 from ..actors.journal import Journal
-from ..actors.receipt import Hold, Request, Requests, StateQuery, current_cause
 from ..actors.recovery import recover
+from ..actors.request import Hold, Request, Requests, StateQuery, current_cause
 from ..storage.commit import ExpectedVersion
 from ..storage.errors import EventSourcingError
 from ..storage.event_query import EventQuery

@@ -18,7 +18,8 @@ from ..actors.event_codecs import EventCodecs
 from ..actors.feed import Feed
 from ..actors.future import TrioFuture
 from ..actors.journal import Journal
-from ..actors.receipt import Receipt, current_cause
+from ..actors.receipt import Receipt
+from ..actors.request import current_cause
 from ..actors.saga import CATEGORY_PREFIX, WAIT_SECONDS_MAX, Saga, is_number, saga_id
 from ..actors.saga_context import Commands, check_untyped, plain_data
 from ..actors.saga_errors import DeadlinePassed, SagaTimeout, SagaWaitsForItself, UnknownSaga, UnknownSignal

@@ -19,7 +19,7 @@ from ..actors.aggregate import Aggregate
 from ..actors.aggregate_type import AggregateType
 from ..actors.decision import encode_decision
 from ..actors.errors import Rejected, StateReadOnly
-from ..actors.receipt import Request
+from ..actors.request import Request
 from ..actors.serializer import Serializer
 from ..storage.commit import Appended, Commit
 from ..storage.errors import EventSourcingError

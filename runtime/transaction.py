@@ -19,7 +19,8 @@ from ..actors.errors import ApplierFailed, HandlerFailed
 from ..actors.future import TrioFuture
 from ..actors.idempotency import window_seconds
 from ..actors.journal import Lane, Write
-from ..actors.receipt import Hold, Receipt, Request, current_cause
+from ..actors.receipt import Receipt
+from ..actors.request import Hold, Request, current_cause
 from ..actors.turn import Reply
 from ..storage.commit import Appended, IdempotencyEntry, StreamAppend
 from ..storage.errors import CommitTooLarge, CommitTooManyBytes, EventSourcingError

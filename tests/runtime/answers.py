@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from eventsrc import AggregateRef, EventLog, EventSourcingError, Receipt, make_converter
-from eventsrc.actors.receipt import Request
+from eventsrc.actors.request import Request
 from eventsrc.storage.verify import verify
 
 
