@@ -6,11 +6,9 @@ and compared as a number. What is nested is JSON.
 """
 
 import enum
-import json
 import math
 import types
 import typing
-from base64 import b64decode, b64encode
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
@@ -22,6 +20,7 @@ import attrs
 from sqlalchemy.types import UserDefinedType
 
 from ..storage.ordered_key import sorting_key
+from .sql_json import from_json, revived, to_json
 
 Dialect: TypeAlias = Literal["sqlite", "postgresql"]
 Translation: TypeAlias = Callable[[Any], Any]
@@ -34,7 +33,6 @@ PLAIN_DIGITS_MAX: Final = 40
 """Digits of a decimal key before it is written with an exponent, on SQLite."""
 _DECIMALS: Final = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
 _MICROSECOND: Final = timedelta(microseconds=1)
-_BYTES: Final = "$bytes"
 _SQL_TYPES: Final[dict[str, tuple[str, str]]] = {
     "integer": ("INTEGER", "BIGINT"),
     "float": ("REAL", "DOUBLE PRECISION"),
@@ -190,11 +188,6 @@ def column_of(row_class: type, field: "attrs.Attribute[Any]", dialect: Dialect) 
     return Column(field.name, kind, is_nullable, members, dialect)
 
 
-def to_json(data: Any) -> str:
-    """Plain data as JSON text that is the same for the same data."""
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_bytes_to_json)
-
-
 def _kind_of(hint: Any) -> tuple[str, bool, type[enum.Enum] | None]:
     while hasattr(hint, "__supertype__"):
         hint = hint.__supertype__
@@ -268,27 +261,6 @@ def compare_decimals(one: str, other: str) -> int:
     return (first > second) - (first < second)
 
 
-def _bytes_to_json(value: Any) -> dict[str, str]:
-    if isinstance(value, bytes | bytearray):
-        return {_BYTES: b64encode(value).decode()}
-    raise TypeError(f"{type(value).__name__} cannot be JSON")
-
-
-def _bytes_from_json(value: dict[str, Any]) -> Any:
-    return b64decode(value[_BYTES]) if value.keys() == {_BYTES} else value
-
-
-def _from_json(text: str) -> Any:
-    return json.loads(text, object_hook=_bytes_from_json)
-
-
-def _revived(value: Any) -> Any:
-    """The same for what the driver has read as JSON."""
-    if isinstance(value, dict):
-        return _bytes_from_json({key: _revived(item) for key, item in value.items()})
-    return [_revived(item) for item in value] if isinstance(value, list) else value
-
-
 _ENCODERS: Final[dict[Dialect, dict[str, Translation]]] = {
     "sqlite": {
         "float": _number,
@@ -313,12 +285,12 @@ _DECODERS: Final[dict[Dialect, dict[str, Translation]]] = {
         "timedelta": lambda value: timedelta(microseconds=value),
         "decimal": Decimal,
         "uuid": UUID,
-        "json": _from_json,
+        "json": from_json,
     },
     "postgresql": {
         "datetime": datetime.fromisoformat,
         "timedelta": lambda value: timedelta(microseconds=value),
-        "json": _revived,
+        "json": revived,
     },
 }
 _PLAIN: Final[dict[str, Translation]] = {

@@ -15,7 +15,8 @@ from .criteria import Between, Criterion, Equal, OneOf, RowQuery, StartingWith
 from .errors import DecodingError, DefinitionError
 from .row_order import RowOrder
 from .row_type import RowType
-from .sql_columns import DECIMAL_COLLATION, Column, Dialect, NoSuchValue, SqlType, Translation, column_of, to_json
+from .sql_columns import DECIMAL_COLLATION, Column, Dialect, NoSuchValue, SqlType, Translation, column_of
+from .sql_json import to_json
 
 ROWS_FETCHED: Final = 1_000
 """Rows that are fetched at a time where Python looks at each of them."""
@@ -125,14 +126,20 @@ class SqlTable:
 
     def _maker(self, *, is_direct: bool) -> Callable[[Sequence[Any]], Any]:
         row_class, name = self.table.row_class, self.table.name
+
+        def misfit(error: Exception) -> DecodingError:
+            return DecodingError(f"A stored row of {name} does not fit {row_class.__name__}: {error}")
+
         if not is_direct:
             plain = [(column.field, column.plain()) for column in self.columns]
 
             def structured(values: Sequence[Any]) -> Any:
                 pairs = zip(plain, values, strict=True)
-                return self.table.structure(
-                    {field: value if to_plain is None else to_plain(value) for (field, to_plain), value in pairs}
-                )
+                try:
+                    data = {field: value if to_plain is None else to_plain(value) for (field, to_plain), value in pairs}
+                except Exception as error:
+                    raise misfit(error) from error
+                return self.table.structure(data)
 
             return structured
         aliases = {field.name: field.alias for field in attrs.fields(row_class)}
@@ -147,7 +154,7 @@ class SqlTable:
                     values = [value if decode is None else decode(value) for decode, value in pairs]
                 return row_class(**dict(zip(names, values, strict=True)))
             except Exception as error:
-                raise DecodingError(f"A stored row of {name} does not fit {row_class.__name__}: {error}") from error
+                raise misfit(error) from error
 
         return made
 

@@ -258,3 +258,27 @@ def test_a_look_at_many_rows_goes_no_further_than_it_may(tmp_path: Path) -> None
         assert reading.count(table, {}) == 3 * ROWS_BETWEEN_CHECKS, "what LMDB counts"
         assert len(reading.find(table, RowQuery({}, (Order("number", True),), limit=10))) == 10
     view.close()
+
+
+FREE: list[Any] = [
+    {"$bytes": "aGk="},
+    {"$bytes": "no base64"},
+    {"$bytes": b"hi"},
+    {"$bytes": [{"$bytes": [b"hi"]}], "more": {"$bytes": {"$bytes": None}}},
+    {"$bytes": []},
+    ["$bytes", {"": b""}, {"$bytes": ["$bytes"]}],
+]
+
+
+def test_what_is_nested_comes_back_as_it_was_put(views: ViewStore) -> None:
+    table = everything()
+    view = views.open("all", FIRST, [table])
+    put(view, table, *(Everything(str(number), free=free) for number, free in enumerate(FREE)))
+    with view.reading() as reading:
+        assert [row.free for row in reading.find(table, RowQuery())] == FREE
+        for number, free in enumerate(FREE):
+            found = reading.get(table, (str(number),))
+            assert found is not None
+            assert found.free == free
+            assert ask(view, table, free=free) == str(number)
+    view.close()
