@@ -18,7 +18,8 @@ except ImportError as missing:  # pragma: no cover
         "SQL views need SQLAlchemy: pip install 'eventsrc[sql]' (PostgreSQL: 'eventsrc[postgresql]')"
     ) from missing
 
-from .sql_columns import DECIMAL_COLLATION, compare_decimals
+from .sql_columns import DECIMAL_COLLATION
+from .sql_values import compare_decimals
 
 CONNECTIONS_MAX: Final = 40
 """As many as trio has worker threads."""

@@ -177,7 +177,7 @@ class _Writing(_Reading):
         if not sql.is_current:
             raise ViewWriteFailed(self._view.path, f"{sql.sql.name} has other columns; raise the projection's version")
         put = [change.row for change in changes if change.row is not None]
-        removed = [sql.key_from(change.key) for change in changes if change.row is None]
+        removed = [key for change in changes if change.row is None and (key := sql.key_from(change.key)) is not None]
         with self._noting():
             try:
                 if put:

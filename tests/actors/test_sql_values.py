@@ -1,11 +1,22 @@
 """Values in SQL: what a column cannot hold, and what somebody else has put there."""
 
-import pytest
-from view_cases import FIRST, Everything, ask, everything, put
+from collections.abc import Callable
+from contextlib import closing
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
 
-from eventsrc import DecodingError
+import pytest
+from attrs import frozen
+from view_cases import FIRST, PLUS_2, Colour, Everything, Happened, ask, everything, put, stored
+
+from eventsrc import DecodingError, EventMeta, Projection, RowInvalid, Table, between, on
 from eventsrc.actors.criteria import RowQuery
+from eventsrc.actors.row_type import RowType
+from eventsrc.actors.serializer import Serializer
 from eventsrc.actors.sql_view import SqlViews
+from eventsrc.actors.view_session import EventFailed, SessionRows, ViewSession
+from eventsrc.actors.view_store import Checkpoint, ViewStore
 
 
 @pytest.mark.parametrize("damage", ['{"$bytes":"no base64"}', '{"$bytes":7}'])
@@ -21,3 +32,135 @@ def test_a_damaged_value_is_said_to_be(sql: SqlViews, damage: str) -> None:
         with pytest.raises(DecodingError):
             reading.find(table, RowQuery())
     assert ask(view, table, key="a") == "a"
+
+
+@frozen
+class Number:
+    key: str
+    number: int | float
+
+
+def test_a_number_that_no_double_equals_is_refused(sql: SqlViews) -> None:
+    table = everything((), rows=Number)
+    view = sql.open("numbers", FIRST, [table])
+    rows = [Number("a", 2**60), Number("b", 0.1), Number("c", -7)]
+    put(view, table, *rows)
+    for number in (2**60 + 1, 10**400):
+        with pytest.raises(RowInvalid, match=r"is refused: .*Number"):
+            put(view, table, Number("d", number))
+        assert ask(view, table, number=number) == ""
+    with view.reading() as reading:
+        assert reading.find(table, RowQuery()) == rows
+    assert ask(view, table, number=2**60) == "a"
+
+
+def test_an_old_generation_is_asked_by_an_enum_or_its_value(sql: SqlViews) -> None:
+    @frozen
+    class Old:
+        key: Colour
+        gone: int = 1
+
+    @frozen
+    class New:
+        key: Colour
+
+    old, new = everything((), rows=Old), everything((), rows=New)
+    view = sql.open("all", FIRST, [old])
+    put(view, old, Old(Colour.RED))
+    view = sql.open("all", FIRST, [new])
+    with view.reading() as reading:
+        assert reading.get(new, (Colour.RED,)) == reading.get(new, ("red",)) == New(Colour.RED)
+        assert reading.get(new, ("blue",)) is None
+
+
+def opened(views: ViewStore, row_class: type, handle: Callable[[SessionRows[Any], Happened], None]) -> ViewSession:
+    """A projection with one table `rows` that does this with each event."""
+
+    class Handled(Projection, name="handled"):
+        rows: Table[Any] = Table(row_class, key="key")
+
+        @on(Happened)
+        def happened(self, event: Happened, meta: EventMeta) -> None:
+            handle(self.rows, event)  # type: ignore[arg-type]
+
+    serializer = Serializer()
+    tables = [RowType(Handled.rows, serializer)]
+    return ViewSession(Handled, views.open("handled", FIRST, tables), serializer)
+
+
+def apply(session: ViewSession, *amounts: int) -> None:
+    events = [stored(position, "a", {"amount": amount}) for position, amount in enumerate(amounts, 1)]
+    session.apply(events, Checkpoint(len(amounts), b""))
+
+
+@frozen
+class Span:
+    key: timedelta
+
+
+@frozen
+class When:
+    key: datetime
+
+
+@frozen
+class Whole:
+    key: int
+
+
+@pytest.mark.parametrize(
+    ("row_class", "key"),
+    [(Whole, 2**63), (Span, timedelta.max), (When, datetime.min.replace(tzinfo=PLUS_2))],
+)
+def test_an_event_whose_key_does_not_fit_is_named_when_its_row_is_put(sql: SqlViews, row_class: type, key: Any) -> None:
+    def handle(rows: SessionRows[Any], event: Happened) -> None:
+        assert rows.get(key) is None
+        assert rows.where(key=key) == []
+        rows.delete(key)
+        if event.amount == 3:
+            rows.put(row_class(key))
+
+    session = opened(sql, row_class, handle)
+    apply(session, 1, 2)
+    assert session.view.checkpoint.position == 2
+    with pytest.raises(EventFailed, match=r"at position 3: RowInvalid: A row of rows is refused"):
+        apply(opened(sql, row_class, handle), 1, 1, 3)
+
+
+@frozen
+class Named:
+    key: str
+    number: int = 0
+
+
+def test_a_text_with_nul_is_no_row_on_postgresql_and_an_event_that_puts_it_is_named(postgres_url: str) -> None:
+    def handle(rows: SessionRows[Any], event: Happened) -> None:
+        assert rows.get("a\0b") is None
+        assert rows.where(key="a\0b") == []
+        assert rows.where(key=between("a", "b\0")) == ([Named("ann")] if event.amount > 1 else [])
+        rows.delete("a\0b")
+        rows.put(Named("ann" if event.amount < 3 else "a\0b"))
+
+    with closing(SqlViews(postgres_url)) as views:
+        apply(opened(views, Named, handle), 1, 2)
+        with pytest.raises(EventFailed, match=r"at position 3: RowInvalid: A row of rows is refused: .*NUL"):
+            apply(opened(views, Named, handle), 2, 2, 3)
+
+
+@frozen
+class Priced:
+    key: str
+    price: Decimal | None = None
+    prices: tuple[Decimal, ...] = ()
+
+
+@pytest.mark.parametrize("bad", [Priced("x", Decimal("sNaN")), Priced("x", None, (Decimal("sNaN"),))])
+def test_a_row_with_a_signalling_nan_is_refused(views: ViewStore, bad: Priced) -> None:
+    def handle(rows: SessionRows[Any], event: Happened) -> None:
+        rows.put(bad if event.amount == 3 else Priced("a", Decimal("NaN")))
+
+    session = opened(views, Priced, handle)
+    with pytest.raises(EventFailed, match="at position 3: RowInvalid: A row of rows has a signalling NaN"):
+        apply(session, 1, 2, 3)
+    apply(session, 1)
+    session.view.close()
