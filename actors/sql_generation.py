@@ -88,9 +88,10 @@ class SqlView:
                 transaction.commit()
             except BaseException as error:
                 _roll_back(transaction)
-                # What a handler met here is no fault of its event.
-                if writing.failure not in (None, error) and isinstance(error, Exception):
-                    raise writing.failure from error
+                # What a handler met here is no fault of its event, but for a row that the event made.
+                failure = writing.failure
+                if failure is not error and isinstance(error, Exception) and not isinstance(failure, RowInvalid | None):
+                    raise failure from error
                 raise
         if writing.saved is not None:
             self._known = writing.saved
@@ -158,7 +159,7 @@ class _Writing(_Reading):
         self._transaction = transaction
         self.saved: Checkpoint | None = None
         self.failure: Exception | None = None
-        """What the database refused, whatever became of it on its way out of a handler."""
+        """What the database refused, whatever became of it on its way out of a handler. Nothing else is done then."""
 
     def get(self, table: RowType[Any], key: tuple[Any, ...]) -> Any | None:
         with self._noting():
@@ -208,12 +209,16 @@ class _Writing(_Reading):
                     if not is_refusal(error):
                         raise
                     because = " ".join(str(getattr(error, "orig", None) or error).split())
-                    raise RowInvalid(f"A row of {sql.table.name} is refused: {because}: {row!r}", row) from reason
+                    self.failure = RowInvalid(f"A row of {sql.table.name} is refused: {because}: {row!r}", row)
+                    raise self.failure from reason
         finally:
             _roll_back(trial)
 
     @contextmanager
     def _noting(self) -> Iterator[None]:
+        if self.failure is not None:
+            # The transaction is at its end, of which the database would say no more than that.
+            raise self.failure
         try:
             yield
         except sqlalchemy.exc.SQLAlchemyError as error:

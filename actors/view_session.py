@@ -29,11 +29,20 @@ R = TypeVar("R")
 class Batch:
     """What the tables of a projection have in common while a batch is being handled."""
 
-    __slots__ = ("event_index", "transaction")
+    __slots__ = ("event_index", "refused", "transaction")
 
     transaction: ViewWriting
     event_index: int
     """Which event of the batch is being handled."""
+
+    def __init__(self) -> None:
+        self.refused: RowRefused | None = None
+        """Why nothing of it will be stored, whatever became of that on its way out of a handler."""
+
+    def check(self) -> None:
+        """Raise `RowRefused` again where a row was refused."""
+        if self.refused is not None:
+            raise self.refused
 
 
 class SessionRows(Generic[R]):
@@ -78,6 +87,7 @@ class SessionRows(Generic[R]):
     def where(self, **criteria: Any) -> list[R]:
         row_type = self._type
         query = RowQuery(criteria_of(row_type.fields, row_type.name, criteria), limit=ROWS_FOUND_MAX + 1)
+        self._batch.check()
         self.flush()
         found: list[R] = self._batch.transaction.find(row_type, query)
         if len(found) > ROWS_FOUND_MAX:
@@ -96,7 +106,8 @@ class SessionRows(Generic[R]):
             ]
             self._batch.transaction.write(self._type, changes)
         except RowInvalid as error:
-            raise RowRefused(self._event_that_put(error.row), error) from error
+            refused = self._batch.refused = RowRefused(self._event_that_put(error.row), error)
+            raise refused from error
         if self._type.is_immutable:
             kept = self._kept
             for change in changes:
@@ -133,6 +144,7 @@ class SessionRows(Generic[R]):
 
     def _encoded(self, key: tuple[Any, ...]) -> bytes:
         """The key as bytes. A row is mostly put under the key that it was got by."""
+        self._batch.check()
         newest, encoded = self._newest_key
         if key != newest:
             encoded = self._type.key(key)
@@ -200,6 +212,7 @@ class ViewSession:
 
     def _apply(self, events: Sequence[StoredEvent], checkpoint: Checkpoint) -> None:
         handlers, decode, projection, batch = self._handlers, self._codecs.decode, self._projection, self._batch
+        batch.refused = None
         with self.view.writing() as transaction:
             batch.transaction = transaction
             for index, stored in enumerate(events):
@@ -213,7 +226,11 @@ class ViewSession:
                     # No fault of the event.
                     raise
                 except Exception as error:
+                    if batch.refused is not None:
+                        raise batch.refused from error
                     raise EventFailed(stored, error) from error
+                # The method may have passed over it.
+                batch.check()
             for rows in self._rows:
                 rows.flush()
             transaction.save(checkpoint)

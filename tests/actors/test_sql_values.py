@@ -1,7 +1,7 @@
 """Values in SQL: what a column cannot hold, and what somebody else has put there."""
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -16,7 +16,7 @@ from eventsrc.actors.row_type import RowType
 from eventsrc.actors.serializer import Serializer
 from eventsrc.actors.sql_view import SqlViews
 from eventsrc.actors.view_session import EventFailed, SessionRows, ViewSession
-from eventsrc.actors.view_store import Checkpoint, ViewStore
+from eventsrc.actors.view_store import Change, Checkpoint, ViewStore
 
 
 @pytest.mark.parametrize("damage", ['{"$bytes":"no base64"}', '{"$bytes":7}'])
@@ -145,6 +145,52 @@ def test_a_text_with_nul_is_no_row_on_postgresql_and_an_event_that_puts_it_is_na
         apply(opened(views, Named, handle), 1, 2)
         with pytest.raises(EventFailed, match=r"at position 3: RowInvalid: A row of rows is refused: .*NUL"):
             apply(opened(views, Named, handle), 2, 2, 3)
+
+
+@pytest.mark.parametrize("ask_again", ["get", "where", "put", "raise", "nothing"])
+def test_a_refused_row_that_a_handler_passes_over_is_named_all_the_same(views: ViewStore, ask_again: str) -> None:
+    def handle(rows: SessionRows[Any], event: Happened) -> None:
+        # No place has so large a number, and the row is written when rows are looked for.
+        rows.put(Named(f"{event.amount}", 2**70 if event.amount == 3 else event.amount))
+        with suppress(Exception):
+            rows.where(number=between(0, None))
+        match ask_again:
+            case "get":
+                rows.get("not there")
+            case "where":
+                rows.where(number=1)
+            case "put":
+                rows.put(Named("another"))
+            case "raise":
+                if event.amount == 3:
+                    raise ValueError("it makes another error of it")
+
+    session = opened(views, Named, handle)
+    for _ in range(2):
+        with pytest.raises(EventFailed, match=r"at position 3: RowInvalid: .*number=1180591620717411303424"):
+            apply(session, 1, 2, 3, 4)
+    assert session.view.checkpoint.position == 0
+    apply(session, 1, 2)
+    assert session.view.checkpoint.position == 2
+    session.view.close()
+
+
+def test_a_transaction_that_refused_a_row_says_so_until_its_end(sql: SqlViews) -> None:
+    table = everything()
+    view = sql.open("all", FIRST, [table])
+    change = [Change(table.key(("x",)), Everything("x", number=2**63), None, None)]
+    with pytest.raises(RowInvalid, match="is refused"), view.writing() as writing:
+        for act in (
+            lambda: writing.write(table, change),
+            lambda: writing.get(table, ("a",)),
+            lambda: writing.find(table, RowQuery()),
+            lambda: writing.count(table, {}),
+            lambda: writing.save(Checkpoint(1, b"")),
+        ):
+            with pytest.raises(RowInvalid, match="is refused"):
+                act()
+    assert view.checkpoint.position == 0
+    assert ask(view, table) == ""
 
 
 @frozen
