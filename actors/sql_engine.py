@@ -36,6 +36,7 @@ IDLE_SECONDS_MAX: Final = 60
 _WRITES: Final = "eventsrc_writes"
 _AGAIN: Final = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 _NO_ROOM: Final = frozenset({"53100", "53200"})  # disk full, out of memory
+_NO_PRIVILEGE: Final = "42501"
 _REFUSED_CLASSES: Final = frozenset({"0A", "22", "23", "42", "54"})  # a value, a constraint, a type, a limit
 
 
@@ -176,3 +177,12 @@ def is_refusal(error: Exception) -> bool:
             error, sqlalchemy.exc.OperationalError
         )
     return isinstance(error, OverflowError | ValueError | TypeError | AttributeError)
+
+
+def refuses_names(error: SQLAlchemyError) -> bool:
+    """Whether a statement that makes something was refused as it is written: a name is taken, or reserved."""
+    original = error.orig if isinstance(error, DBAPIError) else None
+    if isinstance(original, sqlite3.Error):
+        return original.sqlite_errorcode == sqlite3.SQLITE_ERROR
+    state: str = getattr(original, "sqlstate", None) or ""
+    return state[:2] == "42" and state != _NO_PRIVILEGE
