@@ -4,7 +4,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from .errors import DefinitionError, ViewUnreachable, ViewWriteFailed
 from .view_store import ViewRetry
@@ -19,7 +19,10 @@ except ImportError as missing:  # pragma: no cover
     ) from missing
 
 from .sql_columns import DECIMAL_COLLATION
+from .sql_errors import ViewReadFailed
 from .sql_values import compare_decimals
+
+Refused: TypeAlias = type[ViewWriteFailed] | type[ViewReadFailed]
 
 CONNECTIONS_MAX: Final = 40
 """As many as trio has worker threads."""
@@ -137,15 +140,15 @@ def _postgresql(url: sqlalchemy.URL) -> sqlalchemy.Engine:
 
 
 @contextmanager
-def translating(path: str) -> Iterator[None]:
-    """Raise what the database and its driver raise as `ViewUnreachable`, `ViewWriteFailed` or `ViewRetry`."""
+def translating(path: str, refused: Refused = ViewWriteFailed) -> Iterator[None]:
+    """Raise what the database and its driver raise as `ViewUnreachable`, `ViewRetry` or, else, as `refused`."""
     try:
         yield
     except (SQLAlchemyError, sqlite3.Error) as error:
-        raise translated(path, error) from error
+        raise translated(path, error, refused) from error
 
 
-def translated(path: str, error: Exception) -> Exception:
+def translated(path: str, error: Exception, refused: Refused = ViewWriteFailed) -> Exception:
     """The same for one error."""
     original = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     reason = " ".join(str(original).split()) or type(original).__name__
@@ -153,7 +156,7 @@ def translated(path: str, error: Exception) -> Exception:
     if isinstance(original, sqlite3.Error):
         if "unable to open" in reason:
             return ViewUnreachable(path, reason)
-        return ViewWriteFailed(path, reason)
+        return refused(path, reason)
     if state in _AGAIN:
         return ViewRetry(reason)
     if isinstance(error, sqlalchemy.exc.TimeoutError):
@@ -164,7 +167,7 @@ def translated(path: str, error: Exception) -> Exception:
         return ViewUnreachable(path, reason)
     if not state and isinstance(error, sqlalchemy.exc.OperationalError):
         return ViewUnreachable(path, reason)
-    return ViewWriteFailed(path, reason)
+    return refused(path, reason)
 
 
 def is_refusal(error: Exception) -> bool:

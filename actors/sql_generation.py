@@ -12,6 +12,7 @@ from .criteria import Criterion, RowQuery
 from .errors import CheckpointMoved, RowInvalid, ViewWriteFailed
 from .row_type import RowType
 from .sql_engine import begin_writing, is_refusal, translated, translating
+from .sql_errors import ViewReadFailed
 from .sql_table import SqlTable
 from .view_store import Change, Checkpoint, ViewReading, ViewWriting
 
@@ -64,8 +65,9 @@ class SqlView:
 
     @contextmanager
     def reading(self, *, rows_max: int | None = None) -> Iterator[ViewReading]:
+        """Look at it. Raises `ViewUnreachable`, `ViewReadFailed`."""
         self._check()
-        with translating(self._views.path), self._reader.connect() as connection, connection.begin():
+        with translating(self._views.path, ViewReadFailed), self._reader.connect() as connection, connection.begin():
             yield _Reading(self._tables, connection)
 
     @contextmanager

@@ -10,10 +10,11 @@ import pytest
 from attrs import frozen
 from view_cases import FIRST, PLUS_2, Colour, Everything, Happened, ask, everything, put, stored
 
-from eventsrc import DecodingError, EventMeta, Projection, RowInvalid, Table, between, on
+from eventsrc import DecodingError, EventMeta, Projection, RowInvalid, StoreError, Table, between, on
 from eventsrc.actors.criteria import RowQuery
 from eventsrc.actors.row_type import RowType
 from eventsrc.actors.serializer import Serializer
+from eventsrc.actors.sql_errors import ViewReadFailed
 from eventsrc.actors.sql_view import SqlViews
 from eventsrc.actors.view_session import EventFailed, SessionRows, ViewSession
 from eventsrc.actors.view_store import Change, Checkpoint, ViewStore
@@ -32,6 +33,21 @@ def test_a_damaged_value_is_said_to_be(sql: SqlViews, damage: str) -> None:
         with pytest.raises(DecodingError):
             reading.find(table, RowQuery())
     assert ask(view, table, key="a") == "a"
+
+
+def test_a_query_that_fails_says_so_and_nothing_of_a_batch(sql: SqlViews) -> None:
+    table = everything()
+    view = sql.open("all", FIRST, [table])
+    put(view, table, Everything("a"))
+    with sql.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE all_things_g1 RENAME TO moved")
+    with pytest.raises(ViewReadFailed, match=r"could not answer a query: .*all_things_g1.* ask again") as failed:
+        ask(view, table)
+    assert "batch" not in str(failed.value)
+    assert isinstance(failed.value, StoreError)
+    with sql.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE moved RENAME TO all_things_g1")
+    assert ask(view, table) == "a"
 
 
 @frozen
