@@ -1,21 +1,25 @@
-"""Plain data as JSON text and back. Bytes, which JSON does not have, are {"$bytes": base64}.
+"""Plain data as JSON text and back. What JSON does not have is a dict of one key, a mark: {"$bytes": base64}.
 
-A dict of that very shape, as a user may have one, is {"$bytes": [what it holds]}, so that everything comes back as put.
+So are dicts whose keys are not all texts, {"$items": [key, value, ...]}, and floats that PostgreSQL would take for
+whole numbers, {"$float": text}. A user's own dict whose only key is a mark is {mark: [value]}.
 """
 
 import json
+import math
 from base64 import b64decode, b64encode
 from typing import Any, Final
 
 _BYTES: Final = "$bytes"
-_QUOTED: Final = json.dumps(_BYTES)
+_ITEMS: Final = "$items"
+_FLOAT: Final = "$float"
+_MARKS: Final = frozenset({_BYTES, _ITEMS, _FLOAT})
+_EXPONENT_FROM: Final = 1e16
+"""From here on a float is written without a decimal point, and JSONB would write it as an int."""
 
 
 def to_json(data: Any) -> str:
-    """Plain data as JSON text that is the same for the same data."""
-    text = _dumped(data)
-    # Few data hold the mark, or bytes, which were given it just now.
-    return _dumped(_marked(data)) if _QUOTED in text else text
+    """Plain data as JSON text that is the same for the same data. Raises `TypeError` for what cannot be JSON."""
+    return _dumped(_marked(data))
 
 
 def from_json(text: str) -> Any:
@@ -31,28 +35,45 @@ def revived(data: Any) -> Any:
 
 
 def _dumped(data: Any) -> str:
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_of_bytes)
-
-
-def _of_bytes(value: Any) -> dict[str, str]:
-    if isinstance(value, bytes | bytearray):
-        return {_BYTES: b64encode(value).decode()}
-    raise TypeError(f"{type(value).__name__} cannot be JSON")
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def _marked(data: Any) -> Any:
     if isinstance(data, dict):
+        return _marked_dict(data)
+    if isinstance(data, list | tuple):
+        return [_marked(item) for item in data]
+    if isinstance(data, bytes | bytearray):
+        return {_BYTES: b64encode(data).decode()}
+    if isinstance(data, float) and math.isfinite(data) and abs(data) >= _EXPONENT_FROM:
+        return {_FLOAT: repr(data)}
+    return data
+
+
+def _marked_dict(data: dict[Any, Any]) -> dict[str, Any]:
+    if all(isinstance(key, str) for key in data):
         items = {key: _marked(item) for key, item in data.items()}
-        return {_BYTES: [items[_BYTES]]} if items.keys() == {_BYTES} else items
-    return [_marked(item) for item in data] if isinstance(data, list | tuple) else data
+        (mark,) = items if len(items) == 1 else ("",)
+        return {mark: [items[mark]]} if mark in _MARKS else items
+    pairs = sorted(((_marked(key), _marked(item)) for key, item in data.items()), key=lambda pair: _dumped(pair[0]))
+    return {_ITEMS: [part for pair in pairs for part in pair]}
 
 
 def _unmarked(value: dict[str, Any]) -> Any:
-    if value.keys() != {_BYTES}:
+    (mark,) = value if len(value) == 1 else ("",)
+    if mark not in _MARKS:
         return value
-    match value[_BYTES]:
-        case str(encoded):
-            return b64decode(encoded, validate=True)
-        case [held]:
-            return {_BYTES: held}
-    raise ValueError(f"{value!r} stands neither for bytes nor for a dict")
+    match mark, value[mark]:
+        case _, [held]:
+            return {mark: held}
+        case "$bytes", str(text):
+            return b64decode(text, validate=True)
+        case "$float", str(text):
+            return float(text)
+        case "$items", [*parts] if parts and len(parts) % 2 == 0:
+            return {_hashable(key): item for key, item in zip(parts[::2], parts[1::2], strict=True)}
+    raise ValueError(f"{value!r} was not written as the value of a row")
+
+
+def _hashable(key: Any) -> Any:
+    return tuple(_hashable(part) for part in key) if isinstance(key, list) else key

@@ -8,19 +8,20 @@ from typing import Any
 
 import pytest
 from attrs import frozen
-from view_cases import FIRST, PLUS_2, Colour, Everything, Happened, ask, everything, put, stored
+from view_cases import FIRST, PLUS_2, Colour, Everything, Happened, Size, ask, everything, put, stored
 
 from eventsrc import DecodingError, EventMeta, Projection, RowInvalid, StoreError, Table, between, on
 from eventsrc.actors.criteria import RowQuery
 from eventsrc.actors.row_type import RowType
 from eventsrc.actors.serializer import Serializer
 from eventsrc.actors.sql_errors import ViewReadFailed
+from eventsrc.actors.sql_json import from_json, to_json
 from eventsrc.actors.sql_view import SqlViews
 from eventsrc.actors.view_session import EventFailed, SessionRows, ViewSession
 from eventsrc.actors.view_store import Change, Checkpoint, ViewStore
 
 
-@pytest.mark.parametrize("damage", ['{"$bytes":"no base64"}', '{"$bytes":7}'])
+@pytest.mark.parametrize("damage", ['{"$bytes":"no base64"}', '{"$items":[1,2,3]}'])
 def test_a_damaged_value_is_said_to_be(sql: SqlViews, damage: str) -> None:
     table = everything()
     view = sql.open("all", FIRST, [table])
@@ -48,6 +49,24 @@ def test_a_query_that_fails_says_so_and_nothing_of_a_batch(sql: SqlViews) -> Non
     with sql.engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE moved RENAME TO all_things_g1")
     assert ask(view, table) == "a"
+
+
+@frozen
+class Keyed:
+    key: str
+    sizes: dict[Size, int]
+    flags: dict[bool, str]
+    ratios: dict[float, list[float]]
+
+
+def test_the_keys_of_a_dict_come_back_as_what_they_were(sql: SqlViews) -> None:
+    table = everything((), rows=Keyed)
+    view = sql.open("all", FIRST, [table])
+    row = Keyed("a", {Size.LARGE: 1, Size.SMALL: 2}, {False: "no", True: "yes"}, {0.5: [1e300]})
+    put(view, table, row)
+    with view.reading() as reading:
+        assert reading.get(table, ("a",)) == row
+    assert from_json(to_json({(1, ("x",)): 2})) == {(1, ("x",)): 2}, "as a hook of cattrs may make of a key"
 
 
 @frozen

@@ -426,6 +426,10 @@ FREE: list[Any] = [
     {"$bytes": [{"$bytes": [b"hi"]}], "more": {"$bytes": {"$bytes": None}}},
     {"$bytes": []},
     ["$bytes", {"": b""}, {"$bytes": ["$bytes"]}],
+    {1: "a", "1": "b"},
+    {True: {None: {1.5: b"x"}}, 2: {b"y": {}}},
+    {"$items": [1, 2], "$float": {"$items": {"$float": "1.5"}}},
+    [1e300, -1e16, 1e15, 10**16, 2.0, 1e-300],
 ]
 
 
@@ -439,5 +443,6 @@ def test_what_is_nested_comes_back_as_it_was_put(views: ViewStore) -> None:
             found = reading.get(table, (str(number),))
             assert found is not None
             assert found.free == free
+            assert not isinstance(free, list) or list(map(type, found.free)) == list(map(type, free))
             assert ask(view, table, free=free) == str(number)
     view.close()
