@@ -19,7 +19,7 @@ from .sql_columns import DECIMAL_COLLATION, Column, SqlType, column_of
 from .sql_comparison import NoSuchValue, NotInSql, parameter_of
 from .sql_json import to_json
 from .sql_order import Condition, SortedBy, after
-from .sql_values import Dialect, Translation
+from .sql_values import Dialect, Translation, decimal_of
 
 ROWS_FETCHED: Final = 1_000
 """Rows that are fetched at a time where Python looks at each of them."""
@@ -248,7 +248,7 @@ class SqlTable:
     def _is_between(self, column: Column, low: Any, high: Any) -> Condition:
         stored, compared = self.sql.c[column.field], self._compared(column)
         parts: list[Condition] = [stored.is_not(None)]
-        if self._is_postgresql and column.kind in ("float", "decimal"):
+        if low is not None and self._is_postgresql and column.kind in ("float", "decimal"):
             # There NaN is above all numbers.
             parts.append(compared < sqlalchemy.literal_column("'NaN'"))
         for value, is_low in ((low, True), (high, False)):
@@ -368,7 +368,7 @@ def _roughly(column: Column, bound: Any, towards: float) -> Any:
     """A bound widened for what is compared as a double, in whose last digit databases differ."""
     if bound is None or not column.is_compared_roughly:
         return bound
-    number = float(bound)
+    number = float(decimal_of(bound))
     for _ in range(4):
         number = math.nextafter(number, towards)
     return number

@@ -35,9 +35,14 @@ def encoder_of(kind: str, dialect: Dialect, *, is_key: bool = False) -> Translat
     return _ENCODERS[dialect].get(kind)
 
 
+def decimal_of(text: str) -> Decimal:
+    """A decimal from its text on SQLite."""
+    return Decimal(text.rpartition(" ")[2])
+
+
 def compare_decimals(one: str, other: str) -> int:
     """-1, 0 or 1; NaN comes last."""
-    first, second = sorting_key(Decimal(one)), sorting_key(Decimal(other))
+    first, second = sorting_key(decimal_of(one)), sorting_key(decimal_of(other))
     return (first > second) - (first < second)
 
 
@@ -72,10 +77,16 @@ def _datetime_text(value: datetime) -> str:
 def _decimal_text(value: Decimal) -> str:
     if value.is_snan():
         raise ValueError(_SIGNALLING)
-    return str(value)
+    if value.is_finite():
+        return str(value)
+    # To SQLite it is the number that it begins with, which is beyond all doubles. NaN comes last.
+    sign = "-" if value.is_infinite() and value < 0 else ""
+    return f"{sign}9e999 {value}"
 
 
 def _key_text(value: Decimal) -> str:
+    if not value.is_finite():
+        return _decimal_text(value)
     if not value:
         return "0"
     shortest = _DECIMALS.normalize(value)
@@ -125,7 +136,7 @@ DECODERS: Final[dict[Dialect, dict[str, Translation]]] = {
         "datetime": datetime.fromisoformat,
         "date": date.fromisoformat,
         "timedelta": lambda value: timedelta(microseconds=value),
-        "decimal": Decimal,
+        "decimal": decimal_of,
         "uuid": UUID,
         "json": from_json,
     },

@@ -1,5 +1,6 @@
 """Values in SQL: what a column cannot hold, and what somebody else has put there."""
 
+import math
 from collections.abc import Callable
 from contextlib import closing, suppress
 from datetime import datetime, timedelta
@@ -10,7 +11,7 @@ import pytest
 from attrs import frozen
 from view_cases import FIRST, PLUS_2, Colour, Everything, Happened, Size, ask, everything, put, stored
 
-from eventsrc import DecodingError, EventMeta, Projection, RowInvalid, StoreError, Table, between, on
+from eventsrc import DecodingError, EventMeta, Projection, RowInvalid, StoreError, Table, between, on, one_of
 from eventsrc.actors.criteria import RowQuery
 from eventsrc.actors.row_type import RowType
 from eventsrc.actors.serializer import Serializer
@@ -245,3 +246,26 @@ def test_a_row_with_a_signalling_nan_is_refused(views: ViewStore, bad: Priced) -
         apply(session, 1, 2, 3)
     apply(session, 1)
     session.view.close()
+
+
+@pytest.mark.parametrize("indexes", [(), ("price",)])
+def test_infinite_decimals_and_nan_have_their_place(views: ViewStore, indexes: tuple[str, ...]) -> None:
+    table = everything(indexes, rows=Priced)
+    view = views.open("priced", FIRST, [table])
+    prices = ["Infinity", "-Infinity", "1E+400", "0", "-1E+400", "-7", "NaN"]
+    # NaN cannot be indexed.
+    rows = [Priced(key, Decimal(price)) for key, price in zip("abcdefg"[: 6 if indexes else 7], prices, strict=False)]
+    put(view, table, *rows)
+    with view.reading() as reading:
+        found = [row.price for row in reading.find(table, RowQuery())]
+        assert found[:6] == list(map(Decimal, prices[:6]))
+        assert all(price.is_nan() for price in found[6:])
+    infinity = Decimal("Infinity")
+    assert ask(view, table, price=infinity) == ask(view, table, price=math.inf) == "a"
+    assert ask(view, table, price=one_of(-infinity, infinity)) in ("ab", "ba")
+    assert sorted(ask(view, table, price=between(0, None))) == ["a", "c", "d"]
+    assert sorted(ask(view, table, price=between(None, infinity))) == ["a", "b", "c", "d", "e", "f"]
+    assert sorted(ask(view, table, price=between(None, None))) == [row.key for row in rows]
+    assert ask(view, table, "price") == ("befdca" if indexes else "befdcag")
+    assert ask(view, table, "-price", price=between(Decimal("1E+300"), None)) == "ac"
+    view.close()
