@@ -63,6 +63,7 @@ from .actors.saga_events import SagaAbandoned, SagaCompensated, SagaCompleted, S
 from .actors.saga_instance import SagaInstance, SagaInstances
 from .actors.serializer import make_converter
 from .actors.snapshot_policy import Snapshots
+from .actors.sql_errors import ViewReadFailed
 from .actors.tombstone import Delete, Deleted, Recreate, Recreated
 from .actors.view_store import ViewStore
 from .runtime.aggregate_replay import AggregateReplay
@@ -366,6 +367,7 @@ __all__ = [
     "VersionConflict",
     "View",
     "ViewClosed",
+    "ViewReadFailed",
     "ViewStore",
     "ViewTooOld",
     "ViewUnreachable",

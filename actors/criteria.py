@@ -2,6 +2,7 @@
 
 import enum
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, Protocol
 
 import attrs
@@ -16,33 +17,46 @@ class Criterion(Protocol):
         """Whether a row with this value is wanted."""
 
 
+def _is_comparable(_: object, __: object, value: Any) -> None:
+    for each in value if type(value) is tuple else (value,):
+        if isinstance(each, Decimal) and each.is_snan():
+            raise QueryInvalid(f"{each!r} cannot be compared with anything; Decimal('NaN') can, and equals nothing.")
+
+
 @attrs.frozen
 class Equal:
     """The value itself; a plain value in `where` means this."""
 
-    value: Any
+    value: Any = attrs.field(validator=_is_comparable)
 
     def matches(self, value: Any) -> bool:
-        return bool(value == self.value)
+        try:
+            return bool(value == self.value)
+        except ArithmeticError:
+            # A signalling NaN, in a row of an earlier version, cannot be compared.
+            return False
 
 
 @attrs.frozen
 class OneOf:
     """One of several values."""
 
-    values: tuple[Any, ...]
+    values: tuple[Any, ...] = attrs.field(validator=_is_comparable)
 
     def matches(self, value: Any) -> bool:
-        # Not `in`, which finds an object that does not equal itself.
-        return any(bool(value == each) for each in self.values)
+        try:
+            # Not `in`, which finds an object that does not equal itself.
+            return any(bool(value == each) for each in self.values)
+        except ArithmeticError:
+            return False
 
 
 @attrs.frozen
 class Between:
     """From `low` to `high`, both included; None leaves that end open."""
 
-    low: Any
-    high: Any
+    low: Any = attrs.field(validator=_is_comparable)
+    high: Any = attrs.field(validator=_is_comparable)
 
     def matches(self, value: Any) -> bool:
         value, low, high = _plain(value), _plain(self.low), _plain(self.high)
@@ -55,28 +69,36 @@ class Between:
             return False
 
 
+def _is_text(_: object, __: object, value: Any) -> None:
+    if not isinstance(value, str):
+        raise QueryInvalid(f"starting_with() takes the beginning of a text, not {value!r}.")
+
+
 @attrs.frozen
 class StartingWith:
     """A text that begins with another."""
 
-    prefix: str
+    prefix: str = attrs.field(validator=_is_text)
 
     def matches(self, value: Any) -> bool:
         return isinstance(value, str) and value.startswith(self.prefix)
 
 
 def between(low: Any, high: Any) -> Between:
-    """Values from `low` to `high`, both included; None leaves that end open: `amount=between(10, None)`."""
+    """Values from `low` to `high`, both included; None leaves that end open: `amount=between(10, None)`.
+
+    Raises `QueryInvalid` for a signalling NaN.
+    """
     return Between(low, high)
 
 
 def one_of(*values: Any) -> OneOf:
-    """One of these values: `state=one_of("open", "late")`."""
+    """One of these values: `state=one_of("open", "late")`. Raises `QueryInvalid` for a signalling NaN."""
     return OneOf(values)
 
 
 def starting_with(prefix: str) -> StartingWith:
-    """Texts that begin with `prefix`."""
+    """Texts that begin with `prefix`. Raises `QueryInvalid` where it is none."""
     return StartingWith(prefix)
 
 
@@ -108,7 +130,10 @@ class RowQuery:
 
 
 def criteria_of(fields: frozenset[str], table: str, given: Mapping[str, Any]) -> dict[str, Criterion]:
-    """The keyword arguments of `where` as criteria. Raises `QueryInvalid` for a field that the rows do not have."""
+    """The keyword arguments of `where` as criteria.
+
+    Raises `QueryInvalid` for a field that the rows do not have, and for a signalling NaN.
+    """
     for field in given:
         if field not in fields:
             raise QueryInvalid(f"{table} has no field {field!r}; it has {', '.join(sorted(fields))}.")

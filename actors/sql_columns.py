@@ -6,35 +6,23 @@ and compared as a number. What is nested is JSON.
 """
 
 import enum
-import json
-import math
 import types
 import typing
-from base64 import b64decode, b64encode
-from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
-from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
+from contextlib import suppress
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 from operator import attrgetter
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 from uuid import UUID
 
 import attrs
 from sqlalchemy.types import UserDefinedType
 
-from ..storage.ordered_key import sorting_key
+from .sql_comparison import Bound, NoSuchValue, bound_of, parameter_of
+from .sql_values import DECODERS, PLAIN, Dialect, Translation, encoder_of
 
-Dialect: TypeAlias = Literal["sqlite", "postgresql"]
-Translation: TypeAlias = Callable[[Any], Any]
-
-INT_MIN: Final = -(1 << 63)
-INT_MAX: Final = (1 << 63) - 1
 DECIMAL_COLLATION: Final = "eventsrc_decimal"
 """By which our connections to SQLite compare decimals; nothing that is stored depends on it."""
-PLAIN_DIGITS_MAX: Final = 40
-"""Digits of a decimal key before it is written with an exponent, on SQLite."""
-_DECIMALS: Final = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
-_MICROSECOND: Final = timedelta(microseconds=1)
-_BYTES: Final = "$bytes"
 _SQL_TYPES: Final[dict[str, tuple[str, str]]] = {
     "integer": ("INTEGER", "BIGINT"),
     "float": ("REAL", "DOUBLE PRECISION"),
@@ -74,10 +62,6 @@ class SqlType(UserDefinedType[Any]):
         return self.name
 
 
-class NoSuchValue(Exception):
-    """No row can have this value in this column."""
-
-
 @attrs.frozen
 class Column:
     """One field of a row class, as a column. `kind` is a key of `_SQL_TYPES`; `members` are those of an enum."""
@@ -103,80 +87,55 @@ class Column:
         """Whether what the database finds has to be looked at once more."""
         return self.kind == "decimal" and self.dialect == "sqlite"
 
-    def encoder(self) -> Translation | None:
+    def encoder(self, *, is_key: bool = False) -> Translation | None:
         """Makes a value of the field a parameter; None where it is one."""
         value_of = attrgetter("value")
-        encode = _ENCODERS[self.dialect].get(self.kind)
+        encode = encoder_of(self.kind, self.dialect, is_key=is_key)
         if self.members is not None:
             encode = value_of if encode is None else _chain(value_of, encode)
         return _unless_none(encode)
 
-    def key_encoder(self) -> Translation | None:
-        """The same for a key, of which equal values must give one parameter."""
-        return _key_decimal(self.dialect) if self.kind == "decimal" else self.encoder()
-
     def decoder(self) -> Translation | None:
         """Makes what the driver gives a value of the field; None where it is one."""
-        decode = _DECODERS[self.dialect].get(self.kind)
+        decode = DECODERS[self.dialect].get(self.kind)
         if self.members is not None:
             decode = self.members if decode is None else _chain(decode, self.members)
         return _unless_none(decode)
 
     def plain(self) -> Translation | None:
         """Makes what the driver gives plain data, as the serializer takes it."""
-        decode = _DECODERS[self.dialect].get(self.kind)
-        to_plain = _PLAIN.get(self.kind)
+        decode = DECODERS[self.dialect].get(self.kind)
+        to_plain = PLAIN.get(self.kind)
         if decode is None or to_plain is None:
             return _unless_none(decode or to_plain)
         return _unless_none(_chain(decode, to_plain))
 
     def equals(self, value: Any) -> list[Any]:
         """The parameters that equal a value which is not None, as Python sees it."""
-        if self.members is not None:
-            return [member.value for member in self.members if member == value]
-        try:
-            return [self._parameter(_EXACT[self.kind](value))]
-        except NoSuchValue:
-            return []
-
-    def key_equals(self, value: Any) -> list[Any]:
-        """The same for a key."""
-        if self.kind != "decimal":
-            return [] if value is None else self.equals(value)
-        try:
-            return [_key_decimal(self.dialect)(_exact_decimal(value))]
-        except NoSuchValue:
-            return []
+        values = [value] if self.members is None else [member.value for member in self._members_like(value)]
+        parameters = []
+        for each in values:
+            with suppress(NoSuchValue):
+                parameters.append(parameter_of(self.kind, each, self.dialect))
+        return parameters
 
     def key_parameter(self, value: Any) -> Any:
-        """The parameter for a key, of the value that its bytes in a form that sorts stand for."""
-        match self.kind:
-            case "integer":
-                return int(value)
-            case "boolean":
-                return bool(value)
-            case "decimal":
-                return _key_decimal(self.dialect)(Decimal(value))
-            case "text" | "bytes":
-                return value
-            case _:
-                return self._parameter(value)
+        """The parameter for a key, of which an enum and its value are one. Raises `NoSuchValue`."""
+        return parameter_of(self.kind, _plain(value), self.dialect, is_key=True)
 
-    def bound(self, value: Any, *, is_low: bool) -> Any:
-        """The parameter for an end of a range; None where it bounds nothing. Raises `NoSuchValue`."""
-        if isinstance(value, enum.Enum):
-            value = value.value
-        match self.kind:
-            case "integer":
-                return _integer_bound(value, is_low)
-            case "float":
-                return _float_bound(value, is_low)
-            case _:
-                return self._parameter(_EXACT[self.kind](value))
+    def bound(self, value: Any, *, is_low: bool) -> Bound | None:
+        """An end of a range; None where it bounds nothing. Raises `NoSuchValue`, `NotInSql`."""
+        return bound_of(self.kind, _plain(value), is_low, self.dialect)
 
-    def _parameter(self, value: Any) -> Any:
-        encode = _ENCODERS[self.dialect].get(self.kind)
-        return value if encode is None else encode(value)
+    def _members_like(self, value: Any) -> list[enum.Enum]:
+        assert self.members is not None, "a column of an enum"
+        found = [member for member in self.members if member == value]
+        if not found and issubclass(self.members, enum.Flag):
+            # Flags that are combined are no member of which the class tells.
+            with suppress(NoSuchValue, ValueError):
+                combined = self.members(parameter_of("integer", _plain(value), self.dialect))
+                found += [combined] if combined == value else []
+        return found
 
 
 def column_of(row_class: type, field: "attrs.Attribute[Any]", dialect: Dialect) -> Column:
@@ -188,11 +147,6 @@ def column_of(row_class: type, field: "attrs.Attribute[Any]", dialect: Dialect) 
         hint = Any
     kind, is_nullable, members = _kind_of(hint)
     return Column(field.name, kind, is_nullable, members, dialect)
-
-
-def to_json(data: Any) -> str:
-    """Plain data as JSON text that is the same for the same data."""
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_bytes_to_json)
 
 
 def _kind_of(hint: Any) -> tuple[str, bool, type[enum.Enum] | None]:
@@ -223,6 +177,12 @@ def _common_kind(values: list[Any]) -> str:
     return _KINDS[classes.pop()] if classes in ({str}, {int}) else "json"
 
 
+def _plain(value: Any) -> Any:
+    while isinstance(value, enum.Enum):
+        value = value.value
+    return value
+
+
 def _chain(first: Translation, second: Translation) -> Translation:
     return lambda value: second(first(value))
 
@@ -231,196 +191,3 @@ def _unless_none(translate: Translation | None) -> Translation | None:
     if translate is None:
         return None
     return lambda value: None if value is None else translate(value)
-
-
-# --- values to parameters and back ---
-
-
-def _number(value: float) -> float:
-    # SQLite would store NaN as NULL.
-    if value != value:
-        raise ValueError("NaN has no place in an SQLite column")
-    return value
-
-
-def _datetime_text(value: datetime) -> str:
-    if value.tzinfo is not None:
-        value = value.astimezone(UTC)
-    return value.isoformat(timespec="microseconds")
-
-
-def _key_decimal(dialect: Dialect) -> Translation:
-    def encode(value: Decimal) -> Any:
-        """Equal ones, however they are written, as one text."""
-        if dialect == "postgresql":
-            return value
-        if not value:
-            return "0"
-        shortest = _DECIMALS.normalize(value)
-        return format(shortest, "f") if abs(shortest.adjusted()) < PLAIN_DIGITS_MAX else str(shortest)
-
-    return encode
-
-
-def compare_decimals(one: str, other: str) -> int:
-    """-1, 0 or 1; NaN comes last."""
-    first, second = sorting_key(Decimal(one)), sorting_key(Decimal(other))
-    return (first > second) - (first < second)
-
-
-def _bytes_to_json(value: Any) -> dict[str, str]:
-    if isinstance(value, bytes | bytearray):
-        return {_BYTES: b64encode(value).decode()}
-    raise TypeError(f"{type(value).__name__} cannot be JSON")
-
-
-def _bytes_from_json(value: dict[str, Any]) -> Any:
-    return b64decode(value[_BYTES]) if value.keys() == {_BYTES} else value
-
-
-def _from_json(text: str) -> Any:
-    return json.loads(text, object_hook=_bytes_from_json)
-
-
-def _revived(value: Any) -> Any:
-    """The same for what the driver has read as JSON."""
-    if isinstance(value, dict):
-        return _bytes_from_json({key: _revived(item) for key, item in value.items()})
-    return [_revived(item) for item in value] if isinstance(value, list) else value
-
-
-_ENCODERS: Final[dict[Dialect, dict[str, Translation]]] = {
-    "sqlite": {
-        "float": _number,
-        "datetime": _datetime_text,
-        "date": date.isoformat,
-        "timedelta": lambda value: value // _MICROSECOND,
-        "decimal": str,
-        "uuid": str,
-        "json": to_json,
-    },
-    "postgresql": {
-        "datetime": _datetime_text,
-        "timedelta": lambda value: value // _MICROSECOND,
-        "json": to_json,
-    },
-}
-_DECODERS: Final[dict[Dialect, dict[str, Translation]]] = {
-    "sqlite": {
-        "boolean": bool,
-        "datetime": datetime.fromisoformat,
-        "date": date.fromisoformat,
-        "timedelta": lambda value: timedelta(microseconds=value),
-        "decimal": Decimal,
-        "uuid": UUID,
-        "json": _from_json,
-    },
-    "postgresql": {
-        "datetime": datetime.fromisoformat,
-        "timedelta": lambda value: timedelta(microseconds=value),
-        "json": _revived,
-    },
-}
-_PLAIN: Final[dict[str, Translation]] = {
-    "datetime": datetime.isoformat,
-    "date": date.isoformat,
-    "timedelta": lambda value: [value.days, value.seconds, value.microseconds],
-    "decimal": str,
-    "uuid": str,
-}
-
-
-# --- what a query compares with ---
-
-
-def _exactly(*classes: type) -> Translation:
-    def check(value: Any) -> Any:
-        if type(value) not in classes and not (isinstance(value, classes) and not isinstance(value, bool | datetime)):
-            raise NoSuchValue
-        return value
-
-    return check
-
-
-def _number_of(value: Any) -> Any:
-    """A number, which NaN is not."""
-    if not isinstance(value, int | float | Decimal):
-        raise NoSuchValue
-    if value.is_nan() if isinstance(value, Decimal) else value != value:
-        raise NoSuchValue
-    return value
-
-
-def _exact_integer(value: Any) -> int:
-    if not INT_MIN <= _number_of(value) <= INT_MAX or int(value) != value:
-        raise NoSuchValue
-    return int(value)
-
-
-def _exact_float(value: Any) -> float:
-    try:
-        number = float(_number_of(value))
-    except OverflowError:
-        raise NoSuchValue from None
-    if number != value:
-        raise NoSuchValue
-    return number
-
-
-def _exact_boolean(value: Any) -> bool:
-    if _number_of(value) not in (0, 1):
-        raise NoSuchValue
-    return bool(value)
-
-
-def _exact_text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise NoSuchValue
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise NoSuchValue from None
-    return str.__str__(value)
-
-
-def _exact_decimal(value: Any) -> Decimal:
-    return Decimal(_number_of(value))
-
-
-def _integer_bound(value: Any, is_low: bool) -> int | None:
-    if _number_of(value) > INT_MAX:
-        if is_low:
-            raise NoSuchValue
-        return None
-    if value < INT_MIN:
-        if is_low:
-            return None
-        raise NoSuchValue
-    rounded: int = math.ceil(value) if is_low else math.floor(value)
-    return rounded
-
-
-def _float_bound(value: Any, is_low: bool) -> float:
-    try:
-        number = float(_number_of(value))
-    except OverflowError:
-        number = math.inf if value > 0 else -math.inf
-    if is_low and number < value:
-        return math.nextafter(number, math.inf)
-    if not is_low and number > value:
-        return math.nextafter(number, -math.inf)
-    return number
-
-
-_EXACT: Final[dict[str, Translation]] = {
-    "integer": _exact_integer,
-    "float": _exact_float,
-    "text": _exact_text,
-    "boolean": _exact_boolean,
-    "bytes": _exactly(bytes),
-    "datetime": _exactly(datetime),
-    "date": _exactly(date),
-    "timedelta": _exactly(timedelta),
-    "decimal": _exact_decimal,
-    "uuid": _exactly(UUID),
-}

@@ -4,7 +4,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from .errors import DefinitionError, ViewUnreachable, ViewWriteFailed
 from .view_store import ViewRetry
@@ -18,7 +18,11 @@ except ImportError as missing:  # pragma: no cover
         "SQL views need SQLAlchemy: pip install 'eventsrc[sql]' (PostgreSQL: 'eventsrc[postgresql]')"
     ) from missing
 
-from .sql_columns import DECIMAL_COLLATION, compare_decimals
+from .sql_columns import DECIMAL_COLLATION
+from .sql_errors import ViewReadFailed
+from .sql_values import compare_decimals
+
+Refused: TypeAlias = type[ViewWriteFailed] | type[ViewReadFailed]
 
 CONNECTIONS_MAX: Final = 40
 """As many as trio has worker threads."""
@@ -35,6 +39,7 @@ IDLE_SECONDS_MAX: Final = 60
 _WRITES: Final = "eventsrc_writes"
 _AGAIN: Final = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 _NO_ROOM: Final = frozenset({"53100", "53200"})  # disk full, out of memory
+_NO_PRIVILEGE: Final = "42501"
 _REFUSED_CLASSES: Final = frozenset({"0A", "22", "23", "42", "54"})  # a value, a constraint, a type, a limit
 
 
@@ -135,15 +140,15 @@ def _postgresql(url: sqlalchemy.URL) -> sqlalchemy.Engine:
 
 
 @contextmanager
-def translating(path: str) -> Iterator[None]:
-    """Raise what the database and its driver raise as `ViewUnreachable`, `ViewWriteFailed` or `ViewRetry`."""
+def translating(path: str, refused: Refused = ViewWriteFailed) -> Iterator[None]:
+    """Raise what the database and its driver raise as `ViewUnreachable`, `ViewRetry` or, else, as `refused`."""
     try:
         yield
     except (SQLAlchemyError, sqlite3.Error) as error:
-        raise translated(path, error) from error
+        raise translated(path, error, refused) from error
 
 
-def translated(path: str, error: Exception) -> Exception:
+def translated(path: str, error: Exception, refused: Refused = ViewWriteFailed) -> Exception:
     """The same for one error."""
     original = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     reason = " ".join(str(original).split()) or type(original).__name__
@@ -151,7 +156,7 @@ def translated(path: str, error: Exception) -> Exception:
     if isinstance(original, sqlite3.Error):
         if "unable to open" in reason:
             return ViewUnreachable(path, reason)
-        return ViewWriteFailed(path, reason)
+        return refused(path, reason)
     if state in _AGAIN:
         return ViewRetry(reason)
     if isinstance(error, sqlalchemy.exc.TimeoutError):
@@ -162,7 +167,7 @@ def translated(path: str, error: Exception) -> Exception:
         return ViewUnreachable(path, reason)
     if not state and isinstance(error, sqlalchemy.exc.OperationalError):
         return ViewUnreachable(path, reason)
-    return ViewWriteFailed(path, reason)
+    return refused(path, reason)
 
 
 def is_refusal(error: Exception) -> bool:
@@ -175,3 +180,12 @@ def is_refusal(error: Exception) -> bool:
             error, sqlalchemy.exc.OperationalError
         )
     return isinstance(error, OverflowError | ValueError | TypeError | AttributeError)
+
+
+def refuses_names(error: SQLAlchemyError) -> bool:
+    """Whether a statement that makes something was refused as it is written: a name is taken, or reserved."""
+    original = error.orig if isinstance(error, DBAPIError) else None
+    if isinstance(original, sqlite3.Error):
+        return original.sqlite_errorcode == sqlite3.SQLITE_ERROR
+    state: str = getattr(original, "sqlstate", None) or ""
+    return state[:2] == "42" and state != _NO_PRIVILEGE

@@ -12,6 +12,7 @@ from .criteria import Criterion, RowQuery
 from .errors import CheckpointMoved, RowInvalid, ViewWriteFailed
 from .row_type import RowType
 from .sql_engine import begin_writing, is_refusal, translated, translating
+from .sql_errors import ViewReadFailed
 from .sql_table import SqlTable
 from .view_store import Change, Checkpoint, ViewReading, ViewWriting
 
@@ -64,8 +65,9 @@ class SqlView:
 
     @contextmanager
     def reading(self, *, rows_max: int | None = None) -> Iterator[ViewReading]:
+        """Look at it. Raises `ViewUnreachable`, `ViewReadFailed`."""
         self._check()
-        with translating(self._views.path), self._reader.connect() as connection, connection.begin():
+        with translating(self._views.path, ViewReadFailed), self._reader.connect() as connection, connection.begin():
             yield _Reading(self._tables, connection)
 
     @contextmanager
@@ -88,9 +90,10 @@ class SqlView:
                 transaction.commit()
             except BaseException as error:
                 _roll_back(transaction)
-                # What a handler met here is no fault of its event.
-                if writing.failure not in (None, error) and isinstance(error, Exception):
-                    raise writing.failure from error
+                # What a handler met here is no fault of its event, but for a row that the event made.
+                failure = writing.failure
+                if failure is not error and isinstance(error, Exception) and not isinstance(failure, RowInvalid | None):
+                    raise failure from error
                 raise
         if writing.saved is not None:
             self._known = writing.saved
@@ -158,7 +161,7 @@ class _Writing(_Reading):
         self._transaction = transaction
         self.saved: Checkpoint | None = None
         self.failure: Exception | None = None
-        """What the database refused, whatever became of it on its way out of a handler."""
+        """What the database refused, whatever became of it on its way out of a handler. Nothing else is done then."""
 
     def get(self, table: RowType[Any], key: tuple[Any, ...]) -> Any | None:
         with self._noting():
@@ -177,7 +180,7 @@ class _Writing(_Reading):
         if not sql.is_current:
             raise ViewWriteFailed(self._view.path, f"{sql.sql.name} has other columns; raise the projection's version")
         put = [change.row for change in changes if change.row is not None]
-        removed = [sql.key_from(change.key) for change in changes if change.row is None]
+        removed = [key for change in changes if change.row is None and (key := sql.key_from(change.key)) is not None]
         with self._noting():
             try:
                 if put:
@@ -208,12 +211,16 @@ class _Writing(_Reading):
                     if not is_refusal(error):
                         raise
                     because = " ".join(str(getattr(error, "orig", None) or error).split())
-                    raise RowInvalid(f"A row of {sql.table.name} is refused: {because}: {row!r}", row) from reason
+                    self.failure = RowInvalid(f"A row of {sql.table.name} is refused: {because}: {row!r}", row)
+                    raise self.failure from reason
         finally:
             _roll_back(trial)
 
     @contextmanager
     def _noting(self) -> Iterator[None]:
+        if self.failure is not None:
+            # The transaction is at its end, of which the database would say no more than that.
+            raise self.failure
         try:
             yield
         except sqlalchemy.exc.SQLAlchemyError as error:

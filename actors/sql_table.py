@@ -15,7 +15,11 @@ from .criteria import Between, Criterion, Equal, OneOf, RowQuery, StartingWith
 from .errors import DecodingError, DefinitionError
 from .row_order import RowOrder
 from .row_type import RowType
-from .sql_columns import DECIMAL_COLLATION, Column, Dialect, NoSuchValue, SqlType, Translation, column_of, to_json
+from .sql_columns import DECIMAL_COLLATION, Column, SqlType, column_of
+from .sql_comparison import NoSuchValue, NotInSql, parameter_of
+from .sql_json import to_json
+from .sql_order import Condition, SortedBy, after
+from .sql_values import Dialect, Translation, decimal_of
 
 ROWS_FETCHED: Final = 1_000
 """Rows that are fetched at a time where Python looks at each of them."""
@@ -23,8 +27,6 @@ VALUES_MAX: Final = 1_000
 """Values of a `one_of` that are given to the database; with more, Python looks at each row."""
 
 _CODE_POINT_MAX: Final = 0x10FFFF
-
-Condition = sqlalchemy.ColumnElement[bool]
 
 
 def columns_of(table: RowType[Any], dialect: Dialect) -> dict[str, Column]:
@@ -79,28 +81,42 @@ class SqlTable:
     def get(self, connection: sqlalchemy.Connection, key: tuple[Any, ...]) -> Any | None:
         """The row with this key. Raises `RowInvalid` for what is no key, `DecodingError`."""
         self.table.key(key)
-        if not self.is_current:
+        if not all(column.field in self._usable for column in self._keys):
             equal = {field: Equal(value) for field, value in zip(self.table.key_fields, key, strict=True)}
             return next(iter(self.find(connection, RowQuery(equal, limit=1))), None)
-        given = [column.key_equals(value) for column, value in zip(self._keys, key, strict=True)]
-        if not all(given):
+        parameters = self._key_parameters(key)
+        if parameters is None:
             return None
-        found = connection.exec_driver_sql(self._get, tuple(each[0] for each in given)).first()
+        if self.is_current:
+            found = connection.exec_driver_sql(self._get, parameters).first()
+        else:
+            by_key = [self.sql.c[key.field] == given for key, given in zip(self._keys, parameters, strict=True)]
+            found = connection.execute(self._select.where(*by_key)).first()
         return None if found is None else self._make(found)
 
-    def key_from(self, encoded: bytes) -> tuple[Any, ...]:
-        """The parameters for a key in the form that sorts."""
-        parameters = []
+    def key_from(self, encoded: bytes) -> tuple[Any, ...] | None:
+        """The parameters for a key in the form that sorts; None where no row can have it."""
+        values = []
         offset = 0
-        for column in self._keys:
-            value, offset = decode_value(encoded, offset)
-            parameters.append(column.key_parameter(value))
-        return tuple(parameters)
+        try:
+            for _ in self._keys:
+                value, offset = decode_value(encoded, offset)
+                values.append(value)
+        except OverflowError:
+            # A time beyond the calendar in UTC.
+            return None
+        return self._key_parameters(values)
+
+    def _key_parameters(self, key: Sequence[Any]) -> tuple[Any, ...] | None:
+        try:
+            return tuple(column.key_parameter(value) for column, value in zip(self._keys, key, strict=True))
+        except NoSuchValue:
+            return None
 
     def _encoder(self) -> Callable[[Any], tuple[Any, ...]]:
         keys = self.table.key_fields
         parts: list[tuple[str, Translation | None, bool]] = [
-            (column.field, column.key_encoder() if column.field in keys else column.encoder(), column.kind == "json")
+            (column.field, column.encoder(is_key=column.field in keys), column.kind == "json")
             for column in self.columns
         ]
         fields = [field for field, _, _ in parts]
@@ -125,14 +141,20 @@ class SqlTable:
 
     def _maker(self, *, is_direct: bool) -> Callable[[Sequence[Any]], Any]:
         row_class, name = self.table.row_class, self.table.name
+
+        def misfit(error: Exception) -> DecodingError:
+            return DecodingError(f"A stored row of {name} does not fit {row_class.__name__}: {error}")
+
         if not is_direct:
             plain = [(column.field, column.plain()) for column in self.columns]
 
             def structured(values: Sequence[Any]) -> Any:
                 pairs = zip(plain, values, strict=True)
-                return self.table.structure(
-                    {field: value if to_plain is None else to_plain(value) for (field, to_plain), value in pairs}
-                )
+                try:
+                    data = {field: value if to_plain is None else to_plain(value) for (field, to_plain), value in pairs}
+                except Exception as error:
+                    raise misfit(error) from error
+                return self.table.structure(data)
 
             return structured
         aliases = {field.name: field.alias for field in attrs.fields(row_class)}
@@ -147,7 +169,7 @@ class SqlTable:
                     values = [value if decode is None else decode(value) for decode, value in pairs]
                 return row_class(**dict(zip(names, values, strict=True)))
             except Exception as error:
-                raise DecodingError(f"A stored row of {name} does not fit {row_class.__name__}: {error}") from error
+                raise misfit(error) from error
 
         return made
 
@@ -166,7 +188,7 @@ class SqlTable:
         statement = statement.order_by(*(by.ordered for by in order))
         skipped = query.offset
         if query.last is not None:
-            skipped, statement = 0, statement.where(_after(order, query.last))
+            skipped, statement = 0, statement.where(after(order, query.last))
         if not left:
             return self.rows(connection.execute(statement.limit(query.limit).offset(skipped or None)))
         found = (row for row in self._looked_at(connection, statement) if RowQuery(left).matches(row))
@@ -205,7 +227,7 @@ class SqlTable:
                 conditions.append(self._condition(column, criterion))
             except NoSuchValue:
                 conditions.append(sqlalchemy.false())
-            except _TooMany:
+            except NotInSql:
                 left[field] = criterion
         return conditions, left
 
@@ -216,15 +238,17 @@ class SqlTable:
             case OneOf(values):
                 return self._is_one_of(column, values)
             case Between(low, high):
+                if column.kind == "boolean":
+                    return self._is_one_of(column, [flag for flag in (False, True) if criterion.matches(flag)])
                 return self._is_between(column, low, high)
             case StartingWith(prefix):
                 return self._starts_with(column, prefix)
-        raise _TooMany
+        raise NotInSql
 
     def _is_between(self, column: Column, low: Any, high: Any) -> Condition:
         stored, compared = self.sql.c[column.field], self._compared(column)
         parts: list[Condition] = [stored.is_not(None)]
-        if self._is_postgresql and column.kind in ("float", "decimal"):
+        if low is not None and self._is_postgresql and column.kind in ("float", "decimal"):
             # There NaN is above all numbers.
             parts.append(compared < sqlalchemy.literal_column("'NaN'"))
         for value, is_low in ((low, True), (high, False)):
@@ -233,14 +257,17 @@ class SqlTable:
                 continue
             if column.kind == "datetime":
                 # Times with a zone and without one are not compared; their texts differ in length.
-                parts.append(sqlalchemy.func.length(stored) == len(bound))
-            widened = _roughly(column, bound, -math.inf if is_low else math.inf)
-            parts.append(compared >= widened if is_low else compared <= widened)
+                parts.append(sqlalchemy.func.length(stored) == len(bound.parameter))
+            end = _roughly(column, bound.parameter, -math.inf if is_low else math.inf)
+            if is_low:
+                parts.append(compared >= end)
+            else:
+                parts.append(compared <= end if bound.is_included else compared < end)
         return sqlalchemy.and_(*parts)
 
     def _is_one_of(self, column: Column, values: Sequence[Any]) -> Condition:
         if len(values) > VALUES_MAX:
-            raise _TooMany
+            raise NotInSql
         given = [parameter for value in values if value is not None for parameter in column.equals(value)]
         stored, compared = self.sql.c[column.field], self._compared(column)
         parts: list[Condition] = [stored.is_(None)] if any(value is None for value in values) else []
@@ -258,14 +285,14 @@ class SqlTable:
         stored = self.sql.c[column.field]
         if not prefix:
             return stored.is_not(None)
-        after = _after_all_with(prefix)
-        return stored >= prefix if after is None else sqlalchemy.and_(stored >= prefix, stored < after)
+        first, beyond = parameter_of("text", prefix, column.dialect), _after_all_with(prefix)
+        return stored >= first if beyond is None else sqlalchemy.and_(stored >= first, stored < beyond)
 
     def _compared(self, column: Column) -> Any:
         stored = self.sql.c[column.field]
         return sqlalchemy.cast(stored, SqlType("REAL")) if column.is_compared_roughly else stored
 
-    def _order(self, query: RowQuery) -> "list[SortedBy]":
+    def _order(self, query: RowQuery) -> list[SortedBy]:
         """What is asked for, then the key, so that pages of one query fit together. Unasked: that of LMDB views."""
         wanted = [(order.field, order.descending) for order in query.order]
         if not wanted:
@@ -276,7 +303,7 @@ class SqlTable:
         wanted += [(key.field, is_descending) for key in self._keys if key.field not in {field for field, _ in wanted}]
         return [by for field, descending in wanted for by in self._sorted_by(self._usable[field], descending)]
 
-    def _sorted_by(self, column: Column, descending: bool) -> "list[SortedBy]":
+    def _sorted_by(self, column: Column, descending: bool) -> list[SortedBy]:
         nulls_move = self._is_postgresql and column.is_nullable
         is_key = column.field in self.table.key_fields
         stored = self.sql.c[column.field]
@@ -337,67 +364,11 @@ class SqlTable:
         return str(compiled)
 
 
-@attrs.frozen
-class SortedBy:
-    """One part of an order."""
-
-    column: Column
-    compared: Any
-    descending: bool
-    nulls_move: bool
-    """Whether the database puts None elsewhere than first, unless it is told."""
-    is_key: bool
-
-    @property
-    def ordered(self) -> Any:
-        """It as a part of ORDER BY."""
-        ordered = self.compared.desc() if self.descending else self.compared.asc()
-        if self.nulls_move:
-            return ordered.nulls_last() if self.descending else ordered.nulls_first()
-        return ordered
-
-    def parameter(self, row: Any) -> Any:
-        """What a row has there; None for None."""
-        encode = self.column.key_encoder() if self.is_key else self.column.encoder()
-        value = getattr(row, self.column.field)
-        value = value if encode is None else encode(value)
-        if value is None:
-            return None
-        given = sqlalchemy.literal(value, self.column.sql_type)
-        return sqlalchemy.cast(given, self.compared.type) if isinstance(self.compared, sqlalchemy.Cast) else given
-
-    def is_beyond(self, value: Any) -> Any:
-        """Whether a row comes after one that has this value."""
-        if value is None:
-            return sqlalchemy.false() if self.descending else self.compared.is_not(None)
-        if self.descending:
-            beyond = self.compared < value
-            return sqlalchemy.or_(beyond, self.compared.is_(None)) if self.column.is_nullable else beyond
-        return self.compared > value
-
-    def is_equal(self, value: Any) -> Any:
-        """Whether a row is level with one that has this value."""
-        return self.compared.is_(None) if value is None else self.compared == value
-
-
-def _after(order: Sequence[SortedBy], row: Any) -> Condition:
-    """Whether a row comes after this one."""
-    condition: Condition = sqlalchemy.false()
-    for by in reversed(order):
-        value = by.parameter(row)
-        condition = sqlalchemy.or_(by.is_beyond(value), sqlalchemy.and_(by.is_equal(value), condition))
-    return condition
-
-
-class _TooMany(Exception):
-    """Python has to look at this criterion."""
-
-
 def _roughly(column: Column, bound: Any, towards: float) -> Any:
     """A bound widened for what is compared as a double, in whose last digit databases differ."""
     if bound is None or not column.is_compared_roughly:
         return bound
-    number = float(bound)
+    number = float(decimal_of(bound))
     for _ in range(4):
         number = math.nextafter(number, towards)
     return number

@@ -18,7 +18,7 @@ from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table
 
 from .errors import DefinitionError, ViewWriteFailed
 from .row_type import RowType
-from .sql_engine import LOCK_SECONDS_MAX, begin_writing, make_engine, translating
+from .sql_engine import LOCK_SECONDS_MAX, begin_writing, make_engine, refuses_names, translating
 from .sql_generation import SqlView
 from .sql_table import SqlTable, columns_of
 from .view_store import Generation, ViewRetry
@@ -187,8 +187,17 @@ class SqlViews:
         self._check_names(connection, projection, table.name, (view, name))
         columns = columns_of(table, "postgresql" if self.is_postgresql else "sqlite")
         kinds = {field: column.kind for field, column in columns.items()}
-        made = SqlTable(table, name, kinds, self.engine)
-        made.create(connection, lambda field: _fitted(f"{name}_{field}"))
+        try:
+            made = SqlTable(table, name, kinds, self.engine)
+            made.create(connection, lambda field: _fitted(f"{name}_{field}"))
+        except sqlalchemy.exc.SQLAlchemyError as error:
+            if not refuses_names(error):
+                raise
+            reason = " ".join(str(getattr(error, "orig", None) or error).split())
+            raise DefinitionError(
+                f"The table {table.name!r} of the projection {projection!r} cannot be called {name} in SQL, with the "
+                f"columns {', '.join(kinds)}: {reason}. Name the projection, the table or the field otherwise."
+            ) from error
         connection.execute(
             _tables.insert().values(
                 name=name,

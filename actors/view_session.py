@@ -1,13 +1,17 @@
 """One projection at work on its view: a batch of events becomes one transaction of rows and checkpoint."""
 
 from collections.abc import Callable, Container, Sequence
+from decimal import Decimal
 from typing import Any, Final, Generic, TypeVar
+
+import attrs
 
 from ..storage.errors import FileWriteFailed, described
 from ..storage.record import StoredEvent
 from .criteria import RowQuery, criteria_of
 from .errors import QueryTooLarge, RowInvalid
 from .event_codecs import EventCodecs
+from .exact_fields import exact_classes
 from .projection import Projection
 from .row_type import RowType
 from .serializer import Serializer
@@ -25,17 +29,26 @@ R = TypeVar("R")
 class Batch:
     """What the tables of a projection have in common while a batch is being handled."""
 
-    __slots__ = ("event_index", "transaction")
+    __slots__ = ("event_index", "refused", "transaction")
 
     transaction: ViewWriting
     event_index: int
     """Which event of the batch is being handled."""
 
+    def __init__(self) -> None:
+        self.refused: RowRefused | None = None
+        """Why nothing of it will be stored, whatever became of that on its way out of a handler."""
+
+    def check(self) -> None:
+        """Raise `RowRefused` again where a row was refused."""
+        if self.refused is not None:
+            raise self.refused
+
 
 class SessionRows(Generic[R]):
     """A table while a batch is being handled: what is changed is kept here until the end of the batch."""
 
-    __slots__ = ("_batch", "_before", "_changed", "_kept", "_newest_key", "_type")
+    __slots__ = ("_batch", "_before", "_changed", "_decimals", "_kept", "_newest_key", "_type")
 
     def __init__(self, row_type: RowType[R], batch: Batch) -> None:
         self._type = row_type
@@ -45,6 +58,8 @@ class SessionRows(Generic[R]):
         self._before: dict[bytes, tuple[bytes, ...] | None] = {}
         self._kept: dict[bytes, tuple[R, tuple[bytes, ...]]] = {}
         self._newest_key: tuple[tuple[Any, ...], bytes] = ((), b"")
+        fields = attrs.fields(row_type.row_class)  # type: ignore[arg-type]
+        self._decimals = [field.name for field in fields if Decimal in exact_classes(field.type)]
 
     def get(self, *key: Any) -> R | None:
         encoded = self._encoded(key)
@@ -56,7 +71,7 @@ class SessionRows(Generic[R]):
         return row if row is None else self._type.own(row)
 
     def put(self, row: R) -> None:
-        row = self._type.checked(row)
+        row = self._checked(row)
         values = self._type.key_values(row)
         key = self._encoded(values)
         if key not in self._before:
@@ -72,6 +87,7 @@ class SessionRows(Generic[R]):
     def where(self, **criteria: Any) -> list[R]:
         row_type = self._type
         query = RowQuery(criteria_of(row_type.fields, row_type.name, criteria), limit=ROWS_FOUND_MAX + 1)
+        self._batch.check()
         self.flush()
         found: list[R] = self._batch.transaction.find(row_type, query)
         if len(found) > ROWS_FOUND_MAX:
@@ -90,7 +106,8 @@ class SessionRows(Generic[R]):
             ]
             self._batch.transaction.write(self._type, changes)
         except RowInvalid as error:
-            raise RowRefused(self._event_that_put(error.row), error) from error
+            refused = self._batch.refused = RowRefused(self._event_that_put(error.row), error)
+            raise refused from error
         if self._type.is_immutable:
             kept = self._kept
             for change in changes:
@@ -109,11 +126,25 @@ class SessionRows(Generic[R]):
         self._before.clear()
         self._kept.clear()
 
+    def _checked(self, row: R) -> R:
+        """The row as `RowType.checked` says, without what no query could look at."""
+        try:
+            row = self._type.checked(row)
+            decimals = (getattr(row, name) for name in self._decimals)
+            is_comparable = not any(isinstance(value, Decimal) and value.is_snan() for value in decimals)
+        except ArithmeticError:
+            # A row that is compared with what comes back of it.
+            is_comparable = False
+        if not is_comparable:
+            raise RowInvalid(f"A row of {self._type.name} has a signalling NaN, which cannot be compared: {row!r}", row)
+        return row
+
     def _event_that_put(self, row: object) -> int:
         return next((index for changed, index in self._changed.values() if changed is row), self._batch.event_index)
 
     def _encoded(self, key: tuple[Any, ...]) -> bytes:
         """The key as bytes. A row is mostly put under the key that it was got by."""
+        self._batch.check()
         newest, encoded = self._newest_key
         if key != newest:
             encoded = self._type.key(key)
@@ -181,6 +212,7 @@ class ViewSession:
 
     def _apply(self, events: Sequence[StoredEvent], checkpoint: Checkpoint) -> None:
         handlers, decode, projection, batch = self._handlers, self._codecs.decode, self._projection, self._batch
+        batch.refused = None
         with self.view.writing() as transaction:
             batch.transaction = transaction
             for index, stored in enumerate(events):
@@ -194,7 +226,11 @@ class ViewSession:
                     # No fault of the event.
                     raise
                 except Exception as error:
+                    if batch.refused is not None:
+                        raise batch.refused from error
                     raise EventFailed(stored, error) from error
+                # The method may have passed over it.
+                batch.check()
             for rows in self._rows:
                 rows.flush()
             transaction.save(checkpoint)

@@ -1,5 +1,6 @@
 """Queries at the edges, the same wherever a view lives: odd values, long texts, pages while rows change."""
 
+import enum
 import logging
 import math
 from datetime import UTC, datetime, timedelta, timezone
@@ -8,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attrs import evolve, field, frozen
-from view_cases import FIRST, Colour, Everything, Size, ask, everything, put
+from attrs import evolve, field, frozen, make_class
+from view_cases import FIRST, PLUS_2, Colour, Everything, Size, ask, everything, put
 
 from eventsrc import QueryInvalid, Table, between, one_of, starting_with
 from eventsrc.actors.criteria import Order, RowQuery, criteria_of
@@ -17,10 +18,11 @@ from eventsrc.actors.lmdb_reading import ROWS_BETWEEN_CHECKS
 from eventsrc.actors.lmdb_view import LmdbViews
 from eventsrc.actors.row_type import RowType
 from eventsrc.actors.serializer import Serializer
-from eventsrc.actors.view_store import Change, View, ViewLookLong, ViewStore
+from eventsrc.actors.view_store import Change, Checkpoint, View, ViewLookLong, ViewStore
 from eventsrc.storage.ordered_key import INDEXED_SIZE_BYTES_MAX
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
+MINUS_2 = timezone(timedelta(hours=-2))
 LONG = "long " * 60
 assert len(LONG) > INDEXED_SIZE_BYTES_MAX
 ODD = [
@@ -78,6 +80,30 @@ QUERIES: list[tuple[dict[str, Any], str]] = [
     ({"key": [1]}, ""),
     ({"key": math.nan}, ""),
     ({"key": None}, ""),
+    ({"flag": between(False, True)}, "abcde"),
+    ({"flag": between(True, None)}, "ae"),
+    ({"flag": between(0, 5)}, "abcde"),
+    ({"flag": between(None, Decimal("0.5"))}, "bcd"),
+    ({"flag": between(2, None)}, ""),
+    ({"flag": between("a", None)}, ""),
+    ({"flag": between(None, None)}, "abcde"),
+    ({"key": "a\0"}, ""),
+    ({"text": one_of("x", "x\0")}, "a"),
+    ({"text": starting_with("x\0")}, ""),
+    ({"text": starting_with("\ud800")}, ""),
+    ({"when": datetime.min.replace(tzinfo=PLUS_2)}, ""),
+    ({"when": between(datetime.min.replace(tzinfo=PLUS_2), None)}, "ab"),
+    ({"when": between(None, datetime.min.replace(tzinfo=PLUS_2))}, ""),
+    ({"when": between(datetime.max.replace(tzinfo=MINUS_2), None)}, ""),
+    ({"when": between(None, datetime.max.replace(tzinfo=MINUS_2))}, "ab"),
+    ({"span": one_of(timedelta.max, timedelta())}, "abcde"),
+    ({"span": between(timedelta.min, timedelta.max)}, "abcde"),
+    ({"span": between(timedelta.max, None)}, ""),
+    ({"span": between(None, timedelta.min)}, ""),
+    ({"price": one_of(Decimal("1E+200000"), Decimal("1E-20000"), Decimal("1." + "0" * 20_000))}, "ab"),
+    ({"price": between(0, Decimal("1E+200000"))}, "abde"),
+    ({"price": between(Decimal("1E-20000"), 2)}, "abd"),
+    ({"price": between(Decimal("1E+200000"), None)}, ""),
 ]
 ORDERS = {
     "ratio": "dabec",
@@ -108,6 +134,139 @@ def test_odd_values(views: ViewStore, indexes: tuple[str, ...]) -> None:
     for order, keys in ORDERS.items():
         assert ask(view, table, order) == keys, order
         assert "".join(in_pages(view, table, order)) == keys, order
+    view.close()
+
+
+TEXTS = ["", "p", "p\x01", "p\ud7ff", "p\ue000", "p\U0010ffff", "q", "\ud7ff", "\ue000"]
+ODD_TEXTS = ["\0", "p\0", "p\0z", "p\ud800", "p\ud800z", "p\udfffz", "\udfff", "p\ud800\0"]
+
+
+@pytest.mark.parametrize("indexes", [(), ("text",)])
+def test_texts_between_ones_that_not_every_database_can_hold(views: ViewStore, indexes: tuple[str, ...]) -> None:
+    table = everything(indexes)
+    view = views.open("all", FIRST, [table])
+    rows = [Everything(str(number), text=text) for number, text in enumerate(TEXTS)]
+    put(view, table, *rows)
+    for odd in ODD_TEXTS:
+        for criterion in (between(odd, None), between(None, odd), between("p", odd), between(odd, "q")):
+            wanted = [row.key for row in rows if criterion.matches(row.text)]
+            assert sorted(ask(view, table, text=criterion)) == wanted, criterion
+    view.close()
+
+
+def test_what_cannot_be_compared_is_told_when_it_is_asked() -> None:
+    for prefix in (5, None, b"x"):
+        with pytest.raises(QueryInvalid, match="takes the beginning of a text, not"):
+            starting_with(prefix)  # type: ignore[arg-type]
+    signalling = Decimal("sNaN")
+    for ask_for in (lambda: between(None, signalling), lambda: between(signalling, 1), lambda: one_of(1, signalling)):
+        with pytest.raises(QueryInvalid, match="cannot be compared"):
+            ask_for()
+    with pytest.raises(QueryInvalid, match="cannot be compared"):
+        criteria_of(frozenset({"price"}), "things", {"price": signalling})
+
+
+class Permission(enum.Flag):
+    READ = 1
+    WRITE = 2
+    RUN = 4
+
+
+class Bits(enum.IntFlag):
+    ONE = 1
+    TWO = 2
+
+
+@frozen
+class Allowed:
+    key: str
+    permission: Permission
+    bits: Bits = Bits.ONE
+
+
+@pytest.mark.parametrize("indexes", [(), ("permission", "bits")])
+def test_combined_flags_are_found(views: ViewStore, indexes: tuple[str, ...]) -> None:
+    table = everything(indexes, rows=Allowed)
+    view = views.open("allowed", FIRST, [table])
+    both = Permission.READ | Permission.WRITE
+    put(view, table, Allowed("a", both, Bits(3)), Allowed("b", Permission.READ), Allowed("c", Permission(0), Bits(0)))
+    with view.reading() as reading:
+        assert reading.get(table, ("a",)) == Allowed("a", both, Bits(3))
+    assert ask(view, table, permission=both) == "a"
+    assert ask(view, table, permission=Permission(0)) == "c"
+    assert sorted(ask(view, table, permission=one_of(both, Permission.READ, Permission.RUN))) == ["a", "b"]
+    assert ask(view, table, permission=between(both, None)) == "a"
+    assert ask(view, table, permission=3) == "", "a plain flag equals no number"
+    assert ask(view, table, bits=3) == ask(view, table, bits=3.0) == ask(view, table, bits=Bits(3)) == "a"
+    assert ask(view, table, bits=one_of(7, -1, "x", Permission.READ)) == ""
+    view.close()
+
+
+class Name(enum.Enum):
+    RED = "red"
+    ONE = "one"
+
+
+class Number(enum.Enum):
+    ONE = 1
+
+
+@frozen
+class Keyed:
+    colour: Colour
+    name: str
+    size: Size
+    number: int
+
+
+def test_an_enum_and_its_value_are_one_key(views: ViewStore) -> None:
+    table: RowType[Any] = RowType(named(Keyed, ("colour", "name", "size", "number")), Serializer())
+    view = views.open("keyed", FIRST, [table])
+    row = Keyed(Colour.RED, "red", Size.SMALL, 1)
+    put(view, table, row)
+    keys = [
+        (Colour.RED, "red", Size.SMALL, 1),
+        ("red", Colour.RED, 1, Number.ONE),
+        (Name.RED, Name.RED, Number.ONE, Size.SMALL),
+        ("red", "red", 1.0, True),
+    ]
+    with view.reading() as reading:
+        assert [reading.get(table, key) for key in keys] == [row] * len(keys)
+        assert reading.get(table, ("one", "red", 1, 1)) is None
+        assert reading.get(table, (Name.ONE, "red", 1, 1)) is None
+        assert reading.find(table, RowQuery(criteria_of(table.fields, table.name, {"colour": "red"}))) == []
+    with view.writing() as writing:
+        writing.write(table, [Change(table.key(("red", Name.RED, 1, 1)), None, (), None)])
+    with view.reading() as reading:
+        assert reading.get(table, keys[0]) is None
+    view.close()
+
+
+UNHELD: list[tuple[type, Any]] = [
+    (str, "a\0b"),
+    (str, "\ud800"),
+    (int, 2**63),
+    (Decimal, Decimal("1E+200000")),
+    (Decimal, Decimal("1E-20000")),
+    (timedelta, timedelta.max),
+    (datetime, datetime.min.replace(tzinfo=PLUS_2)),
+    (datetime, datetime.max.replace(tzinfo=MINUS_2)),
+]
+
+
+@pytest.mark.parametrize(("key_type", "key"), UNHELD, ids=lambda given: str(given)[:20])
+def test_a_key_that_not_every_database_can_hold_is_that_of_no_row(views: ViewStore, key_type: type, key: Any) -> None:
+    keyed: Any = make_class("Keyed", {"key": field(type=key_type), "value": field(type=int)})
+    table: RowType[Any] = RowType(named(keyed, "key"), Serializer())
+    view = views.open("keyed", FIRST, [table])
+    with view.reading() as reading:
+        assert reading.get(table, (key,)) is None
+        assert reading.find(table, RowQuery(criteria_of(table.fields, table.name, {"key": key}))) == []
+    with view.writing() as writing:
+        assert writing.get(table, (key,)) is None
+        writing.write(table, [Change(table.key((key,)), None, None, None)])
+        writing.save(Checkpoint(7, b""))
+    assert view.checkpoint.position == 7
     view.close()
 
 
@@ -202,7 +361,7 @@ def test_equal_decimals_are_one_key(views: ViewStore) -> None:
         price: Decimal
         name: str = ""
 
-    table: RowType[Any] = RowType(keyed_by_price(Priced), Serializer())
+    table: RowType[Any] = RowType(named(Priced, "price"), Serializer())
     view = views.open("priced", FIRST, [table])
     prices = ["1E+3", "-2", "0.1234567890123456789012", "0.1234567890123456789013", "1E-20", "-2.5", "0.00"]
     put(view, table, *(Priced(Decimal(price)) for price in prices))
@@ -222,9 +381,9 @@ def test_equal_decimals_are_one_key(views: ViewStore) -> None:
     view.close()
 
 
-def keyed_by_price(row_class: type) -> Table[Any]:
-    table: Table[Any] = Table(row_class, key="price")
-    table.name = "priced"
+def named(row_class: type, key: str | tuple[str, ...]) -> Table[Any]:
+    table: Table[Any] = Table(row_class, key=key)
+    table.name = "named"
     return table
 
 
@@ -257,4 +416,33 @@ def test_a_look_at_many_rows_goes_no_further_than_it_may(tmp_path: Path) -> None
     with view.reading(rows_max=10) as reading:
         assert reading.count(table, {}) == 3 * ROWS_BETWEEN_CHECKS, "what LMDB counts"
         assert len(reading.find(table, RowQuery({}, (Order("number", True),), limit=10))) == 10
+    view.close()
+
+
+FREE: list[Any] = [
+    {"$bytes": "aGk="},
+    {"$bytes": "no base64"},
+    {"$bytes": b"hi"},
+    {"$bytes": [{"$bytes": [b"hi"]}], "more": {"$bytes": {"$bytes": None}}},
+    {"$bytes": []},
+    ["$bytes", {"": b""}, {"$bytes": ["$bytes"]}],
+    {1: "a", "1": "b"},
+    {True: {None: {1.5: b"x"}}, 2: {b"y": {}}},
+    {"$items": [1, 2], "$float": {"$items": {"$float": "1.5"}}},
+    [1e300, -1e16, 1e15, 10**16, 2.0, 1e-300],
+]
+
+
+def test_what_is_nested_comes_back_as_it_was_put(views: ViewStore) -> None:
+    table = everything()
+    view = views.open("all", FIRST, [table])
+    put(view, table, *(Everything(str(number), free=free) for number, free in enumerate(FREE)))
+    with view.reading() as reading:
+        assert [row.free for row in reading.find(table, RowQuery())] == FREE
+        for number, free in enumerate(FREE):
+            found = reading.get(table, (str(number),))
+            assert found is not None
+            assert found.free == free
+            assert not isinstance(free, list) or list(map(type, found.free)) == list(map(type, free))
+            assert ask(view, table, free=free) == str(number)
     view.close()

@@ -370,8 +370,7 @@ def criteria(draw: st.DrawFn) -> dict[str, Any]:
     for field_ in fields:
         values = VALUES[field_].filter(lambda value: value is not None)
         kinds = [VALUES[field_], st.builds(lambda given: one_of(*given), st.lists(VALUES[field_], max_size=3))]
-        if field_ != "flag":
-            kinds.append(st.builds(between, st.none() | values, st.none() | values))
+        kinds.append(st.builds(between, st.none() | values, st.none() | values))
         if field_ == "text":
             kinds.append(st.builds(starting_with, TEXTS))
         asked[field_] = draw(st.one_of(*kinds))
