@@ -23,6 +23,8 @@ from ..actors.serializer import Serializer
 from ..actors.view_session import ViewSession
 from ..actors.view_store import Checkpoint, Generation, View, ViewStore
 from ..storage.errors import EventSourcingError
+from ..storage.log import EventLog
+from ..storage.reader import LogReader
 
 SWAP_RETRY_SECONDS: Final = 1.0
 NUMBERS_TRIED_MAX: Final = 10
@@ -273,7 +275,11 @@ class RunningProjection:
     def _is_of_this_log(self, checkpoint: Checkpoint) -> bool:
         if not checkpoint.position:
             return True
-        events = self._host.store.read(after=checkpoint.position - 1, limit=1)
+        store = self._host.store
+        if isinstance(store, LogReader) and not isinstance(store, EventLog) and store.refresh():
+            # Another process keeps the view as well, and may have got on since the log was looked at.
+            self._host.feed.notify()
+        events = store.read(after=checkpoint.position - 1, limit=1)
         return bool(events) and events[0].hash == checkpoint.event_hash
 
     async def _stored(self) -> list[Generation]:

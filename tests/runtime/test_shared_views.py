@@ -10,6 +10,7 @@ import trio
 from bank_domain import Account, Deposit
 from bank_views import Balance, Balances
 from projection_cases import settle, until
+from test_readers import child, say
 
 from eventsrc import EventStore, Limits, MemoryLog, Projection, ProjectionUnavailable, Runtime, ViewRemoved
 from eventsrc.actors.row_type import RowType
@@ -17,7 +18,23 @@ from eventsrc.actors.serializer import Serializer
 from eventsrc.actors.sql_generation import SqlView
 from eventsrc.actors.sql_view import SqlViews
 from eventsrc.actors.view_store import Generation
+from eventsrc.runtime import opening
 
+WRITER = """
+from eventsrc.actors.sql_view import SqlViews
+async def main():
+    views = SqlViews(f"sqlite:///{sys.argv[1]}/views.db")
+    async with Runtime.open(
+        sys.argv[1] + "/store", aggregates=[Account], projections=[Balances], views={Balances: views}
+    ) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(1), wait_for=[Balances])
+        print("started", flush=True)
+        await trio.to_thread.run_sync(sys.stdin.readline)
+        await runtime.actor(Account, "ann").ask(Deposit(1), wait_for=[Balances])
+        print("done", flush=True)
+        await trio.to_thread.run_sync(sys.stdin.readline)
+trio.run(main)
+"""
 QUICK = Limits(restart_backoff_seconds=0.001, restart_backoff_seconds_max=0.01)
 
 
@@ -220,3 +237,26 @@ def test_a_removed_view_says_so(url: str) -> None:
     with pytest.raises(ViewRemoved), view.writing():
         raise AssertionError("nor be changed")
     views.close()
+
+
+async def test_a_reader_whose_log_is_behind_the_shared_view_does_not_build_it_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path / 'views.db'}"
+
+    class Moving(SqlViews):
+        def open(self, projection: str, generation: Generation, tables: Iterable[RowType[Any]]) -> SqlView:
+            say(writer, "store an event and project it")
+            return super().open(projection, generation, tables)
+
+    monkeypatch.setattr(opening, "READER_POLL_SECONDS", 3600)
+    with child(WRITER, tmp_path) as writer:
+        views = Moving(url)
+        async with Runtime.open(
+            tmp_path / "store", role="reader", projections=[Balances], views={Balances: views}
+        ) as reader:
+            running = reader.projections.get(Balances)
+            assert running.active is not None
+            assert running.active.generation.number == 1
+            assert await reader.view(Balances).get("ann", at_least=2) == Balance("ann", 2, 2)
+        views.close()
