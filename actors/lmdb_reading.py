@@ -233,13 +233,20 @@ def _ranges(criterion: Criterion | None) -> list[tuple[bytes, bytes]]:
 
 
 def _ranges_of(values: Iterable[Any]) -> list[tuple[bytes, bytes]]:
-    """One for each value, each once; none for a value that no row has, since it could not have been indexed."""
+    """One for each value, no two of which overlap; none for a value that no row has, since it could not be indexed."""
     found = set()
     for value in values:
         with suppress(NotOrdered):
-            entry = encode_indexed(value)
-            found.add((entry, entry + _AFTER_ALL))
-    return sorted(found)
+            found.add(encode_indexed(value))
+    ranges: list[tuple[bytes, bytes]] = []
+    for entry in sorted(found):
+        low, high = entry, entry + _AFTER_ALL
+        if ranges and low <= ranges[-1][1]:
+            # The range of a text, or of bytes, holds what is the same and goes on with NUL.
+            low, before = ranges.pop()
+            high = max(before, high)
+        ranges.append((low, high))
+    return ranges
 
 
 def _beyond(ranges: list[tuple[bytes, bytes]], entry: bytes, backwards: bool) -> list[tuple[bytes, bytes]]:

@@ -17,6 +17,7 @@ from eventsrc.actors.lmdb_reading import ROWS_BETWEEN_CHECKS
 from eventsrc.actors.lmdb_view import LmdbViews
 from eventsrc.actors.row_type import RowType
 from eventsrc.actors.serializer import Serializer
+from eventsrc.actors.sql_view import SqlViews
 from eventsrc.actors.view_store import Change, View, ViewLookLong, ViewStore
 from eventsrc.storage.ordered_key import INDEXED_SIZE_BYTES_MAX
 
@@ -139,6 +140,24 @@ def test_long_texts_are_told_apart_and_ordered_beyond_the_cut(views: ViewStore, 
     assert sorted(ask(view, table, text=between(LONG + "1", LONG + "2"))) == ["b", "e", "f"]
     assert ask(view, table, text=starting_with(LONG + "3")) == "a"
     assert ask(view, table, "-text", text=starting_with(LONG), limit=3) == "aef"
+    view.close()
+
+
+@pytest.mark.parametrize("indexes", [(), ("text", "raw")])
+def test_values_that_begin_with_another_and_nul_are_found_once(views: ViewStore, indexes: tuple[str, ...]) -> None:
+    if isinstance(views, SqlViews) and views.is_postgresql:
+        pytest.skip("PostgreSQL has no NUL in texts")
+    table = everything(indexes)
+    view = views.open("all", FIRST, [table])
+    texts = ["x", "x\0", "x\0\0", "x\0a", "y"]
+    put(view, table, *(Everything(f"{n}", text=text, raw=text.encode()) for n, text in enumerate(texts)))
+    for wanted, keys in ((texts, "01234"), (texts[:2], "01"), (["y", "x\0a", "x"], "034"), (["x\0", "y"], "14")):
+        for name, values in (("text", wanted), ("raw", [text.encode() for text in wanted])):
+            criteria: dict[str, Any] = {name: one_of(*values)}
+            assert ask(view, table, **criteria) == keys
+            assert ask(view, table, f"-{name}", **criteria) == keys[::-1]
+            with view.reading() as reading:
+                assert reading.count(table, criteria_of(table.fields, table.name, criteria)) == len(keys)
     view.close()
 
 
