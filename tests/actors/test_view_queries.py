@@ -4,6 +4,7 @@ import logging
 import math
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,35 @@ def test_long_texts_are_told_apart_and_ordered_beyond_the_cut(views: ViewStore, 
     assert ask(view, table, text=starting_with(LONG + "3")) == "a"
     assert ask(view, table, "-text", text=starting_with(LONG), limit=3) == "aef"
     view.close()
+
+
+@pytest.mark.parametrize(
+    ("criteria", "keys"),
+    [
+        ({"number": Fraction(2)}, "b"),
+        ({"number": one_of(Fraction(3), 1, math.nan)}, "ac"),
+        ({"number": between(Fraction(3, 2), None)}, "bc"),
+        ({"number": between(Fraction(3, 2), math.nan)}, ""),
+        ({"number": between(1, Fraction(7, 3))}, "ab"),
+        ({"raw": bytearray(b"b")}, "b"),
+        ({"raw": one_of(memoryview(b"c"), b"a")}, "ac"),
+        ({"raw": [98]}, ""),
+    ],
+)
+@pytest.mark.parametrize("indexes", [(), ("number", "raw")])
+def test_an_index_finds_what_equals_a_value_of_a_type_without_an_order(
+    tmp_path: Path, indexes: tuple[str, ...], criteria: dict[str, Any], keys: str
+) -> None:
+    for key in ("key", next(iter(criteria))):
+        table = everything(indexes, key)
+        view = LmdbViews(tmp_path / key).open("all", FIRST, [table])
+        put(view, table, *(Everything(name, number=n, raw=name.encode()) for n, name in enumerate("abc", 1)))
+        assert ask(view, table, **criteria) == keys
+        assert ask(view, table, "-key", **criteria) == keys[::-1]
+        assert ask(view, table, "-number", limit=3, **criteria) == keys[::-1]
+        with view.reading() as reading:
+            assert reading.count(table, criteria_of(table.fields, table.name, criteria)) == len(keys)
+        view.close()
 
 
 @pytest.mark.parametrize("indexes", [(), ("text", "raw")])
