@@ -191,6 +191,22 @@ def test_values_that_begin_with_another_and_nul_are_found_once(views: ViewStore,
     view.close()
 
 
+@pytest.mark.parametrize("indexes", [(), ("number", "raw")])
+def test_rows_that_are_level_go_by_their_key_also_where_one_is_another_and_nul(
+    views: ViewStore, indexes: tuple[str, ...]
+) -> None:
+    table = everything(indexes, "raw")
+    view = views.open("all", FIRST, [table])
+    put(view, table, *(Everything(f"{n}", raw=raw) for n, raw in enumerate([b"x", b"x\0", b"x\0\0", b"x\1", b"y"])))
+    for order, keys in {("number",): "01234", ("-number",): "43210", ("raw",): "01234", ("-raw",): "43210"}.items():
+        assert ask(view, table, *order) == keys, order
+        assert ask(view, table, *order, limit=4) == keys[:4], order
+        assert "".join(in_pages(view, table, *order)) == keys, order
+    for order, keys in {("-raw", "number"): "43210", ("number", "-raw"): "43210", ("-number", "raw"): "01234"}.items():
+        assert ask(view, table, *order) == keys, order
+    view.close()
+
+
 @pytest.mark.parametrize(
     ("order", "criteria", "told"),
     [
