@@ -53,8 +53,8 @@ class Built:
     projector: Projector | None = None
     stage: Literal["building", "activating", "next"] = "building"
     """Of one that is built beside another: "next" once it is stored that it answers from now on."""
-    is_removed: bool = False
-    """Whether another process has removed it."""
+    removed_position: int | None = None
+    """Of one that another process has removed: how far it may have come by then."""
     queries: int = 0
     """How many look at it now."""
     _left: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
@@ -275,12 +275,16 @@ class RunningProjection:
     def _is_of_this_log(self, checkpoint: Checkpoint) -> bool:
         if not checkpoint.position:
             return True
+        self._end_of_log()
+        events = self._host.store.read(after=checkpoint.position - 1, limit=1)
+        return bool(events) and events[0].hash == checkpoint.event_hash
+
+    def _end_of_log(self) -> int:
+        """How far a view may have come that other processes keep, too: they see the log earlier than a reader does."""
         store = self._host.store
         if isinstance(store, LogReader) and not isinstance(store, EventLog) and store.refresh():
-            # Another process keeps the view as well, and may have got on since the log was looked at.
             self._host.feed.notify()
-        events = store.read(after=checkpoint.position - 1, limit=1)
-        return bool(events) and events[0].hash == checkpoint.event_hash
+        return store.last_position
 
     async def _stored(self) -> list[Generation]:
         return await trio.to_thread.run_sync(self._views.generations, self.name)
@@ -296,8 +300,16 @@ class RunningProjection:
             building.stage = "activating"
             self._nursery.start_soon(in_background, self._activate, building, name=f"{self.name}: swap")
         # The old one went on meanwhile: who has seen an event in a view finds it in the one that takes its place.
-        elif building.stage == "next" and building.position >= self.position:
+        elif building.stage == "next" and building.position >= self._seen_position():
             self._swap(building)
+
+    def _seen_position(self) -> int:
+        """How far what was seen in the generation that answers may go; other processes take one in SQL further."""
+        active = self.active
+        if active is None or not active.view.waits or self.is_paused:
+            return self.position
+        end = self._end_of_log() if active.removed_position is None else active.removed_position
+        return max(self.position, end)
 
     async def _activate(self, building: Built) -> None:
         try:
@@ -327,7 +339,7 @@ class RunningProjection:
             # Also when the runtime ends meanwhile: a view left open could not be opened again by this process.
             with trio.CancelScope(shield=True):
                 await _close(old)
-        if not old.is_removed:
+        if old.removed_position is None:
             await self._drop(old.generation)
 
     def _drop_later(self, generations: Sequence[Generation]) -> None:
@@ -372,14 +384,16 @@ class RunningProjection:
         active, building = self.active, self.building
         if active is None:
             return
-        active.is_removed = active.generation not in stored
+        is_removed = active.generation not in stored
+        if is_removed and active.removed_position is None:
+            active.removed_position = self._end_of_log()
         is_building_removed = building is not None and building.generation not in stored
         if building is not None and is_building_removed:
             self.building = None
             await _close(building)
-        if active.is_removed and stored and self.fits(stored[0]):
+        if is_removed and stored and self.fits(stored[0]):
             await self._go_over_to(stored[0])
-        elif active.is_removed and stored and active.projector is not None and self.building is None:
+        elif is_removed and stored and active.projector is not None and self.building is None:
             newer = stored[0]
             await active.projector.order(
                 GiveUp(
@@ -388,7 +402,7 @@ class RunningProjection:
                     "same, or rebuild the projection to have its own answer"
                 )
             )
-        elif self.building is None and (active.is_removed or is_building_removed):
+        elif self.building is None and (is_removed or is_building_removed):
             self.building = await self._build_new(stored)
 
     async def _go_over_to(self, generation: Generation) -> None:

@@ -1,5 +1,6 @@
 """One view in SQL that several processes keep: what becomes of the others when one of them builds it anew."""
 
+import threading
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -141,6 +142,42 @@ async def test_rows_that_are_being_removed_are_not_taken_for_all(url: str, monke
             await settle(writer, building=True)
             for _ in range(100):
                 assert await other.view(Balances).get("ann") == Balance("ann", 1, 1)
+
+
+class Held(SqlViews):
+    """A generation takes its place only when it is let."""
+
+    may_activate = threading.Event()
+    activating = threading.Event()
+
+    def activate(self, projection: str, generation: Generation) -> None:
+        if generation.number > 1:
+            self.activating.set()
+            assert self.may_activate.wait(30)
+        super().activate(projection, generation)
+
+
+async def test_what_another_process_has_let_be_seen_is_not_taken_back(url: str) -> None:
+    store = MemoryLog()
+    async with opened(store, url) as writer, opened(store, url, views_class=Held) as other:
+        ann, view = writer.actor(Account, "ann"), other.view(Balances)
+        await ann.ask(Deposit(1), wait_for=[Balances])
+        notice(other)
+        await settle(other)
+        Held.activating.clear()
+        Held.may_activate.clear()
+        await other.projections.rebuild(Balances)
+        await until(Held.activating.is_set)
+        await ann.ask(Deposit(1), wait_for=[Balances])
+        assert view.position == 1, "it has not looked at the log"
+        assert await view.get("ann") == Balance("ann", 2, 2)
+        Held.may_activate.set()
+        for _ in range(50):
+            await trio.sleep(0.001)
+            assert await view.get("ann") == Balance("ann", 2, 2)
+        notice(other)
+        await settle(other, building=True)
+        assert await view.get("ann") == Balance("ann", 2, 2)
 
 
 async def test_a_paused_one_goes_over_too(url: str) -> None:
