@@ -370,6 +370,23 @@ class ViewWriteFailed(StoreError):
         )
 
 
+class ViewRemoved(StoreError):
+    """Another process has removed the tables that a view is in, since it has built them anew.
+
+    The projection goes over to those that took their place, where they are of its own version.
+    """
+
+    code: ClassVar[str] = "view_removed"
+
+    def __init__(self, path: str, view: str) -> None:
+        super().__init__(
+            path,
+            f"The view {view} in {path} was removed by another process, which has built it anew. The projection goes "
+            "over to what took its place; ask again later.",
+        )
+        self.view = view
+
+
 class CheckpointMoved(StoreError):
     """A view is not where its projector left it.
 

@@ -1,7 +1,7 @@
 """What a transaction on an LMDB view reads and writes: rows by their keys, by indexes and in order."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from decimal import Decimal
 from itertools import islice
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from .view_store import Change, Checkpoint, ViewLookLong, ViewRetry
 ROWS_BETWEEN_CHECKS: Final = 100
 """Rows that a long look reads before it asks whether the view has to grow or to close."""
 _AFTER_ALL: Final = b"\xff" * 8
+_EVERYWHERE: Final = [(b"", _AFTER_ALL)]
 
 
 class LmdbReading:
@@ -50,19 +51,22 @@ class LmdbReading:
     def _candidates(self, table: RowType[Any], query: RowQuery) -> tuple[Iterator[Any], bool]:
         """Rows among which the wanted ones are, and whether they come in the order that is asked for."""
         criteria = query.criteria
-        if all(isinstance(criteria.get(field), Equal) for field in table.key_fields):
+        if all(_has_place(criteria.get(field)) for field in table.key_fields):
             row = self._row_of(table, tuple(criteria[field].value for field in table.key_fields))  # type: ignore[attr-defined]
             return iter(() if row is None or query.last is not None else (row,)), True
         field, backwards, is_ordered = _access(table, query)
         last = query.last if is_ordered else None
-        scanned = [] if any(asked in table.indexes for asked in criteria) else list(criteria)
+        ranges = _ranges(None if field is None else criteria.get(field))
+        is_narrowed = any(asked in table.indexes for asked in criteria) and (
+            field not in criteria or ranges != _EVERYWHERE
+        )
+        scanned = [] if is_narrowed else list(criteria)
         if field is None and not is_ordered:
             scanned += [each.field for each in query.order]
         if scanned:
             table.tell_of_scan(scanned)
         if field is not None:
             order = RowOrder(table, query.order) if query.order and is_ordered else None
-            ranges = _ranges(criteria.get(field))
             return self._scan_index(table, field, ranges, backwards, order, last), is_ordered
         return self._scan_rows(table, backwards, last), is_ordered
 
@@ -213,33 +217,60 @@ def _access(table: RowType[Any], query: RowQuery) -> tuple[str | None, bool, boo
 
 def _ranges(criterion: Criterion | None) -> list[tuple[bytes, bytes]]:
     """The parts of an index in which a criterion's values are, in order: each from the first to the last entry."""
-    match criterion:
-        case Equal(value):
-            return _ranges_of((value,))
-        case OneOf(values):
-            return _ranges_of(values)
-        case Between(low, high):
-            try:
-                first = b"" if low is None else encode_indexed(low)
-                last = _AFTER_ALL if high is None else encode_indexed(high) + _AFTER_ALL
-            except NotOrdered:
-                return []
-            return [(first, last)]
-        case StartingWith(prefix):
-            start = encode_indexed(prefix).removesuffix(b"\x00")
-            return [(start, start + _AFTER_ALL)]
-        case _:
-            return [(b"", _AFTER_ALL)]
+    try:
+        match criterion:
+            case Equal(value):
+                return _ranges_of((value,))
+            case OneOf(values):
+                return _ranges_of(values)
+            case Between(low, high):
+                first = b"" if low is None else _place(low)
+                last = _AFTER_ALL if high is None else _place(high)
+                if first is None or last is None:
+                    return []
+                return [(first, last if high is None else last + _AFTER_ALL)]
+            case StartingWith(prefix):
+                start = encode_indexed(prefix).removesuffix(b"\x00")
+                return [(start, start + _AFTER_ALL)]
+    except NotOrdered:
+        # To Python, `Fraction(2)` is 2 all the same.
+        pass
+    return _EVERYWHERE
 
 
 def _ranges_of(values: Iterable[Any]) -> list[tuple[bytes, bytes]]:
-    """One for each value, each once; none for a value that no row has, since it could not have been indexed."""
-    found = set()
-    for value in values:
-        with suppress(NotOrdered):
-            entry = encode_indexed(value)
-            found.add((entry, entry + _AFTER_ALL))
-    return sorted(found)
+    """One for each value, no two of which overlap. Raises `NotOrdered`."""
+    found = {place for place in map(_place, values) if place is not None}
+    ranges: list[tuple[bytes, bytes]] = []
+    for entry in sorted(found):
+        low, high = entry, entry + _AFTER_ALL
+        if ranges and low <= ranges[-1][1]:
+            # The range of a text, or of bytes, holds what is the same and goes on with NUL.
+            low, before = ranges.pop()
+            high = max(before, high)
+        ranges.append((low, high))
+    return ranges
+
+
+def _place(value: Any) -> bytes | None:
+    """Where an index has a value; None for NaN, which no row has. Raises `NotOrdered`."""
+    try:
+        return encode_indexed(value)
+    except NotOrdered:
+        if isinstance(value, float | Decimal):
+            return None
+        raise
+
+
+def _has_place(criterion: Criterion | None) -> bool:
+    """Whether a key is to be found where the value that is asked for has its place."""
+    if not isinstance(criterion, Equal):
+        return False
+    try:
+        _place(criterion.value)
+    except NotOrdered:
+        return False
+    return True
 
 
 def _beyond(ranges: list[tuple[bytes, bytes]], entry: bytes, backwards: bool) -> list[tuple[bytes, bytes]]:

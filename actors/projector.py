@@ -1,5 +1,6 @@
 """The projector: the actor that follows the log for one view, batch by batch, first to catch up and then live."""
 
+import contextlib
 import logging
 import time
 from typing import Any, Final, Literal, Protocol, TypeAlias
@@ -13,7 +14,7 @@ from ..storage.limits import Limits
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader
 from .background import in_background
-from .errors import CheckpointMoved
+from .errors import CheckpointMoved, ViewRemoved
 from .feed import Feed
 from .future import TrioFuture
 from .trio_actor import TrioActor
@@ -46,6 +47,12 @@ class Resume(msgspec.Struct, frozen=True):
     """Go on, also after a failure."""
 
 
+class GiveUp(msgspec.Struct, frozen=True):
+    """Go no further, for this reason, until `Resume`."""
+
+    reason: str
+
+
 class ProjectorHost(Protocol):
     """What a projector needs of the runtime that it lives in."""
 
@@ -56,6 +63,9 @@ class ProjectorHost(Protocol):
 
     def advanced(self, projector: "Projector") -> None:
         """Its position or its state has changed."""
+
+    def removed(self, projector: "Projector") -> None:
+        """Another process has removed its view. It tries again until it is told to end, or what to do."""
 
 
 class Projector(TrioActor):
@@ -96,7 +106,8 @@ class Projector(TrioActor):
 
     async def on_stop(self) -> None:  # type: ignore[override]
         if self.position > self._saved_position and self.state not in ("retrying", "failed"):
-            await self._apply([], Checkpoint(self.position, self._last_hash))
+            with contextlib.suppress(ViewRemoved):
+                await self._apply([], Checkpoint(self.position, self._last_hash))
 
     def wake(self) -> None:
         """Have it look at the log, now or when it is done with what it does."""
@@ -111,7 +122,7 @@ class Projector(TrioActor):
         if not self.actor_stopped.is_set():
             await self.order(_ActorStop())
 
-    async def order(self, message: Pause | Resume | _ActorStop) -> None:
+    async def order(self, message: Pause | Resume | GiveUp | _ActorStop) -> None:
         """Send it a message and wait until it has obeyed."""
         obeyed: TrioFuture[Any] = self.actor_ref.ask(message, block=False)  # type: ignore[assignment]
         await obeyed
@@ -124,6 +135,9 @@ class Projector(TrioActor):
                     await self._advance()
             case Pause():
                 self._become("paused")
+            case GiveUp(reason):
+                self.error = reason
+                self._become("failed")
             case Resume():
                 self._attempts = self._failures = 0
                 self._become("catching_up")
@@ -156,6 +170,8 @@ class Projector(TrioActor):
             self.error = str(error)
             logger.warning("projection will try again: %s", error, extra=self._facts())
             self._rest()
+            if isinstance(error, ViewRemoved):
+                self._host.removed(self)
         except Exception as error:
             # A fault of ours or of the view's store; the other projections and the commands go on.
             self._attempts += 1

@@ -14,6 +14,7 @@ from .row_type import RowType
 SORTED_ROWS_MAX: Final = 100_000
 """Rows that one query sorts in memory; an order by an indexed field sorts none."""
 _INVERTED: Final = bytes(range(255, -1, -1))
+_AFTER_ALL: Final = b"\xff"
 _key_of: Final = itemgetter(0)
 
 
@@ -33,10 +34,9 @@ class RowOrder:
                 part = sorting_key(getattr(row, order.field))
             except NotOrdered as error:
                 raise QueryInvalid(f"{table.name} cannot be ordered by {order.field}: {error}.") from error
-            # No value's bytes are the beginning of another's, so that their complements are in the opposite order.
-            parts.append(part.translate(_INVERTED) if order.descending else part)
+            parts.append(_inverted(part) if order.descending else part)
         key = table.key(table.key_values(row))
-        parts.append(key.translate(_INVERTED) if self._is_key_descending else key)
+        parts.append(_inverted(key) if self._is_key_descending else key)
         return b"".join(parts)
 
     def take(self, rows: Iterable[Any], query: RowQuery) -> list[Any]:
@@ -63,3 +63,8 @@ class RowOrder:
             raise QueryTooLarge(self._table.name, SORTED_ROWS_MAX)
         held.sort(key=_key_of)
         return [row for _, row in held]
+
+
+def _inverted(part: bytes) -> bytes:
+    """Bytes in the opposite order. Those of a text begin those of the text and NUL, and then come after them."""
+    return part.translate(_INVERTED) + _AFTER_ALL

@@ -9,7 +9,7 @@ import sqlalchemy
 
 from ..storage.errors import ViewClosed
 from .criteria import Criterion, RowQuery
-from .errors import CheckpointMoved, RowInvalid, ViewWriteFailed
+from .errors import CheckpointMoved, RowInvalid, ViewRemoved, ViewWriteFailed
 from .row_type import RowType
 from .sql_engine import begin_writing, is_refusal, translated, translating
 from .sql_errors import ViewReadFailed
@@ -42,7 +42,7 @@ class SqlView:
         self._key = (projection, number)
         self._is_closed = False
         mark = "%s" if views.is_postgresql else "?"
-        own = f"FROM eventsrc_projections WHERE projection = {mark} AND generation = {mark}"
+        own = f"FROM eventsrc_projections WHERE projection = {mark} AND generation = {mark} AND state <> 'dropped'"
         self._look = f"SELECT position, event_hash {own}"
         # Whoever else projects into these tables waits here.
         self._claim = self._look + (" FOR UPDATE" if views.is_postgresql else "")
@@ -53,28 +53,45 @@ class SqlView:
         # On SQLite every transaction sees one state of everything.
         isolation = {"isolation_level": "REPEATABLE READ"} if views.is_postgresql else {}
         self._reader = views.engine.execution_options(**isolation)
-        self._known = self._stored()
+        self._known = self._stored() or Checkpoint(0, b"")
         self._has_moved = False
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The stored checkpoint. To read it is to go on from there: after `CheckpointMoved` it is read anew."""
+        """The stored checkpoint. To read it is to go on from there: after `CheckpointMoved` it is read anew.
+
+        Raises `ViewRemoved`.
+        """
         if self._has_moved:
-            self._known, self._has_moved = self._stored(), False
+            stored = self._stored()
+            if stored is None:
+                raise self._removed()
+            self._known, self._has_moved = stored, False
         return self._known
 
     @contextmanager
     def reading(self, *, rows_max: int | None = None) -> Iterator[ViewReading]:
-        """Look at it. Raises `ViewUnreachable`, `ViewReadFailed`."""
+        """Look at it. Raises `ViewUnreachable`, `ViewReadFailed`, `ViewRemoved`."""
         self._check()
-        with translating(self._views.path, ViewReadFailed), self._reader.connect() as connection, connection.begin():
-            yield _Reading(self._tables, connection)
+        path = self._views.path
+        try:
+            with translating(path, ViewReadFailed), self._reader.connect() as connection, connection.begin():
+                if not self._views.is_postgresql and self._look_at(connection) is None:
+                    # There the rows of one that was dropped go in steps, so that some of them are still to be seen.
+                    raise self._removed()
+                yield _Reading(self._tables, connection)
+        except ViewReadFailed as error:
+            if self._stored() is None:
+                # Its tables went away meanwhile.
+                raise self._removed() from error
+            raise
 
     @contextmanager
     def writing(self) -> Iterator[ViewWriting]:
         """Change it; committed when the block ends well.
 
-        Raises `CheckpointMoved` when it is not where this view left it, `ViewUnreachable`, `ViewWriteFailed`.
+        Raises `CheckpointMoved` when it is not where this view left it, `ViewRemoved`, `ViewUnreachable`,
+        `ViewWriteFailed`.
         """
         self._check()
         path = self._views.path
@@ -116,21 +133,28 @@ class SqlView:
         values = (checkpoint.position, checkpoint.event_hash, *self._key, self._known.position)
         if connection.exec_driver_sql(self._save, values).rowcount != 1:
             self._has_moved = True
-            stored = connection.exec_driver_sql(self._look, self._key).first()
+            stored = self._look_at(connection)
             raise CheckpointMoved(self.path, self.name, self._known.position, 0 if stored is None else stored[0])
 
     def _claim_it(self, connection: sqlalchemy.Connection) -> None:
         stored = connection.exec_driver_sql(self._claim, self._key).first()
         if stored is None:
-            raise ViewWriteFailed(self.path, f"the view {self.name} was removed")
+            raise self._removed()
         if self._has_moved or stored[0] != self._known.position:
             self._has_moved = True
             raise CheckpointMoved(self.path, self.name, self._known.position, stored[0])
 
-    def _stored(self) -> Checkpoint:
+    def _stored(self) -> Checkpoint | None:
         with translating(self.path), self._views.engine.connect() as connection:
-            stored = connection.exec_driver_sql(self._look, self._key).first()
-        return Checkpoint(0, b"") if stored is None else Checkpoint(stored[0], bytes(stored[1]))
+            stored = self._look_at(connection)
+        return None if stored is None else Checkpoint(stored[0], bytes(stored[1]))
+
+    def _look_at(self, connection: sqlalchemy.Connection) -> Any:
+        """Its stored checkpoint as a row; None where it was removed."""
+        return connection.exec_driver_sql(self._look, self._key).first()
+
+    def _removed(self) -> ViewRemoved:
+        return ViewRemoved(self.path, self.name.rstrip(","))
 
     def _check(self) -> None:
         if self._is_closed:

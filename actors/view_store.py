@@ -61,17 +61,21 @@ class View(Protocol):
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The stored checkpoint; position 0 in a new view."""
+        """The stored checkpoint; position 0 in a new view. Raises `ViewRemoved`."""
 
     def reading(self, *, rows_max: int | None = None) -> AbstractContextManager[ViewReading]:
         """Look at it.
 
         One that does not wait raises `ViewLookLong` where a query would look at more than `rows_max` rows, so that the
-        caller can ask in a worker thread. Raises `ViewRetry` where it is to be asked again.
+        caller can ask in a worker thread. Raises `ViewRetry` where it is to be asked again, `ViewRemoved` where another
+        process has removed it.
         """
 
     def writing(self) -> AbstractContextManager[ViewWriting]:
-        """Change it; committed when the block ends well. Raises `ViewRetry` where the block is to be run again."""
+        """Change it; committed when the block ends well.
+
+        Raises `ViewRetry` where the block is to be run again, `ViewRemoved` where another process has removed it.
+        """
 
     def close(self) -> None:
         """Close it. Idempotent."""

@@ -1,4 +1,10 @@
-"""The generations of one projection's view: which one answers, which is being built beside it, and the swap."""
+"""The generations of one projection's view: which one answers, which is being built beside it, and the swap.
+
+Several processes may keep one view, where it lives in SQL. Whoever swaps drops the generation that was replaced, and
+the others find theirs removed. They go over to the one that answers where it is of their own version. A process that is
+opened with another version takes over, and the others stop: none that runs builds its own in answer, or two versions
+would drop each other's for ever.
+"""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -9,15 +15,20 @@ import attrs
 import trio
 
 from ..actors.background import in_background
+from ..actors.errors import ViewRemoved
 from ..actors.projection import Projection
-from ..actors.projector import Pause, ProjectionState, Projector, ProjectorHost, Resume
+from ..actors.projector import GiveUp, Pause, ProjectionState, Projector, ProjectorHost, Resume
 from ..actors.row_type import RowType
 from ..actors.serializer import Serializer
 from ..actors.view_session import ViewSession
 from ..actors.view_store import Checkpoint, Generation, View, ViewStore
 from ..storage.errors import EventSourcingError
+from ..storage.log import EventLog
+from ..storage.reader import LogReader
 
 SWAP_RETRY_SECONDS: Final = 1.0
+NUMBERS_TRIED_MAX: Final = 10
+"""Generations that are begun before it is given up, where other processes take each number for another version."""
 QUERY_SECONDS_MAX: Final = 60.0
 """How long a view that was replaced stays open for the queries that still look at it."""
 logger = logging.getLogger("eventsrc.projection")
@@ -42,6 +53,8 @@ class Built:
     projector: Projector | None = None
     stage: Literal["building", "activating", "next"] = "building"
     """Of one that is built beside another: "next" once it is stored that it answers from now on."""
+    removed_position: int | None = None
+    """Of one that another process has removed: how far it may have come by then."""
     queries: int = 0
     """How many look at it now."""
     _left: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
@@ -96,6 +109,7 @@ class RunningProjection:
         self._error = "it is not open yet"
         self._newest_number = 0
         self._changing = trio.Lock()
+        self._looked: trio.Event | None = None
 
     @property
     def projector(self) -> Projector | None:
@@ -157,12 +171,16 @@ class RunningProjection:
                 await self._begin(stored)
         except BaseException as error:
             self._error = str(error)
-            await self.close()
+            await self._close_all()
             raise
         self._nursery.start_soon(in_background, self._tidy, name=f"{self.name}: tidy")
 
     async def close(self) -> None:
         """Stop the projectors and close the views."""
+        async with self._changing:
+            await self._close_all()
+
+    async def _close_all(self) -> None:
         async with AsyncExitStack() as closing:
             for built in (self.active, self.building):
                 if built is not None:
@@ -218,11 +236,17 @@ class RunningProjection:
     async def _build_new(self, stored: Sequence[Generation]) -> Built:
         # No number twice: what had it before may still be on its way out.
         known = max((generation.number for generation in stored), default=0)
-        self._newest_number = max(self._newest_number, known) + 1
-        number = self._newest_number
-        built = await self._open_generation(Generation(number, self.projection_class.version, self.schema))
-        self._start(built)
-        return built
+        self._newest_number = max(self._newest_number, known)
+        for _ in range(NUMBERS_TRIED_MAX):
+            self._newest_number += 1
+            generation = Generation(self._newest_number, self.projection_class.version, self.schema)
+            built = await self._open_generation(generation)
+            if generation in await self._stored():
+                self._start(built)
+                return built
+            # Another process began one of another version under this number.
+            await _close(built)
+        raise ViewRemoved(self.name, f"{self.name}, generation {self._newest_number}")
 
     async def _open_generation(self, generation: Generation) -> Built:
         tables = self.tables
@@ -251,8 +275,16 @@ class RunningProjection:
     def _is_of_this_log(self, checkpoint: Checkpoint) -> bool:
         if not checkpoint.position:
             return True
+        self._end_of_log()
         events = self._host.store.read(after=checkpoint.position - 1, limit=1)
         return bool(events) and events[0].hash == checkpoint.event_hash
+
+    def _end_of_log(self) -> int:
+        """How far a view may have come that other processes keep, too: they see the log earlier than a reader does."""
+        store = self._host.store
+        if isinstance(store, LogReader) and not isinstance(store, EventLog) and store.refresh():
+            self._host.feed.notify()
+        return store.last_position
 
     async def _stored(self) -> list[Generation]:
         return await trio.to_thread.run_sync(self._views.generations, self.name)
@@ -268,11 +300,22 @@ class RunningProjection:
             building.stage = "activating"
             self._nursery.start_soon(in_background, self._activate, building, name=f"{self.name}: swap")
         # The old one went on meanwhile: who has seen an event in a view finds it in the one that takes its place.
-        elif building.stage == "next" and building.position >= self.position:
+        elif building.stage == "next" and building.position >= self._seen_position():
             self._swap(building)
+
+    def _seen_position(self) -> int:
+        """How far what was seen in the generation that answers may go; other processes take one in SQL further."""
+        active = self.active
+        if active is None or not active.view.waits or self.is_paused:
+            return self.position
+        end = self._end_of_log() if active.removed_position is None else active.removed_position
+        return max(self.position, end)
 
     async def _activate(self, building: Built) -> None:
         try:
+            if building.generation not in await self._stored():
+                self.look_again()
+                return
             await trio.to_thread.run_sync(self._views.activate, self.name, building.generation)
         except EventSourcingError as error:
             logger.warning("a rebuilt view cannot take its place yet: %s", error, extra={"projection": self.name})
@@ -296,7 +339,8 @@ class RunningProjection:
             # Also when the runtime ends meanwhile: a view left open could not be opened again by this process.
             with trio.CancelScope(shield=True):
                 await _close(old)
-        await self._drop(old.generation)
+        if old.removed_position is None:
+            await self._drop(old.generation)
 
     def _drop_later(self, generations: Sequence[Generation]) -> None:
         for generation in generations:
@@ -314,6 +358,69 @@ class RunningProjection:
             await trio.to_thread.run_sync(self._views.tidy, self.name)
         except Exception:
             logger.exception("what is left of an old view could not be removed", extra={"projection": self.name})
+
+    # --- other processes ---
+
+    def look_again(self) -> trio.Event:
+        """Look what has become of the generations, of which one was removed; set when that is over."""
+        if self._looked is None:
+            self._looked = trio.Event()
+            self._nursery.start_soon(in_background, self._look_again, self._looked, name=f"{self.name}: look again")
+        return self._looked
+
+    async def _look_again(self, looked: trio.Event) -> None:
+        try:
+            async with self._changing:
+                await self._go_on_with_stored()
+        except EventSourcingError as error:
+            # Who asked asks again.
+            logger.warning("a view was removed: %s", error, extra={"projection": self.name})
+        finally:
+            self._looked = None
+            looked.set()
+
+    async def _go_on_with_stored(self) -> None:
+        stored = await self._stored()
+        active, building = self.active, self.building
+        if active is None:
+            return
+        is_removed = active.generation not in stored
+        if is_removed and active.removed_position is None:
+            active.removed_position = self._end_of_log()
+        is_building_removed = building is not None and building.generation not in stored
+        if building is not None and is_building_removed:
+            self.building = None
+            await _close(building)
+        if is_removed and stored and self.fits(stored[0]):
+            await self._go_over_to(stored[0])
+        elif is_removed and stored and active.projector is not None and self.building is None:
+            newer = stored[0]
+            await active.projector.order(
+                GiveUp(
+                    f"another process has taken over the view with version {newer.version} of the projection, or with "
+                    f"other rows; here it has version {self.projection_class.version}. Restart this process with the "
+                    "same, or rebuild the projection to have its own answer"
+                )
+            )
+        elif self.building is None and (is_removed or is_building_removed):
+            self.building = await self._build_new(stored)
+
+    async def _go_over_to(self, generation: Generation) -> None:
+        """Let the one answer that another process has built, as soon as it is as far as what was seen here."""
+        building = self.building
+        if building is not None and building.stage != "building":
+            # It is about to take its place anyway.
+            return
+        if building is not None and building.generation != generation:
+            # What it was begun for is done.
+            self.building = None
+            await _close(building)
+            self._drop_later([building.generation])
+        if self.building is None:
+            self.building = await self._open_generation(generation)
+            self._start(self.building)
+        self.building.stage = "next"
+        self.look_at_building()
 
 
 async def _close(built: Built) -> None:

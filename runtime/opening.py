@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import attrs
 import trio
@@ -34,7 +34,9 @@ READER_POLL_SECONDS: Final = 0.01
 
 StoreGiven: TypeAlias = str | os.PathLike[str] | EventStore
 Opened: TypeAlias = EventStore | LogReader | PastLog
-ViewsGiven: TypeAlias = str | os.PathLike[str] | Mapping[type[Projection], ViewStore] | None
+P = TypeVar("P", bound=Projection)
+# A mapping is invariant in its keys, so that `{Balances: views}` is none of `type[Projection]`.
+ViewsGiven: TypeAlias = str | os.PathLike[str] | Mapping[type[P], ViewStore] | None
 
 
 async def open_store(store: StoreGiven | PastLog, role: Literal["writer", "reader"], limits: Limits) -> Opened:
@@ -77,14 +79,14 @@ class Home:
 
 @asynccontextmanager
 async def home_of(
-    store: EventReader, projections: Sequence[type[Projection]], views: ViewsGiven
+    store: EventReader, projections: Sequence[type[Projection]], views: ViewsGiven[Any]
 ) -> AsyncIterator[Home]:
     """Find or make that place, for as long as the block lasts.
 
     Raises `StorePathInvalid`, `ArgumentInvalid`, `FileWriteFailed`, `ReadersFull`.
     """
     _check_views(views)
-    special = views if isinstance(views, Mapping) else {}
+    special: Mapping[Any, ViewStore] = views if isinstance(views, Mapping) else {}
     async with AsyncExitStack() as stack:
         folder = await _folder_of(store, bool(projections), views, stack)
         if folder is None:
@@ -100,7 +102,7 @@ async def home_of(
 
 
 async def _folder_of(
-    store: EventReader, has_projections: bool, views: ViewsGiven, stack: AsyncExitStack
+    store: EventReader, has_projections: bool, views: ViewsGiven[Any], stack: AsyncExitStack
 ) -> Path | None:
     if isinstance(views, str | os.PathLike):
         return await trio.to_thread.run_sync(_made, Path(views))

@@ -191,6 +191,17 @@ class Projections:
         while running.position < position and not running.will_not_come and not self._is_closed:
             await self._moved.park()
 
+    async def wait_for_next(self, running: RunningProjection, removed: Built) -> None:
+        """Wait until another generation answers than one that was removed.
+
+        Raises `ProjectionUnavailable` when that would not come.
+        """
+        await running.look_again().wait()
+        while running.active is removed and not self._is_closed:
+            if running.will_not_come:
+                raise ProjectionUnavailable(running.name, running.state, running.error)
+            await self._moved.park()
+
     def answering(self, running: RunningProjection) -> Built:
         """The generation that answers. Raises `ProjectionUnavailable` as long as there is none, `RuntimeClosed`."""
         if self._is_closed:
@@ -257,6 +268,10 @@ class Projections:
             self._report(running)
         self._moved.unpark_all()
         self.on_advance()
+
+    def removed(self, projector: Projector) -> None:
+        """Another process has removed the view of a projector."""
+        self._of_name[projector.name].look_again()
 
     def swapped(self) -> None:
         """Another generation of a projection answers from now on."""

@@ -25,7 +25,6 @@ from ..actors.saga_history import SAGA_STATES, SagaState
 from ..actors.saga_instance import SagaInstance, SagaInstances
 from ..actors.serializer import Serializer
 from ..actors.thread_journal import ThreadJournal
-from ..actors.view_store import ViewStore
 from ..storage.commit import StreamAppend
 from ..storage.event_query import EventQuery
 from ..storage.limits import Limits
@@ -42,7 +41,7 @@ from .errors import ArgumentInvalid, ShutdownTimeout
 from .events import resolved
 from .history import position_of
 from .maintenance import Maintenance
-from .opening import Home, Opened, follow, home_of, open_store, refusal
+from .opening import Home, Opened, P, ViewsGiven, follow, home_of, open_store, refusal
 from .projections import Projections
 from .reading import Reading
 from .reference import AggregateRef
@@ -146,7 +145,7 @@ class Runtime(Reading):
         aggregates: Sequence[type[Aggregate]] = (),
         projections: Sequence[type[Projection]] = (),
         sagas: Sequence[type[Saga]] = (),
-        views: str | os.PathLike[str] | Mapping[type[Projection], ViewStore] | None = None,
+        views: ViewsGiven[P] = None,
         role: Literal["writer", "reader"] = "writer",
         limits: Limits = DEFAULT_LIMITS,
         converter: cattrs.Converter | None = None,

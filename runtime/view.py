@@ -8,14 +8,14 @@ import attrs
 import trio
 
 from ..actors.criteria import Order, RowQuery, criteria_of
-from ..actors.errors import ProjectionUnavailable, QueryInvalid, ViewUnreachable
+from ..actors.errors import ProjectionUnavailable, QueryInvalid, ViewRemoved, ViewUnreachable
 from ..actors.projection import Projection, Table
 from ..actors.receipt import Receipt
 from ..actors.row_type import RowType
 from ..actors.view_store import ViewLookLong, ViewReading, ViewRetry
 from .arguments import check_timeout, checked_timeout
 from .errors import ArgumentInvalid, ViewTooOld
-from .generations import RunningProjection
+from .generations import Built, RunningProjection
 from .iteration import Batches, Items
 from .projections import Projections
 
@@ -113,9 +113,20 @@ class View(Generic[R]):
         return self.where()
 
     async def _ask(self, fresh: Freshness, read: Callable[[ViewReading, RowType[Any]], T]) -> T:
-        await self._wait(fresh)
-        # Nothing runs in between, so that the generation which is looked at is the one that is fresh enough.
-        built = self._projections.answering(self._running)
+        while True:
+            await self._wait(fresh)
+            # Nothing runs in between, so that the generation which is looked at is the one that is fresh enough.
+            built = self._projections.answering(self._running)
+            try:
+                return await self._look_at(built, read)
+            except ViewRemoved:
+                # Another process has built it anew; what took its place is asked then.
+                with trio.move_on_after(checked_timeout(fresh.timeout, self._projections.limits)) as scope:
+                    await self._projections.wait_for_next(self._running, built)
+                if scope.cancelled_caught:
+                    raise
+
+    async def _look_at(self, built: Built, read: Callable[[ViewReading, RowType[Any]], T]) -> T:
         table = built.tables[self._projections.table_name(self._running, self._table)]
 
         def look(rows_max: int | None = None) -> T:

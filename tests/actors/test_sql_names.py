@@ -1,14 +1,15 @@
-"""Names in SQL: one that the database refuses is a mistake of the definition, and no fault that passes."""
+"""Names in SQL: those by which people query, and those that the database refuses."""
 
 from pathlib import Path
 
 import pytest
 import sqlalchemy
 from attrs import field, frozen, make_class
-from view_cases import FIRST, Balances, ask, everything, put
+from view_cases import FIRST, ROWS, Balances, apply, ask, everything, open_session, put
 
 from eventsrc import DefinitionError, MemoryLog, Runtime
 from eventsrc.actors.sql_view import SqlViews
+from eventsrc.actors.view_store import Generation
 
 
 @frozen
@@ -66,3 +67,52 @@ async def test_a_runtime_says_so_when_it_is_opened(tmp_path: Path) -> None:
             pass
     assert sqlalchemy.inspect(views.engine).get_view_names() == []
     views.close()
+
+
+def test_people_can_query_the_rows_by_a_plain_name(url: str, sql: SqlViews) -> None:
+    session = open_session(sql)
+    apply(session, range(1, 21))
+    sql.activate("balances", FIRST)
+    database = sqlalchemy.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    with database.connect() as connection:
+        run = connection.exec_driver_sql
+        assert run("SELECT sum(amount), min(owner) FROM balances_rows").one() == (20, "ann")
+        assert run("SELECT position FROM eventsrc_projections WHERE projection = 'balances'").scalar() == 20
+        names = {index["name"] for index in sqlalchemy.inspect(connection).get_indexes("balances_rows_g1")}
+        assert names == {"balances_rows_g1_amount"}
+    other = Generation(2, 2, "second")
+    apply(open_session(sql, other), range(1, 31))
+    sql.activate("balances", other)
+    with database.connect() as connection:
+        assert connection.exec_driver_sql("SELECT sum(amount) FROM balances_rows").scalar() == 30
+    sql.drop("balances", FIRST)
+    sql.drop("balances", other)
+    with database.connect() as connection:
+        inspector = sqlalchemy.inspect(connection)
+        assert inspector.get_view_names() == []
+        assert sorted(inspector.get_table_names()) == ["eventsrc_projections", "eventsrc_tables"]
+    database.dispose()
+
+
+def test_two_tables_of_one_name_are_told_apart(sql: SqlViews) -> None:
+    one, other = everything(), everything()
+    one.name, other.name = "b_c", "c"
+    sql.open("a", FIRST, [one])
+    with pytest.raises(DefinitionError, match=r"would be called a_b_c in SQL, as the table 'b_c' of 'a' is"):
+        sql.open("a_b", FIRST, [other])
+    assert sql.generations("a_b") == []
+    other.name = "B_C"
+    with pytest.raises(DefinitionError, match=r"would be called a_B_C in SQL, as the table 'b_c' of 'a' is"):
+        sql.open("a", FIRST, [one, other])
+
+
+def test_long_names_are_cut(sql: SqlViews) -> None:
+    table = everything()
+    names = ["p" * 99 + end for end in "ab"]
+    for name in names:
+        view = sql.open(name, FIRST, [table])
+        put(view, table, *ROWS)
+        sql.activate(name, FIRST)
+        assert ask(view, table, "number", limit=1) == "b"
+    for name in names:
+        sql.drop(name, FIRST)

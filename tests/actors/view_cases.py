@@ -1,6 +1,7 @@
 """Rows of every type, and a small projection, for the tests of where views live."""
 
 import enum
+import math
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -199,3 +200,31 @@ def ask(
     query = RowQuery(criteria_of(table.fields, table.name, criteria), orders, offset, limit)
     with view.reading() as reading:
         return "".join(row.key for row in reading.find(table, query))
+
+
+ODD = [
+    Everything("a", number=1, ratio=-0.0, flag=True, price=Decimal("1.0"), when=NOON, text="x"),
+    Everything(
+        "b",
+        number=0,
+        ratio=0.0,
+        price=Decimal("1.00"),
+        when=datetime(2024, 5, 1, 15, tzinfo=timezone(timedelta(hours=4))),
+        colour=Colour.BLUE,
+    ),
+    Everything("c", number=-1, ratio=math.inf, price=Decimal("-1E+2"), size=Size.LARGE),
+    Everything("d", number=-(2**62) - 1, ratio=-math.inf, price=Decimal("1E-30"), text="\x7f"),
+    Everything("e", number=2**62 + 1, ratio=5e-324, price=Decimal("1E+30"), text="ß", flag=True),
+]
+
+
+def in_pages(view: View, table: RowType[Any], *order: str, size: int = 2) -> list[str]:
+    """The keys of all rows, read page by page."""
+    orders = tuple(Order(name.removeprefix("-"), name.startswith("-")) for name in order)
+    query = RowQuery({}, orders, limit=size)
+    found = []
+    with view.reading() as reading:
+        while page := reading.find(table, query):
+            found += [row.key for row in page]
+            query = evolve(query, offset=len(found), last=page[-1])
+    return found

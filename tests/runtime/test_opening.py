@@ -1,5 +1,7 @@
 """Opening a store that cannot be opened, and opening that is broken off."""
 
+# pyright: reportUnnecessaryTypeIgnoreComment=error
+
 import os
 import subprocess
 import sys
@@ -10,9 +12,9 @@ from typing import Any, Literal
 import pytest
 import trio
 from bank_domain import Account, Deposit
-from bank_views import Balances
+from bank_views import Balances, Notes
 
-from eventsrc import ArgumentInvalid, Runtime, StorePathInvalid, StoreTruncated
+from eventsrc import ArgumentInvalid, MemoryLog, Projection, Runtime, StorePathInvalid, StoreTruncated, ViewStore
 from eventsrc.actors.lmdb_view import LmdbViews
 from eventsrc.runtime.runtime import Runtime as RuntimeClass
 from eventsrc.storage import control
@@ -44,6 +46,26 @@ async def test_a_place_for_views_that_is_a_file(tmp_path: Path, under: str) -> N
 async def test_views_that_are_no_place(tmp_path: Path, views: Any) -> None:
     with pytest.raises(ArgumentInvalid, match="views="):
         async with Runtime.open(tmp_path, projections=[Balances], views=views):
+            pass
+
+
+async def test_places_for_views_have_a_type_that_takes_what_is_right(tmp_path: Path) -> None:
+    # What matters is what the checkers of types say; that a line is ignored without an error is one to them, too.
+    place = LmdbViews(tmp_path / "place")
+    one, two = {Balances: place}, {Balances: place, Notes: place}
+    any_place: dict[type[Projection], ViewStore] = {Balances: place}
+    async with Runtime.open(MemoryLog(), projections=[Balances], views=any_place):
+        pass
+    async with Runtime.open(MemoryLog(), projections=[Balances], views=two):
+        pass
+    async with Runtime.open(MemoryLog(), projections=[Balances], views=one):
+        assert [folder.name for folder in place.path.iterdir()] == ["balances"]
+    wrong = {Account: place}
+    with pytest.raises(ArgumentInvalid):
+        async with Runtime.open(MemoryLog(), views=wrong):  # pyright: ignore[reportArgumentType]
+            pass
+    with pytest.raises(ArgumentInvalid):
+        async with Runtime.open(MemoryLog(), views={Balances: "x"}):  # pyright: ignore[reportArgumentType]
             pass
 
 
