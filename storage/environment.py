@@ -88,7 +88,7 @@ logger = logging.getLogger("eventsrc.storage")
 class Environment:
     """One LMDB environment in the folder `path`.
 
-    Reading is allowed from any thread; `write` must always be called from the same one. With `read_only` it may be open
+    Reading is allowed from any thread, `write` from one at a time. With `read_only` it may be open
     for writing elsewhere; with `leaves_no_trace` no lock file is made then, nor needed where nobody writes.
 
     Raises one of the `StoreError` classes when the folder cannot be opened.
@@ -230,13 +230,15 @@ class Environment:
         """
         self.check_usable()
         for _ in range(MAP_GROWTHS_MAX):
+            is_cleared = False
             try:
-                with self._gate.clearing() as clear, self._environment.begin(write=True) as transaction:
+                with self._environment.begin(write=True) as transaction:
                     try:
                         result = work(transaction)
                     except BaseException:
                         # py-lmdb waits for the end of every copy before it aborts what was to be written.
-                        clear()
+                        self._gate.clear()
+                        is_cleared = True
                         raise
                     started = time.perf_counter()
                 # What the disk takes is the least of what was measured: the rest is waiting for the interpreter.
@@ -247,6 +249,9 @@ class Environment:
             except lmdb.Error as error:
                 self._reopen()
                 raise write_error(self.path, error) from error
+            finally:
+                if is_cleared:
+                    self._gate.cleared()
         raise StoreFull(self.path, f"the map could not grow beyond {self._map_size_bytes:,} bytes")
 
     def sizes(self) -> tuple[int, int]:

@@ -60,24 +60,16 @@ class Gate:
             with self._lock:
                 self._stops.remove(stop)
 
-    @contextmanager
-    def clearing(self) -> Iterator[Callable[[], None]]:
-        """What this gives ends all that is done for long, and lets nothing of it begin before the block ends."""
-        is_clearing = False
+    def clear(self) -> None:
+        """End all that is done for long, and let nothing of it begin until `cleared`, which is owed."""
+        with self._lock:
+            self._clearing += 1
+            self._stop_all()
 
-        def clear() -> None:
-            nonlocal is_clearing
-            with self._lock:
-                is_clearing = True
-                self._clearing += 1
-                self._stop_all()
-
-        try:
-            yield clear
-        finally:
-            if is_clearing:
-                with self._lock:
-                    self._clearing -= 1
+    def cleared(self) -> None:
+        """What `clear` owes."""
+        with self._lock:
+            self._clearing -= 1
 
     def _stop_all(self) -> None:
         for stop in self._stops:
