@@ -160,7 +160,8 @@ class Runtime(Reading):
             sagas: the classes that may be started, and whose instances are resumed.
             views: where views live: a folder, by default beside the log; or, for some of the projections, another
                 `ViewStore` such as `SqlViews(url)`.
-            role: a "reader" opens the store read-only, while another process writes it, and follows that one.
+            role: a "reader" opens the store read-only, while another process writes it, and follows that one. When
+                the store at its path is replaced, it ends with `StoreReplaced` (in a group, as from a nursery).
             limits: the bounds, see `Limits`.
             converter: a cattrs converter with hooks of your own; see `make_converter`.
             wall_clock: gives the time that events are stored with, in UTC nanoseconds.

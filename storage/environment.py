@@ -27,6 +27,7 @@ from .errors import (
     StoreMapOutgrown,
     StoreMapRefused,
     StoreOutcomeUnknown,
+    StoreReplaced,
     StoreTruncated,
 )
 from .folder import (
@@ -146,6 +147,11 @@ class Environment:
             raise StoreForked(self.path)
         if self._closed:
             raise StoreClosed(self.path)
+
+    def check_in_place(self) -> None:
+        """Raise `StoreReplaced` where what is open is no longer the file at its path."""
+        if _identity(self._folder) != self._identity:
+            raise StoreReplaced(self.path)
 
     def read(self) -> AbstractContextManager[Transaction]:
         """A read transaction. Keep it short, and never hold it across an await or a call of user code."""
@@ -293,6 +299,7 @@ class Environment:
             environment.close()
             raise
         self._environment = environment
+        self._identity = _identity(self._folder)
         if create:
             # LMDB never syncs the folder that holds its new files.
             sync_folder(self._folder)
@@ -391,6 +398,15 @@ def page_problem(folder: Path) -> str:
     except lmdb.verify.VerifyError as error:
         return str(error)
     return problems[0] if problems else ""
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """What tells the data file in a folder from every other; None where there is none."""
+    try:
+        status = (folder / DATA_FILE).stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _check_length(folder: Path, environment: lmdb.Environment) -> None:

@@ -73,6 +73,15 @@ class StoreTruncated(StoreError):
     code = "store_truncated"
 
 
+class StoreReplaced(StoreError):
+    """The folder of a store that is read was moved away, or another store was put in its place."""
+
+    code = "store_replaced"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, f"{path} was moved or replaced while it was read. Open what is there now.")
+
+
 class StoreInUse(StoreError):
     """Another process, or another runtime in this one, has the store open for writing."""
 

@@ -16,7 +16,15 @@ import trio
 from bank_domain import Account, Deposit
 from bank_views import Balance, Balances
 
-from eventsrc import ArgumentInvalid, EventSourcingError, Limits, NoPlaceForProgress, Runtime, RuntimeReadOnly
+from eventsrc import (
+    ArgumentInvalid,
+    EventSourcingError,
+    Limits,
+    NoPlaceForProgress,
+    Runtime,
+    RuntimeReadOnly,
+    StoreReplaced,
+)
 
 HERE = Path(__file__).parent
 IMPORTS = """
@@ -174,6 +182,24 @@ async def test_a_reader_keeps_progress_in_a_folder_of_its_own_or_not_at_all(
                 message = await anext(consumer)
             assert message.event.position == position
             await message.ack()
+
+
+async def test_a_reader_whose_store_is_replaced_ends_and_says_so(tmp_path: Path) -> None:
+    path, other = tmp_path / "store", tmp_path / "other"
+    for place, count in ((path, 20), (other, 13)):
+        async with Runtime.open(place, aggregates=[Account]) as runtime:
+            await runtime.actor(Account, "ann").ask_many([Deposit(1)] * count)
+    with pytest.raises(ExceptionGroup) as ended:
+        async with Runtime.open(path, aggregates=[Account], projections=[Balances], role="reader") as reader:
+            assert (await reader.view(Balances).get("ann", at_least=20)) is not None
+            path.rename(tmp_path / "before")
+            other.rename(path)
+            await trio.sleep(60)
+    assert ended.group_contains(StoreReplaced, match="was moved or replaced")
+    async with Runtime.open(path, aggregates=[Account], projections=[Balances], role="reader") as reader:
+        row = await reader.view(Balances).get("ann", at_least=13)
+        assert row is not None
+        assert row.amount == 13
 
 
 async def test_a_role_that_there_is_not(tmp_path: Path) -> None:
