@@ -150,6 +150,15 @@ def test_a_query_that_looks_at_every_row_says_so_to_who_debugs(
     view.close()
 
 
+def test_an_order_that_nobody_asks_for_is_the_same_everywhere(views: ViewStore) -> None:
+    table = everything(("number", "text"))
+    view = views.open("all", FIRST, [table])
+    put(view, table, *(Everything(key, number=number, text="x") for key, number in (("a", 3), ("b", 2), ("c", 1))))
+    assert ask(view, table, number=one_of(1, 2, 3), text="x") == "abc"
+    assert ask(view, table, number=one_of(1, 2, 3)) == "cba"
+    view.close()
+
+
 @pytest.mark.parametrize("indexes", [(), ("number",), ("text",)])
 @pytest.mark.parametrize("order", [("number",), ("-number",), ("text", "-number"), ()])
 def test_pages_hold_what_stays_once_while_rows_come_and_go(
