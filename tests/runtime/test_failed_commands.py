@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from projection_cases import until
 
 from eventsrc import (
     Aggregate,
@@ -151,8 +152,9 @@ async def test_failures_of_one_message_count_as_one_that_ends_the_actor(store: E
         await ann.ask(Add(1))
         answers = await ann.ask_many([Add(-1), Add(-1), *[Add(1)] * 20])
         assert [type(answer) for answer in answers[:3]] == [ApplierFailed, ApplierFailed, AggregateUnavailable]
-        with pytest.raises(AggregateUnavailable, match=r"for 0\.10 seconds"):
+        with pytest.raises(AggregateUnavailable) as resting:
             await ann.ask(Add(1))
+        assert resting.value.retry_after_seconds <= 0.1
 
 
 @pytest.mark.parametrize("large", [{"correlation_id": "x" * 70_000}, {}])
@@ -224,13 +226,13 @@ async def test_a_key_in_flight_is_known_although_it_is_stored_while_the_message_
     async with Runtime.open(tmp_path / "store", aggregates=[Sum]) as runtime:
         ann, gate = runtime.actor(Sum, "ann"), trio.Event()
 
-        async def first() -> None:
-            await ann.ask(Add(1_000), idempotency_key="K")
+        async def open_when_stored() -> None:
+            await until(lambda: runtime.last_position == 1)
             gate.set()
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(first)
-            await trio.lowlevel.checkpoint()
+            nursery.start_soon(open_when_stored)
+            ann.tell(Add(1_000), idempotency_key="K")
             _, again = await ann.ask_many([AddAfter(1, gate), Add(1_000)], idempotency_keys=["x", "K"])
         assert isinstance(again, Receipt)
         assert again.duplicate
