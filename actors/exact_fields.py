@@ -15,8 +15,9 @@ import attrs
 from .serializer import Serializer
 
 _PLAIN: Final = frozenset({type(None), bool, int, str, bytes})
-_TIMES: Final = frozenset({datetime, time})
-_EXACT: Final = _PLAIN | _TIMES | {float, date, timedelta, Decimal, UUID}
+_WATCHED: Final = frozenset({datetime, time, Decimal})
+"""Not all instances of these come back as they are."""
+_EXACT: Final = _PLAIN | _WATCHED | {float, date, timedelta, UUID}
 
 
 class ExactFields:
@@ -33,8 +34,8 @@ class ExactFields:
         self._classes = [exact_classes(field.type) for field in fields]
         literals = {field.name: literal_values(field.type) for field in fields}
         self._literals = [(attrgetter(name), values) for name, values in literals.items() if values]
-        times = [field.name for field, classes in zip(fields, self._classes, strict=True) if classes & _TIMES]
-        self._times = [attrgetter(name) for name in times]
+        watched = [field.name for field, classes in zip(fields, self._classes, strict=True) if classes & _WATCHED]
+        self._watched = [attrgetter(name) for name in watched]
 
     def hold(self, instance: Any) -> bool:
         """Whether this object, of the very class, comes back as it is, without trying; False where that is not sure."""
@@ -42,13 +43,14 @@ class ExactFields:
             return False
         if self._literals and not all(value_of(instance) in values for value_of, values in self._literals):
             return False
-        return not self._times or all(_is_exact_time(value_of(instance)) for value_of in self._times)
+        return not self._watched or all(_is_exact(value_of(instance)) for value_of in self._watched)
 
 
 def exact_classes(hint: Any) -> frozenset[type]:
     """The classes whose very instances fit this type and are stored without loss; empty where only trying tells.
 
-    Of those that fit a Literal, only its `literal_values` do; of times, only those in UTC or in no zone.
+    Of those that fit a Literal, only its `literal_values` do; of times, only those in UTC or in no zone; of decimals,
+    all but a signalling NaN.
     """
     required = _without_none(hint)
     if isinstance(required, type) and (required in _EXACT or issubclass(required, enum.Enum)):
@@ -95,6 +97,8 @@ def _is_made_of_its_fields(cls: type) -> bool:
     return all(field.init and field.converter is None for field in attrs.fields(cls))
 
 
-def _is_exact_time(value: datetime | time | None) -> bool:
+def _is_exact(value: datetime | time | Decimal | None) -> bool:
     """A time keeps its offset alone: not the rules of its zone, nor which of two times with one name it is."""
-    return value is None or ((value.tzinfo is None or value.tzinfo is UTC) and not value.fold)
+    if isinstance(value, datetime | time):
+        return (value.tzinfo is None or value.tzinfo is UTC) and not value.fold
+    return value is None or not value.is_snan()

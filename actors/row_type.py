@@ -116,8 +116,13 @@ class RowType(Generic[R]):
             raise RowInvalid(
                 f"A row of {self.name} does not fit {self.row_class.__name__}: {reason}: {row!r}", row
             ) from error
+        try:
+            is_same = again == row
+        except ArithmeticError as error:
+            what = "has a signalling NaN, which cannot be compared with anything"
+            raise RowInvalid(f"A row of {self.name} {what}: {row!r}", row) from error
         # What has no equality, or NaN in it, is the same as bytes; a list with 1 for a tuple with 1.0 is it as data.
-        if again != row and (other := self.encode(again)) != value and _decode(other) != data:
+        if not is_same and (other := self.encode(again)) != value and _decode(other) != data:
             raise RowInvalid(f"A row of {self.name} would come back as another: {again!r} instead of {row!r}", row)
         return again
 

@@ -1,17 +1,13 @@
 """One projection at work on its view: a batch of events becomes one transaction of rows and checkpoint."""
 
 from collections.abc import Callable, Container, Sequence
-from decimal import Decimal
 from typing import Any, Final, Generic, TypeVar
-
-import attrs
 
 from ..storage.errors import FileWriteFailed, described
 from ..storage.record import StoredEvent
 from .criteria import RowQuery, criteria_of
 from .errors import QueryTooLarge, RowInvalid
 from .event_codecs import EventCodecs
-from .exact_fields import exact_classes
 from .projection import Projection
 from .row_type import RowType
 from .serializer import Serializer
@@ -48,7 +44,7 @@ class Batch:
 class SessionRows(Generic[R]):
     """A table while a batch is being handled: what is changed is kept here until the end of the batch."""
 
-    __slots__ = ("_batch", "_before", "_changed", "_decimals", "_kept", "_newest_key", "_type")
+    __slots__ = ("_batch", "_before", "_changed", "_kept", "_newest_key", "_type")
 
     def __init__(self, row_type: RowType[R], batch: Batch) -> None:
         self._type = row_type
@@ -58,8 +54,6 @@ class SessionRows(Generic[R]):
         self._before: dict[bytes, tuple[bytes, ...] | None] = {}
         self._kept: dict[bytes, tuple[R, tuple[bytes, ...]]] = {}
         self._newest_key: tuple[tuple[Any, ...], bytes] = ((), b"")
-        fields = attrs.fields(row_type.row_class)  # type: ignore[arg-type]
-        self._decimals = [field.name for field in fields if Decimal in exact_classes(field.type)]
 
     def get(self, *key: Any) -> R | None:
         encoded = self._encoded(key)
@@ -71,7 +65,7 @@ class SessionRows(Generic[R]):
         return row if row is None else self._type.own(row)
 
     def put(self, row: R) -> None:
-        row = self._checked(row)
+        row = self._type.checked(row)
         values = self._type.key_values(row)
         key = self._encoded(values)
         if key not in self._before:
@@ -125,19 +119,6 @@ class SessionRows(Generic[R]):
         self._changed.clear()
         self._before.clear()
         self._kept.clear()
-
-    def _checked(self, row: R) -> R:
-        """The row as `RowType.checked` says, without what no query could look at."""
-        try:
-            row = self._type.checked(row)
-            decimals = (getattr(row, name) for name in self._decimals)
-            is_comparable = not any(isinstance(value, Decimal) and value.is_snan() for value in decimals)
-        except ArithmeticError:
-            # A row that is compared with what comes back of it.
-            is_comparable = False
-        if not is_comparable:
-            raise RowInvalid(f"A row of {self._type.name} has a signalling NaN, which cannot be compared: {row!r}", row)
-        return row
 
     def _event_that_put(self, row: object) -> int:
         return next((index for changed, index in self._changed.values() if changed is row), self._batch.event_index)
