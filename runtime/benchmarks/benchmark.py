@@ -129,9 +129,11 @@ class Benchmark:
         raw = self._raw("raw_lmdb_1", 1, commits=count)
         # Measured once more after the raw loop, and the better one counts: the disk's mood changes within seconds.
         again = _run(measurements.concurrent_asks, store, clients=1, commands=count)
-        seconds = 1 / max(ours.per_second, again.per_second)
-        row = Row("ask_1_client", seconds * 1e6, "us/command", limited_by=DISK)
-        self._add(self._compare(row, 1e6 / raw.value, raw.name, "at most 1.5 times raw", lambda ratio: ratio <= 1.5))
+        microseconds, raw_microseconds = 1e6 / max(ours.per_second, again.per_second), 1e6 / raw.value
+        row = Row("ask_1_client", microseconds, "us/command")
+        beside = f"{microseconds - raw_microseconds:.0f} us beside the commit, however long the disk takes"
+        row.limited_by = f"two hops between threads, and Python on both sides: {beside}"
+        self._add(self._compare(row, raw_microseconds, raw.name, "at most 1.5 times raw", lambda ratio: ratio <= 1.5))
 
     def _pykka(self) -> None:
         rate = measurements.pykka_threads(
@@ -164,7 +166,8 @@ class Benchmark:
     def _many(self) -> None:
         measured = _run(measurements.many_at_once, self._folder / "many", commands=self._scale.commands)
         raw = self._raw("raw_lmdb_for_ask_many", round(measured.events_per_commit))
-        row = Row("ask_many", measured.per_second, "commands/s", limited_by=CPU)
+        row = Row("ask_many", measured.per_second, "commands/s")
+        row.limited_by = "one core of Python, which is as fast on any disk; the raw loop gains by a fast one"
         self._add(self._compare(row, raw.value, raw.name, "at least 0.5 of raw", lambda ratio: ratio >= 0.5))
 
     def _transactions(self) -> None:
