@@ -160,8 +160,7 @@ class Runtime(Reading):
             sagas: the classes that may be started, and whose instances are resumed.
             views: where views live: a folder, by default beside the log; or, for some of the projections, another
                 `ViewStore` such as `SqlViews(url)`.
-            role: a "reader" opens the store read-only, while another process writes it, and follows that one. When
-                the store at its path is replaced, it ends with `StoreReplaced` (in a group, as from a nursery).
+            role: a "reader" opens the store read-only, while another process writes it, and follows that one.
             limits: the bounds, see `Limits`.
             converter: a cattrs converter with hooks of your own; see `make_converter`.
             wall_clock: gives the time that events are stored with, in UTC nanoseconds.
@@ -172,7 +171,7 @@ class Runtime(Reading):
         Raises:
             DefinitionError: two classes of one category.
             SchemaError: a field of a class cannot be turned into data.
-            StoreError: the store cannot be opened; see its subclasses.
+            StoreError: the store cannot be opened; or later, in a group, a reader's was replaced (`StoreReplaced`).
             ShutdownTimeout: on leaving, when mailboxes did not drain in `Limits.shutdown_seconds`.
 
         """

@@ -134,12 +134,7 @@ class Draft:
                     placement.tags[version - placement.first_version] = event.tags
                 encoded = _encode_event(event, stream, position, version, commit.time_ns)
                 if len(encoded) > limits.event_size_bytes_max:
-                    raise EventTooLarge(
-                        f"Bytes of event {event.type!r} for stream {stream!r}",
-                        len(encoded),
-                        limits.event_size_bytes_max,
-                        "Store large data elsewhere and its reference in the event.",
-                    )
+                    self._refuse_large(stream, event, len(encoded))
                 record, previous_hash = seal(previous_hash, encoded)
                 placement.types.append(event.type)
                 records.append(record)
@@ -173,6 +168,14 @@ class Draft:
         offset = entry.position
         position = first_position - 1 if offset == WHERE_THE_LOG_IS else first_position + offset
         return IdempotencyEntry(entry.stream, entry.key, entry.version, position, entry.event_count, entry.expires_ns)
+
+    def _refuse_large(self, stream: str, event: NewEvent, size_bytes: int) -> None:
+        raise EventTooLarge(
+            f"Bytes of event {event.type!r} for stream {stream!r}",
+            size_bytes,
+            self._limits.event_size_bytes_max,
+            "Store large data elsewhere and its reference in the event.",
+        )
 
     def _check_type(self, stream: str, name: str) -> None:
         """Stored names are keys of an index, which must never fail behind a commit that was answered."""

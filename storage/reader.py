@@ -65,10 +65,7 @@ class LogReader:
             raise
 
     def refresh(self) -> bool:
-        """Take in what another process has written since; return whether there was anything.
-
-        Raises `StoreReplaced` where that process writes another store by now.
-        """
+        """Take in what another process has written since; whether there was anything. Raises `StoreReplaced`."""
         self._environment.check_in_place()
         before = self._last_commit_id
         if self._tail.weight > REFRESHED_WEIGHT_MAX:

@@ -72,22 +72,6 @@ def test_definitions_that_cannot_work() -> None:
             @on(Deposited)
             def one(self, event: Deposited) -> None: ...
 
-    with pytest.raises(DefinitionError, match=r"WrongEvent.one is given a Deposited and says that .* is a .*Withdrawn"):
-
-        class WrongEvent(Projection):
-            rows = Table(Row, key="key")
-
-            @on(Withdrawn, Deposited)
-            def one(self, event: Withdrawn, meta: EventMeta) -> None: ...
-
-    with pytest.raises(DefinitionError, match="'meta' is a int"):
-
-        class WrongMeta(Projection):
-            rows = Table(Row, key="key")
-
-            @on(Deposited)
-            def one(self, event: Deposited | Withdrawn, meta: int) -> None: ...
-
     with pytest.raises(DefinitionError, match="must be a plain def"):
 
         class Async(Projection):
@@ -100,6 +84,24 @@ def test_definitions_that_cannot_work() -> None:
 
         class BadVersion(Balances):
             version = 0
+
+
+def test_a_method_whose_annotations_admit_no_such_event() -> None:
+    with pytest.raises(DefinitionError, match=r"WrongEvent.one is given a Deposited and says that .* is a .*Withdrawn"):
+
+        class WrongEvent(Projection):
+            rows = Table(Balance, key="account")
+
+            @on(Withdrawn, Deposited)
+            def one(self, event: Withdrawn, meta: EventMeta) -> None: ...
+
+    with pytest.raises(DefinitionError, match="'meta' is a int"):
+
+        class WrongMeta(Projection):
+            rows = Table(Balance, key="account")
+
+            @on(Deposited)
+            def one(self, event: Deposited | Withdrawn, meta: int) -> None: ...
 
 
 class Nothing(Saga):
