@@ -95,7 +95,7 @@ async def home_of(
         is_durable = not isinstance(store, MemoryLog | PastLog)
         board = await trio.to_thread.run_sync(partial(ControlBoard, folder / CONTROL_FOLDER, durable=is_durable))
         stack.callback(board.close)
-        board.take()
+        await trio.to_thread.run_sync(board.take)
         beside = LmdbViews(folder / VIEWS_FOLDER)
         is_numbered = folder.parent == Path(store.path) / READERS_FOLDER
         yield Home(lambda projection: special.get(projection, beside), board, is_numbered)
