@@ -6,13 +6,13 @@ Everything about it is checked when the class is defined, so that a mistake show
 import inspect
 import re
 import sys
-import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Final, TypeVar, Union, dataclass_transform
+from typing import Any, ClassVar, Final, TypeVar, dataclass_transform
 
 import attrs
 
+from .annotations import alternatives
 from .errors import DefinitionError, Rejected, StateReadOnly
 from .messages import command_type, event_type
 from .snapshot_policy import Snapshots
@@ -193,7 +193,7 @@ def _parameter_classes(
     annotation = _hints(cls, function, local_names).get(parameters[0].name)
     if annotation is None:
         raise DefinitionError(f"The parameter {parameters[0].name!r} of {where} is not annotated: give it {wanted}.")
-    classes = _alternatives(annotation)
+    classes = alternatives(annotation)
     for message_class in classes:
         if not isinstance(message_class, type) or declared(message_class) is None:
             raise DefinitionError(f"{where} is annotated with {message_class!r}, which is not {wanted}.")
@@ -221,11 +221,6 @@ def _hints(cls: type, function: Callable[..., Any], local_names: Mapping[str, An
             f"The annotations of {cls.__name__}.{function.__name__} cannot be resolved ({error}). Define the class "
             "that it names before this one, in a place that both can see."
         ) from error
-
-
-def _alternatives(annotation: Any) -> tuple[Any, ...]:
-    is_union = typing.get_origin(annotation) in (Union, types.UnionType)
-    return typing.get_args(annotation) if is_union else (annotation,)
 
 
 def _mentioned_classes(annotation: Any) -> list[type]:

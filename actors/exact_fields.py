@@ -1,7 +1,6 @@
 """Objects whose fields hold plainly what they are declared to hold: they come back from the store as they are."""
 
 import enum
-import types
 import typing
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, time, timedelta
@@ -12,6 +11,7 @@ from uuid import UUID
 
 import attrs
 
+from .annotations import alternatives
 from .serializer import Serializer
 
 _PLAIN: Final = frozenset({type(None), bool, int, str, bytes})
@@ -81,9 +81,7 @@ def values_getter(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
 
 def _without_none(hint: Any) -> Any:
     """Of `X | None` the X; every other type as it is."""
-    if typing.get_origin(hint) not in (typing.Union, types.UnionType):
-        return hint
-    parts = [part for part in typing.get_args(hint) if part is not type(None)]
+    parts = [part for part in alternatives(hint) if part is not type(None)]
     return parts[0] if len(parts) == 1 else hint
 
 
@@ -98,7 +96,8 @@ def _is_made_of_its_fields(cls: type) -> bool:
 
 
 def _is_exact(value: datetime | time | Decimal | None) -> bool:
-    """A time keeps its offset alone: not the rules of its zone, nor which of two times with one name it is."""
+    """Whether it comes back as it is, and can be compared with what does."""
     if isinstance(value, datetime | time):
+        # A time keeps its offset alone: not the rules of its zone, nor which of two times with one name it is.
         return (value.tzinfo is None or value.tzinfo is UTC) and not value.fold
     return value is None or not value.is_snan()

@@ -5,7 +5,6 @@ Everything about it is checked when the class is defined, so that a mistake show
 
 import inspect
 import re
-import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Generic, Literal, Protocol, TypeAlias, TypeVar, overload
@@ -13,6 +12,7 @@ from typing import Any, ClassVar, Final, Generic, Literal, Protocol, TypeAlias, 
 import attrs
 
 from ..storage.record import StoredEvent
+from .annotations import alternatives
 from .errors import DefinitionError
 from .messages import event_type
 
@@ -207,9 +207,9 @@ def _hint(function: Callable[..., Any], parameter: str) -> Any:
 
 def _admits(annotation: Any, given: type) -> bool:
     """Whether an object of the class may be passed where this is annotated; True where that is not sure."""
-    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    parts = typing.get_args(annotation) if is_union else (annotation,)
-    return any(part is Any or not isinstance(part, type) or issubclass(given, part) for part in parts)
+    return any(
+        part is Any or not isinstance(part, type) or issubclass(given, part) for part in alternatives(annotation)
+    )
 
 
 def _check_bounds(cls: type[Projection]) -> None:

@@ -10,14 +10,6 @@ from eventsrc.actors.sql_view import SqlViews
 from eventsrc.actors.view_store import ViewStore
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'views.db'}"
-    found: str = request.getfixturevalue("postgres_url")
-    return found
-
-
 @pytest.fixture
 def sql(url: str) -> Iterator[SqlViews]:
     views = SqlViews(url)

@@ -53,14 +53,6 @@ class Stuck(Balances, name="balances"):
         raise ValueError("stuck")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'views.db'}"
-    found: str = request.getfixturevalue("postgres_url")
-    return found
-
-
 @asynccontextmanager
 async def opened(
     store: EventStore, url: str, projection: type[Projection] = Balances, views_class: type[SqlViews] = SqlViews
