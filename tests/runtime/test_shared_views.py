@@ -66,15 +66,15 @@ async def opened(
     views.close()
 
 
-async def only_generation_is(url: str, number: int) -> None:
-    """Wait until the others are dropped, their tables, too."""
+async def generations_are(url: str, *numbers: int) -> None:
+    """Wait until these are there, and the others dropped, their tables, too."""
     views = SqlViews(url)
 
     def is_so() -> bool:
         generations = views.generations("balances")
         with views.engine.connect() as connection:
             left = connection.exec_driver_sql("SELECT generation FROM eventsrc_tables").all()
-        return [each.number for each in generations] == [number] == [each for (each,) in left]
+        return sorted(each.number for each in generations) == [*numbers] == sorted(each for (each,) in left)
 
     with trio.fail_after(30):
         while not await trio.to_thread.run_sync(is_so):
@@ -98,7 +98,7 @@ async def test_who_shares_a_view_goes_over_to_the_rebuilt_one(url: str) -> None:
             rebuilding = writer if number % 2 else other
             await rebuilding.projections.rebuild(Balances)
             await settle(rebuilding, building=True)
-            await only_generation_is(url, number + 1)
+            await generations_are(url, number + 1)
         receipt = await ann.ask(Deposit(1), wait_for=[Balances])
         notice(other)
         assert await other.view(Balances).get("ann", at_least=receipt) == Balance("ann", 6, 6)
@@ -116,7 +116,7 @@ async def test_a_query_that_meets_the_swap_is_answered_by_the_new_view(url: str)
         for number in (2, 3):
             await writer.projections.rebuild(Balances)
             await settle(writer, building=True)
-            await only_generation_is(url, number)
+            await generations_are(url, number)
             # Its projector has nothing to do, so that only the query finds out.
             assert await other.view(Balances).where(amount=1).rows() == [Balance("ann", 1, 1)]
             assert await other.view(Balances).get("ann") == Balance("ann", 1, 1)
@@ -181,7 +181,7 @@ async def test_a_paused_one_goes_over_too(url: str) -> None:
         await other.projections.pause(Balances)
         await writer.projections.rebuild(Balances)
         await settle(writer, building=True)
-        await only_generation_is(url, 2)
+        await generations_are(url, 2)
         assert await other.view(Balances).get("ann") == Balance("ann", 1, 1)
         assert other.lag()["balances"].state == "paused"
 
@@ -193,7 +193,7 @@ async def test_an_older_version_stops_when_a_newer_one_takes_over(url: str) -> N
         await ann.ask(Deposit(1), wait_for=[Balances])
         async with opened(store, url, Doubled) as new:
             await settle(new, Doubled, building=True)
-            await only_generation_is(url, 2)
+            await generations_are(url, 2)
             await ann.ask(Deposit(1))
             await until(lambda: old.lag()["balances"].state == "failed")
             assert "taken over the view with version 2" in old.lag()["balances"].error
@@ -203,7 +203,7 @@ async def test_an_older_version_stops_when_a_newer_one_takes_over(url: str) -> N
             await until(lambda: old.lag()["balances"].state == "failed")
             notice(new)
             assert await new.view(Doubled).get("ann", at_least=2) == Balance("ann", 4, 2)
-            await only_generation_is(url, 2)
+            await generations_are(url, 2)
             # Whoever wants to have it back says so.
             await old.projections.rebuild(Balances)
             await settle(old, building=True)
@@ -211,7 +211,7 @@ async def test_an_older_version_stops_when_a_newer_one_takes_over(url: str) -> N
             await ann.ask(Deposit(1), wait_for=[Balances])
             async with opened(store, url, Doubled) as newest:
                 await settle(newest, Doubled, building=True)
-                await only_generation_is(url, 4)
+                await generations_are(url, 4)
                 assert await newest.view(Doubled).get("ann") == Balance("ann", 6, 3)
                 notice(new)
                 assert await new.view(Doubled).get("ann", at_least=3) == Balance("ann", 6, 3), "it is of its version"
@@ -227,6 +227,7 @@ async def test_a_generation_that_was_being_built_and_was_removed_is_begun_again(
         await writer.projections.rebuild(Balances)
         async with opened(store, url, Stuck) as other:
             await until(lambda: other.lag()["balances"].error != "")
+            await generations_are(url, 1, 3)
             await writer.projections.resume(Balances)
             running = writer.projections.get(Balances)
             await until(lambda: running.active is not None and running.active.generation.number == 4)

@@ -125,6 +125,11 @@ class HeldUp:
             self._begun.release()
             while not (outlet.is_cut or self._may_go_on.acquire(timeout=0.001)):
                 pass
+            if outlet.is_cut:
+                # Else the copy could come to its end before it is cut off, on a thread, as it is.
+                while outlet._cutting is None:
+                    pass
+                outlet._cutting.join()
             shutil.copyfileobj(pipe, file)
 
     def wait(self) -> None:
