@@ -125,11 +125,9 @@ class HeldUp:
             self._begun.release()
             while not (outlet.is_cut or self._may_go_on.acquire(timeout=0.001)):
                 pass
-            if outlet.is_cut:
-                # Else the copy could come to its end before it is cut off, on a thread, as it is.
-                while outlet._cutting is None:
-                    pass
-                outlet._cutting.join()
+            # It is cut off on a thread; until then the copy could come to its end.
+            while outlet.is_cut and not is_cut_off(outlet):
+                pass
             shutil.copyfileobj(pipe, file)
 
     def wait(self) -> None:
@@ -137,6 +135,13 @@ class HeldUp:
 
     def go_on(self) -> None:
         self._may_go_on.release()
+
+
+def is_cut_off(outlet: Outlet) -> bool:
+    try:
+        return os.path.sameopenfile(outlet.descriptor, outlet._nowhere)
+    except OSError:
+        return True  # and closed, since a write has failed
 
 
 def append_large(log: EventLog) -> None:
