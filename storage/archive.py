@@ -6,6 +6,7 @@ log says which numbers are taken and which segments are to be dropped: what cann
 """
 
 import bz2
+import shutil
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
@@ -17,13 +18,16 @@ import lmdb
 import msgspec
 
 from .environment import Environment, Table, Transaction
-from .errors import ArchiveUnreachable, StoreClosed, StoreError
+from .errors import ArchiveUnreachable, FileWriteFailed, StoreClosed, StoreError
+from .folder import sync_folder
 from .group import segment_of
 from .record import HASH_SIZE_BYTES, StoredEvent, content_hash
 from .segment_cache import SegmentCache
 from .segment_numbers import segment_numbers
 
 ARCHIVE_FOLDER: Final = "archive"
+BEGUN_FOLDER: Final = "archive.new"
+"""Until it can be opened; what a process that was killed left there is removed by the next."""
 ARCHIVE_TABLES: Final = ("meta", "segments")
 SEGMENT_EVENTS_MAX: Final = 256
 COMPRESSION_LEVEL: Final = 1
@@ -235,8 +239,10 @@ class Archive:
             if self._closed:
                 raise StoreClosed(str(Path(self.path).parent))
             if self._environment is None:
-                if not create and not self.exists:
-                    raise ArchiveUnreachable(self.path, position, "is not there")
+                if not self.exists:
+                    if not create:
+                        raise ArchiveUnreachable(self.path, position, "is not there")
+                    self._begin()
                 try:
                     self._environment = Environment(
                         self.path,
@@ -252,6 +258,19 @@ class Archive:
                         self.path, position, f"cannot be opened: {str(error).rstrip('.')}"
                     ) from error
             return self._environment
+
+    def _begin(self) -> None:
+        """Make one under another name and put it into its place whole: no reader, and no kill, meets half of one."""
+        place = Path(self.path)
+        begun = place.with_name(BEGUN_FOLDER)
+        try:
+            if begun.exists():
+                shutil.rmtree(begun)
+            Environment(begun, tables=ARCHIVE_TABLES).close()
+            begun.rename(place)
+            sync_folder(place.parent)
+        except OSError as error:
+            raise FileWriteFailed(self.path, str(error)) from error
 
 
 def _drop_beyond(folder: Path, last: int) -> None:

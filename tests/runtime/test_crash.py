@@ -2,18 +2,20 @@
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 import trio
 from bank_domain import Account, Note
+from compaction_cases import LIMITS, sound
 
-from eventsrc import Receipt, Runtime
+from eventsrc import CompactionRefused, Receipt, Runtime
 from eventsrc.storage.environment import Environment
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.verify import verify
@@ -110,3 +112,56 @@ async def check(path: Path, answered: list[tuple[str, str, int, int]]) -> None:
 @pytest.mark.slow
 def test_nothing_that_was_answered_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:
     kill_and_check(tmp_path / "store", rounds=20 if os.environ.get("CI") else 50, seed=1)
+
+
+KILLED_AT_A_FILE = """
+import os, signal, sys, trio
+sys.path.insert(0, sys.argv[3])
+from bank_domain import Account
+from compaction_cases import LIMITS, fill
+from eventsrc import Runtime
+
+left = int(sys.argv[2])
+
+def kill_at_a_file(event, arguments):
+    # Each step that Python takes with a file of the archive, and the folder that holds it.
+    global left
+    if event in ("open", "os.mkdir", "os.rename", "os.rmdir", "os.remove") and "archive" in str(arguments[0]):
+        left -= 1
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+async def main():
+    async with Runtime.open(sys.argv[1], aggregates=[Account], limits=LIMITS) as runtime:
+        await fill(runtime)
+        sys.addaudithook(kill_at_a_file)
+        await runtime.maintenance.compact(Account, "ann")
+        await runtime.maintenance.compact(Account, "bob")
+
+trio.run(main)
+"""
+
+
+def test_a_kill_while_the_archive_is_begun_leaves_a_sound_store(tmp_path: Path) -> None:
+    def killed_at(number: int) -> bool:
+        path = tmp_path / f"store{number}"
+        child = [sys.executable, "-c", KILLED_AT_A_FILE, str(path), str(number), str(Path(__file__).parent)]
+        result = subprocess.run(child, check=False)
+        assert result.returncode in (0, -signal.SIGKILL)
+        assert sound(path)
+        trio.run(compact_both, path)
+        assert sound(path)
+        return result.returncode != 0
+
+    async def compact_both(path: Path) -> None:
+        async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+            for name in ("ann", "bob"):
+                with suppress(CompactionRefused):  # it was compacted before the kill
+                    await runtime.maintenance.compact(Account, name)
+                assert runtime.maintenance.compacted(Account, name) is not None
+            assert len([event async for event in runtime.events()]) == 90
+
+    steps = 1
+    while killed_at(steps):
+        steps += 1
+    assert steps > 5
