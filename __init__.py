@@ -3,7 +3,6 @@
 import logging
 
 from .actors.aggregate import Aggregate, applies, handles
-from .actors.criteria import between, one_of, starting_with
 from .actors.errors import (
     ActorFailed,
     AggregateDeleted,
@@ -40,9 +39,8 @@ from .actors.errors import (
 from .actors.messages import command, event
 from .actors.projection import EventMeta, Projection, Rows, Table, on
 from .actors.receipt import Receipt
-from .actors.saga import Retry, Saga, starts_on, step
-from .actors.saga_context import SagaContext
-from .actors.saga_errors import (
+from .actors.sagas.context import SagaContext
+from .actors.sagas.errors import (
     CallAmbiguous,
     DeadlinePassed,
     EffectUncertain,
@@ -60,15 +58,15 @@ from .actors.saga_errors import (
     WaitInvalid,
     WaitTimeout,
 )
-from .actors.saga_events import SagaAbandoned, SagaCompensated, SagaCompleted, SagaParked, SagaStarted
-from .actors.saga_instance import SagaInstance, SagaInstances
+from .actors.sagas.events import SagaAbandoned, SagaCompensated, SagaCompleted, SagaParked, SagaStarted
+from .actors.sagas.instance import SagaInstance, SagaInstances
+from .actors.sagas.saga import Retry, Saga, starts_on, step
 from .actors.serializer import make_converter
 from .actors.snapshot_policy import Snapshots
-from .actors.sql_errors import ViewReadFailed
 from .actors.tombstone import Delete, Deleted, Recreate, Recreated
-from .actors.view_store import ViewStore
-from .runtime.aggregate_replay import AggregateReplay
-from .runtime.changes import ABSENT, Change
+from .actors.views.criteria import between, one_of, starting_with
+from .actors.views.sql.errors import ViewReadFailed
+from .actors.views.view_store import ViewStore
 from .runtime.compactor import Compaction
 from .runtime.consumers import Consumer
 from .runtime.dispatcher import Message
@@ -99,19 +97,21 @@ from .runtime.errors import (
     ViewTooOld,
     WrongThread,
 )
-from .runtime.history import Blame, Difference
-from .runtime.maintenance import Maintenance, Retention
-from .runtime.projection_replay import ProjectionReplay
-from .runtime.projections import Lag
-from .runtime.reference import AggregateRef
-from .runtime.replay import Progress, Replay
-from .runtime.replay_errors import (
+from .runtime.history.aggregate_replay import AggregateReplay
+from .runtime.history.changes import ABSENT, Change
+from .runtime.history.errors import (
     ReplayHandlerFailed,
     ReplayNotEntered,
     ReplayPositionPassed,
     ReplaySpeedInvalid,
     ReplayStarted,
 )
+from .runtime.history.history import Blame, Difference
+from .runtime.history.projection_replay import ProjectionReplay
+from .runtime.history.replay import Progress, Replay
+from .runtime.maintenance import Maintenance, Retention
+from .runtime.projections import Lag
+from .runtime.reference import AggregateRef
 from .runtime.retention import Candidate
 from .runtime.runtime import Runtime
 from .runtime.sagas import SagaOutcome, SagaRef

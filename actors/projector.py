@@ -18,8 +18,8 @@ from .errors import CheckpointMoved, ViewRemoved
 from .feed import Feed
 from .future import TrioFuture
 from .trio_actor import TrioActor
-from .view_session import EventFailed, ViewSession
-from .view_store import Checkpoint
+from .views.session import EventFailed, ViewSession
+from .views.view_store import Checkpoint
 from .workshare import Workshare
 
 ATTEMPTS_MAX: Final = 5

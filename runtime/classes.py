@@ -6,8 +6,8 @@ from ..actors.aggregate import Aggregate
 from ..actors.aggregate_type import AggregateType
 from ..actors.errors import DefinitionError
 from ..actors.projection import Projection
-from ..actors.saga import Saga
-from ..actors.saga_instance import SagaInstances
+from ..actors.sagas.instance import SagaInstances
+from ..actors.sagas.saga import Saga
 from ..actors.serializer import Serializer
 from ..storage.limits import Limits
 from .arguments import check_limits

@@ -19,8 +19,8 @@ from ..actors.aggregate_type import AggregateType
 from ..actors.errors import RuntimeClosed
 from ..actors.messages import stored_name
 from ..actors.recovery import apply_event, recover
-from ..actors.saga_context import CALL_KEY
-from ..actors.saga_instance import ENDINGS
+from ..actors.sagas.context import CALL_KEY
+from ..actors.sagas.instance import ENDINGS
 from ..actors.snapshot_proof import verdict
 from ..actors.thread_journal import ThreadJournal
 from ..storage.archive import SEGMENT_EVENTS_MAX, pack_segment
@@ -42,7 +42,7 @@ from ..storage.log import EventLog
 from ..storage.names import category_of
 from ..storage.record import GENESIS_HASH, HASH_SIZE_BYTES, StoredEvent, StreamHead
 from ..storage.snapshot import Snapshot
-from .history import position_of_version
+from .history.history import position_of_version
 from .retention import Candidate, RetentionPolicy
 
 REST_SECONDS_PER_SECOND: Final = 2.0

@@ -10,7 +10,7 @@ import msgspec
 import trio
 
 from ..actors.background import in_background
-from ..actors.saga_errors import UnknownSaga
+from ..actors.sagas.errors import UnknownSaga
 from ..storage.control import (
     PROJECTION_PREFIX,
     SAGA_PREFIX,

@@ -18,10 +18,10 @@ from ..actors.background import in_background
 from ..actors.errors import ViewRemoved
 from ..actors.projection import Projection
 from ..actors.projector import GiveUp, Pause, ProjectionState, Projector, ProjectorHost, Resume
-from ..actors.row_type import RowType
 from ..actors.serializer import Serializer
-from ..actors.view_session import ViewSession
-from ..actors.view_store import Checkpoint, Generation, View, ViewStore
+from ..actors.views.row_type import RowType
+from ..actors.views.session import ViewSession
+from ..actors.views.view_store import Checkpoint, Generation, View, ViewStore
 from ..storage.errors import EventSourcingError
 from ..storage.log import EventLog
 from ..storage.reader import LogReader

@@ -13,9 +13,9 @@ import attrs
 import trio
 
 from ..actors.feed import Feed
-from ..actors.lmdb_view import LmdbViews
 from ..actors.projection import Projection
-from ..actors.view_store import ViewStore
+from ..actors.views.lmdb_view import LmdbViews
+from ..actors.views.view_store import ViewStore
 from ..storage.control import ControlBoard
 from ..storage.errors import FileWriteFailed, StorePathInvalid
 from ..storage.folder import CONTROL_FOLDER, READERS_FOLDER, VIEWS_FOLDER

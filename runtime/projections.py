@@ -15,7 +15,7 @@ from ..actors.feed import Feed
 from ..actors.projection import Projection, Table
 from ..actors.projector import ProjectionState, Projector
 from ..actors.serializer import Serializer
-from ..actors.view_store import ViewStore
+from ..actors.views.view_store import ViewStore
 from ..actors.workshare import Workshare
 from ..storage.control import ControlBoard
 from ..storage.limits import Limits

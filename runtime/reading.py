@@ -25,22 +25,22 @@ from ..storage.past import PastLog
 from ..storage.query import find_streams
 from ..storage.reader import LogReader
 from ..storage.record import StoredEvent, StreamHead
-from ..storage.verify import Summary
-from .aggregate_replay import AggregateReplay
+from ..storage.verification.verify import Summary
 from .arguments import check_count
 from .classes import check_class
 from .consumers import Consumer, Subscriptions
 from .errors import ArgumentInvalid, NoPlaceForProgress, NotInHistory, PastReadOnly, UnknownAggregate
 from .events import STREAMS_PER_CHECKPOINT, Wanted, read_events
-from .history import Blame, Difference, blame, difference, position_of
+from .history.aggregate_replay import AggregateReplay
+from .history.history import Blame, Difference, blame, difference, position_of
+from .history.pace import Speed
+from .history.projection_replay import ProjectionReplay
+from .history.replay import Replay
+from .history.selection import ReplayMode, ReplayOptions, Selection
 from .iteration import Batches, Items
 from .known_names import check_types
 from .opening import Opened
-from .pace import Speed
-from .projection_replay import ProjectionReplay
 from .projections import Lag, Projections
-from .replay import Replay
-from .selection import ReplayMode, ReplayOptions, Selection
 from .subscription import SUBSCRIPTION_BATCH_EVENTS, Subscription
 from .view import View
 

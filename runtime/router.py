@@ -26,7 +26,7 @@ from .arguments import check_expected_version, check_key, check_metadata, check_
 from .deadlines import Deadlines
 from .errors import WrongThread
 from .events import narrowed, resolved
-from .history import state_at
+from .history.history import state_at
 from .opening import refusal
 from .projections import Projections
 from .residents import Residents

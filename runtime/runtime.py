@@ -19,10 +19,10 @@ from ..actors.feed import Feed
 from ..actors.inline_journal import InlineJournal
 from ..actors.projection import Projection
 from ..actors.receipt import Receipt
-from ..actors.saga import Saga, saga_id
-from ..actors.saga_errors import UnknownSaga
-from ..actors.saga_history import SAGA_STATES, SagaState
-from ..actors.saga_instance import SagaInstance, SagaInstances
+from ..actors.sagas.errors import UnknownSaga
+from ..actors.sagas.history import SAGA_STATES, SagaState
+from ..actors.sagas.instance import SagaInstance, SagaInstances
+from ..actors.sagas.saga import Saga, saga_id
 from ..actors.serializer import Serializer
 from ..actors.thread_journal import ThreadJournal
 from ..storage.commit import StreamAppend
@@ -39,7 +39,7 @@ from .consumers import Subscriptions
 from .control import Control
 from .errors import ArgumentInvalid, ShutdownTimeout
 from .events import resolved
-from .history import position_of
+from .history.history import position_of
 from .maintenance import Maintenance
 from .opening import Home, Opened, P, ViewsGiven, follow, home_of, open_store, refusal
 from .projections import Projections

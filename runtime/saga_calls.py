@@ -9,7 +9,7 @@ from ..actors.aggregate import Aggregate
 from ..actors.aggregate_type import AggregateType
 from ..actors.errors import AggregateDeleted, CommandTimeout, EncodingError
 from ..actors.receipt import Receipt
-from ..actors.saga_context import CALL_KEY, Commands
+from ..actors.sagas.context import CALL_KEY, Commands
 from ..storage.event_query import EventQuery
 from ..storage.query import find_batches, find_events
 from ..storage.record import StoredEvent

@@ -7,10 +7,10 @@ from functools import partial
 from typing import Final, Protocol
 
 from ..actors.event_codecs import EventCodecs
-from ..actors.saga import Saga, digest_of, saga_id
-from ..actors.saga_errors import UnknownSaga
-from ..actors.saga_failure import text_of
-from ..actors.saga_orders import StartSaga
+from ..actors.sagas.errors import UnknownSaga
+from ..actors.sagas.failure import text_of
+from ..actors.sagas.orders import StartSaga
+from ..actors.sagas.saga import Saga, digest_of, saga_id
 from ..storage.control import SAGA_PREFIX, ControlBoard
 from ..storage.errors import StreamNameInvalid
 from ..storage.record import StoredEvent

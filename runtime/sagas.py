@@ -20,16 +20,16 @@ from ..actors.future import TrioFuture
 from ..actors.journal import Journal
 from ..actors.receipt import Receipt
 from ..actors.request import current_cause
-from ..actors.saga import CATEGORY_PREFIX, WAIT_SECONDS_MAX, Saga, is_number, saga_id
-from ..actors.saga_context import Commands, check_untyped, plain_data
-from ..actors.saga_errors import DeadlinePassed, SagaTimeout, SagaWaitsForItself, UnknownSaga, UnknownSignal
-from ..actors.saga_events import SAGA_EVENTS, SagaRemade, SagaStarted, StepDone
-from ..actors.saga_failure import FAILURE_BYTES
-from ..actors.saga_history import SagaHistory, SagaState
-from ..actors.saga_instance import SagaInstance, SagaInstances, begun
-from ..actors.saga_orders import DecideParked, Order, SendSignal, StartSaga
-from ..actors.saga_supervisor import ORDER_LOST, SagaSupervisor
-from ..actors.saga_threads import SagaThreads
+from ..actors.sagas.context import Commands, check_untyped, plain_data
+from ..actors.sagas.errors import DeadlinePassed, SagaTimeout, SagaWaitsForItself, UnknownSaga, UnknownSignal
+from ..actors.sagas.events import SAGA_EVENTS, SagaRemade, SagaStarted, StepDone
+from ..actors.sagas.failure import FAILURE_BYTES
+from ..actors.sagas.history import SagaHistory, SagaState
+from ..actors.sagas.instance import SagaInstance, SagaInstances, begun
+from ..actors.sagas.orders import DecideParked, Order, SendSignal, StartSaga
+from ..actors.sagas.saga import CATEGORY_PREFIX, WAIT_SECONDS_MAX, Saga, is_number, saga_id
+from ..actors.sagas.supervisor import ORDER_LOST, SagaSupervisor
+from ..actors.sagas.threads import SagaThreads
 from ..actors.serializer import Serializer
 from ..storage.commit import NewEvent
 from ..storage.control import ControlBoard

@@ -7,12 +7,12 @@ from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar
 import attrs
 import trio
 
-from ..actors.criteria import Order, RowQuery, criteria_of
 from ..actors.errors import ProjectionUnavailable, QueryInvalid, ViewRemoved, ViewUnreachable
 from ..actors.projection import Projection, Table
 from ..actors.receipt import Receipt
-from ..actors.row_type import RowType
-from ..actors.view_store import ViewLookLong, ViewReading, ViewRetry
+from ..actors.views.criteria import Order, RowQuery, criteria_of
+from ..actors.views.row_type import RowType
+from ..actors.views.view_store import ViewLookLong, ViewReading, ViewRetry
 from .arguments import check_timeout, checked_timeout
 from .errors import ArgumentInvalid, ViewTooOld
 from .generations import Built, RunningProjection

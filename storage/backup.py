@@ -18,7 +18,7 @@ from .query import position_at
 from .reader import LogReader
 from .record import utc_time
 from .transfer import Progress, copy_events, import_events
-from .verify import Summary, verify
+from .verification.verify import Summary, verify
 
 FINDINGS_MAX: Final = 10
 """Faults of a copy that its error tells."""

@@ -19,7 +19,7 @@ from ...storage.backup import backup
 from ...storage.merkle import Nodes, Tree
 from ...storage.reader import LogReader
 from ...storage.record import GENESIS_HASH
-from ...storage.verify import verify
+from ...storage.verification.verify import verify
 from ..runtime import Runtime
 from .measurements import LIMITS, Account, Deposit, concurrent_asks
 

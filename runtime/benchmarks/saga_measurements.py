@@ -11,8 +11,8 @@ import msgspec
 import trio
 
 from ...actors.journal import Lane, Write
-from ...actors.saga import Saga, step
-from ...actors.saga_context import SagaContext
+from ...actors.sagas.context import SagaContext
+from ...actors.sagas.saga import Saga, step
 from ...storage.commit import Appended, NewEvent, StreamAppend
 from ...storage.errors import EventSourcingError
 from ..runtime import Runtime

@@ -146,7 +146,7 @@ async def sqlite_catch_up(folder: Path, store: Path) -> float | None:
     """The same as `catch_up` for a view on SQLite; None where SQLAlchemy is not installed."""
     if importlib.util.find_spec("sqlalchemy") is None:
         return None
-    from ...actors.sql_view import SqlViews  # noqa: PLC0415 (an extra)
+    from ...actors.views.sql import SqlViews  # noqa: PLC0415 (an extra)
 
     views = SqlViews(f"sqlite:///{folder / 'views.sqlite'}")
     try:

@@ -15,7 +15,7 @@ from msgspec import structs
 from ...storage.errors import CheckpointInvalid, EvidenceUnavailable
 from ...storage.proof import prove
 from ...storage.reader import LogReader
-from ...storage.verify_apart import Report, verify_apart
+from ...storage.verification.apart import Report, verify_apart
 from .output import print_json
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from ...storage.event_query import EventQuery
 from ...storage.query import find_events
 from ...storage.reader import LogReader
 from ...storage.record import StoredEvent
-from ..changes import ABSENT, Change
-from ..history import Blame, blame, changes_between, changes_of_state, check_version, position_of_version
+from ..history.changes import ABSENT, Change
+from ..history.history import Blame, blame, changes_between, changes_of_state, check_version, position_of_version
 from ..known_names import check_stream
 from .domain_modules import aggregate_of
 from .inspection import event_data, print_event

@@ -13,7 +13,7 @@ import rich.progress
 import trio
 
 from ...storage.errors import EventSourcingError
-from ..replay import Progress, Replay
+from ..history.replay import Progress, Replay
 
 HELP: Final = "p: pause, r: go on, s or Enter: one event, a position: on to there, q: end"
 READ_BYTES: Final = 4_096

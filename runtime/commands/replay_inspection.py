@@ -12,12 +12,12 @@ import trio
 from ...storage.limits import Limits
 from ...storage.reader import LogReader
 from ...storage.record import StoredEvent, utc_time
-from ..aggregate_replay import AggregateReplay
 from ..errors import ArgumentInvalid
+from ..history.aggregate_replay import AggregateReplay
+from ..history.pace import Speed
+from ..history.replay import Replay
+from ..history.selection import MODES, ReplayMode, Selection
 from ..known_names import check_stream, check_types
-from ..pace import Speed
-from ..replay import Replay
-from ..selection import MODES, ReplayMode, Selection
 from .domain_modules import aggregate_of
 from .inspection import add_filters, print_event
 from .output import compact_json, print_json

@@ -8,9 +8,8 @@ from contextlib import closing
 from typing import Any, Final, get_args
 
 from ...actors.event_codecs import EventCodecs
-from ...actors.saga import CATEGORY_PREFIX
-from ...actors.saga_errors import UnknownSaga
-from ...actors.saga_events import (
+from ...actors.sagas.errors import UnknownSaga
+from ...actors.sagas.events import (
     SAGA_EVENTS,
     CompensationBegun,
     EffectBegun,
@@ -18,8 +17,9 @@ from ...actors.saga_events import (
     StepBegun,
     WaitBegun,
 )
-from ...actors.saga_history import SAGA_STATES
-from ...actors.saga_instance import SagaInstance, begun
+from ...actors.sagas.history import SAGA_STATES
+from ...actors.sagas.instance import SagaInstance, begun
+from ...actors.sagas.saga import CATEGORY_PREFIX
 from ...actors.serializer import Serializer
 from ...storage.control import SAGA_PREFIX, SagaAction
 from ...storage.event_query import EventQuery

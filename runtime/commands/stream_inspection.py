@@ -12,7 +12,7 @@ from ...storage.query import find_events
 from ...storage.reader import LogReader
 from ...storage.record import StoredEvent, utc_time
 from ...storage.snapshot import Snapshot
-from ..history import check_version, find_snapshot, position_of, state_at
+from ..history.history import check_version, find_snapshot, position_of, state_at
 from ..known_names import check_stream
 from .domain_modules import aggregate_of
 from .inspection import EVENT_COLUMNS, event_cells, event_data

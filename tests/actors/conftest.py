@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from eventsrc.actors.lmdb_view import LmdbViews
-from eventsrc.actors.sql_view import SqlViews
-from eventsrc.actors.view_store import ViewStore
+from eventsrc.actors.views.lmdb_view import LmdbViews
+from eventsrc.actors.views.sql import SqlViews
+from eventsrc.actors.views.view_store import ViewStore
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import pytest
 import sqlalchemy
 from view_cases import FIRST, apply, open_session, total
 
-from eventsrc.actors import lmdb_view, sql_view
-from eventsrc.actors.lmdb_view import LmdbViews
-from eventsrc.actors.sql_view import SqlViews
-from eventsrc.actors.view_store import Generation
+from eventsrc.actors.views import lmdb_view
+from eventsrc.actors.views.lmdb_view import LmdbViews
+from eventsrc.actors.views.sql import SqlViews, sql_view
+from eventsrc.actors.views.view_store import Generation
 
 
 def test_others_write_between_the_steps_in_which_old_rows_are_dropped(

@@ -3,7 +3,7 @@
 import trio
 import trio.testing
 
-from eventsrc.actors.saga_alarms import CLEARED_MAX, SagaAlarms
+from eventsrc.actors.sagas.alarms import CLEARED_MAX, SagaAlarms
 from eventsrc.runtime.testing import FollowingClock
 
 DAY_NS = 86_400 * 10**9

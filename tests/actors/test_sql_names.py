@@ -8,8 +8,8 @@ from attrs import field, frozen, make_class
 from view_cases import FIRST, ROWS, Balances, apply, ask, everything, open_session, put
 
 from eventsrc import DefinitionError, MemoryLog, Runtime
-from eventsrc.actors.sql_view import SqlViews
-from eventsrc.actors.view_store import Generation
+from eventsrc.actors.views.sql import SqlViews
+from eventsrc.actors.views.view_store import Generation
 
 
 @frozen

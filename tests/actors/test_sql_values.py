@@ -12,14 +12,14 @@ from attrs import frozen
 from view_cases import FIRST, PLUS_2, Colour, Everything, Happened, Size, ask, everything, put, stored
 
 from eventsrc import DecodingError, EventMeta, Projection, RowInvalid, StoreError, Table, between, on, one_of
-from eventsrc.actors.criteria import RowQuery
-from eventsrc.actors.row_type import RowType
 from eventsrc.actors.serializer import Serializer
-from eventsrc.actors.sql_errors import ViewReadFailed
-from eventsrc.actors.sql_json import from_json, to_json
-from eventsrc.actors.sql_view import SqlViews
-from eventsrc.actors.view_session import EventFailed, SessionRows, ViewSession
-from eventsrc.actors.view_store import Change, Checkpoint, ViewStore
+from eventsrc.actors.views.criteria import RowQuery
+from eventsrc.actors.views.row_type import RowType
+from eventsrc.actors.views.session import EventFailed, SessionRows, ViewSession
+from eventsrc.actors.views.sql import SqlViews
+from eventsrc.actors.views.sql.errors import ViewReadFailed
+from eventsrc.actors.views.sql.json_text import from_json, to_json
+from eventsrc.actors.views.view_store import Change, Checkpoint, ViewStore
 
 
 @pytest.mark.parametrize("damage", ['{"$bytes":"no base64"}', '{"$items":[1,2,3]}'])

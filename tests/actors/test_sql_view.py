@@ -45,13 +45,13 @@ from eventsrc import (
     event,
     handles,
 )
-from eventsrc.actors.criteria import RowQuery
 from eventsrc.actors.errors import RowInvalid
-from eventsrc.actors.row_type import RowType
 from eventsrc.actors.serializer import Serializer
-from eventsrc.actors.sql_view import SqlViews
-from eventsrc.actors.view_session import EventFailed
-from eventsrc.actors.view_store import Change
+from eventsrc.actors.views.criteria import RowQuery
+from eventsrc.actors.views.row_type import RowType
+from eventsrc.actors.views.session import EventFailed
+from eventsrc.actors.views.sql import SqlViews
+from eventsrc.actors.views.view_store import Change
 
 
 def test_an_old_generation_answers_queries_of_a_changed_class(sql: SqlViews) -> None:
@@ -237,7 +237,7 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
 
 
 def test_a_locked_database_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eventsrc.actors.sql_engine.LOCK_SECONDS_MAX", 0.05)
+    monkeypatch.setattr("eventsrc.actors.views.sql.engine.LOCK_SECONDS_MAX", 0.05)
     views = SqlViews(f"sqlite:///{tmp_path / 'views.db'}")
     session = open_session(views)
     other = sqlite3.connect(tmp_path / "views.db", isolation_level=None)

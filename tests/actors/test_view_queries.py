@@ -20,11 +20,11 @@ from view_cases import (
 )
 
 from eventsrc import QueryInvalid, between, one_of, starting_with
-from eventsrc.actors.criteria import Order, RowQuery, criteria_of
-from eventsrc.actors.lmdb_reading import ROWS_BETWEEN_CHECKS
-from eventsrc.actors.lmdb_view import LmdbViews
-from eventsrc.actors.sql_view import SqlViews
-from eventsrc.actors.view_store import Change, ViewLookLong, ViewStore
+from eventsrc.actors.views.criteria import Order, RowQuery, criteria_of
+from eventsrc.actors.views.lmdb_reading import ROWS_BETWEEN_CHECKS
+from eventsrc.actors.views.lmdb_view import LmdbViews
+from eventsrc.actors.views.sql import SqlViews
+from eventsrc.actors.views.view_store import Change, ViewLookLong, ViewStore
 from eventsrc.storage.ordered_key import INDEXED_SIZE_BYTES_MAX
 
 LONG = "long " * 60

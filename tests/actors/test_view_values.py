@@ -23,10 +23,10 @@ from view_cases import (
 )
 
 from eventsrc import Table, between, one_of, starting_with
-from eventsrc.actors.criteria import Order, RowQuery, criteria_of
-from eventsrc.actors.row_type import RowType
 from eventsrc.actors.serializer import Serializer
-from eventsrc.actors.view_store import Change, Checkpoint, ViewStore
+from eventsrc.actors.views.criteria import Order, RowQuery, criteria_of
+from eventsrc.actors.views.row_type import RowType
+from eventsrc.actors.views.view_store import Change, Checkpoint, ViewStore
 
 MINUS_2 = timezone(timedelta(hours=-2))
 

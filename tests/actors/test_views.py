@@ -46,13 +46,13 @@ from eventsrc import (
     one_of,
     starting_with,
 )
-from eventsrc.actors.criteria import Order, RowQuery, criteria_of
-from eventsrc.actors.lmdb_view import LmdbViews
-from eventsrc.actors.row_type import RowType
 from eventsrc.actors.serializer import Serializer
-from eventsrc.actors.sql_view import SqlViews
-from eventsrc.actors.view_session import EventFailed
-from eventsrc.actors.view_store import Change, Checkpoint, Generation, View, ViewReading, ViewStore
+from eventsrc.actors.views.criteria import Order, RowQuery, criteria_of
+from eventsrc.actors.views.lmdb_view import LmdbViews
+from eventsrc.actors.views.row_type import RowType
+from eventsrc.actors.views.session import EventFailed
+from eventsrc.actors.views.sql import SqlViews
+from eventsrc.actors.views.view_store import Change, Checkpoint, Generation, View, ViewReading, ViewStore
 from eventsrc.storage.ordered_key import sorting_key
 
 
@@ -300,11 +300,11 @@ CHILD = """
 import sys
 from pathlib import Path
 from view_cases import apply, open_session
-from eventsrc.actors.lmdb_view import LmdbViews
+from eventsrc.actors.views.lmdb_view import LmdbViews
 
 where = sys.argv[1]
 if "://" in where:
-    from eventsrc.actors.sql_view import SqlViews
+    from eventsrc.actors.views.sql import SqlViews
 
     views = SqlViews(where)
 else:

@@ -11,11 +11,11 @@ from uuid import UUID
 from attrs import evolve, field, frozen
 
 from eventsrc import EventMeta, Projection, Table, event, on
-from eventsrc.actors.criteria import Order, RowQuery, criteria_of
-from eventsrc.actors.row_type import RowType
 from eventsrc.actors.serializer import Serializer
-from eventsrc.actors.view_session import ViewSession
-from eventsrc.actors.view_store import Change, Checkpoint, Generation, View, ViewStore
+from eventsrc.actors.views.criteria import Order, RowQuery, criteria_of
+from eventsrc.actors.views.row_type import RowType
+from eventsrc.actors.views.session import ViewSession
+from eventsrc.actors.views.view_store import Change, Checkpoint, Generation, View, ViewStore
 from eventsrc.storage.record import StoredEvent
 
 FIRST = Generation(1, 1, "first")

@@ -9,7 +9,7 @@ import pytest
 
 from eventsrc import AggregateRef, EventLog, EventSourcingError, Receipt, make_converter
 from eventsrc.actors.request import Request
-from eventsrc.storage.verify import verify
+from eventsrc.storage.verification.verify import verify
 
 
 @contextmanager

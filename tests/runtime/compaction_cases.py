@@ -9,7 +9,7 @@ from bank_domain import Account, Deposit
 from eventsrc import Limits, Runtime
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.record import StoredEvent
-from eventsrc.storage.verify import verify
+from eventsrc.storage.verification.verify import verify
 
 LIMITS = Limits(snapshot_every_events=10, compaction_events_min=20)
 

@@ -33,7 +33,7 @@ from eventsrc.storage.record import HASH_SIZE_BYTES
 from eventsrc.storage.segment_cache import SegmentCache
 from eventsrc.storage.segment_numbers import SEGMENTS_KEY, segment_numbers
 from eventsrc.storage.transfer import export_events
-from eventsrc.storage.verify import verify
+from eventsrc.storage.verification.verify import verify
 
 
 async def test_without_its_archive_a_store_works_and_says_what_it_cannot_reach(path: Path) -> None:

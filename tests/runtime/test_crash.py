@@ -18,7 +18,7 @@ from compaction_cases import LIMITS, sound
 from eventsrc import CompactionRefused, Receipt, Runtime
 from eventsrc.storage.environment import Environment
 from eventsrc.storage.reader import LogReader
-from eventsrc.storage.verify import verify
+from eventsrc.storage.verification.verify import verify
 
 LONGEST_LIFE_SECONDS = 0.6
 

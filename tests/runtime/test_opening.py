@@ -15,7 +15,7 @@ from bank_domain import Account, Deposit
 from bank_views import Balances, Notes
 
 from eventsrc import ArgumentInvalid, MemoryLog, Projection, Runtime, StorePathInvalid, StoreTruncated, ViewStore
-from eventsrc.actors.lmdb_view import LmdbViews
+from eventsrc.actors.views.lmdb_view import LmdbViews
 from eventsrc.runtime.runtime import Runtime as RuntimeClass
 from eventsrc.storage import control
 from eventsrc.storage.folder import DATA_FILE

@@ -35,8 +35,8 @@ from eventsrc import (
     starting_with,
 )
 from eventsrc.actors.projector import Projector
-from eventsrc.actors.view_session import ViewSession
-from eventsrc.actors.view_store import Checkpoint
+from eventsrc.actors.views.session import ViewSession
+from eventsrc.actors.views.view_store import Checkpoint
 from eventsrc.storage.control import ControlBoard
 from eventsrc.storage.folder import CONTROL_FOLDER
 from eventsrc.storage.record import StoredEvent

@@ -16,9 +16,9 @@ from bank_views import Balance, Balances
 from projection_cases import settle, until
 
 from eventsrc import EventMeta, Limits, MemoryLog, Projection, ProjectionUnavailable, Runtime, Table, ViewTooOld, on
-from eventsrc.actors.lmdb_view import LmdbViews
-from eventsrc.actors.row_type import RowType
-from eventsrc.actors.view_store import Generation, View
+from eventsrc.actors.views.lmdb_view import LmdbViews
+from eventsrc.actors.views.row_type import RowType
+from eventsrc.actors.views.view_store import Generation, View
 from eventsrc.storage.errors import ViewClosed
 from eventsrc.storage.store import EventStore
 

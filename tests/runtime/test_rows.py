@@ -23,10 +23,10 @@ from eventsrc import (
     make_converter,
     on,
 )
-from eventsrc.actors import view_session
 from eventsrc.actors.immutable import is_immutable
-from eventsrc.actors.row_type import RowType
 from eventsrc.actors.serializer import Serializer
+from eventsrc.actors.views import session
+from eventsrc.actors.views.row_type import RowType
 from eventsrc.storage.limits import Limits
 from eventsrc.storage.store import EventStore
 from eventsrc.storage.view_environment import ViewEnvironment
@@ -249,7 +249,7 @@ async def test_where_never_leaves_rows_out(monkeypatch: pytest.MonkeyPatch) -> N
         ann = runtime.actor(Account, "ann")
         await ann.ask(Deposit(10_050), wait_for=[Counts], timeout=60)
         assert (await runtime.view(Counts.counts).get("found")) == Listed("found", amount=10_050)
-        monkeypatch.setattr(view_session, "ROWS_FOUND_MAX", 10_040)
+        monkeypatch.setattr(session, "ROWS_FOUND_MAX", 10_040)
         with pytest.raises(ProjectionUnavailable, match="more than 10040 rows"):
             await ann.ask(Deposit(1), wait_for=[Counts], timeout=60)
 

@@ -11,8 +11,8 @@ from saga_cases import Patient, open_runtime
 
 from eventsrc import MemoryLog, Runtime, RuntimeClosed, SagaNotParked, SagaRef
 from eventsrc.actors.future import TrioFuture
-from eventsrc.actors.saga_orders import DecideParked, Order, SendSignal
-from eventsrc.actors.saga_supervisor import SagaSupervisor
+from eventsrc.actors.sagas.orders import DecideParked, Order, SendSignal
+from eventsrc.actors.sagas.supervisor import SagaSupervisor
 from eventsrc.storage.store import EventStore
 
 ASKED: dict[str, Callable[[Runtime, SagaRef[Patient]], Awaitable[Any]]] = {

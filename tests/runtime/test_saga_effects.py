@@ -23,7 +23,7 @@ from eventsrc import (
     SagaContext,
     step,
 )
-from eventsrc.actors.saga_failure import text_of
+from eventsrc.actors.sagas.failure import text_of
 from eventsrc.runtime.testing import FollowingClock
 from eventsrc.storage.store import EventStore
 

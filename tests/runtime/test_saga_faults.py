@@ -28,7 +28,7 @@ from eventsrc import (
     handles,
     step,
 )
-from eventsrc.actors.saga_run import SagaRun
+from eventsrc.actors.sagas.run import SagaRun
 from eventsrc.runtime.testing import FaultyLog, FollowingClock
 from eventsrc.storage.commit import Appended, Commit
 from eventsrc.storage.errors import EventSourcingError

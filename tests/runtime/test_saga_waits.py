@@ -31,7 +31,7 @@ from eventsrc import (
     starts_on,
     step,
 )
-from eventsrc.actors.saga_alarms import CLEARED_MAX
+from eventsrc.actors.sagas.alarms import CLEARED_MAX
 from eventsrc.runtime.testing import FollowingClock, WallClock
 from eventsrc.storage.store import EventStore
 

@@ -14,15 +14,15 @@ from projection_cases import settle, until
 from test_readers import child, say
 
 from eventsrc import EventStore, Limits, MemoryLog, Projection, ProjectionUnavailable, Runtime, ViewRemoved
-from eventsrc.actors.row_type import RowType
 from eventsrc.actors.serializer import Serializer
-from eventsrc.actors.sql_generation import SqlView
-from eventsrc.actors.sql_view import SqlViews
-from eventsrc.actors.view_store import Generation
+from eventsrc.actors.views.row_type import RowType
+from eventsrc.actors.views.sql import SqlViews
+from eventsrc.actors.views.sql.generation import SqlView
+from eventsrc.actors.views.view_store import Generation
 from eventsrc.runtime import opening
 
 WRITER = """
-from eventsrc.actors.sql_view import SqlViews
+from eventsrc.actors.views.sql import SqlViews
 async def main():
     views = SqlViews(f"sqlite:///{sys.argv[1]}/views.db")
     async with Runtime.open(

@@ -8,7 +8,7 @@ from bank_domain import Account, Deposit
 from bank_views import Balance, Balances, Notes
 
 from eventsrc import Limits, ProjectionUnavailable, Runtime, between
-from eventsrc.actors.sql_view import SqlViews
+from eventsrc.actors.views.sql import SqlViews
 
 QUICK = Limits(restart_backoff_seconds=0.01, restart_backoff_seconds_max=0.05)
 

@@ -35,7 +35,7 @@ from eventsrc import (
 from eventsrc.runtime.testing import FaultyLog
 from eventsrc.storage.environment import Environment
 from eventsrc.storage.store import EventStore
-from eventsrc.storage.verify import verify
+from eventsrc.storage.verification.verify import verify
 
 
 def transfer(source: str, target: str, amount: int) -> list[tuple[type[Account], str, object]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from eventsrc.storage.archive import ARCHIVE_TABLES
 from eventsrc.storage.environment import TABLES, Environment
 from eventsrc.storage.errors import StoreError
-from eventsrc.storage.verify import verify, verify_pages
+from eventsrc.storage.verification.verify import verify, verify_pages
 
 PAGE = 4_096
 META_PAGES = 2

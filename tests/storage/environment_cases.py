@@ -38,7 +38,7 @@ def run_python(code: str, *arguments: object, user: int | None = None) -> subpro
         "from eventsrc import EventLog, EventSourcingError, ANY\n"
         "from eventsrc.storage.commit import Commit, NewEvent, StreamAppend\n"
         "from eventsrc.storage.reader import LogReader\n"
-        "from eventsrc.storage.verify import verify\n"
+        "from eventsrc.storage.verification.verify import verify\n"
         "import json, encodings.idna, lmdb.verify\n"
         "def one(number, text=''):\n"
         "    return Commit(number, 1, [StreamAppend('a-1', ANY, [NewEvent('t', {'text': text})])])\n"

@@ -9,8 +9,8 @@ import lmdb
 
 from eventsrc.storage.environment import Environment
 from eventsrc.storage.errors import StoreError
-from eventsrc.storage.finding import Finding
-from eventsrc.storage.verify import verify
+from eventsrc.storage.verification.finding import Finding
+from eventsrc.storage.verification.verify import verify
 
 Rows: TypeAlias = dict[bytes, bytes]
 

@@ -31,7 +31,7 @@ from eventsrc.storage.outlet import Outlet
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.signed_checkpoint import make_checkpoint, new_signing_key
 from eventsrc.storage.transfer import export_events, import_store
-from eventsrc.storage.verify import verify
+from eventsrc.storage.verification.verify import verify
 
 WAIT_SECONDS = 10
 

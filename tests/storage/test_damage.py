@@ -14,7 +14,7 @@ from eventsrc import EventLog
 from eventsrc.runtime.command_line import main
 from eventsrc.storage.backup import backup
 from eventsrc.storage.reader import LogReader
-from eventsrc.storage.verify import verify_pages
+from eventsrc.storage.verification.verify import verify_pages
 
 CASES = 120
 SCRIPT = Path(__file__).parent / "damage_cases.py"

@@ -29,7 +29,7 @@ from eventsrc.storage.contract import append_to, appended, commit, raised
 from eventsrc.storage.environment import FORMAT_VERSION, Environment
 from eventsrc.storage.folder import DATA_FILE, LOCK_FILE, WRITER_FILE
 from eventsrc.storage.reader import LogReader
-from eventsrc.storage.verify import verify
+from eventsrc.storage.verification.verify import verify
 
 # -- paths
 

@@ -29,7 +29,7 @@ from eventsrc.storage.signed_checkpoint import (
     new_signing_key,
     read_checkpoint,
 )
-from eventsrc.storage.verify import verify
+from eventsrc.storage.verification.verify import verify
 
 SCRIPT = Path(__file__).parent / "check_proof.py"
 EVENTS = 2 * NODE_LEAVES + 500

@@ -14,7 +14,7 @@ from eventsrc.storage.contract_reading import ReadingContract
 from eventsrc.storage.contract_writing import WritingContract
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.store import EventStore
-from eventsrc.storage.verify import verify
+from eventsrc.storage.verification.verify import verify
 
 
 class TestEventLog(WritingContract, ReadingContract):

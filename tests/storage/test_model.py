@@ -34,7 +34,7 @@ from eventsrc.storage.reader import LogReader
 from eventsrc.storage.record import GENESIS_HASH
 from eventsrc.storage.snapshot import Snapshot, encode_state
 from eventsrc.storage.store import EventReader
-from eventsrc.storage.verify import verify
+from eventsrc.storage.verification.verify import verify
 
 STREAMS = ("a", "a-1", "a-2", "a-10", "b-1", "b-ä")
 TYPES = ("opened", "changed", "closed")

@@ -21,13 +21,13 @@ from eventsrc import (
     StoreFull,
     StoreReadOnly,
 )
-from eventsrc.actors.lmdb_view import LmdbViews
-from eventsrc.actors.view_store import Generation
+from eventsrc.actors.views.lmdb_view import LmdbViews
+from eventsrc.actors.views.view_store import Generation
 from eventsrc.storage.commit import NewEvent, StreamAppend
 from eventsrc.storage.contract import append_to, appended, commit, raised, refused
 from eventsrc.storage.control import ControlBoard
 from eventsrc.storage.reader import LogReader
-from eventsrc.storage.verify import verify
+from eventsrc.storage.verification.verify import verify
 
 
 def test_the_map_grows_while_others_read(tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ from eventsrc import ANY, EventLog, StoredEvent
 from eventsrc.storage.commit import IdempotencyEntry, NewEvent, StreamAppend
 from eventsrc.storage.contract import TIME_NS, append_to, appended, commit, key_entry, new_event
 from eventsrc.storage.environment import Environment
-from eventsrc.storage.finding import Finding
 from eventsrc.storage.group import KEY, Group, encode_group
 from eventsrc.storage.record import seal
 from eventsrc.storage.snapshot import Snapshot
-from eventsrc.storage.verify import verify
+from eventsrc.storage.verification.finding import Finding
+from eventsrc.storage.verification.verify import verify
 
 Table = Any
 Tamper = Callable[[Any, Table], object]

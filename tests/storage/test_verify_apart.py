@@ -16,11 +16,12 @@ from damage_store import make_store
 from tampering import rows_of
 
 from eventsrc.runtime.command_line import main
-from eventsrc.storage import folder, verify_apart, verify_followers
+from eventsrc.storage import folder
 from eventsrc.storage.control import ControlBoard, Progress
 from eventsrc.storage.environment import Environment
 from eventsrc.storage.errors import VerificationImpossible
-from eventsrc.storage.verify import verify
+from eventsrc.storage.verification import apart, followers
+from eventsrc.storage.verification.verify import verify
 
 encode = msgspec.msgpack.encode
 
@@ -57,7 +58,7 @@ def test_a_sound_store_is_left_as_it_was(store: Path) -> None:
     for lock in store.rglob("lock.mdb"):
         lock.unlink()
     before = state_of(store)
-    report = verify_apart.verify_apart(store)
+    report = apart.verify_apart(store)
     assert (report.findings, report.is_complete) == ([], True)
     assert report.summary is not None
     assert report.summary.events > 1_000
@@ -71,7 +72,7 @@ def test_a_folder_that_cannot_be_written(store: Path, monkeypatch: pytest.Monkey
     for each in [*store.rglob("*"), store]:
         each.chmod(stat.S_IRUSR | (stat.S_IXUSR if each.is_dir() else 0))
     try:
-        assert verify_apart.verify_apart(store).findings == []
+        assert apart.verify_apart(store).findings == []
     finally:
         for each in [store, *store.rglob("*")]:
             each.chmod(stat.S_IRWXU)
@@ -80,9 +81,9 @@ def test_a_folder_that_cannot_be_written(store: Path, monkeypatch: pytest.Monkey
 def test_it_ends_after_so_many_findings_and_says_so(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for key in rows_of(store, "heads"):
         put(store, "heads", key, b"no head")
-    report = verify_apart.verify_apart(store, findings_max=3)
+    report = apart.verify_apart(store, findings_max=3)
     assert (len(report.findings), report.is_complete) == (3, False)
-    assert verify_apart.verify_apart(store).is_complete
+    assert apart.verify_apart(store).is_complete
     assert main(["verify", str(store)]) == 2
     assert "DAMAGED" in capsys.readouterr().out
 
@@ -91,17 +92,17 @@ def test_one_that_may_not_be_read(store: Path, monkeypatch: pytest.MonkeyPatch) 
     def refuse(path: object) -> None:
         raise PermissionError(13, "Permission denied", str(store / "data.mdb"))
 
-    monkeypatch.setattr(verify_apart, "verify_pages", refuse)
+    monkeypatch.setattr(apart, "verify_pages", refuse)
     with pytest.raises(VerificationImpossible, match=r"cannot be read \(Permission denied\)\. Verify it as a user who"):
-        verify_apart.verify_apart(store)
+        apart.verify_apart(store)
 
 
 def test_there_is_no_store(tmp_path: Path, store: Path) -> None:
     with pytest.raises(VerificationImpossible, match="There is no store"):
-        verify_apart.verify_apart(tmp_path / "nothing")
+        apart.verify_apart(tmp_path / "nothing")
     put(store, "meta", b"version", b"99")
     with pytest.raises(VerificationImpossible, match="has format 99"):
-        verify_apart.verify_apart(store)
+        apart.verify_apart(store)
 
 
 def ending(code: str) -> Callable[..., "subprocess.Popen[bytes]"]:
@@ -128,7 +129,7 @@ def test_a_page_that_ends_the_process_is_a_finding(
     store: Path, monkeypatch: pytest.MonkeyPatch, code: str, problem: str
 ) -> None:
     monkeypatch.setattr(subprocess, "Popen", ending(code))
-    report = verify_apart.verify_apart(store)
+    report = apart.verify_apart(store)
     (finding,) = report.findings
     assert finding.table == "pages"
     assert problem in finding.problem
@@ -137,7 +138,7 @@ def test_a_page_that_ends_the_process_is_a_finding(
 
 def test_where_no_process_can_be_started_it_is_done_in_this_one(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", str(store / "none"))
-    report = verify_apart.verify_apart(store)
+    report = apart.verify_apart(store)
     assert (report.findings, report.is_complete) == ([], True)
 
 
@@ -147,7 +148,7 @@ def test_damaged_pages_of_the_archive_keep_nothing_else_from_being_verified(stor
     data[2 * 4_096 :] = os.urandom(len(data) - 2 * 4_096)
     file.write_bytes(data)
     put(store, "heads", b"account-bob", b"no head")
-    report = verify_apart.verify_apart(store)
+    report = apart.verify_apart(store)
     assert {finding.table for finding in report.findings} == {"archive pages", "archive", "heads"}
     assert report.summary is not None
 
@@ -180,7 +181,7 @@ def test_damaged_pages_of_the_archive_keep_nothing_else_from_being_verified(stor
 )
 def test_the_progress_of_followers(store: Path, table: str, key: bytes, value: bytes, problem: str) -> None:
     put(store / "control", table, key, value)
-    findings = verify_apart.verify_apart(store).findings
+    findings = apart.verify_apart(store).findings
     assert {finding.table for finding in findings} == {table}
     assert any(problem in finding.problem for finding in findings), findings
 
@@ -188,7 +189,7 @@ def test_the_progress_of_followers(store: Path, table: str, key: bytes, value: b
 def test_the_checkpoint_of_a_view(store: Path) -> None:
     (rows,) = store.glob("views/balances/*/rows")
     put(rows, "meta", b"checkpoint", encode((99_999, bytes(32))))
-    (finding,) = verify_apart.verify_apart(store).findings
+    (finding,) = apart.verify_apart(store).findings
     assert finding.table.startswith("view balances/")
     assert finding.position == 99_999
 
@@ -198,7 +199,7 @@ def test_the_checkpoint_of_a_view(store: Path) -> None:
 def test_a_file_of_followers_that_is_destroyed(store: Path, part: str, content: bytes) -> None:
     (folder,) = store.glob(part)
     (folder / "data.mdb").write_bytes(content)
-    (finding,) = verify_apart.verify_apart(store).findings
+    (finding,) = apart.verify_apart(store).findings
     generation = folder.parent.name
     assert finding.table == ("control" if part == "control" else f"view balances/{generation}")
     assert finding.problem.startswith("it cannot be read: its pages are damaged: ")
@@ -214,7 +215,7 @@ def test_a_page_of_followers_that_is_damaged(store: Path, part: str) -> None:
     content[2 * 4_096 :] = os.urandom(len(content) - 2 * 4_096)
     file.write_bytes(content)
     put(store, "heads", b"account-bob", b"no head")
-    report = verify_apart.verify_apart(store)
+    report = apart.verify_apart(store)
     assert report.summary is not None
     assert [finding.table.split("/")[0] for finding in report.findings if finding.table != "heads"] == [
         "control" if part == "control" else "view balances"
@@ -222,7 +223,7 @@ def test_a_page_of_followers_that_is_damaged(store: Path, part: str) -> None:
 
 
 def test_what_a_runtime_writes_meanwhile_is_not_taken_for_damage(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify_followers, "page_problem", lambda _: "changes all the time")
+    monkeypatch.setattr(followers, "page_problem", lambda _: "changes all the time")
     with closing(Environment(store, read_only=True)) as environment:
         with closing(ControlBoard(store / "control")) as board:
             board.take()
@@ -241,7 +242,7 @@ def test_a_table_of_the_control_board_that_should_not_be_there(store: Path) -> N
             transaction.put(bytes([number]), b"", db=table)
         transaction.put(b"stray", b"no table at all")
     put(store / "control", "paused", b"balances", b"x")
-    assert [(finding.table, finding.problem) for finding in verify_apart.verify_apart(store).findings] == [
+    assert [(finding.table, finding.problem) for finding in apart.verify_apart(store).findings] == [
         ("paused", "the entry 'balances': it has a value, and should be empty"),
         ("control", "the table b'strange' should not be there"),
         ("control", "the table b'stray' should not be there"),
@@ -253,4 +254,4 @@ def test_a_view_that_is_being_dropped_may_be_cut_off(store: Path) -> None:
     dropped = generation.with_name(f"dropped-{generation.name}-1")
     shutil.copytree(generation, dropped)
     os.truncate(dropped / "rows" / "data.mdb", 4_096)
-    assert verify_apart.verify_apart(store).findings == []
+    assert apart.verify_apart(store).findings == []

@@ -12,9 +12,9 @@ from eventsrc import ANY, EventLog
 from eventsrc.storage.commit import IdempotencyEntry, StreamAppend
 from eventsrc.storage.contract import TIME_NS, appended, commit, new_event
 from eventsrc.storage.environment import Environment
-from eventsrc.storage.finding import Finding
 from eventsrc.storage.idempotency import encode_row
-from eventsrc.storage.verify import verify
+from eventsrc.storage.verification.finding import Finding
+from eventsrc.storage.verification.verify import verify
 
 EXPIRES_NS = TIME_NS + 1_000
 ENTRIES = [IdempotencyEntry("a-1", f"key-{number}", number, number, 1, EXPIRES_NS) for number in (1, 2, 3)]

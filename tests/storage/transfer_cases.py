@@ -10,7 +10,7 @@ from eventsrc.storage.group import KEY, Group
 from eventsrc.storage.log import EventLog
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.record import StoredEvent
-from eventsrc.storage.verify import verify
+from eventsrc.storage.verification.verify import verify
 
 ODD = [
     {"bytes": b"\x00\xff", "float": 0.1, "nan": float("inf"), "none": None, "text": "ß\U0001f600"},

@@ -1,0 +1,401 @@
+"""What a step of a saga has in its hands: everything it does through it takes effect once, however often it is run."""
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, NoReturn, Protocol, TypeAlias, TypeVar
+
+import msgspec
+import trio
+
+from ...storage.record import StoredEvent
+from ..aggregate import Aggregate
+from ..errors import DefinitionError, EncodingError
+from ..messages import stored_name
+from ..receipt import Receipt
+from .errors import CallAmbiguous, EffectUncertain, WaitInvalid, WaitTimeout
+from .events import EffectBegun, EffectDone, EffectFailed, WaitBegun, WaitOver
+from .failure import text_of
+from .history import SagaHistory
+from .saga import WAIT_SECONDS_MAX, digest_of, is_number
+from .threads import SagaThreads
+
+CALL_KEY: Final = "saga_call"
+"""The metadata by which the events of a saga's command are found again, however long ago it was."""
+CALL_NAME_BYTES_MAX: Final = 180
+"""A call with a longer name goes by its digest, so that its key fits into `Limits.idempotency_key_bytes_max`."""
+KEY_ARGUMENT: Final = "idempotency_key"
+
+E = TypeVar("E")
+T = TypeVar("T")
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder().decode
+
+
+Commands: TypeAlias = Sequence[tuple[type[Aggregate], str, object]]
+
+
+class StepCalls(Protocol):
+    """What the context needs of the run that it belongs to."""
+
+    history: SagaHistory
+    stream: str
+    threads: SagaThreads
+    """Where effects that are plain functions are called."""
+    took_effect: bool
+    uncertain: dict[str, Commands]
+    """By key: the commands that were sent, and of which nobody knows whether they took effect."""
+    looked_until: int
+    """The position up to which it has looked for the event that it waits for."""
+
+    @property
+    def now_ns(self) -> int:
+        """The wall clock's time."""
+
+    async def record(self, *events: Any) -> None:
+        """Put records into the saga's stream and wait until they are on disk."""
+
+    def send(self, commands: Commands, key: str, timeout: float | None) -> Awaitable[list[Receipt]]:
+        """Send commands, as a transaction if there are several, with an idempotency key."""
+
+    async def state_of(self, aggregate_class: type[Any], aggregate_id: str) -> Any:
+        """An aggregate's state."""
+
+    async def find_call(self, commands: Commands, key: str) -> list[Receipt] | None:
+        """What these commands of this step, with this key, were answered in an earlier run."""
+
+    def encode_where(self, event_class: type, where: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of an event's fields as they are stored. Raises `DefinitionError`, `EncodingError`."""
+
+    async def find_event(self, event_type: str, where: Mapping[str, Any], after: int) -> StoredEvent | None:
+        """The first event of a type with these values, after a position, that the saga has not waited for before."""
+
+    def event_at(self, position: int) -> StoredEvent:
+        """The event at a position."""
+
+    def decode(self, stored: StoredEvent, event_class: type[E]) -> E:
+        """A stored event as an object of its class."""
+
+    def check_signal(self, signal: str) -> None:
+        """Raise `UnknownSignal` for what the class does not declare."""
+
+    def is_in_other_task(self) -> bool:
+        """Whether the task is one that the step has started."""
+
+    def begin_wait(self, call: str) -> None:
+        """Raise `WaitInOtherTask` in a task that the step has started."""
+
+    def check_turned(self) -> None:
+        """Raise why the saga turns round, where it does: the step is run to recall what it did, no more."""
+
+    def suspend(self) -> NoReturn:
+        """Leave the step."""
+
+
+class SagaContext:
+    """Given to every step and compensation. Each call is named by what it is and how often that came before."""
+
+    def __init__(self, run: StepCalls, scope: str, attempt: int) -> None:
+        self.attempt = attempt
+        """Which attempt at the step this is, counted from 1."""
+        self._run = run
+        self._scope = scope
+        self._names: dict[str, int] = {}
+        self._tasks: dict[str, trio.lowlevel.Task] = {}
+
+    @property
+    def saga_id(self) -> str:
+        """The saga's id, which is the name of its stream."""
+        return self._run.stream
+
+    @property
+    def key(self) -> str:
+        """The key that the saga was started with."""
+        return self._run.history.key
+
+    # --- inside ---
+
+    async def ask(
+        self, aggregate_class: type[Aggregate], aggregate_id: str, command: object, *, timeout: float | None = None
+    ) -> Receipt:
+        """Send a command to an aggregate, as `AggregateRef.ask` does; a step that is run again gets the same receipt.
+
+        Tasks that the step has started may send commands side by side, each to another aggregate or of another type.
+
+        Raises `CallAmbiguous` where they do not, and what `ask` raises. `Rejected` that leaves the step is final: the
+        saga is compensated.
+        """
+        (receipt,) = await self._send([(aggregate_class, aggregate_id, command)], timeout)
+        return receipt
+
+    async def transact(self, commands: Commands, *, timeout: float | None = None) -> list[Receipt]:
+        """Have several aggregates decide and commit at once, as `Runtime.transact` does."""
+        return await self._send(commands, timeout)
+
+    async def state(self, aggregate_class: type[T], aggregate_id: str) -> T:
+        """A copy of an aggregate's state as it is now: a step that is run again may see another one."""
+        state: T = await self._run.state_of(aggregate_class, aggregate_id)
+        return state
+
+    async def _send(self, commands: Commands, timeout: float | None) -> list[Receipt]:
+        run = self._run
+        names = [f"{_category(of)}-{aggregate_id}/{type(command).__name__}" for of, aggregate_id, command in commands]
+        key = f"{run.stream}/{self._scope}/{_bounded(self._numbered('+'.join(names)))}"
+        found = await run.find_call(commands, key) if commands else []
+        if found is not None:
+            run.took_effect = run.took_effect or bool(found)
+            return found
+        run.check_turned()
+        # From here on it may take effect, whatever becomes of this step.
+        run.uncertain[key] = commands
+        try:
+            receipts = await run.send(commands, key, timeout)
+        except Exception as error:
+            if not getattr(error, "may_take_effect", False):
+                del run.uncertain[key]
+            raise
+        del run.uncertain[key]
+        run.took_effect = run.took_effect or any(receipt.events for receipt in receipts)
+        return receipts
+
+    # --- outside ---
+
+    async def effect(
+        self, name: str, function: Callable[..., Any], *args: Any, idempotent: bool = False, **kwargs: Any
+    ) -> Any:
+        """Call something outside, once: what it returned is stored, and returned again when the step is run again.
+
+        Args:
+            name: what the effect is called in the saga's history.
+            function: an async function, or a plain one, which is called in a worker thread. If it has a parameter
+                `idempotency_key`, it gets the effect's key, which stays the same whenever it is tried again.
+            args: what it is called with.
+            idempotent: it may be called again where nobody knows whether it took place.
+            kwargs: the same by name.
+
+        Returns:
+            What it returned, as plain data: what MessagePack can hold.
+
+        Raises:
+            CallAmbiguous: two tasks of the step call it by the same name.
+            EffectUncertain: it was begun before, and nobody knows whether it took place.
+            EncodingError: what it returned is no plain data.
+            Exception: what it raised; the next attempt at the step calls it again.
+
+        """
+        run = self._run
+        if not isinstance(name, str):
+            raise DefinitionError(f"The name of an effect is a text, not {name!r}.")
+        if not callable(function):
+            raise DefinitionError(f"The effect {name!r} calls a function, not {function!r:.100}.")
+        call = self._numbered(name)
+        key = f"{run.stream}/{self._scope}/{call}"
+        before = run.history.effects.get((self._scope, call))
+        if isinstance(before, EffectDone):
+            run.took_effect = True
+            return before.result
+        if isinstance(before, EffectBegun) and not idempotent:
+            run.took_effect = True
+            raise EffectUncertain(name, key)
+        run.check_turned()
+        if KEY_ARGUMENT not in kwargs and _takes_key(function):
+            kwargs[KEY_ARGUMENT] = key
+        called = partial(function, *args, **kwargs)
+        if _is_async(function):
+            return await self._take_effect(name, call, called)
+        # It is not begun before there is a thread for it.
+        async with run.threads.place() as place:
+            return await self._take_effect(name, call, partial(place.call, called))
+
+    async def _take_effect(self, name: str, call: str, function: Callable[[], Awaitable[Any]]) -> Any:
+        run = self._run
+        await run.record(EffectBegun(self._scope, call))
+        run.took_effect = True
+        try:
+            result = await function()
+            if isinstance(result, Awaitable):
+                result = await result
+            plain = plain_data(result, f"The effect {name!r} returned what")
+        except Exception as error:
+            await run.record(EffectFailed(self._scope, call, text_of(error)))
+            raise
+        await run.record(EffectDone(self._scope, call, plain))
+        return plain
+
+    # --- time ---
+
+    async def sleep(self, *, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0) -> None:
+        """Wait so long by the wall clock, restarts included. Costs no task.
+
+        Raises `WaitInvalid` for what is no time.
+        """
+        run = self._run
+        for argument, value in (("days", days), ("hours", hours), ("minutes", minutes), ("seconds", seconds)):
+            _check_wait(argument, value)
+        in_all = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+        _check_wait("seconds", in_all)
+        call = self._numbered("sleep")
+        run.begin_wait(call)
+        known = run.history.waits.get((self._scope, call))
+        if known is None:
+            known = self._begin(call, self._until(in_all))
+            await run.record(known)
+        if isinstance(known, WaitBegun):
+            assert known.until_ns is not None, "a sleep has an end"
+            if run.now_ns < known.until_ns:
+                run.suspend()
+            await run.record(WaitOver(self._scope, call))
+
+    async def wait_for(
+        self, event_class: type[E], *, where: Mapping[str, Any] | None = None, timeout_seconds: float | None = None
+    ) -> E:
+        """Wait for an event whose fields have these values. Costs no task.
+
+        It looks from the beginning of the saga: at what was stored after `start_saga` was called, or after the event
+        that started the saga, what the saga did itself included. Each event is given to one wait of the saga: another
+        wait for the same gets the next one. Values are compared as they are stored.
+
+        Raises `WaitTimeout` when none came in time, `DefinitionError` for what is no event class or no field of it,
+        `WaitInvalid` for what is no time.
+        """
+        run = self._run
+        _check_wait("timeout_seconds", timeout_seconds)
+        if not isinstance(event_class, type):
+            raise DefinitionError(f"ctx.wait_for takes the class of an event, not {event_class!r:.100}")
+        event_type = stored_name(event_class)
+        wanted = run.encode_where(event_class, where or {})
+        call = self._numbered(f"wait for {event_type}")
+        run.begin_wait(call)
+        known = run.history.waits.get((self._scope, call))
+        if isinstance(known, WaitOver):
+            found = None if known.is_timeout else run.event_at(known.position)
+        else:
+            if known is not None and known.where != wanted:
+                known = None
+            after = run.history.waits_after if known is None else known.after
+            found = await run.find_event(event_type, wanted, after)
+            if found is not None:
+                await run.record(WaitOver(self._scope, call, found.position))
+            else:
+                until_ns = self._until(timeout_seconds)
+                await self._wait(known, self._begin(call, until_ns, event_type, wanted, run.looked_until))
+        if found is None:
+            raise WaitTimeout(event_type, timeout_seconds or 0)
+        return run.decode(found, event_class)
+
+    async def approval(self, name: str, *, timeout_seconds: float | None = None) -> Any:
+        """Wait for the signal `name`, and return what came with it. Costs no task.
+
+        A signal may come before; the first of its name counts, for every wait of the saga.
+
+        Raises `WaitTimeout` when it did not come in time, `UnknownSignal` for one that the class does not declare,
+        `WaitInvalid` for what is no time.
+        """
+        run = self._run
+        _check_wait("timeout_seconds", timeout_seconds)
+        run.check_signal(name)
+        call = self._numbered(f"signal {name}")
+        run.begin_wait(call)
+        known = run.history.waits.get((self._scope, call))
+        if not isinstance(known, WaitOver):
+            if name in run.history.signals:
+                await run.record(WaitOver(self._scope, call))
+                return run.history.signals[name]
+            until_ns = self._until(timeout_seconds)
+            await self._wait(known, self._begin(call, until_ns, signal=name))
+        elif not known.is_timeout:
+            return run.history.signals[name]
+        raise WaitTimeout(f"the signal {name!r}", timeout_seconds or 0)
+
+    def _until(self, timeout_seconds: float | None) -> int | None:
+        if timeout_seconds is None:
+            return None
+        return self._run.now_ns + int(max(timeout_seconds, 0) * 1e9)
+
+    def _begin(
+        self,
+        call: str,
+        until_ns: int | None,
+        event_type: str = "",
+        where: Mapping[str, Any] | None = None,
+        after: int = 0,
+        signal: str = "",
+    ) -> WaitBegun:
+        # What a task of the step has sent and has no answer to is cut off by the wait.
+        took_effect = self._run.took_effect or bool(self._run.uncertain)
+        return WaitBegun(self._scope, call, until_ns, event_type, dict(where or {}), after, signal, took_effect)
+
+    async def _wait(self, known: WaitBegun | None, begun: WaitBegun) -> None:
+        """Leave the step, unless it has waited long enough: then return."""
+        run = self._run
+        if known is None:
+            await run.record(begun)
+            run.suspend()
+        if known.until_ns is None or run.now_ns < known.until_ns:
+            run.suspend()
+        await run.record(WaitOver(begun.scope, begun.call, is_timeout=True))
+
+    def _numbered(self, name: str) -> str:
+        """The name of this call among those of the step: the same whenever that is run again."""
+        if self._run.is_in_other_task():
+            task = trio.lowlevel.current_task()
+            if self._tasks.setdefault(name, task) is not task:
+                raise CallAmbiguous(name)
+        names = self._names
+        count, call = names.get(name, 0) + 1, name
+        if count > 1:
+            while (call := f"{name}#{count}") in names:
+                count += 1
+            names[call] = 1
+        names[name] = count
+        return call
+
+
+def _category(aggregate_class: type[Aggregate]) -> str:
+    """What its streams begin with: classes may be renamed while a saga is under way."""
+    definition = getattr(aggregate_class, "__eventsrc_definition__", None)
+    return repr(aggregate_class) if definition is None else str(definition.category)
+
+
+def _bounded(call: str) -> str:
+    if len(call) <= CALL_NAME_BYTES_MAX // 4 or len(call.encode(errors="replace")) <= CALL_NAME_BYTES_MAX:
+        return call
+    return digest_of(call)
+
+
+def _check_wait(argument: str, value: float | None) -> None:
+    if value is not None and not (is_number(value) and value <= WAIT_SECONDS_MAX):
+        raise WaitInvalid(argument, value, WAIT_SECONDS_MAX)
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+def _takes_key(function: Callable[..., Any]) -> bool:
+    try:
+        return KEY_ARGUMENT in inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        # Some functions of C have no signature, and none of them has this parameter.
+        return False
+
+
+def plain_data(value: Any, subject: str) -> Any:
+    """A value from outside as it will be read again. Raises `EncodingError`, which tells of the subject."""
+    try:
+        # A time is read again as a text, as in a state.
+        return _decode(_encode(msgspec.to_builtins(value, builtin_types=(bytes, bytearray, memoryview))))
+    except Exception as error:
+        raise EncodingError(f"{subject} is no plain data: {error}") from error
+
+
+def check_untyped(name: str, value: Any) -> None:
+    """Raise `EncodingError` for a value of a field without a type that would come back as another one."""
+    advice = f"Declare it with its type: {name}: {type(value).__name__} | None = None"
+    try:
+        again = plain_data(value, f"self.{name}")
+    except EncodingError as error:
+        raise EncodingError(f"{error}. {advice}") from error
+    # Which tells 1 from True, and a list from a tuple, also within.
+    if repr(again) != repr(value):
+        raise EncodingError(f"self.{name} would come back as {again!r:.100} instead of {value!r:.100}. {advice}")

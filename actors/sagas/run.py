@@ -1,0 +1,445 @@
+"""One run of one saga: from where its history says it is, until it ends, waits, or is parked.
+
+Records go to the journal in order. Only what must be known before something outside is touched is waited for: a log
+that lost the newest records has lost the commands that came after them, too.
+"""
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from itertools import product
+from typing import Any, Final, NoReturn, TypeVar
+
+import trio
+
+from ...storage.commit import Appended, NewEvent, StreamAppend
+from ...storage.errors import EventSourcingError, EventTooLarge
+from ...storage.record import StoredEvent
+from ..errors import DecodingError, DefinitionError, EncodingError
+from ..journal import Lane, Write
+from ..receipt import Receipt
+from ..request import Cause, current_cause
+from .context import Commands, SagaContext
+from .errors import (
+    DeadlinePassed,
+    StepGone,
+    StepsChanged,
+    StepTimeout,
+    Suspended,
+    UnknownSignal,
+    WaitInOtherTask,
+)
+from .events import (
+    CompensationBegun,
+    CompensationDone,
+    CompensationFailed,
+    SagaCompensated,
+    SagaCompleted,
+    SagaParked,
+    Signalled,
+    StepBegun,
+    StepDone,
+    StepFailed,
+    WaitOver,
+)
+from .failure import ERROR_CHARACTERS_MIN, NOT_THE_STEPS_FAULT, is_final, out_of, text_of
+from .history import UNDO, SagaHistory
+from .host import SagaHost
+from .saga import Saga, SagaDefinition, StepDefinition, StepMethod
+
+E = TypeVar("E")
+TOO_LATE: Final = "The saga was not done by its deadline."
+logger = logging.getLogger("eventsrc.saga")
+
+
+class SagaRun:
+    """Runs a saga on; implements what its steps' contexts need."""
+
+    def __init__(
+        self, host: SagaHost, saga_class: type[Saga], stream: str, history: SagaHistory, correlation_id: str
+    ) -> None:
+        self.stream = stream
+        self.history = history
+        self.took_effect = False
+        self.uncertain: dict[str, Commands] = {}
+        self.looked_until = 0
+        self.threads = host.threads
+        self.is_stopping = False
+        """Told to come to rest after the step under way."""
+        self.scope = trio.CancelScope()
+        """Cut off where it does not."""
+        self.on_begun: Callable[[SagaRun, EventSourcingError | None], None] | None = None
+        """Called when its first record is on disk, or with what kept it from there."""
+        self._host = host
+        self._class = saga_class
+        self._definition: SagaDefinition = saga_class.__eventsrc_saga__
+        self._correlation_id = correlation_id
+        self._lane = Lane()
+        self._held: list[NewEvent] = []
+        self._in_flight = 0
+        self._has_begun = False
+        """Its first record is on disk, or was refused."""
+        self._settled = trio.lowlevel.ParkingLot()
+        self._failure: EventSourcingError | None = None
+        self._is_new = not history.version
+        # An earlier run was cut off, or its records refused: what it did besides is after this position.
+        self._lost_after = 0 if history.is_at_rest else history.last_position
+        self._loaded_position = host.position()
+        self._first_position = history.last_position
+        self._steps = tuple(self._definition.steps.values())
+        self._has_checked_steps = self._is_new
+        self._is_suspended = False
+        self._turned_by: EventSourcingError | None = None
+        """Why the saga turns round in the step that is run."""
+        self._task: trio.lowlevel.Task | None = None
+
+    async def run(self) -> None:
+        """Go on until it rests. Raises `StoreError` or `JournalFailed` when its records cannot be stored."""
+        history = self.history
+        current_cause.set(Cause(self._correlation_id, self.stream))
+        try:
+            while not (history.is_ended or history.parked or self.is_stopping):
+                if history.retry_at_ns is not None and self.now_ns < (history.wake_ns or 0):
+                    break
+                self._check_records()
+                if self._host.journal.is_full:
+                    await self._host.journal.room()
+                move = self._next_move()
+                if move is not None:
+                    await move
+        except Suspended:
+            pass
+        except (StepGone, StepsChanged, DecodingError) as error:
+            # Stored by another version of the class: an operator decides.
+            self.note(SagaParked(text_of(error)))
+        await self.stored()
+
+    def _next_move(self) -> Awaitable[None] | None:
+        """The next step forwards or backwards; None where there was none left, which is noted."""
+        history, definition = self.history, self._definition
+        is_older = history.definition_version < definition.version
+        if is_older and definition.older_instances == "park":
+            raise StepGone(
+                f"It was begun by version {history.definition_version} of {self._class.__name__}, whose instances "
+                f"version {definition.version} does not go on with (older_instances)."
+            )
+        if history.is_compensating:
+            return self._undo_next()
+        if is_older and definition.older_instances == "compensate":
+            replaced = StepGone(f"Version {definition.version} of {self._class.__name__} replaces it.")
+            return self._turn_round(replaced)
+        if history.deadline_ns is not None and self.now_ns >= history.deadline_ns:
+            return self._turn_round(DeadlinePassed(TOO_LATE))
+        if not self._has_checked_steps:
+            history.check_steps(self._class, list(definition.steps))
+            self._has_checked_steps = True
+        # Those that are done are the first ones.
+        if len(history.done) < len(self._steps):
+            return self._do(self._steps[len(history.done)])
+        self.note(SagaCompleted())
+        return None
+
+    @property
+    def undoing(self) -> str | None:
+        """The step whose compensation it is at, or was parked before."""
+        if not self.history.is_compensating:
+            return None
+        steps = self._definition.steps
+        # A step that the class no longer has may have had one.
+        return next((name for name in self.history.to_undo if name not in steps or steps[name].undo is not None), None)
+
+    # --- forwards ---
+
+    async def _do(self, step: StepDefinition) -> None:
+        history = self.history
+        self.took_effect = history.took_effect and history.scope == step.name
+        if not (history.is_under_way and history.attempt):
+            attempt = history.attempt + 1 if history.scope == step.name else 1
+            self.note(StepBegun(step.name, attempt, self._lost_after))
+        if self._is_new:
+            # Nothing is done for a saga that might never have been started.
+            await self._begun()
+            self._is_new = False
+        saga = self._host.saga_from(self._class, history.state)
+        try:
+            await self._call(step.method, saga, step.name, step)
+            # Its place on the disk is before whatever comes next, which takes it along.
+            self.hold(StepDone(step.name, self._state_after(saga)))
+        except NOT_THE_STEPS_FAULT:
+            raise
+        except Exception as error:
+            self._check_records()
+            await self._step_failed(step, saga, self._turned_by or error)
+
+    async def _step_failed(self, step: StepDefinition, saga: Saga, error: Exception) -> None:
+        history = self.history
+        took_effect = self.took_effect or await self._left_traces()
+        retry_at_ns = None
+        if history.attempt < step.retry.attempts and not is_final(error):
+            retry_at_ns = self.now_ns + int(step.retry.wait_seconds(history.attempt) * 1e9)
+        logger.warning(
+            "a step failed: %s",
+            text_of(error),
+            extra={"saga": self.stream, "step": step.name, "attempt": history.attempt},
+        )
+        states = [history.after_attempts(history.state), history.state]
+        with suppress(EncodingError, DefinitionError):
+            states.insert(0, history.after_attempts(self._state_after(saga)))
+        self._note_failed(error, retry_at_ns, took_effect, states)
+
+    def _note_failed(
+        self, error: Exception, retry_at_ns: int | None, took_effect: bool, states: Iterable[dict[str, Any]]
+    ) -> None:
+        """Note that an attempt failed, with the first of the states that there is room for, and text beside it."""
+        history, text = self.history, text_of(error)
+        for state, shown in product(states, (text, text[:ERROR_CHARACTERS_MIN])):
+            try:
+                self.note(StepFailed(history.scope, history.attempt, shown, retry_at_ns, took_effect, state))
+                return
+            except (EncodingError, EventTooLarge) as refused:
+                refusal = refused
+        raise refusal
+
+    def _turn_round(self, error: EventSourcingError) -> Awaitable[None]:
+        """Turn round before the next step, or out of one that waits or was cut off."""
+        step = self._definition.steps.get(self.history.scope)
+        if step is None or not self.history.is_under_way:
+            return self._fail_forward(error)
+        return self._recall(step, error)
+
+    async def _recall(self, step: StepDefinition, error: EventSourcingError) -> None:
+        """Run a step once more up to where it was: its compensation needs what it has put into the state."""
+        self._turned_by = error
+        try:
+            await self._do(step)
+        finally:
+            self._turned_by = None
+
+    async def _fail_forward(self, error: EventSourcingError) -> None:
+        history = self.history
+        step = history.scope
+        took_effect = bool(step) and (history.took_effect or await self._left_traces())
+        self._note_failed(error, None, took_effect, [history.failed_state or history.state, history.state])
+
+    async def _left_traces(self) -> bool:
+        """Whether the step has done something, or may have, that it does not know of itself.
+
+        An attempt may have been cut off, with its process or by its timeout.
+        """
+        history = self.history
+        if any(scope == history.scope for scope, _ in history.effects):
+            return True
+        for key, commands in self.uncertain.items():
+            if await self._host.took_effect(commands, key, history.begun_position or self._first_position):
+                return True
+        prefix = f"{self.stream}/{history.scope}/"
+        return self._lost_after > 0 and await self._host.has_calls(prefix, history.unknown_after, self._loaded_position)
+
+    # --- backwards ---
+
+    def _undo_next(self) -> Awaitable[None] | None:
+        history = self.history
+        for name in history.to_undo:
+            step = self._definition.steps.get(name)
+            if step is None:
+                raise StepGone(
+                    f"{self._class.__name__} has no step {name!r} any more, which is to be compensated. Put it back "
+                    "and retry the saga, or undo it by hand and skip it."
+                )
+            if step.undo is not None:
+                return self._undo(step, step.undo)
+        self.note(SagaCompensated())
+        return None
+
+    async def _undo(self, step: StepDefinition, undo: StepMethod) -> None:
+        history, name = self.history, step.name
+        scope = UNDO + name
+        if not (history.is_under_way and history.scope == scope and history.attempt):
+            attempt = history.attempt + 1 if history.scope == scope else 1
+            self.note(CompensationBegun(name, attempt, self._lost_after))
+        saga = self._host.saga_from(self._class, history.state)
+        try:
+            await self._call(undo, saga, scope, step)
+            self.hold(CompensationDone(name, self._state_after(saga)))
+        except NOT_THE_STEPS_FAULT:
+            raise
+        except Exception as error:
+            self._check_records()
+            self._compensation_failed(step, error)
+
+    def _compensation_failed(self, step: StepDefinition, error: Exception) -> None:
+        attempt, retry = self.history.attempt, step.compensation_retry
+        if attempt < retry.attempts:
+            retry_at_ns = self.now_ns + int(retry.wait_seconds(attempt) * 1e9)
+            self.note(CompensationFailed(step.name, attempt, text_of(error), retry_at_ns))
+            return
+        logger.error("a compensation is parked: %s", text_of(error), extra={"saga": self.stream, "step": step.name})
+        self.note(
+            CompensationFailed(step.name, attempt, text_of(error), None),
+            SagaParked(f"{step.compensation} of {step.name} failed {attempt} times: {text_of(error)}"),
+        )
+
+    async def _call(self, method: StepMethod, saga: Saga, scope: str, step: StepDefinition) -> None:
+        context = SagaContext(self, scope, self.history.attempt)
+        seconds = step.timeout_seconds
+        if self.history.deadline_ns is not None and not (self.history.is_compensating or self._turned_by):
+            seconds = min(seconds, max(self.history.deadline_ns - self.now_ns, 0) / 1e9)
+        self.uncertain = {}
+        self._is_suspended = False
+        self._task = trio.lowlevel.current_task()
+        try:
+            with trio.move_on_after(seconds) as time:
+                await method(saga, context)
+        except BaseExceptionGroup as group:
+            raise out_of(group) from group
+        except trio.Cancelled:
+            if trio.current_effective_deadline() > -math.inf:
+                raise RuntimeError(f"{scope} raised the trio.Cancelled of a cancel scope that is over") from None
+            raise
+        if self._is_suspended:
+            # The step kept what was to leave it, with `except BaseException`: it is run again all the same.
+            raise Suspended
+        if time.cancelled_caught:
+            raise DeadlinePassed(TOO_LATE) if seconds < step.timeout_seconds else StepTimeout(scope, seconds)
+
+    def _state_after(self, saga: Saga) -> dict[str, Any]:
+        """Raises `EncodingError`, or `DefinitionError` for an attribute that would be lost."""
+        undeclared = vars(saga).keys() - self._definition.fields
+        if undeclared:
+            name = min(undeclared)
+            raise DefinitionError(
+                f"A step set self.{name}, which is no field of {self._class.__name__}, so it would be lost. Declare "
+                f"it: {name}: ... = ..."
+            )
+        return self._host.state_data(saga)
+
+    # --- records ---
+
+    @property
+    def now_ns(self) -> int:
+        return self._host.wall_clock()
+
+    def hold(self, record: Any, encoded: NewEvent | None = None) -> None:
+        """Take in a record, which may be encoded already, that goes to the disk along with the next."""
+        self._held.append(encoded or self._host.encode(record, self._correlation_id, self.stream))
+        self.history.apply(record)
+
+    def note(self, *records: Any) -> None:
+        """Take in records, and put them in line for the disk."""
+        for record in records:
+            self.hold(record)
+        self._submit()
+
+    def _submit(self) -> None:
+        events, self._held = self._held, []
+        if not events:
+            return
+        append = StreamAppend(self.stream, self.history.version - len(events), events)
+        self._in_flight += 1
+        write = Write((append,), (), len(events), answer_count=1, lane=self._lane, settle=self._on_settled)
+        self._host.journal.submit(write)
+
+    def _on_settled(self, outcome: Appended | EventSourcingError) -> None:
+        self._in_flight -= 1
+        if isinstance(outcome, EventSourcingError):
+            self._failure = self._failure or outcome
+        elif not self._has_begun:
+            self._first_position = outcome.first_position
+        is_first, self._has_begun = not self._has_begun, True
+        if self._settled and (is_first or not self._in_flight or self._failure is not None):
+            self._settled.unpark_all()
+        if is_first and self.on_begun is not None:
+            self.on_begun(self, self._failure)
+
+    async def _begun(self) -> None:
+        """Wait until its first record is on disk. Raises what kept it from there."""
+        while not self._has_begun:
+            await self._settled.park()
+        self._check_records()
+
+    async def stored(self) -> None:
+        """Wait until everything is on disk. Raises what kept it from there."""
+        self._submit()
+        while self._in_flight and self._failure is None:
+            await self._settled.park()
+        self._check_records()
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether everything that it did is on disk."""
+        return not (self._held or self._in_flight or self._failure)
+
+    @property
+    def is_unwritten(self) -> bool:
+        """Whether nothing of it is on disk or in line for it."""
+        return not (self._first_position or self._has_begun or self._in_flight)
+
+    @property
+    def was_started(self) -> bool:
+        """Whether its first record is on disk."""
+        return self._first_position > 0
+
+    def _check_records(self) -> None:
+        """Do nothing more once a record was refused: what comes now would not be known of later."""
+        if self._failure is not None:
+            raise self._failure
+
+    async def record(self, *events: Any) -> None:
+        self.note(*events)
+        await self.stored()
+
+    def signal(self, signal: str, payload: Any) -> None:
+        """Take in a signal while it runs."""
+        self.note(Signalled(signal, payload))
+
+    def check_signal(self, signal: str) -> None:
+        if signal not in self._definition.signals:
+            raise UnknownSignal(self._class, signal, self._definition.signals)
+
+    # --- what contexts need besides ---
+
+    def send(self, commands: Commands, key: str, timeout: float | None) -> Awaitable[list[Receipt]]:
+        self._check_records()
+        is_new = not self.history.begun_position and self.history.attempt == 1
+        return self._host.send(commands, key, timeout, is_new=is_new)
+
+    async def state_of(self, aggregate_class: type[Any], aggregate_id: str) -> Any:
+        return await self._host.state_of(aggregate_class, aggregate_id)
+
+    async def find_call(self, commands: Commands, key: str) -> list[Receipt] | None:
+        history = self.history
+        if not history.begun_position and history.attempt == 1:
+            return None
+        return await self._host.find_call(commands, key, history.begun_position or self._first_position)
+
+    def encode_where(self, event_class: type, where: Mapping[str, Any]) -> dict[str, Any]:
+        return self._host.encode_where(event_class, where)
+
+    async def find_event(self, event_type: str, where: Mapping[str, Any], after: int) -> StoredEvent | None:
+        seen = {over.position for over in self.history.waits.values() if isinstance(over, WaitOver)}
+        until = self._host.position()
+        self.looked_until = until
+        return await self._host.find_event(event_type, where, after, until, seen)
+
+    def event_at(self, position: int) -> StoredEvent:
+        return self._host.event_at(position)
+
+    def decode(self, stored: StoredEvent, event_class: type[E]) -> E:
+        return self._host.decode(stored, event_class)
+
+    def is_in_other_task(self) -> bool:
+        return trio.lowlevel.current_task() is not self._task
+
+    def begin_wait(self, call: str) -> None:
+        if self.is_in_other_task():
+            raise WaitInOtherTask(call)
+
+    def check_turned(self) -> None:
+        if self._turned_by is not None:
+            raise self._turned_by
+
+    def suspend(self) -> NoReturn:
+        self.check_turned()
+        self._is_suspended = True
+        raise Suspended

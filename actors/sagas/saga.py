@@ -1,0 +1,350 @@
+"""The saga: a class whose fields are its state and whose steps are done in order, or undone in reverse.
+
+    class PlaceOrder(Saga):
+        order_id: str
+        total: int
+        payment_id: str = ""
+
+        @step(compensation="cancel_order")
+        async def create_order(self, ctx: SagaContext) -> None:
+            await ctx.ask(Order, self.order_id, CreateOrder(self.total))
+
+What a method sets without declaring it (`self.payment_id = ...`) is a field, too: None at first, and plain data.
+
+Everything about it is checked when the class is defined, so that a mistake shows where it was made.
+"""
+
+import dis
+import inspect
+import random
+import re
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias, TypeVar, dataclass_transform
+
+import attrs
+
+from ...storage.errors import StreamNameInvalid
+from ...storage.names import check_stream_name
+from ..errors import DefinitionError
+from ..messages import event_type
+
+if TYPE_CHECKING:
+    from .context import SagaContext
+
+F = TypeVar("F", bound=Callable[..., Any])
+M = TypeVar("M")
+StepMethod: TypeAlias = Callable[[Any, "SagaContext"], Awaitable[None]]
+
+SAGA_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,79}")
+CATEGORY_PREFIX: Final = "saga_"
+SAGA_ID_BYTES_MAX: Final = 240
+"""It is the key of a row of the view of all sagas, and part of the idempotency key of each of its commands."""
+STEP_TIMEOUT_SECONDS: Final = 60.0
+"""How long an attempt at a step or a compensation may run, unless the step says otherwise; waiting does not count."""
+WAIT_SECONDS_MAX: Final = 200 * 365 * 86_400.0
+"""The longest wait, back-off or deadline: times are stored as nanoseconds since 1970, in 64 bits."""
+JITTER: Final = 0.25
+"""By how much a back-off is shortened or lengthened at random, at most."""
+_STEP: Final = "__eventsrc_step__"
+_STARTS_ON: Final = "__eventsrc_starts_on__"
+_UNTYPED: Final = "eventsrc_untyped"
+
+
+def is_number(value: object) -> bool:
+    """Whether it can be a number of seconds."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@attrs.frozen
+class Retry:
+    """How often something is attempted, and how long to wait in between: doubled each time, with some jitter."""
+
+    attempts: int = 1
+    backoff_seconds: float = 0.1
+    backoff_seconds_max: float = 60.0
+
+    def __attrs_post_init__(self) -> None:
+        if isinstance(self.attempts, bool) or not isinstance(self.attempts, int):
+            raise DefinitionError(f"{self!r}: attempts are a whole number.")
+        are_times = is_number(self.backoff_seconds) and is_number(self.backoff_seconds_max)
+        is_backoff = are_times and 0 < self.backoff_seconds <= self.backoff_seconds_max <= WAIT_SECONDS_MAX
+        if self.attempts < 1 or not is_backoff:
+            raise DefinitionError(
+                f"{self!r}: attempts begin at 1, backoff_seconds is positive, backoff_seconds_max no smaller."
+            )
+
+    def wait_seconds(self, attempt: int) -> float:
+        """How long to wait after this attempt failed."""
+        seconds = min(self.backoff_seconds * 2.0 ** min(attempt - 1, 64), self.backoff_seconds_max)
+        return seconds * random.uniform(1 - JITTER, 1 + JITTER)
+
+
+COMPENSATION_RETRY: Final = Retry(attempts=10, backoff_seconds=0.5)
+"""How a compensation is attempted before it is parked, unless the step says otherwise."""
+
+
+@attrs.frozen
+class StepDefinition:
+    """One step as `@step` declares it."""
+
+    name: str
+    method: StepMethod
+    compensation: str | None
+    undo: StepMethod | None
+    retry: Retry
+    compensation_retry: Retry
+    timeout_seconds: float
+
+
+@attrs.frozen
+class SagaDefinition:
+    """What a saga class declares."""
+
+    name: str
+    version: int
+    signals: tuple[str, ...]
+    deadline_seconds: float | None
+    older_instances: "OlderInstances"
+    steps: Mapping[str, StepDefinition]
+    starts_on: Mapping[type, Callable[..., Any]]
+    fields: frozenset[str]
+    """The names of its state."""
+    untyped: frozenset[str]
+    """Those of them that are not declared: methods set them."""
+
+    @property
+    def replaces_older(self) -> bool:
+        """Whether instances that an older version began do not go on."""
+        return self.version > 1 and self.older_instances != "continue"
+
+
+def saga_id(saga_class: "type[Saga]", key: str) -> str:
+    """The id of a saga, which is also the name of its stream. Raises `StreamNameInvalid`."""
+    if not isinstance(key, str):
+        raise StreamNameInvalid(repr(key), "the key of a saga is a text")
+    stream = f"{CATEGORY_PREFIX}{saga_class.__eventsrc_saga__.name}-{key}"
+    check_stream_name(stream if key else "")
+    size = len(stream.encode())
+    if size > SAGA_ID_BYTES_MAX:
+        raise StreamNameInvalid(stream, f"it takes {size} bytes and {SAGA_ID_BYTES_MAX} fit as the id of a saga")
+    return stream
+
+
+def digest_of(text: str) -> str:
+    """What stands for a text that is too long to be part of a key."""
+    return "~" + blake2b(text.encode(errors="replace"), digest_size=16).hexdigest()
+
+
+OlderInstances: TypeAlias = Literal["continue", "compensate", "park"]
+
+
+def step(
+    *,
+    compensation: str | None = None,
+    retry: Retry | None = None,
+    compensation_retry: Retry = COMPENSATION_RETRY,
+    timeout_seconds: float = STEP_TIMEOUT_SECONDS,
+) -> Callable[[F], F]:
+    """Mark a method `async def ...(self, ctx)` as the next step.
+
+    A step may be run again after a crash or a wait, from its beginning; what it does through `ctx` takes effect once.
+
+    Args:
+        compensation: the name of the method that undoes it; without one there is nothing to undo.
+        retry: how a step that raises is tried again. `Rejected` is final: everything done is undone at once.
+        compensation_retry: the same for the compensation, after which the saga is parked.
+        timeout_seconds: how long an attempt may run; waiting through `ctx` does not count.
+
+    Raises:
+        DefinitionError: for a timeout that is not positive, a compensation that is no name, a retry that is no `Retry`.
+
+    """
+    if not isinstance(compensation, str | None):
+        raise DefinitionError(f"the compensation of a step is named by a text, not by {compensation!r}")
+    for declared in (retry, compensation_retry):
+        if declared is not None and not isinstance(declared, Retry):
+            raise DefinitionError(f"a step is retried as a Retry says, Retry(attempts=3) for one, not as {declared!r}")
+    if not (is_number(timeout_seconds) and timeout_seconds > 0):
+        raise DefinitionError(f"timeout_seconds of a step must be positive, not {timeout_seconds!r}")
+
+    def decorate(method: F) -> F:
+        declared = (compensation, Retry() if retry is None else retry, compensation_retry, timeout_seconds)
+        setattr(method, _STEP, declared)
+        return method
+
+    return decorate
+
+
+def starts_on(event_class: type) -> Callable[[M], M]:
+    """Mark a class method `def ...(cls, event, meta)` that makes a saga of each such event, or returns None.
+
+    It is called for events that are stored after a runtime was first opened with the class; each starts one saga.
+
+    Raises `DefinitionError` for what is no event class.
+    """
+    if not isinstance(event_class, type) or event_type(event_class) is None:
+        raise DefinitionError(f"@starts_on takes an @event class, not {event_class!r}.")
+
+    def decorate(method: M) -> M:
+        if isinstance(method, type):
+            raise DefinitionError(
+                f"@starts_on({event_class.__name__}) stands over the class {method.__name__}: put it over a method of "
+                "it that makes the saga, with @classmethod below: def on_event(cls, event, meta)."
+            )
+        function = method.__func__ if isinstance(method, classmethod) else method
+        setattr(function, _STARTS_ON, event_class)
+        return method
+
+    return decorate
+
+
+@dataclass_transform(field_specifiers=(attrs.field,))
+class Saga:
+    """Base of sagas: the annotated fields of a subclass are its state, stored after every step.
+
+    Class arguments, all optional: `name`, by default the class's in snake case; `version` of the definition; `signals`
+    that `ctx.approval` may wait for; `deadline_seconds` after which it is undone unless it is done; `older_instances`,
+    what becomes of those begun by a lower version: "continue" (with the steps of this class that are not done),
+    "compensate" or "park" (at once when a runtime is opened, also where they wait).
+    """
+
+    __eventsrc_saga__: ClassVar[SagaDefinition]
+
+    def __init_subclass__(
+        cls,
+        *,
+        name: str | None = None,
+        version: int = 1,
+        signals: Sequence[str] = (),
+        deadline_seconds: float | None = None,
+        older_instances: OlderInstances = "continue",
+    ) -> None:
+        super().__init_subclass__()
+        functions = [inspect.getattr_static(cls, each) for each in _names(cls)]
+        _declare_what_methods_set(cls, functions)
+        attrs.define(cls, slots=False)
+        own_name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower() if name is None else name
+        if not (isinstance(own_name, str) and SAGA_NAME.fullmatch(own_name)):
+            raise DefinitionError(
+                f"{own_name!r} cannot be the name of {cls.__name__}: use up to 80 lower-case letters, digits and "
+                f'underscores, beginning with a letter: class {cls.__name__}(Saga, name="...").'
+            )
+        if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+            raise DefinitionError(f"the version of {cls.__name__} must be a whole number from 1 on, not {version!r}")
+        if deadline_seconds is not None and not (
+            is_number(deadline_seconds) and 0 < deadline_seconds <= WAIT_SECONDS_MAX
+        ):
+            raise DefinitionError(
+                f"deadline_seconds of {cls.__name__} must be positive and up to {WAIT_SECONDS_MAX:g}, not "
+                f"{deadline_seconds!r}"
+            )
+        if older_instances not in ("continue", "compensate", "park"):
+            raise DefinitionError(f"older_instances of {cls.__name__} cannot be {older_instances!r}")
+        known = None if isinstance(signals, str) or not isinstance(signals, Iterable) else tuple(signals)
+        if known is None or not all(isinstance(signal, str) for signal in known):
+            raise DefinitionError(f"signals of {cls.__name__} is a list of names, not {signals!r}")
+        fields: Mapping[str, attrs.Attribute[Any]] = attrs.fields_dict(cls)  # type: ignore[arg-type]
+        cls.__eventsrc_saga__ = SagaDefinition(
+            own_name,
+            version,
+            known,
+            deadline_seconds,
+            older_instances,
+            _steps(cls, functions),
+            _starts(cls, functions),
+            frozenset(fields),
+            frozenset(name for name, field in fields.items() if _UNTYPED in field.metadata),
+        )
+
+
+def _names(cls: type) -> dict[str, None]:
+    return dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base))
+
+
+def _steps(cls: type, functions: Sequence[Any]) -> dict[str, StepDefinition]:
+    steps: dict[str, StepDefinition] = {}
+    for function in functions:
+        declared = getattr(function, _STEP, None)
+        if declared is None:
+            continue
+        name = function.__name__
+        compensation, retry, compensation_retry, timeout_seconds = declared
+        _check_method(cls, function)
+        undo = None
+        if compensation is not None:
+            undo = inspect.getattr_static(cls, compensation, None)
+            if undo is None:
+                raise DefinitionError(
+                    f"{cls.__name__}.{name} names the compensation {compensation!r}, which {cls.__name__} does not "
+                    f"have. Write it: async def {compensation}(self, ctx)."
+                )
+            _check_method(cls, undo)
+        steps[name] = StepDefinition(name, function, compensation, undo, retry, compensation_retry, timeout_seconds)
+    if not steps:
+        raise DefinitionError(f"{cls.__name__} has no step: mark its methods with @step(), in order.")
+    return steps
+
+
+def _check_method(cls: type, function: Any) -> None:
+    name = f"{cls.__name__}.{getattr(function, '__name__', function)}"
+    if not inspect.iscoroutinefunction(function):
+        raise DefinitionError(f"{name} must be async: async def ...(self, ctx).")
+    if len(inspect.signature(function).parameters) != 2:
+        raise DefinitionError(f"{name} takes self and ctx, and nothing else: what it needs belongs in the state.")
+    for attribute in _set_by(function):
+        is_settable = hasattr(inspect.getattr_static(cls, attribute, None), "__set__")
+        if attribute not in attrs.fields_dict(cls) and not is_settable:
+            raise DefinitionError(
+                f"{name} sets self.{attribute}, which is no field of {cls.__name__} but an attribute of the class, so "
+                f"it would be lost. Declare it: {attribute}: ... = ..."
+            )
+
+
+def _declare_what_methods_set(cls: type, functions: Sequence[Any]) -> None:
+    """Make fields of what methods set and nobody declares: it would be lost when a step is run again."""
+    declared = {name for base in cls.__mro__ for name in vars(base).get("__annotations__", ())}
+    for function in functions:
+        for name in _set_by(function):
+            if name not in declared and inspect.getattr_static(cls, name, attrs.NOTHING) is attrs.NOTHING:
+                declared.add(name)
+                cls.__annotations__[name] = Any
+                setattr(cls, name, attrs.field(default=None, kw_only=True, metadata={_UNTYPED: True}))
+
+
+def _set_by(method: Any) -> Iterator[str]:
+    """The attributes that a method sets: `self.x = ...`."""
+    function = inspect.unwrap(method) if inspect.isfunction(method) else None
+    if not inspect.isfunction(function) or not function.__code__.co_argcount:
+        return
+    own = function.__code__.co_varnames[0]
+    for loaded, stored in pairwise(dis.get_instructions(function)):
+        # Some versions of Python load two names at once.
+        is_own = loaded.opname.startswith(("LOAD_FAST", "LOAD_DEREF")) and loaded.argrepr.rpartition(", ")[2] == own
+        if stored.opname == "STORE_ATTR" and is_own:
+            yield stored.argval
+
+
+def _starts(cls: type, functions: Sequence[Any]) -> dict[type, Callable[..., Any]]:
+    starts: dict[type, Callable[..., Any]] = {}
+    for attribute in functions:
+        function = attribute.__func__ if isinstance(attribute, classmethod) else attribute
+        event_class = getattr(function, _STARTS_ON, None)
+        if event_class is None:
+            continue
+        if not isinstance(attribute, classmethod):
+            raise DefinitionError(
+                f"{cls.__name__}.{function.__name__} makes a saga: put @classmethod below @starts_on."
+            )
+        if event_class in starts:
+            raise DefinitionError(f"{cls.__name__} has @starts_on({event_class.__name__}) twice. Keep one of them.")
+        try:
+            inspect.signature(function).bind(cls, None, None)
+        except TypeError as error:
+            raise DefinitionError(
+                f"{cls.__name__}.{function.__name__} is called with the event and where it is stored: "
+                f"def {function.__name__}(cls, event, meta)."
+            ) from error
+        starts[event_class] = function
+    return starts

@@ -1,0 +1,67 @@
+"""Which sagas wait for which events."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from ...storage.record import StoredEvent
+
+Fields: TypeAlias = tuple[str, ...]
+Values: TypeAlias = tuple[Any, ...]
+
+
+class EventWaits:
+    """Finds the waiting sagas that an event concerns, in a time that does not depend on how many wait."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, dict[Fields, defaultdict[Values, set[str]]]] = {}
+        self._place: dict[str, tuple[str, Fields, Values, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+    @property
+    def event_types(self) -> Sequence[str]:
+        """The types of the events that any saga waits for."""
+        return tuple(self._waiting)
+
+    def add(self, saga_id: str, event_type: str, where: Mapping[str, Any], after: int) -> None:
+        """Have a saga wait for an event of a type, after a position, whose payload holds these values."""
+        self.remove(saga_id)
+        fields = tuple(sorted(where))
+        values = tuple(_hashable(where[field]) for field in fields)
+        by_values = self._waiting.setdefault(event_type, {}).setdefault(fields, defaultdict(set))
+        by_values[values].add(saga_id)
+        self._place[saga_id] = (event_type, fields, values, after)
+
+    def remove(self, saga_id: str) -> None:
+        """It waits no longer, if it did."""
+        place = self._place.pop(saga_id, None)
+        if place is None:
+            return
+        event_type, fields, values, _ = place
+        by_values = self._waiting[event_type][fields]
+        by_values[values].discard(saga_id)
+        if not by_values[values]:
+            del by_values[values]
+        if not by_values:
+            del self._waiting[event_type][fields]
+        if not self._waiting[event_type]:
+            del self._waiting[event_type]
+
+    def concerned(self, event: StoredEvent) -> list[str]:
+        """The sagas that wait for this event."""
+        found: list[str] = []
+        for fields, by_values in self._waiting.get(event.type, {}).items():
+            values = tuple(_hashable(event.payload.get(field)) for field in fields)
+            found += [each for each in by_values.get(values, ()) if event.position > self._place[each][3]]
+        return found
+
+
+def _hashable(value: Any) -> Any:
+    """Equal for plain data that are equal."""
+    if isinstance(value, list):
+        return (list, *map(_hashable, value))
+    if isinstance(value, dict):
+        return (dict, frozenset((name, _hashable(each)) for name, each in value.items()))
+    return value

@@ -1,0 +1,145 @@
+"""What a query asks of rows: criteria by field, an order and a bound."""
+
+import enum
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, Protocol
+
+import attrs
+
+from ..errors import QueryInvalid
+
+
+class Criterion(Protocol):
+    """What is asked of one field."""
+
+    def matches(self, value: Any) -> bool:
+        """Whether a row with this value is wanted."""
+
+
+def _is_comparable(_: object, __: object, value: Any) -> None:
+    for each in value if type(value) is tuple else (value,):
+        if isinstance(each, Decimal) and each.is_snan():
+            raise QueryInvalid(f"{each!r} cannot be compared with anything; Decimal('NaN') can, and equals nothing.")
+
+
+@attrs.frozen
+class Equal:
+    """The value itself; a plain value in `where` means this."""
+
+    value: Any = attrs.field(validator=_is_comparable)
+
+    def matches(self, value: Any) -> bool:
+        try:
+            return bool(value == self.value)
+        except ArithmeticError:
+            # A signalling NaN, in a row of an earlier version, cannot be compared.
+            return False
+
+
+@attrs.frozen
+class OneOf:
+    """One of several values."""
+
+    values: tuple[Any, ...] = attrs.field(validator=_is_comparable)
+
+    def matches(self, value: Any) -> bool:
+        try:
+            # Not `in`, which finds an object that does not equal itself.
+            return any(bool(value == each) for each in self.values)
+        except ArithmeticError:
+            return False
+
+
+@attrs.frozen
+class Between:
+    """From `low` to `high`, both included; None leaves that end open."""
+
+    low: Any = attrs.field(validator=_is_comparable)
+    high: Any = attrs.field(validator=_is_comparable)
+
+    def matches(self, value: Any) -> bool:
+        value, low, high = _plain(value), _plain(self.low), _plain(self.high)
+        if value is None:
+            return False
+        try:
+            return bool((low is None or value >= low) and (high is None or value <= high))
+        except (TypeError, ArithmeticError):
+            # A text is in no range of numbers, a time without a zone in none of those with one.
+            return False
+
+
+def _is_text(_: object, __: object, value: Any) -> None:
+    if not isinstance(value, str):
+        raise QueryInvalid(f"starting_with() takes the beginning of a text, not {value!r}.")
+
+
+@attrs.frozen
+class StartingWith:
+    """A text that begins with another."""
+
+    prefix: str = attrs.field(validator=_is_text)
+
+    def matches(self, value: Any) -> bool:
+        return isinstance(value, str) and value.startswith(self.prefix)
+
+
+def between(low: Any, high: Any) -> Between:
+    """Values from `low` to `high`, both included; None leaves that end open: `amount=between(10, None)`.
+
+    Raises `QueryInvalid` for a signalling NaN.
+    """
+    return Between(low, high)
+
+
+def one_of(*values: Any) -> OneOf:
+    """One of these values: `state=one_of("open", "late")`. Raises `QueryInvalid` for a signalling NaN."""
+    return OneOf(values)
+
+
+def starting_with(prefix: str) -> StartingWith:
+    """Texts that begin with `prefix`. Raises `QueryInvalid` where it is none."""
+    return StartingWith(prefix)
+
+
+@attrs.frozen
+class Order:
+    """By a field, upwards unless `descending`."""
+
+    field: str
+    descending: bool = False
+
+
+@attrs.frozen
+class RowQuery:
+    """A query of one table. `offset` rows are passed over; `limit` of None means all.
+
+    `last` is the last of the rows that are passed over, where it is known: what comes after it in the order is asked
+    for then, whatever was put in or taken out before it meanwhile.
+    """
+
+    criteria: Mapping[str, Criterion] = attrs.field(factory=dict[str, Criterion])
+    order: tuple[Order, ...] = ()
+    offset: int = 0
+    limit: int | None = None
+    last: Any = None
+
+    def matches(self, row: object) -> bool:
+        """Whether a row meets every criterion."""
+        return all(criterion.matches(getattr(row, field)) for field, criterion in self.criteria.items())
+
+
+def criteria_of(fields: frozenset[str], table: str, given: Mapping[str, Any]) -> dict[str, Criterion]:
+    """The keyword arguments of `where` as criteria.
+
+    Raises `QueryInvalid` for a field that the rows do not have, and for a signalling NaN.
+    """
+    for field in given:
+        if field not in fields:
+            raise QueryInvalid(f"{table} has no field {field!r}; it has {', '.join(sorted(fields))}.")
+    kinds = Equal | OneOf | Between | StartingWith
+    return {field: value if isinstance(value, kinds) else Equal(value) for field, value in given.items()}
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, enum.Enum) else value

@@ -1,0 +1,150 @@
+"""Views on LMDB: a folder for each generation of each projection, next to the log."""
+
+import contextlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from ...storage.durable_file import write_durably
+from ...storage.errors import FileWriteFailed
+from ...storage.folder import DATA_FILE, ROWS_FOLDER
+from ...storage.view_environment import ViewBusy, ViewEnvironment, ViewFull
+from .lmdb_reading import LmdbReading, LmdbWriting
+from .row_type import RowType
+from .view_store import Checkpoint, Generation, ViewReading, ViewRetry, ViewWriting
+
+CURRENT_FILE: Final = "current"
+GENERATION_FILE: Final = "generation.json"
+DROPPED: Final = "dropped-"
+FREED_BYTES: Final = 64 << 20
+"""Of the file of a view that was replaced, given back at a time."""
+FREED_PAUSE_SECONDS: Final = 0.005
+_START: Final = Checkpoint(0, b"")
+
+logger = logging.getLogger("eventsrc.views")
+
+
+class LmdbViews:
+    """Keeps views in `path`: `path/<projection>/<generation>/`. Its methods wait for the disk.
+
+    They raise `FileWriteFailed` where the system refuses.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def generations(self, projection: str) -> list[Generation]:
+        folder = self.path / projection
+        current = folder / CURRENT_FILE
+        content = current.read_bytes() if current.exists() else b""
+        number = int(content) if content.isdigit() else 0
+        known = [_stored(file.parent) for file in folder.glob(f"[0-9]*/{GENERATION_FILE}")]
+        found = [generation for generation in known if generation is not None]
+        return sorted(found, key=lambda generation: (generation.number != number, -generation.number))
+
+    def open(self, projection: str, generation: Generation, tables: Iterable[RowType[Any]]) -> "LmdbView":
+        folder = self._folder(projection, generation)
+        stored = _stored(folder)
+        with self._writing():
+            if stored is None and folder.exists():
+                # The process was stopped while it was made; what is in it may be of any version.
+                shutil.rmtree(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+        environment = ViewEnvironment(folder / ROWS_FOLDER, {table.name: table.indexes for table in tables})
+        if stored != generation:
+            try:
+                with self._writing():
+                    write_durably(folder / GENERATION_FILE, msgspec.json.encode(generation))
+            except BaseException:
+                environment.close()
+                raise
+        return LmdbView(environment)
+
+    def activate(self, projection: str, generation: Generation) -> None:
+        with self._writing():
+            write_durably(self.path / projection / CURRENT_FILE, str(generation.number).encode())
+
+    def drop(self, projection: str, generation: Generation) -> None:
+        folder = self._folder(projection, generation)
+        with self._writing():
+            # Under this name it is no generation any more, whatever becomes of the rest.
+            folder.rename(folder.with_name(f"{DROPPED}{folder.name}-{time.time_ns()}"))
+        self.tidy(projection)
+
+    def tidy(self, projection: str) -> None:
+        for dropped in (self.path / projection).glob(f"{DROPPED}*"):
+            with self._writing(), contextlib.suppress(FileNotFoundError):
+                _shrink(dropped / ROWS_FOLDER / DATA_FILE)
+                shutil.rmtree(dropped)
+
+    def _folder(self, projection: str, generation: Generation) -> Path:
+        return self.path / projection / str(generation.number)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise FileWriteFailed(str(self.path), str(error)) from error
+
+
+def _stored(folder: Path) -> Generation | None:
+    """What a folder says of itself; None where it was not made completely."""
+    file = folder / GENERATION_FILE
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Generation)
+    except FileNotFoundError:
+        return None
+    except msgspec.MsgspecError:
+        logger.warning("a generation of a view was not made completely", extra={"path": str(file)})
+        return None
+
+
+def _shrink(file: Path) -> None:
+    """Give a file's room back in steps: a large one, removed at once, would hold up the log's next sync."""
+    size_bytes = file.stat().st_size
+    while size_bytes > FREED_BYTES:
+        size_bytes -= FREED_BYTES
+        os.truncate(file, size_bytes)
+        time.sleep(FREED_PAUSE_SECONDS)
+
+
+class LmdbView:
+    """One generation on LMDB. Its calls are memory reads and writes without a sync: they belong on the trio thread."""
+
+    waits = False
+
+    def __init__(self, environment: ViewEnvironment) -> None:
+        self._environment = environment
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        with self._environment.read() as transaction:
+            stored = self._environment.meta(transaction, b"checkpoint")
+        return _START if stored is None else msgspec.msgpack.decode(stored, type=Checkpoint)
+
+    @contextmanager
+    def reading(self, *, rows_max: int | None = None) -> Iterator[ViewReading]:
+        try:
+            with self._environment.read() as transaction:
+                yield LmdbReading(self._environment, transaction, rows_max)
+        except ViewBusy as error:
+            raise ViewRetry from error
+
+    @contextmanager
+    def writing(self) -> Iterator[ViewWriting]:
+        try:
+            with self._environment.write() as transaction:
+                yield LmdbWriting(self._environment, transaction)
+        except ViewFull as error:
+            raise ViewRetry from error
+
+    def close(self) -> None:
+        self._environment.close()

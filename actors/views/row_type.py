@@ -1,0 +1,157 @@
+"""A table made ready to run: how its rows become bytes and come back, and what their keys and indexed values are."""
+
+import copy
+import hashlib
+import logging
+import reprlib
+from collections.abc import Iterable
+from typing import Any, Final, Generic, TypeVar
+
+import attrs
+import msgspec
+
+from ...storage.ordered_key import NotOrdered, encode_indexed, encode_key
+from ..errors import DecodingError, RowInvalid
+from ..exact_fields import ExactFields, values_getter
+from ..immutable import is_immutable
+from ..projection import Table
+from ..schema import schema_of
+from ..serializer import Serializer
+
+R = TypeVar("R")
+logger = logging.getLogger("eventsrc.views")
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder().decode
+
+
+class RowType(Generic[R]):
+    """What a view knows of one table. Raises `SchemaError` when a field of its rows cannot be turned into data."""
+
+    def __init__(self, table: Table[R], serializer: Serializer) -> None:
+        self.table = table
+        self.row_class = table.row_class
+        self.name = table.name
+        self.key_fields = table.key
+        self.indexes: tuple[str, ...] = table.indexes
+        self.fields = frozenset(field.name for field in attrs.fields(table.row_class))  # type: ignore[arg-type]
+        # Rows that cannot be changed, nor anything in them, may be kept from one batch to the next, and handed out.
+        self.is_immutable = is_immutable(table.row_class)
+        serializer.prepare(table.row_class)
+        self._unstructure, self._structure = serializer.functions(table.row_class)
+        self._serializer = serializer
+        self._key_of = values_getter(table.key)
+        self._exact_fields = ExactFields(table.row_class, serializer)
+
+    @property
+    def schema(self) -> str:
+        """Names the shape of the rows and of what is in them, so that a view of another shape is noticed."""
+        shape = schema_of(self.row_class)
+        declared = f"{self.name}|{','.join(self.key_fields)}|{','.join(self.indexes)}|{shape}"
+        return hashlib.sha256(declared.encode()).hexdigest()[:16]
+
+    def without_indexes(self) -> "RowType[R]":
+        """The same for a view that may lack the indexes: its rows are looked at one by one."""
+        other = copy.copy(self)
+        other.indexes = ()
+        return other
+
+    def tell_of_scan(self, fields: Iterable[str]) -> None:
+        """Say, to who debugs, that a query by these fields looks at every row."""
+        asked, indexes = sorted(set(fields)), list(self.indexes)
+        logger.debug(
+            "a query looks at every row: %s by %s, and the indexes are on %s",
+            *(self.name, ", ".join(asked), ", ".join(indexes) or "nothing"),
+            extra={"table": self.name, "fields": asked, "indexes": indexes},
+        )
+
+    def checked(self, row: R) -> R:
+        """The row, or where it could be changed or is not plainly as declared a copy: as it will be read again.
+
+        Raises `RowInvalid` for what is no row of this table, or would come back from it as another.
+        """
+        if type(row) is not self.row_class:
+            raise RowInvalid(f"{self.name} holds rows of {self.row_class.__name__}, not {type(row).__name__}: {row!r}")
+        return row if self._exact_fields.hold(row) else self._copy(row)
+
+    def key(self, values: tuple[Any, ...]) -> bytes:
+        """The key for these values. Raises `RowInvalid`."""
+        if len(values) != len(self.key_fields):
+            raise RowInvalid(
+                f"The key of {self.name} is {', '.join(self.key_fields)}: {len(self.key_fields)} values, not {values!r}"
+            )
+        try:
+            return encode_key(values)
+        except NotOrdered as error:
+            raise RowInvalid(f"{reprlib.repr(values)} cannot be a key of {self.name}: {error}") from error
+
+    def key_values(self, row: R) -> tuple[Any, ...]:
+        """The values of a row's key fields."""
+        values: tuple[Any, ...] = self._key_of(row)
+        return values
+
+    def indexed(self, row: R) -> tuple[bytes, ...]:
+        """The row's indexed values, in the order of `indexes`. Raises `RowInvalid`."""
+        field = ""
+        try:
+            entries = []
+            for field in self.indexes:
+                entries.append(encode_indexed(getattr(row, field)))
+            return tuple(entries)
+        except NotOrdered as error:
+            raise RowInvalid(
+                f"{field}={getattr(row, field)!r} of {self.name} cannot be indexed: {error}", row
+            ) from error
+
+    def own(self, row: R) -> R:
+        """A row that was checked, or where it could be changed a copy that nobody else has. Raises `RowInvalid`."""
+        return row if self.is_immutable else self._copy(row)
+
+    def _copy(self, row: R) -> R:
+        value = self.encode(row)
+        data = _decode(value)
+        try:
+            again: R = self._structure(data, self.row_class)
+        except Exception as error:
+            reason = self._serializer.explain(data, self.row_class, error)
+            raise RowInvalid(
+                f"A row of {self.name} does not fit {self.row_class.__name__}: {reason}: {row!r}", row
+            ) from error
+        try:
+            is_same = again == row
+        except ArithmeticError as error:
+            what = "has a signalling NaN, which cannot be compared with anything"
+            raise RowInvalid(f"A row of {self.name} {what}: {row!r}", row) from error
+        # What has no equality, or NaN in it, is the same as bytes; a list with 1 for a tuple with 1.0 is it as data.
+        if not is_same and (other := self.encode(again)) != value and _decode(other) != data:
+            raise RowInvalid(f"A row of {self.name} would come back as another: {again!r} instead of {row!r}", row)
+        return again
+
+    def data(self, row: R) -> dict[str, Any]:
+        """A row as plain data. Raises `RowInvalid`."""
+        try:
+            data: dict[str, Any] = self._unstructure(row)
+            return data
+        except Exception as error:
+            raise RowInvalid(f"A row of {self.name} cannot be turned into data: {error}: {row!r}", row) from error
+
+    def encode(self, row: R) -> bytes:
+        """A row as bytes. Raises `RowInvalid`."""
+        try:
+            return _encode(self._unstructure(row))
+        except Exception as error:
+            raise RowInvalid(f"A row of {self.name} cannot be stored: {error}: {row!r}", row) from error
+
+    def decode(self, value: bytes) -> R:
+        """A row from its bytes. Raises `DecodingError`."""
+        return self.structure(_decode(value))
+
+    def structure(self, data: Any) -> R:
+        """A row from plain data. Raises `DecodingError`."""
+        try:
+            row: R = self._structure(data, self.row_class)
+            return row
+        except Exception as error:
+            reason = self._serializer.explain(data, self.row_class, error)
+            raise DecodingError(
+                f"A stored row of {self.name} does not fit {self.row_class.__name__}: {reason}"
+            ) from error

@@ -1,0 +1,239 @@
+"""One projection at work on its view: a batch of events becomes one transaction of rows and checkpoint."""
+
+from collections.abc import Callable, Container, Sequence
+from typing import Any, Final, Generic, TypeVar
+
+from ...storage.errors import FileWriteFailed, described
+from ...storage.record import StoredEvent
+from ..errors import QueryTooLarge, RowInvalid
+from ..event_codecs import EventCodecs
+from ..projection import Projection
+from ..serializer import Serializer
+from .criteria import RowQuery, criteria_of
+from .row_type import RowType
+from .view_store import Change, Checkpoint, View, ViewRetry, ViewWriting
+
+ROWS_FOUND_MAX: Final = 1_000_000
+"""Rows that `where` gives to a handler; more are `QueryTooLarge`, never cut off."""
+ROWS_KEPT_MAX: Final = 10_000
+"""Rows of one table that are kept from batch to batch; only those that nobody can change are."""
+RETRIES_MAX: Final = 24
+
+R = TypeVar("R")
+
+
+class Batch:
+    """What the tables of a projection have in common while a batch is being handled."""
+
+    __slots__ = ("event_index", "refused", "transaction")
+
+    transaction: ViewWriting
+    event_index: int
+    """Which event of the batch is being handled."""
+
+    def __init__(self) -> None:
+        self.refused: RowRefused | None = None
+        """Why nothing of it will be stored, whatever became of that on its way out of a handler."""
+
+    def check(self) -> None:
+        """Raise `RowRefused` again where a row was refused."""
+        if self.refused is not None:
+            raise self.refused
+
+
+class SessionRows(Generic[R]):
+    """A table while a batch is being handled: what is changed is kept here until the end of the batch."""
+
+    __slots__ = ("_batch", "_before", "_changed", "_kept", "_newest_key", "_type")
+
+    def __init__(self, row_type: RowType[R], batch: Batch) -> None:
+        self._type = row_type
+        self._batch = batch
+        # With the event that changed it last.
+        self._changed: dict[bytes, tuple[R | None, int]] = {}
+        self._before: dict[bytes, tuple[bytes, ...] | None] = {}
+        self._kept: dict[bytes, tuple[R, tuple[bytes, ...]]] = {}
+        self._newest_key: tuple[tuple[Any, ...], bytes] = ((), b"")
+
+    def get(self, *key: Any) -> R | None:
+        encoded = self._encoded(key)
+        changed = self._changed.get(encoded)
+        if changed is None:
+            return self._stored(encoded, key)
+        row, _ = changed
+        # What the caller does with it counts only when it is put.
+        return row if row is None else self._type.own(row)
+
+    def put(self, row: R) -> None:
+        row = self._type.checked(row)
+        values = self._type.key_values(row)
+        key = self._encoded(values)
+        if key not in self._before:
+            self._stored(key, values)
+        self._changed[key] = (row, self._batch.event_index)
+
+    def delete(self, *key: Any) -> None:
+        encoded = self._encoded(key)
+        if encoded not in self._before:
+            self._stored(encoded, key)
+        self._changed[encoded] = (None, self._batch.event_index)
+
+    def where(self, **criteria: Any) -> list[R]:
+        row_type = self._type
+        query = RowQuery(criteria_of(row_type.fields, row_type.name, criteria), limit=ROWS_FOUND_MAX + 1)
+        self._batch.check()
+        self.flush()
+        found: list[R] = self._batch.transaction.find(row_type, query)
+        if len(found) > ROWS_FOUND_MAX:
+            raise QueryTooLarge(row_type.name, ROWS_FOUND_MAX, "hand to one event")
+        return found
+
+    def flush(self) -> None:
+        """Put what was changed into the transaction."""
+        if not self._changed:
+            return
+        indexed = self._type.indexed
+        try:
+            changes = [
+                Change(key, row, self._before[key], None if row is None else indexed(row))
+                for key, (row, _) in self._changed.items()
+            ]
+            self._batch.transaction.write(self._type, changes)
+        except RowInvalid as error:
+            refused = self._batch.refused = RowRefused(self._event_that_put(error.row), error)
+            raise refused from error
+        if self._type.is_immutable:
+            kept = self._kept
+            for change in changes:
+                if change.after is None:
+                    kept.pop(change.key, None)
+                else:
+                    kept[change.key] = (change.row, change.after)
+            if len(kept) > ROWS_KEPT_MAX:
+                kept.clear()
+        self._changed.clear()
+        self._before.clear()
+
+    def forget(self) -> None:
+        """Drop everything: the transaction was not committed."""
+        self._changed.clear()
+        self._before.clear()
+        self._kept.clear()
+
+    def _event_that_put(self, row: object) -> int:
+        return next((index for changed, index in self._changed.values() if changed is row), self._batch.event_index)
+
+    def _encoded(self, key: tuple[Any, ...]) -> bytes:
+        """The key as bytes. A row is mostly put under the key that it was got by."""
+        self._batch.check()
+        newest, encoded = self._newest_key
+        if key != newest:
+            encoded = self._type.key(key)
+            self._newest_key = (key, encoded)
+        return encoded
+
+    def _stored(self, encoded: bytes, key: tuple[Any, ...]) -> R | None:
+        """The row as it is stored; what its change means to the indexes is known from then on."""
+        kept = self._kept.get(encoded)
+        if kept is not None:
+            row, self._before[encoded] = kept
+            return row
+        found: R | None = self._batch.transaction.get(self._type, key)
+        if found is None:
+            self._before[encoded] = None
+            return None
+        indexed = self._before[encoded] = self._type.indexed(found)
+        if self._type.is_immutable:
+            self._kept[encoded] = (found, indexed)
+        return found
+
+
+class ViewSession:
+    """Applies batches of events to one view by the methods of one projection."""
+
+    def __init__(self, projection_class: type[Projection], view: View, serializer: Serializer) -> None:
+        definition = projection_class.__eventsrc_projection__
+        self.view = view
+        self._codecs = EventCodecs(definition.handlers, serializer)
+        self._handlers: dict[str, Callable[[Any, Any, StoredEvent], None]] = {
+            name: definition.handlers[codec.event_class] for name, codec in self._codecs.of_name.items()
+        }
+        self._projection = projection_class()
+        self._batch = Batch()
+        self._rows: list[SessionRows[Any]] = []
+        for name, table in definition.tables.items():
+            rows: SessionRows[Any] = SessionRows(RowType(table, serializer), self._batch)
+            self._projection.__dict__[name] = rows
+            self._rows.append(rows)
+
+    @property
+    def handled_types(self) -> Container[str]:
+        """The stored types of the events that the projection has a method for."""
+        return self._handlers
+
+    def apply(self, events: Sequence[StoredEvent], checkpoint: Checkpoint) -> None:
+        """Handle the events and commit what they change together with the checkpoint.
+
+        Raises `EventFailed` for an event whose method raised: nothing of the batch is stored then.
+        """
+        for _ in range(RETRIES_MAX):
+            try:
+                self._apply(events, checkpoint)
+            except ViewRetry:
+                self._forget()
+                continue
+            except RowRefused as refused:
+                self._forget()
+                raise EventFailed(events[refused.event_index], refused.error) from refused.error
+            except BaseException:
+                self._forget()
+                raise
+            return
+        raise RuntimeError(f"the view could not be written in {RETRIES_MAX} attempts")
+
+    def _apply(self, events: Sequence[StoredEvent], checkpoint: Checkpoint) -> None:
+        handlers, decode, projection, batch = self._handlers, self._codecs.decode, self._projection, self._batch
+        batch.refused = None
+        with self.view.writing() as transaction:
+            batch.transaction = transaction
+            for index, stored in enumerate(events):
+                handler = handlers.get(stored.type)
+                if handler is None:
+                    continue
+                batch.event_index = index
+                try:
+                    handler(projection, decode(stored), stored)
+                except (ViewRetry, RowRefused, FileWriteFailed):
+                    # No fault of the event.
+                    raise
+                except Exception as error:
+                    if batch.refused is not None:
+                        raise batch.refused from error
+                    raise EventFailed(stored, error) from error
+                # The method may have passed over it.
+                batch.check()
+            for rows in self._rows:
+                rows.flush()
+            transaction.save(checkpoint)
+
+    def _forget(self) -> None:
+        for rows in self._rows:
+            rows.forget()
+
+
+class EventFailed(Exception):
+    """A projection's method raised on an event, or made a row of it that does not fit its table."""
+
+    def __init__(self, event: StoredEvent, error: Exception) -> None:
+        super().__init__(f"{event.type!r} of {event.stream!r} at position {event.position}: {described(error)}")
+        self.event = event
+        self.error = error
+
+
+class RowRefused(Exception):
+    """A row of the event at this index of the batch does not fit its table, which showed when it was written."""
+
+    def __init__(self, event_index: int, error: RowInvalid) -> None:
+        super().__init__(str(error))
+        self.event_index = event_index
+        self.error = error

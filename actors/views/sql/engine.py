@@ -1,0 +1,191 @@
+"""Connections to the database that SQL views live in, and the errors of its drivers as ours."""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, TypeAlias
+
+from ...errors import DefinitionError, ViewUnreachable, ViewWriteFailed
+from ..view_store import ViewRetry
+
+try:
+    import sqlalchemy
+    from sqlalchemy import event
+    from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+except ImportError as missing:  # pragma: no cover
+    raise ImportError(
+        "SQL views need SQLAlchemy: pip install 'eventsrc[sql]' (PostgreSQL: 'eventsrc[postgresql]')"
+    ) from missing
+
+from .columns import DECIMAL_COLLATION
+from .errors import ViewReadFailed
+from .values import compare_decimals
+
+Refused: TypeAlias = type[ViewWriteFailed] | type[ViewReadFailed]
+
+CONNECTIONS_MAX: Final = 40
+"""As many as trio has worker threads."""
+CONNECTIONS_KEPT: Final = 8
+CONNECT_SECONDS_MAX: Final = 5
+LOCK_SECONDS_MAX: Final = 10
+"""How long a transaction waits for another one."""
+LOCK_RETRY_SECONDS: Final = 0.01
+SILENT_SECONDS_MAX: Final = 15
+"""After which a PostgreSQL server that does not answer is given up."""
+IDLE_SECONDS_MAX: Final = 60
+"""After which PostgreSQL ends a transaction whose process has gone away."""
+
+_WRITES: Final = "eventsrc_writes"
+_AGAIN: Final = frozenset({"40001", "40P01"})  # serialization failure, deadlock
+_NO_ROOM: Final = frozenset({"53100", "53200"})  # disk full, out of memory
+_NO_PRIVILEGE: Final = "42501"
+_REFUSED_CLASSES: Final = frozenset({"0A", "22", "23", "42", "54"})  # a value, a constraint, a type, a limit
+
+
+def make_engine(url: str | sqlalchemy.URL) -> sqlalchemy.Engine:
+    """An engine for SQLite in a file or for PostgreSQL. Raises `DefinitionError` for anything else."""
+    try:
+        given = sqlalchemy.make_url(url)
+    except SQLAlchemyError as error:
+        raise DefinitionError(f"SqlViews takes a database URL such as sqlite:///views.db: {error}") from error
+    if given.get_backend_name() in ("postgres", "postgresql"):
+        return _postgresql(given)
+    if given.get_backend_name() == "sqlite":
+        return _sqlite(given)
+    raise DefinitionError(
+        f"Views live on SQLite or PostgreSQL, not {given.get_backend_name()}: sqlite:///views.db or "
+        "postgresql://user@host/database."
+    )
+
+
+def begin_writing(connection: sqlalchemy.Connection) -> sqlalchemy.RootTransaction:
+    """Begin a transaction that will write, so that on SQLite it waits for others now and not in its middle."""
+    connection.execution_options(**{_WRITES: True})
+    return connection.begin()
+
+
+def _sqlite(url: sqlalchemy.URL) -> sqlalchemy.Engine:
+    if url.database in (None, "", ":memory:") or "mode=memory" in str(url):
+        raise DefinitionError("Views on SQLite need a file, since several threads use them: sqlite:///views.db.")
+    engine = sqlalchemy.create_engine(
+        url,
+        pool_size=CONNECTIONS_KEPT,
+        max_overflow=CONNECTIONS_MAX - CONNECTIONS_KEPT,
+        poolclass=sqlalchemy.QueuePool,
+        connect_args={"check_same_thread": False, "timeout": LOCK_SECONDS_MAX, "cached_statements": 256},
+    )
+
+    @event.listens_for(engine, "connect")
+    def connected(connection: Any, _: object) -> None:
+        # The driver shall begin no transactions of its own.
+        connection.isolation_level = None
+        connection.create_collation(DECIMAL_COLLATION, compare_decimals)
+        # What a power loss takes from the file is projected again: rows and checkpoint go together.
+        _use_wal(connection)
+        for pragma in ("synchronous=NORMAL", "cache_size=-16000"):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    @event.listens_for(engine, "begin")
+    def begun(connection: sqlalchemy.Connection) -> None:
+        writes = connection.get_execution_options().get(_WRITES)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Have readers and a writer not wait for each other. Another process that does this now makes it fail at once."""
+    deadline = time.monotonic() + LOCK_SECONDS_MAX
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").close()
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(LOCK_RETRY_SECONDS)
+
+
+def _postgresql(url: sqlalchemy.URL) -> sqlalchemy.Engine:
+    if "+" not in url.drivername:
+        url = url.set(drivername="postgresql+psycopg")
+    defaults = {
+        "connect_timeout": CONNECT_SECONDS_MAX,
+        "keepalives_idle": SILENT_SECONDS_MAX,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": SILENT_SECONDS_MAX * 1000,
+    }
+    try:
+        engine = sqlalchemy.create_engine(
+            url,
+            pool_size=CONNECTIONS_KEPT,
+            max_overflow=CONNECTIONS_MAX - CONNECTIONS_KEPT,
+            pool_pre_ping=True,
+            paramstyle="format",
+            connect_args={name: value for name, value in defaults.items() if name not in url.query},
+        )
+    except ImportError as missing:
+        raise ImportError("Views on PostgreSQL need psycopg: pip install 'eventsrc[postgresql]'") from missing
+
+    @event.listens_for(engine, "connect")
+    def connected(connection: Any, _: object) -> None:
+        connection.autocommit = True
+        connection.execute(f"SET lock_timeout = '{LOCK_SECONDS_MAX}s'")
+        connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS_MAX}s'")
+        connection.autocommit = False
+
+    return engine
+
+
+@contextmanager
+def translating(path: str, refused: Refused = ViewWriteFailed) -> Iterator[None]:
+    """Raise what the database and its driver raise as `ViewUnreachable`, `ViewRetry` or, else, as `refused`."""
+    try:
+        yield
+    except (SQLAlchemyError, sqlite3.Error) as error:
+        raise translated(path, error, refused) from error
+
+
+def translated(path: str, error: Exception, refused: Refused = ViewWriteFailed) -> Exception:
+    """The same for one error."""
+    original = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    reason = " ".join(str(original).split()) or type(original).__name__
+    state: str = getattr(original, "sqlstate", None) or ""
+    if isinstance(original, sqlite3.Error):
+        if "unable to open" in reason:
+            return ViewUnreachable(path, reason)
+        return refused(path, reason)
+    if state in _AGAIN:
+        return ViewRetry(reason)
+    if isinstance(error, sqlalchemy.exc.TimeoutError):
+        return ViewUnreachable(path, f"all {CONNECTIONS_MAX} connections are in use")
+    is_lost = isinstance(error, DBAPIError) and error.connection_invalidated
+    # 08: connection, 28: login, 3D: no such database (yet), 53: too many connections, 57P: the server shuts down.
+    if is_lost or (state not in _NO_ROOM and state[:2] in ("08", "28", "3D", "53")) or state[:3] == "57P":
+        return ViewUnreachable(path, reason)
+    if not state and isinstance(error, sqlalchemy.exc.OperationalError):
+        return ViewUnreachable(path, reason)
+    return refused(path, reason)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether the database or its driver refused a value, and not the whole work."""
+    if isinstance(error, DBAPIError) and error.orig is not None and not error.connection_invalidated:
+        state: str | None = getattr(error.orig, "sqlstate", None)
+        if state is not None:
+            return state[:2] in _REFUSED_CLASSES
+        return not isinstance(error.orig, sqlite3.OperationalError) and not isinstance(
+            error, sqlalchemy.exc.OperationalError
+        )
+    return isinstance(error, OverflowError | ValueError | TypeError | AttributeError)
+
+
+def refuses_names(error: SQLAlchemyError) -> bool:
+    """Whether a statement that makes something was refused as it is written: a name is taken, or reserved."""
+    original = error.orig if isinstance(error, DBAPIError) else None
+    if isinstance(original, sqlite3.Error):
+        return original.sqlite_errorcode == sqlite3.SQLITE_ERROR
+    state: str = getattr(original, "sqlstate", None) or ""
+    return state[:2] == "42" and state != _NO_PRIVILEGE

@@ -1,0 +1,1 @@
+"""What can be asked of the past, and replayed: `history.py` and `replay.py` first."""

@@ -1,0 +1,71 @@
+"""What can go wrong with a replay."""
+
+from typing import ClassVar
+
+from ...storage.errors import EventSourcingError, described
+
+
+class ReplaySpeedInvalid(EventSourcingError):
+    """A speed of replay that is out of range, or none at all."""
+
+    code: ClassVar[str] = "replay_speed_invalid"
+
+    def __init__(self, speed: object, lowest: float, highest: float) -> None:
+        super().__init__(
+            f"A replay goes at {lowest:g} to {highest:g} times the original pace (Limits.replay_speed_max), not at "
+            f'{speed!r}; without a speed, or with "flat", it goes as fast as it can.'
+        )
+        self.speed = speed
+
+
+class ReplayStarted(EventSourcingError):
+    """A replay was run a second time: its state, or what its function did, has the events already."""
+
+    code: ClassVar[str] = "replay_started"
+
+    def __init__(self) -> None:
+        super().__init__("This replay was run before, and runs once. Make another one: runtime.replay(...).")
+
+
+class ReplayNotEntered(EventSourcingError):
+    """A replay into a projection has its view only inside of its block."""
+
+    code: ClassVar[str] = "replay_not_entered"
+
+    def __init__(self, projection: type) -> None:
+        super().__init__(
+            f"The view of this replay of {projection.__name__} is there only inside of its block: "
+            f"async with runtime.replay(..., projection={projection.__name__}) as replay: await replay.run()."
+        )
+        self.projection = projection
+
+
+class ReplayPositionPassed(EventSourcingError):
+    """A replay cannot run to a position that it has passed, or began after."""
+
+    code: ClassVar[str] = "replay_position_passed"
+
+    def __init__(self, position: int, at_position: int) -> None:
+        super().__init__(
+            f"The replay is at position {at_position}, beyond {position}, and does not go backwards. Make another one "
+            "to see what came before."
+        )
+        self.position = position
+        self.at_position = at_position
+
+
+class ReplayHandlerFailed(EventSourcingError):
+    """What events are replayed into raised on one; its own error is the cause. The replay has ended before it."""
+
+    code: ClassVar[str] = "replay_handler_failed"
+
+    def __init__(self, stream: str, version: int, position: int, event_type: str, error: Exception) -> None:
+        super().__init__(
+            f"The replay ended at event {event_type!r} of {stream!r} (version {version}, position {position}), on "
+            f"which what it is replayed into raised {described(error)}. Mend it and make another replay."
+        )
+        self.stream = stream
+        self.version = version
+        self.position = position
+        self.event_type = event_type
+        self.error = error

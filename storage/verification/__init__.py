@@ -1,0 +1,1 @@
+"""The checks of a store, table by table; `verify.py` lists them."""

@@ -1,0 +1,202 @@
+"""A verification in a process of its own, since LMDB may end the process that reads a damaged page.
+
+Pages are checked first, by code that cannot be ended so; but not those of a store that is being written, and not
+everything that may be wrong with one. What the other process finds comes as lines of JSON; that it was ended is a
+finding like others.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from itertools import islice
+from typing import Final
+
+import msgspec
+
+from ..environment import Environment
+from ..errors import EventSourcingError, VerificationImpossible
+from .finding import Finding
+from .tree import Statement
+from .verify import ARCHIVE_PAGES, STORE_PAGES, Progress, Summary, verify, verify_pages
+
+FINDINGS_MAX: Final = 1_000
+"""A verification ends after so many."""
+STDERR_BYTES_MAX: Final = 4_000
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What a verification has found."""
+
+    findings: list[Finding]
+    summary: Summary | None
+    """None where the walk did not come to its end: what it went through is not known then."""
+    is_complete: bool
+    """Whether these are all: not where it ended after `FINDINGS_MAX`, or before its end."""
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    """A statement, on its way to the other process."""
+
+    size: int
+    root: bytes
+    first: bytes
+
+
+class _Task(msgspec.Struct, frozen=True):
+    path: str
+    statements: list[_Kept]
+    archive_damage: str
+    findings_max: int
+
+
+class _Line(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the other process says: one of these at a time."""
+
+    finding: Finding | None = None
+    progress: tuple[int, int] | None = None
+    looking_at: str = ""
+    refused: str = ""
+    summary: Summary | None = None
+
+
+_line_of: Final = msgspec.json.Decoder(_Line).decode
+_to_json: Final = msgspec.json.Encoder().encode
+
+
+def verify_apart(
+    path: str | os.PathLike[str],
+    *,
+    statements: Sequence[Statement] = (),
+    progress: Progress | None = None,
+    findings_max: int = FINDINGS_MAX,
+) -> Report:
+    """Check the pages of a store, and then all that they hold; it may be in use, and is not changed.
+
+    Args:
+        path: the folder.
+        statements: checkpoints kept elsewhere; that history was only added to since is checked, too.
+        progress: told now and then how many events are done, of how many.
+        findings_max: it ends after so many.
+
+    Raises:
+        VerificationImpossible: there is no store at `path`, it is one of another format, or it may not be read.
+
+    """
+    try:
+        findings = verify_pages(path)
+    except OSError as error:
+        said = f"The store {os.fspath(path)} cannot be read ({error.strerror}). Verify it as a user who may read it."
+        raise VerificationImpossible(os.fspath(path), said) from error
+    if any(finding.table != ARCHIVE_PAGES for finding in findings):
+        return Report(findings, None, is_complete=False)
+    archive_damage = "; ".join(finding.problem for finding in findings)
+    kept = [_Kept(each.size, each.root, each.first) for each in statements]
+    task = _Task(os.fspath(path), kept, archive_damage, findings_max)
+    heard = _Heard(findings, progress)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-P", "-m", __name__]
+    pipe = subprocess.PIPE
+    try:
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
+    except OSError:
+        # This interpreter cannot be started once more, as where it is embedded: then here.
+        _work(task, heard.take)
+        return heard.report(task, "")
+    with process:
+        try:
+            return _listen(process, task, heard)
+        except BaseException:
+            process.kill()
+            raise
+
+
+class _Heard:
+    """What was said so far."""
+
+    def __init__(self, findings: list[Finding], progress: Progress | None) -> None:
+        self._findings = findings
+        self._progress = progress
+        self._summary: Summary | None = None
+        self._refused = ""
+        self.looking_at = "its beginning"
+
+    def take(self, line: _Line) -> None:
+        """Take in one line."""
+        self.looking_at = line.looking_at or self.looking_at
+        self._summary = line.summary or self._summary
+        self._refused = line.refused or self._refused
+        if line.finding is not None:
+            self._findings.append(line.finding)
+        if line.progress is not None and self._progress is not None:
+            self._progress(*line.progress)
+
+    def report(self, task: _Task, how_it_ended: str) -> Report:
+        """All of it, once nothing more is to come."""
+        if self._refused:
+            raise VerificationImpossible(task.path, self._refused)
+        findings = self._findings
+        if self._summary is None:
+            findings.append(Finding(STORE_PAGES, how_it_ended))
+            return Report(findings, None, is_complete=False)
+        return Report(findings, self._summary, is_complete=len(findings) < task.findings_max)
+
+
+def _listen(process: "subprocess.Popen[bytes]", task: _Task, heard: _Heard) -> Report:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with suppress(BrokenPipeError):  # how it ended is looked at below
+        process.stdin.write(_to_json(task))
+        process.stdin.close()
+    for text in process.stdout:
+        heard.take(_line_of(text))
+    said = process.stderr.read(STDERR_BYTES_MAX).decode(errors="replace").strip()
+    return heard.report(task, _how_it_ended(process.wait(), heard.looking_at, said))
+
+
+def _how_it_ended(code: int, looking_at: str, said: str) -> str:
+    last = said.splitlines()[-1] if said else "it said nothing"
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    return f"the process that read {looking_at} {how} ({last}): a page of it is damaged"
+
+
+# --- in the other process ---
+
+
+def main() -> None:
+    """Do the task that comes on the standard input."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    task = msgspec.json.decode(sys.stdin.buffer.read(), type=_Task)
+
+    def say(line: _Line) -> None:
+        sys.stdout.buffer.write(_to_json(line) + b"\n")
+        sys.stdout.buffer.flush()
+
+    _work(task, say)
+
+
+def _work(task: _Task, say: Callable[[_Line], None]) -> None:
+    try:
+        environment = Environment(task.path, read_only=True, leaves_no_trace=True)
+    except EventSourcingError as error:
+        say(_Line(refused=str(error)))
+        return
+    with closing(environment):
+        verification = verify(
+            environment,
+            statements=task.statements,
+            progress=lambda done, total: say(_Line(progress=(done, total))),
+            archive_damage=task.archive_damage,
+            looking_at=lambda what: say(_Line(looking_at=what)),
+        )
+        for finding in islice(verification, task.findings_max):
+            say(_Line(finding=finding))
+        say(_Line(summary=verification.summary))
+
+
+if __name__ == "__main__":
+    main()

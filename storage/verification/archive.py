@@ -1,0 +1,222 @@
+"""The part of a verification that is about the archive: every segment, and every stub in the log.
+
+Segments are opened on the way through the log, where the stubs name them; those that no stub named, after it.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from ..archive import KEY_SIZE_BYTES, UNDECODABLE, Archive
+from ..environment import FORMAT_NAME, FORMAT_VERSION, Environment, Transaction
+from ..errors import ArchiveUnreachable
+from ..group import is_stub, split_stub
+from ..record import HASH_SIZE_BYTES, StoredEvent
+from ..record_lookup import RecordLookup
+from ..segment_cache import SegmentCache
+from .compacted import CompactedCheck
+from .finding import Finding
+from .tables import unknown_tables, walk_table
+
+if TYPE_CHECKING:
+    from .log import LogWalk, Window
+
+META_OF_ARCHIVE: Final = {b"format": FORMAT_NAME, b"version": str(FORMAT_VERSION).encode()}
+_event_of: Final = msgspec.msgpack.Decoder(StoredEvent).decode
+
+
+class ArchiveWalk:
+    """Fetches what the stubs in the log stand for. What cannot be had is told once for each segment.
+
+    `damage` says what is wrong with the archive's pages: nothing of it is looked at then.
+    """
+
+    def __init__(self, environment: Environment, archive: Archive, compacted: CompactedCheck, damage: str = "") -> None:
+        self._environment = environment
+        self._archive = archive
+        self._compacted = compacted
+        self._damage = damage
+        # Not that of the archive: what a runtime has read before may be damaged on the disk.
+        self._cache = SegmentCache()
+        self._lost: set[int] = set()
+        self._unowned: set[int] = set()
+        self._is_out_of_reach = False
+        self.record_sizes: dict[int, int] = {}
+        """Bytes of the records in each segment that was opened."""
+        self.stored_sizes: dict[int, int] = {}
+        """Bytes that each segment takes."""
+
+    def begin(self) -> Iterator[Finding]:
+        """Whether the archive is there at all, once the `compacted` events are known."""
+        needed = len(self._compacted.owners)
+        problem = self._damage
+        if not problem and needed:
+            try:
+                _ = self._archive.environment
+            except ArchiveUnreachable as error:
+                problem = str(error)
+        self._is_out_of_reach = bool(problem)
+        if problem and needed:
+            yield Finding("archive", f"what {needed} segments should hold is out of reach: {problem}")
+
+    # --- on the way through the log ---
+
+    def resolved(
+        self, walk: "LogWalk", window: "Window", first_position: int, encoded: list[bytes]
+    ) -> Iterator[tuple[int, StoredEvent, bytes]]:
+        """The records of a group that has stubs, with their positions; what cannot be had is noted and passed over."""
+        for position, content in enumerate(encoded, first_position):
+            if not is_stub(content):
+                yield position, _event_of(content), content
+                continue
+            number, time_ns, digest = split_stub(content[2:])
+            record = self._record(window.findings, number, position, digest)
+            event = _event_of(record) if record else None
+            if record and event is not None and event.position == position:
+                self._check_stub(window.findings, number, time_ns, event, position)
+                yield position, event, record
+                continue
+            if record is not None:
+                problem = f"segment {number} holds another event than the one that was moved there"
+                window.findings.append(Finding("archive", problem, position=position))
+            # The next version of its stream is here, of which only the hash is known.
+            walk.mark_unreadable(position)
+            stream = self._compacted.owners.get(number)
+            if stream is not None:
+                walk.pass_over(window, stream, position, digest)
+
+    def event(self, stub: bytes, position: int) -> StoredEvent | None:
+        """The event that a stub's content stands for; None where it cannot be had."""
+        number, _, digest = split_stub(stub)
+        record = self._record([], number, position, digest)
+        return _event_of(record) if record else None
+
+    def _check_stub(self, found: list[Finding], number: int, time_ns: int, event: StoredEvent, position: int) -> None:
+        if event.time_ns != time_ns:
+            problem = f"its stub says that its time is {time_ns}, and the archive {event.time_ns}"
+            found.append(Finding("log", problem, event.stream, event.version, position))
+        owner = self._compacted.owners.get(number)
+        is_known = owner is not None or number in self._unowned or self._compacted.learn(event.stream, number)
+        if not is_known and self._is_needed(number, position):
+            self._unowned.add(number)
+            problem = f"events of the stream are in segment {number} of the archive, and no compacted event says so"
+            found.append(Finding("compacted", problem, event.stream, event.version, position))
+        self._compacted.count_stub(event.stream)
+
+    def _record(self, found: list[Finding], number: int, position: int, digest: bytes) -> bytes | None:
+        """The record with a hash; empty where the segment does not hold it, None where it cannot be reached."""
+        if self._is_out_of_reach or number in self._lost:
+            return None
+        records = self._cache.get(number)
+        if records is None:
+            opened = self._opened(found, number, position)
+            if opened is None:
+                self._lost.add(number)
+                return None
+            records = self._cache.put(number, opened)
+        return records.get(digest, b"")
+
+    def _opened(self, found: list[Finding], number: int, position: int | None) -> list[bytes] | None:
+        """The records of a segment, once it was found to hold what it should."""
+        where = self._compacted.versions_of(number)
+        stream, first, last = where or (None, 1, 0)
+        try:
+            segment, records = self._archive.unpacked(number, position)
+            events = [_event_of(record) for record in records]
+        except (ArchiveUnreachable, *UNDECODABLE) as error:
+            if self._is_needed(number, position):
+                found.append(Finding("archive", str(error), stream, first if where else None, position))
+            return None
+        if number in self.record_sizes:
+            return records  # it has made room in the cache since, and was looked at before
+        self.record_sizes[number] = sum(map(len, records))
+        held = (segment.stream, segment.first_version, segment.last_version)
+        if where is not None and held != where:
+            wanted = f"versions {first} to {last} of {stream!r}"
+            problem = f"segment {number} should hold {wanted}, and holds {held[1]} to {held[2]} of {held[0]!r}"
+            found.append(Finding("archive", problem, stream, first))
+        for version, event in enumerate(events, segment.first_version):
+            if (event.stream, event.version) != (segment.stream, version):
+                problem = f"segment {number} holds version {event.version} of {event.stream!r} in this place"
+                found.append(Finding("archive", problem, segment.stream, version, event.position))
+                break
+        return records
+
+    def _is_needed(self, number: int, position: int | None) -> bool:
+        """Whether a segment is by now: its stream may have been made whole meanwhile, and the segment dropped."""
+        if position is None:
+            return not self._is_gone(number)
+        with self._environment.read() as transaction:
+            record = RecordLookup(self._environment, transaction).at(position)
+        return isinstance(record, bytes) and split_stub(record)[0] == number
+
+    # --- after it ---
+
+    def finish(self) -> Iterator[Finding]:
+        """Look at every segment that is there, and name those that are not."""
+        if self._is_out_of_reach:
+            return
+        if self._archive.exists:
+            try:
+                environment = self._archive.environment
+            except ArchiveUnreachable as error:
+                yield Finding("archive", str(error))
+                return
+            yield from unknown_tables(environment, "archive")
+            yield from walk_table(environment, "meta", _check_meta)
+            yield from walk_table(environment, "segments", self._check_segment)
+        for number, stream in self._compacted.owners.items():
+            if number not in self.stored_sizes and number not in self._lost and self._compacted.names(stream, number):
+                _, first, _ = self._compacted.versions_of(number) or (stream, None, None)
+                yield Finding("archive", f"segment {number} is missing", stream, first)
+
+    def _check_segment(self, transaction: Transaction, key: bytes, value: bytes) -> list[Finding]:
+        if len(key) != KEY_SIZE_BYTES:
+            return [Finding("archive", f"the entry {key!r} is no segment")]
+        number = int.from_bytes(key, "big")
+        self.stored_sizes[number] = len(value)
+        found: list[Finding] = []
+        if number not in self.record_sizes and number not in self._lost:
+            records = self._opened(found, number, None)
+            if records is None:
+                self._lost.add(number)
+            else:
+                found += self._against_log(number, records)
+        if number not in self._compacted.owners and not self._is_accounted_for(number):
+            problem = f"segment {number} belongs to no compacted stream, and is none that is to be dropped"
+            found.append(Finding("archive", problem))
+        return found
+
+    def _against_log(self, number: int, records: Sequence[bytes]) -> Iterator[Finding]:
+        """Of a segment that no stub has named yet: its events must be those of the log."""
+        with self._environment.read() as transaction:
+            lookup = RecordLookup(self._environment, transaction)
+            for record in records:
+                position = _event_of(record).position
+                if lookup.hash(position) != record[-HASH_SIZE_BYTES:]:
+                    yield Finding("archive", f"segment {number} holds another event than the log", position=position)
+                    return
+
+    def _is_accounted_for(self, number: int) -> bool:
+        """Whether the segment is to be dropped, was compacted meanwhile, or was dropped meanwhile."""
+        if self._compacted.is_unused(number):
+            return True
+        try:
+            stream = self._archive.segment(number).stream
+        except ArchiveUnreachable:
+            return self._is_gone(number)
+        return self._compacted.learn(stream, number) or self._compacted.is_unused(number)
+
+    def _is_gone(self, number: int) -> bool:
+        try:
+            self._archive.check_has([number])
+        except ArchiveUnreachable:
+            return True
+        return False
+
+
+def _check_meta(_: Transaction, key: bytes, value: bytes) -> list[Finding]:
+    if META_OF_ARCHIVE.get(key) == value:
+        return []
+    return [Finding("archive", f"its table meta has the row {key!r} with {value!r}, which should not be there")]

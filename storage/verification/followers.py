@@ -1,0 +1,223 @@
+"""The part of a verification that is about what follows the log: subscriptions, parked events, checkpoints of views.
+
+Their own environments lie beside that of the log. Of each, the pages are checked where no runtime keeps it. What they
+hold is made from the log, or is nobody's but theirs: it is decoded, and compared with the log where it names a position
+of it. The rows of views are not looked at.
+"""
+
+import struct
+from collections.abc import Callable, Container, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import lmdb
+import msgspec
+
+from ..control import ALREADY_OPEN, ControlRequest, ParkedEvent, Progress
+from ..environment import Environment, page_problem
+from ..folder import (
+    CONTROL_FOLDER,
+    DATA_FILE,
+    READERS_FOLDER,
+    ROWS_FOLDER,
+    VIEWS_FOLDER,
+    has_runtime,
+    needs_lock_file,
+)
+from ..record import StoredEvent
+from ..record_lookup import RecordLookup
+from .finding import Finding
+from .log import LogWalk
+
+ENTRIES_AT_ONCE: Final = 1_024
+"""Entries of one table that are looked at in one transaction."""
+TABLES_MAX: Final = 256
+_POSITION: Final = struct.Struct(">Q")
+_checkpoint_of: Final = msgspec.msgpack.Decoder(tuple[int, bytes]).decode
+_progress_of: Final = msgspec.msgpack.Decoder(Progress).decode
+_parked_of: Final = msgspec.msgpack.Decoder(ParkedEvent).decode
+_request_of: Final = msgspec.msgpack.Decoder(ControlRequest).decode
+_any_of: Final = msgspec.msgpack.Decoder().decode
+UNREADABLE: Final = (msgspec.MsgspecError, struct.error, ValueError)
+
+
+class FollowersCheck:
+    """Everything beside the log of one store that follows it."""
+
+    def __init__(self, environment: Environment, walk: LogWalk) -> None:
+        self._environment = environment
+        self._walk = walk
+        self._tables: dict[bytes, Callable[[bytes, bytes], Iterator[str]]] = {
+            b"subscriptions": self._subscription,
+            b"parked": self._parked,
+            b"requests": _request,
+            b"answers": _answer,
+            b"paused": _paused,
+            b"positions": self._follower,
+            b"status": _status,
+        }
+
+    def __iter__(self) -> Iterator[Finding]:
+        store = Path(self._environment.path)
+        for folder in (store, *sorted((store / READERS_FOLDER).glob("*"))):
+            name = "" if folder == store else f" of reader {folder.name}"
+            control = folder / CONTROL_FOLDER
+            try:
+                yield from self._board(control, name)
+            except _Unreadable as error:
+                yield Finding(f"control{name}", f"it cannot be read: {error}")
+            # Those that are being dropped have other names, and may have been cut off.
+            for rows in sorted((folder / VIEWS_FOLDER).glob(f"*/[0-9]*/{ROWS_FOLDER}")):
+                generation = rows.parent
+                label = f"view {generation.parent.name}/{generation.name}{name}"
+                try:
+                    yield from self._view(rows, label, control)
+                except _Unreadable as error:
+                    yield Finding(label, f"it cannot be read: {error}; delete {generation}, and it is made anew")
+
+    def _board(self, folder: Path, name: str) -> Iterator[Finding]:
+        for table, key, value in _entries(folder, self._tables, folder):
+            check = self._tables.get(table)
+            label = f"{table.decode(errors='replace')}{name}"
+            if check is None:
+                yield Finding(f"control{name}", f"the table {table!r} should not be there")
+                continue
+            try:
+                problems = list(check(key, value))
+            except UNREADABLE as error:
+                problems = [f"it cannot be read: {error}"]
+            for problem in problems:
+                yield Finding(label, f"the entry {key.decode(errors='backslashreplace')!r}: {problem}")
+
+    def _view(self, folder: Path, label: str, control: Path) -> Iterator[Finding]:
+        for table, key, value in _entries(folder, (b"meta",), control):
+            if table == b"meta" and key == b"checkpoint":
+                try:
+                    position, event_hash = _checkpoint_of(value)
+                except UNREADABLE as error:
+                    yield Finding(label, f"its checkpoint cannot be read: {error}")
+                    continue
+                for problem in self._position_problems(position, event_hash):
+                    yield Finding(label, f"its checkpoint {problem}", position=position)
+
+    # --- what entries say ---
+
+    def _subscription(self, key: bytes, value: bytes) -> Iterator[str]:
+        key.decode()
+        progress = _progress_of(value)
+        yield from self._position_problems(progress.position, progress.event_hash)
+        pending = progress.pending
+        if pending != sorted(set(pending)) or not all(0 < each <= progress.position for each in pending):
+            yield f"what is pending does not ascend to its position: {pending}"
+
+    def _parked(self, key: bytes, value: bytes) -> Iterator[str]:
+        event = _parked_of(value)
+        if key != event.subscription.encode() + b"\x00" + _POSITION.pack(event.position):
+            yield f"it holds what {event.subscription!r} has parked at position {event.position}"
+        with self._environment.read() as transaction:
+            record = RecordLookup(self._environment, transaction).at(event.position)
+        if record is None and not self._walk.is_unreadable(event.position):
+            yield f"the log has no position {event.position}"
+        elif isinstance(record, StoredEvent) and record.stream != event.stream:
+            yield f"the event at position {event.position} is one of {record.stream!r}, not of {event.stream!r}"
+
+    def _follower(self, key: bytes, value: bytes) -> Iterator[str]:
+        key.decode()
+        (position,) = _POSITION.unpack(value)
+        yield from self._position_problems(position, None)
+
+    def _position_problems(self, position: int, event_hash: bytes | None) -> Iterator[str]:
+        """What is wrong with how far somebody has come; the hash, where there is one, is that of the event there."""
+        if position == 0:
+            return
+        with self._environment.read() as transaction:
+            actual = RecordLookup(self._environment, transaction).hash(position)
+            end = self._walk.position_of_last(transaction)
+        if end is not None and position > end:
+            yield f"is at position {position}, and the log ends at position {end}"
+        elif event_hash and actual is not None and actual != event_hash:
+            yield f"is at position {position}, where another event is than the one that it names"
+
+
+def _request(key: bytes, value: bytes) -> Iterator[str]:
+    request = _request_of(value)
+    if key != _POSITION.pack(request.id):
+        yield f"it holds the request {request.id}"
+    if request.known_action is None:
+        yield f"it asks for {request.action!r}, which this version does not know"
+
+
+def _answer(key: bytes, value: bytes) -> Iterator[str]:
+    _POSITION.unpack(key)
+    value.decode()
+    yield from ()
+
+
+def _paused(key: bytes, value: bytes) -> Iterator[str]:
+    key.decode()
+    if value:
+        yield "it has a value, and should be empty"
+
+
+def _status(key: bytes, value: bytes) -> Iterator[str]:
+    key.decode()
+    _any_of(value)
+    yield from ()
+
+
+class _Unreadable(Exception):
+    """The file of an environment cannot be read to its end."""
+
+
+def _entries(folder: Path, tables: Container[bytes], control: Path) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """(table, key, value) of every entry in these tables of an environment; each other table without key and value.
+
+    It may be in use, by the runtime that holds the board in `control`. Nothing where there is none, or where this
+    process has it open itself. Raises `_Unreadable`.
+    """
+    try:
+        if not (folder / DATA_FILE).exists():
+            return
+        problem = _page_problem(folder, control)
+        if problem:
+            raise _Unreadable(f"its pages are damaged: {problem}")
+        yield from _walked(folder, tables)
+    except (lmdb.Error, OSError) as error:
+        if (folder / DATA_FILE).exists() and ALREADY_OPEN not in str(error):
+            raise _Unreadable(str(error)) from error
+
+
+def _page_problem(folder: Path, control: Path) -> str:
+    """What is wrong with the pages where no runtime changes them meanwhile.
+
+    The command line may, without a runtime: it is over by the second look.
+    """
+    problem = "" if has_runtime(control) else page_problem(folder)
+    return problem and ("" if has_runtime(control) else page_problem(folder))
+
+
+def _walked(folder: Path, tables: Container[bytes]) -> Iterator[tuple[bytes, bytes, bytes]]:
+    lock = needs_lock_file(folder)
+    with lmdb.open(str(folder), readonly=True, create=False, max_dbs=TABLES_MAX, lock=lock) as environment:
+        with environment.begin() as transaction, transaction.cursor() as cursor:
+            names = list(cursor.iternext(keys=True, values=False))
+        for name in names:
+            if name not in tables:
+                yield name, b"", b""
+                continue
+            table: Any = environment.open_db(name, create=False)
+            after = b""
+            while batch := _batch(environment, table, after):
+                for key, value in batch:
+                    yield name, key, value
+                after = batch[-1][0]
+
+
+def _batch(environment: lmdb.Environment, table: Any, after: bytes) -> list[tuple[bytes, bytes]]:
+    found: list[tuple[bytes, bytes]] = []
+    with environment.begin(db=table) as transaction, transaction.cursor() as cursor:
+        more = cursor.set_range(after + b"\0") if after else cursor.first()
+        while more and len(found) < ENTRIES_AT_ONCE:
+            found.append((cursor.key(), cursor.value()))
+            more = cursor.next()
+    return found

@@ -1,0 +1,207 @@
+"""Is everything in a store as it should be? Walks every entry of every table, and says what is wrong where.
+
+The log is walked in windows: a bounded number of events is read, checked, and compared with what each index says of the
+same positions. Then each table is walked for entries that the log does not account for. Memory is bounded by the number
+of streams; no transaction lasts longer than a window, so a store may be verified while it is written. Nothing is ever
+changed.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import msgspec
+
+from ..archive import ARCHIVE_FOLDER, Archive
+from ..environment import Environment, page_problem
+from ..folder import DATA_FILE, is_open_for_writing
+from ..reader import LogReader
+from .archive import ArchiveWalk
+from .compacted import CompactedCheck
+from .finding import Finding
+from .followers import FollowersCheck
+from .idempotency import ExpiryCheck, IdempotencyCheck
+from .indexes import HeadCheck, PostingsCheck, check_window
+from .log import LogWalk
+from .meta import MetaCheck, begin, missing
+from .snapshots import SnapshotCheck
+from .tables import unknown_tables, walk_table
+from .tree import Statement, TreeWalk
+
+STORE_PAGES: Final = "pages"
+ARCHIVE_PAGES: Final = "archive pages"
+"""What findings about pages name as their table."""
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with the number of events done and the number of all."""
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """What a verification went through."""
+
+    events: int
+    streams: int
+    snapshots: int
+    idempotency_keys: int
+    size_bytes: int
+    """Of the data file."""
+    findings: int
+
+
+def verify(
+    store: LogReader | Environment,
+    *,
+    statements: Sequence[Statement] = (),
+    progress: Progress | None = None,
+    archive_damage: str = "",
+    now_ns: Callable[[], int] = time.time_ns,
+    looking_at: Callable[[str], None] = lambda _: None,
+) -> "Verification":
+    """Check a whole store; iterate over the result to get a `Finding` for each fault, in the order of the walk.
+
+    Args:
+        store: an open log, or its environment alone: that opens where a log with a damaged end does not.
+        statements: checkpoints kept elsewhere; that history was only added to since is checked, too.
+        progress: told now and then how many events are done, of how many.
+        archive_damage: what is wrong with the pages of the archive, of which nothing is looked at then.
+        now_ns: the time (UTC): idempotency keys that have expired by then may have been dropped.
+        looking_at: told what is looked at next.
+
+    Raises:
+        StoreError: while iterating, when the store is closed or its file cannot be read at all.
+
+    """
+    archive = store.archive if isinstance(store, LogReader) else None
+    environment = store.environment if isinstance(store, LogReader) else store
+    return Verification(environment, archive, statements, progress, archive_damage, now_ns, looking_at)
+
+
+def verify_pages(path: str | os.PathLike[str]) -> list[Finding]:
+    """Check the pages of a store, and of its archive, that no process has open for writing; else nothing is found.
+
+    To be done before a store is opened that may be damaged: LMDB may end the whole process on a damaged page.
+    """
+    found = []
+    for table, folder in ((STORE_PAGES, Path(path)), (ARCHIVE_PAGES, Path(path) / ARCHIVE_FOLDER)):
+        if (folder / DATA_FILE).exists() and not is_open_for_writing(folder):
+            problem = page_problem(folder)
+            if problem:
+                found.append(Finding(table, problem))
+    return found
+
+
+class Verification:
+    """One walk over a store. Iterating runs it; `summary` tells how far it came."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        archive: Archive | None,
+        statements: Sequence[Statement],
+        progress: Progress | None,
+        archive_damage: str,
+        now_ns: Callable[[], int],
+        looking_at: Callable[[str], None],
+    ) -> None:
+        self._environment = environment
+        self._archive_given = archive
+        self._statements = statements
+        self._progress = progress
+        self._archive_damage = archive_damage
+        self._now_ns = now_ns
+        self._looking_at = looking_at
+        self._begin()
+
+    def _begin(self) -> None:
+        """What each part of the walk knows, at its beginning."""
+        environment = self._environment
+        self._findings = 0
+        self._archive = self._archive_given or Archive(
+            environment.path, read_only=True, leaves_no_trace=environment.leaves_no_trace
+        )
+        self._tree = TreeWalk(environment, self._statements)
+        self._compacted = CompactedCheck(environment)
+        self._archived = ArchiveWalk(environment, self._archive, self._compacted, self._archive_damage)
+        self._walk = LogWalk(environment, self._tree, self._archived)
+        self._snapshots = SnapshotCheck(self._walk, self._compacted)
+        self._keys = IdempotencyCheck(environment, self._walk, self._now_ns)
+
+    def __iter__(self) -> Iterator[Finding]:
+        self._begin()
+        try:
+            for finding in self._run():
+                self._findings += 1
+                yield finding
+        finally:
+            if self._archive_given is None:
+                self._archive.close()
+
+    @property
+    def summary(self) -> Summary:
+        """What was walked so far, all of it once the iteration has ended."""
+        return Summary(
+            events=self._walk.events,
+            streams=sum(state.version > 0 for state in self._walk.streams.values()),
+            snapshots=self._snapshots.count,
+            idempotency_keys=self._keys.rows,
+            size_bytes=self._environment.sizes()[0],
+            findings=self._findings,
+        )
+
+    def _run(self) -> Iterator[Finding]:
+        for what, findings in self._checks():
+            self._looking_at(what)
+            yield from findings
+
+    def _checks(self) -> Iterator[tuple[str, Iterable[Finding]]]:
+        """Every check, in order, with what it looks at."""
+        environment, walk, tree, keys = self._environment, self._walk, self._tree, self._keys
+        compacted, archived = self._compacted, self._archived
+
+        yield "the names of the tables", unknown_tables(environment, "tables")
+        yield "the table meta", walk_table(environment, "meta", MetaCheck(environment))
+        yield "the table meta", missing(environment)
+        # What stands on events comes first: all of those events are in the log by the time that its end is looked for.
+        yield "the table compacted", walk_table(environment, "compacted", compacted)
+        yield "the table compacted", compacted.check_numbers()
+        yield "the archive", archived.begin()
+        yield "the table snapshots", walk_table(environment, "snapshots", self._snapshots)
+
+        yield "the log", self._walk_log()
+
+        heads = HeadCheck(environment, walk)
+        yield "the table heads", walk_table(environment, "heads", heads)
+        yield "the table heads", heads.missing()
+        for table in ("streams", "types", "categories", "tags"):
+            postings = PostingsCheck(environment, walk, archived, table)
+            yield f"the table {table}", walk_table(environment, table, postings)
+            yield f"the table {table}", postings.strangers()
+        yield "the table tree", walk_table(environment, "tree", tree.check_node)
+        yield "the table tree", tree.missing(walk.indexed_through)
+        yield "the table idempotency", walk_table(environment, "idempotency", keys)
+        yield "the table idempotency", keys.strangers()
+        yield "the table expiries", walk_table(environment, "expiries", ExpiryCheck(environment))
+        yield "the archive", archived.finish()
+        yield "the table compacted", compacted.finish(archived.record_sizes, archived.stored_sizes)
+        yield "what follows the log", FollowersCheck(environment, walk)
+
+    def _walk_log(self) -> Iterator[Finding]:
+        """Every group of the log with its records, and what the indexes say of them."""
+        environment, walk = self._environment, self._walk
+        for stream, compacted in self._compacted.by_stream.items():
+            walk.pin(stream, compacted.version, "compacted", compacted.event_hash)
+        with environment.read() as transaction:
+            found = [*begin(environment, transaction, walk), *self._tree.begin(transaction)]
+        yield from found
+        while window := walk.next_window():
+            yield from window.findings
+            with environment.read() as transaction:
+                found = check_window(environment, transaction, walk, window)
+                found += self._keys.check_window(transaction, window)
+            yield from found
+            if self._progress:
+                self._progress(walk.events, walk.last_position)
+        yield from walk.finish()
+        yield from self._tree.finish(walk.events)
