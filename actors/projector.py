@@ -19,7 +19,7 @@ from .feed import Feed
 from .future import TrioFuture
 from .trio_actor import TrioActor
 from .views.session import EventFailed, ViewSession
-from .views.view_store import Checkpoint
+from .views.view_store import Checkpoint, ViewRetry
 from .workshare import Workshare
 
 ATTEMPTS_MAX: Final = 5
@@ -30,6 +30,14 @@ TURN_SECONDS: Final = 0.003
 """But no more than are handled in this time, or one batch: the trio thread, or who else writes there, waits for it."""
 UNSAVED_EVENTS_MAX: Final = 10_000
 """Events without effect on the view after which the checkpoint is stored all the same."""
+WAITING_ROWS_MAX: Final = 10_000
+"""Changed rows that wait, while the view is far behind, for events that change them again; those of one turn on top."""
+WAITING_EVENTS_MAX: Final = 100_000
+"""Events that they wait for, at most."""
+WAITING_SECONDS_MAX: Final = 0.5
+"""How long they wait; the view stays as it is meanwhile."""
+ROWS_PER_TURN: Final = 1_000
+"""More rows at once are stored in a worker thread, beside the trio thread."""
 
 ProjectionState: TypeAlias = Literal["catching_up", "live", "paused", "retrying", "failed"]
 logger = logging.getLogger("eventsrc.projection")
@@ -80,12 +88,15 @@ class Projector(TrioActor):
         super().__init__(mailbox_capacity=host.limits.mailbox_commands_max)
         self.name = name
         self.state: ProjectionState = "catching_up"
-        self.position = checkpoint.position
         self.error = ""
         self._host = host
         self._session = session
         self._saved_position = checkpoint.position
-        self._last_hash = checkpoint.event_hash
+        self._shown = checkpoint
+        self._handled = checkpoint
+        """May be further than what the view shows: rows that will be changed again are not stored each time."""
+        self._shown_seconds = time.perf_counter()
+        """When the view last showed all that was handled."""
         self._attempts = 0
         self._failed_position = 0
         self._failures = 0
@@ -94,6 +105,11 @@ class Projector(TrioActor):
         self._is_resting = False
         self._is_displaced = False
         self._is_ending = False
+
+    @property
+    def position(self) -> int:
+        """How far the view has come: it shows the effects of all events up to there, and of no other."""
+        return self._shown.position
 
     @property
     def session(self) -> ViewSession:
@@ -105,9 +121,10 @@ class Projector(TrioActor):
         self.wake()
 
     async def on_stop(self) -> None:  # type: ignore[override]
+        await self._store_handled()
         if self.position > self._saved_position and self.state not in ("retrying", "failed"):
             with contextlib.suppress(ViewRemoved):
-                await self._apply([], Checkpoint(self.position, self._last_hash))
+                await self._apply([], self._shown)
 
     def wake(self) -> None:
         """Have it look at the log, now or when it is done with what it does."""
@@ -134,8 +151,10 @@ class Projector(TrioActor):
                 if self.state not in ("paused", "failed") and not self._is_resting:
                     await self._advance()
             case Pause():
+                await self._store_handled()
                 self._become("paused")
             case GiveUp(reason):
+                await self._store_handled()
                 self.error = reason
                 self._become("failed")
             case Resume():
@@ -197,8 +216,13 @@ class Projector(TrioActor):
         return self.position < host.store.last_position
 
     async def _take_next(self) -> None:
-        events = self._host.store.read(after=self.position, limit=self._step_events)
+        if self._is_ahead and not self._may_wait:
+            await self._apply([], self._handled)
+            return
+        events = self._host.store.read(after=self._handled.position, limit=self._step_events)
         started = time.perf_counter()
+        if not self._is_ahead:
+            self._shown_seconds = started
         await self._take(events)
         if events:
             self._step_events = self._worthwhile((time.perf_counter() - started) / len(events))
@@ -214,36 +238,74 @@ class Projector(TrioActor):
     async def _go_on_from_stored(self) -> None:
         view = self._session.view
         checkpoint = await trio.to_thread.run_sync(lambda: view.checkpoint) if view.waits else view.checkpoint
-        self.position = self._saved_position = checkpoint.position
-        self._last_hash = checkpoint.event_hash
+        self._shown = self._handled = checkpoint
+        self._saved_position = checkpoint.position
         self._is_displaced = False
 
-    async def _take(self, events: list[StoredEvent]) -> None:
-        handled = self._session.handled_types
-        wanted = [event for event in events if event.type in handled]
+    @property
+    def _is_ahead(self) -> bool:
+        """Whether more was handled than the view shows."""
+        return self._handled.position > self.position
+
+    @property
+    def _may_wait(self) -> bool:
+        """Whether changed rows may wait to be stored: only while there is more to come than they have waited for."""
+        waited = self._handled.position - self.position
+        return (
+            self._session.may_wait
+            and self._host.store.last_position - self._handled.position >= max(waited, self._step_events)
+            and waited < WAITING_EVENTS_MAX
+            and self._session.waiting_rows <= WAITING_ROWS_MAX
+            and time.perf_counter() - self._shown_seconds < WAITING_SECONDS_MAX
+        )
+
+    async def _take(self, events: list[StoredEvent], *, may_wait: bool | None = None) -> None:
         if not events:
             return
-        last = events[-1]
-        if wanted or last.position - self._saved_position >= UNSAVED_EVENTS_MAX:
+        handled_types = self._session.handled_types
+        wanted = [event for event in events if event.type in handled_types]
+        last = Checkpoint(events[-1].position, events[-1].hash)
+        if wanted or self._is_ahead or last.position - self._saved_position >= UNSAVED_EVENTS_MAX:
             try:
-                await self._apply(wanted, Checkpoint(last.position, last.hash))
+                await self._apply(wanted, last, may_wait=self._may_wait if may_wait is None else may_wait)
             except EventFailed as failure:
-                await self._take_before(failure.event, events)
+                await self._take_before(failure.event)
                 raise
-        self.position, self._last_hash = last.position, last.hash
-
-    async def _take_before(self, failed: StoredEvent, events: list[StoredEvent]) -> None:
-        """Store the effects of the events before the one that failed."""
-        before = [event for event in events if event.position < failed.position]
-        if before:
-            await self._take(before)
-
-    async def _apply(self, events: list[StoredEvent], checkpoint: Checkpoint) -> None:
-        if self._session.view.waits:
-            await trio.to_thread.run_sync(self._session.apply, events, checkpoint)
         else:
-            self._session.apply(events, checkpoint)
-        self._saved_position = checkpoint.position
+            self._shown = self._handled = last
+
+    async def _take_before(self, failed: StoredEvent) -> None:
+        """Store the effects of the events before the one that failed."""
+        while self.position < failed.position - 1:
+            events = self._host.store.read(after=self.position, limit=self._step_events)
+            await self._take([event for event in events if event.position < failed.position], may_wait=False)
+            await trio.lowlevel.checkpoint()
+
+    async def _apply(self, events: list[StoredEvent], checkpoint: Checkpoint, *, may_wait: bool = False) -> None:
+        session = self._session
+        try:
+            if session.view.waits or (session.waiting_rows > ROWS_PER_TURN and not may_wait):
+                is_stored = await trio.to_thread.run_sync(session.apply, events, checkpoint)
+            else:
+                is_stored = session.apply(events, checkpoint, may_wait=may_wait)
+        except ViewRetry:
+            self._handled = self._shown
+            return
+        except BaseException:
+            self._handled = self._shown
+            raise
+        self._handled = checkpoint
+        if is_stored:
+            self._shown = checkpoint
+            self._saved_position = checkpoint.position
+
+    async def _store_handled(self) -> None:
+        """Have the view show all that was handled. Where it cannot, that is handled again when it goes on."""
+        if self._is_ahead:
+            try:
+                await self._apply([], self._handled)
+            except (EventFailed, EventSourcingError) as error:
+                logger.warning("effects were not stored: %s", described(error), extra=self._facts())
 
     def _rest(self) -> None:
         """Try again after a back-off that grows with each attempt."""

@@ -1,4 +1,4 @@
-"""One projection at work on its view: a batch of events becomes one transaction of rows and checkpoint."""
+"""One projection at work on its view: what events change becomes one transaction of rows and checkpoint."""
 
 from collections.abc import Callable, Container, Sequence
 from typing import Any, Final, Generic, TypeVar
@@ -25,15 +25,23 @@ R = TypeVar("R")
 class Batch:
     """What the tables of a projection have in common while a batch is being handled."""
 
-    __slots__ = ("event_index", "refused", "transaction")
+    __slots__ = ("event", "has_written", "refused", "transaction")
 
     transaction: ViewWriting
-    event_index: int
-    """Which event of the batch is being handled."""
+    event: StoredEvent
+    """The one that is being handled."""
 
     def __init__(self) -> None:
         self.refused: RowRefused | None = None
         """Why nothing of it will be stored, whatever became of that on its way out of a handler."""
+        self.has_written = False
+        """Whether rows are in the transaction already, since a handler asked for others."""
+
+    def begin(self, transaction: ViewWriting) -> None:
+        """What is handled from now on belongs to this transaction."""
+        self.transaction = transaction
+        self.refused = None
+        self.has_written = False
 
     def check(self) -> None:
         """Raise `RowRefused` again where a row was refused."""
@@ -42,7 +50,7 @@ class Batch:
 
 
 class SessionRows(Generic[R]):
-    """A table while a batch is being handled: what is changed is kept here until the end of the batch."""
+    """A table while events are handled: what they change is kept here until it is put into a transaction."""
 
     __slots__ = ("_batch", "_before", "_changed", "_kept", "_newest_key", "_type")
 
@@ -50,10 +58,15 @@ class SessionRows(Generic[R]):
         self._type = row_type
         self._batch = batch
         # With the event that changed it last.
-        self._changed: dict[bytes, tuple[R | None, int]] = {}
+        self._changed: dict[bytes, tuple[R | None, StoredEvent]] = {}
         self._before: dict[bytes, tuple[bytes, ...] | None] = {}
         self._kept: dict[bytes, tuple[R, tuple[bytes, ...]]] = {}
         self._newest_key: tuple[tuple[Any, ...], bytes] = ((), b"")
+
+    @property
+    def changed_count(self) -> int:
+        """Rows that were changed, and are in no transaction yet."""
+        return len(self._changed)
 
     def get(self, *key: Any) -> R | None:
         encoded = self._encoded(key)
@@ -70,13 +83,13 @@ class SessionRows(Generic[R]):
         key = self._encoded(values)
         if key not in self._before:
             self._stored(key, values)
-        self._changed[key] = (row, self._batch.event_index)
+        self._changed[key] = (row, self._batch.event)
 
     def delete(self, *key: Any) -> None:
         encoded = self._encoded(key)
         if encoded not in self._before:
             self._stored(encoded, key)
-        self._changed[encoded] = (None, self._batch.event_index)
+        self._changed[encoded] = (None, self._batch.event)
 
     def where(self, **criteria: Any) -> list[R]:
         row_type = self._type
@@ -98,6 +111,7 @@ class SessionRows(Generic[R]):
                 Change(key, row, self._before[key], None if row is None else indexed(row))
                 for key, (row, _) in self._changed.items()
             ]
+            self._batch.has_written = True
             self._batch.transaction.write(self._type, changes)
         except RowInvalid as error:
             refused = self._batch.refused = RowRefused(self._event_that_put(error.row), error)
@@ -120,8 +134,8 @@ class SessionRows(Generic[R]):
         self._before.clear()
         self._kept.clear()
 
-    def _event_that_put(self, row: object) -> int:
-        return next((index for changed, index in self._changed.values() if changed is row), self._batch.event_index)
+    def _event_that_put(self, row: object) -> StoredEvent:
+        return next((event for changed, event in self._changed.values() if changed is row), self._batch.event)
 
     def _encoded(self, key: tuple[Any, ...]) -> bytes:
         """The key as bytes. A row is mostly put under the key that it was got by."""
@@ -160,6 +174,8 @@ class ViewSession:
         }
         self._projection = projection_class()
         self._batch = Batch()
+        self._waits = self._searches = False
+        self._is_bounded = (projection_class.max_lag_events, projection_class.max_lag_seconds) != (None, None)
         self._rows: list[SessionRows[Any]] = []
         for name, table in definition.tables.items():
             rows: SessionRows[Any] = SessionRows(RowType(table, serializer), self._batch)
@@ -171,36 +187,55 @@ class ViewSession:
         """The stored types of the events that the projection has a method for."""
         return self._handlers
 
-    def apply(self, events: Sequence[StoredEvent], checkpoint: Checkpoint) -> None:
-        """Handle the events and commit what they change together with the checkpoint.
+    @property
+    def may_wait(self) -> bool:
+        """Whether what events change may be stored later.
 
-        Raises `EventFailed` for an event whose method raised: nothing of the batch is stored then.
+        Not where the lag is bounded, nor where handlers look for rows, which are to be there.
         """
+        return not (self.view.waits or self._searches or self._is_bounded)
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows that were changed, and wait to be stored."""
+        return sum(rows.changed_count for rows in self._rows)
+
+    def apply(self, events: Sequence[StoredEvent], checkpoint: Checkpoint, *, may_wait: bool = False) -> bool:
+        """Handle the events and commit what they change together with the checkpoint; return whether that was done.
+
+        With `may_wait` it mostly is not, and left to a later call: rows that are changed again meanwhile are written
+        once. Whatever is raised, what waits is forgotten, and the events behind the stored checkpoint are to be handled
+        again; so it is with `ViewRetry`, which is raised only where something waited.
+
+        Raises `EventFailed` for an event whose method raised.
+        """
+        waited = self._waits
         for _ in range(RETRIES_MAX):
             try:
-                self._apply(events, checkpoint)
+                self._waits = not self._apply(events, checkpoint, may_wait=may_wait)
             except ViewRetry:
                 self._forget()
+                if waited:
+                    raise
                 continue
             except RowRefused as refused:
                 self._forget()
-                raise EventFailed(events[refused.event_index], refused.error) from refused.error
+                raise EventFailed(refused.event, refused.error) from refused.error
             except BaseException:
                 self._forget()
                 raise
-            return
+            return not self._waits
         raise RuntimeError(f"the view could not be written in {RETRIES_MAX} attempts")
 
-    def _apply(self, events: Sequence[StoredEvent], checkpoint: Checkpoint) -> None:
+    def _apply(self, events: Sequence[StoredEvent], checkpoint: Checkpoint, *, may_wait: bool) -> bool:
         handlers, decode, projection, batch = self._handlers, self._codecs.decode, self._projection, self._batch
-        batch.refused = None
         with self.view.writing() as transaction:
-            batch.transaction = transaction
-            for index, stored in enumerate(events):
+            batch.begin(transaction)
+            for stored in events:
                 handler = handlers.get(stored.type)
                 if handler is None:
                     continue
-                batch.event_index = index
+                batch.event = stored
                 try:
                     handler(projection, decode(stored), stored)
                 except (ViewRetry, RowRefused, FileWriteFailed):
@@ -212,11 +247,16 @@ class ViewSession:
                     raise EventFailed(stored, error) from error
                 # The method may have passed over it.
                 batch.check()
+            self._searches |= batch.has_written
+            if may_wait and not batch.has_written:
+                return False
             for rows in self._rows:
                 rows.flush()
             transaction.save(checkpoint)
+        return True
 
     def _forget(self) -> None:
+        self._waits = False
         for rows in self._rows:
             rows.forget()
 
@@ -231,9 +271,9 @@ class EventFailed(Exception):
 
 
 class RowRefused(Exception):
-    """A row of the event at this index of the batch does not fit its table, which showed when it was written."""
+    """A row that an event put does not fit its table, which showed when it was written."""
 
-    def __init__(self, event_index: int, error: RowInvalid) -> None:
+    def __init__(self, event: StoredEvent, error: RowInvalid) -> None:
         super().__init__(str(error))
-        self.event_index = event_index
+        self.event = event
         self.error = error

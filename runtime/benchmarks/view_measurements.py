@@ -5,7 +5,8 @@ import math
 import statistics
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ import trio
 
 from ...actors.event_codecs import EventCodecs
 from ...actors.projection import EventMeta, Projection, Table, on
-from ...actors.projector import BATCHES_PER_COMMIT
+from ...actors.projector import WAITING_EVENTS_MAX, WAITING_ROWS_MAX
 from ...actors.serializer import Serializer
 from ...storage.log import EventLog
 from ...storage.record import StoredEvent
@@ -112,7 +113,7 @@ def _scan(environment: lmdb.Environment, table: Any) -> None:
 
 
 def bare_view(folder: Path, store: Path) -> float:
-    """Events a second at which a loop around LMDB keeps the same rows and index, in batches as large: the limit."""
+    """Events a second at which a loop around LMDB keeps the same rows and index, storing them as seldom: the limit."""
     log = EventLog(store, limits=LIMITS)
     try:
         events = log.read(limit=log.last_position)
@@ -123,12 +124,9 @@ def bare_view(folder: Path, store: Path) -> float:
     rows, index = environment.open_db(b"rows"), environment.open_db(b"amount")
     number = struct.Struct(">Q")
     amounts: dict[bytes, int] = {}
+    left = iter(accounts)
     started = time.perf_counter()
-    batch_events = LIMITS.catch_up_batch_events * BATCHES_PER_COMMIT
-    for start in range(0, len(accounts), batch_events):
-        changed: dict[bytes, int] = {}
-        for account in accounts[start : start + batch_events]:
-            changed[account] = changed.get(account, amounts.get(account, 0)) + 1
+    while changed := _changes_of(left, amounts):
         with environment.begin(write=True) as transaction, transaction.cursor(index) as cursor:
             for account in changed.keys() & amounts.keys():
                 cursor.set_key(number.pack(amounts[account]) + account)
@@ -140,6 +138,16 @@ def bare_view(folder: Path, store: Path) -> float:
     seconds = time.perf_counter() - started
     environment.close()
     return len(accounts) / seconds
+
+
+def _changes_of(accounts: Iterator[bytes], amounts: Mapping[bytes, int]) -> dict[bytes, int]:
+    """The new amounts that are stored at once."""
+    changed: dict[bytes, int] = {}
+    for account in islice(accounts, WAITING_EVENTS_MAX):
+        changed[account] = changed.get(account, amounts.get(account, 0)) + 1
+        if len(changed) > WAITING_ROWS_MAX:
+            break
+    return changed
 
 
 async def sqlite_catch_up(folder: Path, store: Path) -> float | None:

@@ -62,9 +62,9 @@ async def test_writers_are_slowed_down_so_that_no_event_waits_longer_than_the_bo
 ) -> None:
     apply = Projector._apply
 
-    async def slowly(self: Projector, events: Sequence[StoredEvent], *others: Any) -> None:
+    async def slowly(self: Projector, events: Sequence[StoredEvent], *others: Any, **options: Any) -> None:
         await trio.sleep(0.004 * len(events))
-        await apply(self, list(events), *others)
+        await apply(self, list(events), *others, **options)
 
     monkeypatch.setattr(Projector, "_apply", slowly)
 
@@ -112,9 +112,9 @@ async def test_commands_go_on_while_a_new_version_is_built(tmp_path: Path, monke
     may_go_on = trio.Event()
     apply = Projector._apply
 
-    async def held(self: Projector, *others: Any) -> None:
+    async def held(self: Projector, *others: Any, **options: Any) -> None:
         await may_go_on.wait()
-        await apply(self, *others)
+        await apply(self, *others, **options)
 
     monkeypatch.setattr(Projector, "_apply", held)
     newer: type[Projection] = Newer

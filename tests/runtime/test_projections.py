@@ -36,7 +36,6 @@ from eventsrc import (
 )
 from eventsrc.actors.projector import Projector
 from eventsrc.actors.views.session import ViewSession
-from eventsrc.actors.views.view_store import Checkpoint
 from eventsrc.storage.control import ControlBoard
 from eventsrc.storage.folder import CONTROL_FOLDER
 from eventsrc.storage.record import StoredEvent
@@ -78,8 +77,8 @@ async def test_no_event_is_skipped_when_a_view_is_stopped_and_started_while_it_c
 ) -> None:
     apply = Projector._apply
 
-    async def once(self: Projector, *others: Any) -> None:
-        await apply(self, *others)
+    async def once(self: Projector, *others: Any, **options: Any) -> None:
+        await apply(self, *others, **options)
         applied.set()
         while not runtime.projections.get(Balances).is_paused:
             await trio.lowlevel.checkpoint()
@@ -117,9 +116,9 @@ async def test_what_is_behind_is_taken_in_steps_that_hold_nobody_up(
             now += seconds_per_event
             super().deposited(event, meta)
 
-    def apply(session: ViewSession, events: Sequence[StoredEvent], checkpoint: Checkpoint) -> None:
+    def apply(session: ViewSession, events: Sequence[StoredEvent], *others: Any, **options: Any) -> bool:
         steps.append(len(events))
-        real_apply(session, events, checkpoint)
+        return real_apply(session, events, *others, **options)
 
     real_apply = ViewSession.apply
     monkeypatch.setattr(ViewSession, "apply", apply)
