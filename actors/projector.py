@@ -30,14 +30,13 @@ TURN_SECONDS: Final = 0.003
 """But no more than are handled in this time, or one batch: the trio thread, or who else writes there, waits for it."""
 UNSAVED_EVENTS_MAX: Final = 10_000
 """Events without effect on the view after which the checkpoint is stored all the same."""
-WAITING_ROWS_MAX: Final = 10_000
-"""Changed rows that wait, while the view is far behind, for events that change them again; those of one turn on top."""
+WAITING_ROWS_MAX: Final = 1_000
+"""Changed rows that wait, while the view is far behind, for events that change them again; those of one turn on top.
+Storing them takes a turn."""
 WAITING_EVENTS_MAX: Final = 100_000
 """Events that they wait for, at most."""
 WAITING_SECONDS_MAX: Final = 0.5
 """How long they wait; the view stays as it is meanwhile."""
-ROWS_PER_TURN: Final = 1_000
-"""More rows at once are stored in a worker thread, beside the trio thread."""
 
 ProjectionState: TypeAlias = Literal["catching_up", "live", "paused", "retrying", "failed"]
 logger = logging.getLogger("eventsrc.projection")
@@ -284,7 +283,7 @@ class Projector(TrioActor):
     async def _apply(self, events: list[StoredEvent], checkpoint: Checkpoint, *, may_wait: bool = False) -> None:
         session = self._session
         try:
-            if session.view.waits or (session.waiting_rows > ROWS_PER_TURN and not may_wait):
+            if session.view.waits:
                 is_stored = await trio.to_thread.run_sync(session.apply, events, checkpoint)
             else:
                 is_stored = session.apply(events, checkpoint, may_wait=may_wait)

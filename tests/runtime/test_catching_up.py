@@ -107,7 +107,6 @@ async def test_it_shows_the_events_up_to_its_position_and_no_other_whatever_fail
     monkeypatch.setattr(projector, "ATTEMPTS_MAX", 1_000)
     monkeypatch.setattr(projector, "WAITING_ROWS_MAX", chance.choice([3, 15, 100]))
     monkeypatch.setattr(projector, "WAITING_EVENTS_MAX", chance.choice([100, 300, 10_000]))
-    monkeypatch.setattr(projector, "ROWS_PER_TURN", chance.choice([1, 1_000]))
     write = LmdbWriting.write
 
     def refused_at_times(self: LmdbWriting, table: object, changes: list[object]) -> None:
