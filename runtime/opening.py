@@ -17,8 +17,8 @@ from ..actors.projection import Projection
 from ..actors.views.lmdb_view import LmdbViews
 from ..actors.views.view_store import ViewStore
 from ..storage.control import ControlBoard
+from ..storage.environment.folder import CONTROL_FOLDER, READERS_FOLDER, VIEWS_FOLDER
 from ..storage.errors import FileWriteFailed, StorePathInvalid
-from ..storage.folder import CONTROL_FOLDER, READERS_FOLDER, VIEWS_FOLDER
 from ..storage.limits import Limits
 from ..storage.log import EventLog
 from ..storage.memory import MemoryLog

@@ -15,9 +15,9 @@ import lmdb
 import msgspec
 
 from .control_errors import ControlBoardFull, ControlBoardUnreadable
-from .environment import ENGINE
+from .environment.environment import ENGINE
+from .environment.folder import RUNTIME_FILE, has_runtime, hold, reserve_lock_file
 from .errors import FileWriteFailed, StoreClosed, StoreError, StoreForked, StoreInUse
-from .folder import RUNTIME_FILE, has_runtime, hold, reserve_lock_file
 
 ALREADY_OPEN: Final = "already open in this process"
 """What py-lmdb says of an environment that is."""

@@ -6,9 +6,9 @@ from typing import Final, cast
 
 import lmdb
 
-from .archive import Archive
+from .archive.archive import Archive
 from .commit import IdempotencyEntry
-from .environment import Environment, Transaction
+from .environment.environment import Environment, Transaction
 from .errors import CorruptRecord
 from .group import KEY, Group, GroupDamaged, Record, is_stub
 from .record import HASH_SIZE_BYTES, StoredEvent

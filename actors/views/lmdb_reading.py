@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import msgspec
 
+from ...storage.environment.view_environment import Transaction, ViewEnvironment, ViewFull
 from ...storage.ordered_key import INDEXED_SIZE_BYTES_MAX, NotOrdered, encode_indexed
-from ...storage.view_environment import Transaction, ViewEnvironment, ViewFull
 from ..errors import QueryTooLarge, RowInvalid
 from .criteria import Between, Criterion, Equal, OneOf, RowQuery, StartingWith
 from .row_order import SORTED_ROWS_MAX, RowOrder

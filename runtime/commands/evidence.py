@@ -13,13 +13,13 @@ import rich.progress
 from msgspec import structs
 
 from ...storage.errors import CheckpointInvalid, EvidenceUnavailable
-from ...storage.proof import prove
+from ...storage.evidence.proof import prove
 from ...storage.reader import LogReader
 from ...storage.verification.apart import Report, verify_apart
 from .output import print_json
 
 if TYPE_CHECKING:
-    from ...storage.signed_checkpoint import Checkpoint
+    from ...storage.evidence.signed_checkpoint import Checkpoint
 
 EXIT_DAMAGED: Final = 2
 
@@ -80,7 +80,7 @@ def _verdict(report: Report) -> str:
 def print_checkpoint(options: argparse.Namespace) -> int:
     """`eventsrc checkpoint PATH --key FILE`: one line of JSON, to be kept elsewhere."""
     try:
-        from ...storage import signed_checkpoint as signing  # noqa: PLC0415 - an extra
+        from ...storage.evidence import signed_checkpoint as signing  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise EvidenceUnavailable from error
     with closing(LogReader.open(options.path)) as log:
@@ -105,7 +105,7 @@ def print_proof(options: argparse.Namespace) -> int:
 
 def _checkpoint(file: Path, public_key: bytes | None) -> "Checkpoint":
     try:
-        from ...storage.signed_checkpoint import read_checkpoint  # noqa: PLC0415 - an extra
+        from ...storage.evidence.signed_checkpoint import read_checkpoint  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise EvidenceUnavailable from error
     try:

@@ -10,7 +10,7 @@ import attrs
 import trio
 
 from ...actors.aggregate import Aggregate
-from ...storage.compacted import Compacted
+from ...storage.archive.compacted import Compacted
 from ...storage.control import MaintenanceAction
 from ...storage.errors import StorePathInvalid
 from ...storage.group import STUB
@@ -18,10 +18,10 @@ from ...storage.limits import Limits
 from ...storage.query import find_streams
 from ...storage.reader import LogReader
 from ...storage.snapshot import Snapshot
-from ..compactor import Compaction
 from ..known_names import check_stream
-from ..maintenance import Retention
-from ..retention import RetentionPolicy
+from ..maintenance.compactor import Compaction
+from ..maintenance.maintenance import Retention
+from ..maintenance.retention import RetentionPolicy
 from ..runtime import Runtime
 from .domain_modules import aggregates_in
 from .output import format_time, print_rows

@@ -9,9 +9,9 @@ from pathlib import Path
 import rich.console
 import rich.progress
 
-from ...storage.backup import backup, fork, restore
+from ...storage.copies.backup import backup, fork, restore
+from ...storage.copies.transfer import STANDARD_STREAM, export_events, import_store
 from ...storage.reader import LogReader
-from ...storage.transfer import STANDARD_STREAM, export_events, import_store
 from .output import print_json
 
 

@@ -12,8 +12,8 @@ from msgspec import structs
 
 from ...actors.aggregate_type import AggregateType
 from ...actors.recovery import recover
-from ...storage.divergence import divergence
 from ...storage.event_query import EventQuery
+from ...storage.evidence.divergence import divergence
 from ...storage.query import find_events
 from ...storage.reader import LogReader
 from ...storage.record import StoredEvent

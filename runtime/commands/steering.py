@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Final
 import attrs
 
 from ...storage.control import PROJECTION_PREFIX, Action, ControlBoard, ProjectionAction, SubscriptionAction
+from ...storage.environment.folder import CONTROL_FOLDER, READERS_FOLDER
 from ...storage.errors import EventSourcingError, StorePathInvalid
-from ...storage.folder import CONTROL_FOLDER, READERS_FOLDER
 from ...storage.reader import LogReader
 from ..errors import UnknownSubscription
 from .output import format_time, print_json, print_rows

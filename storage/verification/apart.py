@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from ..environment import Environment
+from ..environment.environment import Environment
 from ..errors import EventSourcingError, VerificationImpossible
 from .finding import Finding
 from .tree import Statement

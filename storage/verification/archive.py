@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from ..archive import KEY_SIZE_BYTES, UNDECODABLE, Archive
-from ..environment import FORMAT_NAME, FORMAT_VERSION, Environment, Transaction
+from ..archive.archive import KEY_SIZE_BYTES, UNDECODABLE, Archive
+from ..archive.segment_cache import SegmentCache
+from ..environment.environment import FORMAT_NAME, FORMAT_VERSION, Environment, Transaction
 from ..errors import ArchiveUnreachable
 from ..group import is_stub, split_stub
 from ..record import HASH_SIZE_BYTES, StoredEvent
 from ..record_lookup import RecordLookup
-from ..segment_cache import SegmentCache
 from .compacted import CompactedCheck
 from .finding import Finding
 from .tables import unknown_tables, walk_table

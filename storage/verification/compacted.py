@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 import msgspec
 from msgspec import structs
 
-from ..compacted import Compacted, CompactedDamaged, decode_compacted
-from ..environment import Environment, Transaction
+from ..archive.compacted import Compacted, CompactedDamaged, decode_compacted
+from ..archive.segment_numbers import segment_numbers
+from ..environment.environment import Environment, Transaction
 from ..record_lookup import RecordLookup
-from ..segment_numbers import segment_numbers
 from ..snapshot import Snapshot, encode_state
 from .finding import Finding
 

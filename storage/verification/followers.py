@@ -14,8 +14,8 @@ import lmdb
 import msgspec
 
 from ..control import ALREADY_OPEN, ControlRequest, ParkedEvent, Progress
-from ..environment import Environment, page_problem
-from ..folder import (
+from ..environment.environment import Environment, page_problem
+from ..environment.folder import (
     CONTROL_FOLDER,
     DATA_FILE,
     READERS_FOLDER,

@@ -10,7 +10,7 @@ from typing import Final, cast
 import attrs
 
 from ..commit import IdempotencyEntry
-from ..environment import Environment, Transaction
+from ..environment.environment import Environment, Transaction
 from ..group import KEY, Group, GroupDamaged, Record, is_stub
 from ..names import category_of
 from ..record import GENESIS_HASH, HASH_SIZE_BYTES, StoredEvent, content_hash

@@ -14,9 +14,9 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from ..archive import ARCHIVE_FOLDER, Archive
-from ..environment import Environment, page_problem
-from ..folder import DATA_FILE, is_open_for_writing
+from ..archive.archive import ARCHIVE_FOLDER, Archive
+from ..environment.environment import Environment, page_problem
+from ..environment.folder import DATA_FILE, is_open_for_writing
 from ..reader import LogReader
 from .archive import ArchiveWalk
 from .compacted import CompactedCheck

@@ -38,7 +38,7 @@ from eventsrc.actors.projector import Projector
 from eventsrc.actors.views.session import ViewSession
 from eventsrc.actors.views.view_store import Checkpoint
 from eventsrc.storage.control import ControlBoard
-from eventsrc.storage.folder import CONTROL_FOLDER
+from eventsrc.storage.environment.folder import CONTROL_FOLDER
 from eventsrc.storage.record import StoredEvent
 from eventsrc.storage.store import EventStore
 

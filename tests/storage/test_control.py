@@ -11,8 +11,8 @@ import lmdb
 import pytest
 
 from eventsrc import ControlBoardUnreadable, EventLog, StoreClosed, StoreInUse
-from eventsrc.storage import folder
 from eventsrc.storage.control import READERS_MAX, ControlBoard, ParkedEvent, Progress
+from eventsrc.storage.environment import folder
 
 PROGRESS = Progress(1, bytes(32), [])
 PARKED = ParkedEvent("mailer", 1, "account-ann", "why", 1, 1)

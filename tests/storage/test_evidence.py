@@ -14,21 +14,21 @@ import pytest
 
 from eventsrc.runtime.command_line import main
 from eventsrc.storage.commit import ANY, Appended, Commit, NewEvent, StreamAppend
-from eventsrc.storage.environment import Environment
+from eventsrc.storage.environment.environment import Environment
 from eventsrc.storage.errors import CheckpointInvalid, ProofImpossible, SigningKeyInvalid
-from eventsrc.storage.group import KEY, Group, encode_group
-from eventsrc.storage.log import EventLog
-from eventsrc.storage.merkle import NODE_LEAVES, Tree
-from eventsrc.storage.proof import prove
-from eventsrc.storage.reader import LogReader
-from eventsrc.storage.record import GENESIS_HASH, StoredEvent, seal
-from eventsrc.storage.signed_checkpoint import (
+from eventsrc.storage.evidence.merkle import NODE_LEAVES, Tree
+from eventsrc.storage.evidence.proof import prove
+from eventsrc.storage.evidence.signed_checkpoint import (
     Checkpoint,
     load_signing_key,
     make_checkpoint,
     new_signing_key,
     read_checkpoint,
 )
+from eventsrc.storage.group import KEY, Group, encode_group
+from eventsrc.storage.log import EventLog
+from eventsrc.storage.reader import LogReader
+from eventsrc.storage.record import GENESIS_HASH, StoredEvent, seal
 from eventsrc.storage.verification.verify import verify
 
 SCRIPT = Path(__file__).parent / "check_proof.py"

@@ -16,9 +16,9 @@ from damage_store import make_store
 from tampering import rows_of
 
 from eventsrc.runtime.command_line import main
-from eventsrc.storage import folder
 from eventsrc.storage.control import ControlBoard, Progress
-from eventsrc.storage.environment import Environment
+from eventsrc.storage.environment import folder
+from eventsrc.storage.environment.environment import Environment
 from eventsrc.storage.errors import VerificationImpossible
 from eventsrc.storage.verification import apart, followers
 from eventsrc.storage.verification.verify import verify
