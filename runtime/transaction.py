@@ -18,7 +18,7 @@ from ..actors.decision import Decision
 from ..actors.errors import ApplierFailed, HandlerFailed
 from ..actors.future import TrioFuture
 from ..actors.idempotency import window_seconds
-from ..actors.journal import Lane, Write
+from ..actors.journal import CommitSeries, Write
 from ..actors.receipt import Receipt
 from ..actors.request import Hold, Request, current_cause
 from ..actors.turn import Reply
@@ -226,7 +226,7 @@ class Transaction:
             entries,
             event_count=offset,
             answer_count=1,
-            lane=Lane(),
+            series=CommitSeries(),
             settle=self._on_settled,
             conditions=self._conditions,
         )

@@ -17,7 +17,7 @@ from ...storage.commit import Appended, NewEvent, StreamAppend
 from ...storage.errors import EventSourcingError, EventTooLarge
 from ...storage.record import StoredEvent
 from ..errors import DecodingError, DefinitionError, EncodingError
-from ..journal import Lane, Write
+from ..journal import CommitSeries, Write
 from ..receipt import Receipt
 from ..request import Cause, current_cause
 from .context import Commands, SagaContext
@@ -75,7 +75,7 @@ class SagaRun:
         self._class = saga_class
         self._definition: SagaDefinition = saga_class.__eventsrc_saga__
         self._correlation_id = correlation_id
-        self._lane = Lane()
+        self._series = CommitSeries()
         self._held: list[NewEvent] = []
         self._in_flight = 0
         self._has_begun = False
@@ -337,7 +337,7 @@ class SagaRun:
             return
         append = StreamAppend(self.stream, self.history.version - len(events), events)
         self._in_flight += 1
-        write = Write((append,), (), len(events), answer_count=1, lane=self._lane, settle=self._on_settled)
+        write = Write((append,), (), len(events), answer_count=1, series=self._series, settle=self._on_settled)
         self._host.journal.submit(write)
 
     def _on_settled(self, outcome: Appended | EventSourcingError) -> None:
