@@ -59,7 +59,7 @@ T = TypeVar("T")
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
-class Progress(msgspec.Struct, frozen=True, array_like=True):
+class SubscriptionProgress(msgspec.Struct, frozen=True, array_like=True):
     """How far a subscription has come: what is wanted up to `position` is done or parked, but for what is `pending`.
 
     Those are the positions of the first such event of each stream that is behind: a few, however many events follow.
@@ -180,23 +180,29 @@ class ControlBoard:
 
     # --- subscriptions ---
 
-    def subscriptions(self) -> dict[str, Progress]:
+    def subscriptions(self) -> dict[str, SubscriptionProgress]:
         """The progress of every subscription, by name."""
         with self._read() as transaction:
             return self._subscriptions_in(transaction)
 
-    def _subscriptions_in(self, transaction: Transaction) -> dict[str, Progress]:
+    def _subscriptions_in(self, transaction: Transaction) -> dict[str, SubscriptionProgress]:
         with transaction.cursor(self._subscriptions) as cursor:
-            return {key.decode(): msgspec.msgpack.decode(value, type=Progress) for key, value in cursor}
+            return {key.decode(): msgspec.msgpack.decode(value, type=SubscriptionProgress) for key, value in cursor}
 
-    def progress(self, name: str) -> Progress | None:
+    def progress(self, name: str) -> SubscriptionProgress | None:
         """How far a subscription has come; None when there is none of this name."""
         with self._read() as transaction:
             value = transaction.get(name.encode(), db=self._subscriptions)
-            return None if value is None else msgspec.msgpack.decode(value, type=Progress)
+            return None if value is None else msgspec.msgpack.decode(value, type=SubscriptionProgress)
 
     def save(
-        self, name: str, progress: Progress, parked: list[ParkedEvent], unparked: list[int], *, create: bool = False
+        self,
+        name: str,
+        progress: SubscriptionProgress,
+        parked: list[ParkedEvent],
+        unparked: list[int],
+        *,
+        create: bool = False,
     ) -> bool:
         """Store progress, newly parked events and those that are parked no longer, at once.
 
@@ -243,7 +249,7 @@ class ControlBoard:
             subscriptions = self._subscriptions_ahead(transaction, position)
             for name, progress in subscriptions.items():
                 pending = [each for each in progress.pending if each <= position]
-                cut = _encode(Progress(position, event_hash, pending))
+                cut = _encode(SubscriptionProgress(position, event_hash, pending))
                 transaction.put(name.encode(), cut, db=self._subscriptions)
                 for event in self._parked_of(transaction, name):
                     if event.position > position:
@@ -255,7 +261,7 @@ class ControlBoard:
 
         return self._write(work)
 
-    def _subscriptions_ahead(self, transaction: Transaction, position: int) -> dict[str, Progress]:
+    def _subscriptions_ahead(self, transaction: Transaction, position: int) -> dict[str, SubscriptionProgress]:
         known = self._subscriptions_in(transaction)
         return {name: progress for name, progress in known.items() if progress.position > position}
 

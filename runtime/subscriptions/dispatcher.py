@@ -17,7 +17,7 @@ import attrs
 import trio
 
 from ...actors.feed import Feed
-from ...storage.control import ControlBoard, ParkedEvent, Progress
+from ...storage.control import ControlBoard, ParkedEvent, SubscriptionProgress
 from ...storage.errors import EventSourcingError, described
 from ...storage.limits import Limits
 from ...storage.record import StoredEvent
@@ -146,7 +146,7 @@ class Dispatcher:
                     f"The subscription {self.name!r} cannot begin after position {after}: the log ends at "
                     f"{self._store.last_position}."
                 )
-            progress = Progress(after, self._hash_at(after), [])
+            progress = SubscriptionProgress(after, self._hash_at(after), [])
             await on_board(self._board, partial(self._board.save, self.name, progress, [], [], create=True))
         elif self._hash_at(progress.position) != progress.event_hash:
             raise SubscriptionDiverged(self.name, progress.position)
@@ -395,10 +395,10 @@ class Dispatcher:
             self._saved_changes, self._saved_position = changes, progress.position
             self._was_saved.unpark_all()
 
-    def _progress(self) -> Progress:
+    def _progress(self) -> SubscriptionProgress:
         position = self._search.position
         pending = sorted(pending for lane in self._lanes.values() if (pending := lane.pending) is not None)
-        return Progress(position, self._hash_at(position), pending)
+        return SubscriptionProgress(position, self._hash_at(position), pending)
 
     def _hash_at(self, position: int) -> bytes:
         """The hash of the event at a position; empty at 0, and where the log does not reach."""

@@ -18,7 +18,7 @@ from ..record import utc_time
 from ..verification.verify import Summary, verify
 from .errors import CopyInterrupted, CopyUnsound, PointUnreachable
 from .partial import empty_folder, partial_folder
-from .transfer import Progress, copy_events, import_events
+from .transfer import ReportPosition, copy_events, import_events
 
 FINDINGS_MAX: Final = 10
 """Faults of a copy that its error tells."""
@@ -26,7 +26,7 @@ COPY_ATTEMPTS_MAX: Final = 5
 """Copies of log and archive until they fit together, where streams are made whole again or the map moves meanwhile."""
 
 
-def backup(store: LogReader, destination: str | os.PathLike[str], *, progress: Progress | None = None) -> Summary:
+def backup(store: LogReader, destination: str | os.PathLike[str], *, progress: ReportPosition | None = None) -> Summary:
     """Copy a store into a folder that is new or empty, without the pages that it has freed, and verify the copy.
 
     Commands go on meanwhile. The copy has everything up to the moment at which it began: events, the archive,
@@ -47,7 +47,7 @@ def restore(
     increments: Sequence[Path] = (),
     to_position: int | None = None,
     to_time_ns: int | None = None,
-    progress: Progress | None = None,
+    progress: ReportPosition | None = None,
 ) -> int:
     """Make a store of a backup and the increments since, up to a position or a time (UTC); return its last position.
 
@@ -76,7 +76,7 @@ def restore(
 
 
 def fork(
-    source: LogReader, at_position: int, destination: str | os.PathLike[str], *, progress: Progress | None = None
+    source: LogReader, at_position: int, destination: str | os.PathLike[str], *, progress: ReportPosition | None = None
 ) -> int:
     """Make a store of its own, in a new folder, that shares the history up to a position; return that position.
 
@@ -105,7 +105,7 @@ def _add_increments(
     increments: Sequence[Path],
     to_position: int | None,
     to_time_ns: int | None,
-    progress: Progress | None,
+    progress: ReportPosition | None,
 ) -> None:
     if to_position is None and to_time_ns is None:
         for increment in increments:
@@ -139,7 +139,7 @@ def _too_early(source: LogReader, time_ns: int) -> PointUnreachable:
     return PointUnreachable(source.path, utc_time(time_ns).isoformat(), begins)
 
 
-def _copy(store: LogReader, folder: Path, progress: Progress | None) -> Summary:
+def _copy(store: LogReader, folder: Path, progress: ReportPosition | None) -> Summary:
     """Copy log and archive, so that they fit together, and verify the copy."""
     for attempt in range(1, COPY_ATTEMPTS_MAX + 1):
         empty_folder(folder)
@@ -163,7 +163,7 @@ def _copy(store: LogReader, folder: Path, progress: Progress | None) -> Summary:
     raise CopyUnsound(store.path, ["what its log needs was dropped from its archive each time that both were copied"])
 
 
-def _verified(store: LogReader, folder: Path, progress: Progress | None) -> Summary:
+def _verified(store: LogReader, folder: Path, progress: ReportPosition | None) -> Summary:
     """Raises `CopyUnsound`, or `ArchiveUnreachable` where the copy of the archive lacks something."""
     try:
         copy = LogReader.open(folder)

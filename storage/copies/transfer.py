@@ -34,7 +34,7 @@ READ_ATTEMPTS_MAX: Final = 3
 STANDARD_STREAM: Final = Path("-")
 """Names standard output for an export, standard input for an import."""
 
-Progress = Callable[[int], None]
+ReportPosition = Callable[[int], None]
 """Called with the position that was reached."""
 Until = Callable[[int, int], bool]
 """Tells by position and time (UTC, ns) which event is the first not to be taken."""
@@ -43,7 +43,7 @@ Until = Callable[[int, int], bool]
 # --- out
 
 
-def export_events(store: LogReader, path: Path, *, after: int = 0, progress: Progress | None = None) -> int:
+def export_events(store: LogReader, path: Path, *, after: int = 0, progress: ReportPosition | None = None) -> int:
     """Write the events after a position to a new file of JSON Lines, packed by gzip where its name ends in .gz.
 
     Returns how many. Raises `PointUnreachable` for a position that the log does not have, `DestinationExists` and the
@@ -63,7 +63,7 @@ def export_events(store: LogReader, path: Path, *, after: int = 0, progress: Pro
     return through - after
 
 
-def _export(store: LogReader, file: IO[bytes], after: int, through: int, progress: Progress | None) -> None:
+def _export(store: LogReader, file: IO[bytes], after: int, through: int, progress: ReportPosition | None) -> None:
     header = Header(EXPORT_VERSION, after, root_at(store, after).hex(), through - after, through)
     writer = ExportWriter(file, header)
     for group in groups_of(store, after=after, through=through):
@@ -82,7 +82,7 @@ def import_events(
     *,
     until: Until | None = None,
     is_partial: bool = False,
-    progress: Progress | None = None,
+    progress: ReportPosition | None = None,
 ) -> int:
     """Append the events of an export that a log does not have yet; return how many.
 
@@ -104,7 +104,7 @@ def import_events(
         return adopt_all(log, groups if until is None else _cut(groups, until), progress=progress)
 
 
-def import_store(folder: str, path: Path, *, progress: Progress | None = None) -> tuple[int, int]:
+def import_store(folder: str, path: Path, *, progress: ReportPosition | None = None) -> tuple[int, int]:
     """Append an export to the store in a folder, or make one of it where there is nothing: (how many events, its end).
 
     Raises what `import_events` does, `StoreInUse` where the store is open, `StorePathInvalid` where something else is
@@ -202,7 +202,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
 # --- from one log to another
 
 
-def copy_events(source: LogReader, log: EventLog, *, through: int, progress: Progress | None = None) -> int:
+def copy_events(source: LogReader, log: EventLog, *, through: int, progress: ReportPosition | None = None) -> int:
     """Append the events of another log to an empty one, up to a position; return how many.
 
     Raises `CorruptRecord` or `ArchiveUnreachable` where the source is damaged, a `StoreError` of the log.
@@ -213,7 +213,7 @@ def copy_events(source: LogReader, log: EventLog, *, through: int, progress: Pro
     return count
 
 
-def adopt_all(log: EventLog, groups: Iterable[MovedGroup], *, progress: Progress | None = None) -> int:
+def adopt_all(log: EventLog, groups: Iterable[MovedGroup], *, progress: ReportPosition | None = None) -> int:
     """Store groups that follow the end of a log, some at a time; return how many events they have."""
     batch: list[MovedGroup] = []
     count = events = size_bytes = 0

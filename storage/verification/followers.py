@@ -13,7 +13,7 @@ from typing import Any, Final
 import lmdb
 import msgspec
 
-from ..control import ALREADY_OPEN, ControlRequest, ParkedEvent, Progress
+from ..control import ALREADY_OPEN, ControlRequest, ParkedEvent, SubscriptionProgress
 from ..environment.environment import Environment, page_problem
 from ..environment.folder import (
     CONTROL_FOLDER,
@@ -34,7 +34,7 @@ ENTRIES_AT_ONCE: Final = 1_024
 TABLES_MAX: Final = 256
 _POSITION: Final = struct.Struct(">Q")
 _checkpoint_of: Final = msgspec.msgpack.Decoder(tuple[int, bytes]).decode
-_progress_of: Final = msgspec.msgpack.Decoder(Progress).decode
+_progress_of: Final = msgspec.msgpack.Decoder(SubscriptionProgress).decode
 _parked_of: Final = msgspec.msgpack.Decoder(ParkedEvent).decode
 _request_of: Final = msgspec.msgpack.Decoder(ControlRequest).decode
 _any_of: Final = msgspec.msgpack.Decoder().decode

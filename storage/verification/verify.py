@@ -34,7 +34,7 @@ STORE_PAGES: Final = "pages"
 ARCHIVE_PAGES: Final = "archive pages"
 """What findings about pages name as their table."""
 
-Progress: TypeAlias = Callable[[int, int], None]
+ReportEvents: TypeAlias = Callable[[int, int], None]
 """Called with the number of events done and the number of all."""
 
 
@@ -54,7 +54,7 @@ def verify(
     store: LogReader | Environment,
     *,
     statements: Sequence[Statement] = (),
-    progress: Progress | None = None,
+    progress: ReportEvents | None = None,
     archive_damage: str = "",
     now_ns: Callable[[], int] = time.time_ns,
     looking_at: Callable[[str], None] = lambda _: None,
@@ -100,7 +100,7 @@ class Verification:
         environment: Environment,
         archive: Archive | None,
         statements: Sequence[Statement],
-        progress: Progress | None,
+        progress: ReportEvents | None,
         archive_damage: str,
         now_ns: Callable[[], int],
         looking_at: Callable[[str], None],
