@@ -19,7 +19,7 @@ from ...storage.verification.apart import Report, verify_apart
 from .output import print_json
 
 if TYPE_CHECKING:
-    from ...storage.evidence.signed_checkpoint import Checkpoint
+    from ...storage.evidence.signed_checkpoint import SignedCheckpoint
 
 EXIT_DAMAGED: Final = 2
 
@@ -50,7 +50,7 @@ def _data(report: Report) -> dict[str, object]:
     return {**walked, "findings": findings, "is_complete": report.is_complete}
 
 
-def _print_report(report: Report, statements: "Sequence[Checkpoint]") -> None:
+def _print_report(report: Report, statements: "Sequence[SignedCheckpoint]") -> None:
     for finding in report.findings:
         print(finding)
     summary = report.summary
@@ -103,7 +103,7 @@ def print_proof(options: argparse.Namespace) -> int:
     return 0
 
 
-def _checkpoint(file: Path, public_key: bytes | None) -> "Checkpoint":
+def _checkpoint(file: Path, public_key: bytes | None) -> "SignedCheckpoint":
     try:
         from ...storage.evidence.signed_checkpoint import read_checkpoint  # noqa: PLC0415 - an extra
     except ImportError as error:

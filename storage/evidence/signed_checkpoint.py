@@ -28,7 +28,7 @@ NS_PER_SECOND: Final = 1_000_000_000
 KEY_FILE_MODE: Final = 0o600
 
 
-class Checkpoint(msgspec.Struct, frozen=True):
+class SignedCheckpoint(msgspec.Struct, frozen=True):
     """That a log had `size` events with the Merkle root `root` at `time` (ISO 8601, UTC), signed.
 
     `first` is the hash of its first event, which tells one log from another; empty where there is none.
@@ -71,20 +71,20 @@ class _Line(msgspec.Struct, frozen=True):
     signature: str
 
 
-def make_checkpoint(store: LogReader, key: Ed25519PrivateKey, *, time_ns: int) -> Checkpoint:
+def make_checkpoint(store: LogReader, key: Ed25519PrivateKey, *, time_ns: int) -> SignedCheckpoint:
     """State what the log holds now, and sign it."""
     size, root = store.tree
     time = datetime.fromtimestamp(time_ns // NS_PER_SECOND, UTC).isoformat()
     first = store.hashes(1, 1)[0] if size else b""
     signature = key.sign(_statement(size, root, first, time))
-    return Checkpoint(size, root, first, time, key.public_key().public_bytes_raw(), signature)
+    return SignedCheckpoint(size, root, first, time, key.public_key().public_bytes_raw(), signature)
 
 
-def read_checkpoint(text: str | bytes, *, public_key: bytes | None = None) -> Checkpoint:
+def read_checkpoint(text: str | bytes, *, public_key: bytes | None = None) -> SignedCheckpoint:
     """The checkpoint in a text, if its signature is right.
 
     Args:
-        text: what `Checkpoint.text` gave.
+        text: what `SignedCheckpoint.text` gave.
         public_key: whose signature it must be, 32 bytes; without it, of whom it says itself.
 
     Raises:
@@ -98,7 +98,7 @@ def read_checkpoint(text: str | bytes, *, public_key: bytes | None = None) -> Ch
         line = msgspec.json.decode(text, type=_Line)
         key = bytes.fromhex(line.public_key)
         root, first = bytes.fromhex(line.root), bytes.fromhex(line.first)
-        found = Checkpoint(line.size, root, first, line.time, key, bytes.fromhex(line.signature))
+        found = SignedCheckpoint(line.size, root, first, line.time, key, bytes.fromhex(line.signature))
     except (msgspec.MsgspecError, ValueError) as error:
         raise CheckpointInvalid(f"This is no checkpoint of eventsrc: {error}.") from error
     if public_key not in (None, key):
@@ -107,7 +107,7 @@ def read_checkpoint(text: str | bytes, *, public_key: bytes | None = None) -> Ch
     return found
 
 
-def _verify(checkpoint: Checkpoint) -> None:
+def _verify(checkpoint: SignedCheckpoint) -> None:
     try:
         key = Ed25519PublicKey.from_public_bytes(checkpoint.public_key)
         key.verify(
