@@ -116,9 +116,11 @@ from .runtime.runtime import Runtime
 from .runtime.sagas.sagas import SagaOutcome, SagaRef
 from .runtime.subscriptions.consumers import Consumer
 from .runtime.subscriptions.dispatcher import Message
+from .storage.archive.errors import ArchiveUnreachable, CompactionRefused, CompactionTooSmall
 from .storage.commit import ANY, NO_STREAM, STREAM_EXISTS, ExpectedVersion
 from .storage.control_errors import ControlBoardFull, ControlBoardUnreadable
 from .storage.copies.errors import (
+    BackupRefused,
     CopyInterrupted,
     CopyUnsound,
     DestinationExists,
@@ -131,29 +133,21 @@ from .storage.copies.errors import (
     ExportUnreadable,
     HistoryDiverged,
     ImportGap,
+    ImportRefused,
     PointUnreachable,
 )
 from .storage.errors import (
     AppendRefused,
-    ArchiveUnreachable,
-    BackupRefused,
-    CheckpointInvalid,
     CommitAbandoned,
     CommitTooLarge,
     CommitTooManyBytes,
-    CompactionRefused,
-    CompactionTooSmall,
     ConditionNotMet,
     CorruptRecord,
     EventSourcingError,
     EventTooLarge,
-    EvidenceUnavailable,
     FileWriteFailed,
-    ImportRefused,
     LimitExceeded,
     PayloadInvalid,
-    ProofImpossible,
-    SigningKeyInvalid,
     StoreClosed,
     StoreError,
     StoreForked,
@@ -178,6 +172,7 @@ from .storage.errors import (
     ViewUnusable,
 )
 from .storage.event_query import AnyOf, EventQuery
+from .storage.evidence.errors import CheckpointInvalid, EvidenceUnavailable, ProofImpossible, SigningKeyInvalid
 from .storage.limits import Limits
 from .storage.log import EventLog
 from .storage.memory import MemoryLog

@@ -19,7 +19,7 @@ from ..actors.feed import Feed
 from ..actors.projection import Projection, Table
 from ..actors.serializer import Serializer
 from ..storage.copies.backup import backup, fork
-from ..storage.errors import BackupRefused
+from ..storage.copies.errors import BackupRefused
 from ..storage.limits import Limits
 from ..storage.past import PastLog
 from ..storage.query import find_streams

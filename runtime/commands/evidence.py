@@ -12,7 +12,7 @@ import rich.console
 import rich.progress
 from msgspec import structs
 
-from ...storage.errors import CheckpointInvalid, EvidenceUnavailable
+from ...storage.evidence.errors import CheckpointInvalid, EvidenceUnavailable
 from ...storage.evidence.proof import prove
 from ...storage.reader import LogReader
 from ...storage.verification.apart import Report, verify_apart

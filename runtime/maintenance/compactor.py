@@ -35,7 +35,7 @@ from ...storage.archive.compaction import (
     store_compacted,
     unused_segments,
 )
-from ...storage.errors import ArchiveUnreachable, CompactionRefused, CompactionTooSmall
+from ...storage.archive.errors import ArchiveUnreachable, CompactionRefused, CompactionTooSmall
 from ...storage.group import STUB
 from ...storage.limits import Limits
 from ...storage.log import EventLog

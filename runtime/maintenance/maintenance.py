@@ -11,7 +11,8 @@ from ...actors.aggregate_type import AggregateType
 from ...actors.inline_journal import InlineJournal
 from ...actors.thread_journal import ThreadJournal
 from ...storage.archive.compacted import Compacted
-from ...storage.errors import CompactionRefused, EventSourcingError
+from ...storage.archive.errors import CompactionRefused
+from ...storage.errors import EventSourcingError
 from ...storage.limits import Limits
 from ...storage.log import EventLog
 from ...storage.query import find_streams

@@ -19,9 +19,10 @@ import msgspec
 
 from ..environment.environment import Environment, Table, Transaction
 from ..environment.folder import sync_folder
-from ..errors import ArchiveUnreachable, FileWriteFailed, StoreClosed, StoreError
+from ..errors import FileWriteFailed, StoreClosed, StoreError
 from ..group import segment_of
 from ..record import HASH_SIZE_BYTES, StoredEvent, content_hash
+from .errors import ArchiveUnreachable
 from .segment_cache import SegmentCache
 from .segment_numbers import segment_numbers
 

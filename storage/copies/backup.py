@@ -9,8 +9,9 @@ from typing import Final
 
 from ..archive.archive import ARCHIVE_FOLDER
 from ..archive.compaction import check_archive
+from ..archive.errors import ArchiveUnreachable
 from ..environment.folder import take_room
-from ..errors import ArchiveUnreachable, StoreError
+from ..errors import StoreError
 from ..log import EventLog
 from ..query import position_at
 from ..reader import LogReader

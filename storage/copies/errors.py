@@ -1,6 +1,19 @@
 """Why a copy, an export or an import is refused."""
 
-from ..errors import BackupRefused, ImportRefused
+from ..errors import EventSourcingError
+
+
+class ImportRefused(EventSourcingError):
+    """Events that are to be taken over do not fit: no export, of another history, or changed on the way."""
+
+    code = "import_refused"
+
+
+class BackupRefused(EventSourcingError):
+    """A copy of a store cannot be made there, or is not sound."""
+
+    code = "backup_refused"
+
 
 # --- where something is to be written
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import IO, Final
 
 from ..archive.archive import Archive
-from ..errors import ArchiveUnreachable, CorruptRecord
+from ..archive.errors import ArchiveUnreachable
+from ..errors import CorruptRecord
 from ..evidence.merkle import Tree
 from ..evidence.proof import root_at
 from ..group import KEY, Group, GroupDamaged, MovedGroup, is_stub

@@ -2,10 +2,10 @@
 
 import msgspec
 
-from ..errors import ProofImpossible
 from ..flush import NODE_KEY
 from ..reader import LogReader
 from ..record import GENESIS_HASH
+from .errors import ProofImpossible
 from .merkle import NODE_LEAVES, Tree, climb, leaf_hash, root_of
 
 

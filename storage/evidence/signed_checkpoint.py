@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from ..errors import CheckpointInvalid, SigningKeyInvalid
 from ..reader import LogReader
+from .errors import CheckpointInvalid, SigningKeyInvalid
 
 CHECKPOINT_VERSION: Final = 2
 NS_PER_SECOND: Final = 1_000_000_000

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from ..archive.archive import KEY_SIZE_BYTES, UNDECODABLE, Archive
+from ..archive.errors import ArchiveUnreachable
 from ..archive.segment_cache import SegmentCache
 from ..environment.environment import FORMAT_NAME, FORMAT_VERSION, Environment, Transaction
-from ..errors import ArchiveUnreachable
 from ..group import is_stub, split_stub
 from ..record import HASH_SIZE_BYTES, StoredEvent
 from ..record_lookup import RecordLookup

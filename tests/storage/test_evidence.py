@@ -15,7 +15,7 @@ import pytest
 from eventsrc.runtime.command_line import main
 from eventsrc.storage.commit import ANY, Appended, Commit, NewEvent, StreamAppend
 from eventsrc.storage.environment.environment import Environment
-from eventsrc.storage.errors import CheckpointInvalid, ProofImpossible, SigningKeyInvalid
+from eventsrc.storage.evidence.errors import CheckpointInvalid, ProofImpossible, SigningKeyInvalid
 from eventsrc.storage.evidence.merkle import NODE_LEAVES, Tree
 from eventsrc.storage.evidence.proof import prove
 from eventsrc.storage.evidence.signed_checkpoint import (

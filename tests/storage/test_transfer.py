@@ -26,10 +26,11 @@ from eventsrc.storage.copies.errors import (
     ExportUnreadable,
     HistoryDiverged,
     ImportGap,
+    ImportRefused,
     PointUnreachable,
 )
 from eventsrc.storage.copies.transfer import export_events, import_events, import_store
-from eventsrc.storage.errors import CorruptRecord, ImportRefused, StoreInUse, StorePathInvalid
+from eventsrc.storage.errors import CorruptRecord, StoreInUse, StorePathInvalid
 from eventsrc.storage.limits import Limits
 from eventsrc.storage.log import EventLog
 from eventsrc.storage.reader import LogReader
