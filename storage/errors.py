@@ -290,6 +290,10 @@ class StreamFull(LimitExceeded):
     code = "stream_full"
     limit = "stream_events_max"
 
+    def __init__(self, stream: str, event_count: int, bound: int) -> None:
+        advice = "Close this aggregate and begin a new one, or raise the limit."
+        super().__init__(f"Events in stream {stream!r}", event_count, bound, advice)
+
 
 class TooManyStreams(LimitExceeded):
     """The store holds as many streams as `Limits.streams_max` allows."""
@@ -303,6 +307,16 @@ class EventTooLarge(LimitExceeded):
 
     code = "event_too_large"
     limit = "event_size_bytes_max"
+
+    def __init__(
+        self,
+        stream: str,
+        event_type: str,
+        size_bytes: int,
+        bound: int,
+        advice: str = "Store large data elsewhere and its reference in the event.",
+    ) -> None:
+        super().__init__(f"Bytes of event {event_type!r} for stream {stream!r}", size_bytes, bound, advice)
 
 
 class CommitTooLarge(LimitExceeded):

@@ -13,6 +13,7 @@ import trio
 
 from ...actors.aggregate import Aggregate
 from ...actors.aggregate_type import AggregateType
+from ...actors.decision import RECORD_OVERHEAD_BYTES
 from ...actors.errors import DecodingError, DefinitionError, EncodingError, RuntimeClosed
 from ...actors.event_codecs import EventCodecs
 from ...actors.feed import Feed
@@ -47,7 +48,6 @@ from ..router import Router
 from .calls import SagaCalls, holds
 from .starts import SagaStarts
 
-RECORD_OVERHEAD_BYTES: Final = 400
 STATES: Final = (SagaStarted, SagaRemade, StepDone)
 """The records of states that a step begins with: when it fails, that is told of beside them."""
 RESUME_ROWS: Final = 1_000
@@ -348,7 +348,7 @@ class Sagas:
             size += FAILURE_BYTES
         if size > bound:
             advice = "Keep large data elsewhere and its reference in the saga's state."
-            raise EventTooLarge(f"Bytes of {codec.name!r}", size, bound, advice)
+            raise EventTooLarge(causation_id, codec.name, size, bound, advice)
         return NewEvent(codec.name, msgspec.Raw(payload), 1, codec.kind, correlation_id, causation_id)
 
     def state_data(self, saga: Saga) -> dict[str, Any]:
