@@ -5,7 +5,7 @@ A saga that waits costs no task and no state: an entry among the alarms or the w
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -26,7 +26,7 @@ from .instance import SagaInstance
 from .orders import DecideParked, Order, SendSignal, StartSaga
 from .run import SagaRun
 from .saga import Saga
-from .starter import FOLLOW_BATCH_EVENTS, SagaStarter, StarterHost
+from .starter import FOLLOW_BATCH_EVENTS, SagaStarter, StarterHost, next_events
 from .waits import EventWaits
 
 ORDER_LOST: Final = "The runtime was closed before this was answered. Whether it is stored shows when it is opened."
@@ -45,14 +45,8 @@ class SupervisorHost(SagaHost, StarterHost, Protocol):
     def load(self, stream: str) -> tuple[type[Saga], SagaHistory, str]:
         """A saga's class, history and correlation id, from its stream. Raises `UnknownSaga`, `DecodingError`."""
 
-    def exists(self, stream: str) -> bool:
-        """Whether a saga was started under this id."""
-
     def replaces_older(self, saga: str) -> bool:
         """Whether the class of this name has instances that an older version began not go on."""
-
-    def came(self, event_type: str, where: Mapping[str, Any], after: int, until: int) -> bool:
-        """Whether there is an event of a type with these stored values between two positions."""
 
     def made_again(self, stream: str, cause: str) -> dict[str, Any]:
         """The state of a saga whose event could not be made into it before. Raises what the class raises."""
@@ -65,7 +59,7 @@ class SagaSupervisor(TrioActor):
         super().__init__(mailbox_capacity=host.limits.mailbox_commands_max)
         self._host = host
         self._starter = SagaStarter(host, self._start, followed_position)
-        self._position = host.position()
+        self._position = host.store.last_position
         """Up to here events have woken the sagas that wait for them."""
         self._running: dict[str, SagaRun] = {}
         self._noting: dict[str, SagaRun] = {}
@@ -139,7 +133,7 @@ class SagaSupervisor(TrioActor):
     async def on_start(self) -> None:  # type: ignore[override]
         self._nursery.start_soon(in_background, self._keep_time, name="eventsrc saga alarms")
         self._nursery.start_soon(in_background, self._follow, name="eventsrc saga events")
-        if self._host.start_types:
+        if self._host.starts.event_types:
             self._nursery.start_soon(in_background, self._starter.run, name="eventsrc saga starts")
         self._start_ready()
 
@@ -170,7 +164,7 @@ class SagaSupervisor(TrioActor):
         if starting is not None:
             starting.append(order.answer)
             return
-        if order.stream in self._running or self._host.exists(order.stream):
+        if order.stream in self._running or self._host.store.head(order.stream) is not None:
             order.answer.settle(False)
             return
         run = SagaRun(self._host, order.saga_class, order.stream, SagaHistory(), order.correlation_id)
@@ -340,8 +334,8 @@ class SagaSupervisor(TrioActor):
             self._ready.append(stream)
             return
         if waiting is not None and waiting.event_type:
-            after = max(waiting.after, run.looked_until)
-            if self._position > after and self._host.came(waiting.event_type, waiting.where, after, self._position):
+            after, until = max(waiting.after, run.looked_until), self._position
+            if until > after and self._host.calls.came(waiting.event_type, waiting.where, after, until):
                 self._ready.append(stream)
                 return
             self._waits.add(stream, waiting.event_type, waiting.where, waiting.after)
@@ -383,8 +377,8 @@ class SagaSupervisor(TrioActor):
                 failures += 1
 
     def _wake_by_events(self) -> None:
-        types, until = self._waits.event_types, self._host.position()
-        batch = self._host.read_types(types, self._position, until, FOLLOW_BATCH_EVENTS) if types else []
+        types, until = self._waits.event_types, self._host.store.last_position
+        batch = next_events(self._host.store, types, self._position, until) if types else []
         for event in batch:
             for stream in self._waits.concerned(event):
                 self._forget(stream)

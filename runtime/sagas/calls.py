@@ -9,7 +9,8 @@ from ...actors.aggregate import Aggregate
 from ...actors.aggregate_type import AggregateType
 from ...actors.errors import AggregateDeleted, CommandTimeout, EncodingError
 from ...actors.receipt import Receipt
-from ...actors.sagas.context import CALL_KEY, Commands
+from ...actors.sagas.context import CALL_KEY
+from ...actors.sagas.host import Commands
 from ...storage.event_query import EventQuery
 from ...storage.query import find_batches, find_events
 from ...storage.record import StoredEvent
@@ -112,13 +113,18 @@ class SagaCalls:
         """The first event of a type with these stored values, between two positions, that is at none of `unless`."""
         for batch in find_batches(self._store, EventQuery(types=[event_type], after=after), before=until + 1):
             for event in batch:
-                if event.position not in unless and holds(event, where):
+                if event.position not in unless and _holds(event, where):
                     return event
             await trio.lowlevel.checkpoint()
         return None
 
+    def came(self, event_type: str, where: Mapping[str, Any], after: int, until: int) -> bool:
+        """Whether there is an event of a type with these stored values between two positions."""
+        events = find_events(self._store, EventQuery(types=[event_type], after=after), before=until + 1)
+        return any(_holds(event, where) for event in events)
 
-def holds(event: StoredEvent, where: Mapping[str, Any]) -> bool:
+
+def _holds(event: StoredEvent, where: Mapping[str, Any]) -> bool:
     """Whether an event has these stored values."""
     payload = event.payload
     return all(name in payload and payload[name] == value for name, value in where.items())

@@ -1,40 +1,35 @@
 """The sagas of one runtime: starting them, what their supervisor needs of it, and asking how they stand."""
 
 import math
-from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any, Final, Generic, TypeVar
 
 import attrs
-import msgspec
 import pykka
 import trio
 
 from ...actors.aggregate import Aggregate
 from ...actors.aggregate_type import AggregateType
-from ...actors.decision import RECORD_OVERHEAD_BYTES
-from ...actors.errors import DecodingError, DefinitionError, EncodingError, RuntimeClosed
+from ...actors.errors import DefinitionError, RuntimeClosed
 from ...actors.event_codecs import EventCodecs
 from ...actors.feed import Feed
 from ...actors.future import TrioFuture
 from ...actors.journal import Journal
-from ...actors.receipt import Receipt
 from ...actors.request import current_cause
-from ...actors.sagas.context import Commands, check_untyped, plain_data
+from ...actors.sagas.codec import SagaCodec, plain_data
 from ...actors.sagas.errors import DeadlinePassed, SagaTimeout, SagaWaitsForItself, UnknownSaga, UnknownSignal
-from ...actors.sagas.events import SAGA_EVENTS, SagaRemade, SagaStarted, StepDone
-from ...actors.sagas.failure import FAILURE_BYTES
+from ...actors.sagas.events import SagaStarted
 from ...actors.sagas.history import SagaHistory, SagaState
+from ...actors.sagas.host import AggregateCalls
 from ...actors.sagas.instance import SagaInstance, SagaInstances, begun
 from ...actors.sagas.orders import DecideParked, Order, SendSignal, StartSaga
 from ...actors.sagas.saga import CATEGORY_PREFIX, WAIT_SECONDS_MAX, Saga, is_number, saga_id
 from ...actors.sagas.supervisor import ORDER_LOST, SagaSupervisor
 from ...actors.sagas.threads import SagaThreads
 from ...actors.serializer import Serializer
-from ...storage.commit import NewEvent
 from ...storage.control import ControlBoard
-from ...storage.errors import EventTooLarge, StoreClosed
+from ...storage.errors import StoreClosed
 from ...storage.event_query import EventQuery
 from ...storage.limits import Limits
 from ...storage.query import find_events
@@ -45,16 +40,12 @@ from ..errors import ArgumentInvalid
 from ..projections.projections import Projections
 from ..projections.view import View
 from ..router import Router
-from .calls import SagaCalls, holds
+from .calls import SagaCalls
 from .starts import SagaStarts
 
-STATES: Final = (SagaStarted, SagaRemade, StepDone)
-"""The records of states that a step begins with: when it fails, that is told of beside them."""
 RESUME_ROWS: Final = 1_000
 
-E = TypeVar("E")
 S = TypeVar("S", bound=Saga)
-_encode: Final = msgspec.msgpack.Encoder().encode
 
 
 @attrs.frozen
@@ -115,7 +106,7 @@ class SagaRef(Generic[S]):
 
     def _outcome(self, history: SagaHistory) -> "SagaOutcome[S]":
         saga_class = self._sagas.class_named(self.id)
-        return SagaOutcome(history.status, history.error, self._sagas.saga_from(saga_class, history.state))  # type: ignore[arg-type]
+        return SagaOutcome(history.status, history.error, self._sagas.codec.decode_state(saga_class, history.state))  # type: ignore[arg-type]
 
     async def signal(self, signal: str, payload: Any = None) -> bool:
         """Send it a signal; whether it is the first of its name, which alone counts.
@@ -154,16 +145,13 @@ class Sagas:
     ) -> None:
         self.journal: Journal = router.journal
         self.wall_clock = router.wall_clock
+        self.store = store
         self.feed = feed
         self.limits: Limits = router.limits
         self.threads = SagaThreads(self.limits.saga_threads_max)
         self.supervisor: SagaSupervisor
         self._nursery = nursery
         self._router = router
-        self._store = store
-        self._serializer = serializer
-        self._codecs = codecs
-        self._records = EventCodecs(SAGA_EVENTS, serializer)
         self._classes = {saga_class.__eventsrc_saga__.name: saga_class for saga_class in classes}
         for saga_class in classes:
             definition = saga_class.__eventsrc_saga__
@@ -174,13 +162,13 @@ class Sagas:
                     f'them another name: class {saga_class.__name__}(Saga, name="...").'
                 )
             serializer.prepare(saga_class)
-        self._calls = SagaCalls(router, store, type_of)
-        self._starts = SagaStarts(self._classes, store, codecs, self.order)
-        self.start_types: Sequence[str] = self._starts.event_types
+        self.codec = SagaCodec(serializer, codecs, self.limits)
+        self.calls: AggregateCalls = SagaCalls(router, store, type_of)
+        self.starts = SagaStarts(self._classes, store, codecs, self.order)
 
     async def open(self, projections: Projections, board: ControlBoard) -> None:
         """Take up every saga that has not ended, and follow the events that start others."""
-        position = await self._starts.open(board)
+        position = await self.starts.open(board)
         self.supervisor = SagaSupervisor(self, position)
         await self._resume(projections)
         self.supervisor.start_in(self._nursery)
@@ -188,7 +176,7 @@ class Sagas:
     async def _resume(self, projections: Projections) -> None:
         running = projections.get(SagaInstances)
         view: View[SagaInstance] = View(projections, running, SagaInstances.instances)
-        await projections.wait_for(running, self._store.last_position)
+        await projections.wait_for(running, self.store.last_position)
         for state in ("running", "compensating", "waiting"):
             async for page in view.where(state=state).pages(RESUME_ROWS):
                 self.supervisor.resume(page)
@@ -196,7 +184,7 @@ class Sagas:
     async def close(self, seconds: float) -> None:
         """Let the steps under way end."""
         await self.supervisor.stop_running(seconds)
-        await self._starts.close()
+        await self.starts.close()
 
     # --- what programs ask ---
 
@@ -208,7 +196,7 @@ class Sagas:
         self.class_of(type(saga))
         stream = saga_id(type(saga), key)
         cause = current_cause.get()
-        after = self._store.last_position
+        after = self.store.last_position
         order = self.order(saga, key, deadline_seconds, after, "", stream if cause is None else cause.correlation_id)
         return SagaRef(self, stream, was_started=await self._answer_to(order))
 
@@ -235,9 +223,9 @@ class Sagas:
         if seconds is not None and seconds <= 0:
             raise DeadlinePassed(f"The deadline of {stream!r} is {-seconds:g} seconds ago. Nothing was started.")
         deadline_ns = None if seconds is None else self.wall_clock() + int(seconds * 1e9)
-        state = {} if isinstance(saga, type) else self.state_data(saga)
+        state = {} if isinstance(saga, type) else self.codec.encode_state(saga)
         started = SagaStarted(definition.name, key, definition.version, state, deadline_ns, cause, after)
-        encoded = self.encode(started, correlation_id, stream)
+        encoded = self.codec.encode(started, correlation_id, stream)
         return StartSaga(stream, saga_class, started, encoded, correlation_id, TrioFuture(), error)
 
     def class_of(self, saga_class: type[Saga]) -> type[Saga]:
@@ -289,7 +277,7 @@ class Sagas:
         found: SagaInstance | None = None
         with _closed_store_told(saga_id):
             for stored in self._stream(saga_id):
-                event = self._record(stored)
+                event = self.codec.decode(stored)
                 found = begun(event, stored) if found is None else found.after(event, stored)
         if found is None:
             raise UnknownSaga(f"No saga {saga_id!r} was started.")
@@ -315,106 +303,21 @@ class Sagas:
         history = SagaHistory()
         correlation_id = ""
         for stored in self._stream(stream):
-            history.apply(self._record(stored), stored.position)
+            history.apply(self.codec.decode(stored), stored.position)
             correlation_id = correlation_id or stored.correlation_id
         if not history.version:
             raise UnknownSaga(f"No saga {stream!r} was started.")
         return saga_class, history, correlation_id
 
-    def exists(self, stream: str) -> bool:
-        return self._store.head(stream) is not None
-
-    def read_types(self, types: Sequence[str], after: int, until: int, limit: int) -> list[StoredEvent]:
-        found = find_events(self._store, EventQuery(types=types, after=after), before=until + 1)
-        return list(islice(found, limit))
-
-    def starts(self, event: StoredEvent) -> Iterable[StartSaga]:
-        return self._starts.of(event)
-
     def made_again(self, stream: str, cause: str) -> dict[str, Any]:
-        return self.state_data(self._starts.made_again(self.class_named(stream), stream, cause))
-
-    async def followed(self, position: int) -> None:
-        await self._starts.followed(position)
-
-    def encode(self, record: Any, correlation_id: str, causation_id: str) -> NewEvent:
-        codec = self._records.of_class[type(record)]
-        try:
-            payload = _encode(codec.unstructure(record))
-        except Exception as error:
-            raise EncodingError(f"{type(record).__name__} cannot be stored: {error}") from error
-        size, bound = len(payload) + RECORD_OVERHEAD_BYTES, self.limits.event_size_bytes_max
-        if isinstance(record, STATES):
-            size += FAILURE_BYTES
-        if size > bound:
-            advice = "Keep large data elsewhere and its reference in the saga's state."
-            raise EventTooLarge(causation_id, codec.name, size, bound, advice)
-        return NewEvent(codec.name, msgspec.Raw(payload), 1, codec.kind, correlation_id, causation_id)
-
-    def state_data(self, saga: Saga) -> dict[str, Any]:
-        for name in saga.__eventsrc_saga__.untyped:
-            check_untyped(name, getattr(saga, name))
-        data: dict[str, Any] = self._serializer.unstructure(saga)
-        try:
-            self.saga_from(type(saga), data)
-        except DecodingError as error:
-            # Stored all the same, it could be neither gone on with nor undone.
-            raise EncodingError(f"The state of the saga could not be read again: {error}") from error
-        return data
-
-    def saga_from(self, saga_class: type[Saga], state: Mapping[str, Any]) -> Saga:
-        return self._serializer.structure(state, saga_class)
-
-    def send(self, commands: Commands, key: str, timeout: float | None, *, is_new: bool) -> Awaitable[list[Receipt]]:
-        return self._calls.send(commands, key, timeout, is_new=is_new)
-
-    async def state_of(self, aggregate_class: type[Any], aggregate_id: str) -> Any:
-        return await self._calls.state_of(aggregate_class, aggregate_id)
-
-    async def find_call(self, commands: Commands, key: str, after: int) -> list[Receipt] | None:
-        return await self._calls.find(commands, key, after)
-
-    async def took_effect(self, commands: Commands, key: str, after: int) -> bool:
-        return await self._calls.took_effect(commands, key, after)
-
-    async def has_calls(self, prefix: str, after: int, until: int) -> bool:
-        return await self._calls.has_calls(prefix, after, until)
-
-    async def find_event(
-        self, event_type: str, where: Mapping[str, Any], after: int, until: int, unless: Container[int]
-    ) -> StoredEvent | None:
-        return await self._calls.find_event(event_type, where, after, until, unless)
+        return self.codec.encode_state(self.starts.made_again(self.class_named(stream), stream, cause))
 
     def replaces_older(self, saga: str) -> bool:
         saga_class = self._classes.get(saga)
         return saga_class is not None and saga_class.__eventsrc_saga__.replaces_older
 
-    def came(self, event_type: str, where: Mapping[str, Any], after: int, until: int) -> bool:
-        events = find_events(self._store, EventQuery(types=[event_type], after=after), before=until + 1)
-        return any(holds(event, where) for event in events)
-
-    def encode_where(self, event_class: type, where: Mapping[str, Any]) -> dict[str, Any]:
-        if not isinstance(where, Mapping):
-            raise DefinitionError(f"where= takes values by the names of fields, {{'total': 5}}, not {where!r:.100}")
-        return self._serializer.fields_data(event_class, where)
-
-    def event_at(self, position: int) -> StoredEvent:
-        (event,) = self._store.read(after=position - 1, limit=1)
-        return event
-
-    def decode(self, stored: StoredEvent, event_class: type[E]) -> E:
-        event = self._codecs.decode(stored)
-        # No class that the runtime was opened with may have it as its own.
-        return self._serializer.structure(stored.payload, event_class) if event is None else event
-
-    def position(self) -> int:
-        return self._store.last_position
-
     def _stream(self, stream: str) -> Iterable[StoredEvent]:
-        return find_events(self._store, EventQuery(), stream=stream)
-
-    def _record(self, stored: StoredEvent) -> Any:
-        return self._records.decode(stored)
+        return find_events(self.store, EventQuery(), stream=stream)
 
 
 @contextmanager
