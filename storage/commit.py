@@ -96,7 +96,7 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
     follows: int = 0
     conditions: Sequence[EventQuery] = ()
     clock_ns: int | None = None
-    """The time by the clock, which idempotency keys expire by, where that was set back: `time_ns` never is."""
+    """What the clock says (UTC) where it was set back: `time_ns` never decreases. Idempotency keys expire by it."""
 
     @property
     def event_count(self) -> int:

@@ -20,7 +20,7 @@ from .environment.folder import RUNTIME_FILE, has_runtime, hold, reserve_lock_fi
 from .errors import FileWriteFailed, StoreClosed, StoreError, StoreForked, StoreInUse
 
 ALREADY_OPEN: Final = "already open in this process"
-"""What py-lmdb says of an environment that is."""
+"""What py-lmdb says when an environment is opened twice."""
 REQUESTS_MAX: Final = 1_000
 """Requests that wait (`ControlBoardFull`), and answers that are kept for whoever asked."""
 MAP_SIZE_BYTES: Final = 1 << 30
@@ -43,9 +43,9 @@ _DAMAGE: Final = (
 _UNDECODABLE: Final = (msgspec.MsgspecError, struct.error, UnicodeDecodeError)
 
 SAGA_PREFIX: Final = "saga "
-"""Begins what is asked about sagas; with the stored name of a class, how far the log was followed for its sagas."""
+"""Begins the actions on sagas. Before the stored name of a class: how far the log was followed for its sagas."""
 PROJECTION_PREFIX: Final = "projection "
-"""With the name of a projection: what its runtime has published about it."""
+"""Before the name of a projection: what its runtime has published about it."""
 
 SubscriptionAction: TypeAlias = Literal["retry", "delete"]
 ProjectionAction: TypeAlias = Literal["pause", "resume", "rebuild"]
@@ -158,9 +158,9 @@ class ControlBoard:
     # --- who is there ---
 
     def take(self) -> None:
-        """Be the runtime of this board until it is closed; the system lets go of it with the process.
+        """Claim the board for a runtime until it is closed; the system drops the claim with the process.
 
-        Raises `StoreInUse` when another runtime is.
+        Raises `StoreInUse` when another runtime has it.
         """
         try:
             file = (Path(self.path) / RUNTIME_FILE).open("a", encoding="ascii")
@@ -232,7 +232,7 @@ class ControlBoard:
         return self._write(work)
 
     def is_ahead_of(self, position: int) -> bool:
-        """Whether some follower of the log knows more than `position`, its end."""
+        """Whether some follower has come further than `position`, where the log ends."""
         with self._read() as transaction:
             return bool(
                 self._subscriptions_ahead(transaction, position) or self._followers_ahead(transaction, position)
@@ -292,7 +292,7 @@ class ControlBoard:
     def request(self, action: Action, subject: str, argument: str = "") -> int:
         """Leave a request for the runtime that has the store open, or will have; return its id.
 
-        The same request, asked again before it was done, is one. Raises `ControlBoardFull`.
+        The same request made again before it was done counts as one. Raises `ControlBoardFull`.
         """
 
         def work(transaction: Transaction) -> int:

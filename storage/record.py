@@ -58,7 +58,7 @@ class StreamHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 def utc_time(time_ns: int) -> datetime:
-    """A time in UTC, to the microsecond that it is in: whoever asks for what is since then gets it."""
+    """A time in UTC, rounded down to the microsecond, so that the event is among those since that time."""
     return UNIX_EPOCH + timedelta(microseconds=time_ns // 1_000)
 
 

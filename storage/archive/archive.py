@@ -1,8 +1,9 @@
 """The archive beside a store: events that compaction moved out of the log, packed by stream.
 
 A segment holds consecutive versions of one stream, without their hashes: those follow from each other, and the stubs in
-the log still have them, so that a segment is checked whenever it is opened. Nothing in the archive is ever changed. The
-log says which numbers are taken and which segments are to be dropped: what cannot be found is not made anew.
+the log still have them, so that a segment is checked whenever it is opened. A segment is never changed. Which numbers
+are taken, and which segments are to be dropped, is kept in the log and not in the archive, so that an archive that was
+lost is not taken for an empty one.
 """
 
 import bz2
@@ -28,7 +29,7 @@ from .segment_numbers import segment_numbers
 
 ARCHIVE_FOLDER: Final = "archive"
 BEGUN_FOLDER: Final = "archive.new"
-"""Until it can be opened; what a process that was killed left there is removed by the next."""
+"""The folder until the archive is complete; one that a killed process left is removed by the next."""
 ARCHIVE_TABLES: Final = ("meta", "segments")
 SEGMENT_EVENTS_MAX: Final = 256
 COMPRESSION_LEVEL: Final = 1
@@ -54,7 +55,7 @@ class Segment(msgspec.Struct, frozen=True, array_like=True):
     ends: list[int]
     content: bytes
     checksum: int
-    """CRC-32 of `content`, in which some bits mean nothing to bzip2."""
+    """CRC-32 of `content`: what bzip2 checks itself does not cover every bit of it."""
 
     @property
     def last_version(self) -> int:
@@ -208,7 +209,7 @@ class Archive:
             try:
                 last = segment_numbers(transaction, store.table("meta")).last
             except msgspec.MsgspecError:
-                # Whoever verifies the copy is told.
+                # A verification of the copy reports the damaged row.
                 return
         _drop_beyond(folder, last)
 

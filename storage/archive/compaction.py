@@ -47,7 +47,7 @@ def reserve_segments(log: EventLog, count: int) -> range:
 
 
 def store_compacted(log: EventLog, compacted: Compacted) -> None:
-    """Put the event that stands for the others in its place: its segments are used. Raises `StoreError`."""
+    """Store the event that stands for the others; its segments are in use from then on. Raises `StoreError`."""
     value = encode_compacted(compacted)
     used = {segment.number for segment in compacted.segments}
 
@@ -61,7 +61,7 @@ def store_compacted(log: EventLog, compacted: Compacted) -> None:
 
 
 def move_step(log: EventLog, compacted: Compacted, after: int) -> int:
-    """Make stubs of some of the records after a version; return the last version that was done. Raises `StoreError`."""
+    """Replace some records after version `after` by stubs; return the last version done. Raises `StoreError`."""
     first_versions = [segment.first_version for segment in compacted.segments]
 
     def stub(version: int, encoded: bytes) -> bytes:
@@ -73,7 +73,7 @@ def move_step(log: EventLog, compacted: Compacted, after: int) -> int:
 
 
 def restore_step(log: EventLog, compacted: Compacted, after: int, records: Mapping[int, bytes]) -> int:
-    """Put some of the records after a version, which `records` has, back; return the last version that was done.
+    """Put back some records after version `after`, taken from `records`; return the last version done.
 
     Raises `StoreError`.
     """
@@ -128,7 +128,7 @@ def _put_numbers(log: EventLog, transaction: Transaction, numbers: SegmentNumber
 
 
 def _change(log: EventLog, compacted: Compacted, after: int, change: Callable[[int, bytes], bytes]) -> int:
-    """Give records other bytes, for as many versions as fit into half of the disk's time, at least one group."""
+    """Rewrite records, group by group, for half as long as the disk takes to commit; at least one group."""
     environment = log.environment
     first, last = after + 1, min(after + STEP_EVENTS_MAX, compacted.version)
 

@@ -14,8 +14,9 @@ SEGMENTS_KEY: Final = b"segments"
 class SegmentNumbers(msgspec.Struct, frozen=True, array_like=True):
     """What the log knows of the segments in its archive: the highest number so far, and those that are to be dropped.
 
-    A number is reserved, as one to be dropped, before its segment is written; it is used from when a `compacted` event
-    names it. So what is dropped was never needed, or is not any more, and nothing is dropped because a row is missing.
+    Before a segment is written, its number is reserved and listed as one to be dropped; it leaves that list when a
+    `compacted` event names it. So a segment is dropped only if it is listed, never because the row that names it is
+    missing.
     """
 
     last: int = 0
@@ -30,7 +31,7 @@ class _Stored(msgspec.Struct, frozen=True, array_like=True):
     last: int
     unused: tuple[int, ...]
     checksum: int
-    """CRC-32 of the two: a number that is too high would look like any other."""
+    """CRC-32 of the other two fields: a number that was damaged would look like any other."""
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode

@@ -24,7 +24,7 @@ from .transfer import ReportPosition, copy_events, import_events
 FINDINGS_MAX: Final = 10
 """Faults of a copy that its error tells."""
 COPY_ATTEMPTS_MAX: Final = 5
-"""Copies of log and archive until they fit together, where streams are made whole again or the map moves meanwhile."""
+"""Copies of log and archive until they fit together: a stream may be uncompacted, or the map move, in between."""
 
 
 def backup(store: LogReader, destination: str | os.PathLike[str], *, progress: ReportPosition | None = None) -> Summary:
@@ -92,7 +92,7 @@ def fork(
 
 
 def _base_end(source: LogReader, to_position: int | None, to_time_ns: int | None) -> int:
-    """How far the base is needed."""
+    """The last position that is to come from the base."""
     end = source.last_position
     if to_time_ns is not None:
         end = position_at(source, to_time_ns)

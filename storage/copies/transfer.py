@@ -31,7 +31,7 @@ BATCH_EVENTS: Final = 2_000
 BATCH_SIZE_BYTES: Final = 4 << 20
 """Group commits are read, and stored, in one transaction each until they have so many events or bytes."""
 READ_ATTEMPTS_MAX: Final = 3
-"""What is in the archive when a group is read may be back in the log by the time it is looked for."""
+"""Reads of a group: events that it says are in the archive may be back in the log before they are fetched."""
 STANDARD_STREAM: Final = Path("-")
 """Names standard output for an export, standard input for an import."""
 
@@ -134,7 +134,7 @@ def _check_continues(log: EventLog, export: Export) -> None:
 
 
 def _name(log: EventLog) -> str:
-    """What it is going to be called."""
+    """What messages call it: its path without the suffix of what is not finished."""
     return log.path.removesuffix(PARTIAL_SUFFIX)
 
 

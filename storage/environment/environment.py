@@ -105,7 +105,7 @@ class Environment:
         map_size_bytes: int = MAP_SIZE_BYTES,
         tables: Sequence[str] = TABLES,
     ):
-        self._folder = Path(path).absolute()  # the program may go to another folder, and then it is opened again
+        self._folder = Path(path).absolute()  # it may be opened again after the program has changed its working folder
         self.path = str(self._folder)
         self._pid = os.getpid()
         self._map_size_bytes = map_size_bytes
@@ -133,7 +133,7 @@ class Environment:
             raise
 
     def table(self, name: str) -> Table:
-        """The handle of one of its tables. Ask again after `reopen`: handles belong to one opening."""
+        """The handle of one of its tables. Do not keep it: after a failed write there are others."""
         return self._tables[name]
 
     @property
@@ -158,7 +158,7 @@ class Environment:
         return _Read(self)
 
     def begin_reading(self) -> Transaction:
-        """What `read` does first; `end_reading` is owed then."""
+        """Begin a read transaction, which must be ended by `end_reading`."""
         # Before the gate: in a forked child its lock may be held by a thread that is not there.
         if os.getpid() != self._pid:
             raise StoreForked(self.path)
@@ -172,7 +172,7 @@ class Environment:
             raise
 
     def end_reading(self, transaction: Transaction) -> None:
-        """What `read` does last."""
+        """End a read transaction."""
         transaction.abort()
         self._gate.leave()
 
@@ -207,8 +207,8 @@ class Environment:
 
         Takes as long as the disk needs; call it in a worker thread. Reading and writing go on meanwhile.
 
-        Raises `CopyInterrupted` when the map has to move or the environment to be opened anew meanwhile, which readers
-        would otherwise wait for as long; `FileWriteFailed`.
+        Raises `CopyInterrupted` when the map has to move or the environment to be opened anew: that cannot wait for the
+        copy, since all readers wait for it. Raises `FileWriteFailed` where the copy cannot be written.
         """
         try:
             # Through the page cache: LMDB's own file waits for the disk with every megabyte.
@@ -242,7 +242,7 @@ class Environment:
                     try:
                         result = work(transaction)
                     except BaseException:
-                        # py-lmdb waits for the end of every copy before it aborts what was to be written.
+                        # py-lmdb does not abort a write transaction before every copy has ended.
                         self._gate.clear()
                         is_cleared = True
                         raise
@@ -312,7 +312,7 @@ class Environment:
         logger.info("store map grown", extra={"path": self.path, "map_size_bytes": self._map_size_bytes})
 
     def _resize(self, size_bytes: int) -> None:
-        """Map the file anew, with 0 as large as its writer has it; call it alone."""
+        """Map the file anew, in the size that its writer has where it is 0. Only while nobody reads (`Gate.alone`)."""
         try:
             self._environment.set_mapsize(size_bytes)
         except lmdb.Error as error:
@@ -329,7 +329,7 @@ class Environment:
             self._open_again()
 
     def _open_again(self) -> None:
-        """Call it alone."""
+        """Close and open it. Only while nobody reads (`Gate.alone`)."""
         self._environment.close()
         try:
             self._open(create=False)

@@ -28,7 +28,7 @@ DATA_SIZE_BYTES_MIN: Final = 8192
 """LMDB begins a file with two pages, of 4,096 bytes at least."""
 LOOKS_MAX: Final = 5
 LOOK_SECONDS: Final = 0.002
-"""Whoever looks whether a lock is held has it for much less: it is tried again so often, after so long."""
+"""So often, and after so long, a lock is tried again: a process that only looks whether it is held has it for less."""
 ROOM_BYTES_MIN: Final = 256 * 1024
 """A disk with less than this has no room."""
 
@@ -77,7 +77,7 @@ def lock_for_writing(folder: Path) -> TextIO:
 
 
 def hold(file: TextIO) -> None:
-    """Take the lock of a file. Raises `OSError` where another has it, and not only looks whether anybody has."""
+    """Take the lock of a file. Raises `OSError` where another process holds it, and does not only look."""
     for _ in range(LOOKS_MAX):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -110,9 +110,10 @@ def _is_held(path: Path) -> bool:
 
 
 def needs_lock_file(folder: Path) -> bool:
-    """Whether a reader must use LMDB's lock file: somebody has it open for writing, or may; not where none can be made.
+    """Whether a reader must use LMDB's lock file: where a process writes the store, or may begin to.
 
-    A copy has none, and where it cannot be written, as by another user, nobody but its owner may take part.
+    A copy has no lock file and needs none. Nor does a reader need one that it may not write, as in the store of another
+    user, while nobody writes the store.
     """
     path = folder / LOCK_FILE
     return is_open_for_writing(folder) or (path.exists() and os.access(path, os.W_OK))
@@ -164,7 +165,7 @@ def was_closed_cleanly(folder: Path) -> bool:
 
 
 def boot_id() -> str:
-    """Names the running of this machine since it was started."""
+    """Tells this start of the machine from every other."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:

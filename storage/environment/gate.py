@@ -1,4 +1,4 @@
-"""The gate of an environment: many read at a time, or one is alone, as whoever moves its map must be."""
+"""The gate of an environment: many threads read at a time, or one is alone, as it must be to move the map."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -6,19 +6,19 @@ from contextlib import contextmanager
 
 
 class _Depth(threading.local):
-    """How many readers the current thread is."""
+    """How many reads the current thread has begun and not ended."""
 
     count = 0
 
 
 class Gate:
-    """Many readers, or one who needs that nobody reads: from when he asks on, no new reader comes in before him."""
+    """Lets many threads read, or one be alone; once a thread waits to be alone, no other begins to read before it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._condition = threading.Condition(self._lock)
         self._readers = 0
-        # Several may need it, as who lets the map grow and who closes it: each in turn.
+        # Several threads may wait, one to grow the map and one to close it, say: each has its turn.
         self._waiting_alone = 0
         self._depth = _Depth()
         self._stops: list[Callable[[], None]] = []
@@ -26,21 +26,21 @@ class Gate:
 
     @property
     def depth(self) -> int:
-        """How many readers the current thread is."""
+        """How many reads the current thread has begun and not ended."""
         return self._depth.count
 
     def enter(self) -> None:
-        """Read from now on; `leave` is owed, on the same thread."""
+        """Begin to read; the same thread must `leave`."""
         depth = self._depth
         with self._lock:
-            # Who reads already may read on in between, or it would wait for itself.
+            # A thread that reads already is let in: else it would wait for itself.
             while self._waiting_alone and not depth.count:
                 self._condition.wait()
             self._readers += 1
         depth.count += 1
 
     def leave(self) -> None:
-        """What `enter` owes."""
+        """End what `enter` began."""
         self._depth.count -= 1
         with self._lock:
             self._readers -= 1
@@ -49,7 +49,7 @@ class Gate:
 
     @contextmanager
     def giving_way(self, stop: Callable[[], None]) -> Iterator[None]:
-        """Around what a reader does for long: `stop` ends it when it is in the way. It must not wait."""
+        """Around a long read: `stop`, which must not wait, is called to end it when it is in the way."""
         with self._lock:
             self._stops.append(stop)
             if self._waiting_alone or self._clearing:
@@ -61,13 +61,13 @@ class Gate:
                 self._stops.remove(stop)
 
     def clear(self) -> None:
-        """End all that is done for long, and let nothing of it begin until `cleared`, which is owed."""
+        """End the long reads, and each one that begins before `cleared` is called, which it must be."""
         with self._lock:
             self._clearing += 1
             self._stop_all()
 
     def cleared(self) -> None:
-        """What `clear` owes."""
+        """Long reads may begin again."""
         with self._lock:
             self._clearing -= 1
 

@@ -1,11 +1,11 @@
-"""A descriptor of a file, for a library that writes much to it, which any thread may cut off."""
+"""A file descriptor for a library that writes much to it, whose writes any thread can make fail."""
 
 import os
 import threading
 
 
 class Outlet:
-    """A descriptor of its own beside the one that is given; `close` is owed."""
+    """A duplicate of the given descriptor. It must be closed."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = os.dup(descriptor)
@@ -14,17 +14,17 @@ class Outlet:
         self._cutting: threading.Thread | None = None
 
     def cut(self) -> None:
-        """Let every write fail that comes after the one that is under way. Never waits; not after `close`."""
+        """Make every write after the one that is under way fail. Never waits. Not to be called after `close`."""
         if self.is_cut:
             return
         self.is_cut = True
-        # Not a close, since the number could be another file's then. On a thread, since the file that was in this place
-        # may be stored first, as one on a network is; writes fail before that.
+        # Not closed, since the number could become another file's. On a thread, since `dup2` may first wait for the
+        # file to be stored, as one on a network is; writes fail before that.
         self._cutting = threading.Thread(target=os.dup2, args=(self._nowhere, self.descriptor, False), daemon=True)
         self._cutting.start()
 
     def close(self) -> None:
-        """Close it, once nobody writes to it or cuts it any more."""
+        """Close it, once nobody writes to it or cuts it off any more."""
         if self._cutting is not None:
             self._cutting.join()
         os.close(self.descriptor)

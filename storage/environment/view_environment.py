@@ -27,7 +27,7 @@ VIEW_MAP_SIZE_BYTES: Final = 1 << 34
 TABLES_MAX: Final = 256
 MARK_FILE: Final = "open"
 ALONE_SECONDS_MAX: Final = 10.0
-"""How long a growing or closing view waits for those that look at it; they look whether it does every few rows."""
+"""How long a growing or closing view waits for its readers, which call `check_welcome` every few rows."""
 
 Transaction: TypeAlias = "lmdb.Transaction[bytes]"
 Handle: TypeAlias = Any
@@ -60,7 +60,7 @@ class ViewEnvironment:
         self._pid = os.getpid()
         self._closed = False
         self._tables = tables
-        # Those that look at it, which must have left before the map may move.
+        # Its readers, which must have left before the map may move.
         self._turn = threading.Condition()
         self._readers = 0
         self._is_wanted_alone = False
@@ -131,7 +131,7 @@ class ViewEnvironment:
                 self._turn.notify_all()
 
     def check_welcome(self) -> None:
-        """Raise `ViewBusy` in a long look at it when the view has to grow, `ViewClosed` when it is about to close."""
+        """For a long read: raises `ViewBusy` when the view has to grow, `ViewClosed` when it is about to close."""
         if self._closed:
             raise ViewClosed(self.path)
         if self._is_wanted_alone:
@@ -161,7 +161,7 @@ class ViewEnvironment:
 
     @contextmanager
     def filling(self) -> Iterator[None]:
-        """Around what puts something in: raises `ViewFull` and `FileWriteFailed` where it happens, as `write` does."""
+        """Around puts: raises `ViewFull` and `FileWriteFailed` at once, which `write` raises at its end."""
         try:
             yield
         except lmdb.MapFullError as error:
@@ -171,7 +171,7 @@ class ViewEnvironment:
             raise FileWriteFailed(self.path, str(error)) from error
 
     def _grow(self) -> None:
-        """Double the map, which may move then: whoever looks at it leaves first, and looks again.
+        """Double the map, which may move: its readers leave first, and read again.
 
         Raises `StoreMapRefused` where it cannot; the view is then as it was.
         """

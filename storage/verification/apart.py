@@ -102,7 +102,7 @@ def verify_apart(
     try:
         process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
     except OSError:
-        # This interpreter cannot be started once more, as where it is embedded: then here.
+        # No second interpreter can be started, as where this one is embedded: verify in this process.
         _work(task, heard.take)
         return heard.report(task, "")
     with process:
@@ -114,7 +114,7 @@ def verify_apart(
 
 
 class _Heard:
-    """What was said so far."""
+    """What the other process has said so far."""
 
     def __init__(self, findings: list[Finding], progress: ReportEvents | None) -> None:
         self._findings = findings

@@ -37,7 +37,7 @@ class ArchiveWalk:
         self._archive = archive
         self._compacted = compacted
         self._damage = damage
-        # Not that of the archive: what a runtime has read before may be damaged on the disk.
+        # Its own: what the archive's cache holds may have been damaged on the disk since.
         self._cache = SegmentCache()
         self._lost: set[int] = set()
         self._unowned: set[int] = set()
@@ -129,7 +129,7 @@ class ArchiveWalk:
                 found.append(Finding("archive", str(error), stream, first if where else None, position))
             return None
         if number in self.record_sizes:
-            return records  # it has made room in the cache since, and was looked at before
+            return records  # it was checked before, and has left the cache since
         self.record_sizes[number] = sum(map(len, records))
         held = (segment.stream, segment.first_version, segment.last_version)
         if where is not None and held != where:
@@ -144,7 +144,7 @@ class ArchiveWalk:
         return records
 
     def _is_needed(self, number: int, position: int | None) -> bool:
-        """Whether a segment is by now: its stream may have been made whole meanwhile, and the segment dropped."""
+        """Whether a segment still is: its stream may have been uncompacted meanwhile, and the segment dropped."""
         if position is None:
             return not self._is_gone(number)
         with self._environment.read() as transaction:
@@ -189,7 +189,7 @@ class ArchiveWalk:
         return found
 
     def _against_log(self, number: int, records: Sequence[bytes]) -> Iterator[Finding]:
-        """Of a segment that no stub has named yet: its events must be those of the log."""
+        """Compare a segment that no stub has named with the log, which must have its events."""
         with self._environment.read() as transaction:
             lookup = RecordLookup(self._environment, transaction)
             for record in records:

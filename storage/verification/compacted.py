@@ -78,7 +78,7 @@ class CompactedCheck:
         yield from found
 
     def _names(self, transaction: Transaction, stream: str, number: int) -> bool:
-        """Whether it still does, by now."""
+        """Whether the `compacted` event of a stream names a segment, as this transaction sees it."""
         current = self._current(transaction, stream)
         return current is not None and any(segment.number == number for segment in current.segments)
 

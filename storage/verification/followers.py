@@ -1,8 +1,8 @@
 """The part of a verification that is about what follows the log: subscriptions, parked events, checkpoints of views.
 
 Their own environments lie beside that of the log. Of each, the pages are checked where no runtime keeps it. What they
-hold is made from the log, or is nobody's but theirs: it is decoded, and compared with the log where it names a position
-of it. The rows of views are not looked at.
+hold is derived from the log or kept nowhere else, so it is only decoded, and compared with the log where it names a
+position. The rows of views are not looked at.
 """
 
 import struct

@@ -47,7 +47,7 @@ class MetaCheck:
             elif key == INDEXED_THROUGH_KEY:
                 problem = self._problem_of_reach(transaction)
             elif key == TREE_KEY:
-                problem = ""  # whoever builds the tree again looks at it
+                problem = ""  # `TreeWalk` looks at it, which builds the tree again
             elif key == SEGMENTS_KEY:
                 problem = _problem_of_numbers(segment_numbers(transaction, meta))
             else:

@@ -163,7 +163,7 @@ class Verification:
         yield "the names of the tables", unknown_tables(environment, "tables")
         yield "the table meta", walk_table(environment, "meta", MetaCheck(environment))
         yield "the table meta", missing(environment)
-        # What stands on events comes first: all of those events are in the log by the time that its end is looked for.
+        # What names events comes first: all of those events are then in the log when its end is looked for.
         yield "the table compacted", walk_table(environment, "compacted", compacted)
         yield "the table compacted", compacted.check_numbers()
         yield "the archive", archived.begin()
