@@ -31,7 +31,7 @@ from .router import Router
 
 WHERE_THE_LOG_IS: Final = -1
 TURNS_TO_COME_FREE: Final = 2
-"""Of trio's scheduler, until an aggregate that stood still has gone on."""
+"""Turns of trio's scheduler until an aggregate that stood still has gone on."""
 logger = logging.getLogger("eventsrc.transaction")
 
 

@@ -40,7 +40,7 @@ class SagaAlarms:
         self._drop_cleared()
 
     def clear(self, saga_id: str) -> None:
-        """It goes on by something else, if it had an alarm."""
+        """Drop the alarm of a saga, if it has one: something else has it go on."""
         if self._wakes.pop(saga_id, None) is not None:
             self._drop_cleared()
 

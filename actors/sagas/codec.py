@@ -18,7 +18,7 @@ from .failure import FAILURE_BYTES
 from .saga import Saga
 
 STATES: Final = (SagaStarted, SagaRemade, StepDone)
-"""The records of states that a step begins with: when it fails, that is told of beside them."""
+"""Records of a state that a step begins with. They leave room for a failure: its record holds the same state."""
 
 E = TypeVar("E")
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -91,7 +91,7 @@ class SagaCodec:
 def plain_data(value: Any, subject: str) -> Any:
     """A value from outside as it will be read again. Raises `EncodingError`, which tells of the subject."""
     try:
-        # A time is read again as a text, as in a state.
+        # A time comes back as a text, as it does in a state.
         return _decode(_encode(msgspec.to_builtins(value, builtin_types=(bytes, bytearray, memoryview))))
     except Exception as error:
         raise EncodingError(f"{subject} is no plain data: {error}") from error
@@ -104,6 +104,6 @@ def _check_untyped(name: str, value: Any) -> None:
         again = plain_data(value, f"self.{name}")
     except EncodingError as error:
         raise EncodingError(f"{error}. {advice}") from error
-    # Which tells 1 from True, and a list from a tuple, also within.
+    # `repr` tells 1 from True and a list from a tuple, at any depth.
     if repr(again) != repr(value):
         raise EncodingError(f"self.{name} would come back as {again!r:.100} instead of {value!r:.100}. {advice}")

@@ -69,7 +69,7 @@ class StepCalls(Protocol):
         """Raise `WaitInOtherTask` in a task that the step has started."""
 
     def check_turned(self) -> None:
-        """Raise why the saga turns round, where it does: the step is run to recall what it did, no more."""
+        """Raise the reason where the saga turns round: the step is then run only to recall what it did."""
 
     def suspend(self) -> NoReturn:
         """Leave the step."""

@@ -67,7 +67,7 @@ class SagaRun:
         self.is_stopping = False
         """Told to come to rest after the step under way."""
         self.scope = trio.CancelScope()
-        """Cut off where it does not."""
+        """Cancelled where it does not come to rest in time."""
         self.on_begun: Callable[[SagaRun, EventSourcingError | None], None] | None = None
         """Called when its first record is on disk, or with what kept it from there."""
         self._class = saga_class
@@ -81,7 +81,7 @@ class SagaRun:
         self._settled = trio.lowlevel.ParkingLot()
         self._failure: EventSourcingError | None = None
         self._is_new = not history.version
-        # An earlier run was cut off, or its records refused: what it did besides is after this position.
+        # Where an earlier run was cut off, or its records refused: what no record tells of is after this position.
         self._lost_after = 0 if history.is_at_rest else history.last_position
         self._loaded_position = host.store.last_position
         self._first_position = history.last_position
@@ -144,7 +144,7 @@ class SagaRun:
         if not self.history.is_compensating:
             return None
         steps = self._definition.steps
-        # A step that the class no longer has may have had one.
+        # A step that the class no longer has may have had a compensation.
         return next((name for name in self.history.to_undo if name not in steps or steps[name].undo is not None), None)
 
     # --- forwards ---
@@ -162,7 +162,7 @@ class SagaRun:
         saga = self.host.codec.decode_state(self._class, history.state)
         try:
             await self._call(step.method, saga, step.name, step)
-            # Its place on the disk is before whatever comes next, which takes it along.
+            # Not waited for: it is stored together with whatever comes next, and before it.
             self.hold(StepDone(step.name, self._state_after(saga)))
         except NOT_THE_STEPS_FAULT:
             raise
@@ -298,7 +298,7 @@ class SagaRun:
                 raise RuntimeError(f"{scope} raised the trio.Cancelled of a cancel scope that is over") from None
             raise
         if self._is_suspended:
-            # The step kept what was to leave it, with `except BaseException`: it is run again all the same.
+            # The step caught what was to leave it, with `except BaseException`: it is run again all the same.
             raise Suspended
         if time.cancelled_caught:
             raise DeadlinePassed(TOO_LATE) if seconds < step.timeout_seconds else StepTimeout(scope, seconds)

@@ -46,7 +46,7 @@ class SupervisorHost(SagaHost, StarterHost, Protocol):
         """A saga's class, history and correlation id, from its stream. Raises `UnknownSaga`, `DecodingError`."""
 
     def replaces_older(self, saga: str) -> bool:
-        """Whether the class of this name has instances that an older version began not go on."""
+        """Whether the class of this name does not let instances of its older versions go on."""
 
     def made_again(self, stream: str, cause: str) -> dict[str, Any]:
         """The state of a saga whose event could not be made into it before. Raises what the class raises."""
@@ -80,7 +80,7 @@ class SagaSupervisor(TrioActor):
         """Take up what was left when the store was closed. Call it before the actor is started."""
         for instance in instances:
             if self._host.replaces_older(instance.saga):
-                # It does not wait on: which version began it is in its stream.
+                # It may not be allowed to go on waiting: which version began it is in its stream.
                 self._ready.append(instance.id)
             elif instance.state == "waiting":
                 self._register(instance.id, instance.wake_ns)
@@ -138,7 +138,7 @@ class SagaSupervisor(TrioActor):
         self._start_ready()
 
     def _actor_loop_teardown(self) -> None:
-        # Orders are told to it, so who waits for an answer is not told by the mailbox.
+        # Orders come by `tell`, so the mailbox has no answer to give to those who wait for one.
         self.actor_stopped.set()
         self.actor_inbox.close(_refuse)
         self._has_stopped = True
@@ -171,7 +171,7 @@ class SagaSupervisor(TrioActor):
         run.hold(order.started, order.encoded)
         if order.error:
             run.hold(SagaParked(order.error))
-        # Not before: what cannot be stored was not begun, and may be started again.
+        # Not before what may raise: a saga that cannot be stored was not begun, and may be started again.
         self._starting[order.stream] = [order.answer]
         run.on_begun = self._on_begun
         is_room = len(self._running) < self._host.limits.sagas_running_max and not self._is_stopping
@@ -194,7 +194,7 @@ class SagaSupervisor(TrioActor):
             self._start_ready()
 
     async def _refuse_start(self, run: SagaRun, failure: EventSourcingError) -> None:
-        # Else who starts it again would find it running.
+        # Else whoever starts it again would find it running.
         while self._running.get(run.stream) is run:
             await self._moved.park()
         for answer in self._starting.pop(run.stream):
@@ -230,7 +230,7 @@ class SagaSupervisor(TrioActor):
         self._note_at_rest(run, order.answer)
 
     def _note_at_rest(self, run: SagaRun, answer: TrioFuture[bool], *, answer_with: bool = True) -> None:
-        """Answer when what was put in line is on disk, and have a saga that rested look what it means to it."""
+        """Answer when the notes are on disk; a saga that was at rest is run again then, to act on them."""
         if run.stream not in self._running:
             self._noting[run.stream] = run
         self._nursery.start_soon(in_background, self._answer_stored, run, answer, answer_with)
@@ -383,7 +383,7 @@ class SagaSupervisor(TrioActor):
             for stream in self._waits.concerned(event):
                 self._forget(stream)
                 self._ready.append(stream)
-        # What comes to rest from here on has to look for itself among the events up to this one.
+        # A saga that comes to rest from here on looks for itself among the events up to this one.
         self._position = batch[-1].position if len(batch) == FOLLOW_BATCH_EVENTS else until
         self._start_ready()
 

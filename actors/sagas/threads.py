@@ -36,7 +36,7 @@ class SagaThreads:
 
 
 class ThreadPlace:
-    """One thread. It is its own limiter, as trio calls what admits a thread: it was admitted before."""
+    """One thread. It was waited for already, so it is itself the limiter that trio asks before it starts it."""
 
     def __init__(self, limiter: trio.CapacityLimiter) -> None:
         self._limiter = limiter

@@ -74,7 +74,7 @@ class LmdbReading:
         try:
             return self.get(table, key)
         except RowInvalid:
-            # What cannot be a key is that of no row.
+            # No row has a key that cannot be one.
             return None
 
     def _look(self) -> None:
@@ -161,7 +161,7 @@ class LmdbWriting(LmdbReading):
             with self._environment.filling():
                 self._write(table, changes)
         except ViewFull as error:
-            # Said as what it is, since it may pass through a method of a projection.
+            # As the error that the port names: it may pass through a method of a projection.
             raise ViewRetry from error
 
     def _write(self, table: RowType[Any], changes: Sequence[Change]) -> None:
@@ -263,7 +263,7 @@ def _place(value: Any) -> bytes | None:
 
 
 def _has_place(criterion: Criterion | None) -> bool:
-    """Whether a key is to be found where the value that is asked for has its place."""
+    """Whether a single value is asked for that a key may have."""
     if not isinstance(criterion, Equal):
         return False
     try:

@@ -33,7 +33,7 @@ class Batch:
 
     def __init__(self) -> None:
         self.refused: RowRefused | None = None
-        """Why nothing of it will be stored, whatever became of that on its way out of a handler."""
+        """Why nothing of the batch will be stored, also where a handler has swallowed the error."""
 
     def check(self) -> None:
         """Raise `RowRefused` again where a row was refused."""
@@ -133,7 +133,7 @@ class SessionRows(Generic[R]):
         return encoded
 
     def _stored(self, encoded: bytes, key: tuple[Any, ...]) -> R | None:
-        """The row as it is stored; what its change means to the indexes is known from then on."""
+        """The row as it is stored. Its indexed values are remembered, for what a change of it means to the indexes."""
         kept = self._kept.get(encoded)
         if kept is not None:
             row, self._before[encoded] = kept
@@ -210,7 +210,7 @@ class ViewSession:
                     if batch.refused is not None:
                         raise batch.refused from error
                     raise EventFailed(stored, error) from error
-                # The method may have passed over it.
+                # The method may have swallowed the error.
                 batch.check()
             for rows in self._rows:
                 rows.flush()

@@ -124,7 +124,7 @@ def _row(done: Compaction) -> dict[str, Any]:
 
 
 def _ask(options: argparse.Namespace, action: MaintenanceAction) -> int | None:
-    """The exit code of what the runtime that has the store open was asked; None where there is none."""
+    """Ask the runtime that has the store open; return the exit code, or None where no runtime has."""
     try:
         with places(options.path) as found:
             running = [place for place in found if place.name == "writer" and place.board.has_runtime]

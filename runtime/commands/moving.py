@@ -74,7 +74,7 @@ def _shown(what: str, last_position: int | None) -> Iterator[Callable[[int], Non
 
 def _tell(options: argparse.Namespace, facts: dict[str, object], destination: Path | None = None) -> int:
     if destination == STANDARD_STREAM:
-        # What was exported is all that belongs there.
+        # Standard output is the export: nothing else belongs there.
         return 0
     if destination is not None:
         facts["destination"] = str(destination)

@@ -46,7 +46,7 @@ from ..history.history import position_of_version
 from .retention import Candidate, RetentionPolicy
 
 REST_SECONDS_PER_SECOND: Final = 2.0
-"""Of rest after each piece of work, so that commands to other aggregates hardly notice it."""
+"""Rest after each piece of work, so that commands to other aggregates hardly notice it."""
 LOWEST_PRIORITY: Final = 19
 SLICE_EVENTS: Final = 32
 """Events that are read, or replayed, before others get their turn."""
@@ -111,7 +111,7 @@ class Compactor:
             begin = 1 if before is None else before.version + 1
             snapshot = await self._snapshot_for(aggregate_type, head, begin)
             if not by_policy:
-                await self._records(stream, snapshot.version + 1, head.version, set())  # for their sagas
+                await self._records(stream, snapshot.version + 1, head.version, set())  # raises for an unfinished saga
             await self._until_indexed(stream, snapshot.version)
             await self._in_background(check_archive, self._log)
             await self._drop_unused()
@@ -291,7 +291,7 @@ class Compactor:
         await self._journal.run(partial(store_compacted, self._log, done))
 
     async def _in_background(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Have the thread do it that gives way to all others."""
+        """Call it on a thread of the lowest priority."""
         if self._is_closed:
             raise RuntimeClosed("The runtime closed in the middle of a compaction. It goes on when opened again.")
         return await trio.to_thread.run_sync(lambda: self._background.submit(function, *arguments).result())
@@ -344,10 +344,10 @@ class Compactor:
 
 
 async def _rest_since(begun: float) -> None:
-    """Most of the time is everybody else's."""
+    """Leave most of the time to everybody else."""
     await trio.sleep(REST_SECONDS_PER_SECOND * (time.perf_counter() - begun))
 
 
 def _lower_priority() -> None:
-    """Of the calling thread alone, as Linux has it: packing takes whole milliseconds, and commands take one."""
+    """Lower the priority of the calling thread alone, as Linux can: packing takes milliseconds, a command takes one."""
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)

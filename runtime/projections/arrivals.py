@@ -51,7 +51,7 @@ class Arrivals:
         return self._times[found] if found < len(self._times) else trio.current_time()
 
     def waited_seconds(self, position: int) -> float:
-        """How long a view that is at `position` has had the next event wait; 0 where it has seen all."""
+        """How many seconds the event after `position` has waited; 0 where there is none."""
         if position >= self._store.last_position:
             return 0.0
         return max(trio.current_time() - self.time_of(position + 1), 0.0)

@@ -21,7 +21,7 @@ class IntakeRate:
             seconds = now - max(self._advanced, arrivals.time_of(self._position + 1))
             newest = (position - self._position) / seconds if seconds > 0 else float("inf")
             known = self.events_per_second
-            # A view becomes slow at once and quick by and by.
+            # A slower rate counts at once, a faster one by and by.
             is_slower = known is None or newest < known
             self.events_per_second = newest if is_slower or known is None else min(2 * known, newest)
         self._position, self._advanced = position, now

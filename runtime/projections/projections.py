@@ -222,7 +222,7 @@ class Projections:
 
     @property
     def slow_writers_down(self) -> bool:
-        """Whether any of them may."""
+        """Whether any projection may slow writers down."""
         return bool(self._slow)
 
     def admits(self, reached_position: int, event_count: int) -> bool:

@@ -210,7 +210,7 @@ class Sagas:
         correlation_id: str,
         error: str = "",
     ) -> StartSaga:
-        """What has the supervisor start a saga; of a class alone where it cannot be made, because of an `error`.
+        """The order to start a saga; of its class alone where it could not be made, because of `error`.
 
         Raises `EncodingError`, `EventTooLarge`, `StreamNameInvalid`, `DeadlinePassed`.
         """
@@ -322,7 +322,7 @@ class Sagas:
 
 @contextmanager
 def _closed_store_told(saga_id: str) -> Iterator[None]:
-    """Have who asks about a saga told, as who asks for anything else, that the runtime was closed."""
+    """Raise `RuntimeClosed` in the place of `StoreClosed`, as everything else does."""
     try:
         yield
     except StoreClosed as error:

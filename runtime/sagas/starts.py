@@ -18,7 +18,7 @@ from ...storage.store import EventReader
 from ..subscriptions.dispatcher import on_board
 
 SAVE_SECONDS: Final = 1.0
-"""That position is stored so often."""
+"""How often the position is stored."""
 
 logger = logging.getLogger("eventsrc.saga")
 
