@@ -23,10 +23,10 @@ from ..storage.control import (
 from ..storage.errors import EventSourcingError, described
 from .errors import SignalKnown, UnknownSubscription
 from .maintenance.maintenance import Maintenance
+from .on_board import on_board
 from .projections.projections import Projections
 from .sagas.sagas import Sagas
 from .subscriptions.consumers import Subscriptions
-from .subscriptions.dispatcher import on_board
 
 PERIOD_SECONDS: Final = 0.5
 """How often the board is looked at and the status published."""

@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from .commit import Appended, Commit, IdempotencyEntry, NewEvent, StreamAppend, expectation_holds
+from .commit import WHERE_THE_LOG_IS, Appended, Commit, IdempotencyEntry, NewEvent, StreamAppend, expectation_holds
 from .errors import (
     CommitAbandoned,
     CommitAlreadyApplied,
@@ -30,7 +30,6 @@ from .tail import Placement, placements_of
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decoder: Final = msgspec.msgpack.Decoder(StoredEvent)
-WHERE_THE_LOG_IS: Final = -1
 
 
 class Draft:

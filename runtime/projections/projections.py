@@ -21,7 +21,7 @@ from ...storage.control import ControlBoard
 from ...storage.limits import Limits
 from ...storage.store import EventReader
 from ..errors import ArgumentInvalid, UnknownProjection
-from ..subscriptions.dispatcher import on_board
+from ..on_board import on_board
 from .arrivals import Arrivals
 from .generations import Built, RunningProjection
 from .intake_rate import IntakeRate

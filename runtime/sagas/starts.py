@@ -15,7 +15,7 @@ from ...storage.control import SAGA_PREFIX, ControlBoard
 from ...storage.errors import StreamNameInvalid
 from ...storage.record import StoredEvent
 from ...storage.store import EventReader
-from ..subscriptions.dispatcher import on_board
+from ..on_board import on_board
 
 SAVE_SECONDS: Final = 1.0
 """How often the position is stored."""

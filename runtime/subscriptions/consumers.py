@@ -25,7 +25,8 @@ from ...storage.store import EventReader
 from ..arguments import check_count
 from ..errors import NoPlaceForProgress, SubscriptionFilterDiffers, SubscriptionNameInvalid, UnknownSubscription
 from ..events import Wanted
-from .dispatcher import Dispatcher, Message, on_board
+from ..on_board import on_board
+from .dispatcher import Dispatcher, Message
 
 SUBSCRIPTION_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
 RETRY: Final = "retry"

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from itertools import count
-from typing import Final, TypeVar
+from typing import Final
 
 import attrs
 import trio
@@ -24,6 +24,7 @@ from ...storage.record import StoredEvent
 from ...storage.store import EventReader
 from ..errors import NotInHistory, SubscriptionDeleted, SubscriptionDiverged, SubscriptionFull
 from ..events import Wanted
+from ..on_board import on_board
 from .lane import LANE_EVENTS_MAX, Held, Lane, Rest
 from .subscription import Search
 
@@ -38,7 +39,6 @@ PARKED_EVENTS_MAX: Final = 100_000
 SAVED_EVERY_POSITIONS: Final = 10_000
 """Progress is stored after so many positions, also when nothing was wanted among them."""
 
-T = TypeVar("T")
 logger = logging.getLogger("eventsrc.subscription")
 
 
@@ -404,8 +404,3 @@ class Dispatcher:
         """The hash of the event at a position; empty at 0, and where the log does not reach."""
         events = self._store.read(after=position - 1, limit=1) if position else []
         return events[0].hash if events else b""
-
-
-async def on_board(board: ControlBoard, call: Callable[[], T]) -> T:
-    """Do something on the control board, in a worker thread where that waits for the disk."""
-    return await trio.to_thread.run_sync(call) if board.waits else call()

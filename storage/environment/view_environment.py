@@ -146,13 +146,8 @@ class ViewEnvironment:
         """
         self._check()
         try:
-            with self._environment.begin(write=True) as transaction:
+            with self.filling(), self._environment.begin(write=True) as transaction:
                 yield transaction
-        except lmdb.MapFullError as error:
-            self._is_full = True
-            raise ViewFull(self.path) from error
-        except lmdb.Error as error:
-            raise FileWriteFailed(self.path, str(error)) from error
         finally:
             # Now that the transaction is over, however that was.
             if self._is_full:
