@@ -31,7 +31,6 @@ from .events import (
 
 SagaState: TypeAlias = Literal["running", "waiting", "compensating", "parked", "completed", "compensated", "abandoned"]
 SAGA_STATES: Final[tuple[SagaState, ...]] = get_args(SagaState)
-ENDED: Final = ("completed", "compensated", "abandoned")
 UNDO: Final = "undo:"
 """What the scope of a compensation begins with."""
 
