@@ -28,9 +28,8 @@ from .commands import (
     stream_inspection,
     watch,
 )
+from .commands.exit_codes import EXIT_ERROR, EXIT_INTERRUPTED
 
-EXIT_ERROR: Final = 1
-EXIT_INTERRUPTED: Final = 130
 TIME_FORM: Final = "ISO 8601; UTC unless it has a zone"
 DEMOS_MODULE: Final = "eventsrc.demos"
 

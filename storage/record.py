@@ -48,6 +48,10 @@ class StoredEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return self.stream.partition("-")[2]
 
 
+decode_record: Final = msgspec.msgpack.Decoder(StoredEvent).decode
+"""The event in the stored bytes of a record. Raises `msgspec.MsgspecError` or `UnicodeDecodeError`."""
+
+
 class StreamHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The newest event of a stream: its version, position and hash."""
 

@@ -23,7 +23,7 @@ from .events import CompensationSkipped, SagaAbandoned, SagaParked, SagaRemade, 
 from .history import SagaHistory
 from .host import SagaHost
 from .instance import SagaInstance
-from .orders import DecideParked, Order, SendSignal, StartSaga
+from .orders import DecideParked, SagaOrder, SendSignal, StartSaga
 from .run import SagaRun
 from .saga import Saga
 from .starter import FOLLOW_BATCH_EVENTS, SagaStarter, StarterHost, next_events
@@ -147,7 +147,7 @@ class SagaSupervisor(TrioActor):
         for watched in self._watched.values():
             watched.fail(RuntimeClosed(RESTS_LATER))
 
-    def on_receive(self, message: Order) -> None:
+    def on_receive(self, message: SagaOrder) -> None:
         try:
             match message:
                 case StartSaga():
@@ -390,7 +390,7 @@ class SagaSupervisor(TrioActor):
 
 def _refuse(envelope: "Envelope[Any]") -> None:
     """Answer a message that the supervisor does not handle any more: an order, or that it should stop."""
-    if isinstance(envelope.message, Order):
+    if isinstance(envelope.message, SagaOrder):
         envelope.message.answer.fail(RuntimeClosed(ORDER_LOST))
     elif envelope.reply_to is not None:
         answer_message(envelope, None)

@@ -13,7 +13,7 @@ from ..errors import QueryTooLarge, RowInvalid
 from .criteria import Between, Criterion, Equal, OneOf, RowQuery, StartingWith
 from .row_order import SORTED_ROWS_MAX, RowOrder
 from .row_type import RowType
-from .view_store import Change, Checkpoint, ViewLookLong, ViewRetry
+from .view_store import Checkpoint, RowChange, ViewLookLong, ViewRetry
 
 ROWS_BETWEEN_CHECKS: Final = 100
 """Rows that a long look reads before it asks whether the view has to grow or to close."""
@@ -156,7 +156,7 @@ class LmdbReading:
 class LmdbWriting(LmdbReading):
     """One transaction that writes; what it reads holds what it wrote."""
 
-    def write(self, table: RowType[Any], changes: Sequence[Change]) -> None:
+    def write(self, table: RowType[Any], changes: Sequence[RowChange]) -> None:
         try:
             with self._environment.filling():
                 self._write(table, changes)
@@ -164,7 +164,7 @@ class LmdbWriting(LmdbReading):
             # As the error that the port names: it may pass through a method of a projection.
             raise ViewRetry from error
 
-    def _write(self, table: RowType[Any], changes: Sequence[Change]) -> None:
+    def _write(self, table: RowType[Any], changes: Sequence[RowChange]) -> None:
         rows = self._environment.rows[table.name]
         put = [(change.key, table.encode(change.row)) for change in changes if change.row is not None]
         put.sort()
@@ -176,7 +176,7 @@ class LmdbWriting(LmdbReading):
         for number, field in enumerate(table.indexes):
             self._write_index(table.name, field, number, changes)
 
-    def _write_index(self, table: str, field: str, number: int, changes: Sequence[Change]) -> None:
+    def _write_index(self, table: str, field: str, number: int, changes: Sequence[RowChange]) -> None:
         added = []
         with self._transaction.cursor(self._environment.indexes[table, field]) as cursor:
             for change in changes:

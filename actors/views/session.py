@@ -11,7 +11,7 @@ from ..projection import Projection
 from ..serializer import Serializer
 from .criteria import RowQuery, criteria_of
 from .row_type import RowType
-from .view_store import Change, Checkpoint, View, ViewRetry, ViewWriting
+from .view_store import Checkpoint, RowChange, StoredView, ViewRetry, ViewWriting
 
 ROWS_FOUND_MAX: Final = 1_000_000
 """Rows that `where` gives to a handler; more are `QueryTooLarge`, never cut off."""
@@ -95,7 +95,7 @@ class SessionRows(Generic[R]):
         indexed = self._type.indexed
         try:
             changes = [
-                Change(key, row, self._before[key], None if row is None else indexed(row))
+                RowChange(key, row, self._before[key], None if row is None else indexed(row))
                 for key, (row, _) in self._changed.items()
             ]
             self._batch.transaction.write(self._type, changes)
@@ -151,7 +151,7 @@ class SessionRows(Generic[R]):
 class ViewSession:
     """Applies batches of events to one view by the methods of one projection."""
 
-    def __init__(self, projection_class: type[Projection], view: View, serializer: Serializer) -> None:
+    def __init__(self, projection_class: type[Projection], view: StoredView, serializer: Serializer) -> None:
         definition = projection_class.__eventsrc_projection__
         self.view = view
         self._codecs = EventCodecs(definition.handlers, serializer)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import rich.console
 import rich.progress
@@ -16,12 +16,11 @@ from ...storage.evidence.errors import CheckpointInvalid, EvidenceUnavailable
 from ...storage.evidence.proof import prove
 from ...storage.reader import LogReader
 from ...storage.verification.apart import Report, verify_apart
+from .exit_codes import EXIT_DAMAGED
 from .output import print_json
 
 if TYPE_CHECKING:
     from ...storage.evidence.signed_checkpoint import SignedCheckpoint
-
-EXIT_DAMAGED: Final = 2
 
 
 def print_verification(options: argparse.Namespace) -> int:

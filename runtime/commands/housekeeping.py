@@ -4,7 +4,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from typing import Any, Final
+from typing import Any
 
 import attrs
 import trio
@@ -24,10 +24,9 @@ from ..maintenance.maintenance import Retention
 from ..maintenance.retention import RetentionPolicy
 from ..runtime import Runtime
 from .domain_modules import aggregates_in
+from .exit_codes import EXIT_REFUSED
 from .output import format_time, print_rows
 from .steering import ask_runtime, places, print_answers
-
-EXIT_REFUSED: Final = 1
 
 
 def run_compact(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Compacts streams of a running store, and makes them whole again: the order of the steps, and the proof in between."""
+"""Compacts streams of a running store, and uncompacts them: the order of the steps, and the proof in between."""
 
 import logging
 import os
@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 import attrs
-import msgspec
 import trio
 from msgspec import structs
 
@@ -40,7 +39,7 @@ from ...storage.group import STUB
 from ...storage.limits import Limits
 from ...storage.log import EventLog
 from ...storage.names import category_of
-from ...storage.record import GENESIS_HASH, HASH_SIZE_BYTES, StoredEvent, StreamHead
+from ...storage.record import GENESIS_HASH, HASH_SIZE_BYTES, StoredEvent, StreamHead, decode_record
 from ...storage.snapshot import Snapshot
 from ..history.history import position_of_version
 from .retention import Candidate, RetentionPolicy
@@ -51,7 +50,6 @@ LOWEST_PRIORITY: Final = 19
 SLICE_EVENTS: Final = 32
 """Events that are read, or replayed, before others get their turn."""
 T = TypeVar("T")
-_event_of: Final = msgspec.msgpack.Decoder(StoredEvent).decode
 _ENDINGS: Final = {stored_name(ending) for ending in ENDINGS}
 
 logger = logging.getLogger("eventsrc.compaction")
@@ -202,7 +200,7 @@ class Compactor:
         return next((name for name in names if self._log.head(name) is not None), None)
 
     async def _until_indexed(self, stream: str, version: int) -> None:
-        """A record becomes a stub only where the indexes on disk know it: opening the store needs no archive."""
+        """Wait until the indexes on disk know a version. Opening a store needs no archive, as none of its stubs is newer."""
         position = position_of_version(self._log, stream, version)
         while self._log.indexed_through < position:
             await self._journal.run(self._log.flush_step)
@@ -242,7 +240,7 @@ class Compactor:
             begun = time.perf_counter()
             records = self._log.encoded_stream(stream, begin, min(begin + SLICE_EVENTS - 1, last))
             for record in records:
-                self._check_saga(stream, _event_of(record), sagas)
+                self._check_saga(stream, decode_record(record), sagas)
             found += records
             await _rest_since(begun)
         return found
@@ -276,7 +274,7 @@ class Compactor:
             for begin in range(0, len(records), SLICE_EVENTS):
                 begun = time.perf_counter()
                 for record in records[begin : begin + SLICE_EVENTS]:
-                    apply_event(aggregate_type, state, _event_of(record))
+                    apply_event(aggregate_type, state, decode_record(record))
                 await _rest_since(begun)
         found = verdict(self._log, aggregate_type, snapshot, state)
         await self._journal.store([found])

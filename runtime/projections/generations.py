@@ -21,7 +21,7 @@ from ...actors.projector import GiveUp, Pause, ProjectionState, Projector, Proje
 from ...actors.serializer import Serializer
 from ...actors.views.row_type import RowType
 from ...actors.views.session import ViewSession
-from ...actors.views.view_store import Checkpoint, Generation, View, ViewStore
+from ...actors.views.view_store import Checkpoint, Generation, StoredView, ViewStore
 from ...storage.errors import EventSourcingError
 from ...storage.log import EventLog
 from ...storage.reader import LogReader
@@ -46,7 +46,7 @@ class Built:
     """One generation of a view, open: its tables as they are queried, and its projector if it is kept up to date."""
 
     generation: Generation
-    view: View
+    view: StoredView
     tables: dict[str, RowType[Any]]
     checkpoint: Checkpoint
     """As it was when the generation was opened."""
@@ -254,7 +254,7 @@ class RunningProjection:
             # Of an older class: its indexes may be others, so its rows are looked at one by one.
             tables = {name: table.without_indexes() for name, table in tables.items()}
 
-        def open_it() -> tuple[View, Checkpoint]:
+        def open_it() -> tuple[StoredView, Checkpoint]:
             view = self._views.open(self.name, generation, list(tables.values()))
             try:
                 return view, view.checkpoint

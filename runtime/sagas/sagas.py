@@ -23,7 +23,7 @@ from ...actors.sagas.events import SagaStarted
 from ...actors.sagas.history import SagaHistory, SagaState
 from ...actors.sagas.host import AggregateCalls
 from ...actors.sagas.instance import SagaInstance, SagaInstances, begun
-from ...actors.sagas.orders import DecideParked, Order, SendSignal, StartSaga
+from ...actors.sagas.orders import DecideParked, SagaOrder, SendSignal, StartSaga
 from ...actors.sagas.saga import CATEGORY_PREFIX, WAIT_SECONDS_MAX, Saga, is_number, saga_id
 from ...actors.sagas.supervisor import ORDER_LOST, SagaSupervisor
 from ...actors.sagas.threads import SagaThreads
@@ -264,7 +264,7 @@ class Sagas:
         if self._router.is_closing and current_cause.get() is None:
             raise RuntimeClosed(f"The runtime is closed or closes; {outcome}.")
 
-    async def _answer_to(self, order: Order) -> bool:
+    async def _answer_to(self, order: SagaOrder) -> bool:
         try:
             self.supervisor.actor_ref.tell(order)
             return await order.answer

@@ -22,7 +22,7 @@ from ..environment.environment import Environment, Table, Transaction
 from ..environment.folder import sync_folder
 from ..errors import FileWriteFailed, StoreClosed, StoreError
 from ..group import segment_of
-from ..record import HASH_SIZE_BYTES, StoredEvent, content_hash
+from ..record import HASH_SIZE_BYTES, StoredEvent, content_hash, decode_record
 from .errors import ArchiveUnreachable
 from .segment_cache import SegmentCache
 from .segment_numbers import segment_numbers
@@ -39,7 +39,6 @@ KEY_SIZE_BYTES: Final = 8
 UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError)
 
 _encode: Final = msgspec.msgpack.Encoder().encode
-_event_of: Final = msgspec.msgpack.Decoder(StoredEvent).decode
 
 
 class Segment(msgspec.Struct, frozen=True, array_like=True):
@@ -132,7 +131,7 @@ class Archive:
             records = self._cache.put(number, self.records(number, position))
         record = records.get(digest)
         try:
-            event = None if record is None else _event_of(record)
+            event = None if record is None else decode_record(record)
         except UNDECODABLE as error:
             raise ArchiveUnreachable(self.path, position, f"is damaged in segment {number}: {error}") from error
         if record is None or event is None or event.position != position:

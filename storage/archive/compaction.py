@@ -81,7 +81,7 @@ def restore_step(log: EventLog, compacted: Compacted, after: int, records: Mappi
 
 
 def forget_compacted(log: EventLog, compacted: Compacted) -> None:
-    """The stream is whole again: nothing stands for its events, and its segments are unused. Raises `StoreError`."""
+    """The stream is uncompacted: nothing stands for its events, and its segments are unused. Raises `StoreError`."""
 
     def work(transaction: Transaction) -> None:
         transaction.delete(compacted.stream.encode(), db=log.environment.table("compacted"))

@@ -19,7 +19,7 @@ class ArchiveUnreachable(StoreError):
 
 
 class CompactionRefused(EventSourcingError):
-    """A stream cannot be compacted, or made whole again, as it is now. Nothing was changed."""
+    """A stream cannot be compacted, or uncompacted, as it is now. Nothing was changed."""
 
     code = "compaction_refused"
 

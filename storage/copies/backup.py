@@ -158,7 +158,7 @@ def _copy(store: LogReader, folder: Path, progress: ReportPosition | None) -> Su
         try:
             return _verified(store, folder, progress)
         except ArchiveUnreachable:
-            # A stream that was made whole in between has dropped its segments: the next copy has it in the log. Where
+            # A stream that was uncompacted in between has dropped its segments: the next copy has it in the log. Where
             # the store itself lacks some, this tells.
             check_archive(store)
     raise CopyUnsound(store.path, ["what its log needs was dropped from its archive each time that both were copied"])

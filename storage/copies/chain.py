@@ -1,14 +1,11 @@
 """Records on their way from one log to another: they must form unbroken chains, and nothing may be missing or moved."""
 
 from collections.abc import Callable
-from typing import Final
 
 import msgspec
 
 from ..names import check_stored_name
-from ..record import GENESIS_HASH, StoredEvent, StreamHead, content_hash
-
-_event_of: Final = msgspec.msgpack.Decoder(StoredEvent).decode
+from ..record import GENESIS_HASH, StoredEvent, StreamHead, content_hash, decode_record
 
 
 class ChainBroken(ValueError):
@@ -39,7 +36,7 @@ class Chain:
         """
         position = self.position + 1
         try:
-            event = _event_of(record)
+            event = decode_record(record)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise ChainBroken(position, f"the event cannot be decoded: {error}") from error
         if event.position != position:

@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from ..commit import IdempotencyEntry
-from ..record import GENESIS_HASH, HASH_SIZE_BYTES, StoredEvent
+from ..record import GENESIS_HASH, HASH_SIZE_BYTES, StoredEvent, decode_record
 
 
 class Line(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -38,7 +38,6 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_field
 
 _pack: Final = msgspec.msgpack.Encoder().encode
 _unpack: Final = msgspec.msgpack.Decoder().decode
-_event_of: Final = msgspec.msgpack.Decoder(StoredEvent).decode
 _to_json: Final = msgspec.json.Encoder().encode
 _line_of: Final = msgspec.json.Decoder(Line).decode
 _from_json: Final = msgspec.json.Decoder().decode
@@ -70,7 +69,7 @@ def decode_line(text: bytes) -> tuple[Line, bytes]:
         return line, _record_of(line)
     record = b64decode(line.record, validate=True) + bytes.fromhex(line.hash)
     plain = msgspec.structs.replace(line, record="", commits=None, idempotency=[])
-    if plain != _packed(_event_of(record)):
+    if plain != _packed(decode_record(record)):
         raise ValueError("its fields are not those of its record")
     return line, record
 

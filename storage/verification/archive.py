@@ -6,14 +6,12 @@ Segments are opened on the way through the log, where the stubs name them; those
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from ..archive.archive import KEY_SIZE_BYTES, UNDECODABLE, Archive
 from ..archive.errors import ArchiveUnreachable
 from ..archive.segment_cache import SegmentCache
 from ..environment.environment import FORMAT_NAME, FORMAT_VERSION, Environment, Transaction
 from ..group import is_stub, split_stub
-from ..record import HASH_SIZE_BYTES, StoredEvent
+from ..record import HASH_SIZE_BYTES, StoredEvent, decode_record
 from ..record_lookup import RecordLookup
 from .compacted import CompactedCheck
 from .finding import Finding
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
     from .log import LogWalk, Window
 
 META_OF_ARCHIVE: Final = {b"format": FORMAT_NAME, b"version": str(FORMAT_VERSION).encode()}
-_event_of: Final = msgspec.msgpack.Decoder(StoredEvent).decode
 
 
 class ArchiveWalk:
@@ -68,11 +65,11 @@ class ArchiveWalk:
         """The records of a group that has stubs, with their positions; what cannot be had is noted and passed over."""
         for position, content in enumerate(encoded, first_position):
             if not is_stub(content):
-                yield position, _event_of(content), content
+                yield position, decode_record(content), content
                 continue
             number, time_ns, digest = split_stub(content[2:])
             record = self._record(window.findings, number, position, digest)
-            event = _event_of(record) if record else None
+            event = decode_record(record) if record else None
             if record and event is not None and event.position == position:
                 self._check_stub(window.findings, number, time_ns, event, position)
                 yield position, event, record
@@ -90,7 +87,7 @@ class ArchiveWalk:
         """The event that a stub's content stands for; None where it cannot be had."""
         number, _, digest = split_stub(stub)
         record = self._record([], number, position, digest)
-        return _event_of(record) if record else None
+        return decode_record(record) if record else None
 
     def _check_stub(self, found: list[Finding], number: int, time_ns: int, event: StoredEvent, position: int) -> None:
         if event.time_ns != time_ns:
@@ -123,7 +120,7 @@ class ArchiveWalk:
         stream, first, last = where or (None, 1, 0)
         try:
             segment, records = self._archive.unpacked(number, position)
-            events = [_event_of(record) for record in records]
+            events = [decode_record(record) for record in records]
         except (ArchiveUnreachable, *UNDECODABLE) as error:
             if self._is_needed(number, position):
                 found.append(Finding("archive", str(error), stream, first if where else None, position))
@@ -193,7 +190,7 @@ class ArchiveWalk:
         with self._environment.read() as transaction:
             lookup = RecordLookup(self._environment, transaction)
             for record in records:
-                position = _event_of(record).position
+                position = decode_record(record).position
                 if lookup.hash(position) != record[-HASH_SIZE_BYTES:]:
                     yield Finding("archive", f"segment {number} holds another event than the log", position=position)
                     return

@@ -11,7 +11,7 @@ from ....storage.errors import ViewClosed
 from ...errors import CheckpointMoved, RowInvalid, ViewRemoved, ViewWriteFailed
 from ..criteria import Criterion, RowQuery
 from ..row_type import RowType
-from ..view_store import Change, Checkpoint, ViewReading, ViewWriting
+from ..view_store import Checkpoint, RowChange, ViewReading, ViewWriting
 from .engine import begin_writing, is_refusal, translated, translating
 from .errors import ViewReadFailed
 from .table import SqlTable
@@ -199,7 +199,7 @@ class _Writing(_Reading):
         with self._noting():
             return super().count(table, criteria)
 
-    def write(self, table: RowType[Any], changes: Sequence[Change]) -> None:
+    def write(self, table: RowType[Any], changes: Sequence[RowChange]) -> None:
         sql = self._tables[table.name]
         if not sql.is_current:
             raise ViewWriteFailed(self._view.path, f"{sql.sql.name} has other columns; raise the projection's version")
