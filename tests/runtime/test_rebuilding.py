@@ -18,7 +18,7 @@ from projection_cases import settle, until
 from eventsrc import EventMeta, Limits, MemoryLog, Projection, ProjectionUnavailable, Runtime, Table, ViewTooOld, on
 from eventsrc.actors.views.lmdb_view import LmdbViews
 from eventsrc.actors.views.row_type import RowType
-from eventsrc.actors.views.view_store import Generation, View
+from eventsrc.actors.views.view_store import Generation, StoredView
 from eventsrc.storage.errors import ViewClosed
 from eventsrc.storage.store import EventStore
 
@@ -35,7 +35,7 @@ class HeldViews:
     def generations(self, projection: str) -> list[Generation]:
         return self._views.generations(projection)
 
-    def open(self, projection: str, generation: Generation, tables: Iterable[RowType[Any]]) -> View:
+    def open(self, projection: str, generation: Generation, tables: Iterable[RowType[Any]]) -> StoredView:
         return self._views.open(projection, generation, tables)
 
     def activate(self, projection: str, generation: Generation) -> None:
