@@ -200,7 +200,7 @@ class Compactor:
         return next((name for name in names if self._log.head(name) is not None), None)
 
     async def _until_indexed(self, stream: str, version: int) -> None:
-        """Wait until the indexes on disk know a version: opening a store reads what they do not, and needs no archive."""
+        """Wait until the indexes on disk know a version: an opening reads what they do not, and needs no archive."""
         position = position_of_version(self._log, stream, version)
         while self._log.indexed_through < position:
             await self._journal.run(self._log.flush_step)
