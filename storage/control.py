@@ -15,7 +15,7 @@ import lmdb
 import msgspec
 
 from .control_errors import ControlBoardFull, ControlBoardUnreadable
-from .environment.environment import ENGINE
+from .environment.environment import ENGINE, Transaction
 from .environment.folder import RUNTIME_FILE, has_runtime, hold, reserve_lock_file
 from .errors import FileWriteFailed, StoreClosed, StoreError, StoreForked, StoreInUse
 
@@ -54,7 +54,6 @@ SagaAction: TypeAlias = Literal["saga retry", "saga skip", "saga abandon", "saga
 Action: TypeAlias = Literal[SubscriptionAction, ProjectionAction, MaintenanceAction, SagaAction]
 """What may be asked of a runtime."""
 
-Transaction: TypeAlias = "lmdb.Transaction[bytes]"
 T = TypeVar("T")
 _encode: Final = msgspec.msgpack.Encoder().encode
 

@@ -31,7 +31,7 @@ E = TypeVar("E")
 T = TypeVar("T")
 
 
-class StepCalls(Protocol):
+class StepRun(Protocol):
     """What the context needs of the run that it belongs to."""
 
     host: SagaHost
@@ -78,7 +78,7 @@ class StepCalls(Protocol):
 class SagaContext:
     """Given to every step and compensation. Each call is named by what it is and how often that came before."""
 
-    def __init__(self, run: StepCalls, scope: str, attempt: int) -> None:
+    def __init__(self, run: StepRun, scope: str, attempt: int) -> None:
         self.attempt = attempt
         """Which attempt at the step this is, counted from 1."""
         self._run = run

@@ -53,7 +53,7 @@ logger = logging.getLogger("eventsrc.saga")
 
 
 class SagaRun:
-    """Runs a saga on; implements what its steps' contexts need."""
+    """Runs a saga on; fulfils `StepRun`, which the contexts of its steps need."""
 
     def __init__(
         self, host: SagaHost, saga_class: type[Saga], stream: str, history: SagaHistory, correlation_id: str

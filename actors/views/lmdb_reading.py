@@ -7,7 +7,8 @@ from typing import Any, Final
 
 import msgspec
 
-from ...storage.environment.view_environment import Transaction, ViewEnvironment, ViewFull
+from ...storage.environment.environment import Transaction
+from ...storage.environment.view_environment import ViewEnvironment, ViewFull
 from ...storage.ordered_key import INDEXED_SIZE_BYTES_MAX, NotOrdered, encode_indexed
 from ..errors import QueryTooLarge, RowInvalid
 from .criteria import Between, Criterion, Equal, OneOf, RowQuery, StartingWith

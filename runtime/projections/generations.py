@@ -42,7 +42,7 @@ class GenerationsHost(ProjectorHost, Protocol):
 
 
 @attrs.define(eq=False)
-class Built:
+class OpenGeneration:
     """One generation of a view, open: its tables as they are queried, and its projector if it is kept up to date."""
 
     generation: Generation
@@ -98,8 +98,8 @@ class RunningProjection:
         self.name: str = definition.name
         self.tables = {name: RowType(table, serializer) for name, table in definition.tables.items()}
         self.schema = ";".join(table.schema for table in self.tables.values())
-        self.active: Built | None = None
-        self.building: Built | None = None
+        self.active: OpenGeneration | None = None
+        self.building: OpenGeneration | None = None
         self.is_paused = False
         self.warned_at = float("-inf")
         self._views = views
@@ -233,7 +233,7 @@ class RunningProjection:
             self.building = await self._build_new(stored)
         self._drop_later(others)
 
-    async def _build_new(self, stored: Sequence[Generation]) -> Built:
+    async def _build_new(self, stored: Sequence[Generation]) -> OpenGeneration:
         # No number twice: what had it before may still be on its way out.
         known = max((generation.number for generation in stored), default=0)
         self._newest_number = max(self._newest_number, known)
@@ -248,7 +248,7 @@ class RunningProjection:
             await _close(built)
         raise ViewRemoved(self.name, f"{self.name}, generation {self._newest_number}")
 
-    async def _open_generation(self, generation: Generation) -> Built:
+    async def _open_generation(self, generation: Generation) -> OpenGeneration:
         tables = self.tables
         if generation.schema != self.schema:
             # Of an older class: its indexes may be others, so its rows are looked at one by one.
@@ -263,9 +263,9 @@ class RunningProjection:
                 raise
 
         view, checkpoint = await trio.to_thread.run_sync(open_it)
-        return Built(generation, view, tables, checkpoint)
+        return OpenGeneration(generation, view, tables, checkpoint)
 
-    def _start(self, built: Built) -> None:
+    def _start(self, built: OpenGeneration) -> None:
         session = ViewSession(self.projection_class, built.view, self._serializer)
         built.projector = Projector(self._host, self.name, session, built.checkpoint)
         if self.is_paused:
@@ -275,16 +275,19 @@ class RunningProjection:
     def _is_of_this_log(self, checkpoint: Checkpoint) -> bool:
         if not checkpoint.position:
             return True
-        self._end_of_log()
+        self._refresh()
         events = self._host.store.read(after=checkpoint.position - 1, limit=1)
         return bool(events) and events[0].hash == checkpoint.event_hash
 
-    def _end_of_log(self) -> int:
-        """How far a view may have come that other processes keep, too: they see the log earlier than a reader does."""
+    def _refresh(self) -> None:
+        """Have a reader take in all of the log: other processes may have brought the view further than it has seen."""
         store = self._host.store
         if isinstance(store, LogReader) and not isinstance(store, EventLog) and store.refresh():
             self._host.feed.notify()
-        return store.last_position
+
+    def _end_of_log(self) -> int:
+        self._refresh()
+        return self._host.store.last_position
 
     async def _stored(self) -> list[Generation]:
         return await trio.to_thread.run_sync(self._views.generations, self.name)
@@ -299,19 +302,19 @@ class RunningProjection:
         if building.stage == "building" and building.projector.state == "live":
             building.stage = "activating"
             self._nursery.start_soon(in_background, self._activate, building, name=f"{self.name}: swap")
-        # The old one went on meanwhile: who has seen an event in a view finds it in the one that takes its place.
+        # The old one went on meanwhile: an event that was seen in a view is to be found in the one after it, too.
         elif building.stage == "next" and building.position >= self._seen_position():
             self._swap(building)
 
     def _seen_position(self) -> int:
-        """How far what was seen in the generation that answers may go; other processes take one in SQL further."""
+        """How far anybody may have seen the generation that answers; other processes take one in SQL further."""
         active = self.active
         if active is None or not active.view.waits or self.is_paused:
             return self.position
         end = self._end_of_log() if active.removed_position is None else active.removed_position
         return max(self.position, end)
 
-    async def _activate(self, building: Built) -> None:
+    async def _activate(self, building: OpenGeneration) -> None:
         try:
             if building.generation not in await self._stored():
                 self.look_again()
@@ -325,14 +328,14 @@ class RunningProjection:
             building.stage = "next"
         self.look_at_building()
 
-    def _swap(self, building: Built) -> None:
+    def _swap(self, building: OpenGeneration) -> None:
         old, self.active, self.building = self.active, building, None
         logger.info("view rebuilt", extra={"projection": self.name, "generation": building.generation.number})
         if old is not None:
             self._nursery.start_soon(in_background, self._retire, old, name=f"{self.name}: drop")
         self._host.swapped()
 
-    async def _retire(self, old: Built) -> None:
+    async def _retire(self, old: OpenGeneration) -> None:
         try:
             await old.unused()
         finally:
@@ -373,7 +376,7 @@ class RunningProjection:
             async with self._changing:
                 await self._go_on_with_stored()
         except EventSourcingError as error:
-            # Who asked asks again.
+            # Whoever waited for this look asks for another.
             logger.warning("a view was removed: %s", error, extra={"projection": self.name})
         finally:
             self._looked = None
@@ -409,10 +412,10 @@ class RunningProjection:
         """Let the one answer that another process has built, as soon as it is as far as what was seen here."""
         building = self.building
         if building is not None and building.stage != "building":
-            # It is about to take its place anyway.
+            # Our own is about to take that place.
             return
         if building is not None and building.generation != generation:
-            # What it was begun for is done.
+            # The other process has built what it was begun for.
             self.building = None
             await _close(building)
             self._drop_later([building.generation])
@@ -423,7 +426,7 @@ class RunningProjection:
         self.look_at_building()
 
 
-async def _close(built: Built) -> None:
+async def _close(built: OpenGeneration) -> None:
     try:
         if built.projector is not None:
             await built.projector.end()

@@ -4,7 +4,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import trio
@@ -12,7 +12,7 @@ import trio
 from ...actors.background import in_background
 from ...actors.errors import DefinitionError, ProjectionUnavailable, RuntimeClosed, ViewUnreachable
 from ...actors.feed import Feed
-from ...actors.projection import Projection, Table
+from ...actors.projection import Projection
 from ...actors.projector import ProjectionState, Projector
 from ...actors.serializer import Serializer
 from ...actors.views.view_store import ViewStore
@@ -23,7 +23,7 @@ from ...storage.store import EventReader
 from ..errors import ArgumentInvalid, UnknownProjection
 from ..on_board import on_board
 from .arrivals import Arrivals
-from .generations import Built, RunningProjection
+from .generations import OpenGeneration, RunningProjection
 from .intake_rate import IntakeRate
 
 logger = logging.getLogger("eventsrc.projection")
@@ -191,7 +191,7 @@ class Projections:
         while running.position < position and not running.will_not_come and not self._is_closed:
             await self._moved.park()
 
-    async def wait_for_next(self, running: RunningProjection, removed: Built) -> None:
+    async def wait_for_next(self, running: RunningProjection, removed: OpenGeneration) -> None:
         """Wait until another generation answers than one that was removed.
 
         Raises `ProjectionUnavailable` when that would not come.
@@ -202,23 +202,13 @@ class Projections:
                 raise ProjectionUnavailable(running.name, running.state, running.error)
             await self._moved.park()
 
-    def answering(self, running: RunningProjection) -> Built:
+    def answering(self, running: RunningProjection) -> OpenGeneration:
         """The generation that answers. Raises `ProjectionUnavailable` as long as there is none, `RuntimeClosed`."""
         if self._is_closed:
             raise RuntimeClosed(f"The runtime was closed; its view {running.name!r} cannot be queried any more.")
         if running.active is None:
             raise ProjectionUnavailable(running.name, running.state, running.error)
         return running.active
-
-    def table_name(self, running: RunningProjection, table: Table[Any] | None) -> str:
-        """The name of a table; without one that of the only one. Raises `DefinitionError` where there are several."""
-        if table is not None:
-            return table.name
-        first, *others = running.tables
-        if others:
-            name = running.projection_class.__name__
-            raise DefinitionError(f"{name} has several tables; say which: view({name}.{first}).")
-        return first
 
     @property
     def slow_writers_down(self) -> bool:

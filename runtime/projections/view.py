@@ -7,7 +7,7 @@ from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar
 import attrs
 import trio
 
-from ...actors.errors import ProjectionUnavailable, QueryInvalid, ViewRemoved, ViewUnreachable
+from ...actors.errors import DefinitionError, ProjectionUnavailable, QueryInvalid, ViewRemoved, ViewUnreachable
 from ...actors.projection import Projection, Table
 from ...actors.receipt import Receipt
 from ...actors.views.criteria import Order, RowQuery, criteria_of
@@ -16,7 +16,7 @@ from ...actors.views.view_store import ViewLookLong, ViewReading, ViewRetry
 from ..arguments import check_timeout, checked_timeout
 from ..errors import ArgumentInvalid, ViewTooOld
 from ..iteration import Batches, Items
-from .generations import Built, RunningProjection
+from .generations import OpenGeneration, RunningProjection
 from .projections import Projections
 
 PAGE_ROWS: Final = 100
@@ -75,11 +75,11 @@ class View(Generic[R]):
         self._projections = projections
         self._running = running
         self._table = table
-        projections.table_name(running, table)
+        _table_name(running, table)
 
     @property
     def _table_type(self) -> RowType[Any]:
-        return self._running.tables[self._projections.table_name(self._running, self._table)]
+        return self._running.tables[_table_name(self._running, self._table)]
 
     @property
     def position(self) -> int:
@@ -126,8 +126,8 @@ class View(Generic[R]):
                 if scope.cancelled_caught:
                     raise
 
-    async def _look_at(self, built: Built, read: Callable[[ViewReading, RowType[Any]], T]) -> T:
-        table = built.tables[self._projections.table_name(self._running, self._table)]
+    async def _look_at(self, built: OpenGeneration, read: Callable[[ViewReading, RowType[Any]], T]) -> T:
+        table = built.tables[_table_name(self._running, self._table)]
 
         def look(rows_max: int | None = None) -> T:
             with built.view.reading(rows_max=rows_max) as reading:
@@ -239,6 +239,17 @@ class Query(Generic[R]):
             return found
 
         return read
+
+
+def _table_name(running: RunningProjection, table: Table[Any] | None) -> str:
+    """The name of a table; without one that of the only one. Raises `DefinitionError` where there are several."""
+    if table is not None:
+        return table.name
+    first, *others = running.tables
+    if others:
+        name = running.projection_class.__name__
+        raise DefinitionError(f"{name} has several tables; say which: view({name}.{first}).")
+    return first
 
 
 def _is_count(value: object) -> bool:

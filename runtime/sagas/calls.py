@@ -22,7 +22,7 @@ from ..transaction import Part, Transaction, part_key
 
 
 class SagaCalls:
-    """Sends the commands of sagas, with their keys in the metadata of what they make."""
+    """Sends the commands of sagas, with their keys in the metadata of what they make; fulfils `AggregateCalls`."""
 
     def __init__(self, router: Router, store: EventReader, type_of: Callable[[type[Aggregate]], AggregateType]) -> None:
         self._router = router

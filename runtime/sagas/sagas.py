@@ -130,7 +130,7 @@ class SagaRef(Generic[S]):
 
 
 class Sagas:
-    """Made by `Runtime.open(sagas=[...])`. Used on the trio thread; the `SupervisorHost` of the supervisor."""
+    """Made by `Runtime.open(sagas=[...])`. Used on the trio thread; fulfils `SupervisorHost`."""
 
     def __init__(
         self,

@@ -39,7 +39,7 @@ class MakeOrder(Protocol):
 
 
 class SagaStarts:
-    """Knows which events start sagas of which of these classes."""
+    """Knows which events start sagas of which of these classes; fulfils `EventStarts`."""
 
     def __init__(
         self, classes: Mapping[str, type[Saga]], store: EventReader, codecs: EventCodecs, order: MakeOrder

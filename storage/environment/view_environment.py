@@ -18,7 +18,7 @@ import lmdb
 
 from ..errors import FileWriteFailed, StoreForked, StoreMapRefused, ViewClosed, ViewUnusable
 from .durable_file import write_durably
-from .environment import ENGINE, MAP_GROWTH_FACTOR
+from .environment import ENGINE, MAP_GROWTH_FACTOR, Transaction
 from .folder import DATA_FILE, boot_id, reserve_lock_file
 
 VIEW_FORMAT: Final = b"2"
@@ -29,7 +29,6 @@ MARK_FILE: Final = "open"
 ALONE_SECONDS_MAX: Final = 10.0
 """How long a growing or closing view waits for its readers, which call `check_welcome` every few rows."""
 
-Transaction: TypeAlias = "lmdb.Transaction[bytes]"
 Handle: TypeAlias = Any
 logger = logging.getLogger("eventsrc.views")
 
