@@ -53,6 +53,7 @@ class Reading:
 
     feed: Feed
     projections: Projections
+    """For programs: `pause`, `resume`, `rebuild` and `lag`; the rest is for what works with the views."""
     limits: Limits
     _types: Mapping[type[Aggregate], AggregateType]
     _serializer: Serializer

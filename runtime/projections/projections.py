@@ -50,7 +50,10 @@ class Lag(msgspec.Struct, frozen=True):
 
 
 class Projections:
-    """Made by `Runtime.open`. Used on the trio thread."""
+    """All projections of one runtime, made by `Runtime.open`. Used on the trio thread.
+
+    A program steers them by `pause`, `resume` and `rebuild`, and asks how far they are by `lag`.
+    """
 
     def __init__(
         self,
