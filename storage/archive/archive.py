@@ -19,7 +19,7 @@ import lmdb
 import msgspec
 
 from ..environment.environment import Environment, Table, Transaction
-from ..environment.folder import sync_folder
+from ..environment.folder import ARCHIVE_FOLDER, sync_folder
 from ..errors import FileWriteFailed, StoreClosed, StoreError
 from ..group import segment_of
 from ..record import HASH_SIZE_BYTES, StoredEvent, content_hash, decode_record
@@ -27,7 +27,6 @@ from .errors import ArchiveUnreachable
 from .segment_cache import SegmentCache
 from .segment_numbers import segment_numbers
 
-ARCHIVE_FOLDER: Final = "archive"
 BEGUN_FOLDER: Final = "archive.new"
 """The folder until the archive is complete; one that a killed process left is removed by the next."""
 ARCHIVE_TABLES: Final = ("meta", "segments")

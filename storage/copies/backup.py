@@ -7,10 +7,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from ..archive.archive import ARCHIVE_FOLDER
 from ..archive.compaction import check_archive
 from ..archive.errors import ArchiveUnreachable
-from ..environment.folder import take_room
+from ..environment.folder import ARCHIVE_FOLDER, take_room
 from ..errors import StoreError
 from ..log import EventLog
 from ..query import position_at

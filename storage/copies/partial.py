@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
-from ..archive.archive import ARCHIVE_FOLDER
-from ..environment.folder import DATA_FILE, LOCK_FILE, WRITER_FILE, sync_folder
+from ..environment.folder import ARCHIVE_FOLDER, DATA_FILE, LOCK_FILE, WRITER_FILE, sync_folder
 from ..errors import (
     FileWriteFailed,
     StoreFull,

@@ -15,6 +15,8 @@ LOCK_FILE: Final = "lock.mdb"
 LOCK_FILE_SIZE_BYTES: Final = 8192
 """What LMDB makes it: a header, and a slot of 64 bytes for each of 126 readers."""
 WRITER_FILE: Final = "writer.lock"
+ARCHIVE_FOLDER: Final = "archive"
+"""Is made by the first compaction; see `storage/archive/archive.py`."""
 CONTROL_FOLDER: Final = "control"
 """Is made once the data file has been; see `storage/control.py`."""
 RUNTIME_FILE: Final = "runtime.lock"

@@ -14,9 +14,9 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from ..archive.archive import ARCHIVE_FOLDER, Archive
+from ..archive.archive import Archive
 from ..environment.environment import Environment, page_problem
-from ..environment.folder import DATA_FILE, is_open_for_writing
+from ..environment.folder import ARCHIVE_FOLDER, DATA_FILE, is_open_for_writing
 from ..reader import LogReader
 from .archive import ArchiveWalk
 from .compacted import CompactedCheck
