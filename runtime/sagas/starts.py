@@ -54,12 +54,9 @@ class SagaStarts:
         self._begins: dict[str, int] = {}
         self._followed = 0
         self._saved_at = 0.0
-
-    @property
-    def event_types(self) -> tuple[str, ...]:
-        """The stored names of the events that start sagas."""
         starting = {of for saga_class in self._classes.values() for of in saga_class.__eventsrc_saga__.starts_on}
-        return tuple(name for name, codec in self._codecs.of_name.items() if codec.event_class in starting)
+        self.event_types = tuple(name for name, codec in codecs.of_name.items() if codec.event_class in starting)
+        """The stored names of the events that start sagas."""
 
     async def open(self, board: ControlBoard) -> int:
         """The position up to which events have started what they start; for a class that is new, where the log is."""
