@@ -1,7 +1,7 @@
 """The file of an export: JSON Lines, with a first line that says what follows and a last one that shows it is whole.
 
-FORMAT.md states every field. Reading checks everything while it streams: whoever stores what comes before it has come
-to the end must be able to take that back.
+FORMAT.md states every field. Everything is checked while it is read, the whole of it only at the end: events that are
+stored before that must be taken back where a check fails.
 """
 
 import gzip
