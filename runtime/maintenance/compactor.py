@@ -45,7 +45,7 @@ from ..history.history import position_of_version
 from .retention import Candidate, RetentionPolicy
 
 REST_SECONDS_PER_SECOND: Final = 2.0
-"""Rest after each piece of work, so that commands to other aggregates hardly notice it."""
+"""Seconds of rest for each second of work, so that commands to other aggregates hardly notice it."""
 LOWEST_PRIORITY: Final = 19
 SLICE_EVENTS: Final = 32
 """Events that are read, or replayed, before others get their turn."""
