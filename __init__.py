@@ -67,9 +67,6 @@ from .actors.tombstone import Delete, Deleted, Recreate, Recreated
 from .actors.views.criteria import between, one_of, starting_with
 from .actors.views.sql.errors import ViewReadFailed
 from .actors.views.view_store import ViewStore
-from .runtime.compactor import Compaction
-from .runtime.consumers import Consumer
-from .runtime.dispatcher import Message
 from .runtime.errors import (
     ArgumentInvalid,
     HandlerIsAsync,
@@ -109,36 +106,48 @@ from .runtime.history.errors import (
 from .runtime.history.history import Blame, Difference
 from .runtime.history.projection_replay import ProjectionReplay
 from .runtime.history.replay import Progress, Replay
-from .runtime.maintenance import Maintenance, Retention
-from .runtime.projections import Lag
+from .runtime.maintenance.compactor import Compaction
+from .runtime.maintenance.maintenance import Maintenance, Retention
+from .runtime.maintenance.retention import Candidate
+from .runtime.projections.projections import Lag
+from .runtime.projections.view import Query, View
 from .runtime.reference import AggregateRef
-from .runtime.retention import Candidate
 from .runtime.runtime import Runtime
-from .runtime.sagas import SagaOutcome, SagaRef
-from .runtime.view import Query, View
+from .runtime.sagas.sagas import SagaOutcome, SagaRef
+from .runtime.subscriptions.consumers import Consumer
+from .runtime.subscriptions.dispatcher import Message
+from .storage.archive.errors import ArchiveUnreachable, CompactionRefused, CompactionTooSmall
 from .storage.commit import ANY, NO_STREAM, STREAM_EXISTS, ExpectedVersion
 from .storage.control_errors import ControlBoardFull, ControlBoardUnreadable
+from .storage.copies.errors import (
+    BackupRefused,
+    CopyInterrupted,
+    CopyUnsound,
+    DestinationExists,
+    DestinationFull,
+    DestinationInUse,
+    DestinationOverlaps,
+    DestinationUnusable,
+    ExportAltered,
+    ExportTruncated,
+    ExportUnreadable,
+    HistoryDiverged,
+    ImportGap,
+    ImportRefused,
+    PointUnreachable,
+)
 from .storage.errors import (
     AppendRefused,
-    ArchiveUnreachable,
-    BackupRefused,
-    CheckpointInvalid,
     CommitAbandoned,
     CommitTooLarge,
     CommitTooManyBytes,
-    CompactionRefused,
-    CompactionTooSmall,
     ConditionNotMet,
     CorruptRecord,
     EventSourcingError,
     EventTooLarge,
-    EvidenceUnavailable,
     FileWriteFailed,
-    ImportRefused,
     LimitExceeded,
     PayloadInvalid,
-    ProofImpossible,
-    SigningKeyInvalid,
     StoreClosed,
     StoreError,
     StoreForked,
@@ -163,24 +172,10 @@ from .storage.errors import (
     ViewUnusable,
 )
 from .storage.event_query import AnyOf, EventQuery
+from .storage.evidence.errors import CheckpointInvalid, EvidenceUnavailable, ProofImpossible, SigningKeyInvalid
 from .storage.limits import Limits
 from .storage.log import EventLog
 from .storage.memory import MemoryLog
-from .storage.moving_errors import (
-    CopyInterrupted,
-    CopyUnsound,
-    DestinationExists,
-    DestinationFull,
-    DestinationInUse,
-    DestinationOverlaps,
-    DestinationUnusable,
-    ExportAltered,
-    ExportTruncated,
-    ExportUnreadable,
-    HistoryDiverged,
-    ImportGap,
-    PointUnreachable,
-)
 from .storage.record import StoredEvent, StreamHead
 from .storage.snapshot import Snapshot
 from .storage.store import EventStore

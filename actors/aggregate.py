@@ -25,7 +25,7 @@ _ROLE: Final = "__eventsrc_role__"
 _ID: Final = "_eventsrc_id"
 _IS_DELETED: Final = "_eventsrc_is_deleted"
 IS_DECIDING: Final = "_eventsrc_is_deciding"
-"""In the `__dict__` of a state while a handler looks at it."""
+"""In the `__dict__` of a state while a handler decides on it: its fields cannot be set then."""
 
 
 @attrs.frozen

@@ -231,12 +231,12 @@ class AggregateActor(TrioActor):
 
     async def _finish(self, request: Request, reply: Reply, handling: Awaitable[Any]) -> None:
         """Await an async handler; what was decided before it is not held up."""
-        lane = self._pipeline.lane
+        series = self._pipeline.series
         self._submit()
         try:
             result = await handling
-            if lane.error is not None:
-                raise lane.error
+            if series.error is not None:
+                raise series.error
             self._conclude(request, reply, result)
             if request.unless is not None:
                 await self._settle_all()

@@ -1,4 +1,4 @@
-"""What annotations say, in whichever of its ways Python lets them."""
+"""What type annotations say, however they are written."""
 
 import types
 import typing

@@ -42,13 +42,13 @@ class CommitOrder:
         self._last_time_ns = max(clock_ns, self._last_time_ns)
         writes = [message for message in messages if isinstance(message, Write)]
         snapshots = [message for message in messages if isinstance(message, Snapshot)]
-        commits = [self._commit(write, clock_ns) for write in writes if write.lane.error is None]
+        commits = [self._commit(write, clock_ns) for write in writes if write.series.error is None]
         outcomes = iter(self._append(commits, snapshots))
         settled: list[Settled] = []
         for write in writes:
-            outcome = write.lane.error or next(outcomes)
+            outcome = write.series.error or next(outcomes)
             if isinstance(outcome, EventSourcingError):
-                write.lane.error = outcome
+                write.series.error = outcome
             settled.append((write, outcome))
         return settled
 
@@ -58,17 +58,17 @@ class CommitOrder:
 
     def _commit(self, write: Write, clock_ns: int) -> Commit:
         self._last_commit_id = max(self._last_commit_id, self._store.last_commit_id) + 1
-        lane = write.lane
+        series = write.series
         commit = Commit(
             self._last_commit_id,
             self._last_time_ns,
             write.appends,
             write.idempotency,
-            lane.last_commit_id,
+            series.last_commit_id,
             write.conditions,
             clock_ns,
         )
-        lane.last_commit_id = commit.id
+        series.last_commit_id = commit.id
         return commit
 
     def _append(self, commits: list[Commit], snapshots: list[Snapshot]) -> list[Appended | EventSourcingError]:

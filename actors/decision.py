@@ -55,12 +55,7 @@ def encode_decision(
     if len(events) > limits.commit_events_max:
         raise CommitTooLarge("Events of one command", len(events), limits.commit_events_max, "Split it.")
     if version + len(events) > limits.stream_events_max:
-        raise StreamFull(
-            f"Events in stream {stream!r}",
-            version + len(events),
-            limits.stream_events_max,
-            "Close this aggregate and begin a new one, or raise the limit.",
-        )
+        raise StreamFull(stream, version + len(events), limits.stream_events_max)
     metadata, overhead = _metadata_of(request)
     overhead += RECORD_OVERHEAD_BYTES + len(stream.encode()) + len(request.correlation_id.encode())
     size_bytes = 0
@@ -72,12 +67,7 @@ def encode_decision(
         tags = () if codec.tags is None else _tags_of(stream, codec, codec.tags, event, limits)
         size = overhead + len(payload) + sum(len(tag.encode()) + TAG_OVERHEAD_BYTES for tag in tags)
         if size > limits.event_size_bytes_max:
-            raise EventTooLarge(
-                f"Bytes of event {codec.name!r} for stream {stream!r}",
-                size,
-                limits.event_size_bytes_max,
-                "Store large data elsewhere and its reference in the event.",
-            )
+            raise EventTooLarge(stream, codec.name, size, limits.event_size_bytes_max)
         size_bytes += size
         stored_events.append(as_stored)
         new_events.append(

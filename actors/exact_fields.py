@@ -21,10 +21,10 @@ _EXACT: Final = _PLAIN | _WATCHED | {float, date, timedelta, UUID}
 
 
 class ExactFields:
-    """Tells of the objects of one class that what is stored of them becomes the same objects again.
+    """Tells which objects of one class come back from the store as they are, without encoding and decoding them.
 
-    Where that is not sure, only trying tells: a converter with hooks, or a class that does something of its own when an
-    object is made, may make anything of a value.
+    Of others only trying that tells: a converter with hooks, or a class that does something of its own when an object
+    is made, may make anything of a value.
     """
 
     def __init__(self, cls: type, serializer: Serializer) -> None:
@@ -70,7 +70,7 @@ def literal_values(hint: Any) -> frozenset[Any]:
 
 
 def values_getter(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
-    """What gets the values of these fields of an object."""
+    """A function that gets the values of these fields of an object, as a tuple."""
     if len(names) > 1:
         return attrgetter(*names)
     if not names:

@@ -53,15 +53,15 @@ class Write(msgspec.Struct, frozen=True, gc=False):
     event_count: int
     answer_count: int
     """How many answers leave with it."""
-    lane: "Lane"
+    series: "CommitSeries"
     settle: Callable[[Appended | EventSourcingError], None]
     conditions: Sequence[EventQuery] = ()
 
 
-class Lane:
+class CommitSeries:
     """The commits of one actor that were decided on each other's outcome.
 
-    Once one of them fails, all that follow in the lane fail with it, since their decisions were made on a state that
+    Once one of them fails, all that follow in the series fail with it, since their decisions were made on a state that
     never came to be.
     """
 

@@ -16,7 +16,7 @@ from .aggregate import Aggregate
 from .aggregate_type import AggregateType
 from .host import Host
 from .idempotency import IdempotencyKeys
-from .journal import Lane, Write
+from .journal import CommitSeries, Write
 from .snapshot_keeper import SnapshotKeeper
 from .turn import Reply, Turn
 
@@ -39,7 +39,7 @@ class Pipeline:
         "_snapshots",
         "_stream",
         "keys",
-        "lane",
+        "series",
         "stored_position",
         "turn",
     )
@@ -58,7 +58,7 @@ class Pipeline:
         self._settled: trio.Event | None = None
         self._snapshots = SnapshotKeeper(host, aggregate_type, stream)
         self.keys = IdempotencyKeys(host, aggregate_type, stream)
-        self.lane = Lane()
+        self.series = CommitSeries()
         """What is decided on one state is stored wholly in order, or fails from one point on."""
         self.turn: Turn | None = None
         """What was decided and is not on its way yet."""
@@ -72,7 +72,7 @@ class Pipeline:
     def loaded(self, recovered: "Recovered") -> None:
         """The aggregate was loaded; what it decides from now on does not depend on what failed before."""
         self.stored_position = recovered.position
-        self.lane = Lane()
+        self.series = CommitSeries()
         self._snapshots.loaded(recovered)
 
     # --- the open turn ---
@@ -143,7 +143,7 @@ class Pipeline:
             turn.idempotency,
             len(turn.events),
             len(turn.replies),
-            self.lane,
+            self.series,
             self._on_settled,
             turn.conditions,
         )

@@ -192,7 +192,7 @@ def _names(cls: type) -> list[str]:
 
 
 def _events_of(cls: type, name: str) -> Sequence[type]:
-    """What the method is for; one that overrides another and says nothing of it is for the same events."""
+    """The events that a method handles; without an `@on` of its own, those of the method that it overrides."""
     marks = (getattr(vars(base).get(name), _HANDLES, None) for base in cls.__mro__)
     return next((mark for mark in marks if mark is not None), ())
 
@@ -201,7 +201,7 @@ def _hint(function: Callable[..., Any], parameter: str) -> Any:
     try:
         return typing.get_type_hints(function).get(parameter, Any)
     except (NameError, TypeError):
-        # It names what is known only where the class is defined: the type checker sees to that.
+        # The annotation names something that only a type checker can look up.
         return Any
 
 

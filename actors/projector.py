@@ -25,9 +25,9 @@ from .workshare import Workshare
 ATTEMPTS_MAX: Final = 5
 """How often an event is tried before the projection is left in the state "failed" until somebody resumes it."""
 BATCHES_PER_COMMIT: Final = 5
-"""Where so many wait, they are one transaction, which costs less than five."""
+"""So many batches, where they wait, become one transaction, which costs less than five."""
 TURN_SECONDS: Final = 0.003
-"""But no more than are handled in this time, or one batch: the trio thread, or who else writes there, waits for it."""
+"""A transaction ends after this time, or one batch: the trio thread, or another writer of the view, waits for it."""
 UNSAVED_EVENTS_MAX: Final = 10_000
 """Events without effect on the view after which the checkpoint is stored all the same."""
 WAITING_ROWS_MAX: Final = 1_000
@@ -171,7 +171,7 @@ class Projector(TrioActor):
             event = failure.event
             self.error = f"{described(failure.error)} on {event.type!r} at position {event.position}"
             if event.position != self._failed_position:
-                # It has got on since the last failure.
+                # It has come further since the last failure.
                 self._failed_position, self._failures, self._attempts = event.position, 0, 0
             self._failures += 1
             self._attempts += 1

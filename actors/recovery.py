@@ -96,7 +96,7 @@ def _from_snapshot(
     """The newest snapshot up to a version that fits the class and the history; else the beginning."""
     for snapshot in _newest_first(store, stream, last_version):
         if snapshot.schema != aggregate_type.schema:
-            # As after every change of its fields, until there are snapshots of the new ones.
+            # To be expected after a change of the class's fields, until there are snapshots of the new shape.
             logger.info(
                 "snapshot of another shape of the class passed over",
                 extra={"stream": stream, "version": snapshot.version},

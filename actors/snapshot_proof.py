@@ -12,12 +12,16 @@ from .aggregate_type import AggregateType
 from .errors import DecodingError
 from .recovery import Recovered, apply_event
 
-Pace = Callable[[int], Awaitable[None]]
+Throttle = Callable[[int], Awaitable[None]]
 """Called with the number of events that were replayed just now; waits as long as it likes."""
 
 
 async def prove(
-    store: EventReader, aggregate_type: AggregateType, snapshots: Sequence[Snapshot], base: Recovered, pace: Pace
+    store: EventReader,
+    aggregate_type: AggregateType,
+    snapshots: Sequence[Snapshot],
+    base: Recovered,
+    throttle: Throttle,
 ) -> list[Snapshot]:
     """Snapshots of one stream with their verdicts: `is_proved`, or `quarantined` with what their events gave instead.
 
@@ -36,7 +40,7 @@ async def prove(
             for stored in batch:
                 apply_event(aggregate_type, state, stored)
             version = batch[-1].version
-            await pace(len(batch))
+            await throttle(len(batch))
         if version < snapshot.version:
             reason = f"the stream has no version {snapshot.version}"
             verdicts.append(structs.replace(snapshot, is_proved=False, quarantined=reason))

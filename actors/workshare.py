@@ -11,7 +11,7 @@ from .feed import Feed
 DEBT_SECONDS_MAX: Final = 0.001
 """Followers rest once they worked for so long while commands were stored."""
 REST_SECONDS_PER_SECOND: Final = 1.5
-"""Of work."""
+"""Seconds of rest for each second of work."""
 
 
 class Workshare:

@@ -28,9 +28,8 @@ from .commands import (
     stream_inspection,
     watch,
 )
+from .commands.exit_codes import EXIT_ERROR, EXIT_INTERRUPTED
 
-EXIT_ERROR: Final = 1
-EXIT_INTERRUPTED: Final = 130
 TIME_FORM: Final = "ISO 8601; UTC unless it has a zone"
 DEMOS_MODULE: Final = "eventsrc.demos"
 
@@ -75,8 +74,8 @@ def bench_main(argv: Sequence[str] | None = None) -> int:
 def _guarded(work: Callable[[], int]) -> int:
     # A reader that closes the pipe (`eventsrc events PATH | head`) ends the command quietly, as it ends others.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    # To be ended is to be interrupted: stores are closed, and temporary ones removed. A shell's job in the background
-    # may ignore interrupts, and ends as it did.
+    # SIGTERM is handled as an interrupt is: stores are closed, and temporary ones removed. Not in a shell's background
+    # job, which may ignore interrupts.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     output.escape_what_cannot_be_printed()
@@ -93,7 +92,7 @@ def _guarded(work: Callable[[], int]) -> int:
         errors, rest = (None, None) if rest is None else rest.split(EventSourcingError)
         if rest is not None:
             raise
-        # What a hundred commands were told at once is said once.
+        # An error that a hundred commands got at once is printed once.
         for said in dict.fromkeys(str(leaf) for leaf in _leaves(errors)):
             print(f"eventsrc: {said}", file=sys.stderr)
         return EXIT_INTERRUPTED if interrupts is not None else EXIT_ERROR

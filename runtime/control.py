@@ -21,12 +21,12 @@ from ..storage.control import (
     SagaAction,
 )
 from ..storage.errors import EventSourcingError, described
-from .consumers import Subscriptions
-from .dispatcher import on_board
 from .errors import SignalKnown, UnknownSubscription
-from .maintenance import Maintenance
-from .projections import Projections
-from .sagas import Sagas
+from .maintenance.maintenance import Maintenance
+from .on_board import on_board
+from .projections.projections import Projections
+from .sagas.sagas import Sagas
+from .subscriptions.consumers import Subscriptions
 
 PERIOD_SECONDS: Final = 0.5
 """How often the board is looked at and the status published."""

@@ -12,7 +12,7 @@ from ..actors.future import TrioFuture
 from ..actors.request import Request
 
 ANSWERED_KEPT_MIN: Final = 1_000
-"""Answers that are remembered although they were given, before all queues are looked through for such."""
+"""At least so many answers that were given may stay in the queues before these are cleared of them."""
 
 
 class Pending(msgspec.Struct, gc=False):
@@ -29,8 +29,9 @@ class Pending(msgspec.Struct, gc=False):
 class Deadlines:
     """Fails each answer that is late with `CommandTimeout`.
 
-    Commands with the same timeout end in the order in which they began, so a queue for each timeout is enough. What was
-    answered behind one that was not is dropped when it is as much as all that was left the last time.
+    Commands with the same timeout end in the order in which they began, so a queue for each timeout is enough. An
+    answer that was given leaves its queue once none before it is still to come; or when all queues are cleared, each
+    time that they have grown to twice what the last clearing left.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a runtime opens: the store as writer or as reader, and the place where its followers keep their own."""
+"""What a runtime opens: the store, as writer or as reader, and the place of views and of followers' progress."""
 
 import fcntl
 import os
@@ -17,8 +17,8 @@ from ..actors.projection import Projection
 from ..actors.views.lmdb_view import LmdbViews
 from ..actors.views.view_store import ViewStore
 from ..storage.control import ControlBoard
+from ..storage.environment.folder import CONTROL_FOLDER, READERS_FOLDER, VIEWS_FOLDER
 from ..storage.errors import FileWriteFailed, StorePathInvalid
-from ..storage.folder import CONTROL_FOLDER, READERS_FOLDER, VIEWS_FOLDER
 from ..storage.limits import Limits
 from ..storage.log import EventLog
 from ..storage.memory import MemoryLog
@@ -143,7 +143,7 @@ def _made(folder: Path) -> Path:
 
 
 def _claim_reader(path: Path, stack: AsyncExitStack) -> Path:
-    """The folder of the first reader that no other process is; its views are taken over as they are."""
+    """Claim the first reader's folder that no other process holds; its views are taken over as they are."""
     for number in range(1, READERS_MAX + 1):
         folder = path / READERS_FOLDER / str(number)
         try:

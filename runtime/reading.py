@@ -18,8 +18,8 @@ from ..actors.event_codecs import EventCodecs
 from ..actors.feed import Feed
 from ..actors.projection import Projection, Table
 from ..actors.serializer import Serializer
-from ..storage.backup import backup, fork
-from ..storage.errors import BackupRefused
+from ..storage.copies.backup import backup, fork
+from ..storage.copies.errors import BackupRefused
 from ..storage.limits import Limits
 from ..storage.past import PastLog
 from ..storage.query import find_streams
@@ -28,7 +28,6 @@ from ..storage.record import StoredEvent, StreamHead
 from ..storage.verification.verify import Summary
 from .arguments import check_count
 from .classes import check_class
-from .consumers import Consumer, Subscriptions
 from .errors import ArgumentInvalid, NoPlaceForProgress, NotInHistory, PastReadOnly, UnknownAggregate
 from .events import STREAMS_PER_CHECKPOINT, Wanted, read_events
 from .history.aggregate_replay import AggregateReplay
@@ -40,9 +39,10 @@ from .history.selection import ReplayMode, ReplayOptions, Selection
 from .iteration import Batches, Items
 from .known_names import check_types
 from .opening import Opened
-from .projections import Lag, Projections
-from .subscription import SUBSCRIPTION_BATCH_EVENTS, Subscription
-from .view import View
+from .projections.projections import Lag, Projections
+from .projections.view import View
+from .subscriptions.consumers import Consumer, Subscriptions
+from .subscriptions.subscription import SUBSCRIPTION_BATCH_EVENTS, Subscription
 
 A = TypeVar("A", bound=Aggregate)
 R = TypeVar("R")
@@ -53,6 +53,7 @@ class Reading:
 
     feed: Feed
     projections: Projections
+    """For programs: `pause`, `resume`, `rebuild` and `lag`; the rest is for what works with the views."""
     limits: Limits
     _types: Mapping[type[Aggregate], AggregateType]
     _serializer: Serializer

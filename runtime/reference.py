@@ -20,8 +20,8 @@ from ..storage.event_query import EventQuery
 from .arguments import checked_timeout
 from .deadlines import withdraw
 from .errors import ArgumentInvalid
+from .projections.view import wait_for_views
 from .router import Router
-from .view import wait_for_views
 
 COMMANDS_PER_MESSAGE: Final = 100
 """`ask_many` sends so many commands to the actor at a time."""

@@ -77,10 +77,10 @@ class Residents:
         if len(self._actors) >= self.limits.resident_actors_max:
             self._make_room()
         actor = AggregateActor(self, aggregate_type, stream, aggregate_id)
-        # Of the runtime: whoever happens to be the first to ask leaves nothing of its own in the actor.
+        # In the runtime's context: the actor inherits no context variables of whoever happens to ask first.
         self._context.run(actor.start_in, self._nursery)
         if self._empty is not None:
-            # A command that is being handled while all are stopped has sent another one: this one ends behind it.
+            # While all actors are stopped, a command under way has sent another one: this actor ends after that.
             actor.stop()
         return actor
 

@@ -28,7 +28,7 @@ from .errors import WrongThread
 from .events import narrowed, resolved
 from .history.history import state_at
 from .opening import refusal
-from .projections import Projections
+from .projections.projections import Projections
 from .residents import Residents
 
 T = TypeVar("T")

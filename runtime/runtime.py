@@ -35,21 +35,21 @@ from ..storage.reader import LogReader
 from ..storage.store import EventStore
 from .arguments import check_key, checked_timeout, checked_triples
 from .classes import check_class, event_classes, types_of, with_sagas_view
-from .consumers import Subscriptions
 from .control import Control
 from .errors import ArgumentInvalid, ShutdownTimeout
 from .events import resolved
 from .history.history import position_of
-from .maintenance import Maintenance
+from .maintenance.maintenance import Maintenance
 from .opening import Home, Opened, P, ViewsGiven, follow, home_of, open_store, refusal
-from .projections import Projections
+from .projections.projections import Projections
+from .projections.view import Query, wait_for_views
 from .reading import Reading
 from .reference import AggregateRef
 from .residents import Residents
 from .router import Router
-from .sagas import SagaRef, Sagas
+from .sagas.sagas import SagaRef, Sagas
+from .subscriptions.consumers import Subscriptions
 from .transaction import Part, Transaction
-from .view import Query, wait_for_views
 
 A = TypeVar("A", bound=Aggregate)
 S = TypeVar("S", bound=Saga)

@@ -18,20 +18,19 @@ from ..actors.decision import Decision
 from ..actors.errors import ApplierFailed, HandlerFailed
 from ..actors.future import TrioFuture
 from ..actors.idempotency import window_seconds
-from ..actors.journal import Lane, Write
+from ..actors.journal import CommitSeries, Write
 from ..actors.receipt import Receipt
 from ..actors.request import Hold, Request, current_cause
 from ..actors.turn import Reply
-from ..storage.commit import Appended, IdempotencyEntry, StreamAppend
+from ..storage.commit import WHERE_THE_LOG_IS, Appended, IdempotencyEntry, StreamAppend
 from ..storage.errors import CommitTooLarge, CommitTooManyBytes, EventSourcingError
 from ..storage.event_query import EventQuery
 from .arguments import check_expected_version
 from .errors import TransactionKeyReused, TransactionTimeout, TransactionTooLarge
 from .router import Router
 
-WHERE_THE_LOG_IS: Final = -1
 TURNS_TO_COME_FREE: Final = 2
-"""Of trio's scheduler, until an aggregate that stood still has gone on."""
+"""Turns of trio's scheduler until an aggregate that stood still has gone on."""
 logger = logging.getLogger("eventsrc.transaction")
 
 
@@ -226,7 +225,7 @@ class Transaction:
             entries,
             event_count=offset,
             answer_count=1,
-            lane=Lane(),
+            series=CommitSeries(),
             settle=self._on_settled,
             conditions=self._conditions,
         )

@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -65,12 +65,16 @@ class StreamAppend(msgspec.Struct, frozen=True, gc=False):
     events: Sequence[NewEvent]
 
 
+WHERE_THE_LOG_IS: Final = -1
+"""In the place of a position: that of the newest event before the commit."""
+
+
 class IdempotencyEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """That a command with this key took effect on `stream`.
 
     Its events are the `event_count` versions that end at `version`, the last of them at the global `position`. Within a
     commit that is not stored yet `version` is absolute and `position` counts from the first event of the commit, with
-    -1 for "where the log is".
+    `WHERE_THE_LOG_IS` for that of the newest event before the commit.
     """
 
     stream: str
@@ -96,7 +100,7 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
     follows: int = 0
     conditions: Sequence[EventQuery] = ()
     clock_ns: int | None = None
-    """The time by the clock, which idempotency keys expire by, where that was set back: `time_ns` never is."""
+    """What the clock says (UTC) where it was set back: `time_ns` never decreases. Idempotency keys expire by it."""
 
     @property
     def event_count(self) -> int:

@@ -15,12 +15,12 @@ import lmdb
 import msgspec
 
 from .control_errors import ControlBoardFull, ControlBoardUnreadable
-from .environment import ENGINE
+from .environment.environment import ENGINE, Transaction
+from .environment.folder import RUNTIME_FILE, has_runtime, hold, reserve_lock_file
 from .errors import FileWriteFailed, StoreClosed, StoreError, StoreForked, StoreInUse
-from .folder import RUNTIME_FILE, has_runtime, hold, reserve_lock_file
 
 ALREADY_OPEN: Final = "already open in this process"
-"""What py-lmdb says of an environment that is."""
+"""What py-lmdb says when an environment is opened twice."""
 REQUESTS_MAX: Final = 1_000
 """Requests that wait (`ControlBoardFull`), and answers that are kept for whoever asked."""
 MAP_SIZE_BYTES: Final = 1 << 30
@@ -43,9 +43,9 @@ _DAMAGE: Final = (
 _UNDECODABLE: Final = (msgspec.MsgspecError, struct.error, UnicodeDecodeError)
 
 SAGA_PREFIX: Final = "saga "
-"""Begins what is asked about sagas; with the stored name of a class, how far the log was followed for its sagas."""
+"""Begins the actions on sagas. Before the stored name of a class: how far the log was followed for its sagas."""
 PROJECTION_PREFIX: Final = "projection "
-"""With the name of a projection: what its runtime has published about it."""
+"""Before the name of a projection: what its runtime has published about it."""
 
 SubscriptionAction: TypeAlias = Literal["retry", "delete"]
 ProjectionAction: TypeAlias = Literal["pause", "resume", "rebuild"]
@@ -54,12 +54,11 @@ SagaAction: TypeAlias = Literal["saga retry", "saga skip", "saga abandon", "saga
 Action: TypeAlias = Literal[SubscriptionAction, ProjectionAction, MaintenanceAction, SagaAction]
 """What may be asked of a runtime."""
 
-Transaction: TypeAlias = "lmdb.Transaction[bytes]"
 T = TypeVar("T")
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
-class Progress(msgspec.Struct, frozen=True, array_like=True):
+class SubscriptionProgress(msgspec.Struct, frozen=True, array_like=True):
     """How far a subscription has come: what is wanted up to `position` is done or parked, but for what is `pending`.
 
     Those are the positions of the first such event of each stream that is behind: a few, however many events follow.
@@ -158,9 +157,9 @@ class ControlBoard:
     # --- who is there ---
 
     def take(self) -> None:
-        """Be the runtime of this board until it is closed; the system lets go of it with the process.
+        """Claim the board for a runtime until it is closed; the system drops the claim with the process.
 
-        Raises `StoreInUse` when another runtime is.
+        Raises `StoreInUse` when another runtime has it.
         """
         try:
             file = (Path(self.path) / RUNTIME_FILE).open("a", encoding="ascii")
@@ -180,23 +179,29 @@ class ControlBoard:
 
     # --- subscriptions ---
 
-    def subscriptions(self) -> dict[str, Progress]:
+    def subscriptions(self) -> dict[str, SubscriptionProgress]:
         """The progress of every subscription, by name."""
         with self._read() as transaction:
             return self._subscriptions_in(transaction)
 
-    def _subscriptions_in(self, transaction: Transaction) -> dict[str, Progress]:
+    def _subscriptions_in(self, transaction: Transaction) -> dict[str, SubscriptionProgress]:
         with transaction.cursor(self._subscriptions) as cursor:
-            return {key.decode(): msgspec.msgpack.decode(value, type=Progress) for key, value in cursor}
+            return {key.decode(): msgspec.msgpack.decode(value, type=SubscriptionProgress) for key, value in cursor}
 
-    def progress(self, name: str) -> Progress | None:
+    def progress(self, name: str) -> SubscriptionProgress | None:
         """How far a subscription has come; None when there is none of this name."""
         with self._read() as transaction:
             value = transaction.get(name.encode(), db=self._subscriptions)
-            return None if value is None else msgspec.msgpack.decode(value, type=Progress)
+            return None if value is None else msgspec.msgpack.decode(value, type=SubscriptionProgress)
 
     def save(
-        self, name: str, progress: Progress, parked: list[ParkedEvent], unparked: list[int], *, create: bool = False
+        self,
+        name: str,
+        progress: SubscriptionProgress,
+        parked: list[ParkedEvent],
+        unparked: list[int],
+        *,
+        create: bool = False,
     ) -> bool:
         """Store progress, newly parked events and those that are parked no longer, at once.
 
@@ -226,7 +231,7 @@ class ControlBoard:
         return self._write(work)
 
     def is_ahead_of(self, position: int) -> bool:
-        """Whether some follower of the log knows more than `position`, its end."""
+        """Whether some follower has come further than `position`, where the log ends."""
         with self._read() as transaction:
             return bool(
                 self._subscriptions_ahead(transaction, position) or self._followers_ahead(transaction, position)
@@ -243,7 +248,7 @@ class ControlBoard:
             subscriptions = self._subscriptions_ahead(transaction, position)
             for name, progress in subscriptions.items():
                 pending = [each for each in progress.pending if each <= position]
-                cut = _encode(Progress(position, event_hash, pending))
+                cut = _encode(SubscriptionProgress(position, event_hash, pending))
                 transaction.put(name.encode(), cut, db=self._subscriptions)
                 for event in self._parked_of(transaction, name):
                     if event.position > position:
@@ -255,7 +260,7 @@ class ControlBoard:
 
         return self._write(work)
 
-    def _subscriptions_ahead(self, transaction: Transaction, position: int) -> dict[str, Progress]:
+    def _subscriptions_ahead(self, transaction: Transaction, position: int) -> dict[str, SubscriptionProgress]:
         known = self._subscriptions_in(transaction)
         return {name: progress for name, progress in known.items() if progress.position > position}
 
@@ -286,7 +291,7 @@ class ControlBoard:
     def request(self, action: Action, subject: str, argument: str = "") -> int:
         """Leave a request for the runtime that has the store open, or will have; return its id.
 
-        The same request, asked again before it was done, is one. Raises `ControlBoardFull`.
+        The same request made again before it was done counts as one. Raises `ControlBoardFull`.
         """
 
         def work(transaction: Transaction) -> int:

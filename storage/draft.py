@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from .commit import Appended, Commit, IdempotencyEntry, NewEvent, StreamAppend, expectation_holds
+from .commit import WHERE_THE_LOG_IS, Appended, Commit, IdempotencyEntry, NewEvent, StreamAppend, expectation_holds
 from .errors import (
     CommitAbandoned,
     CommitAlreadyApplied,
@@ -30,7 +30,6 @@ from .tail import Placement, placements_of
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decoder: Final = msgspec.msgpack.Decoder(StoredEvent)
-WHERE_THE_LOG_IS: Final = -1
 
 
 class Draft:
@@ -134,7 +133,7 @@ class Draft:
                     placement.tags[version - placement.first_version] = event.tags
                 encoded = _encode_event(event, stream, position, version, commit.time_ns)
                 if len(encoded) > limits.event_size_bytes_max:
-                    self._refuse_large(stream, event, len(encoded))
+                    raise EventTooLarge(stream, event.type, len(encoded), limits.event_size_bytes_max)
                 record, previous_hash = seal(previous_hash, encoded)
                 placement.types.append(event.type)
                 records.append(record)
@@ -168,14 +167,6 @@ class Draft:
         offset = entry.position
         position = first_position - 1 if offset == WHERE_THE_LOG_IS else first_position + offset
         return IdempotencyEntry(entry.stream, entry.key, entry.version, position, entry.event_count, entry.expires_ns)
-
-    def _refuse_large(self, stream: str, event: NewEvent, size_bytes: int) -> None:
-        raise EventTooLarge(
-            f"Bytes of event {event.type!r} for stream {stream!r}",
-            size_bytes,
-            self._limits.event_size_bytes_max,
-            "Store large data elsewhere and its reference in the event.",
-        )
 
     def _check_type(self, stream: str, name: str) -> None:
         """Stored names are keys of an index, which must never fail behind a commit that was answered."""
@@ -221,12 +212,7 @@ class Draft:
     def _check_room(self, append: StreamAppend, version: int, stream_count: int) -> None:
         limits = self._limits
         if version + len(append.events) > limits.stream_events_max:
-            raise StreamFull(
-                f"Events in stream {append.stream!r}",
-                version + len(append.events),
-                limits.stream_events_max,
-                "Close this aggregate and begin a new one, or raise the limit.",
-            )
+            raise StreamFull(append.stream, version + len(append.events), limits.stream_events_max)
         if not version and stream_count > limits.streams_max:
             raise TooManyStreams("Streams in the store", stream_count, limits.streams_max, "Raise the limit.")
 

@@ -271,18 +271,6 @@ class StreamNameInvalid(EventSourcingError):
         self.stream = stream
 
 
-class ImportRefused(EventSourcingError):
-    """Events that are to be taken over do not fit: no export, of another history, or changed on the way."""
-
-    code = "import_refused"
-
-
-class BackupRefused(EventSourcingError):
-    """A copy of a store cannot be made there, or is not sound."""
-
-    code = "backup_refused"
-
-
 class LimitExceeded(AppendRefused):
     """Base of the errors for a bound of `Limits`: `limit` names the field, `bound` its value, `actual` what came."""
 
@@ -302,6 +290,10 @@ class StreamFull(LimitExceeded):
     code = "stream_full"
     limit = "stream_events_max"
 
+    def __init__(self, stream: str, event_count: int, bound: int) -> None:
+        advice = "Close this aggregate and begin a new one, or raise the limit."
+        super().__init__(f"Events in stream {stream!r}", event_count, bound, advice)
+
 
 class TooManyStreams(LimitExceeded):
     """The store holds as many streams as `Limits.streams_max` allows."""
@@ -315,6 +307,16 @@ class EventTooLarge(LimitExceeded):
 
     code = "event_too_large"
     limit = "event_size_bytes_max"
+
+    def __init__(
+        self,
+        stream: str,
+        event_type: str,
+        size_bytes: int,
+        bound: int,
+        advice: str = "Store large data elsewhere and its reference in the event.",
+    ) -> None:
+        super().__init__(f"Bytes of event {event_type!r} for stream {stream!r}", size_bytes, bound, advice)
 
 
 class CommitTooLarge(LimitExceeded):
@@ -378,65 +380,3 @@ class VerificationImpossible(StoreError):
     """There is no store to verify, or none that this version of eventsrc knows."""
 
     code = "verification_impossible"
-
-
-class EvidenceUnavailable(EventSourcingError):
-    """Checkpoints need the library `cryptography`."""
-
-    code = "evidence_unavailable"
-
-    def __init__(self) -> None:
-        super().__init__('Signing and checking checkpoints needs an extra: pip install "eventsrc[evidence]".')
-
-
-class CheckpointInvalid(EventSourcingError):
-    """A text is no checkpoint, its signature is not right, or somebody else's."""
-
-    code = "checkpoint_invalid"
-
-
-class SigningKeyInvalid(EventSourcingError):
-    """A file with the key for checkpoints cannot be read, or made."""
-
-    code = "signing_key_invalid"
-
-    def __init__(self, path: str, reason: str, advice: str = "Make one: eventsrc checkpoint --new-key") -> None:
-        super().__init__(f"{path} cannot be used as an Ed25519 key: {reason}. {advice}.")
-        self.path = path
-
-
-class ProofImpossible(EventSourcingError):
-    """There is no such event to prove."""
-
-    code = "proof_impossible"
-
-
-class ArchiveUnreachable(StoreError):
-    """An event was moved to the archive by compaction, and the archive is missing or damaged."""
-
-    code = "archive_unreachable"
-
-    def __init__(self, path: str, position: int | None, reason: str) -> None:
-        what = "Compacted events" if position is None else f"The compacted event at position {position}"
-        super().__init__(
-            path,
-            f"{what} cannot be reached: the archive {path} {reason}. Put it back from a backup; what was not compacted "
-            "can be used meanwhile.",
-        )
-        self.position = position
-
-
-class CompactionRefused(EventSourcingError):
-    """A stream cannot be compacted, or made whole again, as it is now. Nothing was changed."""
-
-    code = "compaction_refused"
-
-    def __init__(self, stream: str, reason: str, what: str = "compacted") -> None:
-        super().__init__(f"{stream!r} cannot be {what}: {reason}.")
-        self.stream = stream
-
-
-class CompactionTooSmall(CompactionRefused):
-    """The stream has not more than `Limits.compaction_events_min` events, and was not ended long ago."""
-
-    code = "compaction_too_small"

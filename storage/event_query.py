@@ -40,7 +40,7 @@ def _check_category(query: "EventQuery", field: "attrs.Attribute[Any]", value: s
 def _is_same(stored: Any, wanted: Any) -> bool:
     if isinstance(wanted, AnyOf):
         return any(_is_same(stored, value) for value in wanted.values)
-    # To Python 1 is True, to who stored it it is not.
+    # In Python 1 == True; in stored data they differ.
     return bool(stored == wanted) and isinstance(stored, bool) == isinstance(wanted, bool)
 
 

@@ -11,9 +11,9 @@ from typing import Final
 
 import msgspec
 
-from .environment import Table, Transaction
+from .environment.environment import Table, Transaction
+from .evidence.merkle import Tree
 from .idempotency import encode_rows, merge_rows
-from .merkle import Tree
 from .postings import chunks
 from .record import StreamHead
 from .tail import Tail

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Final, TypeAlias
 
 from .commit import IdempotencyEntry
-from .environment import Table, Transaction
+from .environment.environment import Table, Transaction
 from .postings import key_of, ordinal_of
 
 CHUNK_ROWS_MAX: Final = 1_024

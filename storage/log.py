@@ -11,13 +11,13 @@ from . import idempotency as idempotency_table
 from . import postings
 from .commit import Appended, Commit
 from .draft import Draft
-from .environment import MAP_SIZE_BYTES, Environment, Transaction
+from .environment.environment import MAP_SIZE_BYTES, Environment, Transaction
 from .errors import CorruptRecord, EventSourcingError, StoreError, StoreOutcomeUnknown
 from .event_query import EventQuery
+from .evidence.merkle import Nodes, Tree
 from .flush import IndexFlush
 from .group import KEY, MovedGroup, encode_group
 from .limits import Limits
-from .merkle import Nodes, Tree
 from .query import find_events, find_streams
 from .reader import LogReader
 from .record import StreamHead

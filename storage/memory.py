@@ -10,8 +10,8 @@ from .commit import Appended, Commit, IdempotencyEntry
 from .draft import Draft
 from .errors import EventSourcingError, StoreClosed
 from .event_query import EventQuery
+from .evidence.merkle import Tree
 from .limits import Limits
-from .merkle import Tree
 from .names import category_of
 from .query import find_events
 from .record import StoredEvent, StreamHead

@@ -124,7 +124,7 @@ def decode_value(encoded: bytes, start: int = 0) -> tuple[Any, int]:
 
 
 def _encode_number(value: "float | Decimal") -> bytes:
-    """Its nearest double in an order that bytes have, then what it has beyond that."""
+    """Its nearest double, as bytes that sort as numbers do, then what it has beyond that."""
     if _is_nan(value):
         raise NotOrdered("NaN has no place in an order")
     try:
@@ -145,7 +145,7 @@ def _encode_number(value: "float | Decimal") -> bytes:
 
 
 def _is_nan(value: "float | Decimal") -> bool:
-    # A signalling one cannot even be compared.
+    # A signalling NaN cannot even be compared.
     return value.is_nan() if isinstance(value, Decimal) else value != value
 
 

@@ -14,7 +14,7 @@ HEADS_MAX: Final = 10_000
 
 
 class PastLog:
-    """Reads `store` as if nothing had been stored after `position`. It remembers heads, of as many streams at most."""
+    """Reads `store` as if nothing had been stored after `position`. Remembers `HEADS_MAX` heads at most."""
 
     def __init__(self, store: EventReader, position: int) -> None:
         self._store = store
@@ -107,7 +107,7 @@ class PastLog:
         return read(*names, before=end, **bounds)
 
     def idempotency(self, stream: str, keys: Sequence[str], *, now_ns: int) -> dict[str, IdempotencyEntry]:
-        """Nothing is sent to the past, so nothing is sent to it twice."""
+        """Nothing: no command is sent to the past, so none is sent twice."""
         return {}
 
     def snapshots(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Final
 
-from .environment import Table, Transaction
+from .environment.environment import Table, Transaction
 
 
 class PostingsDamaged(ValueError):

@@ -16,7 +16,7 @@ PROBE_EVENTS: Final = 20
 
 Read: TypeAlias = Callable[..., list[StoredEvent]]
 Index: TypeAlias = Sequence[Read]
-"""What reads the events of an index: several where each has some of them."""
+"""What reads the events of an index; several functions where several types are asked for."""
 
 
 def find_events(

@@ -13,10 +13,10 @@ import msgspec
 
 from . import idempotency as idempotency_table
 from . import postings
-from .archive import Archive
+from .archive.archive import Archive
+from .archive.compacted import Compacted, CompactedStreams
 from .commit import IdempotencyEntry
-from .compacted import Compacted, CompactedStreams
-from .environment import Environment, Transaction
+from .environment.environment import Environment, Transaction
 from .errors import CorruptRecord
 from .flush import decode_head, indexed_through, indexed_tree
 from .group import KEY, Group

@@ -48,6 +48,10 @@ class StoredEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return self.stream.partition("-")[2]
 
 
+decode_record: Final = msgspec.msgpack.Decoder(StoredEvent).decode
+"""The event in the stored bytes of a record. Raises `msgspec.MsgspecError` or `UnicodeDecodeError`."""
+
+
 class StreamHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The newest event of a stream: its version, position and hash."""
 
@@ -58,7 +62,7 @@ class StreamHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 def utc_time(time_ns: int) -> datetime:
-    """A time in UTC, to the microsecond that it is in: whoever asks for what is since then gets it."""
+    """A time in UTC, rounded down to the microsecond, so that the event is among those since that time."""
     return UNIX_EPOCH + timedelta(microseconds=time_ns // 1_000)
 
 

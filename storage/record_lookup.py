@@ -1,6 +1,6 @@
 """Records by position for whoever doubts the log: what is not there or cannot be read is None, not an error."""
 
-from .environment import Environment, Transaction
+from .environment.environment import Environment, Transaction
 from .group import KEY, Group, GroupDamaged, Record
 from .record import HASH_SIZE_BYTES
 from .records import seek_group

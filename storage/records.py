@@ -6,9 +6,9 @@ from typing import Final, cast
 
 import lmdb
 
-from .archive import Archive
+from .archive.archive import Archive
 from .commit import IdempotencyEntry
-from .environment import Environment, Transaction
+from .environment.environment import Environment, Transaction
 from .errors import CorruptRecord
 from .group import KEY, Group, GroupDamaged, Record, is_stub
 from .record import HASH_SIZE_BYTES, StoredEvent
@@ -130,7 +130,7 @@ class Records:
         raise self._corrupt(position, "the indexes name it, but the log does not hold it")
 
     def _group_at(self, cursor: "lmdb.Cursor[bytes]") -> Group:
-        """The group under the cursor. Whoever reads on in small steps meets the same one again: it is kept."""
+        """The group under the cursor. It is kept: a caller that reads in small steps meets it again."""
         key = cursor.key()
         kept_key, group = self._kept
         if group is None or key != kept_key:
@@ -165,5 +165,5 @@ class Records:
 
 
 def seek_group(cursor: "lmdb.Cursor[bytes]", position: int) -> bool:
-    """Stand on the group that holds `position`, if any does."""
+    """Move to the last group that begins at or before `position`; False where there is none."""
     return cursor.prev() if cursor.set_range(KEY.pack(position + 1, 0)) else cursor.last()

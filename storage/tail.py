@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from .commit import IdempotencyEntry
-from .merkle import Nodes, Tree
+from .evidence.merkle import Nodes, Tree
 from .record import StoredEvent, StreamHead
 
 POSITION: Final = "Q"

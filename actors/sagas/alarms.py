@@ -8,9 +8,9 @@ from typing import Final
 import trio
 
 CLOCK_CHECK_SECONDS: Final = 30.0
-"""The wall clock is looked at so often while an alarm is set, since it may be set meanwhile."""
+"""How often the wall clock is looked at while there is an alarm: the clock may be put forward meanwhile."""
 CLEARED_MAX: Final = 100
-"""As many alarms that were cleared may be kept, besides one for each that is set: they are dropped together."""
+"""So many cleared alarms may be in the heap, besides as many as are set, before it is made anew without them."""
 
 
 class SagaAlarms:
@@ -40,7 +40,7 @@ class SagaAlarms:
         self._drop_cleared()
 
     def clear(self, saga_id: str) -> None:
-        """It goes on by something else, if it had an alarm."""
+        """Drop the alarm of a saga, if it has one: something else has it go on."""
         if self._wakes.pop(saga_id, None) is not None:
             self._drop_cleared()
 
@@ -62,7 +62,7 @@ class SagaAlarms:
                 await self._earlier_set.wait()
 
     def _drop_cleared(self) -> None:
-        """In all this costs no more than to set them: as many are dropped as are looked at and stay."""
+        """Seldom enough that it costs no more than to set them: more are dropped each time than stay."""
         if len(self._heap) > 2 * len(self._wakes) + CLEARED_MAX:
             self._heap = [(wake_ns, saga_id) for saga_id, wake_ns in self._wakes.items()]
             heapq.heapify(self._heap)

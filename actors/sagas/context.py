@@ -1,24 +1,25 @@
 """What a step of a saga has in its hands: everything it does through it takes effect once, however often it is run."""
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, Final, NoReturn, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, NoReturn, Protocol, TypeVar
 
-import msgspec
 import trio
 
 from ...storage.record import StoredEvent
+from ...storage.store import EventReader
 from ..aggregate import Aggregate
-from ..errors import DefinitionError, EncodingError
+from ..errors import DefinitionError
 from ..messages import stored_name
 from ..receipt import Receipt
+from .codec import plain_data
 from .errors import CallAmbiguous, EffectUncertain, WaitInvalid, WaitTimeout
 from .events import EffectBegun, EffectDone, EffectFailed, WaitBegun, WaitOver
 from .failure import text_of
 from .history import SagaHistory
+from .host import Commands, SagaHost
 from .saga import WAIT_SECONDS_MAX, digest_of, is_number
-from .threads import SagaThreads
 
 CALL_KEY: Final = "saga_call"
 """The metadata by which the events of a saga's command are found again, however long ago it was."""
@@ -28,20 +29,14 @@ KEY_ARGUMENT: Final = "idempotency_key"
 
 E = TypeVar("E")
 T = TypeVar("T")
-_encode: Final = msgspec.msgpack.Encoder().encode
-_decode: Final = msgspec.msgpack.Decoder().decode
 
 
-Commands: TypeAlias = Sequence[tuple[type[Aggregate], str, object]]
-
-
-class StepCalls(Protocol):
+class StepRun(Protocol):
     """What the context needs of the run that it belongs to."""
 
+    host: SagaHost
     history: SagaHistory
     stream: str
-    threads: SagaThreads
-    """Where effects that are plain functions are called."""
     took_effect: bool
     uncertain: dict[str, Commands]
     """By key: the commands that were sent, and of which nobody knows whether they took effect."""
@@ -58,23 +53,11 @@ class StepCalls(Protocol):
     def send(self, commands: Commands, key: str, timeout: float | None) -> Awaitable[list[Receipt]]:
         """Send commands, as a transaction if there are several, with an idempotency key."""
 
-    async def state_of(self, aggregate_class: type[Any], aggregate_id: str) -> Any:
-        """An aggregate's state."""
-
     async def find_call(self, commands: Commands, key: str) -> list[Receipt] | None:
         """What these commands of this step, with this key, were answered in an earlier run."""
 
-    def encode_where(self, event_class: type, where: Mapping[str, Any]) -> dict[str, Any]:
-        """Values of an event's fields as they are stored. Raises `DefinitionError`, `EncodingError`."""
-
     async def find_event(self, event_type: str, where: Mapping[str, Any], after: int) -> StoredEvent | None:
         """The first event of a type with these values, after a position, that the saga has not waited for before."""
-
-    def event_at(self, position: int) -> StoredEvent:
-        """The event at a position."""
-
-    def decode(self, stored: StoredEvent, event_class: type[E]) -> E:
-        """A stored event as an object of its class."""
 
     def check_signal(self, signal: str) -> None:
         """Raise `UnknownSignal` for what the class does not declare."""
@@ -86,7 +69,7 @@ class StepCalls(Protocol):
         """Raise `WaitInOtherTask` in a task that the step has started."""
 
     def check_turned(self) -> None:
-        """Raise why the saga turns round, where it does: the step is run to recall what it did, no more."""
+        """Raise the reason where the saga turns round: the step is then run only to recall what it did."""
 
     def suspend(self) -> NoReturn:
         """Leave the step."""
@@ -95,7 +78,7 @@ class StepCalls(Protocol):
 class SagaContext:
     """Given to every step and compensation. Each call is named by what it is and how often that came before."""
 
-    def __init__(self, run: StepCalls, scope: str, attempt: int) -> None:
+    def __init__(self, run: StepRun, scope: str, attempt: int) -> None:
         self.attempt = attempt
         """Which attempt at the step this is, counted from 1."""
         self._run = run
@@ -134,7 +117,7 @@ class SagaContext:
 
     async def state(self, aggregate_class: type[T], aggregate_id: str) -> T:
         """A copy of an aggregate's state as it is now: a step that is run again may see another one."""
-        state: T = await self._run.state_of(aggregate_class, aggregate_id)
+        state: T = await self._run.host.calls.state_of(aggregate_class, aggregate_id)
         return state
 
     async def _send(self, commands: Commands, timeout: float | None) -> list[Receipt]:
@@ -204,7 +187,7 @@ class SagaContext:
         if _is_async(function):
             return await self._take_effect(name, call, called)
         # It is not begun before there is a thread for it.
-        async with run.threads.place() as place:
+        async with run.host.threads.place() as place:
             return await self._take_effect(name, call, partial(place.call, called))
 
     async def _take_effect(self, name: str, call: str, function: Callable[[], Awaitable[Any]]) -> Any:
@@ -263,12 +246,12 @@ class SagaContext:
         if not isinstance(event_class, type):
             raise DefinitionError(f"ctx.wait_for takes the class of an event, not {event_class!r:.100}")
         event_type = stored_name(event_class)
-        wanted = run.encode_where(event_class, where or {})
+        wanted = run.host.codec.encode_where(event_class, where or {})
         call = self._numbered(f"wait for {event_type}")
         run.begin_wait(call)
         known = run.history.waits.get((self._scope, call))
         if isinstance(known, WaitOver):
-            found = None if known.is_timeout else run.event_at(known.position)
+            found = None if known.is_timeout else _event_at(run.host.store, known.position)
         else:
             if known is not None and known.where != wanted:
                 known = None
@@ -281,7 +264,7 @@ class SagaContext:
                 await self._wait(known, self._begin(call, until_ns, event_type, wanted, run.looked_until))
         if found is None:
             raise WaitTimeout(event_type, timeout_seconds or 0)
-        return run.decode(found, event_class)
+        return run.host.codec.decode_event(found, event_class)
 
     async def approval(self, name: str, *, timeout_seconds: float | None = None) -> Any:
         """Wait for the signal `name`, and return what came with it. Costs no task.
@@ -380,22 +363,6 @@ def _takes_key(function: Callable[..., Any]) -> bool:
         return False
 
 
-def plain_data(value: Any, subject: str) -> Any:
-    """A value from outside as it will be read again. Raises `EncodingError`, which tells of the subject."""
-    try:
-        # A time is read again as a text, as in a state.
-        return _decode(_encode(msgspec.to_builtins(value, builtin_types=(bytes, bytearray, memoryview))))
-    except Exception as error:
-        raise EncodingError(f"{subject} is no plain data: {error}") from error
-
-
-def check_untyped(name: str, value: Any) -> None:
-    """Raise `EncodingError` for a value of a field without a type that would come back as another one."""
-    advice = f"Declare it with its type: {name}: {type(value).__name__} | None = None"
-    try:
-        again = plain_data(value, f"self.{name}")
-    except EncodingError as error:
-        raise EncodingError(f"{error}. {advice}") from error
-    # Which tells 1 from True, and a list from a tuple, also within.
-    if repr(again) != repr(value):
-        raise EncodingError(f"self.{name} would come back as {again!r:.100} instead of {value!r:.100}. {advice}")
+def _event_at(store: EventReader, position: int) -> StoredEvent:
+    (event,) = store.read(after=position - 1, limit=1)
+    return event

@@ -31,7 +31,7 @@ class SagaStarted:
 class StepBegun:
     """An attempt at a step, counted from 1.
 
-    An earlier run may have begun it, with the record of that refused: what it did is after the position `after`.
+    Where an earlier run may have begun it, and no record tells of that, what it did is after the position `after`.
     """
 
     step: str
@@ -125,7 +125,7 @@ class Signalled:
 
 @saga_record("saga.compensation_begun")
 class CompensationBegun:
-    """An attempt at undoing a step, counted from 1; `after` as of a step."""
+    """An attempt at undoing a step, counted from 1; `after` as in `StepBegun`."""
 
     step: str
     attempt: int
@@ -174,7 +174,7 @@ class SagaResumed:
 
 @saga_record("saga.remade")
 class SagaRemade:
-    """What an event could not be made into a saga by, it was now: its state."""
+    """An event that could not be made into a saga before was made into this one, in this state."""
 
     state: dict[str, Any]
 

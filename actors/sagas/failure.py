@@ -25,7 +25,7 @@ NOT_THE_STEPS_FAULT: Final = (
     AggregateUnavailable,
     RuntimeClosed,
 )
-"""The step is run again later, and that is no attempt."""
+"""After these the step is run again later, without counting an attempt."""
 FINAL: Final = (
     Rejected,
     DeadlinePassed,
@@ -37,13 +37,13 @@ FINAL: Final = (
     WaitInOtherTask,
     WaitInvalid,
 )
-"""Trying the step again would not help."""
+"""After these trying the step again would not help."""
 ERROR_CHARACTERS_MAX: Final = 2_000
 """How much of an error's text is stored."""
 ERROR_CHARACTERS_MIN: Final = 100
 """How much of it there is always room for, whatever the state beside it takes."""
 FAILURE_BYTES: Final = 512
-"""Room that a state leaves for what a failure is told by beside it, a short text included."""
+"""Room that the record of a state leaves, so that the record of a failure, with a short text, can hold that state."""
 
 
 def is_final(error: BaseException) -> bool:

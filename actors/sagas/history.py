@@ -31,7 +31,6 @@ from .events import (
 
 SagaState: TypeAlias = Literal["running", "waiting", "compensating", "parked", "completed", "compensated", "abandoned"]
 SAGA_STATES: Final[tuple[SagaState, ...]] = get_args(SagaState)
-ENDED: Final = ("completed", "compensated", "abandoned")
 UNDO: Final = "undo:"
 """What the scope of a compensation begins with."""
 
@@ -66,9 +65,9 @@ class SagaHistory:
     is_under_way: bool = False
     """Whether its newest attempt has neither returned nor failed."""
     begun_position: int = 0
-    """What it did is after this position; 0 where that is not known, since it was begun by the run that lasts."""
+    """What it did is after this position; 0 where the present run has begun it, which does not learn the position."""
     unknown_after: int = 0
-    """What its newest attempt did before this position is told by the records."""
+    """After this position its newest attempt may have sent commands that no record tells of."""
     last_position: int = 0
     """Where the newest record of its runs is stored, as far as that is known."""
     took_effect: bool = False
@@ -186,12 +185,12 @@ class SagaHistory:
                 raise TypeError(f"{type(event).__name__} is no record of a saga")
 
     def after_attempts(self, state: dict[str, Any]) -> dict[str, Any]:
-        """What an attempt left, with what those before it did and it did not come to: the compensation needs both."""
+        """The state after an attempt, with what earlier attempts have set and it has not: a compensation needs both."""
         before, earlier = self.state, self.failed_state or {}
         return {name: earlier.get(name, value) if value == before.get(name) else value for name, value in state.items()}
 
     def check_steps(self, saga_class: type, names: Sequence[str]) -> None:
-        """What it has begun must be what the class begins with: else the next step would be the wrong one.
+        """Raise unless the steps that it has begun are the first of the class: else it would go on with the wrong one.
 
         Raises `StepGone`, `StepsChanged`.
         """

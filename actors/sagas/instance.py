@@ -123,7 +123,7 @@ class SagaInstance:
                     "waits_for_signal": event.signal,
                 }
             case Signalled(signal) if self.state == "waiting" and signal == self.waits_for_signal:
-                # It goes on, also where the process ends before that is recorded.
+                # It goes on, even if the process ends before the end of the wait is recorded.
                 changes |= {"state": going, **still}
             case CompensationSkipped() | WaitOver() | SagaResumed() | SagaRemade():
                 changes |= {"state": going, **still}

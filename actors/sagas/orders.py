@@ -42,4 +42,4 @@ class DecideParked(msgspec.Struct):
     answer: TrioFuture[bool]
 
 
-Order: TypeAlias = StartSaga | SendSignal | DecideParked
+SagaOrder: TypeAlias = StartSaga | SendSignal | DecideParked

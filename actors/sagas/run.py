@@ -9,7 +9,7 @@ import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from itertools import product
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn
 
 import trio
 
@@ -17,10 +17,10 @@ from ...storage.commit import Appended, NewEvent, StreamAppend
 from ...storage.errors import EventSourcingError, EventTooLarge
 from ...storage.record import StoredEvent
 from ..errors import DecodingError, DefinitionError, EncodingError
-from ..journal import Lane, Write
+from ..journal import CommitSeries, Write
 from ..receipt import Receipt
 from ..request import Cause, current_cause
-from .context import Commands, SagaContext
+from .context import SagaContext
 from .errors import (
     DeadlinePassed,
     StepGone,
@@ -45,37 +45,35 @@ from .events import (
 )
 from .failure import ERROR_CHARACTERS_MIN, NOT_THE_STEPS_FAULT, is_final, out_of, text_of
 from .history import UNDO, SagaHistory
-from .host import SagaHost
+from .host import Commands, SagaHost
 from .saga import Saga, SagaDefinition, StepDefinition, StepMethod
 
-E = TypeVar("E")
 TOO_LATE: Final = "The saga was not done by its deadline."
 logger = logging.getLogger("eventsrc.saga")
 
 
 class SagaRun:
-    """Runs a saga on; implements what its steps' contexts need."""
+    """Runs a saga on; fulfils `StepRun`, which the contexts of its steps need."""
 
     def __init__(
         self, host: SagaHost, saga_class: type[Saga], stream: str, history: SagaHistory, correlation_id: str
     ) -> None:
+        self.host = host
         self.stream = stream
         self.history = history
         self.took_effect = False
         self.uncertain: dict[str, Commands] = {}
         self.looked_until = 0
-        self.threads = host.threads
         self.is_stopping = False
         """Told to come to rest after the step under way."""
         self.scope = trio.CancelScope()
-        """Cut off where it does not."""
+        """Cancelled where it does not come to rest in time."""
         self.on_begun: Callable[[SagaRun, EventSourcingError | None], None] | None = None
         """Called when its first record is on disk, or with what kept it from there."""
-        self._host = host
         self._class = saga_class
         self._definition: SagaDefinition = saga_class.__eventsrc_saga__
         self._correlation_id = correlation_id
-        self._lane = Lane()
+        self._series = CommitSeries()
         self._held: list[NewEvent] = []
         self._in_flight = 0
         self._has_begun = False
@@ -83,9 +81,9 @@ class SagaRun:
         self._settled = trio.lowlevel.ParkingLot()
         self._failure: EventSourcingError | None = None
         self._is_new = not history.version
-        # An earlier run was cut off, or its records refused: what it did besides is after this position.
+        # Where an earlier run was cut off, or its records refused: what no record tells of is after this position.
         self._lost_after = 0 if history.is_at_rest else history.last_position
-        self._loaded_position = host.position()
+        self._loaded_position = host.store.last_position
         self._first_position = history.last_position
         self._steps = tuple(self._definition.steps.values())
         self._has_checked_steps = self._is_new
@@ -103,8 +101,8 @@ class SagaRun:
                 if history.retry_at_ns is not None and self.now_ns < (history.wake_ns or 0):
                     break
                 self._check_records()
-                if self._host.journal.is_full:
-                    await self._host.journal.room()
+                if self.host.journal.is_full:
+                    await self.host.journal.room()
                 move = self._next_move()
                 if move is not None:
                     await move
@@ -146,7 +144,7 @@ class SagaRun:
         if not self.history.is_compensating:
             return None
         steps = self._definition.steps
-        # A step that the class no longer has may have had one.
+        # A step that the class no longer has may have had a compensation.
         return next((name for name in self.history.to_undo if name not in steps or steps[name].undo is not None), None)
 
     # --- forwards ---
@@ -161,10 +159,10 @@ class SagaRun:
             # Nothing is done for a saga that might never have been started.
             await self._begun()
             self._is_new = False
-        saga = self._host.saga_from(self._class, history.state)
+        saga = self.host.codec.decode_state(self._class, history.state)
         try:
             await self._call(step.method, saga, step.name, step)
-            # Its place on the disk is before whatever comes next, which takes it along.
+            # Not waited for: it is stored together with whatever comes next, and before it.
             self.hold(StepDone(step.name, self._state_after(saga)))
         except NOT_THE_STEPS_FAULT:
             raise
@@ -231,10 +229,12 @@ class SagaRun:
         if any(scope == history.scope for scope, _ in history.effects):
             return True
         for key, commands in self.uncertain.items():
-            if await self._host.took_effect(commands, key, history.begun_position or self._first_position):
+            if await self.host.calls.took_effect(commands, key, history.begun_position or self._first_position):
                 return True
         prefix = f"{self.stream}/{history.scope}/"
-        return self._lost_after > 0 and await self._host.has_calls(prefix, history.unknown_after, self._loaded_position)
+        if not self._lost_after:
+            return False
+        return await self.host.calls.has_calls(prefix, history.unknown_after, self._loaded_position)
 
     # --- backwards ---
 
@@ -258,7 +258,7 @@ class SagaRun:
         if not (history.is_under_way and history.scope == scope and history.attempt):
             attempt = history.attempt + 1 if history.scope == scope else 1
             self.note(CompensationBegun(name, attempt, self._lost_after))
-        saga = self._host.saga_from(self._class, history.state)
+        saga = self.host.codec.decode_state(self._class, history.state)
         try:
             await self._call(undo, saga, scope, step)
             self.hold(CompensationDone(name, self._state_after(saga)))
@@ -298,7 +298,7 @@ class SagaRun:
                 raise RuntimeError(f"{scope} raised the trio.Cancelled of a cancel scope that is over") from None
             raise
         if self._is_suspended:
-            # The step kept what was to leave it, with `except BaseException`: it is run again all the same.
+            # The step caught what was to leave it, with `except BaseException`: it is run again all the same.
             raise Suspended
         if time.cancelled_caught:
             raise DeadlinePassed(TOO_LATE) if seconds < step.timeout_seconds else StepTimeout(scope, seconds)
@@ -312,17 +312,17 @@ class SagaRun:
                 f"A step set self.{name}, which is no field of {self._class.__name__}, so it would be lost. Declare "
                 f"it: {name}: ... = ..."
             )
-        return self._host.state_data(saga)
+        return self.host.codec.encode_state(saga)
 
     # --- records ---
 
     @property
     def now_ns(self) -> int:
-        return self._host.wall_clock()
+        return self.host.wall_clock()
 
     def hold(self, record: Any, encoded: NewEvent | None = None) -> None:
         """Take in a record, which may be encoded already, that goes to the disk along with the next."""
-        self._held.append(encoded or self._host.encode(record, self._correlation_id, self.stream))
+        self._held.append(encoded or self.host.codec.encode(record, self._correlation_id, self.stream))
         self.history.apply(record)
 
     def note(self, *records: Any) -> None:
@@ -337,8 +337,8 @@ class SagaRun:
             return
         append = StreamAppend(self.stream, self.history.version - len(events), events)
         self._in_flight += 1
-        write = Write((append,), (), len(events), answer_count=1, lane=self._lane, settle=self._on_settled)
-        self._host.journal.submit(write)
+        write = Write((append,), (), len(events), answer_count=1, series=self._series, settle=self._on_settled)
+        self.host.journal.submit(write)
 
     def _on_settled(self, outcome: Appended | EventSourcingError) -> None:
         self._in_flight -= 1
@@ -402,31 +402,19 @@ class SagaRun:
     def send(self, commands: Commands, key: str, timeout: float | None) -> Awaitable[list[Receipt]]:
         self._check_records()
         is_new = not self.history.begun_position and self.history.attempt == 1
-        return self._host.send(commands, key, timeout, is_new=is_new)
-
-    async def state_of(self, aggregate_class: type[Any], aggregate_id: str) -> Any:
-        return await self._host.state_of(aggregate_class, aggregate_id)
+        return self.host.calls.send(commands, key, timeout, is_new=is_new)
 
     async def find_call(self, commands: Commands, key: str) -> list[Receipt] | None:
         history = self.history
         if not history.begun_position and history.attempt == 1:
             return None
-        return await self._host.find_call(commands, key, history.begun_position or self._first_position)
-
-    def encode_where(self, event_class: type, where: Mapping[str, Any]) -> dict[str, Any]:
-        return self._host.encode_where(event_class, where)
+        return await self.host.calls.find(commands, key, history.begun_position or self._first_position)
 
     async def find_event(self, event_type: str, where: Mapping[str, Any], after: int) -> StoredEvent | None:
         seen = {over.position for over in self.history.waits.values() if isinstance(over, WaitOver)}
-        until = self._host.position()
+        until = self.host.store.last_position
         self.looked_until = until
-        return await self._host.find_event(event_type, where, after, until, seen)
-
-    def event_at(self, position: int) -> StoredEvent:
-        return self._host.event_at(position)
-
-    def decode(self, stored: StoredEvent, event_class: type[E]) -> E:
-        return self._host.decode(stored, event_class)
+        return await self.host.calls.find_event(event_type, where, after, until, seen)
 
     def is_in_other_task(self) -> bool:
         return trio.lowlevel.current_task() is not self._task

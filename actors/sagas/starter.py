@@ -2,13 +2,17 @@
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Final, Protocol
 
 import trio
 
 from ...storage.errors import EventSourcingError
+from ...storage.event_query import EventQuery
 from ...storage.limits import Limits
+from ...storage.query import find_events
 from ...storage.record import StoredEvent
+from ...storage.store import EventReader
 from ..feed import Feed
 from .orders import StartSaga
 
@@ -17,25 +21,30 @@ FOLLOW_BATCH_EVENTS: Final = 500
 logger = logging.getLogger("eventsrc.saga")
 
 
+class EventStarts(Protocol):
+    """Which sagas an event starts."""
+
+    @property
+    def event_types(self) -> Sequence[str]:
+        """The stored names of the events that start sagas."""
+
+    def of(self, event: StoredEvent) -> Iterable[StartSaga]:
+        """The orders to start what an event starts."""
+
+    async def followed(self, position: int) -> None:
+        """Remember that the events up to a position have started what they start."""
+
+
 class StarterHost(Protocol):
     """What the starter needs of the runtime."""
 
     feed: Feed
     limits: Limits
-    start_types: Sequence[str]
-    """The stored names of the events that start sagas."""
+    store: EventReader
 
-    def position(self) -> int:
-        """Where the log is."""
-
-    def read_types(self, types: Sequence[str], after: int, until: int, limit: int) -> list[StoredEvent]:
-        """The first events of these types between two positions."""
-
-    def starts(self, event: StoredEvent) -> Iterable[StartSaga]:
-        """The sagas that an event starts."""
-
-    async def followed(self, position: int) -> None:
-        """Remember that the events up to a position have started what they start."""
+    @property
+    def starts(self) -> EventStarts:
+        """Which sagas events start."""
 
 
 class SagaStarter:
@@ -65,13 +74,20 @@ class SagaStarter:
             failures += 1
 
     async def _start_some(self) -> None:
-        host, until = self._host, self._host.position()
-        batch = host.read_types(host.start_types, self._position, until, FOLLOW_BATCH_EVENTS)
-        orders = [order for event in batch for order in host.starts(event)]
+        starts, store = self._host.starts, self._host.store
+        until = store.last_position
+        batch = next_events(store, starts.event_types, self._position, until)
+        orders = [order for event in batch for order in starts.of(event)]
         for order in orders:
             self._start(order)
         for order in orders:
             await order.answer
         position = batch[-1].position if len(batch) == FOLLOW_BATCH_EVENTS else until
-        await host.followed(position)
+        await starts.followed(position)
         self._position = position
+
+
+def next_events(store: EventReader, types: Sequence[str], after: int, until: int) -> list[StoredEvent]:
+    """The first events of these types between two positions, `FOLLOW_BATCH_EVENTS` at most."""
+    found = find_events(store, EventQuery(types=types, after=after), before=until + 1)
+    return list(islice(found, FOLLOW_BATCH_EVENTS))

@@ -5,7 +5,7 @@ A saga that waits costs no task and no state: an entry among the alarms or the w
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -23,10 +23,10 @@ from .events import CompensationSkipped, SagaAbandoned, SagaParked, SagaRemade, 
 from .history import SagaHistory
 from .host import SagaHost
 from .instance import SagaInstance
-from .orders import DecideParked, Order, SendSignal, StartSaga
+from .orders import DecideParked, SagaOrder, SendSignal, StartSaga
 from .run import SagaRun
 from .saga import Saga
-from .starter import FOLLOW_BATCH_EVENTS, SagaStarter, StarterHost
+from .starter import FOLLOW_BATCH_EVENTS, SagaStarter, StarterHost, next_events
 from .waits import EventWaits
 
 ORDER_LOST: Final = "The runtime was closed before this was answered. Whether it is stored shows when it is opened."
@@ -45,14 +45,8 @@ class SupervisorHost(SagaHost, StarterHost, Protocol):
     def load(self, stream: str) -> tuple[type[Saga], SagaHistory, str]:
         """A saga's class, history and correlation id, from its stream. Raises `UnknownSaga`, `DecodingError`."""
 
-    def exists(self, stream: str) -> bool:
-        """Whether a saga was started under this id."""
-
     def replaces_older(self, saga: str) -> bool:
-        """Whether the class of this name has instances that an older version began not go on."""
-
-    def came(self, event_type: str, where: Mapping[str, Any], after: int, until: int) -> bool:
-        """Whether there is an event of a type with these stored values between two positions."""
+        """Whether the class of this name does not let instances of its older versions go on."""
 
     def made_again(self, stream: str, cause: str) -> dict[str, Any]:
         """The state of a saga whose event could not be made into it before. Raises what the class raises."""
@@ -65,7 +59,7 @@ class SagaSupervisor(TrioActor):
         super().__init__(mailbox_capacity=host.limits.mailbox_commands_max)
         self._host = host
         self._starter = SagaStarter(host, self._start, followed_position)
-        self._position = host.position()
+        self._position = host.store.last_position
         """Up to here events have woken the sagas that wait for them."""
         self._running: dict[str, SagaRun] = {}
         self._noting: dict[str, SagaRun] = {}
@@ -86,7 +80,7 @@ class SagaSupervisor(TrioActor):
         """Take up what was left when the store was closed. Call it before the actor is started."""
         for instance in instances:
             if self._host.replaces_older(instance.saga):
-                # It does not wait on: which version began it is in its stream.
+                # It may not be allowed to go on waiting: which version began it is in its stream.
                 self._ready.append(instance.id)
             elif instance.state == "waiting":
                 self._register(instance.id, instance.wake_ns)
@@ -139,12 +133,12 @@ class SagaSupervisor(TrioActor):
     async def on_start(self) -> None:  # type: ignore[override]
         self._nursery.start_soon(in_background, self._keep_time, name="eventsrc saga alarms")
         self._nursery.start_soon(in_background, self._follow, name="eventsrc saga events")
-        if self._host.start_types:
+        if self._host.starts.event_types:
             self._nursery.start_soon(in_background, self._starter.run, name="eventsrc saga starts")
         self._start_ready()
 
     def _actor_loop_teardown(self) -> None:
-        # Orders are told to it, so who waits for an answer is not told by the mailbox.
+        # Orders come by `tell`, so the mailbox has no answer to give to those who wait for one.
         self.actor_stopped.set()
         self.actor_inbox.close(_refuse)
         self._has_stopped = True
@@ -153,7 +147,7 @@ class SagaSupervisor(TrioActor):
         for watched in self._watched.values():
             watched.fail(RuntimeClosed(RESTS_LATER))
 
-    def on_receive(self, message: Order) -> None:
+    def on_receive(self, message: SagaOrder) -> None:
         try:
             match message:
                 case StartSaga():
@@ -170,14 +164,14 @@ class SagaSupervisor(TrioActor):
         if starting is not None:
             starting.append(order.answer)
             return
-        if order.stream in self._running or self._host.exists(order.stream):
+        if order.stream in self._running or self._host.store.head(order.stream) is not None:
             order.answer.settle(False)
             return
         run = SagaRun(self._host, order.saga_class, order.stream, SagaHistory(), order.correlation_id)
         run.hold(order.started, order.encoded)
         if order.error:
             run.hold(SagaParked(order.error))
-        # Not before: what cannot be stored was not begun, and may be started again.
+        # Not before what may raise: a saga that cannot be stored was not begun, and may be started again.
         self._starting[order.stream] = [order.answer]
         run.on_begun = self._on_begun
         is_room = len(self._running) < self._host.limits.sagas_running_max and not self._is_stopping
@@ -200,7 +194,7 @@ class SagaSupervisor(TrioActor):
             self._start_ready()
 
     async def _refuse_start(self, run: SagaRun, failure: EventSourcingError) -> None:
-        # Else who starts it again would find it running.
+        # Else whoever starts it again would find it running.
         while self._running.get(run.stream) is run:
             await self._moved.park()
         for answer in self._starting.pop(run.stream):
@@ -236,7 +230,7 @@ class SagaSupervisor(TrioActor):
         self._note_at_rest(run, order.answer)
 
     def _note_at_rest(self, run: SagaRun, answer: TrioFuture[bool], *, answer_with: bool = True) -> None:
-        """Answer when what was put in line is on disk, and have a saga that rested look what it means to it."""
+        """Answer when the notes are on disk; a saga that was at rest is run again then, to act on them."""
         if run.stream not in self._running:
             self._noting[run.stream] = run
         self._nursery.start_soon(in_background, self._answer_stored, run, answer, answer_with)
@@ -340,8 +334,8 @@ class SagaSupervisor(TrioActor):
             self._ready.append(stream)
             return
         if waiting is not None and waiting.event_type:
-            after = max(waiting.after, run.looked_until)
-            if self._position > after and self._host.came(waiting.event_type, waiting.where, after, self._position):
+            after, until = max(waiting.after, run.looked_until), self._position
+            if until > after and self._host.calls.came(waiting.event_type, waiting.where, after, until):
                 self._ready.append(stream)
                 return
             self._waits.add(stream, waiting.event_type, waiting.where, waiting.after)
@@ -383,20 +377,20 @@ class SagaSupervisor(TrioActor):
                 failures += 1
 
     def _wake_by_events(self) -> None:
-        types, until = self._waits.event_types, self._host.position()
-        batch = self._host.read_types(types, self._position, until, FOLLOW_BATCH_EVENTS) if types else []
+        types, until = self._waits.event_types, self._host.store.last_position
+        batch = next_events(self._host.store, types, self._position, until) if types else []
         for event in batch:
             for stream in self._waits.concerned(event):
                 self._forget(stream)
                 self._ready.append(stream)
-        # What comes to rest from here on has to look for itself among the events up to this one.
+        # A saga that comes to rest from here on looks for itself among the events up to this one.
         self._position = batch[-1].position if len(batch) == FOLLOW_BATCH_EVENTS else until
         self._start_ready()
 
 
 def _refuse(envelope: "Envelope[Any]") -> None:
     """Answer a message that the supervisor does not handle any more: an order, or that it should stop."""
-    if isinstance(envelope.message, Order):
+    if isinstance(envelope.message, SagaOrder):
         envelope.message.answer.fail(RuntimeClosed(ORDER_LOST))
     elif envelope.reply_to is not None:
         answer_message(envelope, None)

@@ -19,11 +19,6 @@ class SagaThreads:
     def __init__(self, threads_max: int) -> None:
         self._limiter = trio.CapacityLimiter(threads_max)
 
-    @property
-    def busy_count(self) -> int:
-        """How many functions have not returned, those included that were cut off."""
-        return int(self._limiter.borrowed_tokens)
-
     @asynccontextmanager
     async def place(self) -> "AsyncIterator[ThreadPlace]":
         """Wait until a thread is free, and have it for the block; longer where what it calls does not return."""
@@ -36,7 +31,7 @@ class SagaThreads:
 
 
 class ThreadPlace:
-    """One thread. It is its own limiter, as trio calls what admits a thread: it was admitted before."""
+    """One thread. It was waited for already, so it is itself the limiter that trio asks before it starts it."""
 
     def __init__(self, limiter: trio.CapacityLimiter) -> None:
         self._limiter = limiter

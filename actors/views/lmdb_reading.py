@@ -7,13 +7,14 @@ from typing import Any, Final
 
 import msgspec
 
+from ...storage.environment.environment import Transaction
+from ...storage.environment.view_environment import ViewEnvironment, ViewFull
 from ...storage.ordered_key import INDEXED_SIZE_BYTES_MAX, NotOrdered, encode_indexed
-from ...storage.view_environment import Transaction, ViewEnvironment, ViewFull
 from ..errors import QueryTooLarge, RowInvalid
 from .criteria import Between, Criterion, Equal, OneOf, RowQuery, StartingWith
 from .row_order import SORTED_ROWS_MAX, RowOrder
 from .row_type import RowType
-from .view_store import Change, Checkpoint, ViewLookLong, ViewRetry
+from .view_store import Checkpoint, RowChange, ViewLookLong, ViewRetry
 
 ROWS_BETWEEN_CHECKS: Final = 100
 """Rows that a long look reads before it asks whether the view has to grow or to close."""
@@ -74,7 +75,7 @@ class LmdbReading:
         try:
             return self.get(table, key)
         except RowInvalid:
-            # What cannot be a key is that of no row.
+            # No row has a key that cannot be one.
             return None
 
     def _look(self) -> None:
@@ -156,15 +157,15 @@ class LmdbReading:
 class LmdbWriting(LmdbReading):
     """One transaction that writes; what it reads holds what it wrote."""
 
-    def write(self, table: RowType[Any], changes: Sequence[Change]) -> None:
+    def write(self, table: RowType[Any], changes: Sequence[RowChange]) -> None:
         try:
             with self._environment.filling():
                 self._write(table, changes)
         except ViewFull as error:
-            # Said as what it is, since it may pass through a method of a projection.
+            # As the error that the port names: it may pass through a method of a projection.
             raise ViewRetry from error
 
-    def _write(self, table: RowType[Any], changes: Sequence[Change]) -> None:
+    def _write(self, table: RowType[Any], changes: Sequence[RowChange]) -> None:
         rows = self._environment.rows[table.name]
         put = [(change.key, table.encode(change.row)) for change in changes if change.row is not None]
         put.sort()
@@ -176,7 +177,7 @@ class LmdbWriting(LmdbReading):
         for number, field in enumerate(table.indexes):
             self._write_index(table.name, field, number, changes)
 
-    def _write_index(self, table: str, field: str, number: int, changes: Sequence[Change]) -> None:
+    def _write_index(self, table: str, field: str, number: int, changes: Sequence[RowChange]) -> None:
         added = []
         with self._transaction.cursor(self._environment.indexes[table, field]) as cursor:
             for change in changes:
@@ -263,7 +264,7 @@ def _place(value: Any) -> bytes | None:
 
 
 def _has_place(criterion: Criterion | None) -> bool:
-    """Whether a key is to be found where the value that is asked for has its place."""
+    """Whether a single value is asked for that a key may have."""
     if not isinstance(criterion, Equal):
         return False
     try:

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import msgspec
 
-from ...storage.durable_file import write_durably
+from ...storage.environment.durable_file import write_durably
+from ...storage.environment.folder import DATA_FILE, ROWS_FOLDER
+from ...storage.environment.view_environment import ViewBusy, ViewEnvironment, ViewFull
 from ...storage.errors import FileWriteFailed
-from ...storage.folder import DATA_FILE, ROWS_FOLDER
-from ...storage.view_environment import ViewBusy, ViewEnvironment, ViewFull
 from .lmdb_reading import LmdbReading, LmdbWriting
 from .row_type import RowType
 from .view_store import Checkpoint, Generation, ViewReading, ViewRetry, ViewWriting

@@ -19,7 +19,7 @@ _key_of: Final = itemgetter(0)
 
 
 class RowOrder:
-    """By these fields, then by the key, which goes the way of the last of them."""
+    """By these fields, then by the key, ascending or descending as the last of them."""
 
     def __init__(self, table: RowType[Any], order: tuple[Order, ...]) -> None:
         self._table = table

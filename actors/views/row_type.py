@@ -56,7 +56,7 @@ class RowType(Generic[R]):
         return other
 
     def tell_of_scan(self, fields: Iterable[str]) -> None:
-        """Say, to who debugs, that a query by these fields looks at every row."""
+        """Log, for debugging, that a query by these fields looks at every row."""
         asked, indexes = sorted(set(fields)), list(self.indexes)
         logger.debug(
             "a query looks at every row: %s by %s, and the indexes are on %s",
@@ -65,7 +65,7 @@ class RowType(Generic[R]):
         )
 
     def checked(self, row: R) -> R:
-        """The row, or where it could be changed or is not plainly as declared a copy: as it will be read again.
+        """The row as it will be read again: itself, or a copy where it could be changed or is not exactly as declared.
 
         Raises `RowInvalid` for what is no row of this table, or would come back from it as another.
         """
@@ -121,7 +121,8 @@ class RowType(Generic[R]):
         except ArithmeticError as error:
             what = "has a signalling NaN, which cannot be compared with anything"
             raise RowInvalid(f"A row of {self.name} {what}: {row!r}", row) from error
-        # What has no equality, or NaN in it, is the same as bytes; a list with 1 for a tuple with 1.0 is it as data.
+        # A row without equality, or with NaN in it, is compared as bytes; one with a list for a tuple, or 1 for 1.0, as
+        # data.
         if not is_same and (other := self.encode(again)) != value and _decode(other) != data:
             raise RowInvalid(f"A row of {self.name} would come back as another: {again!r} instead of {row!r}", row)
         return again

@@ -11,7 +11,7 @@ from ..projection import Projection
 from ..serializer import Serializer
 from .criteria import RowQuery, criteria_of
 from .row_type import RowType
-from .view_store import Change, Checkpoint, View, ViewRetry, ViewWriting
+from .view_store import Checkpoint, RowChange, StoredView, ViewRetry, ViewWriting
 
 ROWS_FOUND_MAX: Final = 1_000_000
 """Rows that `where` gives to a handler; more are `QueryTooLarge`, never cut off."""
@@ -33,7 +33,7 @@ class Batch:
 
     def __init__(self) -> None:
         self.refused: RowRefused | None = None
-        """Why nothing of it will be stored, whatever became of that on its way out of a handler."""
+        """Why nothing of the batch will be stored, also where a handler has swallowed the error."""
         self.has_written = False
         """Whether rows are in the transaction already, since a handler asked for others."""
 
@@ -108,7 +108,7 @@ class SessionRows(Generic[R]):
         indexed = self._type.indexed
         try:
             changes = [
-                Change(key, row, self._before[key], None if row is None else indexed(row))
+                RowChange(key, row, self._before[key], None if row is None else indexed(row))
                 for key, (row, _) in self._changed.items()
             ]
             self._batch.has_written = True
@@ -147,7 +147,7 @@ class SessionRows(Generic[R]):
         return encoded
 
     def _stored(self, encoded: bytes, key: tuple[Any, ...]) -> R | None:
-        """The row as it is stored; what its change means to the indexes is known from then on."""
+        """The row as it is stored. Its indexed values are remembered, for what a change of it means to the indexes."""
         kept = self._kept.get(encoded)
         if kept is not None:
             row, self._before[encoded] = kept
@@ -165,7 +165,7 @@ class SessionRows(Generic[R]):
 class ViewSession:
     """Applies batches of events to one view by the methods of one projection."""
 
-    def __init__(self, projection_class: type[Projection], view: View, serializer: Serializer) -> None:
+    def __init__(self, projection_class: type[Projection], view: StoredView, serializer: Serializer) -> None:
         definition = projection_class.__eventsrc_projection__
         self.view = view
         self._codecs = EventCodecs(definition.handlers, serializer)
@@ -245,7 +245,7 @@ class ViewSession:
                     if batch.refused is not None:
                         raise batch.refused from error
                     raise EventFailed(stored, error) from error
-                # The method may have passed over it.
+                # The method may have swallowed the error.
                 batch.check()
             self._searches |= batch.has_written
             if may_wait and not batch.has_written:

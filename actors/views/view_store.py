@@ -17,7 +17,7 @@ class Checkpoint(msgspec.Struct, frozen=True, array_like=True, gc=False):
     event_hash: bytes
 
 
-class Change(msgspec.Struct, frozen=True, gc=False):
+class RowChange(msgspec.Struct, frozen=True, gc=False):
     """One row to be written or, with `row` of None, removed.
 
     `before` and `after` are its indexed values, None where there is no row.
@@ -45,14 +45,14 @@ class ViewReading(Protocol):
 class ViewWriting(ViewReading, Protocol):
     """One transaction: the rows of a batch and the checkpoint that they stand for, or nothing."""
 
-    def write(self, table: RowType[Any], changes: Sequence[Change]) -> None:
+    def write(self, table: RowType[Any], changes: Sequence[RowChange]) -> None:
         """Put the changes of one table in."""
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Put the checkpoint in."""
 
 
-class View(Protocol):
+class StoredView(Protocol):
     """One generation of one projection's tables."""
 
     @property
@@ -103,7 +103,7 @@ class ViewStore(Protocol):
     def generations(self, projection: str) -> list[Generation]:
         """Those that are stored, the one that answers first."""
 
-    def open(self, projection: str, generation: Generation, tables: Iterable[RowType[Any]]) -> View:
+    def open(self, projection: str, generation: Generation, tables: Iterable[RowType[Any]]) -> StoredView:
         """Open a generation, made when it is not there."""
 
     def activate(self, projection: str, generation: Generation) -> None:

@@ -15,8 +15,8 @@ import msgspec
 import trio
 
 from ...storage import draft
-from ...storage.backup import backup
-from ...storage.merkle import Nodes, Tree
+from ...storage.copies.backup import backup
+from ...storage.evidence.merkle import Nodes, Tree
 from ...storage.reader import LogReader
 from ...storage.record import GENESIS_HASH
 from ...storage.verification.verify import verify

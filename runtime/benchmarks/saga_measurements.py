@@ -10,7 +10,7 @@ import attrs
 import msgspec
 import trio
 
-from ...actors.journal import Lane, Write
+from ...actors.journal import CommitSeries, Write
 from ...actors.sagas.context import SagaContext
 from ...actors.sagas.saga import Saga, step
 from ...storage.commit import Appended, NewEvent, StreamAppend
@@ -77,30 +77,30 @@ async def directly(store: Path, *, sagas: int) -> float:
         payload = msgspec.Raw(msgspec.msgpack.encode({"step": "second", "state": {"number": 1}}))
         record = NewEvent("bench.record", payload, kind="saga_step", correlation_id="bench", causation_id="bench")
 
-        async def append(stream: str, version: int, count: int, lane: Lane) -> None:
+        async def append(stream: str, version: int, count: int, series: CommitSeries) -> None:
             settled = trio.Event()
 
             def settle(outcome: Appended | EventSourcingError) -> None:
                 assert isinstance(outcome, Appended), outcome
                 settled.set()
 
-            journal.submit(Write((StreamAppend(stream, version, [record] * count),), (), count, 1, lane, settle))
+            journal.submit(Write((StreamAppend(stream, version, [record] * count),), (), count, 1, series, settle))
             if version == 0:
                 await settled.wait()
 
         async def client() -> None:
             for number in numbers:
-                stream, lane = f"bench-{number}", Lane()
-                await append(stream, 0, 1, lane)
+                stream, series = f"bench-{number}", CommitSeries()
+                await append(stream, 0, 1, series)
                 version = 1
                 for name in ("first", "second", "third"):
-                    await append(stream, version, 1, lane)
+                    await append(stream, version, 1, series)
                     await runtime.actor(Account, f"{name}-{number % ACCOUNTS}").ask(
                         Deposit(1), idempotency_key=f"{stream}/{name}", metadata={"saga_call": f"{stream}/{name}"}
                     )
-                    await append(stream, version + 1, 1, lane)
+                    await append(stream, version + 1, 1, series)
                     version += 2
-                await append(stream, version, 1, lane)
+                await append(stream, version, 1, series)
 
         started = time.perf_counter()
         async with trio.open_nursery() as nursery:

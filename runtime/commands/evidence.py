@@ -6,22 +6,21 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import rich.console
 import rich.progress
 from msgspec import structs
 
-from ...storage.errors import CheckpointInvalid, EvidenceUnavailable
-from ...storage.proof import prove
+from ...storage.evidence.errors import CheckpointInvalid, EvidenceUnavailable
+from ...storage.evidence.proof import prove
 from ...storage.reader import LogReader
 from ...storage.verification.apart import Report, verify_apart
+from .exit_codes import EXIT_DAMAGED
 from .output import print_json
 
 if TYPE_CHECKING:
-    from ...storage.signed_checkpoint import Checkpoint
-
-EXIT_DAMAGED: Final = 2
+    from ...storage.evidence.signed_checkpoint import SignedCheckpoint
 
 
 def print_verification(options: argparse.Namespace) -> int:
@@ -50,7 +49,7 @@ def _data(report: Report) -> dict[str, object]:
     return {**walked, "findings": findings, "is_complete": report.is_complete}
 
 
-def _print_report(report: Report, statements: "Sequence[Checkpoint]") -> None:
+def _print_report(report: Report, statements: "Sequence[SignedCheckpoint]") -> None:
     for finding in report.findings:
         print(finding)
     summary = report.summary
@@ -80,7 +79,7 @@ def _verdict(report: Report) -> str:
 def print_checkpoint(options: argparse.Namespace) -> int:
     """`eventsrc checkpoint PATH --key FILE`: one line of JSON, to be kept elsewhere."""
     try:
-        from ...storage import signed_checkpoint as signing  # noqa: PLC0415 - an extra
+        from ...storage.evidence import signed_checkpoint as signing  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise EvidenceUnavailable from error
     with closing(LogReader.open(options.path)) as log:
@@ -103,9 +102,9 @@ def print_proof(options: argparse.Namespace) -> int:
     return 0
 
 
-def _checkpoint(file: Path, public_key: bytes | None) -> "Checkpoint":
+def _checkpoint(file: Path, public_key: bytes | None) -> "SignedCheckpoint":
     try:
-        from ...storage.signed_checkpoint import read_checkpoint  # noqa: PLC0415 - an extra
+        from ...storage.evidence.signed_checkpoint import read_checkpoint  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise EvidenceUnavailable from error
     try:

@@ -4,13 +4,13 @@ import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from typing import Any, Final
+from typing import Any
 
 import attrs
 import trio
 
 from ...actors.aggregate import Aggregate
-from ...storage.compacted import Compacted
+from ...storage.archive.compacted import Compacted
 from ...storage.control import MaintenanceAction
 from ...storage.errors import StorePathInvalid
 from ...storage.group import STUB
@@ -18,16 +18,15 @@ from ...storage.limits import Limits
 from ...storage.query import find_streams
 from ...storage.reader import LogReader
 from ...storage.snapshot import Snapshot
-from ..compactor import Compaction
 from ..known_names import check_stream
-from ..maintenance import Retention
-from ..retention import RetentionPolicy
+from ..maintenance.compactor import Compaction
+from ..maintenance.maintenance import Retention
+from ..maintenance.retention import RetentionPolicy
 from ..runtime import Runtime
 from .domain_modules import aggregates_in
+from .exit_codes import EXIT_REFUSED
 from .output import format_time, print_rows
 from .steering import ask_runtime, places, print_answers
-
-EXIT_REFUSED: Final = 1
 
 
 def run_compact(options: argparse.Namespace) -> int:
@@ -124,7 +123,7 @@ def _row(done: Compaction) -> dict[str, Any]:
 
 
 def _ask(options: argparse.Namespace, action: MaintenanceAction) -> int | None:
-    """The exit code of what the runtime that has the store open was asked; None where there is none."""
+    """Ask the runtime that has the store open; return the exit code, or None where no runtime has."""
     try:
         with places(options.path) as found:
             running = [place for place in found if place.name == "writer" and place.board.has_runtime]

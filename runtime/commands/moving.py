@@ -9,9 +9,9 @@ from pathlib import Path
 import rich.console
 import rich.progress
 
-from ...storage.backup import backup, fork, restore
+from ...storage.copies.backup import backup, fork, restore
+from ...storage.copies.transfer import STANDARD_STREAM, export_events, import_store
 from ...storage.reader import LogReader
-from ...storage.transfer import STANDARD_STREAM, export_events, import_store
 from .output import print_json
 
 
@@ -74,7 +74,7 @@ def _shown(what: str, last_position: int | None) -> Iterator[Callable[[int], Non
 
 def _tell(options: argparse.Namespace, facts: dict[str, object], destination: Path | None = None) -> int:
     if destination == STANDARD_STREAM:
-        # What was exported is all that belongs there.
+        # Standard output is the export: nothing else belongs there.
         return 0
     if destination is not None:
         facts["destination"] = str(destination)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import Any, Final
+from typing import Any
 
 import attrs
 import trio
@@ -12,8 +12,8 @@ from msgspec import structs
 
 from ...actors.aggregate_type import AggregateType
 from ...actors.recovery import recover
-from ...storage.divergence import divergence
 from ...storage.event_query import EventQuery
+from ...storage.evidence.divergence import divergence
 from ...storage.query import find_events
 from ...storage.reader import LogReader
 from ...storage.record import StoredEvent
@@ -21,6 +21,7 @@ from ..history.changes import ABSENT, Change
 from ..history.history import Blame, blame, changes_between, changes_of_state, check_version, position_of_version
 from ..known_names import check_stream
 from .domain_modules import aggregate_of
+from .exit_codes import EXIT_USAGE
 from .inspection import event_data, print_event
 from .output import (
     compact_json,
@@ -31,8 +32,6 @@ from .output import (
     print_json_with,
     print_rows,
 )
-
-EXIT_USAGE: Final = 2
 
 
 def print_difference(options: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import trio
 
@@ -19,11 +19,10 @@ from ..history.replay import Replay
 from ..history.selection import MODES, ReplayMode, Selection
 from ..known_names import check_stream, check_types
 from .domain_modules import aggregate_of
+from .exit_codes import EXIT_USAGE
 from .inspection import add_filters, print_event
 from .output import compact_json, print_json
 from .replay_console import is_typed, run_on_console, told
-
-EXIT_USAGE: Final = 2
 
 
 def print_replay(options: argparse.Namespace) -> int:

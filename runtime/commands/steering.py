@@ -10,10 +10,11 @@ from typing import Any, ClassVar, Final
 import attrs
 
 from ...storage.control import PROJECTION_PREFIX, Action, ControlBoard, ProjectionAction, SubscriptionAction
+from ...storage.environment.folder import CONTROL_FOLDER, READERS_FOLDER
 from ...storage.errors import EventSourcingError, StorePathInvalid
-from ...storage.folder import CONTROL_FOLDER, READERS_FOLDER
 from ...storage.reader import LogReader
 from ..errors import UnknownSubscription
+from .exit_codes import EXIT_REFUSED
 from .output import format_time, print_json, print_rows
 
 ANSWER_SECONDS_MAX: Final = 10.0
@@ -21,7 +22,6 @@ ANSWER_SECONDS_MAX: Final = 10.0
 ANSWER_POLL_SECONDS: Final = 0.05
 WRITER: Final = "writer"
 """The name of the place beside the log."""
-EXIT_REFUSED: Final = 1
 
 
 class NoSuchProjection(EventSourcingError):

@@ -16,11 +16,11 @@ from typing import Final
 
 import msgspec
 
-from ..environment import Environment
+from ..environment.environment import Environment
 from ..errors import EventSourcingError, VerificationImpossible
 from .finding import Finding
 from .tree import Statement
-from .verify import ARCHIVE_PAGES, STORE_PAGES, Progress, Summary, verify, verify_pages
+from .verify import ARCHIVE_PAGES, STORE_PAGES, ReportEvents, Summary, verify, verify_pages
 
 FINDINGS_MAX: Final = 1_000
 """A verification ends after so many."""
@@ -70,7 +70,7 @@ def verify_apart(
     path: str | os.PathLike[str],
     *,
     statements: Sequence[Statement] = (),
-    progress: Progress | None = None,
+    progress: ReportEvents | None = None,
     findings_max: int = FINDINGS_MAX,
 ) -> Report:
     """Check the pages of a store, and then all that they hold; it may be in use, and is not changed.
@@ -102,7 +102,7 @@ def verify_apart(
     try:
         process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
     except OSError:
-        # This interpreter cannot be started once more, as where it is embedded: then here.
+        # No second interpreter can be started, as where this one is embedded: verify in this process.
         _work(task, heard.take)
         return heard.report(task, "")
     with process:
@@ -114,9 +114,9 @@ def verify_apart(
 
 
 class _Heard:
-    """What was said so far."""
+    """What the other process has said so far."""
 
-    def __init__(self, findings: list[Finding], progress: Progress | None) -> None:
+    def __init__(self, findings: list[Finding], progress: ReportEvents | None) -> None:
         self._findings = findings
         self._progress = progress
         self._summary: Summary | None = None

@@ -6,15 +6,13 @@ Segments are opened on the way through the log, where the stubs name them; those
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
-from ..archive import KEY_SIZE_BYTES, UNDECODABLE, Archive
-from ..environment import FORMAT_NAME, FORMAT_VERSION, Environment, Transaction
-from ..errors import ArchiveUnreachable
+from ..archive.archive import KEY_SIZE_BYTES, UNDECODABLE, Archive
+from ..archive.errors import ArchiveUnreachable
+from ..archive.segment_cache import SegmentCache
+from ..environment.environment import FORMAT_NAME, FORMAT_VERSION, Environment, Transaction
 from ..group import is_stub, split_stub
-from ..record import HASH_SIZE_BYTES, StoredEvent
+from ..record import HASH_SIZE_BYTES, StoredEvent, decode_record
 from ..record_lookup import RecordLookup
-from ..segment_cache import SegmentCache
 from .compacted import CompactedCheck
 from .finding import Finding
 from .tables import unknown_tables, walk_table
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
     from .log import LogWalk, Window
 
 META_OF_ARCHIVE: Final = {b"format": FORMAT_NAME, b"version": str(FORMAT_VERSION).encode()}
-_event_of: Final = msgspec.msgpack.Decoder(StoredEvent).decode
 
 
 class ArchiveWalk:
@@ -37,7 +34,7 @@ class ArchiveWalk:
         self._archive = archive
         self._compacted = compacted
         self._damage = damage
-        # Not that of the archive: what a runtime has read before may be damaged on the disk.
+        # Its own: what the archive's cache holds may have been damaged on the disk since.
         self._cache = SegmentCache()
         self._lost: set[int] = set()
         self._unowned: set[int] = set()
@@ -68,11 +65,11 @@ class ArchiveWalk:
         """The records of a group that has stubs, with their positions; what cannot be had is noted and passed over."""
         for position, content in enumerate(encoded, first_position):
             if not is_stub(content):
-                yield position, _event_of(content), content
+                yield position, decode_record(content), content
                 continue
             number, time_ns, digest = split_stub(content[2:])
             record = self._record(window.findings, number, position, digest)
-            event = _event_of(record) if record else None
+            event = decode_record(record) if record else None
             if record and event is not None and event.position == position:
                 self._check_stub(window.findings, number, time_ns, event, position)
                 yield position, event, record
@@ -90,7 +87,7 @@ class ArchiveWalk:
         """The event that a stub's content stands for; None where it cannot be had."""
         number, _, digest = split_stub(stub)
         record = self._record([], number, position, digest)
-        return _event_of(record) if record else None
+        return decode_record(record) if record else None
 
     def _check_stub(self, found: list[Finding], number: int, time_ns: int, event: StoredEvent, position: int) -> None:
         if event.time_ns != time_ns:
@@ -123,13 +120,13 @@ class ArchiveWalk:
         stream, first, last = where or (None, 1, 0)
         try:
             segment, records = self._archive.unpacked(number, position)
-            events = [_event_of(record) for record in records]
+            events = [decode_record(record) for record in records]
         except (ArchiveUnreachable, *UNDECODABLE) as error:
             if self._is_needed(number, position):
                 found.append(Finding("archive", str(error), stream, first if where else None, position))
             return None
         if number in self.record_sizes:
-            return records  # it has made room in the cache since, and was looked at before
+            return records  # it was checked before, and has left the cache since
         self.record_sizes[number] = sum(map(len, records))
         held = (segment.stream, segment.first_version, segment.last_version)
         if where is not None and held != where:
@@ -144,7 +141,7 @@ class ArchiveWalk:
         return records
 
     def _is_needed(self, number: int, position: int | None) -> bool:
-        """Whether a segment is by now: its stream may have been made whole meanwhile, and the segment dropped."""
+        """Whether a segment still is: its stream may have been uncompacted meanwhile, and the segment dropped."""
         if position is None:
             return not self._is_gone(number)
         with self._environment.read() as transaction:
@@ -189,11 +186,11 @@ class ArchiveWalk:
         return found
 
     def _against_log(self, number: int, records: Sequence[bytes]) -> Iterator[Finding]:
-        """Of a segment that no stub has named yet: its events must be those of the log."""
+        """Compare a segment that no stub has named with the log, which must have its events."""
         with self._environment.read() as transaction:
             lookup = RecordLookup(self._environment, transaction)
             for record in records:
-                position = _event_of(record).position
+                position = decode_record(record).position
                 if lookup.hash(position) != record[-HASH_SIZE_BYTES:]:
                     yield Finding("archive", f"segment {number} holds another event than the log", position=position)
                     return

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 import msgspec
 from msgspec import structs
 
-from ..compacted import Compacted, CompactedDamaged, decode_compacted
-from ..environment import Environment, Transaction
+from ..archive.compacted import Compacted, CompactedDamaged, decode_compacted
+from ..archive.segment_numbers import segment_numbers
+from ..environment.environment import Environment, Transaction
 from ..record_lookup import RecordLookup
-from ..segment_numbers import segment_numbers
 from ..snapshot import Snapshot, encode_state
 from .finding import Finding
 
@@ -78,7 +78,7 @@ class CompactedCheck:
         yield from found
 
     def _names(self, transaction: Transaction, stream: str, number: int) -> bool:
-        """Whether it still does, by now."""
+        """Whether the `compacted` event of a stream names a segment, as this transaction sees it."""
         current = self._current(transaction, stream)
         return current is not None and any(segment.number == number for segment in current.segments)
 

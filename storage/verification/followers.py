@@ -1,8 +1,8 @@
 """The part of a verification that is about what follows the log: subscriptions, parked events, checkpoints of views.
 
 Their own environments lie beside that of the log. Of each, the pages are checked where no runtime keeps it. What they
-hold is made from the log, or is nobody's but theirs: it is decoded, and compared with the log where it names a position
-of it. The rows of views are not looked at.
+hold is derived from the log or kept nowhere else, so it is only decoded, and compared with the log where it names a
+position. The rows of views are not looked at.
 """
 
 import struct
@@ -13,9 +13,9 @@ from typing import Any, Final
 import lmdb
 import msgspec
 
-from ..control import ALREADY_OPEN, ControlRequest, ParkedEvent, Progress
-from ..environment import Environment, page_problem
-from ..folder import (
+from ..control import ALREADY_OPEN, ControlRequest, ParkedEvent, SubscriptionProgress
+from ..environment.environment import Environment, page_problem
+from ..environment.folder import (
     CONTROL_FOLDER,
     DATA_FILE,
     READERS_FOLDER,
@@ -34,7 +34,7 @@ ENTRIES_AT_ONCE: Final = 1_024
 TABLES_MAX: Final = 256
 _POSITION: Final = struct.Struct(">Q")
 _checkpoint_of: Final = msgspec.msgpack.Decoder(tuple[int, bytes]).decode
-_progress_of: Final = msgspec.msgpack.Decoder(Progress).decode
+_progress_of: Final = msgspec.msgpack.Decoder(SubscriptionProgress).decode
 _parked_of: Final = msgspec.msgpack.Decoder(ParkedEvent).decode
 _request_of: Final = msgspec.msgpack.Decoder(ControlRequest).decode
 _any_of: Final = msgspec.msgpack.Decoder().decode

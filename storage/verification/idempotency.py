@@ -13,7 +13,7 @@ from typing import Final
 import lmdb
 
 from ..commit import IdempotencyEntry
-from ..environment import Environment, Transaction
+from ..environment.environment import Environment, Transaction
 from ..group import KEY, Group, GroupDamaged
 from ..idempotency import (
     Row,

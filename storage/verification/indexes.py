@@ -9,7 +9,7 @@ from typing import Final
 import lmdb
 import msgspec
 
-from ..environment import Environment, Transaction
+from ..environment.environment import Environment, Transaction
 from ..flush import decode_head
 from ..names import category_of
 from ..postings import (

@@ -10,7 +10,7 @@ from typing import Final, cast
 import attrs
 
 from ..commit import IdempotencyEntry
-from ..environment import Environment, Transaction
+from ..environment.environment import Environment, Transaction
 from ..group import KEY, Group, GroupDamaged, Record, is_stub
 from ..names import category_of
 from ..record import GENESIS_HASH, HASH_SIZE_BYTES, StoredEvent, content_hash
@@ -37,7 +37,7 @@ class StreamState:
     """Version, position and hash of its newest event that the indexes must know."""
     has_head: bool = False
     pinned: dict[int, list[tuple[str, bytes]]] | None = None
-    """By version not met yet: the tables with an entry that stands on that event, and its hash as they have it."""
+    """By version not met yet: (table, hash) of each entry elsewhere that names that event and its hash."""
     run: "Run | None" = None
     """In the window that is being read."""
 
@@ -96,7 +96,7 @@ class LogWalk:
         self._after_key = b""
 
     def pin(self, stream: str, version: int, table: str, event_hash: bytes) -> None:
-        """Something in a table stands on this event, which must have this hash. To be called before the walk begins."""
+        """An entry of a table names this event, which must have this hash. To be called before the walk begins."""
         state = self.streams.setdefault(stream, StreamState())
         state.pinned = state.pinned or {}
         state.pinned.setdefault(version, []).append((table, event_hash))
@@ -252,7 +252,7 @@ class LogWalk:
                 state.indexed = (state.version, state.position, state.hash)
 
     def _check_records(self, window: Window, placed: Iterable[tuple[int, StoredEvent, bytes]]) -> None:
-        """Each record with the position that it should have, and its bytes. The inner loop of it all."""
+        """Check each record, given the position that it should have. The inner loop of a verification."""
         streams, types, tags = self.streams, window.types, window.tags
         record: StoredEvent | None = None
         last_type: str | None = None
@@ -346,7 +346,7 @@ def _fault(record: StoredEvent, position: int, state: StreamState, content: byte
 
 
 def _check_pins(window: Window, state: StreamState, stream: str) -> None:
-    """What stands on an event must have its hash."""
+    """What names an event must have its hash."""
     assert state.pinned is not None
     for table, event_hash in state.pinned.pop(state.version):
         if event_hash != state.hash:

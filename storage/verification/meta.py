@@ -2,10 +2,10 @@
 
 import msgspec
 
-from ..environment import FORMAT_NAME, FORMAT_VERSION, Environment, Transaction
+from ..archive.segment_numbers import SEGMENTS_KEY, SegmentNumbers, segment_numbers
+from ..environment.environment import FORMAT_NAME, FORMAT_VERSION, Environment, Transaction
 from ..flush import INDEXED_THROUGH_KEY, TREE_KEY, indexed_through, indexed_tree
 from ..group import KEY
-from ..segment_numbers import SEGMENTS_KEY, SegmentNumbers, segment_numbers
 from .finding import Finding
 from .log import LogWalk
 
@@ -47,7 +47,7 @@ class MetaCheck:
             elif key == INDEXED_THROUGH_KEY:
                 problem = self._problem_of_reach(transaction)
             elif key == TREE_KEY:
-                problem = ""  # whoever builds the tree again looks at it
+                problem = ""  # `TreeWalk` looks at it, which builds the tree again
             elif key == SEGMENTS_KEY:
                 problem = _problem_of_numbers(segment_numbers(transaction, meta))
             else:

@@ -7,7 +7,7 @@ fault: any may be dropped at any time.
 import hashlib
 from collections.abc import Iterator
 
-from ..environment import Transaction
+from ..environment.environment import Transaction
 from ..postings import split_key
 from ..snapshot import Snapshot, SnapshotDamaged, decode_snapshot, encode_state
 from .compacted import CompactedCheck

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeAlias
 
-from ..environment import Environment, Transaction
+from ..environment.environment import Environment, Transaction
 from .finding import Finding
 
 TABLE_BATCH_ENTRIES: Final = 2_048

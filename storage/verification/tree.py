@@ -5,9 +5,9 @@ from typing import Final, Protocol
 
 import msgspec
 
-from ..environment import Environment, Transaction
+from ..environment.environment import Environment, Transaction
+from ..evidence.merkle import NODE_LEAVES, Tree
 from ..flush import NODE_KEY, indexed_tree
-from ..merkle import NODE_LEAVES, Tree
 from .finding import Finding
 
 NODE_SIZE_BYTES: Final = 32

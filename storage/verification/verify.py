@@ -14,9 +14,9 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from ..archive import ARCHIVE_FOLDER, Archive
-from ..environment import Environment, page_problem
-from ..folder import DATA_FILE, is_open_for_writing
+from ..archive.archive import Archive
+from ..environment.environment import Environment, page_problem
+from ..environment.folder import ARCHIVE_FOLDER, DATA_FILE, is_open_for_writing
 from ..reader import LogReader
 from .archive import ArchiveWalk
 from .compacted import CompactedCheck
@@ -34,7 +34,7 @@ STORE_PAGES: Final = "pages"
 ARCHIVE_PAGES: Final = "archive pages"
 """What findings about pages name as their table."""
 
-Progress: TypeAlias = Callable[[int, int], None]
+ReportEvents: TypeAlias = Callable[[int, int], None]
 """Called with the number of events done and the number of all."""
 
 
@@ -54,7 +54,7 @@ def verify(
     store: LogReader | Environment,
     *,
     statements: Sequence[Statement] = (),
-    progress: Progress | None = None,
+    progress: ReportEvents | None = None,
     archive_damage: str = "",
     now_ns: Callable[[], int] = time.time_ns,
     looking_at: Callable[[str], None] = lambda _: None,
@@ -100,7 +100,7 @@ class Verification:
         environment: Environment,
         archive: Archive | None,
         statements: Sequence[Statement],
-        progress: Progress | None,
+        progress: ReportEvents | None,
         archive_damage: str,
         now_ns: Callable[[], int],
         looking_at: Callable[[str], None],
@@ -163,7 +163,7 @@ class Verification:
         yield "the names of the tables", unknown_tables(environment, "tables")
         yield "the table meta", walk_table(environment, "meta", MetaCheck(environment))
         yield "the table meta", missing(environment)
-        # What stands on events comes first: all of those events are in the log by the time that its end is looked for.
+        # What names events comes first: all of those events are then in the log when its end is looked for.
         yield "the table compacted", walk_table(environment, "compacted", compacted)
         yield "the table compacted", compacted.check_numbers()
         yield "the archive", archived.begin()

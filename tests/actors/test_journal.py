@@ -12,7 +12,7 @@ from pykka._envelope import Envelope
 
 from eventsrc import EventSourcingError, MemoryLog, RuntimeClosed
 from eventsrc.actors import journal_actor
-from eventsrc.actors.journal import Lane, Work, Write
+from eventsrc.actors.journal import CommitSeries, Work, Write
 from eventsrc.actors.journal_actor import GROUP_ANSWERS_MIN, GROUP_EVENTS_MAX, Batch, JournalInbox
 from eventsrc.actors.thread_journal import ThreadJournal
 from eventsrc.storage.commit import ANY, Appended, Commit, NewEvent, StreamAppend
@@ -20,7 +20,7 @@ from eventsrc.storage.snapshot import Snapshot
 
 
 def write(*, events: int = 1, answers: int = 1) -> Write:
-    return Write((), (), events, answers, Lane(), lambda _: None)
+    return Write((), (), events, answers, CommitSeries(), lambda _: None)
 
 
 def snapshot() -> Snapshot:
@@ -105,7 +105,7 @@ async def test_what_is_decided_after_the_end_is_refused_behind_what_was_before_i
 
     def note(name: str) -> Write:
         append = StreamAppend("bank-ann", ANY, [NewEvent("noted", {})])
-        return Write([append], (), 1, 1, Lane(), lambda outcome: outcomes.append((name, outcome)))
+        return Write([append], (), 1, 1, CommitSeries(), lambda outcome: outcomes.append((name, outcome)))
 
     journal.submit(note("first"))
     with trio.fail_after(10):

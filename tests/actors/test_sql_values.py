@@ -19,7 +19,7 @@ from eventsrc.actors.views.session import EventFailed, SessionRows, ViewSession
 from eventsrc.actors.views.sql import SqlViews
 from eventsrc.actors.views.sql.errors import ViewReadFailed
 from eventsrc.actors.views.sql.json_text import from_json, to_json
-from eventsrc.actors.views.view_store import Change, Checkpoint, ViewStore
+from eventsrc.actors.views.view_store import Checkpoint, RowChange, ViewStore
 
 
 @pytest.mark.parametrize("damage", ['{"$bytes":"no base64"}', '{"$items":[1,2,3]}'])
@@ -214,7 +214,7 @@ def test_a_refused_row_that_a_handler_passes_over_is_named_all_the_same(views: V
 def test_a_transaction_that_refused_a_row_says_so_until_its_end(sql: SqlViews) -> None:
     table = everything()
     view = sql.open("all", FIRST, [table])
-    change = [Change(table.key(("x",)), Everything("x", number=2**63), None, None)]
+    change = [RowChange(table.key(("x",)), Everything("x", number=2**63), None, None)]
     with pytest.raises(RowInvalid, match="is refused"), view.writing() as writing:
         for act in (
             lambda: writing.write(table, change),

@@ -51,7 +51,7 @@ from eventsrc.actors.views.criteria import RowQuery
 from eventsrc.actors.views.row_type import RowType
 from eventsrc.actors.views.session import EventFailed
 from eventsrc.actors.views.sql import SqlViews
-from eventsrc.actors.views.view_store import Change
+from eventsrc.actors.views.view_store import RowChange
 
 
 def test_an_old_generation_answers_queries_of_a_changed_class(sql: SqlViews) -> None:
@@ -166,7 +166,7 @@ def test_a_row_that_does_not_fit_its_column_is_named(sql: SqlViews) -> None:
         Everything("x", when=datetime.min.replace(tzinfo=PLUS_2)),  # in UTC it would be before the year 1
     ):
         with pytest.raises(RowInvalid, match=r"row of things .*: Everything") as refused, view.writing() as writing:
-            changes = [Change(table.key((row.key,)), row, None, None) for row in (ROWS[0], bad, ROWS[1])]
+            changes = [RowChange(table.key((row.key,)), row, None, None) for row in (ROWS[0], bad, ROWS[1])]
             writing.write(table, changes)
         assert refused.value.row is bad
         assert ask(view, table) == ""

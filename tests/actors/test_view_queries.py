@@ -24,7 +24,7 @@ from eventsrc.actors.views.criteria import Order, RowQuery, criteria_of
 from eventsrc.actors.views.lmdb_reading import ROWS_BETWEEN_CHECKS
 from eventsrc.actors.views.lmdb_view import LmdbViews
 from eventsrc.actors.views.sql import SqlViews
-from eventsrc.actors.views.view_store import Change, ViewLookLong, ViewStore
+from eventsrc.actors.views.view_store import RowChange, ViewLookLong, ViewStore
 from eventsrc.storage.ordered_key import INDEXED_SIZE_BYTES_MAX
 
 LONG = "long " * 60
@@ -182,7 +182,7 @@ def test_pages_hold_what_stays_once_while_rows_come_and_go(
         if goes:
             gone = goes.pop()
             with view.writing() as writing:
-                writing.write(table, [Change(table.key((gone.key,)), None, table.indexed(gone), None)])
+                writing.write(table, [RowChange(table.key((gone.key,)), None, table.indexed(gone), None)])
             put(view, table, Everything(f"z{len(goes):02}", number=len(goes) % 4, text="t1"))
     keys = [row.key for row in found]
     assert len(set(keys)) == len(keys), "none twice"

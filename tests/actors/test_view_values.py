@@ -26,7 +26,7 @@ from eventsrc import Table, between, one_of, starting_with
 from eventsrc.actors.serializer import Serializer
 from eventsrc.actors.views.criteria import Order, RowQuery, criteria_of
 from eventsrc.actors.views.row_type import RowType
-from eventsrc.actors.views.view_store import Change, Checkpoint, ViewStore
+from eventsrc.actors.views.view_store import Checkpoint, RowChange, ViewStore
 
 MINUS_2 = timezone(timedelta(hours=-2))
 
@@ -222,7 +222,7 @@ def test_an_enum_and_its_value_are_one_key(views: ViewStore) -> None:
         assert reading.get(table, (Name.ONE, "red", 1, 1)) is None
         assert reading.find(table, RowQuery(criteria_of(table.fields, table.name, {"colour": "red"}))) == []
     with view.writing() as writing:
-        writing.write(table, [Change(table.key(("red", Name.RED, 1, 1)), None, (), None)])
+        writing.write(table, [RowChange(table.key(("red", Name.RED, 1, 1)), None, (), None)])
     with view.reading() as reading:
         assert reading.get(table, keys[0]) is None
     view.close()
@@ -250,7 +250,7 @@ def test_a_key_that_not_every_database_can_hold_is_that_of_no_row(views: ViewSto
         assert reading.find(table, RowQuery(criteria_of(table.fields, table.name, {"key": key}))) == []
     with view.writing() as writing:
         assert writing.get(table, (key,)) is None
-        writing.write(table, [Change(table.key((key,)), None, None, None)])
+        writing.write(table, [RowChange(table.key((key,)), None, None, None)])
         writing.save(Checkpoint(7, b""))
     assert view.checkpoint.position == 7
     view.close()
@@ -276,7 +276,7 @@ def test_equal_decimals_are_one_key(views: ViewStore) -> None:
         backwards = reading.find(table, RowQuery({}, (Order("price", True),)))
         assert backwards == found[::-1]
     with view.writing() as writing:
-        writing.write(table, [Change(table.key((Decimal("1e3"),)), None, (), None)])
+        writing.write(table, [RowChange(table.key((Decimal("1e3"),)), None, (), None)])
     with view.reading() as reading:
         assert reading.get(table, (1000,)) is None
     view.close()

@@ -52,7 +52,7 @@ from eventsrc.actors.views.lmdb_view import LmdbViews
 from eventsrc.actors.views.row_type import RowType
 from eventsrc.actors.views.session import EventFailed
 from eventsrc.actors.views.sql import SqlViews
-from eventsrc.actors.views.view_store import Change, Checkpoint, Generation, View, ViewReading, ViewStore
+from eventsrc.actors.views.view_store import Checkpoint, Generation, RowChange, StoredView, ViewReading, ViewStore
 from eventsrc.storage.ordered_key import sorting_key
 
 
@@ -234,7 +234,7 @@ def test_keys_of_every_type_are_found_sorted_and_deleted(views: ViewStore, key_t
         assert [reading.get(table, ("g", key)) for key in keys] == rows
     for number, key in enumerate(keys):
         with view.writing() as writing:
-            writing.write(table, [Change(table.key(("g", key)), None, (), None)])
+            writing.write(table, [RowChange(table.key(("g", key)), None, (), None)])
         with view.reading() as reading:
             assert reading.count(table, {}) == len(keys) - number - 1, key
             assert reading.get(table, ("g", key)) is None
@@ -395,13 +395,13 @@ def test_any_query_of_any_rows_finds_what_python_finds(views: ViewStore, data: s
         put(view, table, *rows)
         check_queries(view, table, rows, data)
         with view.writing() as writing:
-            writing.write(table, [Change(table.key((row.key,)), None, table.indexed(row), None) for row in rows])
+            writing.write(table, [RowChange(table.key((row.key,)), None, table.indexed(row), None) for row in rows])
         with view.reading() as reading:
             assert reading.count(table, {}) == 0
     views.drop("any", generation)
 
 
-def check_queries(view: View, table: RowType[Any], rows: list[Everything], data: st.DataObject) -> None:
+def check_queries(view: StoredView, table: RowType[Any], rows: list[Everything], data: st.DataObject) -> None:
     with view.reading() as reading:
         assert [reading.get(table, (row.key,)) for row in rows] == rows
         for _ in range(5):

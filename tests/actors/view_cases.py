@@ -15,7 +15,7 @@ from eventsrc.actors.serializer import Serializer
 from eventsrc.actors.views.criteria import Order, RowQuery, criteria_of
 from eventsrc.actors.views.row_type import RowType
 from eventsrc.actors.views.session import ViewSession
-from eventsrc.actors.views.view_store import Change, Checkpoint, Generation, View, ViewStore
+from eventsrc.actors.views.view_store import Checkpoint, Generation, RowChange, StoredView, ViewStore
 from eventsrc.storage.record import StoredEvent
 
 FIRST = Generation(1, 1, "first")
@@ -147,10 +147,10 @@ def everything(indexes: Sequence[str] = ("number", "text"), key: str = "key", ro
     return RowType(table, Serializer())
 
 
-def put(view: View, table: RowType[Any], *rows: Any) -> None:
+def put(view: StoredView, table: RowType[Any], *rows: Any) -> None:
     """Write rows, as if they had not been there."""
     with view.writing() as writing:
-        changes = [Change(table.key(table.key_values(row)), row, None, table.indexed(row)) for row in rows]
+        changes = [RowChange(table.key(table.key_values(row)), row, None, table.indexed(row)) for row in rows]
         writing.write(table, changes)
 
 
@@ -185,7 +185,7 @@ def apply(session: ViewSession, positions: range) -> None:
     session.apply(events, Checkpoint(positions[-1], b"h" * 32))
 
 
-def total(view: View) -> int:
+def total(view: StoredView) -> int:
     """The sum over all rows, which is the number of events that took effect."""
     table = RowType(Balances.rows, Serializer())
     with view.reading() as reading:
@@ -193,7 +193,7 @@ def total(view: View) -> int:
 
 
 def ask(
-    view: View, table: RowType[Any], *order: str, offset: int = 0, limit: int | None = None, **criteria: Any
+    view: StoredView, table: RowType[Any], *order: str, offset: int = 0, limit: int | None = None, **criteria: Any
 ) -> str:
     """The keys of the rows that are found, in one text."""
     orders = tuple(Order(field.removeprefix("-"), field.startswith("-")) for field in order)
@@ -218,7 +218,7 @@ ODD = [
 ]
 
 
-def in_pages(view: View, table: RowType[Any], *order: str, size: int = 2) -> list[str]:
+def in_pages(view: StoredView, table: RowType[Any], *order: str, size: int = 2) -> list[str]:
     """The keys of all rows, read page by page."""
     orders = tuple(Order(name.removeprefix("-"), name.startswith("-")) for name in order)
     query = RowQuery({}, orders, limit=size)

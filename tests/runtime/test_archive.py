@@ -25,14 +25,14 @@ from eventsrc import (
     ViewTooOld,
 )
 from eventsrc.runtime.command_line import main
-from eventsrc.storage.archive import Archive, Segment
-from eventsrc.storage.environment import Environment, Transaction
-from eventsrc.storage.proof import prove
+from eventsrc.storage.archive.archive import Archive, Segment
+from eventsrc.storage.archive.segment_cache import SegmentCache
+from eventsrc.storage.archive.segment_numbers import SEGMENTS_KEY, segment_numbers
+from eventsrc.storage.copies.transfer import export_events
+from eventsrc.storage.environment.environment import Environment, Transaction
+from eventsrc.storage.evidence.proof import prove
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.record import HASH_SIZE_BYTES
-from eventsrc.storage.segment_cache import SegmentCache
-from eventsrc.storage.segment_numbers import SEGMENTS_KEY, segment_numbers
-from eventsrc.storage.transfer import export_events
 from eventsrc.storage.verification.verify import verify
 
 

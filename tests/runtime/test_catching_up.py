@@ -12,8 +12,8 @@ from bank_views import Balance, Balances
 from eventsrc import EventMeta, Limits, Projection, Runtime, Table, on
 from eventsrc.actors import projector
 from eventsrc.actors.views.lmdb_reading import LmdbWriting
+from eventsrc.storage.environment.view_environment import ViewFull
 from eventsrc.storage.record import StoredEvent
-from eventsrc.storage.view_environment import ViewFull
 
 LIMITS = Limits(catch_up_batch_events=10, restart_backoff_seconds=0.001, restart_backoff_seconds_max=0.002)
 NAMES = [f"a{number}" for number in range(20)]

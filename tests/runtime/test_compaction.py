@@ -32,12 +32,12 @@ from eventsrc import (
     Snapshots,
     step,
 )
-from eventsrc.runtime import compactor
+from eventsrc.runtime.maintenance import compactor
 from eventsrc.runtime.testing import WallClock
-from eventsrc.storage import compaction
-from eventsrc.storage.archive import pack_segment
-from eventsrc.storage.compacted import Compacted
-from eventsrc.storage.compaction import move_step, unused_segments
+from eventsrc.storage.archive import compaction
+from eventsrc.storage.archive.archive import pack_segment
+from eventsrc.storage.archive.compacted import Compacted
+from eventsrc.storage.archive.compaction import move_step, unused_segments
 from eventsrc.storage.control import ControlBoard
 from eventsrc.storage.reader import LogReader
 

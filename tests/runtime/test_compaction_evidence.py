@@ -12,23 +12,23 @@ from compaction_cases import LIMITS, fill
 
 from eventsrc import Runtime
 from eventsrc.storage import log as log_module
-from eventsrc.storage.archive import pack_segment
-from eventsrc.storage.compaction import reserve_segments
+from eventsrc.storage.archive.archive import pack_segment
+from eventsrc.storage.archive.compaction import reserve_segments
+from eventsrc.storage.evidence.proof import prove, root_at
+from eventsrc.storage.evidence.signed_checkpoint import SignedCheckpoint, make_checkpoint, new_signing_key
 from eventsrc.storage.log import EventLog
-from eventsrc.storage.proof import prove, root_at
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.record import GENESIS_HASH
-from eventsrc.storage.signed_checkpoint import Checkpoint, make_checkpoint, new_signing_key
 from eventsrc.storage.verification.finding import Finding
 from eventsrc.storage.verification.verify import verify
 
 
-def checkpoint_of(path: Path, key: Path) -> Checkpoint:
+def checkpoint_of(path: Path, key: Path) -> SignedCheckpoint:
     with closing(LogReader.open(path)) as log:
         return make_checkpoint(log, new_signing_key(key), time_ns=1)
 
 
-def found(path: Path, *statements: Checkpoint) -> list[Finding]:
+def found(path: Path, *statements: SignedCheckpoint) -> list[Finding]:
     with closing(LogReader.open(path)) as log:
         return list(verify(log, statements=statements))
 

@@ -19,10 +19,10 @@ from eventsrc import (
     SubscriptionFilterDiffers,
     SubscriptionNameInvalid,
 )
-from eventsrc.runtime.dispatcher import STREAMS_OPEN_MAX
-from eventsrc.runtime.lane import LANE_EVENTS_MAX
+from eventsrc.runtime.subscriptions.dispatcher import STREAMS_OPEN_MAX
+from eventsrc.runtime.subscriptions.lane import LANE_EVENTS_MAX
 from eventsrc.storage.control import ControlBoard
-from eventsrc.storage.folder import CONTROL_FOLDER
+from eventsrc.storage.environment.folder import CONTROL_FOLDER
 from eventsrc.storage.store import EventStore
 
 

@@ -11,13 +11,13 @@ from bank_domain import Account, Deposit, Withdraw
 from compaction_cases import LIMITS, all_events, fill, sound
 
 from eventsrc import ArchiveUnreachable, BackupRefused, CopyUnsound, EventLog, Runtime
-from eventsrc.storage import transfer
-from eventsrc.storage.archive import Archive
-from eventsrc.storage.backup import backup, fork, restore
-from eventsrc.storage.compaction import unused_segments
-from eventsrc.storage.environment import Environment
+from eventsrc.storage.archive.archive import Archive
+from eventsrc.storage.archive.compaction import unused_segments
+from eventsrc.storage.copies import transfer
+from eventsrc.storage.copies.backup import backup, fork, restore
+from eventsrc.storage.copies.transfer import export_events, import_store
+from eventsrc.storage.environment.environment import Environment
 from eventsrc.storage.reader import LogReader
-from eventsrc.storage.transfer import export_events, import_store
 
 
 async def test_copies_take_the_archive_along(path: Path, tmp_path: Path) -> None:

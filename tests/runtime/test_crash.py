@@ -16,7 +16,7 @@ from bank_domain import Account, Note
 from compaction_cases import LIMITS, sound
 
 from eventsrc import CompactionRefused, Receipt, Runtime
-from eventsrc.storage.environment import Environment
+from eventsrc.storage.environment.environment import Environment
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.verification.verify import verify
 

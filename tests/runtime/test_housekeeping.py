@@ -9,8 +9,8 @@ import trio
 from bank_domain import Account, Deposit
 
 from eventsrc import Limits, Runtime
-from eventsrc.runtime import snapshot_prover
 from eventsrc.runtime.command_line import main
+from eventsrc.runtime.maintenance import snapshot_prover
 
 STEP = 100
 

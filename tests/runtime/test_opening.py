@@ -18,7 +18,7 @@ from eventsrc import ArgumentInvalid, MemoryLog, Projection, Runtime, StorePathI
 from eventsrc.actors.views.lmdb_view import LmdbViews
 from eventsrc.runtime.runtime import Runtime as RuntimeClass
 from eventsrc.storage import control
-from eventsrc.storage.folder import DATA_FILE
+from eventsrc.storage.environment.folder import DATA_FILE
 
 
 async def test_a_path_that_is_a_file(tmp_path: Path) -> None:

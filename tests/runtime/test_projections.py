@@ -37,7 +37,7 @@ from eventsrc import (
 from eventsrc.actors.projector import Projector
 from eventsrc.actors.views.session import ViewSession
 from eventsrc.storage.control import ControlBoard
-from eventsrc.storage.folder import CONTROL_FOLDER
+from eventsrc.storage.environment.folder import CONTROL_FOLDER
 from eventsrc.storage.record import StoredEvent
 from eventsrc.storage.store import EventStore
 

@@ -11,7 +11,7 @@ from bank_domain import Account, Deposit, Deposited
 from consumer_cases import QUICK, expect_nothing, take, take_positions
 
 from eventsrc import EventMeta, Runtime, Saga, SagaContext, SubscriptionDiverged, starts_on, step
-from eventsrc.storage.folder import DATA_FILE
+from eventsrc.storage.environment.folder import DATA_FILE
 
 
 @asynccontextmanager

@@ -27,9 +27,9 @@ from eventsrc.actors.immutable import is_immutable
 from eventsrc.actors.serializer import Serializer
 from eventsrc.actors.views import session
 from eventsrc.actors.views.row_type import RowType
+from eventsrc.storage.environment.view_environment import ViewEnvironment
 from eventsrc.storage.limits import Limits
 from eventsrc.storage.store import EventStore
-from eventsrc.storage.view_environment import ViewEnvironment
 
 
 @frozen

@@ -11,7 +11,7 @@ from saga_cases import Patient, open_runtime
 
 from eventsrc import MemoryLog, Runtime, RuntimeClosed, SagaNotParked, SagaRef
 from eventsrc.actors.future import TrioFuture
-from eventsrc.actors.sagas.orders import DecideParked, Order, SendSignal
+from eventsrc.actors.sagas.orders import DecideParked, SagaOrder, SendSignal
 from eventsrc.actors.sagas.supervisor import SagaSupervisor
 from eventsrc.storage.store import EventStore
 
@@ -52,7 +52,7 @@ async def test_an_order_in_the_mailbox_of_a_supervisor_that_ends_is_answered() -
     async with open_runtime(MemoryLog(), Patient) as runtime:
         saga = await runtime.start_saga(Patient([]), key="1")
         await trio.testing.wait_all_tasks_blocked()
-        orders: list[Order] = [DecideParked(saga.id, "retry", "why", TrioFuture()) for _ in range(2)]
+        orders: list[SagaOrder] = [DecideParked(saga.id, "retry", "why", TrioFuture()) for _ in range(2)]
         orders.append(SendSignal(saga.id, "release", 1, TrioFuture()))
         async with trio.open_nursery() as nursery:
             supervisor = SagaSupervisor(runtime._supervised, runtime.last_position)

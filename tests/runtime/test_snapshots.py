@@ -30,11 +30,11 @@ from eventsrc import (
     event,
     handles,
 )
-from eventsrc.runtime import snapshot_prover
-from eventsrc.runtime.snapshot_prover import SnapshotProver
+from eventsrc.runtime.maintenance import snapshot_prover
+from eventsrc.runtime.maintenance.snapshot_prover import SnapshotProver
 from eventsrc.runtime.testing import WallClock
 from eventsrc.storage import postings
-from eventsrc.storage.environment import Environment
+from eventsrc.storage.environment.environment import Environment
 from eventsrc.storage.snapshot import Snapshot
 from eventsrc.storage.store import EventStore
 

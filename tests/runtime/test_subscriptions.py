@@ -8,7 +8,7 @@ import trio
 from bank_domain import Account, Deposit, Note, Noted
 
 from eventsrc import ArgumentInvalid, CorruptRecord, MemoryLog, Runtime, StoredEvent
-from eventsrc.runtime.subscription import Search
+from eventsrc.runtime.subscriptions.subscription import Search
 from eventsrc.storage.query import QUERY_BATCH_EVENTS
 from eventsrc.storage.store import EventStore
 

@@ -33,7 +33,7 @@ from eventsrc import (
     VersionConflict,
 )
 from eventsrc.runtime.testing import FaultyLog
-from eventsrc.storage.environment import Environment
+from eventsrc.storage.environment.environment import Environment
 from eventsrc.storage.store import EventStore
 from eventsrc.storage.verification.verify import verify
 

@@ -11,8 +11,8 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from eventsrc.storage.archive import ARCHIVE_TABLES
-from eventsrc.storage.environment import TABLES, Environment
+from eventsrc.storage.archive.archive import ARCHIVE_TABLES
+from eventsrc.storage.environment.environment import TABLES, Environment
 from eventsrc.storage.errors import StoreError
 from eventsrc.storage.verification.verify import verify, verify_pages
 

@@ -21,7 +21,7 @@ from eventsrc import (
     on,
     step,
 )
-from eventsrc.storage.merkle import NODE_LEAVES
+from eventsrc.storage.evidence.merkle import NODE_LEAVES
 
 WINDOW_SECONDS = 10 * 365 * 86_400.0
 LIMITS = Limits(snapshot_every_events=10, compaction_events_min=20, idempotency_window_seconds=WINDOW_SECONDS)

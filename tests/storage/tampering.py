@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import lmdb
 
-from eventsrc.storage.environment import Environment
+from eventsrc.storage.environment.environment import Environment
 from eventsrc.storage.errors import StoreError
 from eventsrc.storage.verification.finding import Finding
 from eventsrc.storage.verification.verify import verify

@@ -12,13 +12,10 @@ from threading import Semaphore, Thread
 import pytest
 from transfer_cases import SECOND, all_of, fill, groups, keyed, root, store_with
 
-from eventsrc.storage.backup import COPY_ATTEMPTS_MAX, backup, fork, restore
 from eventsrc.storage.commit import ANY, Commit, NewEvent, StreamAppend
 from eventsrc.storage.contract import appended
-from eventsrc.storage.divergence import Divergence, StreamDivergence, divergence
-from eventsrc.storage.errors import StoreClosed
-from eventsrc.storage.log import EventLog
-from eventsrc.storage.moving_errors import (
+from eventsrc.storage.copies.backup import COPY_ATTEMPTS_MAX, backup, fork, restore
+from eventsrc.storage.copies.errors import (
     CopyInterrupted,
     CopyUnsound,
     DestinationUnusable,
@@ -27,10 +24,13 @@ from eventsrc.storage.moving_errors import (
     ImportGap,
     PointUnreachable,
 )
-from eventsrc.storage.outlet import Outlet
+from eventsrc.storage.copies.transfer import export_events, import_store
+from eventsrc.storage.environment.outlet import Outlet
+from eventsrc.storage.errors import StoreClosed
+from eventsrc.storage.evidence.divergence import Divergence, StreamDivergence, divergence
+from eventsrc.storage.evidence.signed_checkpoint import make_checkpoint, new_signing_key
+from eventsrc.storage.log import EventLog
 from eventsrc.storage.reader import LogReader
-from eventsrc.storage.signed_checkpoint import make_checkpoint, new_signing_key
-from eventsrc.storage.transfer import export_events, import_store
 from eventsrc.storage.verification.verify import verify
 
 WAIT_SECONDS = 10

@@ -11,10 +11,10 @@ import lmdb
 import pytest
 
 from eventsrc import ControlBoardUnreadable, EventLog, StoreClosed, StoreInUse
-from eventsrc.storage import folder
-from eventsrc.storage.control import READERS_MAX, ControlBoard, ParkedEvent, Progress
+from eventsrc.storage.control import READERS_MAX, ControlBoard, ParkedEvent, SubscriptionProgress
+from eventsrc.storage.environment import folder
 
-PROGRESS = Progress(1, bytes(32), [])
+PROGRESS = SubscriptionProgress(1, bytes(32), [])
 PARKED = ParkedEvent("mailer", 1, "account-ann", "why", 1, 1)
 
 

@@ -12,7 +12,7 @@ from damage_store import make_store
 
 from eventsrc import EventLog
 from eventsrc.runtime.command_line import main
-from eventsrc.storage.backup import backup
+from eventsrc.storage.copies.backup import backup
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.verification.verify import verify_pages
 

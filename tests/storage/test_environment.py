@@ -26,8 +26,8 @@ from eventsrc import (
 )
 from eventsrc.storage.commit import NewEvent, StreamAppend
 from eventsrc.storage.contract import append_to, appended, commit, raised
-from eventsrc.storage.environment import FORMAT_VERSION, Environment
-from eventsrc.storage.folder import DATA_FILE, LOCK_FILE, WRITER_FILE
+from eventsrc.storage.environment.environment import FORMAT_VERSION, Environment
+from eventsrc.storage.environment.folder import DATA_FILE, LOCK_FILE, WRITER_FILE
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.verification.verify import verify
 
@@ -383,7 +383,7 @@ def test_a_reader_that_may_not_map_as_much_as_its_writer_maps_what_is_stored(pat
     code = f"""
         import resource, subprocess
         from contextlib import closing
-        from eventsrc.storage.environment import Environment
+        from eventsrc.storage.environment.environment import Environment
         prelude = sys.orig_argv[2].split("import resource, subprocess")[0]
         with closing(LogReader(Environment(sys.argv[1], read_only=True, map_size_bytes=1 << 16))) as reader:
             subprocess.run([sys.executable, "-c", prelude + {WRITE_MORE!r}, sys.argv[1]], check=True)

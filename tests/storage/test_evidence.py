@@ -14,21 +14,21 @@ import pytest
 
 from eventsrc.runtime.command_line import main
 from eventsrc.storage.commit import ANY, Appended, Commit, NewEvent, StreamAppend
-from eventsrc.storage.environment import Environment
-from eventsrc.storage.errors import CheckpointInvalid, ProofImpossible, SigningKeyInvalid
-from eventsrc.storage.group import KEY, Group, encode_group
-from eventsrc.storage.log import EventLog
-from eventsrc.storage.merkle import NODE_LEAVES, Tree
-from eventsrc.storage.proof import prove
-from eventsrc.storage.reader import LogReader
-from eventsrc.storage.record import GENESIS_HASH, StoredEvent, seal
-from eventsrc.storage.signed_checkpoint import (
-    Checkpoint,
+from eventsrc.storage.environment.environment import Environment
+from eventsrc.storage.evidence.errors import CheckpointInvalid, ProofImpossible, SigningKeyInvalid
+from eventsrc.storage.evidence.merkle import NODE_LEAVES, Tree
+from eventsrc.storage.evidence.proof import prove
+from eventsrc.storage.evidence.signed_checkpoint import (
+    SignedCheckpoint,
     load_signing_key,
     make_checkpoint,
     new_signing_key,
     read_checkpoint,
 )
+from eventsrc.storage.group import KEY, Group, encode_group
+from eventsrc.storage.log import EventLog
+from eventsrc.storage.reader import LogReader
+from eventsrc.storage.record import GENESIS_HASH, StoredEvent, seal
 from eventsrc.storage.verification.verify import verify
 
 SCRIPT = Path(__file__).parent / "check_proof.py"
@@ -66,11 +66,11 @@ def store(template: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def checkpoint(template: Path) -> Checkpoint:
+def checkpoint(template: Path) -> SignedCheckpoint:
     return read_checkpoint((template / "checkpoint.json").read_text())
 
 
-def problems(store: Path, *checkpoints: Checkpoint) -> list[str]:
+def problems(store: Path, *checkpoints: SignedCheckpoint) -> list[str]:
     with closing(Environment(store, read_only=True)) as environment:
         return [str(finding) for finding in verify(environment, statements=checkpoints)]
 
@@ -78,7 +78,7 @@ def problems(store: Path, *checkpoints: Checkpoint) -> list[str]:
 # --- checkpoints ---
 
 
-def test_a_checkpoint_states_size_root_and_time(checkpoint: Checkpoint, store: Path) -> None:
+def test_a_checkpoint_states_size_root_and_time(checkpoint: SignedCheckpoint, store: Path) -> None:
     with closing(LogReader.open(store)) as log:
         leaves = [event.hash for event in log.read(limit=EVENTS)]
     assert (checkpoint.size, checkpoint.root) == (EVENTS, Tree().extended(leaves)[0].root)
@@ -98,7 +98,7 @@ def test_the_tree_goes_on_where_it_was_after_a_crash_and_a_restart(tmp_path: Pat
         assert list(verify(log)) == []
 
 
-def test_history_that_was_only_added_to(store: Path, checkpoint: Checkpoint) -> None:
+def test_history_that_was_only_added_to(store: Path, checkpoint: SignedCheckpoint) -> None:
     assert problems(store, checkpoint) == []
     with closing(EventLog(store)) as log:
         fill(log, 333)
@@ -126,7 +126,7 @@ def test_a_checkpoint_that_was_changed(template: Path, change: dict[str, object]
         read_checkpoint(text)
 
 
-def test_a_checkpoint_of_somebody_else(template: Path, checkpoint: Checkpoint) -> None:
+def test_a_checkpoint_of_somebody_else(template: Path, checkpoint: SignedCheckpoint) -> None:
     text = (template / "checkpoint.json").read_text()
     assert read_checkpoint(text, public_key=checkpoint.public_key) == checkpoint
     with pytest.raises(CheckpointInvalid, match="was signed with the key"):
@@ -187,7 +187,7 @@ def forge(source: Path, destination: Path, change: Change) -> None:
 
 @pytest.mark.parametrize("change", [edit, remove, reorder, insert, cut])
 def test_a_history_that_was_rewritten_in_whole(
-    store: Path, tmp_path: Path, checkpoint: Checkpoint, change: Change
+    store: Path, tmp_path: Path, checkpoint: SignedCheckpoint, change: Change
 ) -> None:
     forge(store, tmp_path / "forged", change)
     assert problems(tmp_path / "forged") == []
@@ -208,7 +208,7 @@ def test_an_old_checkpoint_tells_before_where_it_was_changed(template: Path, sto
     assert problem.startswith("checkpoint, position 80: the first 80 events are not those")
 
 
-def test_a_checkpoint_of_another_store(tmp_path: Path, checkpoint: Checkpoint) -> None:
+def test_a_checkpoint_of_another_store(tmp_path: Path, checkpoint: SignedCheckpoint) -> None:
     for name, count in (("larger", EVENTS + 100), ("smaller", 10)):
         with closing(EventLog(tmp_path / name)) as log:
             fill(log, count, word="withdrawn")
@@ -216,7 +216,7 @@ def test_a_checkpoint_of_another_store(tmp_path: Path, checkpoint: Checkpoint) -
         assert problem.startswith(f"checkpoint, position {EVENTS}: the checkpoint is of another store")
 
 
-def test_a_log_whose_end_is_missing(store: Path, tmp_path: Path, checkpoint: Checkpoint) -> None:
+def test_a_log_whose_end_is_missing(store: Path, tmp_path: Path, checkpoint: SignedCheckpoint) -> None:
     forge(store, tmp_path / "older", lambda events: events[:100])
     (problem,) = problems(tmp_path / "older", checkpoint)
     assert f"is of {EVENTS} events, and the log ends at position 100: its end was removed" in problem

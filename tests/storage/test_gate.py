@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from eventsrc.storage.gate import Gate
+from eventsrc.storage.environment.gate import Gate
 
 WAIT_SECONDS = 10
 MOMENT_SECONDS = 0.03

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventsrc.storage.merkle import NODE_LEAVES, Tree, climb, leaf_hash, root_of
+from eventsrc.storage.evidence.merkle import NODE_LEAVES, Tree, climb, leaf_hash, root_of
 
 
 def sha256(content: bytes) -> bytes:

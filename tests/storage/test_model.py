@@ -14,12 +14,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from msgspec import structs
 
 from eventsrc import ANY, NO_STREAM, STREAM_EXISTS, EventLog, Limits, MemoryLog
-from eventsrc.storage import compaction, idempotency, postings
+from eventsrc.storage import idempotency, postings
 from eventsrc.storage import log as log_module
-from eventsrc.storage.archive import pack_segment
-from eventsrc.storage.commit import Appended, Commit, IdempotencyEntry, NewEvent, StreamAppend
-from eventsrc.storage.compacted import Compacted, SegmentRange
-from eventsrc.storage.compaction import (
+from eventsrc.storage.archive import compaction
+from eventsrc.storage.archive.archive import pack_segment
+from eventsrc.storage.archive.compacted import Compacted, SegmentRange
+from eventsrc.storage.archive.compaction import (
     forget_compacted,
     forget_unused,
     move_step,
@@ -28,6 +28,7 @@ from eventsrc.storage.compaction import (
     store_compacted,
     unused_segments,
 )
+from eventsrc.storage.commit import Appended, Commit, IdempotencyEntry, NewEvent, StreamAppend
 from eventsrc.storage.contract import TIME_NS, Outcome
 from eventsrc.storage.event_query import EventQuery
 from eventsrc.storage.reader import LogReader

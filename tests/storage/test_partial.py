@@ -8,16 +8,16 @@ import pytest
 from environment_cases import IS_ROOT, NOBODY, run_python
 from transfer_cases import all_of, root, store_with
 
-from eventsrc.storage.backup import backup
-from eventsrc.storage.moving_errors import (
+from eventsrc.storage.copies.backup import backup
+from eventsrc.storage.copies.errors import (
     DestinationExists,
     DestinationInUse,
     DestinationOverlaps,
     DestinationUnusable,
 )
-from eventsrc.storage.partial import partial_folder
+from eventsrc.storage.copies.partial import partial_folder
+from eventsrc.storage.copies.transfer import export_events, import_store
 from eventsrc.storage.reader import LogReader
-from eventsrc.storage.transfer import export_events, import_store
 
 
 @pytest.fixture
@@ -72,8 +72,8 @@ def test_a_destination_may_be_relative_a_link_or_an_empty_folder(
 def test_a_folder_that_may_not_be_written_is_an_error(source: Path, tmp_path: Path) -> None:
     result = run_python(
         """
-        from eventsrc.storage.moving_errors import DestinationUnusable
-        from eventsrc.storage.partial import partial_folder
+        from eventsrc.storage.copies.errors import DestinationUnusable
+        from eventsrc.storage.copies.partial import partial_folder
         try:
             with partial_folder(sys.argv[1]): pass
         except DestinationUnusable as error:
@@ -123,8 +123,8 @@ OPERATIONS = {
 }
 PRELUDE = """
     from pathlib import Path
-    from eventsrc.storage.backup import backup, fork, restore
-    from eventsrc.storage.transfer import export_events, import_store
+    from eventsrc.storage.copies.backup import backup, fork, restore
+    from eventsrc.storage.copies.transfer import export_events, import_store
     source, to, at = sys.argv[1], sys.argv[2], int(sys.argv[3])
 """
 COUNTED = """
@@ -221,7 +221,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(source: Path, tmp_path: Path, na
         PRELUDE
         + f"""
     import resource
-    from eventsrc.storage.moving_errors import DestinationFull
+    from eventsrc.storage.copies.errors import DestinationFull
     resource.setrlimit(resource.RLIMIT_FSIZE, (at, at))
     try:
         {OPERATIONS[name]}

@@ -95,7 +95,7 @@ def test_a_map_that_cannot_grow_is_an_error_and_the_store_goes_on(tmp_path: Path
 def test_the_map_of_a_view_that_cannot_grow_is_an_error_and_the_view_goes_on(tmp_path: Path) -> None:
     code = """
         import resource
-        from eventsrc.storage.view_environment import ViewEnvironment, ViewFull
+        from eventsrc.storage.environment.view_environment import ViewEnvironment, ViewFull
         size_bytes = 1 << 22
         view = ViewEnvironment(sys.argv[1], {"rows": []}, map_size_bytes=size_bytes)
         def put(number):

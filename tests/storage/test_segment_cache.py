@@ -1,6 +1,6 @@
 """What was read from the archive last is kept, in a bounded number of bytes."""
 
-from eventsrc.storage.segment_cache import SegmentCache
+from eventsrc.storage.archive.segment_cache import SegmentCache
 
 
 def records(number: int, count: int = 2, size_bytes: int = 40) -> list[bytes]:

@@ -9,8 +9,8 @@ import pytest
 from damage_store import make_store
 from tampering import Rows, findings, rows_of, tables_of, tampered
 
-from eventsrc.storage.archive import ARCHIVE_TABLES
-from eventsrc.storage.environment import TABLES
+from eventsrc.storage.archive.archive import ARCHIVE_TABLES
+from eventsrc.storage.environment.environment import TABLES
 
 ROWS_PER_TABLE = 12
 RELATED = {

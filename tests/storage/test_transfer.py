@@ -15,13 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transfer_cases import SECOND, all_of, fill, groups, keyed, root, store_with
 
-from eventsrc.storage.backup import fork
 from eventsrc.storage.commit import ANY, Commit, IdempotencyEntry, NewEvent, StreamAppend
 from eventsrc.storage.contract import appended
-from eventsrc.storage.errors import CorruptRecord, ImportRefused, StoreInUse, StorePathInvalid
-from eventsrc.storage.limits import Limits
-from eventsrc.storage.log import EventLog
-from eventsrc.storage.moving_errors import (
+from eventsrc.storage.copies.backup import fork
+from eventsrc.storage.copies.errors import (
     DestinationExists,
     DestinationOverlaps,
     ExportAltered,
@@ -29,10 +26,14 @@ from eventsrc.storage.moving_errors import (
     ExportUnreadable,
     HistoryDiverged,
     ImportGap,
+    ImportRefused,
     PointUnreachable,
 )
+from eventsrc.storage.copies.transfer import export_events, import_events, import_store
+from eventsrc.storage.errors import CorruptRecord, StoreInUse, StorePathInvalid
+from eventsrc.storage.limits import Limits
+from eventsrc.storage.log import EventLog
 from eventsrc.storage.reader import LogReader
-from eventsrc.storage.transfer import export_events, import_events, import_store
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from eventsrc import ANY, EventLog, StoredEvent
 from eventsrc.storage.commit import IdempotencyEntry, NewEvent, StreamAppend
 from eventsrc.storage.contract import TIME_NS, append_to, appended, commit, key_entry, new_event
-from eventsrc.storage.environment import Environment
+from eventsrc.storage.environment.environment import Environment
 from eventsrc.storage.group import KEY, Group, encode_group
 from eventsrc.storage.record import seal
 from eventsrc.storage.snapshot import Snapshot

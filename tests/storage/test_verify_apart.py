@@ -16,9 +16,9 @@ from damage_store import make_store
 from tampering import rows_of
 
 from eventsrc.runtime.command_line import main
-from eventsrc.storage import folder
-from eventsrc.storage.control import ControlBoard, Progress
-from eventsrc.storage.environment import Environment
+from eventsrc.storage.control import ControlBoard, SubscriptionProgress
+from eventsrc.storage.environment import folder
+from eventsrc.storage.environment.environment import Environment
 from eventsrc.storage.errors import VerificationImpossible
 from eventsrc.storage.verification import apart, followers
 from eventsrc.storage.verification.verify import verify
@@ -160,9 +160,14 @@ def test_damaged_pages_of_the_archive_keep_nothing_else_from_being_verified(stor
     ("table", "key", "value", "problem"),
     [
         ("subscriptions", b"mailer", b"\xff", "it cannot be read"),
-        ("subscriptions", b"mailer", encode(Progress(99_999, bytes(32), [])), "is at position 99999, and the log ends"),
-        ("subscriptions", b"mailer", encode(Progress(60, bytes(32), [])), "where another event is"),
-        ("subscriptions", b"mailer", encode(Progress(60, b"", [61])), "what is pending does not ascend"),
+        (
+            "subscriptions",
+            b"mailer",
+            encode(SubscriptionProgress(99_999, bytes(32), [])),
+            "is at position 99999, and the log ends",
+        ),
+        ("subscriptions", b"mailer", encode(SubscriptionProgress(60, bytes(32), [])), "where another event is"),
+        ("subscriptions", b"mailer", encode(SubscriptionProgress(60, b"", [61])), "what is pending does not ascend"),
         ("parked", b"mailer\0" + bytes(8), b"", "it cannot be read"),
         ("parked", b"x", encode(("mailer", 3, "account-ann", "why", 1, 1)), "it holds what 'mailer' has parked"),
         ("requests", b"x", b"", "it cannot be read"),

@@ -11,7 +11,7 @@ from tampering import tampered
 from eventsrc import ANY, EventLog
 from eventsrc.storage.commit import IdempotencyEntry, StreamAppend
 from eventsrc.storage.contract import TIME_NS, appended, commit, new_event
-from eventsrc.storage.environment import Environment
+from eventsrc.storage.environment.environment import Environment
 from eventsrc.storage.idempotency import encode_row
 from eventsrc.storage.verification.finding import Finding
 from eventsrc.storage.verification.verify import verify

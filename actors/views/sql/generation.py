@@ -11,7 +11,7 @@ from ....storage.errors import ViewClosed
 from ...errors import CheckpointMoved, RowInvalid, ViewRemoved, ViewWriteFailed
 from ..criteria import Criterion, RowQuery
 from ..row_type import RowType
-from ..view_store import Change, Checkpoint, ViewReading, ViewWriting
+from ..view_store import Checkpoint, RowChange, ViewReading, ViewWriting
 from .engine import begin_writing, is_refusal, translated, translating
 from .errors import ViewReadFailed
 from .table import SqlTable
@@ -77,7 +77,7 @@ class SqlView:
         try:
             with translating(path, ViewReadFailed), self._reader.connect() as connection, connection.begin():
                 if not self._views.is_postgresql and self._look_at(connection) is None:
-                    # There the rows of one that was dropped go in steps, so that some of them are still to be seen.
+                    # On SQLite the rows of a dropped generation are removed in steps, so some may still be there.
                     raise self._removed()
                 yield _Reading(self._tables, connection)
         except ViewReadFailed as error:
@@ -102,7 +102,7 @@ class SqlView:
                 self._claim_it(connection)
                 yield writing
                 if writing.failure is not None:
-                    # A handler passed over it, and with it over rows.
+                    # A handler has swallowed the error, and rows are missing.
                     raise writing.failure
                 transaction.commit()
             except BaseException as error:
@@ -185,7 +185,7 @@ class _Writing(_Reading):
         self._transaction = transaction
         self.saved: Checkpoint | None = None
         self.failure: Exception | None = None
-        """What the database refused, whatever became of it on its way out of a handler. Nothing else is done then."""
+        """What the database refused, also where a handler has swallowed the error. Nothing else is done then."""
 
     def get(self, table: RowType[Any], key: tuple[Any, ...]) -> Any | None:
         with self._noting():
@@ -199,7 +199,7 @@ class _Writing(_Reading):
         with self._noting():
             return super().count(table, criteria)
 
-    def write(self, table: RowType[Any], changes: Sequence[Change]) -> None:
+    def write(self, table: RowType[Any], changes: Sequence[RowChange]) -> None:
         sql = self._tables[table.name]
         if not sql.is_current:
             raise ViewWriteFailed(self._view.path, f"{sql.sql.name} has other columns; raise the projection's version")
@@ -243,7 +243,7 @@ class _Writing(_Reading):
     @contextmanager
     def _noting(self) -> Iterator[None]:
         if self.failure is not None:
-            # The transaction is at its end, of which the database would say no more than that.
+            # The transaction has failed: of anything else the database would say no more than that.
             raise self.failure
         try:
             yield

@@ -249,7 +249,7 @@ class SqlTable:
         stored, compared = self.sql.c[column.field], self._compared(column)
         parts: list[Condition] = [stored.is_not(None)]
         if low is not None and self._is_postgresql and column.kind in ("float", "decimal"):
-            # There NaN is above all numbers.
+            # To PostgreSQL NaN is above all numbers.
             parts.append(compared < sqlalchemy.literal_column("'NaN'"))
         for value, is_low in ((low, True), (high, False)):
             bound = None if value is None else column.bound(value, is_low=is_low)

@@ -1,0 +1,109 @@
+"""How a saga is stored: its records, its state, and the events that it waits for."""
+
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from ...storage.commit import NewEvent
+from ...storage.errors import EventTooLarge
+from ...storage.limits import Limits
+from ...storage.record import StoredEvent
+from ..decision import RECORD_OVERHEAD_BYTES
+from ..errors import DecodingError, DefinitionError, EncodingError
+from ..event_codecs import EventCodecs
+from ..serializer import Serializer
+from .events import SAGA_EVENTS, SagaRemade, SagaStarted, StepDone
+from .failure import FAILURE_BYTES
+from .saga import Saga
+
+STATES: Final = (SagaStarted, SagaRemade, StepDone)
+"""Records of a state that a step begins with. They leave room for a failure: its record holds the same state."""
+
+E = TypeVar("E")
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder().decode
+
+
+class SagaCodec:
+    """Encodes and decodes for all sagas of one runtime; `codecs` are those of the events of its aggregates."""
+
+    def __init__(self, serializer: Serializer, codecs: EventCodecs, limits: Limits) -> None:
+        self._serializer = serializer
+        self._codecs = codecs
+        self._records = EventCodecs(SAGA_EVENTS, serializer)
+        self._record_size_bytes_max = limits.event_size_bytes_max
+
+    # --- records ---
+
+    def encode(self, record: Any, correlation_id: str, stream: str) -> NewEvent:
+        """A record of the saga `stream` as the log takes it. Raises `EncodingError`, `EventTooLarge`."""
+        codec = self._records.of_class[type(record)]
+        try:
+            payload = _encode(codec.unstructure(record))
+        except Exception as error:
+            raise EncodingError(f"{type(record).__name__} cannot be stored: {error}") from error
+        size, bound = len(payload) + RECORD_OVERHEAD_BYTES, self._record_size_bytes_max
+        if isinstance(record, STATES):
+            size += FAILURE_BYTES
+        if size > bound:
+            advice = "Keep large data elsewhere and its reference in the saga's state."
+            raise EventTooLarge(stream, codec.name, size, bound, advice)
+        return NewEvent(codec.name, msgspec.Raw(payload), 1, codec.kind, correlation_id, stream)
+
+    def decode(self, stored: StoredEvent) -> Any:
+        """A record as it was. Raises `DecodingError`."""
+        return self._records.decode(stored)
+
+    # --- states ---
+
+    def encode_state(self, saga: Saga) -> dict[str, Any]:
+        """The state of a saga as plain data. Raises `EncodingError`."""
+        for name in saga.__eventsrc_saga__.untyped:
+            _check_untyped(name, getattr(saga, name))
+        data: dict[str, Any] = self._serializer.unstructure(saga)
+        try:
+            self.decode_state(type(saga), data)
+        except DecodingError as error:
+            # Stored all the same, it could be neither gone on with nor undone.
+            raise EncodingError(f"The state of the saga could not be read again: {error}") from error
+        return data
+
+    def decode_state(self, saga_class: type[Saga], state: Mapping[str, Any]) -> Saga:
+        """A saga with this state. Raises `DecodingError`."""
+        return self._serializer.structure(state, saga_class)
+
+    # --- events that sagas wait for ---
+
+    def encode_where(self, event_class: type, where: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of an event's fields as they are stored. Raises `DefinitionError`, `EncodingError`."""
+        if not isinstance(where, Mapping):
+            raise DefinitionError(f"where= takes values by the names of fields, {{'total': 5}}, not {where!r:.100}")
+        return self._serializer.fields_data(event_class, where)
+
+    def decode_event(self, stored: StoredEvent, event_class: type[E]) -> E:
+        """A stored event as an object of its class. Raises `DecodingError`."""
+        event = self._codecs.decode(stored)
+        # No class that the runtime was opened with may have it as its own.
+        return self._serializer.structure(stored.payload, event_class) if event is None else event
+
+
+def plain_data(value: Any, subject: str) -> Any:
+    """A value from outside as it will be read again. Raises `EncodingError`, which tells of the subject."""
+    try:
+        # A time comes back as a text, as it does in a state.
+        return _decode(_encode(msgspec.to_builtins(value, builtin_types=(bytes, bytearray, memoryview))))
+    except Exception as error:
+        raise EncodingError(f"{subject} is no plain data: {error}") from error
+
+
+def _check_untyped(name: str, value: Any) -> None:
+    """Raise `EncodingError` for a value of a field without a type that would come back as another one."""
+    advice = f"Declare it with its type: {name}: {type(value).__name__} | None = None"
+    try:
+        again = plain_data(value, f"self.{name}")
+    except EncodingError as error:
+        raise EncodingError(f"{error}. {advice}") from error
+    # `repr` tells 1 from True and a list from a tuple, at any depth.
+    if repr(again) != repr(value):
+        raise EncodingError(f"self.{name} would come back as {again!r:.100} instead of {value!r:.100}. {advice}")

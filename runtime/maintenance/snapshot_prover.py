@@ -1,0 +1,152 @@
+"""Proves snapshots in the background, at a low rate: what their events do not give is put in quarantine.
+
+New ones are proved from the newest proved one before them. Beside that, each time a store is opened, every snapshot is
+proved once more from the first event on, whatever was found before: the appliers may be others by now, and whoever can
+forge a snapshot can mark it as proved.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import attrs
+import trio
+
+from ...actors.aggregate_type import AggregateType
+from ...actors.background import in_background
+from ...actors.journal import Journal
+from ...actors.snapshot_proof import beginning, prove, proved_before
+from ...storage.errors import EventSourcingError
+from ...storage.limits import Limits
+from ...storage.names import category_of
+from ...storage.query import find_streams
+from ...storage.snapshot import Snapshot
+from ...storage.store import EventStore
+
+PROOF_DELAY_SECONDS: Final = 1.0
+"""Between a snapshot's being taken and its proof: those of one stream are proved together."""
+STREAMS_WAITING_MAX: Final = 10_000
+"""Streams with new snapshots that are remembered; when there are more, all streams are looked at for such."""
+
+STREAMS_PER_REST: Final = 100
+"""A stream that is looked at counts as an event."""
+
+logger = logging.getLogger("eventsrc.snapshots")
+
+
+@attrs.define
+class ProofCounts:
+    """What was found since the runtime was opened."""
+
+    proved: int = 0
+    quarantined: int = 0
+    impossible: int = 0
+    """The events cannot be replayed by the classes as they are."""
+
+
+class SnapshotProver:
+    """Goes through all streams once, and beside that through those that get new snapshots.
+
+    `on_quarantine` is called with a stream of which a snapshot was found to be wrong, once that is on disk.
+    """
+
+    def __init__(self, store: EventStore, journal: Journal, types: Mapping[str, AggregateType], limits: Limits) -> None:
+        self.counts = ProofCounts()
+        self._store = store
+        self._journal = journal
+        self._types = types
+        self._rate = limits.proof_events_per_second
+        self._waiting: dict[str, None] = {}
+        self.on_quarantine: Callable[[str], None] = lambda _: None
+        self._one_at_a_time = trio.Lock()
+        self._is_scan_due = False
+        self._more = trio.Event()
+
+    def taken(self, stream: str) -> None:
+        """A snapshot of this stream is on its way to the disk."""
+        self._waiting[stream] = None
+        if len(self._waiting) > STREAMS_WAITING_MAX:
+            self._waiting.clear()
+            self._is_scan_due = True
+        self._more.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(in_background, self._scan, True)
+            await self._follow()
+
+    async def prove_stream(self, stream: str, *, once_more: bool = True) -> list[Snapshot]:
+        """Prove the snapshots of one stream, oldest first, or those that are not proved yet; they come with verdicts.
+
+        Raises what a replay raises.
+        """
+        aggregate_type = self._types.get(category_of(stream))
+        if aggregate_type is None:
+            return []
+        async with self._one_at_a_time:
+            return await self._prove(aggregate_type, stream, once_more)
+
+    async def _prove(self, aggregate_type: AggregateType, stream: str, once_more: bool) -> list[Snapshot]:
+        snapshots = [
+            snapshot
+            for snapshot in reversed(self._store.snapshots(stream))
+            if snapshot.schema == aggregate_type.schema and (once_more or not snapshot.is_proved)
+        ]
+        if not snapshots:
+            return []
+        base = (
+            beginning(aggregate_type, stream)
+            if once_more
+            else proved_before(self._store, aggregate_type, stream, snapshots[0].version)
+        )
+        verdicts = await prove(self._store, aggregate_type, snapshots, base, self._pace)
+        await self._note([found for found, known in zip(verdicts, snapshots, strict=True) if found != known])
+        return verdicts
+
+    async def _note(self, verdicts: list[Snapshot]) -> None:
+        """Keep what was found out; it is told once it holds."""
+        if not verdicts:
+            return
+        await self._journal.store(verdicts)
+        if any(found.quarantined for found in verdicts):
+            self.on_quarantine(verdicts[0].stream)
+        for found in verdicts:
+            if found.quarantined:
+                self.counts.quarantined += 1
+                where = {"stream": found.stream, "version": found.version}
+                logger.error("snapshot quarantined: %s", found.quarantined, extra=where)
+            else:
+                self.counts.proved += 1
+
+    async def _follow(self) -> None:
+        """Prove new snapshots."""
+        while True:
+            if self._is_scan_due:
+                self._is_scan_due = False
+                await self._scan(False)
+            while self._waiting:
+                await trio.sleep(PROOF_DELAY_SECONDS)
+                due, self._waiting = self._waiting, {}
+                await self._journal.until_saved()
+                for stream in due:
+                    await self._guarded(stream, False)
+            if not self._is_scan_due:
+                self._more = trio.Event()
+                await self._more.wait()
+
+    async def _scan(self, once_more: bool) -> None:
+        for number, head in enumerate(find_streams(self._store), 1):
+            await self._guarded(head.stream, once_more)
+            if number % STREAMS_PER_REST == 0:
+                await self._pace(STREAMS_PER_REST)
+
+    async def _guarded(self, stream: str, once_more: bool) -> None:
+        try:
+            await self.prove_stream(stream, once_more=once_more)
+        except EventSourcingError as error:
+            self.counts.impossible += 1
+            logger.warning("snapshots cannot be proved: %s", error, extra={"stream": stream})
+
+    async def _pace(self, events: int) -> None:
+        await trio.sleep(events / self._rate)

@@ -1,0 +1,15 @@
+"""Calls of the control board from the trio thread."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import trio
+
+from ..storage.control import ControlBoard
+
+T = TypeVar("T")
+
+
+async def on_board(board: ControlBoard, call: Callable[[], T]) -> T:
+    """Do something on the control board, in a worker thread where that waits for the disk."""
+    return await trio.to_thread.run_sync(call) if board.waits else call()

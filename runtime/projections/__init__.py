@@ -1,0 +1,1 @@
+"""The projections of one runtime, and their views as they are queried; `projections.py` first."""

@@ -1,0 +1,434 @@
+"""The generations of one projection's view: which one answers, which is being built beside it, and the swap.
+
+Several processes may keep one view, where it lives in SQL. Whoever swaps drops the generation that was replaced, and
+the others find theirs removed. They go over to the one that answers where it is of their own version. A process that is
+opened with another version takes over, and the others stop: none that runs builds its own in answer, or two versions
+would drop each other's for ever.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from typing import Any, Final, Literal, Protocol
+
+import attrs
+import trio
+
+from ...actors.background import in_background
+from ...actors.errors import ViewRemoved
+from ...actors.projection import Projection
+from ...actors.projector import GiveUp, Pause, ProjectionState, Projector, ProjectorHost, Resume
+from ...actors.serializer import Serializer
+from ...actors.views.row_type import RowType
+from ...actors.views.session import ViewSession
+from ...actors.views.view_store import Checkpoint, Generation, StoredView, ViewStore
+from ...storage.errors import EventSourcingError
+from ...storage.log import EventLog
+from ...storage.reader import LogReader
+
+SWAP_RETRY_SECONDS: Final = 1.0
+NUMBERS_TRIED_MAX: Final = 10
+"""Generations that are begun before it is given up, where other processes take each number for another version."""
+QUERY_SECONDS_MAX: Final = 60.0
+"""How long a view that was replaced stays open for the queries that still look at it."""
+logger = logging.getLogger("eventsrc.projection")
+
+
+class GenerationsHost(ProjectorHost, Protocol):
+    """What the generations need of the runtime that they live in."""
+
+    def swapped(self) -> None:
+        """Another generation answers from now on."""
+
+
+@attrs.define(eq=False)
+class OpenGeneration:
+    """One generation of a view, open: its tables as they are queried, and its projector if it is kept up to date."""
+
+    generation: Generation
+    view: StoredView
+    tables: dict[str, RowType[Any]]
+    checkpoint: Checkpoint
+    """As it was when the generation was opened."""
+    projector: Projector | None = None
+    stage: Literal["building", "activating", "next"] = "building"
+    """Of one that is built beside another: "next" once it is stored that it answers from now on."""
+    removed_position: int | None = None
+    """Of one that another process has removed: how far it may have come by then."""
+    queries: int = 0
+    """How many look at it now."""
+    _left: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
+
+    @property
+    def position(self) -> int:
+        """How far it has come."""
+        return self.checkpoint.position if self.projector is None else self.projector.position
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep it open for a query, also when another takes its place meanwhile."""
+        self.queries += 1
+        try:
+            yield
+        finally:
+            self.queries -= 1
+            if not self.queries:
+                self._left.unpark_all()
+
+    async def unused(self) -> None:
+        """Wait until no query looks at it, for `QUERY_SECONDS_MAX` at most."""
+        with trio.move_on_after(QUERY_SECONDS_MAX):
+            while self.queries:
+                await self._left.park()
+
+
+class RunningProjection:
+    """One projection class and its generations. Until `open` has ended well there is none, and nothing answers."""
+
+    def __init__(
+        self,
+        projection_class: type[Projection],
+        views: ViewStore,
+        serializer: Serializer,
+        host: GenerationsHost,
+        nursery: trio.Nursery,
+    ) -> None:
+        definition = projection_class.__eventsrc_projection__
+        self.projection_class = projection_class
+        self.name: str = definition.name
+        self.tables = {name: RowType(table, serializer) for name, table in definition.tables.items()}
+        self.schema = ";".join(table.schema for table in self.tables.values())
+        self.active: OpenGeneration | None = None
+        self.building: OpenGeneration | None = None
+        self.is_paused = False
+        self.warned_at = float("-inf")
+        self._views = views
+        self._serializer = serializer
+        self._host = host
+        self._nursery = nursery
+        self._error = "it is not open yet"
+        self._newest_number = 0
+        self._changing = trio.Lock()
+        self._looked: trio.Event | None = None
+
+    @property
+    def projector(self) -> Projector | None:
+        """The one that works on it: of the generation that answers, or of the one that will."""
+        if self.active is not None and self.active.projector is not None:
+            return self.active.projector
+        return None if self.building is None else self.building.projector
+
+    @property
+    def state(self) -> ProjectionState:
+        """What its projector is doing; "retrying" as long as it could not be opened."""
+        projector = self.projector
+        if projector is None:
+            return "paused" if self.is_paused else "retrying"
+        return projector.state
+
+    @property
+    def error(self) -> str:
+        """What went wrong last; empty when all is well."""
+        projector = self.projector
+        if projector is None:
+            return self._error
+        building = None if self.building is None else self.building.projector
+        if projector.error or building is None or not building.error:
+            return projector.error
+        return f"the view that is being built beside it: {building.error}"
+
+    @property
+    def will_not_come(self) -> bool:
+        """Whether no generation will see any further event, unless somebody resumes the projection."""
+        working = [each.projector for each in (self.active, self.building) if each and each.projector]
+        if not working:
+            return self.is_paused
+        return all(projector.state in ("paused", "failed") for projector in working)
+
+    @property
+    def position(self) -> int:
+        """How far the generation that answers has come."""
+        return 0 if self.active is None else self.active.position
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether what answers is of an older class: it stays where it is until the new one has caught up."""
+        return self.active is not None and self.active.projector is None
+
+    def fits(self, generation: Generation) -> bool:
+        """Whether a generation was built by this version of the class."""
+        return (generation.version, generation.schema) == (self.projection_class.version, self.schema)
+
+    # --- opening and closing ---
+
+    async def open(self) -> None:
+        """Open what is stored, or begin. Raises `StoreError` or `ViewUnreachable`; it may be called again then."""
+        try:
+            stored = await self._stored()
+            if stored:
+                await self._open_stored(stored)
+            else:
+                await self._begin(stored)
+        except BaseException as error:
+            self._error = str(error)
+            await self._close_all()
+            raise
+        self._nursery.start_soon(in_background, self._tidy, name=f"{self.name}: tidy")
+
+    async def close(self) -> None:
+        """Stop the projectors and close the views."""
+        async with self._changing:
+            await self._close_all()
+
+    async def _close_all(self) -> None:
+        async with AsyncExitStack() as closing:
+            for built in (self.active, self.building):
+                if built is not None:
+                    closing.push_async_callback(_close, built)
+        self.active = self.building = None
+
+    async def set_paused(self, *, paused: bool) -> None:
+        """Have its projectors stay where they are, or go on; also those that are still to come."""
+        self.is_paused = paused
+        for built in (self.active, self.building):
+            if built is not None and built.projector is not None:
+                await built.projector.order(Pause() if paused else Resume())
+
+    async def rebuild(self) -> None:
+        """Begin a new generation beside the one that answers, unless one is being built already."""
+        async with self._changing:
+            if self.building is None:
+                self.building = await self._build_new(await self._stored())
+
+    async def _begin(self, stored: Sequence[Generation]) -> None:
+        """Let a new generation answer from its beginning."""
+        self.active = await self._build_new(stored)
+        await trio.to_thread.run_sync(self._views.activate, self.name, self.active.generation)
+
+    async def _open_stored(self, stored: Sequence[Generation]) -> None:
+        first, *others = stored
+        active = self.active = await self._open_generation(first)
+        if not self._is_of_this_log(active.checkpoint):
+            logger.warning(
+                "the view knows events that the log does not have (a restored backup?); it is built anew",
+                extra={"projection": self.name, "position": active.checkpoint.position},
+            )
+            await _close(active)
+            await self._begin(stored)
+            self._drop_later(stored)
+            return
+        if self.fits(first):
+            self._start(active)
+        newer = [each for each in others if self.fits(each) and each.number > first.number]
+        if newer:
+            self.building = await self._open_generation(newer[0])
+            others.remove(newer[0])
+            if self._is_of_this_log(self.building.checkpoint):
+                self._start(self.building)
+            else:
+                await _close(self.building)
+                self.building = None
+                others.append(newer[0])
+        if active.projector is None and self.building is None:
+            self.building = await self._build_new(stored)
+        self._drop_later(others)
+
+    async def _build_new(self, stored: Sequence[Generation]) -> OpenGeneration:
+        # No number twice: what had it before may still be on its way out.
+        known = max((generation.number for generation in stored), default=0)
+        self._newest_number = max(self._newest_number, known)
+        for _ in range(NUMBERS_TRIED_MAX):
+            self._newest_number += 1
+            generation = Generation(self._newest_number, self.projection_class.version, self.schema)
+            built = await self._open_generation(generation)
+            if generation in await self._stored():
+                self._start(built)
+                return built
+            # Another process began one of another version under this number.
+            await _close(built)
+        raise ViewRemoved(self.name, f"{self.name}, generation {self._newest_number}")
+
+    async def _open_generation(self, generation: Generation) -> OpenGeneration:
+        tables = self.tables
+        if generation.schema != self.schema:
+            # Of an older class: its indexes may be others, so its rows are looked at one by one.
+            tables = {name: table.without_indexes() for name, table in tables.items()}
+
+        def open_it() -> tuple[StoredView, Checkpoint]:
+            view = self._views.open(self.name, generation, list(tables.values()))
+            try:
+                return view, view.checkpoint
+            except BaseException:
+                view.close()
+                raise
+
+        view, checkpoint = await trio.to_thread.run_sync(open_it)
+        return OpenGeneration(generation, view, tables, checkpoint)
+
+    def _start(self, built: OpenGeneration) -> None:
+        session = ViewSession(self.projection_class, built.view, self._serializer)
+        built.projector = Projector(self._host, self.name, session, built.checkpoint)
+        if self.is_paused:
+            built.projector.state = "paused"
+        built.projector.start_in(self._nursery)
+
+    def _is_of_this_log(self, checkpoint: Checkpoint) -> bool:
+        if not checkpoint.position:
+            return True
+        self._refresh()
+        events = self._host.store.read(after=checkpoint.position - 1, limit=1)
+        return bool(events) and events[0].hash == checkpoint.event_hash
+
+    def _refresh(self) -> None:
+        """Have a reader take in all of the log: other processes may have brought the view further than it has seen."""
+        store = self._host.store
+        if isinstance(store, LogReader) and not isinstance(store, EventLog) and store.refresh():
+            self._host.feed.notify()
+
+    def _end_of_log(self) -> int:
+        self._refresh()
+        return self._host.store.last_position
+
+    async def _stored(self) -> list[Generation]:
+        return await trio.to_thread.run_sync(self._views.generations, self.name)
+
+    # --- swapping ---
+
+    def look_at_building(self) -> None:
+        """Swap, if the generation that is being built has caught up."""
+        building = self.building
+        if building is None or building.projector is None:
+            return
+        if building.stage == "building" and building.projector.state == "live":
+            building.stage = "activating"
+            self._nursery.start_soon(in_background, self._activate, building, name=f"{self.name}: swap")
+        # The old one went on meanwhile: an event that was seen in a view is to be found in the one after it, too.
+        elif building.stage == "next" and building.position >= self._seen_position():
+            self._swap(building)
+
+    def _seen_position(self) -> int:
+        """How far anybody may have seen the generation that answers; other processes take one in SQL further."""
+        active = self.active
+        if active is None or not active.view.waits or self.is_paused:
+            return self.position
+        end = self._end_of_log() if active.removed_position is None else active.removed_position
+        return max(self.position, end)
+
+    async def _activate(self, building: OpenGeneration) -> None:
+        try:
+            if building.generation not in await self._stored():
+                self.look_again()
+                return
+            await trio.to_thread.run_sync(self._views.activate, self.name, building.generation)
+        except EventSourcingError as error:
+            logger.warning("a rebuilt view cannot take its place yet: %s", error, extra={"projection": self.name})
+            await trio.sleep(SWAP_RETRY_SECONDS)
+            building.stage = "building"
+        else:
+            building.stage = "next"
+        self.look_at_building()
+
+    def _swap(self, building: OpenGeneration) -> None:
+        old, self.active, self.building = self.active, building, None
+        logger.info("view rebuilt", extra={"projection": self.name, "generation": building.generation.number})
+        if old is not None:
+            self._nursery.start_soon(in_background, self._retire, old, name=f"{self.name}: drop")
+        self._host.swapped()
+
+    async def _retire(self, old: OpenGeneration) -> None:
+        try:
+            await old.unused()
+        finally:
+            # Also when the runtime ends meanwhile: a view left open could not be opened again by this process.
+            with trio.CancelScope(shield=True):
+                await _close(old)
+        if old.removed_position is None:
+            await self._drop(old.generation)
+
+    def _drop_later(self, generations: Sequence[Generation]) -> None:
+        for generation in generations:
+            self._nursery.start_soon(in_background, self._drop, generation, name=f"{self.name}: drop")
+
+    async def _drop(self, generation: Generation) -> None:
+        try:
+            await trio.to_thread.run_sync(self._views.drop, self.name, generation)
+        except Exception:
+            # It is tried again when the store is opened next.
+            logger.exception("an old view could not be removed", extra={"projection": self.name})
+
+    async def _tidy(self) -> None:
+        try:
+            await trio.to_thread.run_sync(self._views.tidy, self.name)
+        except Exception:
+            logger.exception("what is left of an old view could not be removed", extra={"projection": self.name})
+
+    # --- other processes ---
+
+    def look_again(self) -> trio.Event:
+        """Look what has become of the generations, of which one was removed; set when that is over."""
+        if self._looked is None:
+            self._looked = trio.Event()
+            self._nursery.start_soon(in_background, self._look_again, self._looked, name=f"{self.name}: look again")
+        return self._looked
+
+    async def _look_again(self, looked: trio.Event) -> None:
+        try:
+            async with self._changing:
+                await self._go_on_with_stored()
+        except EventSourcingError as error:
+            # Whoever waited for this look asks for another.
+            logger.warning("a view was removed: %s", error, extra={"projection": self.name})
+        finally:
+            self._looked = None
+            looked.set()
+
+    async def _go_on_with_stored(self) -> None:
+        stored = await self._stored()
+        active, building = self.active, self.building
+        if active is None:
+            return
+        is_removed = active.generation not in stored
+        if is_removed and active.removed_position is None:
+            active.removed_position = self._end_of_log()
+        is_building_removed = building is not None and building.generation not in stored
+        if building is not None and is_building_removed:
+            self.building = None
+            await _close(building)
+        if is_removed and stored and self.fits(stored[0]):
+            await self._go_over_to(stored[0])
+        elif is_removed and stored and active.projector is not None and self.building is None:
+            newer = stored[0]
+            await active.projector.order(
+                GiveUp(
+                    f"another process has taken over the view with version {newer.version} of the projection, or with "
+                    f"other rows; here it has version {self.projection_class.version}. Restart this process with the "
+                    "same, or rebuild the projection to have its own answer"
+                )
+            )
+        elif self.building is None and (is_removed or is_building_removed):
+            self.building = await self._build_new(stored)
+
+    async def _go_over_to(self, generation: Generation) -> None:
+        """Let the one answer that another process has built, as soon as it is as far as what was seen here."""
+        building = self.building
+        if building is not None and building.stage != "building":
+            # Our own is about to take that place.
+            return
+        if building is not None and building.generation != generation:
+            # The other process has built what it was begun for.
+            self.building = None
+            await _close(building)
+            self._drop_later([building.generation])
+        if self.building is None:
+            self.building = await self._open_generation(generation)
+            self._start(self.building)
+        self.building.stage = "next"
+        self.look_at_building()
+
+
+async def _close(built: OpenGeneration) -> None:
+    try:
+        if built.projector is not None:
+            await built.projector.end()
+    finally:
+        await trio.to_thread.run_sync(built.view.close)

@@ -1,0 +1,1 @@
+"""The sagas of one runtime: starting them, asking them, and what their steps call; `sagas.py` first."""

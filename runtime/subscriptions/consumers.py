@@ -1,0 +1,198 @@
+"""Durable subscriptions: consumers that share the events of one name, acknowledge them, and lose none.
+
+Different streams go to different consumers at once. What a consumer leaves without an acknowledgement goes to another,
+or to the next one after a restart.
+"""
+
+import inspect
+import logging
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Final
+
+import trio
+
+from ...actors.background import in_background
+from ...actors.errors import RuntimeClosed
+from ...actors.feed import Feed
+from ...storage.control import ControlBoard, ParkedEvent
+from ...storage.limits import Limits
+from ...storage.record import StoredEvent
+from ...storage.store import EventReader
+from ..arguments import check_count
+from ..errors import NoPlaceForProgress, SubscriptionFilterDiffers, SubscriptionNameInvalid, UnknownSubscription
+from ..events import Wanted
+from ..on_board import on_board
+from .dispatcher import Dispatcher, Message
+
+SUBSCRIPTION_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
+RETRY: Final = "retry"
+"""The request, on the control board, to hand out again what is parked."""
+
+logger = logging.getLogger("eventsrc.subscription")
+
+
+class Consumer:
+    """One of those that share a subscription: `async for message in consumer`, or `await consumer.run(handler)`."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._in_hand: list[Message] = []
+
+    def __aiter__(self) -> "Consumer":
+        return self
+
+    async def __anext__(self) -> Message:
+        """The next event. Ends when the runtime closes; raises `SubscriptionDeleted`, `SubscriptionFull`."""
+        message = await self._dispatcher.next_message()
+        if message is None:
+            raise StopAsyncIteration
+        self._in_hand = [each for each in self._in_hand if each.is_in_hand]
+        self._in_hand.append(message)
+        return message
+
+    async def run(self, handler: Callable[[StoredEvent], Awaitable[None]]) -> None:
+        """Feed a sink: call `handler` with each event; acknowledged when it returns, failed when it raises.
+
+        Each event gets there at least once: it goes on without waiting for the disk, so that after a crash the handler
+        may see an event again. Raises `TypeError` for a handler that is not async, whose events stay unacknowledged.
+        """
+        async for message in self:
+            try:
+                handled = handler(message.event)
+                if inspect.isawaitable(handled):
+                    await handled
+            except Exception as error:
+                logger.warning("a handler failed: %r", error, extra={"position": message.event.position})
+                message.fail(error)
+            else:
+                if not inspect.isawaitable(handled):
+                    raise TypeError(f"run() needs an async function, not {handler!r}: write async def.")
+                message.ack_soon()
+
+    def leave(self) -> None:
+        """Give back what was not acknowledged."""
+        for message in self._in_hand:
+            message.release()
+
+
+class Subscriptions:
+    """The durable subscriptions of one runtime."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        store: EventReader,
+        feed: Feed,
+        limits: Limits,
+        board: ControlBoard,
+        wall_clock: Callable[[], int],
+        *,
+        keeps_progress: bool,
+    ) -> None:
+        self._keeps_progress = keeps_progress
+        self._nursery = nursery
+        self._store = store
+        self._feed = feed
+        self._limits = limits
+        self._board = board
+        self._wall_clock = wall_clock
+        self._dispatchers: dict[str, Dispatcher] = {}
+        self._consumers: Counter[str] = Counter()
+        self._opening = trio.Lock()
+
+    async def open(self) -> None:
+        """Bring what followers of the log remember in line with the log, where an older copy of it was restored.
+
+        What they remember is exact up to the end of such a copy, and what will come after it is new to them. So they go
+        on from there: nothing is lost, and nothing comes again.
+        """
+        last = self._store.read(backwards=True, limit=1)
+        position, event_hash = (last[0].position, last[0].hash) if last else (0, b"")
+        if not self._board.is_ahead_of(position):
+            return
+        for follower in await on_board(self._board, partial(self._board.cut, position, event_hash)):
+            logger.warning(
+                "%r knows events that the log does not have (a restored backup?); it goes on after position %d, "
+                "where the log ends",
+                follower,
+                position,
+            )
+
+    @asynccontextmanager
+    async def consume(self, name: str, wanted: Wanted, after: int) -> AsyncIterator[Consumer]:
+        """Be one of the consumers of a subscription for as long as the block lasts."""
+        if not isinstance(name, str) or not SUBSCRIPTION_NAME.fullmatch(name):
+            raise SubscriptionNameInvalid(name)
+        check_count("after", after, least=0)
+        if self._feed.is_closed:
+            raise RuntimeClosed(f"The runtime has closed; {name!r} cannot be consumed any more.")
+        if not self._keeps_progress:
+            raise NoPlaceForProgress(self._store.path)
+        async with self._opening:
+            dispatcher = self._dispatchers.get(name)
+            if dispatcher is not None and not dispatcher.is_deleted and dispatcher.wanted != wanted:
+                raise SubscriptionFilterDiffers(name, dispatcher.wanted.query.criteria, wanted.query.criteria)
+            if dispatcher is None or dispatcher.is_deleted:
+                dispatcher = Dispatcher(
+                    name, wanted, self._store, self._feed, self._limits, self._board, self._wall_clock
+                )
+                await dispatcher.open(after)
+                self._dispatchers[name] = dispatcher
+                self._nursery.start_soon(in_background, dispatcher.keep, name=f"eventsrc subscription {name}")
+            await self._retry_as_asked(dispatcher)
+            self._consumers[name] += 1
+        consumer = Consumer(dispatcher)
+        try:
+            yield consumer
+        finally:
+            self._consumers[name] -= 1
+            consumer.leave()
+
+    async def parked(self, name: str | None = None) -> list[ParkedEvent]:
+        """What is parked, of one subscription or of all."""
+        for dispatcher in self._dispatchers.values():
+            if not dispatcher.is_saved:
+                await dispatcher.save()
+        return await on_board(self._board, partial(self._board.parked, name))
+
+    async def retry(self, name: str, stream: str | None = None) -> int:
+        """Hand out again what is parked, of one stream or of all; return how many events that are at once.
+
+        Where nobody consumes it now, that is done, and 0 returned, for the next one who does. Raises
+        `UnknownSubscription`.
+        """
+        if self.is_consumed(name):
+            return self._dispatchers[name].retry_parked(stream)
+        known = await on_board(self._board, self._board.subscriptions)
+        if name not in known:
+            raise UnknownSubscription(name, list(known))
+        await on_board(self._board, partial(self._board.request, RETRY, name, stream or ""))
+        return 0
+
+    def is_consumed(self, name: str) -> bool:
+        """Whether this runtime has a consumer of it now."""
+        return name in self._dispatchers and self._consumers[name] > 0
+
+    async def _retry_as_asked(self, dispatcher: Dispatcher) -> None:
+        """Do what was asked while nobody consumed it."""
+        for request in await on_board(self._board, self._board.requests):
+            if (request.action, request.subject) == (RETRY, dispatcher.name):
+                dispatcher.retry_parked(request.argument or None)
+                await on_board(self._board, partial(self._board.done, request, ""))
+
+    async def delete(self, name: str) -> bool:
+        """Forget a subscription, its progress and what is parked of it; whether there was one."""
+        dispatcher = self._dispatchers.pop(name, None)
+        if dispatcher is not None:
+            dispatcher.deleted()
+        return await on_board(self._board, partial(self._board.delete, name))
+
+    async def close(self) -> None:
+        """Bring to the disk what was acknowledged."""
+        for dispatcher in self._dispatchers.values():
+            if not dispatcher.is_saved:
+                await dispatcher.save()

@@ -1,0 +1,292 @@
+"""The archive beside a store: events that compaction moved out of the log, packed by stream.
+
+A segment holds consecutive versions of one stream, without their hashes: those follow from each other, and the stubs in
+the log still have them, so that a segment is checked whenever it is opened. A segment is never changed. Which numbers
+are taken, and which segments are to be dropped, is kept in the log and not in the archive, so that an archive that was
+lost is not taken for an empty one.
+"""
+
+import bz2
+import shutil
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final
+
+import lmdb
+import msgspec
+
+from ..environment.environment import Environment, Table, Transaction
+from ..environment.folder import ARCHIVE_FOLDER, sync_folder
+from ..errors import FileWriteFailed, StoreClosed, StoreError
+from ..group import segment_of
+from ..record import HASH_SIZE_BYTES, StoredEvent, content_hash, decode_record
+from .errors import ArchiveUnreachable
+from .segment_cache import SegmentCache
+from .segment_numbers import segment_numbers
+
+BEGUN_FOLDER: Final = "archive.new"
+"""The folder until the archive is complete; one that a killed process left is removed by the next."""
+ARCHIVE_TABLES: Final = ("meta", "segments")
+SEGMENT_EVENTS_MAX: Final = 256
+COMPRESSION_LEVEL: Final = 1
+"""Of bzip2, in blocks of 100,000 bytes: a segment takes less, and larger blocks are only slower to set up."""
+KEY_SIZE_BYTES: Final = 8
+
+UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError)
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+class Segment(msgspec.Struct, frozen=True, array_like=True):
+    """Consecutive versions of a stream, from `first_version` on.
+
+    `content` is a bzip2 stream of the records without their hashes, one after the other, which end at `ends`;
+    `previous_hash` is that of the event before the first.
+    """
+
+    stream: str
+    first_version: int
+    previous_hash: bytes
+    ends: list[int]
+    content: bytes
+    checksum: int
+    """CRC-32 of `content`: what bzip2 checks itself does not cover every bit of it."""
+
+    @property
+    def last_version(self) -> int:
+        """The version of its last event."""
+        return self.first_version + len(self.ends) - 1
+
+    def records(self) -> list[bytes]:
+        """The records as the log held them, bit for bit. Raises `ValueError` where they are damaged."""
+        if self.checksum != zlib.crc32(self.content):
+            raise ValueError("its checksum does not match")
+        unpacking = bz2.BZ2Decompressor()
+        try:
+            content = unpacking.decompress(self.content)
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(f"it cannot be unpacked: {error}") from error
+        if not unpacking.eof or unpacking.unused_data or len(content) != (self.ends[-1] if self.ends else 0):
+            raise ValueError("it does not end where it should")
+        found = []
+        start, previous = 0, self.previous_hash
+        for end in self.ends:
+            body = content[start:end]
+            previous = content_hash(previous, body + bytes(HASH_SIZE_BYTES))
+            found.append(body + previous)
+            start = end
+        return found
+
+
+_segment_of: Final = msgspec.msgpack.Decoder(Segment).decode
+
+
+def pack_segment(stream: str, first_version: int, previous_hash: bytes, records: Sequence[bytes]) -> bytes:
+    """The stored bytes of a segment with these records. Takes a while: call it in a worker thread."""
+    bodies = [record[:-HASH_SIZE_BYTES] for record in records]
+    ends, end = [], 0
+    for body in bodies:
+        end += len(body)
+        ends.append(end)
+    content = bz2.compress(b"".join(bodies), COMPRESSION_LEVEL)
+    return _encode(Segment(stream, first_version, previous_hash, ends, content, zlib.crc32(content)))
+
+
+class Archive:
+    """The archive of the store in a folder, opened when it is needed. Any thread may read; one at a time may write.
+
+    Every method raises `StoreClosed` once it was closed.
+    """
+
+    def __init__(self, store_path: str, *, read_only: bool, leaves_no_trace: bool = False) -> None:
+        self.path = str(Path(store_path) / ARCHIVE_FOLDER)
+        self._read_only = read_only
+        self._leaves_no_trace = leaves_no_trace
+        self._environment: Environment | None = None
+        self._closed = False
+        self._cache = SegmentCache()
+        self._opening = threading.Lock()
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything was ever archived."""
+        return Path(self.path).exists()
+
+    def event(self, position: int, stub: bytes) -> StoredEvent:
+        """The event that a stub at this position stands for. Raises `ArchiveUnreachable`."""
+        return self._found(position, stub)[0]
+
+    def encoded(self, position: int, stub: bytes) -> bytes:
+        """The stored bytes of that event. Raises `ArchiveUnreachable`."""
+        return self._found(position, stub)[1]
+
+    def _found(self, position: int, stub: bytes) -> tuple[StoredEvent, bytes]:
+        number, digest = segment_of(stub)
+        records = self._cache.get(number)
+        if records is None:
+            records = self._cache.put(number, self.records(number, position))
+        record = records.get(digest)
+        try:
+            event = None if record is None else decode_record(record)
+        except UNDECODABLE as error:
+            raise ArchiveUnreachable(self.path, position, f"is damaged in segment {number}: {error}") from error
+        if record is None or event is None or event.position != position:
+            raise ArchiveUnreachable(self.path, position, f"does not hold it in segment {number}")
+        return event, record
+
+    def segment(self, number: int, position: int | None = None) -> Segment:
+        """A segment as it is stored. Raises `ArchiveUnreachable`."""
+        with self._reading(position) as (transaction, table):
+            value = transaction.get(_key(number), db=table)
+        if value is None:
+            raise ArchiveUnreachable(self.path, position, f"has no segment {number}")
+        try:
+            return _segment_of(value)
+        except UNDECODABLE as error:
+            raise ArchiveUnreachable(self.path, position, f"is damaged in segment {number}: {error}") from error
+
+    def records(self, number: int, position: int | None = None) -> list[bytes]:
+        """The records of a segment, as the log held them, read from the disk. Raises `ArchiveUnreachable`."""
+        return self.unpacked(number, position)[1]
+
+    def unpacked(self, number: int, position: int | None = None) -> tuple[Segment, list[bytes]]:
+        """The same, with the segment. Raises `ArchiveUnreachable`."""
+        segment = self.segment(number, position)
+        try:
+            return segment, segment.records()
+        except ValueError as error:
+            raise ArchiveUnreachable(self.path, position, f"is damaged in segment {number}: {error}") from error
+
+    @property
+    def environment(self) -> Environment:
+        """The environment that holds it, for what walks its tables (`verify`). Raises `ArchiveUnreachable`."""
+        return self._opened(create=False)
+
+    def add(self, number: int, segment: bytes) -> None:
+        """Store a segment durably under a number that was never used. Raises `StoreError`."""
+        environment = self._opened(create=True)
+        environment.write(lambda transaction: transaction.put(_key(number), segment, db=environment.table("segments")))
+
+    def drop(self, numbers: Sequence[int]) -> None:
+        """Drop segments, those of them that are there. Raises `StoreError`."""
+        if not self.exists:
+            return
+        environment = self._opened(create=False)
+
+        def work(transaction: Transaction) -> None:
+            for number in numbers:
+                transaction.delete(_key(number), db=environment.table("segments"))
+
+        environment.write(work)
+        for number in numbers:
+            self._cache.drop(number)
+
+    def check_has(self, numbers: Sequence[int]) -> None:
+        """Raise `ArchiveUnreachable` unless these segments are there."""
+        if not numbers:
+            return
+        with self._reading() as (transaction, table), transaction.cursor(table) as cursor:
+            for number in numbers:
+                if not cursor.set_key(_key(number)):
+                    raise ArchiveUnreachable(self.path, None, f"has no segment {number}")
+
+    def copy(self, store_folder: Path) -> None:
+        """Copy it beside the copy of a store, without segments that were begun since. Raises `StoreError`."""
+        if not self.exists:
+            return
+        folder = store_folder / ARCHIVE_FOLDER
+        folder.mkdir()
+        self._opened(create=False).copy(folder)
+        with (
+            closing(Environment(store_folder, read_only=True, leaves_no_trace=True)) as store,
+            store.read() as transaction,
+        ):
+            try:
+                last = segment_numbers(transaction, store.table("meta")).last
+            except msgspec.MsgspecError:
+                # A verification of the copy reports the damaged row.
+                return
+        _drop_beyond(folder, last)
+
+    def size_bytes(self, numbers: Sequence[int]) -> int:
+        """Bytes that these segments take."""
+        return sum(len(_encode(self.segment(number))) for number in numbers)
+
+    def close(self) -> None:
+        """Close it. Idempotent."""
+        with self._opening:
+            self._closed = True
+            environment, self._environment = self._environment, None
+        if environment is not None:
+            environment.close()
+        self._cache.clear()
+
+    @contextmanager
+    def _reading(self, position: int | None = None) -> Iterator[tuple[Transaction, Table]]:
+        """A read transaction and the table of segments. Raises `ArchiveUnreachable`."""
+        environment = self._opened(create=False, position=position)
+        try:
+            with environment.read() as transaction:
+                yield transaction, environment.table("segments")
+        except lmdb.Error as error:
+            raise ArchiveUnreachable(self.path, position, f"cannot be read: {error}") from error
+
+    def _opened(self, *, create: bool, position: int | None = None) -> Environment:
+        with self._opening:
+            if self._closed:
+                raise StoreClosed(str(Path(self.path).parent))
+            if self._environment is None:
+                if not self.exists:
+                    if not create:
+                        raise ArchiveUnreachable(self.path, position, "is not there")
+                    self._begin()
+                try:
+                    self._environment = Environment(
+                        self.path,
+                        create=create,
+                        read_only=self._read_only,
+                        leaves_no_trace=self._leaves_no_trace,
+                        tables=ARCHIVE_TABLES,
+                    )
+                except StoreError as error:
+                    if create:
+                        raise
+                    raise ArchiveUnreachable(
+                        self.path, position, f"cannot be opened: {str(error).rstrip('.')}"
+                    ) from error
+            return self._environment
+
+    def _begin(self) -> None:
+        """Make one under another name and put it into its place whole: no reader, and no kill, meets half of one."""
+        place = Path(self.path)
+        begun = place.with_name(BEGUN_FOLDER)
+        try:
+            if begun.exists():
+                shutil.rmtree(begun)
+            Environment(begun, tables=ARCHIVE_TABLES).close()
+            begun.rename(place)
+            sync_folder(place.parent)
+        except OSError as error:
+            raise FileWriteFailed(self.path, str(error)) from error
+
+
+def _drop_beyond(folder: Path, last: int) -> None:
+    """Drop the segments that the log beside this archive knows nothing of."""
+    with (
+        closing(Environment(folder, read_only=True, leaves_no_trace=True, tables=ARCHIVE_TABLES)) as environment,
+        environment.read() as transaction,
+        transaction.cursor(environment.table("segments")) as cursor,
+    ):
+        keys = list(cursor.iternext(values=False)) if cursor.set_range(_key(last + 1)) else []
+    if not keys:
+        return
+    with closing(Environment(folder, tables=ARCHIVE_TABLES)) as environment:
+        table = environment.table("segments")
+        environment.write(lambda transaction: [transaction.delete(key, db=table) for key in keys])
+
+
+def _key(number: int) -> bytes:
+    return number.to_bytes(KEY_SIZE_BYTES, "big")

@@ -1,0 +1,34 @@
+"""Why events cannot be moved to the archive, or reached there."""
+
+from ..errors import EventSourcingError, StoreError
+
+
+class ArchiveUnreachable(StoreError):
+    """An event was moved to the archive by compaction, and the archive is missing or damaged."""
+
+    code = "archive_unreachable"
+
+    def __init__(self, path: str, position: int | None, reason: str) -> None:
+        what = "Compacted events" if position is None else f"The compacted event at position {position}"
+        super().__init__(
+            path,
+            f"{what} cannot be reached: the archive {path} {reason}. Put it back from a backup; what was not compacted "
+            "can be used meanwhile.",
+        )
+        self.position = position
+
+
+class CompactionRefused(EventSourcingError):
+    """A stream cannot be compacted, or uncompacted, as it is now. Nothing was changed."""
+
+    code = "compaction_refused"
+
+    def __init__(self, stream: str, reason: str, what: str = "compacted") -> None:
+        super().__init__(f"{stream!r} cannot be {what}: {reason}.")
+        self.stream = stream
+
+
+class CompactionTooSmall(CompactionRefused):
+    """The stream has not more than `Limits.compaction_events_min` events, and was not ended long ago."""
+
+    code = "compaction_too_small"

@@ -1,0 +1,178 @@
+"""Backups: a consistent copy of a store while it is written, and a store made again from copies and exports."""
+
+import os
+from collections.abc import Sequence
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from ..archive.compaction import check_archive
+from ..archive.errors import ArchiveUnreachable
+from ..environment.folder import ARCHIVE_FOLDER, take_room
+from ..errors import StoreError
+from ..log import EventLog
+from ..query import position_at
+from ..reader import LogReader
+from ..record import utc_time
+from ..verification.verify import Summary, verify
+from .errors import CopyInterrupted, CopyUnsound, PointUnreachable
+from .partial import empty_folder, partial_folder
+from .transfer import ReportPosition, copy_events, import_events
+
+FINDINGS_MAX: Final = 10
+"""Faults of a copy that its error tells."""
+COPY_ATTEMPTS_MAX: Final = 5
+"""Copies of log and archive until they fit together: a stream may be uncompacted, or the map move, in between."""
+
+
+def backup(store: LogReader, destination: str | os.PathLike[str], *, progress: ReportPosition | None = None) -> Summary:
+    """Copy a store into a folder that is new or empty, without the pages that it has freed, and verify the copy.
+
+    Commands go on meanwhile. The copy has everything up to the moment at which it began: events, the archive,
+    snapshots, idempotency keys; not the views and the progress of subscriptions, which are made again or begin anew.
+
+    Raises `CopyUnsound`, `CopyInterrupted` where the store had to be mapped anew each time that it was copied,
+    `ArchiveUnreachable` where the store lacks its archive, `DestinationExists` and the other
+    errors of `partial_folder`; the copy is there as a whole or not at all.
+    """
+    with partial_folder(destination, source=store.path) as folder:
+        return _copy(store, folder, progress)
+
+
+def restore(
+    source: LogReader,
+    destination: str | os.PathLike[str],
+    *,
+    increments: Sequence[Path] = (),
+    to_position: int | None = None,
+    to_time_ns: int | None = None,
+    progress: ReportPosition | None = None,
+) -> int:
+    """Make a store of a backup and the increments since, up to a position or a time (UTC); return its last position.
+
+    Each increment must go on in the history that came before it, and is checked; what comes after the point is not
+    read.
+
+    Raises `PointUnreachable` for a position that they do not reach, or a time before the first event; `ImportGap` where
+    an increment is missing, `HistoryDiverged` where one is of another store, and the other errors of `import_events`,
+    `backup` and `partial_folder`. Nothing is left at the destination then.
+    """
+    if to_position is not None and to_position < 1:
+        raise PointUnreachable(source.path, f"position {to_position}", "positions begin at 1")
+    with partial_folder(destination, source=source.path) as folder:
+        end = _base_end(source, to_position, to_time_ns)
+        goes_on = end == source.last_position
+        if to_position is None and to_time_ns is None:
+            _copy(source, folder, progress)
+
+        with closing(EventLog(folder)) as log:
+            if log.last_position < end:
+                copy_events(source, log, through=end, progress=progress)
+            if goes_on:
+                _add_increments(log, increments, to_position, to_time_ns, progress)
+            _check_reached(source, log, to_position, to_time_ns)
+            return log.last_position
+
+
+def fork(
+    source: LogReader, at_position: int, destination: str | os.PathLike[str], *, progress: ReportPosition | None = None
+) -> int:
+    """Make a store of its own, in a new folder, that shares the history up to a position; return that position.
+
+    A position within a commit splits it: the fork has its events up to there. Raises `PointUnreachable` for a position
+    that the store does not have, and the errors of `copy_events` and `partial_folder`.
+    """
+    if not 1 <= at_position <= source.last_position:
+        reaches = f"it goes from 1 to {source.last_position}" if source.last_position else "it is empty"
+        raise PointUnreachable(source.path, f"position {at_position}", reaches)
+    with partial_folder(destination, source=source.path) as folder, closing(EventLog(folder)) as log:
+        return copy_events(source, log, through=at_position, progress=progress)
+
+
+def _base_end(source: LogReader, to_position: int | None, to_time_ns: int | None) -> int:
+    """The last position that is to come from the base."""
+    end = source.last_position
+    if to_time_ns is not None:
+        end = position_at(source, to_time_ns)
+        if not end and source.last_position:
+            raise _too_early(source, to_time_ns)
+    return end if to_position is None else min(end, to_position)
+
+
+def _add_increments(
+    log: EventLog,
+    increments: Sequence[Path],
+    to_position: int | None,
+    to_time_ns: int | None,
+    progress: ReportPosition | None,
+) -> None:
+    if to_position is None and to_time_ns is None:
+        for increment in increments:
+            import_events(log, increment, is_partial=True, progress=progress)
+        return
+    is_reached = False
+
+    def until(position: int, time_ns: int) -> bool:
+        nonlocal is_reached
+        too_far = to_position is not None and position > to_position
+        is_reached = too_far or (to_time_ns is not None and time_ns > to_time_ns)
+        return is_reached
+
+    for increment in increments:
+        if not is_reached:
+            import_events(log, increment, until=until, is_partial=True, progress=progress)
+
+
+def _check_reached(source: LogReader, log: EventLog, to_position: int | None, to_time_ns: int | None) -> None:
+    end = log.last_position
+    if to_time_ns is not None and not end:
+        raise _too_early(source, to_time_ns)
+    if to_position is not None and end < to_position and to_time_ns is None:
+        raise PointUnreachable(
+            source.path, f"position {to_position}", f"with the increments that were given it goes to {end}"
+        )
+
+
+def _too_early(source: LogReader, time_ns: int) -> PointUnreachable:
+    begins = "it is empty" if not source.last_position else f"it begins at {utc_time(source.time_at(1)).isoformat()}"
+    return PointUnreachable(source.path, utc_time(time_ns).isoformat(), begins)
+
+
+def _copy(store: LogReader, folder: Path, progress: ReportPosition | None) -> Summary:
+    """Copy log and archive, so that they fit together, and verify the copy."""
+    for attempt in range(1, COPY_ATTEMPTS_MAX + 1):
+        empty_folder(folder)
+        take_room(folder)
+        try:
+            store.environment.copy(folder)
+            # After the log: what compaction moves from now on is still in that copy.
+            store.archive.copy(folder)
+        except CopyInterrupted:
+            if attempt == COPY_ATTEMPTS_MAX:
+                raise
+            continue
+        if (folder / ARCHIVE_FOLDER).exists():
+            take_room(folder / ARCHIVE_FOLDER)
+        try:
+            return _verified(store, folder, progress)
+        except ArchiveUnreachable:
+            # A stream that was uncompacted in between has dropped its segments: the next copy has it in the log. Where
+            # the store itself lacks some, this tells.
+            check_archive(store)
+    raise CopyUnsound(store.path, ["what its log needs was dropped from its archive each time that both were copied"])
+
+
+def _verified(store: LogReader, folder: Path, progress: ReportPosition | None) -> Summary:
+    """Raises `CopyUnsound`, or `ArchiveUnreachable` where the copy of the archive lacks something."""
+    try:
+        copy = LogReader.open(folder)
+    except StoreError as error:
+        raise CopyUnsound(store.path, [str(error)]) from error
+    with closing(copy):
+        check_archive(copy)
+        verification = verify(copy, progress=None if progress is None else lambda done, _: progress(done))
+        findings = [str(finding) for finding in islice(verification, FINDINGS_MAX)]
+    if findings:
+        raise CopyUnsound(store.path, findings)
+    return verification.summary

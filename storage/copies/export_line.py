@@ -1,0 +1,141 @@
+"""One event as a line of JSON from which its stored bytes can be made again, bit for bit."""
+
+from base64 import b64decode, b64encode
+from typing import Any, Final
+
+import msgspec
+
+from ..commit import IdempotencyEntry
+from ..record import GENESIS_HASH, HASH_SIZE_BYTES, StoredEvent, decode_record
+
+
+class Line(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One event of an export. What JSON cannot hold as it is (bytes, say) comes as MessagePack in Base64.
+
+    `record` is there where the fields alone do not give the stored bytes: it is all of them but the hash at their end.
+    The first event of each group commit names the commits in it, and the idempotency keys that were alive at the end.
+    """
+
+    position: int
+    stream: str
+    version: int
+    type: str
+    schema_version: int
+    kind: str
+    time_ns: int
+    correlation_id: str
+    causation_id: str
+    hash: str
+    payload: Any = None
+    metadata: Any = msgspec.field(default_factory=dict)
+    tags: list[str] = []
+    payload_msgpack: str = ""
+    metadata_msgpack: str = ""
+    record: str = ""
+    commits: tuple[int, int] | None = None
+    idempotency: list[IdempotencyEntry] = []
+
+
+_pack: Final = msgspec.msgpack.Encoder().encode
+_unpack: Final = msgspec.msgpack.Decoder().decode
+_to_json: Final = msgspec.json.Encoder().encode
+_line_of: Final = msgspec.json.Decoder(Line).decode
+_from_json: Final = msgspec.json.Decoder().decode
+
+UNDECODABLE: Final = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
+"""What decoding a line raises where it is none."""
+
+
+def encode_line(
+    event: StoredEvent, record: bytes, commits: tuple[int, int] | None, idempotency: list[IdempotencyEntry]
+) -> bytes:
+    """The line of an event that is stored as `record`; it was decoded again, and gave the same bytes."""
+    for line in (_plain(event), _packed(event)):
+        whole = msgspec.structs.replace(line, commits=commits, idempotency=idempotency)
+        try:
+            encoded = _to_json(whole)
+            if _record_of(_line_of(encoded)) == record:
+                return encoded
+        except UNDECODABLE:
+            continue
+    body = b64encode(record[:-HASH_SIZE_BYTES]).decode()
+    return _to_json(msgspec.structs.replace(_packed(event), record=body, commits=commits, idempotency=idempotency))
+
+
+def decode_line(text: bytes) -> tuple[Line, bytes]:
+    """A line, and the bytes that its event is stored as. Raises one of `UNDECODABLE`."""
+    line = _line_of(text)
+    if not line.record:
+        return line, _record_of(line)
+    record = b64decode(line.record, validate=True) + bytes.fromhex(line.hash)
+    plain = msgspec.structs.replace(line, record="", commits=None, idempotency=[])
+    if plain != _packed(decode_record(record)):
+        raise ValueError("its fields are not those of its record")
+    return line, record
+
+
+def _plain(event: StoredEvent) -> Line:
+    return Line(
+        event.position,
+        event.stream,
+        event.version,
+        event.type,
+        event.schema_version,
+        event.kind,
+        event.time_ns,
+        event.correlation_id,
+        event.causation_id,
+        event.hash.hex(),
+        event.payload,
+        event.metadata,
+        list(event.tags),
+    )
+
+
+def _packed(event: StoredEvent) -> Line:
+    """The same with what JSON does not give back as it is in MessagePack."""
+    payload, payload_msgpack = _as_json(event.payload)
+    metadata, metadata_msgpack = _as_json(event.metadata)
+    return msgspec.structs.replace(
+        _plain(event),
+        payload=payload,
+        metadata=metadata,
+        payload_msgpack=payload_msgpack,
+        metadata_msgpack=metadata_msgpack,
+    )
+
+
+def _as_json(data: Any) -> tuple[Any, str]:
+    """(the data, nothing) where JSON gives it back as it is; else (None, its MessagePack in Base64)."""
+    packed = _pack(data)
+    try:
+        is_lossless = _pack(_from_json(_to_json(data))) == packed
+    except UNDECODABLE:
+        is_lossless = False
+    return (data, "") if is_lossless else (None, b64encode(packed).decode())
+
+
+def _record_of(line: Line) -> bytes:
+    payload = _unpack(b64decode(line.payload_msgpack, validate=True)) if line.payload_msgpack else line.payload
+    metadata = _unpack(b64decode(line.metadata_msgpack, validate=True)) if line.metadata_msgpack else line.metadata
+    digest = bytes.fromhex(line.hash)
+    if len(digest) != HASH_SIZE_BYTES:
+        raise ValueError(f"its hash has {len(digest)} bytes and not {HASH_SIZE_BYTES}")
+    encoded = _pack(
+        (
+            line.position,
+            line.stream,
+            line.version,
+            line.type,
+            line.schema_version,
+            line.kind,
+            line.time_ns,
+            line.correlation_id,
+            line.causation_id,
+            metadata,
+            payload,
+            line.tags,
+            GENESIS_HASH,
+        )
+    )
+    return encoded[:-HASH_SIZE_BYTES] + digest

@@ -1,0 +1,195 @@
+"""Something new that is there as a whole or not at all: written beside its place, and renamed when it is on the disk.
+
+What a killed process leaves is named `….partial`; whoever writes the same thing next replaces it.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Final
+
+from ..environment.folder import ARCHIVE_FOLDER, DATA_FILE, LOCK_FILE, WRITER_FILE, sync_folder
+from ..errors import (
+    FileWriteFailed,
+    StoreFull,
+    StoreOutcomeUnknown,
+    StorePathInvalid,
+    StoreReadOnly,
+    StoreWriteFailed,
+)
+from .errors import (
+    DestinationExists,
+    DestinationFull,
+    DestinationInUse,
+    DestinationOverlaps,
+    DestinationUnusable,
+)
+
+PARTIAL_SUFFIX: Final = ".partial"
+_OURS: Final = frozenset({DATA_FILE, LOCK_FILE, WRITER_FILE, ARCHIVE_FOLDER})
+"""What a partial store consists of; a folder with anything else in it is not one, and is left alone."""
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_WRITE_ERRORS: Final = (
+    FileWriteFailed,
+    StoreFull,
+    StoreOutcomeUnknown,
+    StorePathInvalid,
+    StoreReadOnly,
+    StoreWriteFailed,
+)
+
+
+@contextmanager
+def partial_folder(destination: str | os.PathLike[str], *, source: str | None = None) -> Iterator[Path]:
+    """A folder to fill, which becomes `destination` when the block ends, and is removed when it fails.
+
+    Whatever was opened in it must be closed by then. Raises `DestinationExists` unless the destination is free or an
+    empty folder, `DestinationOverlaps` where it is inside of the store `source`, `DestinationUnusable`,
+    `DestinationInUse` and `DestinationFull`.
+    """
+    final = _place(destination, source)
+    partial = final.with_name(final.name + PARTIAL_SUFFIX)
+    with _translated(final, partial):
+        _check_free(final, is_folder=True)
+        lock = _claim(final, partial, is_folder=True)
+        try:
+            empty_folder(partial)
+            yield partial
+            sync_folder(partial)
+            _check_free(final, is_folder=True)
+            partial.rename(final)
+            sync_folder(final.parent)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        finally:
+            os.close(lock)
+
+
+@contextmanager
+def partial_file(destination: str | os.PathLike[str], *, source: str | None = None) -> Iterator[IO[bytes]]:
+    """The same for a file."""
+    final = _place(destination, source)
+    partial = final.with_name(final.name + PARTIAL_SUFFIX)
+    with _translated(final, partial):
+        _check_free(final, is_folder=False)
+        lock = _claim(final, partial, is_folder=False)
+        try:
+            with os.fdopen(os.dup(lock), "wb") as file:
+                file.truncate(0)
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            _check_free(final, is_folder=False)
+            partial.rename(final)
+            sync_folder(final.parent)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(lock)
+
+
+def _place(destination: str | os.PathLike[str], source: str | None) -> Path:
+    """Where it is really going to be, whatever links lead there."""
+    final = Path(os.path.realpath(destination))
+    if source is not None:
+        here = Path(os.path.realpath(source))
+        if final == here or here in final.parents:
+            raise DestinationOverlaps(str(destination), source)
+    return final
+
+
+def is_free(final: Path) -> bool:
+    """Whether nothing is there, or an empty folder; what may not be looked at is not free."""
+    try:
+        return not os.path.lexists(final) or (final.is_dir() and not any(final.iterdir()))
+    except OSError:
+        return False
+
+
+def _check_free(final: Path, *, is_folder: bool) -> None:
+    if os.path.lexists(final):
+        if not is_folder or not is_free(final):
+            raise DestinationExists(str(final))
+        if final.is_mount():
+            raise DestinationUnusable(str(final), "a disk is mounted there, and it is made beside and then renamed")
+    if not final.parent.is_dir():
+        raise DestinationUnusable(str(final), f"there is no folder {final.parent}")
+
+
+def _claim(final: Path, partial: Path, *, is_folder: bool) -> int:
+    """Hold a lock on it, whether it is new or what a killed process left; the system drops it with the process."""
+    while True:
+        if is_folder:
+            partial.mkdir(exist_ok=True)
+            descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        else:
+            descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            if not is_folder and not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise DestinationExists(str(partial))
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_same(descriptor, partial):
+                if is_folder and not _OURS.issuperset(entry.name for entry in partial.iterdir()):
+                    raise DestinationExists(str(partial))
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            raise DestinationInUse(str(final), str(partial)) from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        # Its owner has renamed or removed it in between.
+        os.close(descriptor)
+        _check_free(final, is_folder=is_folder)
+
+
+def _is_same(descriptor: int, partial: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), partial.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def empty_folder(partial: Path) -> None:
+    """Remove everything in it."""
+    for entry in partial.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+@contextmanager
+def translated_errors(name: str) -> Iterator[None]:
+    """Turn what the system says of a destination into our errors."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise DestinationExists(name) from error
+        reason = error.strerror or str(error)
+        if error.errno in _NO_ROOM:
+            raise DestinationFull(name, reason) from error
+        raise DestinationUnusable(name, reason) from error
+
+
+@contextmanager
+def _translated(final: Path, partial: Path) -> Iterator[None]:
+    """The same with what a store says that is made in the partial."""
+    try:
+        with translated_errors(str(final)):
+            yield
+    except _WRITE_ERRORS as error:
+        if not Path(error.path).is_relative_to(partial):
+            raise
+        reason = str(error.__cause__ or error)
+        if isinstance(error, StoreFull) or any(os.strerror(code) in reason for code in _NO_ROOM):
+            raise DestinationFull(str(final), reason) from error
+        raise DestinationUnusable(str(final), reason) from error

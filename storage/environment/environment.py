@@ -1,0 +1,449 @@
+"""The LMDB environment of one store: opening it safely, reading, writing from one thread, growing, reopening.
+
+Facts about LMDB that shape this file (py-lmdb 3.0, engine 0.9) are listed in the design, section 4: resizing needs that
+no other transaction is open, a failed commit leaves the outcome unknown, a fork shares what must not be shared.
+"""
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, closing
+from pathlib import Path
+from typing import Any, Final, TypeAlias, TypeVar
+
+import lmdb
+import lmdb.verify
+
+from ..copies.errors import CopyInterrupted
+from ..errors import (
+    FileWriteFailed,
+    StoreClosed,
+    StoreError,
+    StoreForked,
+    StoreFormatUnknown,
+    StoreFull,
+    StoreMapOutgrown,
+    StoreMapRefused,
+    StoreOutcomeUnknown,
+    StoreReplaced,
+    StoreTruncated,
+)
+from .durable_file import synced_meanwhile
+from .folder import (
+    DATA_FILE,
+    boot_id,
+    check_folder,
+    lock_for_writing,
+    mark,
+    needs_lock_file,
+    permission_error,
+    sync_folder,
+    take_room,
+    was_closed_cleanly,
+)
+from .gate import Gate
+from .lmdb_errors import open_error, write_error
+from .outlet import Outlet
+
+FORMAT_VERSION: Final = 3
+FORMAT_NAME: Final = b"eventsrc"
+ENGINE: Final = 0
+"""LMDB 0.9: 1.0 is young, and py-lmdb does not expose its checksums."""
+MAP_SIZE_BYTES: Final = 1 << 36
+"""Reserved address space, not disk: sparse, so that growing is rare."""
+MAP_GROWTH_FACTOR: Final = 2
+MAP_GROWTHS_MAX: Final = 24
+"""Doublings tried for one transaction before the error is passed on."""
+COMMIT_TIME_DRIFT: Final = 1.02
+"""By how much the estimate of the disk's time grows with each commit that took longer."""
+TABLES: Final = (
+    "meta",
+    "log",
+    "heads",
+    "streams",
+    "types",
+    "categories",
+    "tags",
+    "tree",
+    "idempotency",
+    "expiries",
+    "snapshots",
+    "compacted",
+)
+"""Of a log; an archive has others."""
+TABLES_MAX: Final = 256
+SPARE_READERS: Final = 2
+"""Finished read transactions kept for reuse."""
+
+
+Transaction: TypeAlias = "lmdb.Transaction[bytes]"
+Table: TypeAlias = Any
+"""A handle of an LMDB sub-database; py-lmdb keeps its class private."""
+T = TypeVar("T")
+
+logger = logging.getLogger("eventsrc.storage")
+
+
+class Environment:
+    """One LMDB environment in the folder `path`.
+
+    Reading is allowed from any thread, `write` from one at a time. With `read_only` it may be open
+    for writing elsewhere; with `leaves_no_trace` no lock file is made then, nor needed where nobody writes.
+
+    Raises one of the `StoreError` classes when the folder cannot be opened.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        create: bool = True,
+        read_only: bool = False,
+        leaves_no_trace: bool = False,
+        map_size_bytes: int = MAP_SIZE_BYTES,
+        tables: Sequence[str] = TABLES,
+    ):
+        self._folder = Path(path).absolute()  # it may be opened again after the program has changed its working folder
+        self.path = str(self._folder)
+        self._pid = os.getpid()
+        self._map_size_bytes = map_size_bytes
+        self.names = tuple(tables)
+        """Of its tables."""
+        self._gate = Gate()
+        self._closed = False
+        self.commit_seconds = math.inf
+        """How long the disk takes for a commit, estimated."""
+        self._read_only = read_only
+        self.leaves_no_trace = leaves_no_trace
+        existed = check_folder(self._folder, create=create and not read_only)
+        if read_only:
+            self._open(create=False)
+            return
+        self._writer_lock = lock_for_writing(self._folder)
+        try:
+            take_room(self._folder)
+            if existed and not was_closed_cleanly(self._folder):
+                _verify_pages(self._folder)
+            self._open(create=not existed)
+            mark(self._writer_lock, f"{os.getpid()} {boot_id()}")
+        except BaseException:
+            self._writer_lock.close()
+            raise
+
+    def table(self, name: str) -> Table:
+        """The handle of one of its tables. Do not keep it: after a failed write there are others."""
+        return self._tables[name]
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether another process may be writing it."""
+        return self._read_only
+
+    def check_usable(self) -> None:
+        """Raise `StoreForked` or `StoreClosed` where it cannot be used."""
+        if os.getpid() != self._pid:
+            raise StoreForked(self.path)
+        if self._closed:
+            raise StoreClosed(self.path)
+
+    def check_in_place(self) -> None:
+        """Raise `StoreReplaced` where what is open is no longer the file at its path."""
+        if _identity(self._folder) != self._identity:
+            raise StoreReplaced(self.path)
+
+    def read(self) -> AbstractContextManager[Transaction]:
+        """A read transaction. Keep it short, and never hold it across an await or a call of user code."""
+        return _Read(self)
+
+    def begin_reading(self) -> Transaction:
+        """Begin a read transaction, which must be ended by `end_reading`."""
+        # Before the gate: in a forked child its lock may be held by a thread that is not there.
+        if os.getpid() != self._pid:
+            raise StoreForked(self.path)
+        self._gate.enter()
+        try:
+            if self._closed:
+                raise StoreClosed(self.path)
+            return self._begin()
+        except BaseException:
+            self._gate.leave()
+            raise
+
+    def end_reading(self, transaction: Transaction) -> None:
+        """End a read transaction."""
+        transaction.abort()
+        self._gate.leave()
+
+    def _begin(self) -> Transaction:
+        try:
+            return self._environment.begin()
+        except lmdb.MapResizedError:
+            pass
+        for _ in range(MAP_GROWTHS_MAX):
+            self._take_over_map()
+            try:
+                return self._environment.begin()
+            except lmdb.MapResizedError:
+                continue
+        raise StoreMapOutgrown(self.path)
+
+    def _take_over_map(self) -> None:
+        """Another process, which writes, has let the map grow: map as much, once no other thread reads."""
+        if self._gate.depth > 1:
+            raise StoreMapOutgrown(self.path)  # a transaction of this thread is open, and would be lost
+        self._gate.leave()
+        try:
+            with self._gate.alone():
+                self.check_usable()
+                self._resize(0)
+        finally:
+            self._gate.enter()
+        self.check_usable()
+
+    def copy(self, folder: Path) -> None:
+        """Copy it as it is now into an existing folder, without freed pages, to the disk.
+
+        Takes as long as the disk needs; call it in a worker thread. Reading and writing go on meanwhile.
+
+        Raises `CopyInterrupted` when the map has to move or the environment to be opened anew: that cannot wait for the
+        copy, since all readers wait for it. Raises `FileWriteFailed` where the copy cannot be written.
+        """
+        try:
+            # Through the page cache: LMDB's own file waits for the disk with every megabyte.
+            with (folder / DATA_FILE).open("xb") as file, synced_meanwhile(file.fileno()):
+                self._copy_to(file.fileno())
+            sync_folder(folder)
+        except (lmdb.Error, OSError) as error:
+            raise FileWriteFailed(str(folder), str(error)) from error
+
+    def _copy_to(self, descriptor: int) -> None:
+        with closing(Outlet(descriptor)) as outlet:
+            try:
+                with self.read(), self._gate.giving_way(outlet.cut):
+                    self._environment.copyfd(outlet.descriptor, compact=True)
+            except lmdb.Error as error:
+                if outlet.is_cut or isinstance(error, lmdb.MapResizedError):
+                    raise CopyInterrupted(self.path) from error
+                raise
+
+    def write(self, work: Callable[[Transaction], T]) -> T:
+        """Run `work` in a write transaction and commit it durably; run it again after the map had to grow.
+
+        Raises `StoreFull`, `StoreMapRefused` or `StoreWriteFailed` when the system refuses; the environment has then
+        been opened anew, so that the caller can look whether the commit is there.
+        """
+        self.check_usable()
+        for _ in range(MAP_GROWTHS_MAX):
+            is_cleared = False
+            try:
+                with self._environment.begin(write=True) as transaction:
+                    try:
+                        result = work(transaction)
+                    except BaseException:
+                        # py-lmdb does not abort a write transaction before every copy has ended.
+                        self._gate.clear()
+                        is_cleared = True
+                        raise
+                    started = time.perf_counter()
+                # What the disk takes is the least of what was measured: the rest is waiting for the interpreter.
+                self.commit_seconds = min(time.perf_counter() - started, self.commit_seconds * COMMIT_TIME_DRIFT)
+                return result
+            except lmdb.MapFullError:
+                self._grow()
+            except lmdb.Error as error:
+                self._reopen()
+                raise write_error(self.path, error) from error
+            finally:
+                if is_cleared:
+                    self._gate.cleared()
+        raise StoreFull(self.path, f"the map could not grow beyond {self._map_size_bytes:,} bytes")
+
+    def sizes(self) -> tuple[int, int]:
+        """(bytes of the data file on disk, bytes of the map)."""
+        return (self._folder / DATA_FILE).stat().st_size, self._map_size_bytes
+
+    def close(self) -> None:
+        """Close it and leave the mark of a clean end. Idempotent; does nothing in a forked child."""
+        if self._closed or os.getpid() != self._pid:
+            return
+        with self._gate.alone():
+            self._closed = True
+            self._environment.close()
+        if not self._read_only:
+            mark(self._writer_lock, "")
+            self._writer_lock.close()
+
+    def _open(self, *, create: bool) -> None:
+        lock = not self.leaves_no_trace or needs_lock_file(self._folder)
+        environment = _open_lmdb(self.path, self._map_size_bytes, create=create, read_only=self._read_only, lock=lock)
+        try:
+            _check_length(self._folder, environment)
+            # An environment without a table is what is left of a creation that was interrupted.
+            create = create or (not self._read_only and not environment.stat()["entries"])
+            _check_format(self.path, environment, create=create)
+            self._tables: dict[str, Table] = {
+                name: environment.open_db(name.encode(), create=not self._read_only) for name in self.names
+            }
+            environment.reader_check()
+            self._map_size_bytes = environment.info()["map_size"]
+        except lmdb.Error as error:
+            environment.close()
+            if create:
+                raise write_error(self.path, error) from error
+            raise StoreTruncated(
+                self.path, f"The store {self.path} cannot be read ({error}). Restore it from a backup."
+            ) from error
+        except StoreError:
+            environment.close()
+            raise
+        self._environment = environment
+        self._identity = _identity(self._folder)
+        if create:
+            # LMDB never syncs the folder that holds its new files.
+            sync_folder(self._folder)
+            sync_folder(self._folder.absolute().parent)
+
+    def _grow(self) -> None:
+        """Let the map grow. Raises `StoreMapRefused`; the map is as it was then."""
+        with self._gate.alone():
+            self._resize(self._map_size_bytes * MAP_GROWTH_FACTOR)
+        logger.info("store map grown", extra={"path": self.path, "map_size_bytes": self._map_size_bytes})
+
+    def _resize(self, size_bytes: int) -> None:
+        """Map the file anew, in the size that its writer has where it is 0. Only while nobody reads (`Gate.alone`)."""
+        try:
+            self._environment.set_mapsize(size_bytes)
+        except lmdb.Error as error:
+            # LMDB has given the old map up before it found that it may not have the new one.
+            self._open_again()
+            if size_bytes:
+                raise StoreMapRefused(self.path, size_bytes, is_growing=True) from error
+            # What is stored by now is mapped at least.
+        self._map_size_bytes = self._environment.info()["map_size"]
+
+    def _reopen(self) -> None:
+        """After a failed commit the environment may be in panic: only a new one tells what is stored."""
+        with self._gate.alone():
+            self._open_again()
+
+    def _open_again(self) -> None:
+        """Close and open it. Only while nobody reads (`Gate.alone`)."""
+        self._environment.close()
+        try:
+            self._open(create=False)
+        except StoreError as error:
+            self._closed = True
+            if self._read_only:
+                raise
+            self._writer_lock.close()
+            raise StoreOutcomeUnknown(self.path, str(error)) from error
+
+
+class _Read:
+    """One read transaction as a context manager: `contextlib`'s own would take longer than the transaction does."""
+
+    __slots__ = ("_environment", "_transaction")
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+
+    def __enter__(self) -> Transaction:
+        self._transaction = self._environment.begin_reading()
+        return self._transaction
+
+    def __exit__(self, *_: object) -> None:
+        self._environment.end_reading(self._transaction)
+
+
+def _open_lmdb(path: str, map_size_bytes: int, *, create: bool, read_only: bool, lock: bool) -> lmdb.Environment:
+    options = {
+        "map_size": map_size_bytes,
+        "max_dbs": TABLES_MAX,
+        "max_spare_txns": SPARE_READERS,
+        "create": create,
+        "readonly": read_only,
+        "lock": lock,
+    }
+    if create:
+        # An existing file knows its own engine.
+        options["lib_version"] = ENGINE
+    try:
+        return lmdb.open(path, **options)  # type: ignore[arg-type]
+    except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError, lmdb.PageNotFoundError) as error:
+        raise StoreFormatUnknown(
+            path, f"{path} holds no LMDB data of a known version ({error}). Name another folder."
+        ) from error
+    except lmdb.ReadonlyError as error:
+        raise permission_error(Path(path), read_only=read_only) from error
+    except lmdb.Error as error:
+        raise open_error(path, error, map_size_bytes) from error
+
+
+def _verify_pages(folder: Path) -> None:
+    """Check every page without handing the file to LMDB, which may abort the process on a damaged one."""
+    logger.warning("store was not closed before the machine stopped; checking its pages", extra={"path": str(folder)})
+    problem = page_problem(folder)
+    if problem:
+        raise StoreTruncated(
+            str(folder), f"The pages of the store {folder} are damaged ({problem}). Restore it from a backup."
+        )
+
+
+def page_problem(folder: Path) -> str:
+    """The first thing that is wrong with the pages of a file that nobody writes; empty where they are sound."""
+    try:
+        problems: list[str] = lmdb.verify.verify(str(folder))  # type: ignore[no-untyped-call]
+    except lmdb.verify.VerifyError as error:
+        return str(error)
+    return problems[0] if problems else ""
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """What tells the data file in a folder from every other; None where there is none."""
+    try:
+        status = (folder / DATA_FILE).stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _check_length(folder: Path, environment: lmdb.Environment) -> None:
+    """Reading a map beyond the end of its file kills the process, so a truncated file is found before that."""
+    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    actual = (folder / DATA_FILE).stat().st_size
+    # LMDB does not write pages that a transaction took and gave back, so a sound file may be shorter too.
+    if actual < needed and page_problem(folder):
+        raise StoreTruncated(
+            str(folder),
+            f"The store {folder} has {actual:,} bytes and needs {needed:,}: it was cut off. Restore it from a backup.",
+        )
+
+
+def _check_format(path: str, environment: lmdb.Environment, *, create: bool) -> None:
+    if create:
+        with environment.begin(write=True) as transaction:
+            meta = environment.open_db(b"meta", txn=transaction)
+            transaction.put(b"format", FORMAT_NAME, db=meta)
+            transaction.put(b"version", str(FORMAT_VERSION).encode(), db=meta)
+        return
+    try:
+        meta = environment.open_db(b"meta", create=False)
+    except (lmdb.NotFoundError, lmdb.ReadonlyError) as error:
+        raise _foreign(path) from error
+    with environment.begin() as transaction:
+        name = transaction.get(b"format", db=meta)
+        version = transaction.get(b"version", b"0", db=meta)
+    if name != FORMAT_NAME or not version.isdigit():
+        raise _foreign(path)
+    if int(version) != FORMAT_VERSION:
+        raise StoreFormatUnknown(
+            path,
+            f"The store {path} has format {int(version)} and this version of eventsrc knows format {FORMAT_VERSION}: "
+            "install the version of eventsrc that wrote it, or a newer one.",
+        )
+
+
+def _foreign(path: str) -> StoreFormatUnknown:
+    return StoreFormatUnknown(path, f"{path} is an LMDB environment, but not a store of eventsrc. Name another folder.")

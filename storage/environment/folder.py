@@ -1,0 +1,219 @@
+"""The files of a store's folder besides what LMDB writes: is it usable, who writes, how did it end."""
+
+import errno
+import fcntl
+import os
+import resource
+import time
+from pathlib import Path
+from typing import Final, TextIO
+
+from ..errors import StoreError, StoreFull, StoreInUse, StorePathInvalid, StoreReadOnly, StoreTruncated
+
+DATA_FILE: Final = "data.mdb"
+LOCK_FILE: Final = "lock.mdb"
+LOCK_FILE_SIZE_BYTES: Final = 8192
+"""What LMDB makes it: a header, and a slot of 64 bytes for each of 126 readers."""
+WRITER_FILE: Final = "writer.lock"
+ARCHIVE_FOLDER: Final = "archive"
+"""Is made by the first compaction; see `storage/archive/archive.py`."""
+CONTROL_FOLDER: Final = "control"
+"""Is made once the data file has been; see `storage/control.py`."""
+RUNTIME_FILE: Final = "runtime.lock"
+"""In the control folder; held by the runtime that keeps what is there, and the views beside it."""
+VIEWS_FOLDER: Final = "views"
+ROWS_FOLDER: Final = "rows"
+"""Of each generation of a view: what `view_environment.py` opens."""
+READERS_FOLDER: Final = "readers"
+"""In it are a folder for each reader that keeps views, with control and views of its own."""
+DATA_SIZE_BYTES_MIN: Final = 8192
+"""LMDB begins a file with two pages, of 4,096 bytes at least."""
+LOOKS_MAX: Final = 5
+LOOK_SECONDS: Final = 0.002
+"""So often, and after so long, a lock is tried again: a process that only looks whether it is held has it for less."""
+ROOM_BYTES_MIN: Final = 256 * 1024
+"""A disk with less than this has no room."""
+
+
+def check_folder(folder: Path, *, create: bool) -> bool:
+    """Make the folder if need be; return whether a store's data file is there."""
+    path = str(folder)
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise StorePathInvalid(path, f"{path} is a file. A store is a folder: name one, or a path that is free.")
+        if not folder.exists():
+            if not create:
+                raise StorePathInvalid(path, f"There is no store at {path}. See whether the path is right.")
+            folder.mkdir(parents=True)
+        data_file = folder / DATA_FILE
+        # An empty file is what is left where the disk was full when the store was created.
+        size_bytes = data_file.stat().st_size if data_file.exists() else None
+        if size_bytes is not None and size_bytes < DATA_SIZE_BYTES_MIN and (folder / CONTROL_FOLDER).exists():
+            raise StoreTruncated(
+                path, f"The store {path} has {size_bytes:,} bytes left: it was cut off. Restore it from a backup."
+            )
+    except OSError as error:
+        raise _folder_error(path, error) from error
+    if not size_bytes and not create:
+        raise StorePathInvalid(path, f"{path} is a folder without a store in it. Name the folder of a store.")
+    return bool(size_bytes)
+
+
+def lock_for_writing(folder: Path) -> TextIO:
+    """Hold an advisory lock for as long as the store is open; the system drops it with the process."""
+    path = str(folder)
+    try:
+        file = (folder / WRITER_FILE).open("a+", encoding="ascii")
+    except OSError as error:
+        raise _folder_error(path, error) from error
+    try:
+        hold(file)
+    except OSError as error:
+        file.seek(0)
+        owner = file.read().strip()
+        file.close()
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise _folder_error(path, error) from error
+        raise StoreInUse(path, f"process {owner.split()[0]}" if owner else "another process") from None
+    return file
+
+
+def hold(file: TextIO) -> None:
+    """Take the lock of a file. Raises `OSError` where another process holds it, and does not only look."""
+    for _ in range(LOOKS_MAX):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOOK_SECONDS)
+        else:
+            return
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def is_open_for_writing(folder: Path) -> bool:
+    """Whether a process has the store open for writing at this moment."""
+    return _is_held(folder / WRITER_FILE)
+
+
+def has_runtime(control_folder: Path) -> bool:
+    """Whether a runtime keeps this control board, and the views beside it, at this moment."""
+    return _is_held(control_folder / RUNTIME_FILE)
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        with path.open(encoding="ascii") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def needs_lock_file(folder: Path) -> bool:
+    """Whether a reader must use LMDB's lock file: where a process writes the store, or may begin to.
+
+    A copy has no lock file and needs none. Nor does a reader need one that it may not write, as in the store of another
+    user, while nobody writes the store.
+    """
+    path = folder / LOCK_FILE
+    return is_open_for_writing(folder) or (path.exists() and os.access(path, os.W_OK))
+
+
+def take_room(folder: Path) -> None:
+    """`reserve_lock_file` with our errors: raises `StoreFull`, `StoreReadOnly` or `StorePathInvalid`."""
+    try:
+        reserve_lock_file(folder)
+    except OSError as error:
+        raise _folder_error(str(folder), error) from error
+
+
+def reserve_lock_file(folder: Path) -> None:
+    """Take the room of LMDB's lock file: it is mapped into memory, where a full disk would kill the process.
+
+    Raises `OSError` when there is no room.
+    """
+    path = folder / LOCK_FILE
+    if path.exists():
+        return
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        os.posix_fallocate(descriptor, 0, LOCK_FILE_SIZE_BYTES)
+    except OSError:
+        path.unlink()
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def mark(writer_lock: TextIO, text: str) -> None:
+    """Write who has the store open for writing; nothing once it was closed in order."""
+    writer_lock.seek(0)
+    writer_lock.truncate()
+    writer_lock.write(text)
+    writer_lock.flush()
+    os.fsync(writer_lock.fileno())
+
+
+def was_closed_cleanly(folder: Path) -> bool:
+    """Whether the pages can be trusted: closed in order, or only the process died.
+
+    A killed process leaves what it wrote in the page cache, so LMDB's pages stay whole; after the machine went down
+    they are checked.
+    """
+    mark = (folder / WRITER_FILE).read_text(encoding="ascii").split()
+    return not mark or mark[1:] == [boot_id()]
+
+
+def boot_id() -> str:
+    """Tells this start of the machine from every other."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return "unknown"
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names of its files to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _folder_error(path: str, error: OSError) -> StoreError:
+    reason = error.strerror or str(error)
+    if error.errno == errno.EROFS:
+        return StoreReadOnly(
+            path, f'{path} is on a read-only file system. What is there can be read with role="reader".'
+        )
+    if error.errno == errno.ENOSPC:
+        return StoreFull(path, reason)
+    return StorePathInvalid(
+        path, f"{path} cannot be used as a store: {reason}. Name another folder, or get the right to this one."
+    )
+
+
+def permission_error(folder: Path, *, read_only: bool) -> StoreError:
+    """Why LMDB may not open the files of a store in a folder that may be entered."""
+    if not os.access(folder / DATA_FILE, os.R_OK):
+        return _folder_error(str(folder), PermissionError(errno.EACCES, f"{DATA_FILE} may not be read"))
+    if read_only:
+        what, advice = f"its {LOCK_FILE}, in which LMDB notes who reads", "read a copy (`eventsrc verify` needs none)"
+    else:
+        what, advice = f"its {DATA_FILE} and {LOCK_FILE}", 'open it with role="reader"'
+    return StoreReadOnly(
+        str(folder), f"The store {folder} cannot be opened: this user may not write {what}. Get the right, or {advice}."
+    )
+
+
+def has_room(folder: Path) -> bool:
+    """Whether its disk, and the limit on the size of files, leave room to write."""
+    disk = os.statvfs(folder)
+    if disk.f_bavail * disk.f_frsize < ROOM_BYTES_MIN:
+        return False
+    limit_bytes, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size_bytes = (folder / DATA_FILE).stat().st_size
+    return limit_bytes == resource.RLIM_INFINITY or size_bytes + ROOM_BYTES_MIN < limit_bytes
