@@ -9,7 +9,7 @@ import msgspec
 import trio
 from pykka.messages import _ActorStop
 
-from ..storage.errors import EventSourcingError, described
+from ..storage.errors import EventSourcingError, FileWriteFailed, described
 from ..storage.limits import Limits
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader
@@ -164,8 +164,8 @@ class Projector(TrioActor):
             logger.warning("projection will try again: %s", self.error, extra=self._facts(event))
             self._rest()
         except EventSourcingError as error:
-            # Another process was faster, or a commit took effect although its answer was lost.
-            self._is_displaced |= isinstance(error, CheckpointMoved)
+            # Another process was faster, or a commit took effect although its answer was lost, or may have.
+            self._is_displaced |= isinstance(error, CheckpointMoved | FileWriteFailed)
             self._attempts += 1
             self.error = str(error)
             logger.warning("projection will try again: %s", error, extra=self._facts())

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from ..archive import KEY_SIZE_BYTES, UNDECODABLE, Archive
-from ..environment import FORMAT_NAME, FORMAT_VERSION, Environment, Transaction
+from ..environment import Environment, Transaction
 from ..errors import ArchiveUnreachable
 from ..group import is_stub, split_stub
 from ..record import HASH_SIZE_BYTES, StoredEvent
 from ..record_lookup import RecordLookup
 from ..segment_cache import SegmentCache
+from ..store_format import FORMAT_NAME, FORMAT_VERSION
 from .compacted import CompactedCheck
 from .finding import Finding
 from .tables import unknown_tables, walk_table

@@ -2,10 +2,11 @@
 
 import msgspec
 
-from ..environment import FORMAT_NAME, FORMAT_VERSION, Environment, Transaction
+from ..environment import Environment, Transaction
 from ..flush import INDEXED_THROUGH_KEY, TREE_KEY, indexed_through, indexed_tree
 from ..group import KEY
 from ..segment_numbers import SEGMENTS_KEY, SegmentNumbers, segment_numbers
+from ..store_format import FORMAT_NAME, FORMAT_VERSION
 from .finding import Finding
 from .log import LogWalk
 

@@ -26,9 +26,10 @@ from eventsrc import (
 )
 from eventsrc.storage.commit import NewEvent, StreamAppend
 from eventsrc.storage.contract import append_to, appended, commit, raised
-from eventsrc.storage.environment import FORMAT_VERSION, Environment
+from eventsrc.storage.environment import Environment
 from eventsrc.storage.folder import DATA_FILE, LOCK_FILE, WRITER_FILE
 from eventsrc.storage.reader import LogReader
+from eventsrc.storage.store_format import FORMAT_VERSION
 from eventsrc.storage.verification.verify import verify
 
 # -- paths
