@@ -1,6 +1,5 @@
 """The projector: the actor that follows the log for one view, batch by batch, first to catch up and then live."""
 
-import contextlib
 import logging
 import time
 from typing import Any, Final, Literal, Protocol, TypeAlias
@@ -106,8 +105,13 @@ class Projector(TrioActor):
 
     async def on_stop(self) -> None:  # type: ignore[override]
         if self.position > self._saved_position and self.state not in ("retrying", "failed"):
-            with contextlib.suppress(ViewRemoved):
+            try:
                 await self._apply([], Checkpoint(self.position, self._last_hash))
+            except ViewRemoved:
+                pass
+            except EventSourcingError as error:
+                # What came since has no effect on the view: it is looked through once more.
+                logger.warning("how far a view has come could not be stored: %s", error, extra=self._facts())
 
     def wake(self) -> None:
         """Have it look at the log, now or when it is done with what it does."""

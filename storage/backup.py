@@ -9,7 +9,7 @@ from typing import Final
 
 from .archive import ARCHIVE_FOLDER
 from .compaction import check_archive
-from .errors import ArchiveUnreachable, StoreError
+from .errors import ArchiveUnreachable, CorruptRecord, StoreFormatUnknown, StoreTruncated
 from .folder import take_room
 from .log import EventLog
 from .moving_errors import CopyInterrupted, CopyUnsound, PointUnreachable
@@ -167,7 +167,7 @@ def _verified(store: LogReader, folder: Path, progress: Progress | None) -> Summ
     """Raises `CopyUnsound`, or `ArchiveUnreachable` where the copy of the archive lacks something."""
     try:
         copy = LogReader.open(folder)
-    except StoreError as error:
+    except (CorruptRecord, StoreFormatUnknown, StoreTruncated) as error:
         raise CopyUnsound(store.path, [str(error)]) from error
     with closing(copy):
         check_archive(copy)

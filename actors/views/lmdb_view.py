@@ -1,12 +1,11 @@
 """Views on LMDB: a folder for each generation of each projection, next to the log."""
 
-import contextlib
 import logging
 import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,14 +58,16 @@ class LmdbViews:
                 # The process was stopped while it was made; what is in it may be of any version.
                 shutil.rmtree(folder)
             folder.mkdir(parents=True, exist_ok=True)
-        environment = ViewEnvironment(folder / ROWS_FOLDER, {table.name: table.indexes for table in tables})
-        if stored != generation:
-            try:
+        with ExitStack() as undoing:
+            if stored is None:
+                # Its number may not be used again, and nobody would remove it then.
+                undoing.callback(shutil.rmtree, folder, ignore_errors=True)
+            environment = ViewEnvironment(folder / ROWS_FOLDER, {table.name: table.indexes for table in tables})
+            undoing.callback(environment.close)
+            if stored != generation:
                 with self._translated():
                     write_durably(folder / GENERATION_FILE, msgspec.json.encode(generation))
-            except BaseException:
-                environment.close()
-                raise
+            undoing.pop_all()
         return LmdbView(environment)
 
     def activate(self, projection: str, generation: Generation) -> None:
@@ -83,8 +84,10 @@ class LmdbViews:
     def tidy(self, projection: str) -> None:
         with self._translated():
             for dropped in (self.path / projection).glob(f"{DROPPED}*"):
-                with contextlib.suppress(FileNotFoundError):
+                # Others may be at it; or it was begun, and the file is gone already.
+                with suppress(FileNotFoundError):
                     _shrink(dropped / ROWS_FOLDER / DATA_FILE)
+                with suppress(FileNotFoundError):
                     shutil.rmtree(dropped)
 
     def _folder(self, projection: str, generation: Generation) -> Path:

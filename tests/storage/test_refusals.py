@@ -5,7 +5,7 @@ import fcntl
 import os
 import re
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,13 @@ import pytest
 from eventsrc import EventLog, EventSourcingError, FileWriteFailed, StoreFull, StorePathInvalid
 from eventsrc.actors.views.lmdb_view import LmdbViews
 from eventsrc.actors.views.view_store import Checkpoint, Generation
+from eventsrc.storage.backup import backup
 from eventsrc.storage.contract import append_to, appended, commit
 from eventsrc.storage.control import ControlBoard
 from eventsrc.storage.durable_file import write_durably
 from eventsrc.storage.folder import WRITER_FILE
+from eventsrc.storage.moving_errors import DestinationUnusable
+from eventsrc.storage.partial import partial_file, partial_folder
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.verification.verify import verify
 from eventsrc.storage.view_environment import ViewEnvironment
@@ -219,3 +222,65 @@ def test_what_a_killed_process_leaves_of_a_small_file_is_replaced(tmp_path: Path
     assert len(set(tmp_path.iterdir()) - beside) == 1
     write_durably(tmp_path / "file", b"newest")
     assert {each.name for each in tmp_path.iterdir()} == {"file"}
+
+
+def test_a_generation_that_could_not_be_made_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    views = LmdbViews(tmp_path)
+    for number in (1, 2):  # its mark, and what it says of itself
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", RefusedAt(os.fsync, 2 * number - 1, errno.ENOSPC))
+            with pytest.raises(EventSourcingError, match="No space left"):
+                views.open("any", GENERATION, [])
+        assert list(tmp_path.glob("any/*")) == []
+    views.open("any", GENERATION, []).close()
+
+
+def test_an_old_generation_of_which_only_a_part_is_left_is_removed(tmp_path: Path) -> None:
+    views = LmdbViews(tmp_path)
+    views.open("any", GENERATION, []).close()
+    dropped = tmp_path / "any" / "dropped-1-7"
+    (tmp_path / "any" / "1").rename(dropped)
+    (dropped / "rows" / "data.mdb").unlink()  # so far it came before it was killed
+    views.tidy("any")
+    assert list(tmp_path.glob("any/*")) == []
+
+
+@pytest.mark.parametrize("make", [partial_folder, partial_file])
+def test_what_is_written_is_not_there_where_its_name_is_not_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], AbstractContextManager[Any]]
+) -> None:
+    synced = []
+
+    def sync(folder: Path) -> None:
+        synced.append(folder)
+        if folder == tmp_path and len(synced) <= 2:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("eventsrc.storage.partial.sync_folder", sync)
+    with pytest.raises(DestinationUnusable, match="Input/output error"), make(tmp_path / "new"):
+        pass
+    assert synced[-1] == tmp_path
+    assert list(tmp_path.iterdir()) == []
+    synced += [tmp_path, tmp_path]
+    with make(tmp_path / "new"):
+        pass
+    assert [each.name for each in tmp_path.iterdir()] == ["new"]
+
+
+def test_a_copy_that_cannot_be_looked_at_is_not_said_to_be_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = lmdb.open
+
+    def refused(path: str, **options: Any) -> Any:
+        if "partial" in path:
+            raise lmdb.Error(f"{path}: {os.strerror(errno.EMFILE)}")
+        return real(path, **options)
+
+    EventLog(tmp_path / "store").close()
+    with closing(LogReader.open(tmp_path / "store")) as log:
+        with monkeypatch.context() as patch:
+            patch.setattr(lmdb, "open", refused)
+            with pytest.raises(DestinationUnusable, match="Too many open files"):
+                backup(log, tmp_path / "copy")
+        backup(log, tmp_path / "copy")
