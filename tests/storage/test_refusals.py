@@ -12,7 +12,7 @@ from typing import Any
 import lmdb
 import pytest
 
-from eventsrc import EventLog, EventSourcingError, FileWriteFailed, StoreFull, StorePathInvalid
+from eventsrc import EventLog, EventSourcingError, FileWriteFailed, SigningKeyInvalid, StoreFull, StorePathInvalid
 from eventsrc.actors.views.lmdb_view import LmdbViews
 from eventsrc.actors.views.view_store import Checkpoint, Generation
 from eventsrc.storage.backup import backup
@@ -23,6 +23,7 @@ from eventsrc.storage.folder import WRITER_FILE
 from eventsrc.storage.moving_errors import DestinationUnusable
 from eventsrc.storage.partial import partial_file, partial_folder
 from eventsrc.storage.reader import LogReader
+from eventsrc.storage.signed_checkpoint import new_signing_key
 from eventsrc.storage.verification.verify import verify
 from eventsrc.storage.view_environment import ViewEnvironment
 
@@ -284,3 +285,13 @@ def test_a_copy_that_cannot_be_looked_at_is_not_said_to_be_damaged(
             with pytest.raises(DestinationUnusable, match="Too many open files"):
                 backup(log, tmp_path / "copy")
         backup(log, tmp_path / "copy")
+
+
+def test_a_key_that_could_not_be_written_is_not_in_the_way_of_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", RefusedAt(os.fsync, 1, errno.ENOSPC))
+        with pytest.raises(SigningKeyInvalid, match="No space left"):
+            new_signing_key(tmp_path / "key")
+    new_signing_key(tmp_path / "key")
