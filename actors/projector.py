@@ -1,6 +1,5 @@
 """The projector: the actor that follows the log for one view, batch by batch, first to catch up and then live."""
 
-import contextlib
 import logging
 import time
 from typing import Any, Final, Literal, Protocol, TypeAlias
@@ -9,7 +8,7 @@ import msgspec
 import trio
 from pykka.messages import _ActorStop
 
-from ..storage.errors import EventSourcingError, described
+from ..storage.errors import EventSourcingError, FileWriteFailed, described
 from ..storage.limits import Limits
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader
@@ -122,8 +121,13 @@ class Projector(TrioActor):
     async def on_stop(self) -> None:  # type: ignore[override]
         await self._store_handled()
         if self.position > self._saved_position and self.state not in ("retrying", "failed"):
-            with contextlib.suppress(ViewRemoved):
+            try:
                 await self._apply([], self._shown)
+            except ViewRemoved:
+                pass
+            except EventSourcingError as error:
+                # What came since has no effect on the view: it is looked through once more.
+                logger.warning("how far a view has come could not be stored: %s", error, extra=self._facts())
 
     def wake(self) -> None:
         """Have it look at the log, now or when it is done with what it does."""
@@ -182,8 +186,8 @@ class Projector(TrioActor):
             logger.warning("projection will try again: %s", self.error, extra=self._facts(event))
             self._rest()
         except EventSourcingError as error:
-            # Another process was faster, or a commit took effect although its answer was lost.
-            self._is_displaced |= isinstance(error, CheckpointMoved)
+            # Another process was faster, or a commit took effect although its answer was lost, or may have.
+            self._is_displaced |= isinstance(error, CheckpointMoved | FileWriteFailed)
             self._attempts += 1
             self.error = str(error)
             logger.warning("projection will try again: %s", error, extra=self._facts())

@@ -4,7 +4,7 @@ import fcntl
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, TypeVar
@@ -148,14 +148,13 @@ def _claim_reader(path: Path, stack: AsyncExitStack) -> Path:
         folder = path / READERS_FOLDER / str(number)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = (folder / "lock").open("w")
+            with ExitStack() as opened:
+                lock = opened.enter_context((folder / "lock").open("w"))
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.push(opened.pop_all())
+        except BlockingIOError:
+            continue
         except OSError as error:
             raise FileWriteFailed(str(folder), str(error), "Give the reader a folder of its own: views=...") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            continue
-        stack.callback(lock.close)
         return folder
     raise ReadersFull(str(path), READERS_MAX)

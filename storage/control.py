@@ -6,41 +6,19 @@ subscriptions, their parked events and its own status there; the command line re
 
 import os
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Literal, TextIO, TypeAlias, TypeVar
+from typing import Any, Final, Literal, TextIO, TypeAlias
 
-import lmdb
 import msgspec
 
-from .control_errors import ControlBoardFull, ControlBoardUnreadable
-from .environment.environment import ENGINE, Transaction
-from .environment.folder import RUNTIME_FILE, has_runtime, hold, reserve_lock_file
-from .errors import FileWriteFailed, StoreClosed, StoreError, StoreForked, StoreInUse
+from .control_errors import ControlBoardFull
+from .environment.board_environment import BoardEnvironment, Transaction
+from .environment.folder import RUNTIME_FILE, has_runtime, hold
+from .errors import FileWriteFailed, StoreInUse
 
-ALREADY_OPEN: Final = "already open in this process"
-"""What py-lmdb says when an environment is opened twice."""
 REQUESTS_MAX: Final = 1_000
 """Requests that wait (`ControlBoardFull`), and answers that are kept for whoever asked."""
-MAP_SIZE_BYTES: Final = 1 << 30
-"""Reserved address space, and the bound of all that is kept here."""
-READERS_MAX: Final = 126
-"""Who may look at it at a time, in all processes."""
-IF_DAMAGED: Final = (
-    "Look at the disk; `eventsrc verify` tells what is damaged. Without its folder a runtime begins a new one: "
-    "subscriptions begin anew then, and what is parked or asked is forgotten."
-)
-IF_CROWDED: Final = "End some of the programs that do, and try again."
 _POSITION: Final = struct.Struct(">Q")
-_DAMAGE: Final = (
-    lmdb.InvalidError,
-    lmdb.VersionMismatchError,
-    lmdb.CorruptedError,
-    lmdb.PageNotFoundError,
-    lmdb.IncompatibleError,
-)
-_UNDECODABLE: Final = (msgspec.MsgspecError, struct.error, UnicodeDecodeError)
 
 SAGA_PREFIX: Final = "saga "
 """Begins the actions on sagas. Before the stored name of a class: how far the log was followed for its sagas."""
@@ -54,7 +32,6 @@ SagaAction: TypeAlias = Literal["saga retry", "saga skip", "saga abandon", "saga
 Action: TypeAlias = Literal[SubscriptionAction, ProjectionAction, MaintenanceAction, SagaAction]
 """What may be asked of a runtime."""
 
-T = TypeVar("T")
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -108,8 +85,8 @@ class ControlRequest(msgspec.Struct, frozen=True, array_like=True):
 class ControlBoard:
     """The board in the folder `path`, made when it is not there.
 
-    What reads or writes raises `ControlBoardUnreadable`, `StoreClosed` and `StoreForked`; what writes, also
-    `FileWriteFailed`, where the system refuses.
+    What reads or writes raises `ControlBoardUnreadable`, `StoreClosed`, `StoreForked` and, where the system refuses,
+    `FileWriteFailed`; it is opened anew after that.
 
     Args:
         path: the folder.
@@ -126,40 +103,15 @@ class ControlBoard:
         self.path = os.fspath(path)
         self.waits = durable
         self._pid = os.getpid()
-        self._closed = False
         self._runtime_lock: TextIO | None = None
-        try:
-            Path(path).mkdir(parents=True, exist_ok=True)
-            reserve_lock_file(Path(path))
-            self._environment = lmdb.open(
-                self.path,
-                max_dbs=8,
-                map_size=MAP_SIZE_BYTES,
-                max_readers=READERS_MAX,
-                lib_version=ENGINE,
-                sync=durable,
-            )
-        except (lmdb.Error, OSError) as error:
-            raise _opening_error(self.path, error) from error
-        try:
-            self._environment.reader_check()
-            self._subscriptions = self._environment.open_db(b"subscriptions")
-            self._parked = self._environment.open_db(b"parked")
-            self._requests = self._environment.open_db(b"requests")
-            self._answers = self._environment.open_db(b"answers")
-            self._paused = self._environment.open_db(b"paused")
-            self._positions = self._environment.open_db(b"positions")
-            self._status = self._environment.open_db(b"status")
-        except lmdb.Error as error:
-            self._environment.close()
-            raise _opening_error(self.path, error) from error
+        self._environment = BoardEnvironment(self.path, durable=durable)
 
     # --- who is there ---
 
     def take(self) -> None:
         """Claim the board for a runtime until it is closed; the system drops the claim with the process.
 
-        Raises `StoreInUse` when another runtime has it.
+        Raises `StoreInUse` when another runtime has it, `FileWriteFailed`.
         """
         try:
             file = (Path(self.path) / RUNTIME_FILE).open("a", encoding="ascii")
@@ -167,9 +119,12 @@ class ControlBoard:
             raise FileWriteFailed(self.path, str(error)) from error
         try:
             hold(file)
-        except OSError:
+        except BlockingIOError:
             file.close()
             raise StoreInUse(self.path, "another runtime") from None
+        except OSError as error:
+            file.close()
+            raise FileWriteFailed(self.path, str(error)) from error
         self._runtime_lock = file
 
     @property
@@ -181,17 +136,17 @@ class ControlBoard:
 
     def subscriptions(self) -> dict[str, SubscriptionProgress]:
         """The progress of every subscription, by name."""
-        with self._read() as transaction:
+        with self._environment.read() as transaction:
             return self._subscriptions_in(transaction)
 
     def _subscriptions_in(self, transaction: Transaction) -> dict[str, SubscriptionProgress]:
-        with transaction.cursor(self._subscriptions) as cursor:
+        with transaction.cursor(self._table("subscriptions")) as cursor:
             return {key.decode(): msgspec.msgpack.decode(value, type=SubscriptionProgress) for key, value in cursor}
 
     def progress(self, name: str) -> SubscriptionProgress | None:
         """How far a subscription has come; None when there is none of this name."""
-        with self._read() as transaction:
-            value = transaction.get(name.encode(), db=self._subscriptions)
+        with self._environment.read() as transaction:
+            value = transaction.get(name.encode(), db=self._table("subscriptions"))
             return None if value is None else msgspec.msgpack.decode(value, type=SubscriptionProgress)
 
     def save(
@@ -209,30 +164,30 @@ class ControlBoard:
         """
 
         def work(transaction: Transaction) -> bool:
-            if not create and transaction.get(name.encode(), db=self._subscriptions) is None:
+            if not create and transaction.get(name.encode(), db=self._table("subscriptions")) is None:
                 return False
-            transaction.put(name.encode(), _encode(progress), db=self._subscriptions)
+            transaction.put(name.encode(), _encode(progress), db=self._table("subscriptions"))
             for event in parked:
-                transaction.put(_parked_key(name, event.position), _encode(event), db=self._parked)
+                transaction.put(_parked_key(name, event.position), _encode(event), db=self._table("parked"))
             for position in unparked:
-                transaction.delete(_parked_key(name, position), db=self._parked)
+                transaction.delete(_parked_key(name, position), db=self._table("parked"))
             return True
 
-        return self._write(work)
+        return self._environment.write(work)
 
     def delete(self, name: str) -> bool:
         """Forget a subscription and what is parked of it; whether there was one."""
 
         def work(transaction: Transaction) -> bool:
             for event in self._parked_of(transaction, name):
-                transaction.delete(_parked_key(name, event.position), db=self._parked)
-            return bool(transaction.delete(name.encode(), db=self._subscriptions))
+                transaction.delete(_parked_key(name, event.position), db=self._table("parked"))
+            return bool(transaction.delete(name.encode(), db=self._table("subscriptions")))
 
-        return self._write(work)
+        return self._environment.write(work)
 
     def is_ahead_of(self, position: int) -> bool:
         """Whether some follower has come further than `position`, where the log ends."""
-        with self._read() as transaction:
+        with self._environment.read() as transaction:
             return bool(
                 self._subscriptions_ahead(transaction, position) or self._followers_ahead(transaction, position)
             )
@@ -249,37 +204,37 @@ class ControlBoard:
             for name, progress in subscriptions.items():
                 pending = [each for each in progress.pending if each <= position]
                 cut = _encode(SubscriptionProgress(position, event_hash, pending))
-                transaction.put(name.encode(), cut, db=self._subscriptions)
+                transaction.put(name.encode(), cut, db=self._table("subscriptions"))
                 for event in self._parked_of(transaction, name):
                     if event.position > position:
-                        transaction.delete(_parked_key(name, event.position), db=self._parked)
+                        transaction.delete(_parked_key(name, event.position), db=self._table("parked"))
             followers = self._followers_ahead(transaction, position)
             for follower in followers:
-                transaction.put(follower.encode(), _POSITION.pack(position), db=self._positions)
+                transaction.put(follower.encode(), _POSITION.pack(position), db=self._table("positions"))
             return [*subscriptions, *followers]
 
-        return self._write(work)
+        return self._environment.write(work)
 
     def _subscriptions_ahead(self, transaction: Transaction, position: int) -> dict[str, SubscriptionProgress]:
         known = self._subscriptions_in(transaction)
         return {name: progress for name, progress in known.items() if progress.position > position}
 
     def _followers_ahead(self, transaction: Transaction, position: int) -> list[str]:
-        with transaction.cursor(self._positions) as cursor:
+        with transaction.cursor(self._table("positions")) as cursor:
             return [key.decode() for key, value in cursor if _POSITION.unpack(value)[0] > position]
 
     def parked(self, name: str | None = None) -> list[ParkedEvent]:
         """What is parked, of one subscription or of all, in the order of positions."""
-        with self._read() as transaction:
+        with self._environment.read() as transaction:
             if name is not None:
                 return self._parked_of(transaction, name)
-            with transaction.cursor(self._parked) as cursor:
+            with transaction.cursor(self._table("parked")) as cursor:
                 return [msgspec.msgpack.decode(value, type=ParkedEvent) for value in cursor.iternext(keys=False)]
 
     def _parked_of(self, transaction: Transaction, name: str) -> list[ParkedEvent]:
         prefix = name.encode() + b"\x00"
         found = []
-        with transaction.cursor(self._parked) as cursor:
+        with transaction.cursor(self._table("parked")) as cursor:
             more = cursor.set_range(prefix)
             while more and cursor.key().startswith(prefix):
                 found.append(msgspec.msgpack.decode(cursor.value(), type=ParkedEvent))
@@ -301,38 +256,40 @@ class ControlBoard:
                     return request.id
             if len(waiting) >= REQUESTS_MAX:
                 raise ControlBoardFull(self.path, REQUESTS_MAX)
-            number = 1 + max(_last_id(transaction, self._requests), _last_id(transaction, self._answers))
+            number = 1 + max(
+                _last_id(transaction, self._table("requests")), _last_id(transaction, self._table("answers"))
+            )
             request = ControlRequest(number, action, subject, argument)
-            transaction.put(_POSITION.pack(number), _encode(request), db=self._requests)
+            transaction.put(_POSITION.pack(number), _encode(request), db=self._table("requests"))
             return number
 
-        return self._write(work)
+        return self._environment.write(work)
 
     def requests(self) -> list[ControlRequest]:
         """The requests that nobody has done yet, oldest first."""
-        with self._read() as transaction:
+        with self._environment.read() as transaction:
             return self._requests_in(transaction)
 
     def _requests_in(self, transaction: Transaction) -> list[ControlRequest]:
-        with transaction.cursor(self._requests) as cursor:
+        with transaction.cursor(self._table("requests")) as cursor:
             return [msgspec.msgpack.decode(value, type=ControlRequest) for value in cursor.iternext(keys=False)]
 
     def done(self, request: ControlRequest, answer: str) -> None:
         """Take a request off the board, and leave the answer: empty, or what was wrong with it."""
 
         def work(transaction: Transaction) -> None:
-            transaction.delete(_POSITION.pack(request.id), db=self._requests)
-            transaction.put(_POSITION.pack(request.id), answer.encode(errors="replace"), db=self._answers)
-            with transaction.cursor(self._answers) as cursor:
-                while cursor.first() and transaction.stat(self._answers)["entries"] > REQUESTS_MAX:
+            transaction.delete(_POSITION.pack(request.id), db=self._table("requests"))
+            transaction.put(_POSITION.pack(request.id), answer.encode(errors="replace"), db=self._table("answers"))
+            with transaction.cursor(self._table("answers")) as cursor:
+                while cursor.first() and transaction.stat(self._table("answers"))["entries"] > REQUESTS_MAX:
                     cursor.delete()
 
-        self._write(work)
+        self._environment.write(work)
 
     def answer(self, request_id: int) -> str | None:
         """What became of a request; None as long as it waits."""
-        with self._read() as transaction:
-            value = transaction.get(_POSITION.pack(request_id), db=self._answers)
+        with self._environment.read() as transaction:
+            value = transaction.get(_POSITION.pack(request_id), db=self._table("answers"))
             return None if value is None else value.decode()
 
     # --- projections that stand still ---
@@ -342,23 +299,23 @@ class ControlBoard:
 
         def work(transaction: Transaction) -> None:
             if paused:
-                transaction.put(projection.encode(), b"", db=self._paused)
+                transaction.put(projection.encode(), b"", db=self._table("paused"))
             else:
-                transaction.delete(projection.encode(), db=self._paused)
+                transaction.delete(projection.encode(), db=self._table("paused"))
 
-        self._write(work)
+        self._environment.write(work)
 
     def paused(self) -> set[str]:
         """The names of those that are."""
-        with self._read() as transaction, transaction.cursor(self._paused) as cursor:
+        with self._environment.read() as transaction, transaction.cursor(self._table("paused")) as cursor:
             return {key.decode() for key in cursor.iternext(values=False)}
 
     # --- positions ---
 
     def position(self, follower: str) -> int | None:
         """How far a follower of the log has come; None when it never began."""
-        with self._read() as transaction:
-            value = transaction.get(follower.encode(), db=self._positions)
+        with self._environment.read() as transaction:
+            value = transaction.get(follower.encode(), db=self._table("positions"))
             return None if value is None else int(_POSITION.unpack(value)[0])
 
     def set_positions(self, positions: dict[str, int]) -> None:
@@ -366,9 +323,9 @@ class ControlBoard:
 
         def work(transaction: Transaction) -> None:
             for follower, position in positions.items():
-                transaction.put(follower.encode(), _POSITION.pack(position), db=self._positions)
+                transaction.put(follower.encode(), _POSITION.pack(position), db=self._table("positions"))
 
-        self._write(work)
+        self._environment.write(work)
 
     # --- status ---
 
@@ -377,66 +334,23 @@ class ControlBoard:
 
         def work(transaction: Transaction) -> None:
             for subject, value in status.items():
-                transaction.put(subject.encode(), _encode(value), db=self._status)
+                transaction.put(subject.encode(), _encode(value), db=self._table("status"))
 
-        self._write(work)
+        self._environment.write(work)
 
     def status(self) -> dict[str, Any]:
         """What was published last."""
-        with self._read() as transaction, transaction.cursor(self._status) as cursor:
+        with self._environment.read() as transaction, transaction.cursor(self._table("status")) as cursor:
             return {key.decode(): msgspec.msgpack.decode(value) for key, value in cursor}
+
+    def _table(self, name: str) -> Any:
+        return self._environment.tables[name]
 
     def close(self) -> None:
         """Close it. Idempotent; does nothing in a forked child."""
-        if os.getpid() != self._pid:
-            return
-        self._closed = True
         self._environment.close()
-        if self._runtime_lock is not None:
+        if self._runtime_lock is not None and os.getpid() == self._pid:
             self._runtime_lock.close()
-
-    @contextmanager
-    def _read(self) -> Iterator[Transaction]:
-        try:
-            with self._checked(), self._environment.begin() as transaction:
-                yield transaction
-        except lmdb.ReadersFullError as error:
-            raise ControlBoardUnreadable(self.path, f"{READERS_MAX} look at it already", IF_CROWDED) from error
-        except lmdb.Error as error:
-            raise ControlBoardUnreadable(self.path, str(error), IF_DAMAGED) from error
-
-    def _write(self, work: Callable[[Transaction], T]) -> T:
-        try:
-            with self._checked(), self._environment.begin(write=True) as transaction:
-                return work(transaction)
-        except lmdb.Error as error:
-            raise FileWriteFailed(self.path, str(error)) from error
-
-    @contextmanager
-    def _checked(self) -> Iterator[None]:
-        """What reading and writing have in common: it is open, in this process, and whole."""
-        if os.getpid() != self._pid:
-            raise StoreForked(self.path)
-        if self._closed:
-            raise StoreClosed(self.path)
-        try:
-            yield
-        except _DAMAGE as error:
-            raise ControlBoardUnreadable(self.path, str(error), IF_DAMAGED) from error
-        except _UNDECODABLE as error:
-            raise ControlBoardUnreadable(self.path, f"a row of it is damaged ({error})", IF_DAMAGED) from error
-        except lmdb.Error as error:
-            if self._closed:  # meanwhile, by another thread
-                raise StoreClosed(self.path) from error
-            raise
-
-
-def _opening_error(path: str, error: Exception) -> StoreError:
-    if isinstance(error, _DAMAGE):
-        return ControlBoardUnreadable(path, str(error), IF_DAMAGED)
-    if ALREADY_OPEN in str(error):
-        return StoreInUse(path, "this process")
-    return FileWriteFailed(path, str(error))
 
 
 def _parked_key(name: str, position: int) -> bytes:

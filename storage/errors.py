@@ -41,8 +41,8 @@ class ViewUnusable(StoreError):
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(
             path,
-            f"The view in {path!r} cannot be opened: {reason}. A view holds nothing that the log does not: delete the "
-            "folder and it is made anew.",
+            f"The view in {path!r} cannot be opened: {reason}. Look at the disk, and at the limits of this process. A "
+            "view holds nothing that the log does not: where it is damaged, delete the folder and it is made anew.",
         )
 
 

@@ -1,19 +1,18 @@
 """Views on LMDB: a folder for each generation of each projection, next to the log."""
 
-import contextlib
 import logging
 import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from ...storage.environment.durable_file import write_durably
-from ...storage.environment.folder import DATA_FILE, ROWS_FOLDER
+from ...storage.environment.folder import DATA_FILE, GENERATION_FILE, ROWS_FOLDER
 from ...storage.environment.view_environment import ViewBusy, ViewEnvironment, ViewFull
 from ...storage.errors import FileWriteFailed
 from .lmdb_reading import LmdbReading, LmdbWriting
@@ -21,7 +20,6 @@ from .row_type import RowType
 from .view_store import Checkpoint, Generation, ViewReading, ViewRetry, ViewWriting
 
 CURRENT_FILE: Final = "current"
-GENERATION_FILE: Final = "generation.json"
 DROPPED: Final = "dropped-"
 FREED_BYTES: Final = 64 << 20
 """Of the file of a view that was replaced, given back at a time."""
@@ -43,52 +41,60 @@ class LmdbViews:
     def generations(self, projection: str) -> list[Generation]:
         folder = self.path / projection
         current = folder / CURRENT_FILE
-        content = current.read_bytes() if current.exists() else b""
+        with self._translated():
+            content = current.read_bytes() if current.exists() else b""
+            # Not by `glob`, which may pass over what the system refuses: a view would be begun anew then.
+            numbered = [each for each in folder.iterdir() if each.name.isdigit()] if folder.exists() else []
+            known = [_stored(each) for each in numbered]
         number = int(content) if content.isdigit() else 0
-        known = [_stored(file.parent) for file in folder.glob(f"[0-9]*/{GENERATION_FILE}")]
         found = [generation for generation in known if generation is not None]
         return sorted(found, key=lambda generation: (generation.number != number, -generation.number))
 
     def open(self, projection: str, generation: Generation, tables: Iterable[RowType[Any]]) -> "LmdbView":
         folder = self._folder(projection, generation)
-        stored = _stored(folder)
-        with self._writing():
+        with self._translated():
+            stored = _stored(folder)
             if stored is None and folder.exists():
                 # The process was stopped while it was made; what is in it may be of any version.
                 shutil.rmtree(folder)
             folder.mkdir(parents=True, exist_ok=True)
-        environment = ViewEnvironment(folder / ROWS_FOLDER, {table.name: table.indexes for table in tables})
-        if stored != generation:
-            try:
-                with self._writing():
+        with ExitStack() as undoing:
+            if stored is None:
+                # Its number may not be used again, and nobody would remove it then.
+                undoing.callback(shutil.rmtree, folder, ignore_errors=True)
+            environment = ViewEnvironment(folder / ROWS_FOLDER, {table.name: table.indexes for table in tables})
+            undoing.callback(environment.close)
+            if stored != generation:
+                with self._translated():
                     write_durably(folder / GENERATION_FILE, msgspec.json.encode(generation))
-            except BaseException:
-                environment.close()
-                raise
+            undoing.pop_all()
         return LmdbView(environment)
 
     def activate(self, projection: str, generation: Generation) -> None:
-        with self._writing():
+        with self._translated():
             write_durably(self.path / projection / CURRENT_FILE, str(generation.number).encode())
 
     def drop(self, projection: str, generation: Generation) -> None:
         folder = self._folder(projection, generation)
-        with self._writing():
+        with self._translated():
             # Under this name it is no generation any more, whatever becomes of the rest.
             folder.rename(folder.with_name(f"{DROPPED}{folder.name}-{time.time_ns()}"))
         self.tidy(projection)
 
     def tidy(self, projection: str) -> None:
-        for dropped in (self.path / projection).glob(f"{DROPPED}*"):
-            with self._writing(), contextlib.suppress(FileNotFoundError):
-                _shrink(dropped / ROWS_FOLDER / DATA_FILE)
-                shutil.rmtree(dropped)
+        with self._translated():
+            for dropped in (self.path / projection).glob(f"{DROPPED}*"):
+                # Others may be at it; or it was begun, and the file is gone already.
+                with suppress(FileNotFoundError):
+                    _shrink(dropped / ROWS_FOLDER / DATA_FILE)
+                with suppress(FileNotFoundError):
+                    shutil.rmtree(dropped)
 
     def _folder(self, projection: str, generation: Generation) -> Path:
         return self.path / projection / str(generation.number)
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _translated(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:

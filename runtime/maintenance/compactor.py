@@ -100,7 +100,7 @@ class Compactor:
         Raises `CompactionTooSmall`, `CompactionRefused`, `ArchiveUnreachable` or a `StoreError`.
         """
         async with self._one_at_a_time:
-            await self.finish(stream)
+            await self._finish(stream)
             head, aggregate_type = self._log.head(stream), self._types.get(category_of(stream))
             before = self._log.compacted(stream)
             self._check(stream, head, aggregate_type, before)
@@ -142,6 +142,10 @@ class Compactor:
 
     async def finish(self, stream: str) -> None:
         """Go on with what was interrupted, if anything was."""
+        async with self._one_at_a_time:
+            await self._finish(stream)
+
+    async def _finish(self, stream: str) -> None:
         compacted = self._log.compacted(stream)
         if compacted is None or compacted.phase == "moved":
             return

@@ -352,15 +352,20 @@ class RunningProjection:
     async def _drop(self, generation: Generation) -> None:
         try:
             await trio.to_thread.run_sync(self._views.drop, self.name, generation)
-        except Exception:
+        except Exception as error:
             # It is tried again when the store is opened next.
-            logger.exception("an old view could not be removed", extra={"projection": self.name})
+            self._warn("an old view could not be removed", error)
 
     async def _tidy(self) -> None:
         try:
             await trio.to_thread.run_sync(self._views.tidy, self.name)
-        except Exception:
-            logger.exception("what is left of an old view could not be removed", extra={"projection": self.name})
+        except Exception as error:
+            self._warn("what is left of an old view could not be removed", error)
+
+    def _warn(self, what: str, error: Exception) -> None:
+        is_expected = isinstance(error, EventSourcingError)
+        extra = {"projection": self.name}
+        logger.warning("%s: %s", what, error, extra=extra, exc_info=None if is_expected else error)
 
     # --- other processes ---
 

@@ -10,7 +10,7 @@ from typing import Final
 from ..archive.compaction import check_archive
 from ..archive.errors import ArchiveUnreachable
 from ..environment.folder import ARCHIVE_FOLDER, take_room
-from ..errors import StoreError
+from ..errors import CorruptRecord, StoreFormatUnknown, StoreTruncated
 from ..log import EventLog
 from ..query import position_at
 from ..reader import LogReader
@@ -167,7 +167,7 @@ def _verified(store: LogReader, folder: Path, progress: ReportPosition | None) -
     """Raises `CopyUnsound`, or `ArchiveUnreachable` where the copy of the archive lacks something."""
     try:
         copy = LogReader.open(folder)
-    except StoreError as error:
+    except (CorruptRecord, StoreFormatUnknown, StoreTruncated) as error:
         raise CopyUnsound(store.path, [str(error)]) from error
     with closing(copy):
         check_archive(copy)

@@ -62,8 +62,7 @@ def partial_folder(destination: str | os.PathLike[str], *, source: str | None = 
             yield partial
             sync_folder(partial)
             _check_free(final, is_folder=True)
-            partial.rename(final)
-            sync_folder(final.parent)
+            _put_in_place(partial, final)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -86,13 +85,22 @@ def partial_file(destination: str | os.PathLike[str], *, source: str | None = No
                 file.flush()
                 os.fsync(file.fileno())
             _check_free(final, is_folder=False)
-            partial.rename(final)
-            sync_folder(final.parent)
+            _put_in_place(partial, final)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
         finally:
             os.close(lock)
+
+
+def _put_in_place(partial: Path, final: Path) -> None:
+    """Rename it, so that a power loss keeps that; where this fails it is the partial again."""
+    partial.rename(final)
+    try:
+        sync_folder(final.parent)
+    except BaseException:
+        final.rename(partial)
+        raise
 
 
 def _place(destination: str | os.PathLike[str], source: str | None) -> Path:

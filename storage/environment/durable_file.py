@@ -18,8 +18,8 @@ def write_durably(path: Path, content: bytes) -> None:
 
     Raises `OSError`; the old file is there then, whole. Waits for the disk: call it in a worker thread.
     """
-    # A name of its own for each process; two threads never write one file.
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    # Always the same name, so that what a killed process leaves is replaced. Two never write one file at a time.
+    new = path.with_name(f".{path.name}.new")
     try:
         with new.open("wb") as file:
             file.write(content)

@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -35,20 +35,21 @@ from .folder import (
     DATA_FILE,
     boot_id,
     check_folder,
+    let_go,
     lock_for_writing,
     mark,
     needs_lock_file,
     permission_error,
     sync_folder,
     take_room,
+    translated_errors,
     was_closed_cleanly,
 )
 from .gate import Gate
 from .lmdb_errors import open_error, write_error
 from .outlet import Outlet
+from .store_format import check_format
 
-FORMAT_VERSION: Final = 3
-FORMAT_NAME: Final = b"eventsrc"
 ENGINE: Final = 0
 """LMDB 0.9: 1.0 is young, and py-lmdb does not expose its checksums."""
 MAP_SIZE_BYTES: Final = 1 << 36
@@ -124,10 +125,11 @@ class Environment:
         self._writer_lock = lock_for_writing(self._folder)
         try:
             take_room(self._folder)
-            if existed and not was_closed_cleanly(self._folder):
-                _verify_pages(self._folder)
+            with translated_errors(self._folder):
+                if existed and not was_closed_cleanly(self._folder):
+                    _verify_pages(self._folder)
+                mark(self._writer_lock, f"{os.getpid()} {boot_id()}")
             self._open(create=not existed)
-            mark(self._writer_lock, f"{os.getpid()} {boot_id()}")
         except BaseException:
             self._writer_lock.close()
             raise
@@ -150,8 +152,9 @@ class Environment:
 
     def check_in_place(self) -> None:
         """Raise `StoreReplaced` where what is open is no longer the file at its path."""
-        if _identity(self._folder) != self._identity:
-            raise StoreReplaced(self.path)
+        with translated_errors(self._folder):
+            if _identity(self._folder) != self._identity:
+                raise StoreReplaced(self.path)
 
     def read(self) -> AbstractContextManager[Transaction]:
         """A read transaction. Keep it short, and never hold it across an await or a call of user code."""
@@ -262,7 +265,8 @@ class Environment:
 
     def sizes(self) -> tuple[int, int]:
         """(bytes of the data file on disk, bytes of the map)."""
-        return (self._folder / DATA_FILE).stat().st_size, self._map_size_bytes
+        with translated_errors(self._folder):
+            return (self._folder / DATA_FILE).stat().st_size, self._map_size_bytes
 
     def close(self) -> None:
         """Close it and leave the mark of a clean end. Idempotent; does nothing in a forked child."""
@@ -272,22 +276,32 @@ class Environment:
             self._closed = True
             self._environment.close()
         if not self._read_only:
-            mark(self._writer_lock, "")
-            self._writer_lock.close()
+            let_go(self._writer_lock)
 
     def _open(self, *, create: bool) -> None:
+        with translated_errors(self._folder):
+            self._environment = self._opened(create=create)
+
+    def _opened(self, *, create: bool) -> lmdb.Environment:
         lock = not self.leaves_no_trace or needs_lock_file(self._folder)
         environment = _open_lmdb(self.path, self._map_size_bytes, create=create, read_only=self._read_only, lock=lock)
         try:
             _check_length(self._folder, environment)
             # An environment without a table is what is left of a creation that was interrupted.
             create = create or (not self._read_only and not environment.stat()["entries"])
-            _check_format(self.path, environment, create=create)
+            check_format(self.path, environment, create=create)
             self._tables: dict[str, Table] = {
                 name: environment.open_db(name.encode(), create=not self._read_only) for name in self.names
             }
             environment.reader_check()
             self._map_size_bytes = environment.info()["map_size"]
+            self._identity = _identity(self._folder)
+            if not self._read_only:
+                # LMDB never syncs the folder that holds its new files; who made them may have been killed before this.
+                sync_folder(self._folder)
+                with suppress(PermissionError):
+                    sync_folder(self._folder.parent)
+            return environment
         except lmdb.Error as error:
             environment.close()
             if create:
@@ -295,15 +309,9 @@ class Environment:
             raise StoreTruncated(
                 self.path, f"The store {self.path} cannot be read ({error}). Restore it from a backup."
             ) from error
-        except StoreError:
+        except BaseException:
             environment.close()
             raise
-        self._environment = environment
-        self._identity = _identity(self._folder)
-        if create:
-            # LMDB never syncs the folder that holds its new files.
-            sync_folder(self._folder)
-            sync_folder(self._folder.absolute().parent)
 
     def _grow(self) -> None:
         """Let the map grow. Raises `StoreMapRefused`; the map is as it was then."""
@@ -419,31 +427,3 @@ def _check_length(folder: Path, environment: lmdb.Environment) -> None:
             str(folder),
             f"The store {folder} has {actual:,} bytes and needs {needed:,}: it was cut off. Restore it from a backup.",
         )
-
-
-def _check_format(path: str, environment: lmdb.Environment, *, create: bool) -> None:
-    if create:
-        with environment.begin(write=True) as transaction:
-            meta = environment.open_db(b"meta", txn=transaction)
-            transaction.put(b"format", FORMAT_NAME, db=meta)
-            transaction.put(b"version", str(FORMAT_VERSION).encode(), db=meta)
-        return
-    try:
-        meta = environment.open_db(b"meta", create=False)
-    except (lmdb.NotFoundError, lmdb.ReadonlyError) as error:
-        raise _foreign(path) from error
-    with environment.begin() as transaction:
-        name = transaction.get(b"format", db=meta)
-        version = transaction.get(b"version", b"0", db=meta)
-    if name != FORMAT_NAME or not version.isdigit():
-        raise _foreign(path)
-    if int(version) != FORMAT_VERSION:
-        raise StoreFormatUnknown(
-            path,
-            f"The store {path} has format {int(version)} and this version of eventsrc knows format {FORMAT_VERSION}: "
-            "install the version of eventsrc that wrote it, or a newer one.",
-        )
-
-
-def _foreign(path: str) -> StoreFormatUnknown:
-    return StoreFormatUnknown(path, f"{path} is an LMDB environment, but not a store of eventsrc. Name another folder.")

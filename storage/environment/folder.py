@@ -2,9 +2,12 @@
 
 import errno
 import fcntl
+import logging
 import os
 import resource
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -24,6 +27,8 @@ RUNTIME_FILE: Final = "runtime.lock"
 VIEWS_FOLDER: Final = "views"
 ROWS_FOLDER: Final = "rows"
 """Of each generation of a view: what `view_environment.py` opens."""
+GENERATION_FILE: Final = "generation.json"
+"""Beside it once it has been made."""
 READERS_FOLDER: Final = "readers"
 """In it are a folder for each reader that keeps views, with control and views of its own."""
 DATA_SIZE_BYTES_MIN: Final = 8192
@@ -33,6 +38,12 @@ LOOK_SECONDS: Final = 0.002
 """So often, and after so long, a lock is tried again: a process that only looks whether it is held has it for less."""
 ROOM_BYTES_MIN: Final = 256 * 1024
 """A disk with less than this has no room."""
+NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+IF_SYSTEM_REFUSES: Final = "Look at the disk, and at the limits of this process, and open it again"
+_NOT_OF_THE_PATH: Final = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What says nothing of whether the folder is the right one."""
+
+logger = logging.getLogger("eventsrc.storage")
 
 
 def check_folder(folder: Path, *, create: bool) -> bool:
@@ -148,12 +159,23 @@ def reserve_lock_file(folder: Path) -> None:
 
 
 def mark(writer_lock: TextIO, text: str) -> None:
-    """Write who has the store open for writing; nothing once it was closed in order."""
-    writer_lock.seek(0)
-    writer_lock.truncate()
-    writer_lock.write(text)
-    writer_lock.flush()
-    os.fsync(writer_lock.fileno())
+    """Write who has the store open for writing; nothing once it was closed in order. Raises `OSError`."""
+    # Past the file's buffer: what the disk refused would be in it, and be refused once more when the file is closed.
+    descriptor = writer_lock.fileno()
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, text.encode("ascii"))
+    os.fsync(descriptor)
+
+
+def let_go(writer_lock: TextIO) -> None:
+    """Leave the mark of an orderly end, and let others write."""
+    try:
+        mark(writer_lock, "")
+    except OSError as error:
+        # The pages are looked at once more then, should the machine stop before the next orderly end.
+        logger.warning("a store is closed, but cannot be marked so: %s", error, extra={"path": writer_lock.name})
+    finally:
+        writer_lock.close()
 
 
 def was_closed_cleanly(folder: Path) -> bool:
@@ -183,17 +205,27 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def translated_errors(folder: Path) -> Iterator[None]:
+    """Turn what the system says of the files of a store into our errors."""
+    try:
+        yield
+    except OSError as error:
+        raise _folder_error(str(folder), error) from error
+
+
 def _folder_error(path: str, error: OSError) -> StoreError:
     reason = error.strerror or str(error)
     if error.errno == errno.EROFS:
         return StoreReadOnly(
             path, f'{path} is on a read-only file system. What is there can be read with role="reader".'
         )
-    if error.errno == errno.ENOSPC:
+    if error.errno in NO_ROOM:
         return StoreFull(path, reason)
-    return StorePathInvalid(
-        path, f"{path} cannot be used as a store: {reason}. Name another folder, or get the right to this one."
+    advice = (
+        IF_SYSTEM_REFUSES if error.errno in _NOT_OF_THE_PATH else "Name another folder, or get the right to this one"
     )
+    return StorePathInvalid(path, f"{path} cannot be used as a store: {reason}. {advice}.")
 
 
 def permission_error(folder: Path, *, read_only: bool) -> StoreError:
@@ -210,10 +242,13 @@ def permission_error(folder: Path, *, read_only: bool) -> StoreError:
 
 
 def has_room(folder: Path) -> bool:
-    """Whether its disk, and the limit on the size of files, leave room to write."""
-    disk = os.statvfs(folder)
+    """Whether its disk, and the limit on the size of files, leave room to write, as far as the disk tells."""
+    limit_bytes, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        disk = os.statvfs(folder)
+        size_bytes = (folder / DATA_FILE).stat().st_size
+    except OSError:
+        return True
     if disk.f_bavail * disk.f_frsize < ROOM_BYTES_MIN:
         return False
-    limit_bytes, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    size_bytes = (folder / DATA_FILE).stat().st_size
     return limit_bytes == resource.RLIM_INFINITY or size_bytes + ROOM_BYTES_MIN < limit_bytes

@@ -16,7 +16,7 @@ from ..errors import (
     StoreReadOnly,
     StoreWriteFailed,
 )
-from .folder import has_room
+from .folder import IF_SYSTEM_REFUSES, NO_ROOM, has_room
 
 
 def open_error(path: str, error: lmdb.Error, map_size_bytes: int) -> StoreError:
@@ -26,11 +26,11 @@ def open_error(path: str, error: lmdb.Error, map_size_bytes: int) -> StoreError:
         return StoreMapRefused(path, map_size_bytes)
     if os.strerror(errno.EROFS) in reason:
         return StoreReadOnly(path, f"{path} is on a read-only file system. Put a copy where it can be written.")
-    if os.strerror(errno.ENOSPC) in reason:
+    if _says_no_room(reason):
         return StoreFull(path, reason)
     if "already open" in reason:
         return StoreInUse(path, "this process")
-    return StorePathInvalid(path, f"{path} cannot be opened as a store: {reason}.")
+    return StorePathInvalid(path, f"{path} cannot be opened as a store: {reason}. {IF_SYSTEM_REFUSES}.")
 
 
 def write_error(path: str, error: lmdb.Error) -> StoreError:
@@ -38,8 +38,11 @@ def write_error(path: str, error: lmdb.Error) -> StoreError:
     reason = str(error)
     if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError):
         return CorruptRecord(path, 0, reason)
-    no_room = any(os.strerror(code) in reason for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
     # LMDB reports a write that came to an end halfway, as on a disk that has become full, as an I/O error.
-    if no_room or (os.strerror(errno.EIO) in reason and not has_room(Path(path))):
+    if _says_no_room(reason) or (os.strerror(errno.EIO) in reason and not has_room(Path(path))):
         return StoreFull(path, reason)
     return StoreWriteFailed(path, reason)
+
+
+def _says_no_room(reason: str) -> bool:
+    return any(os.strerror(code) in reason for code in NO_ROOM)

@@ -10,7 +10,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -43,6 +43,8 @@ class ViewEnvironment:
         tables: the tables, each with the names of its indexes.
         map_size_bytes: address space to begin with.
 
+    After a write that the system refused it is opened anew, which is tried again where that is refused as well.
+
     Raises:
         ViewUnusable: it cannot be opened.
 
@@ -64,16 +66,20 @@ class ViewEnvironment:
         self._readers = 0
         self._is_wanted_alone = False
         self._is_full = False
+        self._is_lost = False
         folder = Path(self.path)
-        if _was_open_when_the_machine_stopped(folder):
-            logger.warning("the machine stopped while a view was open; it is made anew", extra={"path": self.path})
-            shutil.rmtree(folder)
-        stored_format = self._open(folder, map_size_bytes)
-        if stored_format != VIEW_FORMAT:
-            logger.info("a view is of format %r; it is made anew", stored_format, extra={"path": self.path})
-            self._environment.close()
-            shutil.rmtree(folder)
-            self._open(folder, map_size_bytes)
+        try:
+            if _was_open_when_the_machine_stopped(folder):
+                logger.warning("the machine stopped while a view was open; it is made anew", extra={"path": self.path})
+                shutil.rmtree(folder)
+            stored_format = self._open(folder, map_size_bytes)
+            if stored_format != VIEW_FORMAT:
+                logger.info("a view is of format %r; it is made anew", stored_format, extra={"path": self.path})
+                self._environment.close()
+                shutil.rmtree(folder)
+                self._open(folder, map_size_bytes)
+        except OSError as error:
+            raise ViewUnusable(self.path, str(error)) from error
 
     def _open(self, folder: Path, map_size_bytes: int) -> bytes:
         """Open it, or make it; returns its format."""
@@ -120,9 +126,14 @@ class ViewEnvironment:
             if not self._turn.wait_for(lambda: not self._is_wanted_alone or self._closed, ALONE_SECONDS_MAX):
                 raise ViewBusy(self.path)
             self._check()
+            self._find()
             self._readers += 1
         try:
-            with self._environment.begin() as transaction:
+            try:
+                transaction = self._environment.begin()
+            except lmdb.Error as error:
+                raise ViewUnusable(self.path, str(error)) from error
+            with transaction:
                 yield transaction
         finally:
             with self._turn:
@@ -143,10 +154,18 @@ class ViewEnvironment:
         Raises `ViewFull` after making room where the block is to be run again, `StoreMapRefused` where there is none
         to be had, `FileWriteFailed` where the system refused.
         """
-        self._check()
+        with self._turn:
+            self._check()
+            self._find()
         try:
             with self.filling(), self._environment.begin(write=True) as transaction:
                 yield transaction
+        except lmdb.MapFullError as error:
+            self._is_full = True
+            raise ViewFull(self.path) from error
+        except lmdb.Error as error:
+            self._lose()
+            raise FileWriteFailed(self.path, str(error)) from error
         finally:
             # Now that the transaction is over, however that was.
             if self._is_full:
@@ -169,11 +188,31 @@ class ViewEnvironment:
 
         Raises `StoreMapRefused` where it cannot; the view is then as it was.
         """
+        with self._alone() as is_alone:
+            if is_alone:
+                self._resize(self._map_size_bytes * MAP_GROWTH_FACTOR)
+
+    def _lose(self) -> None:
+        """After a failed commit LMDB may refuse everything until it is opened anew, which tells what is stored."""
+        with self._alone():
+            self._is_lost = True
+            with suppress(ViewUnusable):
+                self._find()
+
+    def _find(self) -> None:
+        """Open it anew where it was lost, unless somebody still looks at it; call it in turn. Raises `ViewUnusable`."""
+        if self._is_lost and not self._readers:
+            self._environment.close()
+            self._open(Path(self.path), self._map_size_bytes)
+            self._is_lost = False
+
+    @contextmanager
+    def _alone(self) -> Iterator[bool]:
+        """Have whoever looks at it leave; whether they did in time."""
         with self._turn:
             self._is_wanted_alone = True
             try:
-                if self._turn.wait_for(lambda: not self._readers, ALONE_SECONDS_MAX):
-                    self._resize(self._map_size_bytes * MAP_GROWTH_FACTOR)
+                yield self._turn.wait_for(lambda: not self._readers, ALONE_SECONDS_MAX)
             finally:
                 self._is_wanted_alone = False
                 self._turn.notify_all()
@@ -183,12 +222,8 @@ class ViewEnvironment:
             self._environment.set_mapsize(size_bytes)
         except lmdb.Error as error:
             # LMDB has given the old map up before it found that it may not have the new one.
-            self._environment.close()
-            try:
-                self._open(Path(self.path), self._map_size_bytes)
-            except ViewUnusable:
-                self._closed = True
-                raise
+            self._is_lost = True
+            self._find()
             raise StoreMapRefused(self.path, size_bytes, is_growing=True) from error
         self._map_size_bytes = size_bytes
 
@@ -214,11 +249,10 @@ class ViewEnvironment:
             self._turn.wait_for(lambda: not self._readers, ALONE_SECONDS_MAX)
         try:
             self._environment.sync(True)
-        except lmdb.Error as error:
+            (Path(self.path) / MARK_FILE).unlink(missing_ok=True)
+        except (lmdb.Error, OSError) as error:
             # The mark stays, so that a later machine stop makes the view anew.
             logger.warning("a view could not be brought to the disk: %s", error, extra={"path": self.path})
-        else:
-            (Path(self.path) / MARK_FILE).unlink(missing_ok=True)
         self._environment.close()
 
     def _check(self) -> None:

@@ -136,10 +136,14 @@ def new_signing_key(path: Path) -> Ed25519PrivateKey:
     content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, KEY_FILE_MODE)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            path.unlink()  # half a key would be in the way of the next
+            raise
     except FileExistsError as error:
         advice = "Leave out --new-key to sign with the key in it, or name a path that is free"
         raise SigningKeyInvalid(str(path), "a new one overwrites nothing, and it is there already", advice) from error

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 from ..archive.archive import KEY_SIZE_BYTES, UNDECODABLE, Archive
 from ..archive.errors import ArchiveUnreachable
 from ..archive.segment_cache import SegmentCache
-from ..environment.environment import FORMAT_NAME, FORMAT_VERSION, Environment, Transaction
+from ..environment.environment import Environment, Transaction
+from ..environment.store_format import FORMAT_NAME, FORMAT_VERSION
 from ..group import is_stub, split_stub
 from ..record import HASH_SIZE_BYTES, StoredEvent, decode_record
 from ..record_lookup import RecordLookup

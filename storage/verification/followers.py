@@ -13,13 +13,16 @@ from typing import Any, Final
 import lmdb
 import msgspec
 
-from ..control import ALREADY_OPEN, ControlRequest, ParkedEvent, SubscriptionProgress
+from ..control import ControlRequest, ParkedEvent, SubscriptionProgress
+from ..environment.board_environment import ALREADY_OPEN
 from ..environment.environment import Environment, page_problem
 from ..environment.folder import (
     CONTROL_FOLDER,
     DATA_FILE,
+    GENERATION_FILE,
     READERS_FOLDER,
     ROWS_FOLDER,
+    RUNTIME_FILE,
     VIEWS_FOLDER,
     has_runtime,
     needs_lock_file,
@@ -63,12 +66,15 @@ class FollowersCheck:
             name = "" if folder == store else f" of reader {folder.name}"
             control = folder / CONTROL_FOLDER
             try:
-                yield from self._board(control, name)
+                if not _is_begun(control):
+                    yield from self._board(control, name)
             except _Unreadable as error:
                 yield Finding(f"control{name}", f"it cannot be read: {error}")
             # Those that are being dropped have other names, and may have been cut off.
             for rows in sorted((folder / VIEWS_FOLDER).glob(f"*/[0-9]*/{ROWS_FOLDER}")):
                 generation = rows.parent
+                if not (generation / GENERATION_FILE).exists():
+                    continue  # What was killed while it made this is its own successor, and makes it anew.
                 label = f"view {generation.parent.name}/{generation.name}{name}"
                 try:
                     yield from self._view(rows, label, control)
@@ -167,6 +173,17 @@ def _status(key: bytes, value: bytes) -> Iterator[str]:
 
 class _Unreadable(Exception):
     """The file of an environment cannot be read to its end."""
+
+
+def _is_begun(control: Path) -> bool:
+    """Whether a board is no more than the empty file that is left where its maker was killed: it is made anew.
+
+    One that a runtime had has that one's lock beside it, and nothing in it is damage.
+    """
+    try:
+        return not (control / DATA_FILE).stat().st_size and not (control / RUNTIME_FILE).exists()
+    except FileNotFoundError:
+        return False
 
 
 def _entries(folder: Path, tables: Container[bytes], control: Path) -> Iterator[tuple[bytes, bytes, bytes]]:

@@ -11,8 +11,9 @@ import lmdb
 import pytest
 
 from eventsrc import ControlBoardUnreadable, EventLog, StoreClosed, StoreInUse
-from eventsrc.storage.control import READERS_MAX, ControlBoard, ParkedEvent, SubscriptionProgress
+from eventsrc.storage.control import ControlBoard, ParkedEvent, SubscriptionProgress
 from eventsrc.storage.environment import folder
+from eventsrc.storage.environment.board_environment import READERS_MAX
 
 PROGRESS = SubscriptionProgress(1, bytes(32), [])
 PARKED = ParkedEvent("mailer", 1, "account-ann", "why", 1, 1)
@@ -45,8 +46,8 @@ READS: list[tuple[str, bytes, Callable[[ControlBoard], object]]] = [
 
 @pytest.mark.parametrize(("table", "key", "read"), READS)
 def test_a_damaged_row(board: ControlBoard, table: str, key: bytes, read: Callable[[ControlBoard], object]) -> None:
-    handle = board._environment.open_db(table.encode())
-    with board._environment.begin(write=True) as transaction:
+    handle = board._environment.opened.open_db(table.encode())
+    with board._environment.opened.begin(write=True) as transaction:
         transaction.put(key, b"\xc1", db=handle)
     with pytest.raises(ControlBoardUnreadable, match=r"cannot be read: a row of it is damaged \(.*eventsrc verify"):
         read(board)
@@ -70,7 +71,7 @@ def test_one_that_cannot_be_opened_to_its_end_is_let_go_of(tmp_path: Path) -> No
 def test_too_many_look_at_it(board: ControlBoard) -> None:
     with ExitStack() as stack:
         for _ in range(READERS_MAX):
-            stack.enter_context(board._environment.begin())
+            stack.enter_context(board._environment.opened.begin())
         with pytest.raises(ControlBoardUnreadable, match=r"126 look at it already\. End some"):
             board.subscriptions()
     assert board.subscriptions() == {"mailer": PROGRESS}

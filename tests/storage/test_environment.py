@@ -26,8 +26,9 @@ from eventsrc import (
 )
 from eventsrc.storage.commit import NewEvent, StreamAppend
 from eventsrc.storage.contract import append_to, appended, commit, raised
-from eventsrc.storage.environment.environment import FORMAT_VERSION, Environment
+from eventsrc.storage.environment.environment import Environment
 from eventsrc.storage.environment.folder import DATA_FILE, LOCK_FILE, WRITER_FILE
+from eventsrc.storage.environment.store_format import FORMAT_VERSION
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.verification.verify import verify
 

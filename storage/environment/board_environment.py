@@ -1,0 +1,144 @@
+"""The LMDB environment of a control board, which several processes may write; opened anew where LMDB wants it."""
+
+import os
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeAlias, TypeVar
+
+import lmdb
+import msgspec
+
+from ..control_errors import ControlBoardUnreadable
+from ..errors import FileWriteFailed, StoreClosed, StoreError, StoreForked, StoreInUse
+from .environment import ENGINE
+from .folder import reserve_lock_file
+from .gate import Gate
+
+ALREADY_OPEN: Final = "already open in this process"
+"""What py-lmdb says of an environment that is."""
+MAP_SIZE_BYTES: Final = 1 << 30
+"""Reserved address space, and the bound of all that is kept here."""
+READERS_MAX: Final = 126
+"""Who may look at it at a time, in all processes."""
+TABLES: Final = ("subscriptions", "parked", "requests", "answers", "paused", "positions", "status")
+IF_DAMAGED: Final = (
+    "Look at the disk; `eventsrc verify` tells what is damaged. Without its folder a runtime begins a new one: "
+    "subscriptions begin anew then, and what is parked or asked is forgotten."
+)
+IF_CROWDED: Final = "End some of the programs that do, and try again."
+_DAMAGE: Final = (
+    lmdb.InvalidError,
+    lmdb.VersionMismatchError,
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.IncompatibleError,
+)
+_UNDECODABLE: Final = (msgspec.MsgspecError, struct.error, UnicodeDecodeError)
+
+Transaction: TypeAlias = "lmdb.Transaction[bytes]"
+T = TypeVar("T")
+
+
+class BoardEnvironment:
+    """The environment in the folder `path`, made when it is not there. Any thread may use it.
+
+    Raises `FileWriteFailed`, `StoreInUse` where this process has it open, `ControlBoardUnreadable`.
+    """
+
+    def __init__(self, path: str, *, durable: bool) -> None:
+        self.path = path
+        self._durable = durable
+        self._pid = os.getpid()
+        self._gate = Gate()
+        self._closed = False
+        self._is_lost = False
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            Path(self.path).mkdir(parents=True, exist_ok=True)
+            reserve_lock_file(Path(self.path))
+            environment = lmdb.open(
+                self.path,
+                max_dbs=len(TABLES) + 1,
+                map_size=MAP_SIZE_BYTES,
+                max_readers=READERS_MAX,
+                lib_version=ENGINE,
+                sync=self._durable,
+            )
+        except (lmdb.Error, OSError) as error:
+            raise _opening_error(self.path, error) from error
+        try:
+            environment.reader_check()
+            self.tables: dict[str, Any] = {name: environment.open_db(name.encode()) for name in TABLES}
+        except lmdb.Error as error:
+            environment.close()
+            raise _opening_error(self.path, error) from error
+        self.opened = environment
+        """What LMDB has of it; another one after a write that failed."""
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """A read transaction. Raises `ControlBoardUnreadable`, `StoreClosed`, `StoreForked`."""
+        try:
+            with self._usable(), self.opened.begin() as transaction:
+                yield transaction
+        except lmdb.ReadersFullError as error:
+            raise ControlBoardUnreadable(self.path, f"{READERS_MAX} look at it already", IF_CROWDED) from error
+        except lmdb.Error as error:
+            raise ControlBoardUnreadable(self.path, str(error), IF_DAMAGED) from error
+
+    def write(self, work: Callable[[Transaction], T]) -> T:
+        """Do `work` in a write transaction. Raises the same, and `FileWriteFailed`."""
+        try:
+            with self._usable(), self.opened.begin(write=True) as transaction:
+                return work(transaction)
+        except lmdb.Error as error:
+            # After a failed commit LMDB may refuse everything until it is opened anew.
+            self._is_lost = True
+            raise FileWriteFailed(self.path, str(error)) from error
+
+    def close(self) -> None:
+        """Close it. Idempotent; does nothing in a forked child."""
+        if os.getpid() != self._pid:
+            return
+        with self._gate.alone():
+            self._closed = True
+            self.opened.close()
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        """What reading and writing have in common: it is open, in this process, and whole."""
+        if os.getpid() != self._pid:
+            raise StoreForked(self.path)
+        if self._is_lost:
+            self._find()
+        self._gate.enter()
+        try:
+            if self._closed:
+                raise StoreClosed(self.path)
+            yield
+        except _DAMAGE as error:
+            raise ControlBoardUnreadable(self.path, str(error), IF_DAMAGED) from error
+        except _UNDECODABLE as error:
+            raise ControlBoardUnreadable(self.path, f"a row of it is damaged ({error})", IF_DAMAGED) from error
+        finally:
+            self._gate.leave()
+
+    def _find(self) -> None:
+        """Open it anew, once nobody uses it."""
+        with self._gate.alone():
+            if self._is_lost and not self._closed:
+                self.opened.close()
+                self._open()
+                self._is_lost = False
+
+
+def _opening_error(path: str, error: Exception) -> StoreError:
+    if isinstance(error, _DAMAGE):
+        return ControlBoardUnreadable(path, str(error), IF_DAMAGED)
+    if ALREADY_OPEN in str(error):
+        return StoreInUse(path, "this process")
+    return FileWriteFailed(path, str(error))

@@ -1,0 +1,45 @@
+"""What was interrupted is finished when the store is opened, and whoever asks for the same meanwhile waits for it."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bank_domain import Account
+from compaction_cases import LIMITS, all_events, fill, sound, stored_values
+
+from eventsrc import CompactionRefused, Runtime, StoreWriteFailed
+from eventsrc.runtime.maintenance import compactor
+
+
+@pytest.mark.parametrize(
+    ("asked", "interrupted_at"),
+    [("compact", "move_step"), ("uncompact", "restore_step"), ("uncompact", "forget_compacted")],
+)
+@pytest.mark.parametrize("asked_again", ["compact", "uncompact"])
+async def test_what_is_asked_for_while_it_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, interrupted_at: str, asked_again: str
+) -> None:
+    path = tmp_path / "store"
+
+    def refused(*_: Any) -> Any:
+        raise StoreWriteFailed(str(path), "Input/output error")
+
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await fill(runtime)
+    before, values = all_events(path), stored_values(path)
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        if asked == "uncompact":
+            await runtime.maintenance.compact(Account, "ann")
+        with monkeypatch.context() as patch:
+            patch.setattr(compactor, interrupted_at, refused)
+            with pytest.raises(StoreWriteFailed):
+                await getattr(runtime.maintenance, asked)(Account, "ann")
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        with suppress(CompactionRefused):  # it was done already
+            await getattr(runtime.maintenance, asked_again)(Account, "ann")
+        is_compacted = runtime.maintenance.compacted(Account, "ann") is not None
+        assert is_compacted == (asked_again == "compact")
+    assert sound(path)
+    assert all_events(path) == before
+    assert (stored_values(path) == values) == (not is_compacted)

@@ -1,0 +1,57 @@
+"""The system refuses a write to a view: every event takes effect once, and closing says so in one line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from bank_domain import Account, Deposit, Note
+from bank_views import Balances
+
+from eventsrc import FileWriteFailed, Limits, Runtime
+from eventsrc.storage.environment.view_environment import ViewEnvironment
+
+LIMITS = Limits(restart_backoff_seconds=0.001)
+
+
+async def test_a_commit_of_which_the_system_said_that_it_failed_is_not_repeated_where_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = ViewEnvironment.write
+
+    @contextmanager
+    def failing_after_all(environment: ViewEnvironment) -> Iterator[Any]:
+        with write(environment) as transaction:
+            yield transaction
+        monkeypatch.undo()
+        raise FileWriteFailed(environment.path, "Input/output error")
+
+    async with Runtime.open(tmp_path / "store", aggregates=[Account], projections=[Balances], limits=LIMITS) as runtime:
+        monkeypatch.setattr(ViewEnvironment, "write", failing_after_all)
+        with trio.fail_after(10):
+            receipt = await runtime.actor(Account, "ann").ask(Deposit(3), wait_for=[Balances])
+            row = await runtime.view(Balances.rows).get("ann", at_least=receipt)
+        assert row is not None
+        assert (row.amount, row.changes) == (3, 1)
+
+
+async def test_closing_where_the_last_checkpoint_cannot_be_stored_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refusing(environment: ViewEnvironment) -> Any:
+        raise FileWriteFailed(environment.path, "Input/output error")
+
+    async with Runtime.open(tmp_path / "store", aggregates=[Account], projections=[Balances]) as runtime:
+        await runtime.actor(Account, "ann").ask(Note("no matter to this view"), wait_for=[Balances])
+        monkeypatch.setattr(ViewEnvironment, "write", refusing)
+    monkeypatch.undo()
+    said = [record for record in caplog.records if record.levelname != "INFO"]
+    assert ["could not be stored" in record.getMessage() for record in said] == [True]
+    assert not any(record.exc_info for record in said)
+    async with Runtime.open(tmp_path / "store", aggregates=[Account], projections=[Balances]) as runtime:
+        receipt = await runtime.actor(Account, "ann").ask(Deposit(3), wait_for=[Balances])
+        row = await runtime.view(Balances.rows).get("ann", at_least=receipt)
+        assert row is not None
+        assert (row.amount, row.changes) == (3, 1)
