@@ -9,7 +9,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Final
 
@@ -153,7 +153,7 @@ class Subscriptions:
 
     async def parked(self, name: str | None = None) -> list[ParkedEvent]:
         """What is parked, of one subscription or of all."""
-        for dispatcher in self._dispatchers.values():
+        for dispatcher in tuple(self._dispatchers.values()):
             if not dispatcher.is_saved:
                 await dispatcher.save()
         return await on_board(self._board, partial(self._board.parked, name))
@@ -192,6 +192,6 @@ class Subscriptions:
 
     async def close(self) -> None:
         """Bring to the disk what was acknowledged."""
-        for dispatcher in self._dispatchers.values():
-            if not dispatcher.is_saved:
-                await dispatcher.save()
+        async with AsyncExitStack() as closing:
+            for dispatcher in self._dispatchers.values():
+                closing.push_async_callback(dispatcher.close)

@@ -130,8 +130,11 @@ class Projections:
         while running.active is None:
             await trio.sleep(seconds)
             seconds = min(2 * seconds, limits.restart_backoff_seconds_max)
-            with contextlib.suppress(ViewUnreachable):
+            try:
                 await running.open()
+            except Exception as error:
+                # Also what a server refuses that is back, as a login without rights: nothing here may end the runtime.
+                logger.warning("a view cannot be opened yet: %s", error, extra={"projection": running.name})
         self.swapped()
 
     # --- asking ---
