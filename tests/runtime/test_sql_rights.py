@@ -13,6 +13,7 @@ from projection_cases import until
 
 from eventsrc import Limits, Runtime
 from eventsrc.actors.views.sql import SqlViews
+from eventsrc.actors.views.sql.errors import ViewReadFailed
 
 QUICK = Limits(restart_backoff_seconds=0.01, restart_backoff_seconds_max=0.05)
 
@@ -91,4 +92,20 @@ async def test_what_is_wrong_with_a_table_is_no_fault_of_an_event(
         assert all("refused" in error and "position" not in error for error in errors), errors
         execute(administrator, remedy)
         assert await runtime.view(Balances).get("bob", at_least=2, timeout=10) == Balance("bob", 10, 1)
+    views.close()
+
+
+async def test_a_query_without_rights_says_nothing_of_a_batch(
+    tmp_path: Path, postgres_url: str, administrator: sqlalchemy.Engine
+) -> None:
+    views = SqlViews(postgres_url.replace("eventsrc@", "clerk@"))
+    async with Runtime.open(
+        tmp_path / "store", aggregates=[Account], projections=[Balances], views={Balances: views}, limits=QUICK
+    ) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(10), wait_for=[Balances])
+        execute(administrator, "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM clerk")
+        with pytest.raises(ViewReadFailed, match="ask again"):
+            await runtime.view(Balances).get("ann")
+        execute(administrator, "GRANT ALL ON ALL TABLES IN SCHEMA public TO clerk")
+        assert await runtime.view(Balances).get("ann") == Balance("ann", 10, 1)
     views.close()
