@@ -1,6 +1,5 @@
 """The projector: the actor that follows the log for one view, batch by batch, first to catch up and then live."""
 
-import contextlib
 import logging
 import time
 from typing import Any, Final, Literal, Protocol, TypeAlias
@@ -106,8 +105,11 @@ class Projector(TrioActor):
 
     async def on_stop(self) -> None:  # type: ignore[override]
         if self.position > self._saved_position and self.state not in ("retrying", "failed"):
-            with contextlib.suppress(ViewRemoved):
+            try:
                 await self._apply([], Checkpoint(self.position, self._last_hash))
+            except EventSourcingError as error:
+                # The events since then, which are of no concern to it, are looked at once more the next time.
+                logger.info("a projection ends without storing where it was: %s", error, extra=self._facts())
 
     def wake(self) -> None:
         """Have it look at the log, now or when it is done with what it does."""
