@@ -13,6 +13,7 @@ from ..storage.limits import Limits
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader
 from .background import in_background
+from .error_text import kept_text
 from .errors import CheckpointMoved, ViewRemoved
 from .feed import Feed
 from .future import TrioFuture
@@ -153,7 +154,7 @@ class Projector(TrioActor):
             more = await self._take_batch()
         except EventFailed as failure:
             event = failure.event
-            self.error = f"{described(failure.error)} on {event.type!r} at position {event.position}"
+            self.error = f"{kept_text(described(failure.error))} on {event.type!r} at position {event.position}"
             if event.position != self._failed_position:
                 # It has got on since the last failure.
                 self._failed_position, self._failures, self._attempts = event.position, 0, 0
@@ -169,7 +170,7 @@ class Projector(TrioActor):
             # Another process was faster, or a commit took effect although its answer was lost.
             self._is_displaced |= isinstance(error, CheckpointMoved)
             self._attempts += 1
-            self.error = str(error)
+            self.error = kept_text(str(error))
             logger.warning("projection will try again: %s", error, extra=self._facts())
             self._rest()
             if isinstance(error, ViewRemoved):
@@ -177,7 +178,7 @@ class Projector(TrioActor):
         except Exception as error:
             # A fault of ours or of the view's store; the other projections and the commands go on.
             self._attempts += 1
-            self.error = described(error)
+            self.error = kept_text(described(error))
             logger.exception("projection will try again", extra=self._facts())
             self._rest()
         else:

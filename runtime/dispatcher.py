@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 import attrs
 import trio
 
+from ..actors.error_text import kept_text
 from ..actors.errors import RuntimeClosed
 from ..actors.feed import Feed
 from ..storage.control import ControlBoard, ParkedEvent, Progress
@@ -78,7 +79,7 @@ class Message:
         """It could not be handled: it is handed out again after a back-off, and parked after `ATTEMPTS_MAX` times."""
         dispatcher, lane = self._settle()
         if dispatcher is not None and lane is not None:
-            dispatcher.failed(lane, error if isinstance(error, str) else described(error))
+            dispatcher.failed(lane, kept_text(error if isinstance(error, str) else described(error)))
 
     def release(self) -> None:
         """It was not handled and nothing is known against it: it goes to the next consumer."""
