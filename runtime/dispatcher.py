@@ -390,8 +390,15 @@ class Dispatcher:
                     self._park_rest()
                 await self.save()
                 attempts = 0
-            except EventSourcingError as error:
-                logger.error("progress could not be stored: %s", error, extra={"subscription": self.name})
+            except Exception as error:
+                # Nothing here may end the runtime, either.
+                is_expected = isinstance(error, EventSourcingError)
+                logger.error(
+                    "progress could not be stored: %s",
+                    error,
+                    exc_info=None if is_expected else error,
+                    extra={"subscription": self.name},
+                )
                 await trio.sleep(self._limits.restart_backoff(attempts))
                 attempts += 1
 

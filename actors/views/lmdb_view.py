@@ -43,16 +43,17 @@ class LmdbViews:
     def generations(self, projection: str) -> list[Generation]:
         folder = self.path / projection
         current = folder / CURRENT_FILE
-        content = current.read_bytes() if current.exists() else b""
+        with self._writing():
+            content = current.read_bytes() if current.exists() else b""
+            known = [_stored(file.parent) for file in folder.glob(f"[0-9]*/{GENERATION_FILE}")]
         number = int(content) if content.isdigit() else 0
-        known = [_stored(file.parent) for file in folder.glob(f"[0-9]*/{GENERATION_FILE}")]
         found = [generation for generation in known if generation is not None]
         return sorted(found, key=lambda generation: (generation.number != number, -generation.number))
 
     def open(self, projection: str, generation: Generation, tables: Iterable[RowType[Any]]) -> "LmdbView":
         folder = self._folder(projection, generation)
-        stored = _stored(folder)
         with self._writing():
+            stored = _stored(folder)
             if stored is None and folder.exists():
                 # The process was stopped while it was made; what is in it may be of any version.
                 shutil.rmtree(folder)
@@ -89,6 +90,7 @@ class LmdbViews:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
+        """Around what uses files, also those that are only read: with too many of them open it is the same error."""
         try:
             yield
         except OSError as error:

@@ -1,6 +1,7 @@
 """Durable subscriptions while others come and go, and while the runtime closes."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import trio
@@ -8,6 +9,7 @@ from bank_domain import Account, Deposit
 from consumer_cases import QUICK, expect_nothing, take
 
 from eventsrc import Message, Runtime, RuntimeClosed
+from eventsrc.storage.control import ControlBoard
 
 
 async def test_what_is_parked_is_listed_while_others_begin_to_consume(tmp_path: Path) -> None:
@@ -62,6 +64,25 @@ async def test_what_is_acknowledged_while_the_runtime_closes_is_kept(tmp_path: P
             begun = trio.Event()
             nursery.start_soon(acknowledge, message, begun)
             await begun.wait()
+    async with (
+        Runtime.open(tmp_path / "store", aggregates=[Account], limits=QUICK) as again,
+        again.consume("mailer") as consumer,
+    ):
+        await expect_nothing(consumer)
+
+
+async def test_progress_that_cannot_be_stored_for_any_reason_is_stored_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Runtime.open(tmp_path / "store", aggregates=[Account], limits=QUICK) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(1))
+        async with runtime.consume("mailer") as consumer:
+            (message,) = await take(consumer, 1)
+            with monkeypatch.context() as patched:
+                patched.setattr(ControlBoard, "save", fail := Mock(side_effect=RuntimeError("can't start new thread")))
+                with trio.move_on_after(0.1):
+                    await message.ack()
+                assert fail.call_count > 1
     async with (
         Runtime.open(tmp_path / "store", aggregates=[Account], limits=QUICK) as again,
         again.consume("mailer") as consumer,
