@@ -124,8 +124,7 @@ class Subscriptions:
     @asynccontextmanager
     async def consume(self, name: str, wanted: Wanted, after: int) -> AsyncIterator[Consumer]:
         """Be one of the consumers of a subscription for as long as the block lasts."""
-        if not isinstance(name, str) or not SUBSCRIPTION_NAME.fullmatch(name):
-            raise SubscriptionNameInvalid(name)
+        _check_name(name)
         check_count("after", after, least=0)
         if self._feed.is_closed:
             raise RuntimeClosed(f"The runtime has closed; {name!r} cannot be consumed any more.")
@@ -152,7 +151,9 @@ class Subscriptions:
             consumer.leave()
 
     async def parked(self, name: str | None = None) -> list[ParkedEvent]:
-        """What is parked, of one subscription or of all."""
+        """What is parked, of one subscription or of all. Raises `SubscriptionNameInvalid`."""
+        if name is not None:
+            _check_name(name)
         for dispatcher in tuple(self._dispatchers.values()):
             if not dispatcher.is_saved:
                 await dispatcher.save()
@@ -184,7 +185,11 @@ class Subscriptions:
                 await on_board(self._board, partial(self._board.done, request, ""))
 
     async def delete(self, name: str) -> bool:
-        """Forget a subscription, its progress and what is parked of it; whether there was one."""
+        """Forget a subscription, its progress and what is parked of it; whether there was one.
+
+        Raises `SubscriptionNameInvalid`.
+        """
+        _check_name(name)
         dispatcher = self._dispatchers.pop(name, None)
         if dispatcher is not None:
             dispatcher.deleted()
@@ -195,3 +200,8 @@ class Subscriptions:
         async with AsyncExitStack() as closing:
             for dispatcher in self._dispatchers.values():
                 closing.push_async_callback(dispatcher.close)
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not SUBSCRIPTION_NAME.fullmatch(name):
+        raise SubscriptionNameInvalid(name)
