@@ -60,6 +60,8 @@ class ProjectorHost(Protocol):
     feed: Feed
     limits: Limits
     workshare: Workshare
+    threads: trio.CapacityLimiter
+    """For what waits for a view: a database that hangs must take no threads from anything else."""
 
     def advanced(self, projector: "Projector") -> None:
         """Its position or its state has changed."""
@@ -216,7 +218,10 @@ class Projector(TrioActor):
 
     async def _go_on_from_stored(self) -> None:
         view = self._session.view
-        checkpoint = await trio.to_thread.run_sync(lambda: view.checkpoint) if view.waits else view.checkpoint
+        if view.waits:
+            checkpoint = await trio.to_thread.run_sync(lambda: view.checkpoint, limiter=self._host.threads)
+        else:
+            checkpoint = view.checkpoint
         self.position = self._saved_position = checkpoint.position
         self._last_hash = checkpoint.event_hash
         self._is_displaced = False
@@ -243,7 +248,7 @@ class Projector(TrioActor):
 
     async def _apply(self, events: list[StoredEvent], checkpoint: Checkpoint) -> None:
         if self._session.view.waits:
-            await trio.to_thread.run_sync(self._session.apply, events, checkpoint)
+            await trio.to_thread.run_sync(self._session.apply, events, checkpoint, limiter=self._host.threads)
         else:
             self._session.apply(events, checkpoint)
         self._saved_position = checkpoint.position

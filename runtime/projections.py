@@ -29,6 +29,8 @@ from .intake_rate import IntakeRate
 logger = logging.getLogger("eventsrc.projection")
 SCANS_MAX: Final = 4
 """Queries that look at many rows of LMDB views at once, each in a worker thread; others wait."""
+THREADS_MAX: Final = 40
+"""In which projections wait for their views, and as many for queries of views that wait: connections of a database."""
 ARRIVALS_KEPT: Final = 128
 """Moments at which events came that are kept before it is looked which of them no projection needs."""
 LAG_MARGIN: Final = 0.5
@@ -76,6 +78,8 @@ class Projections:
         self._arrivals = Arrivals(store, wall_clock)
         feed.listen(self._arrivals, self._arrivals.note)
         self.scans = trio.CapacityLimiter(SCANS_MAX)
+        self.threads = trio.CapacityLimiter(THREADS_MAX)
+        self.queries = trio.CapacityLimiter(THREADS_MAX)
         self.on_advance: Callable[[], None] = lambda: None
         self._is_closed = False
 

@@ -139,7 +139,7 @@ class View(Generic[R]):
             if not built.view.waits:
                 with contextlib.suppress(ViewLookLong, ViewRetry):
                     return look(ROWS_AT_ONCE)
-            limiter = None if built.view.waits else self._projections.scans
+            limiter = self._projections.queries if built.view.waits else self._projections.scans
             for _ in range(LOOKS_MAX):
                 with contextlib.suppress(ViewRetry):
                     # One that nobody waits for any more ends by itself; its view stays open until it has.

@@ -109,3 +109,28 @@ async def test_a_query_without_rights_says_nothing_of_a_batch(
         execute(administrator, "GRANT ALL ON ALL TABLES IN SCHEMA public TO clerk")
         assert await runtime.view(Balances).get("ann") == Balance("ann", 10, 1)
     views.close()
+
+
+async def test_a_database_that_hangs_holds_up_nobody_who_does_not_ask_it(
+    tmp_path: Path, postgres_url: str, administrator: sqlalchemy.Engine
+) -> None:
+    views = SqlViews(postgres_url)
+    async with Runtime.open(
+        tmp_path / "store", aggregates=[Account], projections=[Balances], views={Balances: views}
+    ) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(10), wait_for=[Balances])
+
+        async def ask() -> None:
+            assert await runtime.view(Balances).get("ann") == Balance("ann", 10, 1)
+
+        with administrator.connect() as connection:
+            connection.exec_driver_sql("BEGIN; LOCK TABLE balances_rows_g1 IN ACCESS EXCLUSIVE MODE")
+            async with trio.open_nursery() as nursery:
+                for _ in range(60):
+                    nursery.start_soon(ask)
+                await until(lambda: runtime.projections.queries.available_tokens == 0)
+                with trio.fail_after(5):
+                    async with runtime.consume("mailer") as consumer:
+                        await (await anext(consumer)).ack()
+                connection.exec_driver_sql("COMMIT")
+    views.close()
