@@ -178,9 +178,10 @@ class RunningProjection:
         self._nursery.start_soon(in_background, self._tidy, name=f"{self.name}: tidy")
 
     async def close(self) -> None:
-        """Stop the projectors and close the views."""
-        async with self._changing:
-            await self._close_all()
+        """Stop the projectors and close the views, whatever becomes of those of others."""
+        with trio.CancelScope(shield=True):
+            async with self._changing:
+                await self._close_all()
 
     async def _close_all(self) -> None:
         async with AsyncExitStack() as closing:

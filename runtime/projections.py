@@ -1,6 +1,5 @@
 """The projections of one runtime: how far they are, waiting for them, steering them, and slowing writers down."""
 
-import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -120,12 +119,12 @@ class Projections:
                 self._rates[running] = IntakeRate(running.position)
 
     async def close(self) -> None:
-        """Stop the projectors and close the views. Who waits for one is told."""
+        """Stop the projectors and close the views, all at once: a database may hang. Who waits for one is told."""
         self._is_closed = True
         self._moved.unpark_all()
-        async with contextlib.AsyncExitStack() as closing:
+        async with trio.open_nursery() as nursery:
             for running in self._running.values():
-                closing.push_async_callback(running.close)
+                nursery.start_soon(running.close)
 
     async def _open_later(self, running: RunningProjection) -> None:
         """Try again with a back-off until the view is open."""

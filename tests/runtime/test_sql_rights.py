@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 import trio
-from bank_domain import Account, Deposit
+from bank_domain import Account, Deposit, Note
 from bank_views import Balance, Balances
 from postgres_server import PostgresServer
 from projection_cases import until
 
 from eventsrc import Limits, Runtime
-from eventsrc.actors.views.sql import SqlViews
+from eventsrc.actors.views.sql import SqlViews, engine
 from eventsrc.actors.views.sql.errors import ViewReadFailed
 
 QUICK = Limits(restart_backoff_seconds=0.01, restart_backoff_seconds_max=0.05)
@@ -133,4 +133,24 @@ async def test_a_database_that_hangs_holds_up_nobody_who_does_not_ask_it(
                     async with runtime.consume("mailer") as consumer:
                         await (await anext(consumer)).ack()
                 connection.exec_driver_sql("COMMIT")
+    views.close()
+
+
+async def test_a_runtime_closes_beside_a_database_that_hangs_without_waiting_for_each_view(
+    tmp_path: Path, postgres_url: str, administrator: sqlalchemy.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "LOCK_SECONDS_MAX", 2)
+    views = SqlViews(postgres_url)
+    projections = [type(f"B{number}", (Balances,), {}) for number in range(5)]
+    with administrator.connect() as connection:
+        async with Runtime.open(
+            tmp_path / "store", aggregates=[Account], projections=projections, views=dict.fromkeys(projections, views)
+        ) as runtime:
+            await runtime.actor(Account, "ann").ask(Deposit(10), wait_for=projections)
+            # Of no concern to the views, so that their checkpoints are written when they are closed.
+            await runtime.actor(Account, "ann").ask(Note("x"), wait_for=projections)
+            connection.exec_driver_sql("BEGIN; LOCK TABLE eventsrc_projections IN ACCESS EXCLUSIVE MODE")
+            started = trio.current_time()
+        assert trio.current_time() - started < 6
+        connection.exec_driver_sql("COMMIT")
     views.close()
