@@ -13,6 +13,7 @@ from ..storage.limits import Limits
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader
 from .background import in_background
+from .error_text import kept_text
 from .errors import CheckpointMoved, ViewRemoved
 from .feed import Feed
 from .future import TrioFuture
@@ -66,6 +67,8 @@ class ProjectorHost(Protocol):
     feed: Feed
     limits: Limits
     workshare: Workshare
+    threads: trio.CapacityLimiter
+    """For what waits for a view: a database that hangs must take no threads from anything else."""
 
     def advanced(self, projector: "Projector") -> None:
         """Its position or its state has changed."""
@@ -123,11 +126,9 @@ class Projector(TrioActor):
         if self.position > self._saved_position and self.state not in ("retrying", "failed"):
             try:
                 await self._apply([], self._shown)
-            except ViewRemoved:
-                pass
             except EventSourcingError as error:
-                # What came since has no effect on the view: it is looked through once more.
-                logger.warning("how far a view has come could not be stored: %s", error, extra=self._facts())
+                # The events since then, which are of no concern to it, are looked at once more the next time.
+                logger.info("a projection ends without storing where it was: %s", error, extra=self._facts())
 
     def wake(self) -> None:
         """Have it look at the log, now or when it is done with what it does."""
@@ -173,7 +174,7 @@ class Projector(TrioActor):
             more = await self._take_batch()
         except EventFailed as failure:
             event = failure.event
-            self.error = f"{described(failure.error)} on {event.type!r} at position {event.position}"
+            self.error = f"{kept_text(described(failure.error))} on {event.type!r} at position {event.position}"
             if event.position != self._failed_position:
                 # It has come further since the last failure.
                 self._failed_position, self._failures, self._attempts = event.position, 0, 0
@@ -189,7 +190,7 @@ class Projector(TrioActor):
             # Another process was faster, or a commit took effect although its answer was lost, or may have.
             self._is_displaced |= isinstance(error, CheckpointMoved | FileWriteFailed)
             self._attempts += 1
-            self.error = str(error)
+            self.error = kept_text(str(error))
             logger.warning("projection will try again: %s", error, extra=self._facts())
             self._rest()
             if isinstance(error, ViewRemoved):
@@ -197,7 +198,7 @@ class Projector(TrioActor):
         except Exception as error:
             # A fault of ours or of the view's store; the other projections and the commands go on.
             self._attempts += 1
-            self.error = described(error)
+            self.error = kept_text(described(error))
             logger.exception("projection will try again", extra=self._facts())
             self._rest()
         else:
@@ -240,7 +241,10 @@ class Projector(TrioActor):
 
     async def _go_on_from_stored(self) -> None:
         view = self._session.view
-        checkpoint = await trio.to_thread.run_sync(lambda: view.checkpoint) if view.waits else view.checkpoint
+        if view.waits:
+            checkpoint = await trio.to_thread.run_sync(lambda: view.checkpoint, limiter=self._host.threads)
+        else:
+            checkpoint = view.checkpoint
         self._shown = self._handled = checkpoint
         self._saved_position = checkpoint.position
         self._is_displaced = False
@@ -288,7 +292,7 @@ class Projector(TrioActor):
         session = self._session
         try:
             if session.view.waits:
-                is_stored = await trio.to_thread.run_sync(session.apply, events, checkpoint)
+                is_stored = await trio.to_thread.run_sync(session.apply, events, checkpoint, limiter=self._host.threads)
             else:
                 is_stored = session.apply(events, checkpoint, may_wait=may_wait)
         except ViewRetry:

@@ -25,7 +25,12 @@ ORDINAL_MAX: Final = (1 << 64) - 1
 
 def key_of(name: str, ordinal: int) -> bytes:
     """The key of a chunk, also of a snapshot: name, zero byte, big-endian ordinal."""
-    return name.encode() + b"\0" + _ORDINAL.pack(ordinal)
+    return prefix_of(name) + _ORDINAL.pack(ordinal)
+
+
+def prefix_of(name: str) -> bytes:
+    """What the keys of a name begin with. One that no encoding has is not stored, and may be asked for all the same."""
+    return name.encode(errors="surrogatepass") + b"\0"
 
 
 def ordinal_of(key: bytes) -> int:
@@ -79,7 +84,7 @@ def positions_of_versions(
 
 def version_at(transaction: Transaction, table: Table, name: str, position: int) -> tuple[int, int] | None:
     """(version, position) of the newest entry of the stream index that is not beyond a position."""
-    prefix = name.encode() + b"\0"
+    prefix = prefix_of(name)
     with transaction.cursor(table) as cursor:
         more = cursor.prev() if cursor.set_range(key_of(name, ORDINAL_MAX)) else cursor.last()
         while more and _is_chunk_of(cursor.key(), prefix):
@@ -104,7 +109,7 @@ def positions_after(transaction: Transaction, table: Table, name: str, after: in
 
 def positions_before(transaction: Transaction, table: Table, name: str, before: int, limit: int) -> list[int]:
     """At most `limit` positions smaller than `before`, descending."""
-    prefix = name.encode() + b"\0"
+    prefix = prefix_of(name)
     found: list[int] = []
     with transaction.cursor(table) as cursor:
         more = cursor.prev() if cursor.set_range(key_of(name, before)) else cursor.last()
@@ -119,7 +124,7 @@ def chunks_from(
     transaction: Transaction, table: Table, name: str, ordinal: int
 ) -> Iterator[tuple[int, tuple[int, ...]]]:
     """Chunks in order, beginning with the one that may hold `ordinal`."""
-    prefix = name.encode() + b"\0"
+    prefix = prefix_of(name)
     key = key_of(name, ordinal)
     with transaction.cursor(table) as cursor:
         more = cursor.set_range(key)

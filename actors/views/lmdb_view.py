@@ -95,6 +95,7 @@ class LmdbViews:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
+        """Around what uses files, also those that are only read: with too many of them open it is the same error."""
         try:
             yield
         except OSError as error:

@@ -7,9 +7,9 @@ would drop each other's for ever.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, TypeVar, TypeVarTuple
 
 import attrs
 import trio
@@ -31,6 +31,8 @@ NUMBERS_TRIED_MAX: Final = 10
 """Generations that are begun before it is given up, where other processes take each number for another version."""
 QUERY_SECONDS_MAX: Final = 60.0
 """How long a view that was replaced stays open for the queries that still look at it."""
+Arguments = TypeVarTuple("Arguments")
+T = TypeVar("T")
 logger = logging.getLogger("eventsrc.projection")
 
 
@@ -176,9 +178,10 @@ class RunningProjection:
         self._nursery.start_soon(in_background, self._tidy, name=f"{self.name}: tidy")
 
     async def close(self) -> None:
-        """Stop the projectors and close the views."""
-        async with self._changing:
-            await self._close_all()
+        """Stop the projectors and close the views, whatever becomes of those of others."""
+        with trio.CancelScope(shield=True):
+            async with self._changing:
+                await self._close_all()
 
     async def _close_all(self) -> None:
         async with AsyncExitStack() as closing:
@@ -203,7 +206,7 @@ class RunningProjection:
     async def _begin(self, stored: Sequence[Generation]) -> None:
         """Let a new generation answer from its beginning."""
         self.active = await self._build_new(stored)
-        await trio.to_thread.run_sync(self._views.activate, self.name, self.active.generation)
+        await self._in_thread(self._views.activate, self.name, self.active.generation)
 
     async def _open_stored(self, stored: Sequence[Generation]) -> None:
         first, *others = stored
@@ -262,7 +265,7 @@ class RunningProjection:
                 view.close()
                 raise
 
-        view, checkpoint = await trio.to_thread.run_sync(open_it)
+        view, checkpoint = await self._in_thread(open_it)
         return OpenGeneration(generation, view, tables, checkpoint)
 
     def _start(self, built: OpenGeneration) -> None:
@@ -290,7 +293,10 @@ class RunningProjection:
         return self._host.store.last_position
 
     async def _stored(self) -> list[Generation]:
-        return await trio.to_thread.run_sync(self._views.generations, self.name)
+        return await self._in_thread(self._views.generations, self.name)
+
+    async def _in_thread(self, call: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
+        return await trio.to_thread.run_sync(call, *arguments, limiter=self._host.threads)
 
     # --- swapping ---
 
@@ -319,7 +325,7 @@ class RunningProjection:
             if building.generation not in await self._stored():
                 self.look_again()
                 return
-            await trio.to_thread.run_sync(self._views.activate, self.name, building.generation)
+            await self._in_thread(self._views.activate, self.name, building.generation)
         except EventSourcingError as error:
             logger.warning("a rebuilt view cannot take its place yet: %s", error, extra={"projection": self.name})
             await trio.sleep(SWAP_RETRY_SECONDS)
@@ -351,14 +357,14 @@ class RunningProjection:
 
     async def _drop(self, generation: Generation) -> None:
         try:
-            await trio.to_thread.run_sync(self._views.drop, self.name, generation)
+            await self._in_thread(self._views.drop, self.name, generation)
         except Exception as error:
             # It is tried again when the store is opened next.
             self._warn("an old view could not be removed", error)
 
     async def _tidy(self) -> None:
         try:
-            await trio.to_thread.run_sync(self._views.tidy, self.name)
+            await self._in_thread(self._views.tidy, self.name)
         except Exception as error:
             self._warn("what is left of an old view could not be removed", error)
 

@@ -1,6 +1,5 @@
 """The projections of one runtime: how far they are, waiting for them, steering them, and slowing writers down."""
 
-import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -29,6 +28,8 @@ from .intake_rate import IntakeRate
 logger = logging.getLogger("eventsrc.projection")
 SCANS_MAX: Final = 4
 """Queries that look at many rows of LMDB views at once, each in a worker thread; others wait."""
+THREADS_MAX: Final = 40
+"""In which projections wait for their views, and as many for queries of views that wait: connections of a database."""
 ARRIVALS_KEPT: Final = 128
 """Moments at which events came that are kept before it is looked which of them no projection needs."""
 LAG_MARGIN: Final = 0.5
@@ -79,6 +80,8 @@ class Projections:
         self._arrivals = Arrivals(store, wall_clock)
         feed.listen(self._arrivals, self._arrivals.note)
         self.scans = trio.CapacityLimiter(SCANS_MAX)
+        self.threads = trio.CapacityLimiter(THREADS_MAX)
+        self.queries = trio.CapacityLimiter(THREADS_MAX)
         self.on_advance: Callable[[], None] = lambda: None
         self._is_closed = False
 
@@ -119,12 +122,12 @@ class Projections:
                 self._rates[running] = IntakeRate(running.position)
 
     async def close(self) -> None:
-        """Stop the projectors and close the views. Who waits for one is told."""
+        """Stop the projectors and close the views, all at once: a database may hang. Who waits for one is told."""
         self._is_closed = True
         self._moved.unpark_all()
-        async with contextlib.AsyncExitStack() as closing:
+        async with trio.open_nursery() as nursery:
             for running in self._running.values():
-                closing.push_async_callback(running.close)
+                nursery.start_soon(running.close)
 
     async def _open_later(self, running: RunningProjection) -> None:
         """Try again with a back-off until the view is open."""
@@ -133,8 +136,11 @@ class Projections:
         while running.active is None:
             await trio.sleep(seconds)
             seconds = min(2 * seconds, limits.restart_backoff_seconds_max)
-            with contextlib.suppress(ViewUnreachable):
+            try:
                 await running.open()
+            except Exception as error:
+                # Also what a server refuses that is back, as a login without rights: nothing here may end the runtime.
+                logger.warning("a view cannot be opened yet: %s", error, extra={"projection": running.name})
         self.swapped()
 
     # --- asking ---

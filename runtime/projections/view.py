@@ -23,6 +23,8 @@ PAGE_ROWS: Final = 100
 """Rows that an iteration reads at a time."""
 ROWS_AT_ONCE: Final = 1_000
 """Rows that a query looks at before it goes on in a worker thread, so that it holds up nobody."""
+COUNT_MAX: Final = (1 << 62) - 1
+"""More rows than any view has. A greater limit or offset means the same, and databases do not take every number."""
 LOOKS_MAX: Final = 10
 """How often a query is begun again, where the view had to grow meanwhile or a transaction met another."""
 
@@ -137,7 +139,7 @@ class View(Generic[R]):
             if not built.view.waits:
                 with contextlib.suppress(ViewLookLong, ViewRetry):
                     return look(ROWS_AT_ONCE)
-            limiter = None if built.view.waits else self._projections.scans
+            limiter = self._projections.queries if built.view.waits else self._projections.scans
             for _ in range(LOOKS_MAX):
                 with contextlib.suppress(ViewRetry):
                     # One that nobody waits for any more ends by itself; its view stays open until it has.
@@ -224,6 +226,7 @@ class Query(Generic[R]):
     def _page_reader(self, size: int) -> Callable[[], Awaitable[list[R]]]:
         if not _is_count(size) or not size:
             raise QueryInvalid(f"A page has at least one row, not {size!r}.")
+        size = min(size, COUNT_MAX)
         done = 0
         last: R | None = None
 
@@ -259,7 +262,7 @@ def _is_count(value: object) -> bool:
 def _not_negative(name: str, count: int) -> int:
     if not _is_count(count):
         raise QueryInvalid(f"{name}() takes a whole number, 0 or more, not {count!r}.")
-    return count
+    return min(count, COUNT_MAX)
 
 
 async def wait_for_views(

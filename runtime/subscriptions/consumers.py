@@ -9,7 +9,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Final
 
@@ -125,8 +125,7 @@ class Subscriptions:
     @asynccontextmanager
     async def consume(self, name: str, wanted: Wanted, after: int) -> AsyncIterator[Consumer]:
         """Be one of the consumers of a subscription for as long as the block lasts."""
-        if not isinstance(name, str) or not SUBSCRIPTION_NAME.fullmatch(name):
-            raise SubscriptionNameInvalid(name)
+        _check_name(name)
         check_count("after", after, least=0)
         if self._feed.is_closed:
             raise RuntimeClosed(f"The runtime has closed; {name!r} cannot be consumed any more.")
@@ -153,8 +152,10 @@ class Subscriptions:
             consumer.leave()
 
     async def parked(self, name: str | None = None) -> list[ParkedEvent]:
-        """What is parked, of one subscription or of all."""
-        for dispatcher in self._dispatchers.values():
+        """What is parked, of one subscription or of all. Raises `SubscriptionNameInvalid`."""
+        if name is not None:
+            _check_name(name)
+        for dispatcher in tuple(self._dispatchers.values()):
             if not dispatcher.is_saved:
                 await dispatcher.save()
         return await on_board(self._board, partial(self._board.parked, name))
@@ -185,7 +186,11 @@ class Subscriptions:
                 await on_board(self._board, partial(self._board.done, request, ""))
 
     async def delete(self, name: str) -> bool:
-        """Forget a subscription, its progress and what is parked of it; whether there was one."""
+        """Forget a subscription, its progress and what is parked of it; whether there was one.
+
+        Raises `SubscriptionNameInvalid`.
+        """
+        _check_name(name)
         dispatcher = self._dispatchers.pop(name, None)
         if dispatcher is not None:
             dispatcher.deleted()
@@ -193,6 +198,11 @@ class Subscriptions:
 
     async def close(self) -> None:
         """Bring to the disk what was acknowledged."""
-        for dispatcher in self._dispatchers.values():
-            if not dispatcher.is_saved:
-                await dispatcher.save()
+        async with AsyncExitStack() as closing:
+            for dispatcher in self._dispatchers.values():
+                closing.push_async_callback(dispatcher.close)
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not SUBSCRIPTION_NAME.fullmatch(name):
+        raise SubscriptionNameInvalid(name)

@@ -16,6 +16,8 @@ from typing import Final
 import attrs
 import trio
 
+from ...actors.error_text import kept_text
+from ...actors.errors import RuntimeClosed
 from ...actors.feed import Feed
 from ...storage.control import ControlBoard, ParkedEvent, SubscriptionProgress
 from ...storage.errors import EventSourcingError, described
@@ -61,7 +63,7 @@ class Message:
         return self._dispatcher is not None
 
     async def ack(self) -> None:
-        """It is done, and on disk as such: it is not handed out again. Idempotent."""
+        """It is done, and on disk as such: it is not handed out again. Idempotent. Raises `RuntimeClosed`."""
         dispatcher = self._dispatcher
         self.ack_soon()
         if dispatcher is not None:
@@ -77,7 +79,7 @@ class Message:
         """It could not be handled: it is handed out again after a back-off, and parked after `ATTEMPTS_MAX` times."""
         dispatcher, lane = self._settle()
         if dispatcher is not None and lane is not None:
-            dispatcher.failed(lane, error if isinstance(error, str) else described(error))
+            dispatcher.failed(lane, kept_text(error if isinstance(error, str) else described(error)))
 
     def release(self) -> None:
         """It was not handled and nothing is known against it: it goes to the next consumer."""
@@ -133,6 +135,7 @@ class Dispatcher:
         self._changed = trio.lowlevel.ParkingLot()
         self._was_saved = trio.lowlevel.ParkingLot()
         self._saving = trio.Lock()
+        self._is_closed = False
 
     async def open(self, after: int) -> None:
         """Take up where the subscription was left; a new one begins after the position `after`.
@@ -357,11 +360,22 @@ class Dispatcher:
         )
 
     async def saved(self) -> None:
-        """Wait until what was acknowledged so far is on disk."""
+        """Wait until what was acknowledged so far is on disk. Raises `RuntimeClosed` when it will not be."""
         await trio.lowlevel.checkpoint()
         wanted = self._changes
         while self._saved_changes < wanted and not self.is_deleted:
+            if self._is_closed:
+                raise RuntimeClosed(f"The runtime has closed; what {self.name!r} is told now is not kept.")
             await self._was_saved.park()
+
+    async def close(self) -> None:
+        """Bring to the disk what was acknowledged, and nothing from then on. Raises `FileWriteFailed`."""
+        try:
+            while not self.is_saved:
+                await self.save()
+        finally:
+            self._is_closed = True
+            self._was_saved.unpark_all()
 
     async def keep(self) -> None:
         """Bring changes to the disk as they come, several at a time, until cancelled or deleted."""
@@ -376,8 +390,15 @@ class Dispatcher:
                     self._park_rest()
                 await self.save()
                 attempts = 0
-            except EventSourcingError as error:
-                logger.error("progress could not be stored: %s", error, extra={"subscription": self.name})
+            except Exception as error:
+                # Nothing here may end the runtime, either.
+                is_expected = isinstance(error, EventSourcingError)
+                logger.error(
+                    "progress could not be stored: %s",
+                    error,
+                    exc_info=None if is_expected else error,
+                    extra={"subscription": self.name},
+                )
                 await trio.sleep(self._limits.restart_backoff(attempts))
                 attempts += 1
 

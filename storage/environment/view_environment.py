@@ -160,12 +160,9 @@ class ViewEnvironment:
         try:
             with self.filling(), self._environment.begin(write=True) as transaction:
                 yield transaction
-        except lmdb.MapFullError as error:
-            self._is_full = True
-            raise ViewFull(self.path) from error
-        except lmdb.Error as error:
+        except FileWriteFailed:
             self._lose()
-            raise FileWriteFailed(self.path, str(error)) from error
+            raise
         finally:
             # Now that the transaction is over, however that was.
             if self._is_full:

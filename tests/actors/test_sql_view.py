@@ -390,7 +390,9 @@ async def test_a_runtime_goes_on_after_a_commit_whose_answer_was_lost(
         assert await runtime.view(Balances.rows).get("a", at_least=receipt) == Balance("a", "ann", 4)
 
 
-async def test_a_runtime_closes_while_the_server_is_away(postgres_server: PostgresServer, postgres_url: str) -> None:
+async def test_a_runtime_closes_while_the_server_is_away(
+    postgres_server: PostgresServer, postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
     views = SqlViews(postgres_url)
     try:
         async with Runtime.open(
@@ -403,3 +405,17 @@ async def test_a_runtime_closes_while_the_server_is_away(postgres_server: Postgr
     finally:
         await trio.to_thread.run_sync(postgres_server.start)
     views.close()
+    assert "Unhandled" not in caplog.text
+
+
+async def test_a_runtime_closes_after_another_process_has_gone_further(
+    sql: SqlViews, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Runtime.open(
+        MemoryLog(), aggregates=[Thing, Other], projections=[Balances], views={Balances: sql}
+    ) as runtime:
+        await runtime.actor(Thing, "a").ask(Do(1), wait_for=[Balances])
+        await runtime.actor(Other, "a").ask(DoOther(), wait_for=[Balances])
+        with sql.engine.begin() as connection:
+            connection.exec_driver_sql("UPDATE eventsrc_projections SET position = 2")
+    assert "Unhandled" not in caplog.text

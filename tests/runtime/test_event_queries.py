@@ -18,6 +18,7 @@ from eventsrc import (
     Rejected,
     Runtime,
     StoredEvent,
+    SubscriptionNameInvalid,
     TagInvalid,
     TooManyTags,
     applies,
@@ -310,3 +311,18 @@ async def test_tags_that_cannot_be_stored(store: EventStore | Path) -> None:
         assert receipt.version == 1
         await odd.ask(BeOdd("abc"))
         assert [found.tags async for found in runtime.events()] == [("a", "b"), ("abc",)]
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\0b", "x" * 600])
+async def test_a_text_that_nothing_is_stored_under_finds_nothing(store: EventStore | Path, text: str) -> None:
+    async with Runtime.open(store, aggregates=[User]) as runtime:
+        ann = runtime.actor(User, "1")
+        await ann.ask(Register("ann"))
+        for criteria in ({"tag": text}, {"tag": ["name:ann", text]}, {"types": [text]}, {"category": text}):
+            found = runtime.events(**criteria)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+            assert [event.position async for event in found] == []
+        receipt = await ann.ask(Rename("bob"), unless=EventQuery(tags=[text]))
+        assert receipt.position == 2
+        for call in (runtime.subscriptions.parked, runtime.subscriptions.delete):
+            with pytest.raises(SubscriptionNameInvalid):
+                await call(text)

@@ -49,3 +49,29 @@ async def test_a_server_that_cannot_be_reached_holds_up_no_command(
         assert await runtime.view(Balances).get("ann", at_least=1, timeout=10) == Balance("ann", 10, 1)
     assert "a view cannot be opened yet" in caplog.text
     views.close()
+
+
+async def test_a_limit_beyond_all_numbers_of_rows_is_none(tmp_path: Path) -> None:
+    await limits_beyond(tmp_path, None)
+
+
+async def test_a_limit_beyond_all_numbers_of_a_database_is_none(tmp_path: Path, url: str) -> None:
+    await limits_beyond(tmp_path, url)
+
+
+async def limits_beyond(path: Path, url: str | None) -> None:
+    views = None if url is None else SqlViews(url)
+    async with Runtime.open(
+        path / "store", aggregates=[Account], projections=[Balances], views=None if views is None else {Balances: views}
+    ) as runtime:
+        for amount in (1, 2, 3):
+            await runtime.actor(Account, f"a{amount}").ask(Deposit(amount), wait_for=[Balances])
+        rows = runtime.view(Balances).all()
+        for count in (2**62, 2**63 - 1, 2**63, 10**30):
+            assert len(await rows.limit(count).rows()) == 3
+            assert len(await rows.order_by("-amount").offset(1).limit(count).rows()) == 2
+            assert len(await rows.order_by("changes").offset(1).limit(count).rows()) == 2
+            assert await rows.offset(count).first() is None
+            assert [len(page) async for page in rows.offset(1).pages(count)] == [2]
+    if views is not None:
+        views.close()

@@ -40,7 +40,9 @@ _WRITES: Final = "eventsrc_writes"
 _AGAIN: Final = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 _NO_ROOM: Final = frozenset({"53100", "53200"})  # disk full, out of memory
 _NO_PRIVILEGE: Final = "42501"
-_REFUSED_CLASSES: Final = frozenset({"0A", "22", "23", "42", "54"})  # a value, a constraint, a type, a limit
+_REFUSED_CLASSES: Final = frozenset({"0A", "22", "23", "54"})  # a value, a constraint, a limit
+_REFUSED_TYPES: Final = frozenset({"42804", "42846"})
+"""Of their class alone: the others are of a table that was changed by hand, or of missing rights."""
 
 
 def make_engine(url: str | sqlalchemy.URL) -> sqlalchemy.Engine:
@@ -175,10 +177,9 @@ def is_refusal(error: Exception) -> bool:
     if isinstance(error, DBAPIError) and error.orig is not None and not error.connection_invalidated:
         state: str | None = getattr(error.orig, "sqlstate", None)
         if state is not None:
-            return state[:2] in _REFUSED_CLASSES
-        return not isinstance(error.orig, sqlite3.OperationalError) and not isinstance(
-            error, sqlalchemy.exc.OperationalError
-        )
+            return state[:2] in _REFUSED_CLASSES or state in _REFUSED_TYPES
+        # The base class of the errors of SQLite is that of a damaged file.
+        return type(error.orig) is not sqlite3.DatabaseError and not isinstance(error, sqlalchemy.exc.OperationalError)
     return isinstance(error, OverflowError | ValueError | TypeError | AttributeError)
 
 

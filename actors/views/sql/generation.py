@@ -12,7 +12,7 @@ from ...errors import CheckpointMoved, RowInvalid, ViewRemoved, ViewWriteFailed
 from ..criteria import Criterion, RowQuery
 from ..row_type import RowType
 from ..view_store import Checkpoint, RowChange, ViewReading, ViewWriting
-from .engine import begin_writing, is_refusal, translated, translating
+from .engine import Refused, begin_writing, is_refusal, translated, translating
 from .errors import ViewReadFailed
 from .table import SqlTable
 
@@ -81,7 +81,7 @@ class SqlView:
                     raise self._removed()
                 yield _Reading(self._tables, connection)
         except ViewReadFailed as error:
-            if self._stored() is None:
+            if self._stored(ViewReadFailed) is None:
                 # Its tables went away meanwhile.
                 raise self._removed() from error
             raise
@@ -144,8 +144,8 @@ class SqlView:
             self._has_moved = True
             raise CheckpointMoved(self.path, self.name, self._known.position, stored[0])
 
-    def _stored(self) -> Checkpoint | None:
-        with translating(self.path), self._views.engine.connect() as connection:
+    def _stored(self, refused: Refused = ViewWriteFailed) -> Checkpoint | None:
+        with translating(self.path, refused), self._views.engine.connect() as connection:
             stored = self._look_at(connection)
         return None if stored is None else Checkpoint(stored[0], bytes(stored[1]))
 
