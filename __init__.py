@@ -31,6 +31,7 @@ from .actors.errors import (
     StateReadOnly,
     UnknownCommand,
     UnknownEvent,
+    ViewReadFailed,
     ViewRemoved,
     ViewUnreachable,
     ViewWriteFailed,
@@ -65,7 +66,6 @@ from .actors.serializer import make_converter
 from .actors.snapshot_policy import Snapshots
 from .actors.tombstone import Delete, Deleted, Recreate, Recreated
 from .actors.views.criteria import between, one_of, starting_with
-from .actors.views.sql.errors import ViewReadFailed
 from .actors.views.view_store import ViewStore
 from .runtime.errors import (
     ArgumentInvalid,

@@ -11,13 +11,23 @@ import pytest
 from attrs import frozen
 from view_cases import FIRST, PLUS_2, Colour, Everything, Happened, Size, ask, everything, put, stored
 
-from eventsrc import DecodingError, EventMeta, Projection, RowInvalid, StoreError, Table, between, on, one_of
+from eventsrc import (
+    DecodingError,
+    EventMeta,
+    Projection,
+    RowInvalid,
+    StoreError,
+    Table,
+    ViewReadFailed,
+    between,
+    on,
+    one_of,
+)
 from eventsrc.actors.serializer import Serializer
 from eventsrc.actors.views.criteria import RowQuery
 from eventsrc.actors.views.row_type import RowType
 from eventsrc.actors.views.session import EventFailed, SessionRows, ViewSession
 from eventsrc.actors.views.sql import SqlViews
-from eventsrc.actors.views.sql.errors import ViewReadFailed
 from eventsrc.actors.views.sql.json_text import from_json, to_json
 from eventsrc.actors.views.view_store import Checkpoint, RowChange, ViewStore
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TypeAlias
 
-from ...errors import DefinitionError, ViewUnreachable, ViewWriteFailed
+from ...errors import DefinitionError, ViewReadFailed, ViewUnreachable, ViewWriteFailed
 from ..view_store import ViewRetry
 
 try:
@@ -19,7 +19,6 @@ except ImportError as missing:  # pragma: no cover
     ) from missing
 
 from .columns import DECIMAL_COLLATION
-from .errors import ViewReadFailed
 from .values import compare_decimals
 
 Refused: TypeAlias = type[ViewWriteFailed] | type[ViewReadFailed]

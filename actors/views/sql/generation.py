@@ -8,12 +8,11 @@ from typing import Any, Protocol
 import sqlalchemy
 
 from ....storage.errors import ViewClosed
-from ...errors import CheckpointMoved, RowInvalid, ViewRemoved, ViewWriteFailed
+from ...errors import CheckpointMoved, RowInvalid, ViewReadFailed, ViewRemoved, ViewWriteFailed
 from ..criteria import Criterion, RowQuery
 from ..row_type import RowType
 from ..view_store import Checkpoint, RowChange, ViewReading, ViewWriting
 from .engine import Refused, begin_writing, is_refusal, translated, translating
-from .errors import ViewReadFailed
 from .table import SqlTable
 
 logger = logging.getLogger("eventsrc.views")
