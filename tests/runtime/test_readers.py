@@ -31,11 +31,12 @@ IMPORTS = """
 import random, sys, trio
 from bank_domain import Account, Deposit
 from bank_views import Balances
-from eventsrc import Runtime
+from eventsrc import Limits, Runtime
 """
 WRITER = """
 async def main():
-    async with Runtime.open(sys.argv[1], aggregates=[Account]) as runtime:
+    # However busy the machine is: no timeout is to end the writer.
+    async with Runtime.open(sys.argv[1], aggregates=[Account], limits=Limits(command_timeout_seconds=60)) as runtime:
         async def write(number):
             while not stopped:
                 await runtime.actor(Account, f"a{random.randrange(50)}").ask(Deposit(number))
