@@ -181,6 +181,7 @@ from .storage.moving_errors import (
     ImportGap,
     PointUnreachable,
 )
+from .storage.reading_errors import StoreUnreadable
 from .storage.record import StoredEvent, StreamHead
 from .storage.snapshot import Snapshot
 from .storage.store import EventStore
@@ -340,6 +341,7 @@ __all__ = [
     "StoreReadOnly",
     "StoreReplaced",
     "StoreTruncated",
+    "StoreUnreadable",
     "StoreWriteFailed",
     "StoredEvent",
     "StreamFull",

@@ -48,6 +48,7 @@ from .gate import Gate
 from .lmdb_errors import open_error, write_error
 from .moving_errors import CopyInterrupted
 from .outlet import Outlet
+from .reading_errors import StoreUnreadable
 from .store_format import check_format
 
 ENGINE: Final = 0
@@ -180,16 +181,13 @@ class Environment:
         self._gate.leave()
 
     def _begin(self) -> Transaction:
-        try:
-            return self._environment.begin()
-        except lmdb.MapResizedError:
-            pass
         for _ in range(MAP_GROWTHS_MAX):
-            self._take_over_map()
             try:
                 return self._environment.begin()
             except lmdb.MapResizedError:
-                continue
+                self._take_over_map()
+            except lmdb.Error as error:
+                raise StoreUnreadable(self.path, str(error)) from error
         raise StoreMapOutgrown(self.path)
 
     def _take_over_map(self) -> None:
