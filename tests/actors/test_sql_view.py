@@ -251,6 +251,27 @@ def test_a_locked_database_is_said_to_be(tmp_path: Path, monkeypatch: pytest.Mon
     views.close()
 
 
+def test_a_database_that_could_once_be_opened_for_reading_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views = SqlViews(f"sqlite:///{tmp_path / 'views.db'}")
+    session = open_session(views)
+    views.engine.dispose()
+    connect = sqlite3.dbapi2.connect
+
+    def connect_for_reading(path: str, **options: Any) -> sqlite3.Connection:
+        # What SQLite does itself where it finds no descriptor, and one a moment later.
+        return connect(f"file:{path}?mode=ro", uri=True, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3.dbapi2, "connect", connect_for_reading)
+        with pytest.raises(ViewWriteFailed, match="readonly database"):
+            apply(session, range(1, 11))
+    apply(session, range(1, 11))
+    assert total(session.view) == 10
+    views.close()
+
+
 def test_a_server_that_stops_and_starts_again(postgres_server: PostgresServer, postgres_url: str) -> None:
     views = SqlViews(postgres_url)
     session = open_session(views)
