@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from sqlite3 import dbapi2
 from typing import Any
 
 import pytest
@@ -257,14 +258,14 @@ def test_a_database_that_could_once_be_opened_for_reading_alone(
     views = SqlViews(f"sqlite:///{tmp_path / 'views.db'}")
     session = open_session(views)
     views.engine.dispose()
-    connect = sqlite3.dbapi2.connect
+    connect = dbapi2.connect
 
     def connect_for_reading(path: str, **options: Any) -> sqlite3.Connection:
         # What SQLite does itself where it finds no descriptor, and one a moment later.
         return connect(f"file:{path}?mode=ro", uri=True, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sqlite3.dbapi2, "connect", connect_for_reading)
+        patch.setattr(dbapi2, "connect", connect_for_reading)
         with pytest.raises(ViewWriteFailed, match="readonly database"):
             apply(session, range(1, 11))
     apply(session, range(1, 11))

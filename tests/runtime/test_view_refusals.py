@@ -73,7 +73,7 @@ async def test_a_generation_that_cannot_be_looked_for_again_is_closed(
         return generations(views, projection)
 
     monkeypatch.setattr(LmdbViews, "generations", refusing)
-    with pytest.raises(FileWriteFailed):
+    with pytest.raises(FileWriteFailed, match="Too many") as caught:
         async with Runtime.open(tmp_path / "store", aggregates=[Account], projections=[Balances]):
             pass
     async with Runtime.open(tmp_path / "store", aggregates=[Account], projections=[Balances]) as runtime:
@@ -85,3 +85,4 @@ async def test_a_generation_that_cannot_be_looked_for_again_is_closed(
         with trio.fail_after(10):
             while runtime.lag()["balances"].rebuilding:
                 await trio.sleep(0.001)
+    assert caught.value, "what is left open must not be closed by being forgotten"
