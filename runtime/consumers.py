@@ -9,7 +9,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Final
 
@@ -191,7 +191,7 @@ class Subscriptions:
         return await on_board(self._board, partial(self._board.delete, name))
 
     async def close(self) -> None:
-        """Bring to the disk what was acknowledged."""
-        for dispatcher in self._dispatchers.values():
-            if not dispatcher.is_saved:
-                await dispatcher.save()
+        """Bring to the disk what was acknowledged, of each whatever the others raise."""
+        async with AsyncExitStack() as ending:
+            for dispatcher in self._dispatchers.values():
+                ending.push_async_callback(dispatcher.end)

@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 import attrs
 import trio
 
+from ..actors.errors import RuntimeClosed
 from ..actors.feed import Feed
 from ..storage.control import ControlBoard, ParkedEvent, Progress
 from ..storage.errors import EventSourcingError, described
@@ -130,6 +131,7 @@ class Dispatcher:
         self._changes = 0
         self._saved_changes = 0
         self._saved_position = 0
+        self._has_ended = False
         self._changed = trio.lowlevel.ParkingLot()
         self._was_saved = trio.lowlevel.ParkingLot()
         self._saving = trio.Lock()
@@ -357,11 +359,25 @@ class Dispatcher:
         )
 
     async def saved(self) -> None:
-        """Wait until what was acknowledged so far is on disk."""
+        """Wait until what was acknowledged so far is on disk. Raises `RuntimeClosed` where it will not come to that."""
         await trio.lowlevel.checkpoint()
         wanted = self._changes
         while self._saved_changes < wanted and not self.is_deleted:
+            if self._has_ended:
+                raise RuntimeClosed(
+                    f"The runtime has closed and could not store what was acknowledged of {self.name!r}. It is handed "
+                    "out again."
+                )
             await self._was_saved.park()
+
+    async def end(self) -> None:
+        """Bring to the disk what was acknowledged, for the last time. Raises as `save`; who waits for it is told."""
+        try:
+            if not self.is_saved:
+                await self.save()
+        finally:
+            self._has_ended = True
+            self._was_saved.unpark_all()
 
     async def keep(self) -> None:
         """Bring changes to the disk as they come, several at a time, until cancelled or deleted."""
