@@ -136,6 +136,7 @@ from .storage.copies.errors import (
     ImportRefused,
     PointUnreachable,
 )
+from .storage.environment.errors import StoreUnreadable
 from .storage.errors import (
     AppendRefused,
     CommitAbandoned,
@@ -335,6 +336,7 @@ __all__ = [
     "StoreReadOnly",
     "StoreReplaced",
     "StoreTruncated",
+    "StoreUnreadable",
     "StoreWriteFailed",
     "StoredEvent",
     "StreamFull",

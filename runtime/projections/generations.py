@@ -244,9 +244,15 @@ class RunningProjection:
             self._newest_number += 1
             generation = Generation(self._newest_number, self.projection_class.version, self.schema)
             built = await self._open_generation(generation)
-            if generation in await self._stored():
-                self._start(built)
-                return built
+            try:
+                if generation in await self._stored():
+                    self._start(built)
+                    return built
+            except BaseException:
+                # Nobody else knows of it, and a view that is left open could not be opened again.
+                with trio.CancelScope(shield=True):
+                    await _close(built)
+                raise
             # Another process began one of another version under this number.
             await _close(built)
         raise ViewRemoved(self.name, f"{self.name}, generation {self._newest_number}")

@@ -365,7 +365,9 @@ class Dispatcher:
         wanted = self._changes
         while self._saved_changes < wanted and not self.is_deleted:
             if self._is_closed:
-                raise RuntimeClosed(f"The runtime has closed; what {self.name!r} is told now is not kept.")
+                raise RuntimeClosed(
+                    f"The runtime has closed; what {self.name!r} is told now is not kept. It is handed out again."
+                )
             await self._was_saved.park()
 
     async def close(self) -> None:

@@ -19,6 +19,7 @@ import lmdb
 import msgspec
 
 from ..environment.environment import Environment, Table, Transaction
+from ..environment.errors import StoreUnreadable
 from ..environment.folder import ARCHIVE_FOLDER, sync_folder
 from ..errors import FileWriteFailed, StoreClosed, StoreError
 from ..group import segment_of
@@ -112,8 +113,11 @@ class Archive:
 
     @property
     def exists(self) -> bool:
-        """Whether anything was ever archived."""
-        return Path(self.path).exists()
+        """Whether anything was ever archived. Raises `ArchiveUnreachable` where the system does not tell."""
+        try:
+            return Path(self.path).exists()
+        except OSError as error:
+            raise ArchiveUnreachable(self.path, None, f"cannot be looked at: {error.strerror}") from error
 
     def event(self, position: int, stub: bytes) -> StoredEvent:
         """The event that a stub at this position stands for. Raises `ArchiveUnreachable`."""
@@ -231,8 +235,8 @@ class Archive:
         try:
             with environment.read() as transaction:
                 yield transaction, environment.table("segments")
-        except lmdb.Error as error:
-            raise ArchiveUnreachable(self.path, position, f"cannot be read: {error}") from error
+        except (lmdb.Error, StoreUnreadable) as error:
+            raise ArchiveUnreachable(self.path, position, f"cannot be read: {str(error).rstrip('.')}") from error
 
     def _opened(self, *, create: bool, position: int | None = None) -> Environment:
         with self._opening:

@@ -31,6 +31,7 @@ from ..errors import (
     StoreTruncated,
 )
 from .durable_file import synced_meanwhile
+from .errors import StoreUnreadable
 from .folder import (
     DATA_FILE,
     boot_id,
@@ -180,16 +181,13 @@ class Environment:
         self._gate.leave()
 
     def _begin(self) -> Transaction:
-        try:
-            return self._environment.begin()
-        except lmdb.MapResizedError:
-            pass
         for _ in range(MAP_GROWTHS_MAX):
-            self._take_over_map()
             try:
                 return self._environment.begin()
             except lmdb.MapResizedError:
-                continue
+                self._take_over_map()
+            except lmdb.Error as error:
+                raise StoreUnreadable(self.path, str(error)) from error
         raise StoreMapOutgrown(self.path)
 
     def _take_over_map(self) -> None:

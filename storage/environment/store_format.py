@@ -4,7 +4,7 @@ from typing import Final
 
 import lmdb
 
-from ..errors import StoreFormatUnknown
+from ..errors import StoreFormatUnknown, StorePathInvalid
 
 FORMAT_VERSION: Final = 3
 FORMAT_NAME: Final = b"eventsrc"
@@ -21,6 +21,10 @@ def check_format(path: str, environment: lmdb.Environment, *, create: bool) -> N
     try:
         meta = environment.open_db(b"meta", create=False)
     except (lmdb.NotFoundError, lmdb.ReadonlyError) as error:
+        if not environment.stat()["entries"]:
+            raise StorePathInvalid(
+                path, f"There is no store at {path} yet: whoever made it was interrupted. Open it for writing first."
+            ) from error
         raise _foreign(path) from error
     with environment.begin() as transaction:
         name = transaction.get(b"format", db=meta)

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from sqlite3 import dbapi2
 from typing import Any
 
 import pytest
@@ -246,6 +247,27 @@ def test_a_locked_database_is_said_to_be(tmp_path: Path, monkeypatch: pytest.Mon
         apply(session, range(1, 11))
     other.execute("ROLLBACK")
     other.close()
+    apply(session, range(1, 11))
+    assert total(session.view) == 10
+    views.close()
+
+
+def test_a_database_that_could_once_be_opened_for_reading_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views = SqlViews(f"sqlite:///{tmp_path / 'views.db'}")
+    session = open_session(views)
+    views.engine.dispose()
+    connect = dbapi2.connect
+
+    def connect_for_reading(path: str, **options: Any) -> sqlite3.Connection:
+        # What SQLite does itself where it finds no descriptor, and one a moment later.
+        return connect(f"file:{path}?mode=ro", uri=True, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dbapi2, "connect", connect_for_reading)
+        with pytest.raises(ViewWriteFailed, match="readonly database"):
+            apply(session, range(1, 11))
     apply(session, range(1, 11))
     assert total(session.view) == 10
     views.close()

@@ -11,6 +11,8 @@ from bank_domain import Account, Deposit, Note
 from bank_views import Balances
 
 from eventsrc import FileWriteFailed, Limits, Runtime
+from eventsrc.actors.views.lmdb_view import LmdbViews
+from eventsrc.actors.views.view_store import Generation
 from eventsrc.storage.environment.view_environment import ViewEnvironment
 
 LIMITS = Limits(restart_backoff_seconds=0.001)
@@ -55,3 +57,32 @@ async def test_closing_where_the_last_checkpoint_cannot_be_stored_is_a_warning(
         row = await runtime.view(Balances.rows).get("ann", at_least=receipt)
         assert row is not None
         assert (row.amount, row.changes) == (3, 1)
+
+
+async def test_a_generation_that_cannot_be_looked_for_again_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generations = LmdbViews.generations
+    calls = 0
+
+    def refusing(views: LmdbViews, projection: str) -> list[Generation]:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise FileWriteFailed(str(views.path), "Too many open files")
+        return generations(views, projection)
+
+    monkeypatch.setattr(LmdbViews, "generations", refusing)
+    with pytest.raises(FileWriteFailed, match="Too many") as caught:
+        async with Runtime.open(tmp_path / "store", aggregates=[Account], projections=[Balances]):
+            pass
+    async with Runtime.open(tmp_path / "store", aggregates=[Account], projections=[Balances]) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(3), wait_for=[Balances])
+        calls = 0
+        with pytest.raises(FileWriteFailed):
+            await runtime.projections.rebuild(Balances)
+        await runtime.projections.rebuild(Balances)
+        with trio.fail_after(10):
+            while runtime.lag()["balances"].rebuilding:
+                await trio.sleep(0.001)
+    assert caught.value, "what is left open must not be closed by being forgotten"

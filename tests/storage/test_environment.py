@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import lmdb
@@ -176,6 +177,7 @@ def test_a_creation_that_was_interrupted_is_begun_again(tmp_path: Path) -> None:
         made = make(folder / DATA_FILE)
         if isinstance(made, lmdb.Environment):
             made.close()
+        raised(StorePathInvalid, partial(LogReader.open, folder))  # and not another program's environment
         with closing(EventLog(folder)) as log:
             fill(log, 2)
         with closing(LogReader.open(folder)) as reader:

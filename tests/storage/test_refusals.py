@@ -5,14 +5,23 @@ import fcntl
 import os
 import re
 from collections.abc import Callable
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import lmdb
 import pytest
 
-from eventsrc import EventLog, EventSourcingError, FileWriteFailed, SigningKeyInvalid, StoreFull, StorePathInvalid
+from eventsrc import (
+    ArchiveUnreachable,
+    EventLog,
+    EventSourcingError,
+    FileWriteFailed,
+    SigningKeyInvalid,
+    StoreFull,
+    StorePathInvalid,
+    StoreUnreadable,
+)
 from eventsrc.actors.views.lmdb_view import LmdbViews
 from eventsrc.actors.views.view_store import Checkpoint, Generation
 from eventsrc.storage.contract import append_to, appended, commit
@@ -295,3 +304,23 @@ def test_a_key_that_could_not_be_written_is_not_in_the_way_of_the_next(
         with pytest.raises(SigningKeyInvalid, match="No space left"):
             new_signing_key(tmp_path / "key")
     new_signing_key(tmp_path / "key")
+
+
+def test_a_store_that_too_many_read_says_so_and_can_be_read_later(tmp_path: Path) -> None:
+    with closing(EventLog(tmp_path)) as log, ExitStack() as stack:
+        appended(log.append([commit(1, append_to("a-1"))])[0])
+        with (
+            pytest.raises(StoreUnreadable, match=r"126 reads at a time in all processes: end some"),
+            ExitStack() as crowd,
+        ):
+            while True:
+                crowd.enter_context(log.environment.read())
+        stack.enter_context(log.environment.read())
+        assert len(log.read()) == 1
+
+
+def test_an_archive_that_cannot_be_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(EventLog(tmp_path)) as log, monkeypatch.context() as patch:
+        patch.setattr(Path, "exists", RefusedAt(Path.exists, 1, errno.EIO))
+        with pytest.raises(ArchiveUnreachable, match="cannot be looked at: Input/output error"):
+            log.archive.drop([1])

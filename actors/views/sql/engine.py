@@ -35,6 +35,12 @@ SILENT_SECONDS_MAX: Final = 15
 IDLE_SECONDS_MAX: Final = 60
 """After which PostgreSQL ends a transaction whose process has gone away."""
 
+_SPOILT: Final = frozenset(
+    (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL)
+)
+"""After these SQLite may refuse all that follows on the same connection: where it may not open a file for writing, as
+for want of descriptors, it opens it for reading alone, and leaves it at that."""
+_PRIMARY_CODE: Final = 0xFF
 _WRITES: Final = "eventsrc_writes"
 _AGAIN: Final = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 _NO_ROOM: Final = frozenset({"53100", "53200"})  # disk full, out of memory
@@ -86,6 +92,12 @@ def _sqlite(url: sqlalchemy.URL) -> sqlalchemy.Engine:
         _use_wal(connection)
         for pragma in ("synchronous=NORMAL", "cache_size=-16000"):
             connection.execute(f"PRAGMA {pragma}").close()
+
+    @event.listens_for(engine, "handle_error")
+    def refused(context: Any) -> None:
+        code = getattr(context.original_exception, "sqlite_errorcode", None)
+        if code is not None and code & _PRIMARY_CODE in _SPOILT:
+            context.is_disconnect = True
 
     @event.listens_for(engine, "begin")
     def begun(connection: sqlalchemy.Connection) -> None:
