@@ -375,9 +375,8 @@ class RunningProjection:
             self._warn("what is left of an old view could not be removed", error)
 
     def _warn(self, what: str, error: Exception) -> None:
-        is_expected = isinstance(error, EventSourcingError)
-        extra = {"projection": self.name}
-        logger.warning("%s: %s", what, error, extra=extra, exc_info=None if is_expected else error)
+        unexpected = None if isinstance(error, EventSourcingError) else error
+        logger.warning("%s: %s", what, error, exc_info=unexpected, extra={"projection": self.name})
 
     # --- other processes ---
 
