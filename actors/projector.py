@@ -128,7 +128,7 @@ class Projector(TrioActor):
                 await self._apply([], self._shown)
             except EventSourcingError as error:
                 # The events since then, which are of no concern to it, are looked at once more the next time.
-                logger.warning("a projection ends without storing where it was: %s", error, extra=self._facts())
+                logger.warning("how far a projection has come could not be stored: %s", error, extra=self._facts())
 
     def wake(self) -> None:
         """Have it look at the log, now or when it is done with what it does."""
