@@ -187,8 +187,6 @@ class Projector(TrioActor):
             logger.warning("projection will try again: %s", self.error, extra=self._facts(event))
             self._rest()
         except EventSourcingError as error:
-            # Another process was faster, or a commit took effect although its answer was lost, or may have.
-            self._is_displaced |= isinstance(error, CheckpointMoved | FileWriteFailed)
             self._attempts += 1
             self.error = kept_text(str(error))
             logger.warning("projection will try again: %s", error, extra=self._facts())
@@ -298,7 +296,9 @@ class Projector(TrioActor):
         except ViewRetry:
             self._handled = self._shown
             return
-        except BaseException:
+        except BaseException as error:
+            # Another process was faster, or a commit took effect although its answer was lost, or may have.
+            self._is_displaced |= isinstance(error, CheckpointMoved | FileWriteFailed)
             self._handled = self._shown
             raise
         self._handled = checkpoint

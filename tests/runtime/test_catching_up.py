@@ -1,7 +1,10 @@
 """A view that is far behind: rows that change often are stored once, and it is right at every moment all the same."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -9,10 +12,11 @@ import trio
 from bank_domain import Account, Deposit, Deposited, Note, Noted
 from bank_views import Balance, Balances
 
-from eventsrc import EventMeta, Limits, Projection, Runtime, Table, on
+from eventsrc import EventMeta, FileWriteFailed, Limits, Projection, Runtime, Table, on
 from eventsrc.actors import projector
+from eventsrc.actors.projector import Projector
 from eventsrc.actors.views.lmdb_reading import LmdbWriting
-from eventsrc.storage.environment.view_environment import ViewFull
+from eventsrc.storage.environment.view_environment import ViewEnvironment, ViewFull
 from eventsrc.storage.record import StoredEvent
 
 LIMITS = Limits(catch_up_batch_events=10, restart_backoff_seconds=0.001, restart_backoff_seconds_max=0.002)
@@ -144,3 +148,36 @@ async def test_rows_of_a_view_that_has_a_bound_on_its_lag_do_not_wait(
     async with Runtime.open(tmp_path, aggregates=[Account], projections=[Bounded], limits=LIMITS) as runtime:
         await runtime.view(Bounded).all().fresh(at_least=runtime.last_position).rows()
     assert len(written) >= 3_000 / 50
+
+
+async def test_pausing_where_a_commit_took_effect_although_the_system_said_no(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(tmp_path)
+    write = ViewEnvironment.write
+
+    @contextmanager
+    def failing_after_all(environment: ViewEnvironment) -> Iterator[Any]:
+        with write(environment) as transaction:
+            yield transaction
+        raise FileWriteFailed(environment.path, "Input/output error")
+
+    take_next = Projector._take_next
+    ahead = trio.Event()
+
+    async def only_until_ahead(self: Projector) -> None:
+        if self._is_ahead:
+            ahead.set()
+        else:
+            await take_next(self)
+
+    monkeypatch.setattr(Projector, "_take_next", only_until_ahead)
+    async with Runtime.open(tmp_path, aggregates=[Account], projections=[Balances], limits=LIMITS) as runtime:
+        await ahead.wait()
+        monkeypatch.setattr(ViewEnvironment, "write", failing_after_all)
+        await runtime.projections.pause(Balances)
+        monkeypatch.undo()
+        await runtime.projections.resume(Balances)
+        rows = await runtime.view(Balances).all().fresh(at_least=runtime.last_position).rows()
+        stored = [event async for event in runtime.events()]
+    assert {row.account: row.amount for row in rows} == expected(stored, 3_000)
