@@ -106,7 +106,7 @@ class SqlViews:
         return SqlView(self, projection, generation.number, sql_tables)
 
     def activate(self, projection: str, generation: Generation) -> None:
-        """As of any store. Raises `ViewRemoved` where another process has dropped the generation meanwhile."""
+        """Let it be the one that answers. Raises `ViewRemoved` where another process has dropped it meanwhile."""
         own = _generation(projection, generation.number)
         with self._changing() as connection:
             state = connection.execute(select(_projections.c.state).where(own)).scalar()
