@@ -46,13 +46,13 @@ from eventsrc import (
     event,
     handles,
 )
-from eventsrc.actors.errors import RowInvalid
+from eventsrc.actors.errors import RowInvalid, ViewRemoved
 from eventsrc.actors.serializer import Serializer
 from eventsrc.actors.views.criteria import RowQuery
 from eventsrc.actors.views.row_type import RowType
 from eventsrc.actors.views.session import EventFailed
 from eventsrc.actors.views.sql import SqlViews
-from eventsrc.actors.views.view_store import RowChange
+from eventsrc.actors.views.view_store import Generation, RowChange
 
 
 def test_an_old_generation_answers_queries_of_a_changed_class(sql: SqlViews) -> None:
@@ -194,6 +194,28 @@ def test_what_was_dropped_in_part_is_made_anew(url: str, sql: SqlViews) -> None:
     assert session.view.checkpoint.position == 0
     apply(session, range(1, 11))
     assert total(session.view) == 10
+
+
+def test_what_another_process_has_dropped_does_not_become_what_answers(
+    sql: SqlViews, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = Generation(2, 1, "second")
+    for generation in (FIRST, second):
+        open_session(sql, generation)
+    sql.activate("balances", FIRST)
+    with monkeypatch.context() as patched:
+        # The other process has not come to removing its tables yet.
+        patched.setattr(SqlViews, "_remove_in_steps", lambda *_: None)
+        sql.drop("balances", second)
+    with pytest.raises(ViewRemoved):
+        sql.activate("balances", second)
+    assert sql.generations("balances") == [FIRST]
+    sql.tidy("balances")
+    with pytest.raises(ViewRemoved):
+        sql.activate("balances", second)
+    with sql.engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM balances_rows").scalar() == 0
+        assert connection.exec_driver_sql("SELECT state FROM eventsrc_projections").scalars().all() == ["active"]
 
 
 def test_a_reader_sees_one_state_while_batches_are_written(sql: SqlViews) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import sqlalchemy
 from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, Text, and_, func, or_, select, update
 
-from ...errors import DefinitionError, ViewWriteFailed
+from ...errors import DefinitionError, ViewRemoved, ViewWriteFailed
 from ..row_type import RowType
 from ..view_store import Generation, ViewRetry
 from .engine import LOCK_SECONDS_MAX, begin_writing, make_engine, refuses_names, translating
@@ -106,7 +106,12 @@ class SqlViews:
         return SqlView(self, projection, generation.number, sql_tables)
 
     def activate(self, projection: str, generation: Generation) -> None:
+        """Let it be the one that answers. Raises `ViewRemoved` where another process has dropped it meanwhile."""
+        own = _generation(projection, generation.number)
         with self._changing() as connection:
+            state = connection.execute(select(_projections.c.state).where(own)).scalar()
+            if state in (None, "dropped"):
+                raise ViewRemoved(self.path, f"{projection}, generation {generation.number}")
             names = select(_tables.c.view_name, _tables.c.name, _tables.c.generation)
             known = connection.execute(names.where(_tables.c.projection == projection)).all()
             new = {view: name for view, name, number in known if number == generation.number}
@@ -117,7 +122,7 @@ class SqlViews:
             connection.execute(
                 update(_projections)
                 .where(_projections.c.projection == projection, _projections.c.state != "dropped")
-                .values(state=sqlalchemy.case((_generation(projection, generation.number), "active"), else_="beside"))
+                .values(state=sqlalchemy.case((own, "active"), else_="beside"))
             )
 
     def drop(self, projection: str, generation: Generation) -> None:
