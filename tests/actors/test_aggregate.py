@@ -105,6 +105,11 @@ def test_fields_need_defaults_that_are_not_shared() -> None:
     )
 
 
+def test_fields_are_all_that_a_state_is_made_from() -> None:
+    define("Wrong.size has init=False", __annotations__={"size": int}, size=attrs.field(default=0, init=False))
+    define("Wrong has an __init__ of its own", __init__=lambda self: None)
+
+
 @pytest.mark.parametrize("name", ["id", "is_deleted", "decide_deletion"])
 def test_fields_do_not_hide_what_every_aggregate_has(name: str) -> None:
     define(rf"Wrong.{name} cannot be a field", __annotations__={name: str}, **{name: ""})
