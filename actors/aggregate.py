@@ -49,8 +49,7 @@ def handles(method: F) -> F:
     `eventsrc.runtime.testing` finds that, too. An exception that is no `Exception` (`SystemExit`, say) is not the
     command's answer: it ends the program.
     """
-    setattr(method, _ROLE, "handles")
-    return method
+    return _marked(method, "handles")
 
 
 def applies(method: F) -> F:
@@ -59,7 +58,16 @@ def applies(method: F) -> F:
     It is called for new events and again whenever the state is made from the log, so it must not decide, fail or reach
     outside.
     """
-    setattr(method, _ROLE, "applies")
+    return _marked(method, "applies")
+
+
+def _marked(method: F, role: str) -> F:
+    if not inspect.isroutine(method):
+        raise DefinitionError(
+            f"@{role} is written without an argument, and was given {method!r}: it is for the class that the method's "
+            "parameter is annotated with."
+        )
+    setattr(method, _ROLE, role)
     return method
 
 

@@ -85,7 +85,8 @@ def event(
         tags: gives the tags of an event, by which it is found across streams: `lambda event: [f"user:{event.user}"]`.
 
     Raises:
-        DefinitionError: for a name, version or kind that cannot be stored, or when used without a name.
+        DefinitionError: for a name, version or kind that cannot be stored, tags that cannot be called, or when used
+            without a name.
 
     """
     if not isinstance(name, str):
@@ -107,7 +108,11 @@ def event(
         raise DefinitionError(f"the version of event {name!r} must be a whole number from 1 on, not {version!r}")
     if kind is not None and kind not in DECLARED_KINDS:
         raise DefinitionError(f"the kind of event {name!r} must be one of {', '.join(DECLARED_KINDS)}, not {kind!r}")
-
+    if tags is not None and not callable(tags):
+        raise DefinitionError(
+            f"the tags of event {name!r} are had from each event by a function, not {tags!r}: "
+            'tags=lambda event: [f"user:{event.user}"]'
+        )
     return _declare(EventType(name, version, kind, tags))
 
 
