@@ -15,7 +15,7 @@ import attrs
 
 from .annotations import alternatives
 from .errors import DefinitionError, Rejected, StateReadOnly
-from .messages import command_type, event_type
+from .messages import check_names, command_type, event_type
 from .snapshot_policy import Snapshots
 from .tombstone import Delete, Deleted, Recreate, Recreated
 
@@ -109,6 +109,7 @@ class Aggregate:
         handlers = _methods(cls, "handles", local_names)
         appliers = _methods(cls, "applies", local_names)
         _check_promises(cls, handlers, appliers, local_names)
+        check_names(appliers)
         cls.__eventsrc_definition__ = AggregateDefinition(
             own_category, handlers, appliers, tuple(appliers), snapshots or _inherited_snapshots(cls)
         )

@@ -149,6 +149,19 @@ def event_type(cls: type) -> EventType | None:
     return declared
 
 
+def check_names(event_classes: Iterable[type]) -> None:
+    """Raise `DefinitionError` where two of these are stored under one name: one would be read as the other."""
+    by_name: dict[str, type] = {}
+    for event_class in event_classes:
+        name = stored_name(event_class)
+        other = by_name.setdefault(name, event_class)
+        if other is not event_class:
+            raise DefinitionError(
+                f"{other.__name__} and {event_class.__name__} are both stored as {name!r}, so one would be read as the "
+                "other. Give one of them another name."
+            )
+
+
 def stored_name(event: type | str) -> str:
     """The stored name of an event class; a name stays as it is."""
     if isinstance(event, str):

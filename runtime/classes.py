@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from ..actors.aggregate import Aggregate
 from ..actors.aggregate_type import AggregateType
 from ..actors.errors import DefinitionError
+from ..actors.messages import check_names
 from ..actors.projection import Projection
 from ..actors.sagas.instance import SagaInstances
 from ..actors.sagas.saga import Saga
@@ -58,9 +59,11 @@ def check_class(given: object, base: type) -> None:
 def types_of(aggregates: Sequence[type[Aggregate]], serializer: Serializer) -> dict[type[Aggregate], AggregateType]:
     """Their types, by class.
 
-    Raises `DefinitionError` where two have one category or one is no aggregate, `ArgumentInvalid` for what is no list.
+    Raises `DefinitionError` where two have one category, or different events of one name, or one is no aggregate, and
+    `ArgumentInvalid` for what is no list.
     """
     _check_classes("aggregates", aggregates, Aggregate)
+    check_names(event for aggregate in aggregates for event in aggregate.__eventsrc_definition__.event_classes)
     by_category: dict[str, AggregateType] = {}
     for aggregate_class in dict.fromkeys(aggregates):
         aggregate_type = AggregateType(aggregate_class, serializer)

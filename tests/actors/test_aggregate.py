@@ -116,6 +116,18 @@ def test_the_class_is_not_an_argument_of_the_decorator(marked: Any) -> None:
         marked(Open)
 
 
+def test_events_of_one_name_would_be_read_as_each_other() -> None:
+    @event("thing.opened")
+    class Reopened:
+        name: str
+
+    @applies
+    def change(self: Any, event: Any) -> None: ...
+
+    change.__annotations__["event"] = Opened | Reopened
+    define("Opened and Reopened are both stored as 'thing.opened'.*another name", change=change)
+
+
 def test_tags_are_a_function() -> None:
     tags: Any = ["a"]
     with pytest.raises(DefinitionError, match=r"the tags of event 'thing.seen'.*not \['a'\]: tags=lambda event"):

@@ -96,6 +96,18 @@ async def test_what_else_a_runtime_cannot_be_opened_with() -> None:
         with pytest.raises(ArgumentInvalid, match=f"{argument}=.*Account.*give a list of subclasses of"):
             async with Runtime.open(MemoryLog(), **alone):
                 pass
+
+    @event("account.deposited")
+    class Received:
+        amount: int
+
+    class Till(Aggregate):
+        @applies
+        def received(self, event: Received) -> None: ...
+
+    with pytest.raises(DefinitionError, match=r"Deposited and Received are both stored as 'account\.deposited'"):
+        async with Runtime.open(MemoryLog(), aggregates=[Account, Till]):
+            pass
     instances: Any = [Account()]
     with pytest.raises(DefinitionError, match="is no aggregate: give subclasses of Aggregate"):
         async with Runtime.open(MemoryLog(), aggregates=instances):
