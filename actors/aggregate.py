@@ -3,6 +3,7 @@
 Everything about it is checked when the class is defined, so that a mistake shows where it was made.
 """
 
+import functools
 import inspect
 import re
 import sys
@@ -14,7 +15,7 @@ import attrs
 
 from .annotations import alternatives
 from .errors import DefinitionError, Rejected, StateReadOnly
-from .messages import command_type, event_type
+from .messages import check_names, command_type, event_type
 from .snapshot_policy import Snapshots
 from .tombstone import Delete, Deleted, Recreate, Recreated
 
@@ -48,8 +49,7 @@ def handles(method: F) -> F:
     `eventsrc.runtime.testing` finds that, too. An exception that is no `Exception` (`SystemExit`, say) is not the
     command's answer: it ends the program.
     """
-    setattr(method, _ROLE, "handles")
-    return method
+    return _marked(method, "handles")
 
 
 def applies(method: F) -> F:
@@ -58,7 +58,16 @@ def applies(method: F) -> F:
     It is called for new events and again whenever the state is made from the log, so it must not decide, fail or reach
     outside.
     """
-    setattr(method, _ROLE, "applies")
+    return _marked(method, "applies")
+
+
+def _marked(method: F, role: str) -> F:
+    if not inspect.isroutine(method):
+        raise DefinitionError(
+            f"@{role} is written without an argument, and was given {method!r}: it is for the class that the method's "
+            "parameter is annotated with."
+        )
+    setattr(method, _ROLE, role)
     return method
 
 
@@ -69,15 +78,23 @@ class Aggregate:
     Every field needs a default; together they are the state before the first event. The stream of an aggregate is named
     `<category>-<id>`; the category is the class's name in lower case, or the one given:
     `class Aircraft(Aggregate, category="plane")`. `snapshots=` says when its state is stored, by default every
-    `Limits.snapshot_every_events` events.
+    `Limits.snapshot_every_events` events. A method that sets what is no field fails with `DefinitionError`: no snapshot
+    would hold it.
     """
 
     __eventsrc_definition__: ClassVar[AggregateDefinition]
 
     def __init_subclass__(cls, *, category: str | None = None, snapshots: Snapshots | None = None) -> None:
         super().__init_subclass__()
+        if "__init__" in vars(cls):
+            raise DefinitionError(
+                f"{cls.__name__} has an __init__ of its own, but is made from its fields, also when its state is read. "
+                "Remove it, and give the fields the defaults that they begin with."
+            )
         attrs.define(cls, slots=False)
         _check_fields(cls)
+        if "__setattr__" in vars(cls):  # by attrs, where fields have converters or validators
+            cls.__setattr__ = _watched(vars(cls)["__setattr__"])  # type: ignore[method-assign, assignment]
         own_category = cls.__name__.lower() if category is None else category
         if not CATEGORY.fullmatch(own_category):
             raise DefinitionError(
@@ -92,6 +109,7 @@ class Aggregate:
         handlers = _methods(cls, "handles", local_names)
         appliers = _methods(cls, "applies", local_names)
         _check_promises(cls, handlers, appliers, local_names)
+        check_names(appliers)
         cls.__eventsrc_definition__ = AggregateDefinition(
             own_category, handlers, appliers, tuple(appliers), snapshots or _inherited_snapshots(cls)
         )
@@ -132,9 +150,35 @@ class Aggregate:
         self.__dict__[_ID] = aggregate_id
 
     def __setattr__(self, name: str, value: object) -> None:
-        if IS_DECIDING in self.__dict__:
-            raise StateReadOnly(type(self), name)
+        _check_set(self, name)
         object.__setattr__(self, name, value)
+
+
+def _watched(setting: Callable[[Aggregate, str, object], None]) -> Callable[[Aggregate, str, object], None]:
+    """A class's own way of setting a field, checked as that of any aggregate is."""
+
+    @functools.wraps(setting)
+    def checked(state: Aggregate, name: str, value: object) -> None:
+        _check_set(state, name)
+        setting(state, name, value)
+
+    return checked
+
+
+def _check_set(state: Aggregate, name: str) -> None:
+    if IS_DECIDING in state.__dict__:
+        raise StateReadOnly(type(state), name)
+    if name not in state.__dict__ and not _is_declared(type(state), name):
+        raise DefinitionError(
+            f"{type(state).__name__}.{name} was set, and is no field: it would be lost when the state is read from a "
+            f"snapshot. Annotate it in the class, with a default: {name}: int = 0, say."
+        )
+
+
+def _is_declared(cls: type, name: str) -> bool:
+    """Whether it is a field, or a property that can be set."""
+    is_property = hasattr(inspect.getattr_static(cls, name, None), "__set__")
+    return is_property or any(field.name == name for field in attrs.fields(cls))
 
 
 def _inherited_snapshots(cls: type) -> Snapshots | None:
@@ -153,6 +197,11 @@ def _check_fields(cls: type) -> None:
             raise DefinitionError(
                 f"{cls.__name__}.{field.name} has no default. The fields of an aggregate are its state, and their "
                 "defaults are the state before its first event: give it one."
+            )
+        if not field.init:
+            raise DefinitionError(
+                f"{cls.__name__}.{field.name} has init=False, so it would be lost when the state is read from a "
+                "snapshot. Leave that out."
             )
         if isinstance(field.default, list | dict | set):
             raise DefinitionError(

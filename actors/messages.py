@@ -85,7 +85,8 @@ def event(
         tags: gives the tags of an event, by which it is found across streams: `lambda event: [f"user:{event.user}"]`.
 
     Raises:
-        DefinitionError: for a name, version or kind that cannot be stored, or when used without a name.
+        DefinitionError: for a name, version or kind that cannot be stored, tags that cannot be called, or when used
+            without a name.
 
     """
     if not isinstance(name, str):
@@ -107,7 +108,11 @@ def event(
         raise DefinitionError(f"the version of event {name!r} must be a whole number from 1 on, not {version!r}")
     if kind is not None and kind not in DECLARED_KINDS:
         raise DefinitionError(f"the kind of event {name!r} must be one of {', '.join(DECLARED_KINDS)}, not {kind!r}")
-
+    if tags is not None and not callable(tags):
+        raise DefinitionError(
+            f"the tags of event {name!r} are had from each event by a function, not {tags!r}: "
+            'tags=lambda event: [f"user:{event.user}"]'
+        )
     return _declare(EventType(name, version, kind, tags))
 
 
@@ -142,6 +147,19 @@ def event_type(cls: type) -> EventType | None:
     """What `@event` says of this very class; None for a class without it, also when its parent has it."""
     declared: EventType | None = cls.__dict__.get(_EVENT)
     return declared
+
+
+def check_names(event_classes: Iterable[type]) -> None:
+    """Raise `DefinitionError` where two of these are stored under one name: one would be read as the other."""
+    by_name: dict[str, type] = {}
+    for event_class in event_classes:
+        name = stored_name(event_class)
+        other = by_name.setdefault(name, event_class)
+        if other is not event_class:
+            raise DefinitionError(
+                f"{other.__name__} and {event_class.__name__} are both stored as {name!r}, so one would be read as the "
+                "other. Give one of them another name."
+            )
 
 
 def stored_name(event: type | str) -> str:

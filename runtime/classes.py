@@ -1,17 +1,18 @@
 """The classes that a runtime is opened with."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ..actors.aggregate import Aggregate
 from ..actors.aggregate_type import AggregateType
 from ..actors.errors import DefinitionError
+from ..actors.messages import check_names
 from ..actors.projection import Projection
 from ..actors.sagas.instance import SagaInstances
 from ..actors.sagas.saga import Saga
 from ..actors.serializer import Serializer
 from ..storage.limits import Limits
 from .arguments import check_limits
-from .errors import TooManyProjections
+from .errors import ArgumentInvalid, TooManyProjections
 
 
 def with_sagas_view(
@@ -19,9 +20,12 @@ def with_sagas_view(
 ) -> Sequence[type[Projection]]:
     """The projections, and where there are sagas the runtime's own view of them.
 
-    Raises `TooManyProjections`, `ArgumentInvalid` for what are no limits.
+    Raises `TooManyProjections`, `ArgumentInvalid` for what are no limits or no lists, `DefinitionError` for what is in
+    them and is no projection or saga.
     """
     check_limits(limits)
+    _check_classes("projections", projections, Projection)
+    _check_classes("sagas", sagas, Saga)
     given, bound = len(projections), limits.projections_max
     if given > bound:
         raise TooManyProjections("Projections of a runtime", given, bound, "Split it, or raise the limit.")
@@ -31,14 +35,18 @@ def with_sagas_view(
 def event_classes(
     aggregates: Sequence[type[Aggregate]], projections: Sequence[type[Projection]], sagas: Sequence[type[Saga]]
 ) -> list[type]:
-    """Every event class that one of these classes names. Raises `DefinitionError` for what is no projection or saga."""
-    for base, classes in ((Projection, projections), (Saga, sagas)):
-        for each in classes:
-            check_class(each, base)
+    """Every event class that one of these classes names."""
     followed = [event for projection in projections for event in projection.__eventsrc_projection__.handlers]
     starting = [event for saga in sagas for event in saga.__eventsrc_saga__.starts_on]
     own = [event for aggregate in aggregates for event in aggregate.__eventsrc_definition__.event_classes]
     return [*followed, *starting, *own]
+
+
+def _check_classes(argument: str, given: Collection[type], base: type) -> None:
+    if not isinstance(given, Collection):
+        raise ArgumentInvalid(argument, given, f"give a list of subclasses of {base.__name__}")
+    for each in given:
+        check_class(each, base)
 
 
 def check_class(given: object, base: type) -> None:
@@ -49,10 +57,15 @@ def check_class(given: object, base: type) -> None:
 
 
 def types_of(aggregates: Sequence[type[Aggregate]], serializer: Serializer) -> dict[type[Aggregate], AggregateType]:
-    """Their types, by class. Raises `DefinitionError` where two have one category."""
+    """Their types, by class.
+
+    Raises `DefinitionError` where two have one category, or different events of one name, or one is no aggregate, and
+    `ArgumentInvalid` for what is no list.
+    """
+    _check_classes("aggregates", aggregates, Aggregate)
+    check_names(event for aggregate in aggregates for event in aggregate.__eventsrc_definition__.event_classes)
     by_category: dict[str, AggregateType] = {}
     for aggregate_class in dict.fromkeys(aggregates):
-        check_class(aggregate_class, Aggregate)
         aggregate_type = AggregateType(aggregate_class, serializer)
         other = by_category.setdefault(aggregate_type.category, aggregate_type)
         if other is not aggregate_type:

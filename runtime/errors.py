@@ -42,6 +42,18 @@ class HandlerIsAsync(EventSourcingError):
         super().__init__("The handler is async, and so is the test: write `await scenario(...).when_async(command)`.")
 
 
+class NotInTrio(EventSourcingError):
+    """A runtime was opened outside of trio, in a program that runs on asyncio, say. Nothing was opened."""
+
+    code: ClassVar[str] = "not_in_trio"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "A runtime lives on trio: open it in what trio.run() runs. Beside asyncio give trio.run() a thread of its "
+            "own, and ask from there: await asyncio.to_thread(ref.ask_from_thread, command)."
+        )
+
+
 class WrongThread(EventSourcingError):
     """A method that must run on the trio thread was called on another one, or the other way round."""
 

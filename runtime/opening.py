@@ -25,7 +25,7 @@ from ..storage.memory import MemoryLog
 from ..storage.past import PastLog
 from ..storage.reader import LogReader
 from ..storage.store import EventReader, EventStore
-from .errors import ArgumentInvalid, PastReadOnly, ReadersFull, RuntimeReadOnly
+from .errors import ArgumentInvalid, NotInTrio, PastReadOnly, ReadersFull, RuntimeReadOnly
 
 READERS_MAX: Final = 64
 """Reader processes of one store that keep views beside it."""
@@ -40,7 +40,9 @@ ViewsGiven: TypeAlias = str | os.PathLike[str] | Mapping[type[P], ViewStore] | N
 
 
 async def open_store(store: StoreGiven | PastLog, role: Literal["writer", "reader"], limits: Limits) -> Opened:
-    """Open the store at a path; a store that was given stays as it is. Raises `StoreError`."""
+    """Open the store at a path; a store that was given stays as it is. Raises `StoreError`, `NotInTrio`."""
+    if not trio.lowlevel.in_trio_task():
+        raise NotInTrio
     if role not in ("writer", "reader"):
         raise ArgumentInvalid("role", role, 'it is "writer" or "reader"')
     if not isinstance(store, str | os.PathLike):

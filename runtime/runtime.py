@@ -169,7 +169,7 @@ class Runtime(Reading):
         what was not begun.
 
         Raises:
-            DefinitionError: two classes of one category.
+            NotInTrio, DefinitionError: not called by a task of trio; two classes of one category, or none of its kind.
             SchemaError: a field of a class cannot be turned into data.
             StoreError: the store cannot be opened; or later, in a group, a reader's was replaced (`StoreReplaced`).
             ShutdownTimeout: on leaving, when mailboxes did not drain in `Limits.shutdown_seconds`.

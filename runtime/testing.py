@@ -26,7 +26,8 @@ from ..storage.errors import EventSourcingError
 from ..storage.limits import Limits
 from ..storage.memory import MemoryLog
 from ..storage.snapshot import Snapshot
-from .errors import HandlerIsAsync
+from .classes import check_class
+from .errors import ArgumentInvalid, HandlerIsAsync
 
 __all__ = ["FaultyLog", "FollowingClock", "MemoryLog", "Scenario", "WallClock", "scenario"]
 
@@ -84,7 +85,8 @@ class FaultyLog(MemoryLog):
 
 
 def scenario(aggregate_class: type[A], *, aggregate_id: str = "test") -> "Scenario[A]":
-    """Begin a test of one aggregate, without a store or a runtime."""
+    """Begin a test of one aggregate, without a store or a runtime. Raises `DefinitionError` for what is none."""
+    check_class(aggregate_class, Aggregate)
     return Scenario(aggregate_class, aggregate_id)
 
 
@@ -104,9 +106,14 @@ class Scenario(Generic[A]):
         self._rejection: Rejected | None = None
 
     def given(self, *events: object) -> "Scenario[A]":
-        """Apply events of the past."""
+        """Apply events of the past. Raises `ArgumentInvalid` for what is none that the aggregate applies."""
         for event in self._as_stored(events):
-            self._type.appliers[type(event)](self.state, event)
+            applier = self._type.appliers.get(type(event))
+            if applier is None:
+                names = ", ".join(each.__name__ for each in self._type.appliers)
+                advice = f"give objects of events that {type(self.state).__name__} applies: {names}"
+                raise ArgumentInvalid("event", event, advice)
+            applier(self.state, event)
         self._version += len(events)
         return self
 

@@ -222,6 +222,11 @@ class Saga:
         older_instances: OlderInstances = "continue",
     ) -> None:
         super().__init_subclass__()
+        if "__init__" in vars(cls):
+            raise DefinitionError(
+                f"{cls.__name__} has an __init__ of its own, but is made from its fields, also when its state is read. "
+                "Remove it: the fields are its arguments."
+            )
         functions = [inspect.getattr_static(cls, each) for each in _names(cls)]
         _declare_what_methods_set(cls, functions)
         attrs.define(cls, slots=False)
@@ -246,6 +251,10 @@ class Saga:
         if known is None or not all(isinstance(signal, str) for signal in known):
             raise DefinitionError(f"signals of {cls.__name__} is a list of names, not {signals!r}")
         fields: Mapping[str, attrs.Attribute[Any]] = attrs.fields_dict(cls)  # type: ignore[arg-type]
+        if lost := [field.name for field in fields.values() if not field.init]:
+            raise DefinitionError(
+                f"{cls.__name__}.{lost[0]} has init=False, so it would be lost when the state is read. Leave that out."
+            )
         cls.__eventsrc_saga__ = SagaDefinition(
             own_name,
             version,

@@ -105,6 +105,35 @@ def test_fields_need_defaults_that_are_not_shared() -> None:
     )
 
 
+def test_fields_are_all_that_a_state_is_made_from() -> None:
+    define("Wrong.size has init=False", __annotations__={"size": int}, size=attrs.field(default=0, init=False))
+    define("Wrong has an __init__ of its own", __init__=lambda self: None)
+
+
+@pytest.mark.parametrize("marked", [handles, applies])
+def test_the_class_is_not_an_argument_of_the_decorator(marked: Any) -> None:
+    with pytest.raises(DefinitionError, match=rf"@{marked.__name__} is written without an argument.*Open.*annotated"):
+        marked(Open)
+
+
+def test_events_of_one_name_would_be_read_as_each_other() -> None:
+    @event("thing.opened")
+    class Reopened:
+        name: str
+
+    @applies
+    def change(self: Any, event: Any) -> None: ...
+
+    change.__annotations__["event"] = Opened | Reopened
+    define("Opened and Reopened are both stored as 'thing.opened'.*another name", change=change)
+
+
+def test_tags_are_a_function() -> None:
+    tags: Any = ["a"]
+    with pytest.raises(DefinitionError, match=r"the tags of event 'thing.seen'.*not \['a'\]: tags=lambda event"):
+        event("thing.seen", tags=tags)
+
+
 @pytest.mark.parametrize("name", ["id", "is_deleted", "decide_deletion"])
 def test_fields_do_not_hide_what_every_aggregate_has(name: str) -> None:
     define(rf"Wrong.{name} cannot be a field", __annotations__={name: str}, **{name: ""})

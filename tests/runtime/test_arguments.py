@@ -1,5 +1,6 @@
 """Arguments that cannot be used are refused before anything is sent, and what cannot be read again is not stored."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
@@ -20,6 +21,7 @@ from eventsrc import (
     EncodingError,
     Limits,
     MemoryLog,
+    NotInTrio,
     Receipt,
     Rejected,
     Runtime,
@@ -88,6 +90,27 @@ async def test_what_else_a_runtime_cannot_be_opened_with() -> None:
     sagas: Any = ["book"]
     with pytest.raises(DefinitionError, match="'book' is no saga: give subclasses of Saga"):
         async with Runtime.open(MemoryLog(), sagas=sagas):
+            pass
+    for argument, given in (("aggregates", Account), ("projections", Account), ("sagas", Account)):
+        alone: Any = {argument: given}
+        with pytest.raises(ArgumentInvalid, match=f"{argument}=.*Account.*give a list of subclasses of"):
+            async with Runtime.open(MemoryLog(), **alone):
+                pass
+
+    @event("account.deposited")
+    class Received:
+        amount: int
+
+    class Till(Aggregate):
+        @applies
+        def received(self, event: Received) -> None: ...
+
+    with pytest.raises(DefinitionError, match=r"Deposited and Received are both stored as 'account\.deposited'"):
+        async with Runtime.open(MemoryLog(), aggregates=[Account, Till]):
+            pass
+    instances: Any = [Account()]
+    with pytest.raises(DefinitionError, match="is no aggregate: give subclasses of Aggregate"):
+        async with Runtime.open(MemoryLog(), aggregates=instances):
             pass
     async with Runtime.open(MemoryLog(), aggregates=[Account, Account]) as runtime:
         for aggregate_id in (5, None):
@@ -339,3 +362,12 @@ async def test_a_snapshot_is_not_used_when_a_class_within_the_state_changed_its_
     async with Runtime.open(tmp_path, aggregates=[after], limits=limits) as runtime:
         state: Any = await runtime.actor(after, "1").state()
         assert [line.count for line in state.lines] == [3, 4]
+
+
+def test_a_runtime_is_not_opened_outside_of_trio() -> None:
+    async def main() -> None:
+        async with Runtime.open(MemoryLog(), aggregates=[Account]):
+            pass
+
+    with pytest.raises(NotInTrio, match=r"trio\.run\(\).*asyncio\.to_thread\(ref\.ask_from_thread, command\)"):
+        asyncio.run(main())

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 import trio.testing
@@ -71,6 +72,23 @@ async def test_bad_input_is_refused_and_leaves_everything_working(store: EventSt
     with pytest.raises(DefinitionError, match=r"Order'> is no saga"):
         async with Runtime.open(MemoryLog(), aggregates=AGGREGATES, sagas=[Order]):  # type: ignore[list-item]
             raise AssertionError("it opened")
+
+
+@pytest.mark.parametrize(
+    ("namespace", "words"),
+    [
+        (
+            {"__annotations__": {"paid": bool}, "paid": attrs.field(default=False, init=False)},
+            "Pay.paid has init=False",
+        ),
+        ({"__init__": lambda self: None}, "Pay has an __init__ of its own"),
+    ],
+)
+def test_a_saga_is_made_from_its_fields(namespace: dict[str, Any], words: str) -> None:
+    async def pay(self: Any, ctx: SagaContext) -> None: ...
+
+    with pytest.raises(DefinitionError, match=words):
+        type("Pay", (Saga,), namespace | {"pay": step()(pay)})
 
 
 async def test_a_state_that_could_not_be_read_again_is_an_error_of_the_step_and_undone(

@@ -1,10 +1,24 @@
 """The testing helpers that domain authors use."""
 
+from typing import Any
+
 import pytest
 import trio
 from bank_domain import Account, Deposit, Deposited, Grow, ReturnNonsense, Slow, Withdraw, Withdrawn
 
-from eventsrc import Aggregate, HandlerIsAsync, NotAnEvent, Rejected, UnknownCommand, applies, command, event, handles
+from eventsrc import (
+    Aggregate,
+    ArgumentInvalid,
+    DefinitionError,
+    HandlerIsAsync,
+    NotAnEvent,
+    Rejected,
+    UnknownCommand,
+    applies,
+    command,
+    event,
+    handles,
+)
 from eventsrc.runtime.testing import WallClock, scenario
 
 
@@ -92,3 +106,12 @@ def test_the_wall_clock_moves_when_it_is_told_to() -> None:
     assert clock() - before == 1_500_000_000
     clock.advance(-2)
     assert clock() < before
+
+
+def test_a_scenario_is_given_an_aggregate_and_its_events() -> None:
+    for wrong in (Stay(), Moved, Deposited(5)):
+        with pytest.raises(ArgumentInvalid, match=r"give objects of events that Mover applies: .*Moved"):
+            scenario(Mover).given(wrong)
+    instance: Any = Mover()
+    with pytest.raises(DefinitionError, match="is no aggregate: give subclasses of Aggregate"):
+        scenario(instance)
