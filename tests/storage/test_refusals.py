@@ -21,6 +21,7 @@ from eventsrc import (
     StoreFull,
     StorePathInvalid,
     StoreUnreadable,
+    StoreWriteFailed,
 )
 from eventsrc.actors.views.lmdb_view import LmdbViews
 from eventsrc.actors.views.view_store import Checkpoint, Generation
@@ -324,3 +325,15 @@ def test_an_archive_that_cannot_be_looked_at(tmp_path: Path, monkeypatch: pytest
         patch.setattr(Path, "exists", RefusedAt(Path.exists, 1, errno.EIO))
         with pytest.raises(ArchiveUnreachable, match="cannot be looked at: Input/output error"):
             log.archive.drop([1])
+
+
+def test_a_store_goes_on_while_its_disk_syncs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> Any:
+        raise lmdb.Error("mdb_txn_commit", errno.EIO)
+
+    with closing(EventLog(tmp_path)) as log:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", RefusedAt(os.fsync, 1, errno.EIO))
+            with pytest.raises(StoreWriteFailed, match="does not hold this commit"):
+                log.environment.write(refused)
+        appended(log.append([commit(1, append_to("a-1"))])[0])
