@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import re
+import subprocess
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
@@ -29,11 +30,13 @@ from eventsrc.storage.backup import backup
 from eventsrc.storage.contract import append_to, appended, commit
 from eventsrc.storage.control import ControlBoard
 from eventsrc.storage.durable_file import write_durably
+from eventsrc.storage.errors import VerificationImpossible
 from eventsrc.storage.folder import WRITER_FILE
 from eventsrc.storage.moving_errors import DestinationUnusable
 from eventsrc.storage.partial import partial_file, partial_folder
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.signed_checkpoint import new_signing_key
+from eventsrc.storage.verification.apart import verify_apart
 from eventsrc.storage.verification.verify import verify
 from eventsrc.storage.view_environment import ViewEnvironment
 
@@ -337,3 +340,19 @@ def test_a_store_goes_on_while_its_disk_syncs_nothing(tmp_path: Path, monkeypatc
             with pytest.raises(StoreWriteFailed, match="does not hold this commit"):
                 log.environment.write(refused)
         appended(log.append([commit(1, append_to("a-1"))])[0])
+
+
+def test_what_cannot_be_looked_at_for_want_of_files_is_not_verified_and_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    EventLog(tmp_path).close()
+
+    def no_process(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.EAGAIN, "no process")  # it is done in this one then
+
+    monkeypatch.setattr(subprocess, "Popen", no_process)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "glob", RefusedAt(Path.glob, 1, errno.EMFILE))
+        with pytest.raises(VerificationImpossible, match=r"cannot be read to its end: .*Too many open files"):
+            verify_apart(tmp_path)
+    assert verify_apart(tmp_path).findings == []
