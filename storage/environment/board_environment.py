@@ -113,7 +113,7 @@ class BoardEnvironment:
         """What reading and writing have in common: it is open, in this process, and whole."""
         if os.getpid() != self._pid:
             raise StoreForked(self.path)
-        if self._is_lost:
+        if self._is_lost and not self._gate.depth:
             self._find()
         self._gate.enter()
         try:

@@ -131,6 +131,7 @@ class Environment:
                     _verify_pages(self._folder)
                 mark(self._writer_lock, f"{os.getpid()} {boot_id()}")
             self._open(create=not existed)
+            self._sync_names()
         except BaseException:
             self._writer_lock.close()
             raise
@@ -280,6 +281,17 @@ class Environment:
         with translated_errors(self._folder):
             self._environment = self._opened(create=create)
 
+    def _sync_names(self) -> None:
+        """LMDB never syncs the folder that holds its new files; who made them may have been killed before this."""
+        try:
+            with translated_errors(self._folder):
+                sync_folder(self._folder)
+                with suppress(PermissionError):
+                    sync_folder(self._folder.parent)
+        except BaseException:
+            self._environment.close()
+            raise
+
     def _opened(self, *, create: bool) -> lmdb.Environment:
         lock = not self.leaves_no_trace or needs_lock_file(self._folder)
         environment = _open_lmdb(self.path, self._map_size_bytes, create=create, read_only=self._read_only, lock=lock)
@@ -294,11 +306,6 @@ class Environment:
             environment.reader_check()
             self._map_size_bytes = environment.info()["map_size"]
             self._identity = _identity(self._folder)
-            if not self._read_only:
-                # LMDB never syncs the folder that holds its new files; who made them may have been killed before this.
-                sync_folder(self._folder)
-                with suppress(PermissionError):
-                    sync_folder(self._folder.parent)
             return environment
         except lmdb.Error as error:
             environment.close()

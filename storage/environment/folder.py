@@ -39,7 +39,7 @@ LOOK_SECONDS: Final = 0.002
 ROOM_BYTES_MIN: Final = 256 * 1024
 """A disk with less than this has no room."""
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-IF_SYSTEM_REFUSES: Final = "Look at the disk, and at the limits of this process, and open it again"
+IF_SYSTEM_REFUSES: Final = "Look at the disk, and at the limits of this process, and try again"
 _NOT_OF_THE_PATH: Final = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """What says nothing of whether the folder is the right one."""
 

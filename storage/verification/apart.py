@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from ..environment.environment import Environment
+from ..environment.folder import IF_SYSTEM_REFUSES
 from ..errors import EventSourcingError, VerificationImpossible
 from .finding import Finding
 from .tree import Statement
@@ -186,16 +187,25 @@ def _work(task: _Task, say: Callable[[_Line], None]) -> None:
         say(_Line(refused=str(error)))
         return
     with closing(environment):
-        verification = verify(
-            environment,
-            statements=task.statements,
-            progress=lambda done, total: say(_Line(progress=(done, total))),
-            archive_damage=task.archive_damage,
-            looking_at=lambda what: say(_Line(looking_at=what)),
-        )
-        for finding in islice(verification, task.findings_max):
-            say(_Line(finding=finding))
-        say(_Line(summary=verification.summary))
+        try:
+            _verify(environment, task, say)
+        except OSError as error:
+            # Not damage: there may be no descriptors left, or no right to a folder.
+            said = f"{task.path} cannot be read to its end: {error}. {IF_SYSTEM_REFUSES}."
+            say(_Line(refused=said))
+
+
+def _verify(environment: Environment, task: _Task, say: Callable[[_Line], None]) -> None:
+    verification = verify(
+        environment,
+        statements=task.statements,
+        progress=lambda done, total: say(_Line(progress=(done, total))),
+        archive_damage=task.archive_damage,
+        looking_at=lambda what: say(_Line(looking_at=what)),
+    )
+    for finding in islice(verification, task.findings_max):
+        say(_Line(finding=finding))
+    say(_Line(summary=verification.summary))
 
 
 if __name__ == "__main__":

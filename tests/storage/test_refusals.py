@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import re
+import subprocess
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
@@ -21,6 +22,7 @@ from eventsrc import (
     StoreFull,
     StorePathInvalid,
     StoreUnreadable,
+    StoreWriteFailed,
 )
 from eventsrc.actors.views.lmdb_view import LmdbViews
 from eventsrc.actors.views.view_store import Checkpoint, Generation
@@ -32,8 +34,10 @@ from eventsrc.storage.copies.partial import partial_file, partial_folder
 from eventsrc.storage.environment.durable_file import write_durably
 from eventsrc.storage.environment.folder import WRITER_FILE
 from eventsrc.storage.environment.view_environment import ViewEnvironment
+from eventsrc.storage.errors import VerificationImpossible
 from eventsrc.storage.evidence.signed_checkpoint import new_signing_key
 from eventsrc.storage.reader import LogReader
+from eventsrc.storage.verification.apart import verify_apart
 from eventsrc.storage.verification.verify import verify
 
 GENERATION = Generation(1, 1, "")
@@ -324,3 +328,31 @@ def test_an_archive_that_cannot_be_looked_at(tmp_path: Path, monkeypatch: pytest
         patch.setattr(Path, "exists", RefusedAt(Path.exists, 1, errno.EIO))
         with pytest.raises(ArchiveUnreachable, match="cannot be looked at: Input/output error"):
             log.archive.drop([1])
+
+
+def test_a_store_goes_on_while_its_disk_syncs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> Any:
+        raise lmdb.Error("mdb_txn_commit", errno.EIO)
+
+    with closing(EventLog(tmp_path)) as log:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", RefusedAt(os.fsync, 1, errno.EIO))
+            with pytest.raises(StoreWriteFailed, match="does not hold this commit"):
+                log.environment.write(refused)
+        appended(log.append([commit(1, append_to("a-1"))])[0])
+
+
+def test_what_cannot_be_looked_at_for_want_of_files_is_not_verified_and_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    EventLog(tmp_path).close()
+
+    def no_process(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.EAGAIN, "no process")  # it is done in this one then
+
+    monkeypatch.setattr(subprocess, "Popen", no_process)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "glob", RefusedAt(Path.glob, 1, errno.EMFILE))
+        with pytest.raises(VerificationImpossible, match=r"cannot be read to its end: .*Too many open files"):
+            verify_apart(tmp_path)
+    assert verify_apart(tmp_path).findings == []
