@@ -112,7 +112,8 @@ class Projection:
     The stored name is the class's name in snake case, or the one given: `class Board(Projection, name="board")`. A
     subclass has the tables and the methods of its base, and rows of its own; a method that overrides another is for the
     same events unless it has an `@on` itself. Raise `version` whenever the methods mean something else than before: the
-    view is then built anew beside the old one.
+    view is then built anew beside the old one. All that a method remembers is in rows: what it sets on the projection
+    itself is a `DefinitionError`.
     """
 
     version: ClassVar[int] = 1
@@ -140,6 +141,12 @@ class Projection:
             raise DefinitionError(f"The projection {cls.__name__} has no {missing}.")
         _check_bounds(cls)
         cls.__eventsrc_projection__ = ProjectionDefinition(own_name, tables, handlers)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise DefinitionError(
+            f"{type(self).__name__}.{name} was set, and is stored nowhere: it would begin anew whenever the runtime is "
+            "opened, while the rows go on. Keep it in a row."
+        )
 
 
 def _tables_of(cls: type[Projection]) -> dict[str, Table[Any]]:

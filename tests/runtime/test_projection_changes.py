@@ -12,8 +12,10 @@ from projection_cases import settle
 from eventsrc import (
     DefinitionError,
     EventMeta,
+    Limits,
     MemoryLog,
     Projection,
+    ProjectionUnavailable,
     Runtime,
     Saga,
     SagaContext,
@@ -27,6 +29,23 @@ from eventsrc import (
 from eventsrc.storage.store import EventStore
 
 # -- definitions
+
+
+@pytest.mark.filterwarnings("ignore")
+async def test_a_projection_remembers_nothing_but_rows() -> None:
+    class Total(Projection):
+        total = 0
+        rows = Table(Balance, key="account")
+
+        @on(Deposited)
+        def deposited(self, event: Deposited, meta: EventMeta) -> None:
+            self.total += event.amount
+
+    limits = Limits(restart_backoff_seconds=0.001)
+    async with Runtime.open(MemoryLog(), aggregates=[Account], projections=[Total], limits=limits) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(1))
+        with pytest.raises(ProjectionUnavailable, match=r"Total\.total was set, and is stored nowhere.*in a row"):
+            await runtime.view(Total).get("ann", at_least=1)
 
 
 def test_definitions_that_cannot_work() -> None:
