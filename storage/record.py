@@ -47,6 +47,11 @@ class StoredEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):
         """The part of the stream's name after its first dash."""
         return self.stream.partition("-")[2]
 
+    @property
+    def time(self) -> datetime:
+        """`time_ns` as a time in UTC, rounded down to the microsecond: the event is among those `since` then."""
+        return utc_time(self.time_ns)
+
 
 decode_record: Final = msgspec.msgpack.Decoder(StoredEvent).decode
 """The event in the stored bytes of a record. Raises `msgspec.MsgspecError` or `UnicodeDecodeError`."""
