@@ -8,7 +8,7 @@ import inspect
 import re
 import sys
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Final, TypeVar, dataclass_transform
 
 import attrs
@@ -83,6 +83,7 @@ class Aggregate:
     """
 
     __eventsrc_definition__: ClassVar[AggregateDefinition]
+    __eventsrc_settable__: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls, *, category: str | None = None, snapshots: Snapshots | None = None) -> None:
         super().__init_subclass__()
@@ -93,6 +94,7 @@ class Aggregate:
             )
         attrs.define(cls, slots=False)
         _check_fields(cls)
+        cls.__eventsrc_settable__ = frozenset(_settable_names(cls))
         if "__setattr__" in vars(cls):  # by attrs, where fields have converters or validators
             cls.__setattr__ = _watched(vars(cls)["__setattr__"])  # type: ignore[method-assign, assignment]
         own_category = cls.__name__.lower() if category is None else category
@@ -168,17 +170,17 @@ def _watched(setting: Callable[[Aggregate, str, object], None]) -> Callable[[Agg
 def _check_set(state: Aggregate, name: str) -> None:
     if IS_DECIDING in state.__dict__:
         raise StateReadOnly(type(state), name)
-    if name not in state.__dict__ and not _is_declared(type(state), name):
+    if name not in state.__eventsrc_settable__:
         raise DefinitionError(
             f"{type(state).__name__}.{name} was set, and is no field: it would be lost when the state is read from a "
             f"snapshot. Annotate it in the class, with a default: {name}: int = 0, say."
         )
 
 
-def _is_declared(cls: type, name: str) -> bool:
-    """Whether it is a field, or a property that can be set."""
-    is_property = hasattr(inspect.getattr_static(cls, name, None), "__set__")
-    return is_property or any(field.name == name for field in attrs.fields(cls))
+def _settable_names(cls: type) -> Iterator[str]:
+    """The names of its fields, and of properties that can be set."""
+    yield from (field.name for field in attrs.fields(cls))
+    yield from (name for name in dir(cls) if hasattr(inspect.getattr_static(cls, name, None), "__set__"))
 
 
 def _inherited_snapshots(cls: type) -> Snapshots | None:
