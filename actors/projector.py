@@ -122,13 +122,8 @@ class Projector(TrioActor):
         self.wake()
 
     async def on_stop(self) -> None:  # type: ignore[override]
-        await self._store_handled()
-        if self.position > self._saved_position and self.state not in ("retrying", "failed"):
-            try:
-                await self._apply([], self._shown)
-            except EventSourcingError as error:
-                # The events since then, which are of no concern to it, are looked at once more the next time.
-                logger.warning("how far a projection has come could not be stored: %s", error, extra=self._facts())
+        if self._handled.position > self._saved_position and self.state not in ("retrying", "failed"):
+            await self._store_handled()
 
     def wake(self) -> None:
         """Have it look at the log, now or when it is done with what it does."""
@@ -155,10 +150,10 @@ class Projector(TrioActor):
                 if self.state not in ("paused", "failed") and not self._is_resting:
                     await self._advance()
             case Pause():
-                await self._store_handled()
+                if self._is_ahead:
+                    await self._store_handled()
                 self._become("paused")
             case GiveUp(reason):
-                await self._store_handled()
                 self.error = reason
                 self._become("failed")
             case Resume():
@@ -225,7 +220,7 @@ class Projector(TrioActor):
         started = time.perf_counter()
         if not self._is_ahead:
             self._shown_seconds = started
-        await self._take(events)
+        await self._take(events, may_wait=self._may_wait)
         if events:
             self._step_events = self._worthwhile((time.perf_counter() - started) / len(events))
 
@@ -264,7 +259,7 @@ class Projector(TrioActor):
             and time.perf_counter() - self._shown_seconds < WAITING_SECONDS_MAX
         )
 
-    async def _take(self, events: list[StoredEvent], *, may_wait: bool | None = None) -> None:
+    async def _take(self, events: list[StoredEvent], *, may_wait: bool) -> None:
         if not events:
             return
         handled_types = self._session.handled_types
@@ -272,7 +267,7 @@ class Projector(TrioActor):
         last = Checkpoint(events[-1].position, events[-1].hash)
         if wanted or self._is_ahead or last.position - self._saved_position >= UNSAVED_EVENTS_MAX:
             try:
-                await self._apply(wanted, last, may_wait=self._may_wait if may_wait is None else may_wait)
+                await self._apply(wanted, last, may_wait=may_wait)
             except EventFailed as failure:
                 await self._take_before(failure.event)
                 raise
@@ -308,11 +303,10 @@ class Projector(TrioActor):
 
     async def _store_handled(self) -> None:
         """Have the view show all that was handled. Where it cannot, that is handled again when it goes on."""
-        if self._is_ahead:
-            try:
-                await self._apply([], self._handled)
-            except (EventFailed, EventSourcingError) as error:
-                logger.warning("effects were not stored: %s", described(error), extra=self._facts())
+        try:
+            await self._apply([], self._handled)
+        except (EventFailed, EventSourcingError) as error:
+            logger.warning("how far a projection has come could not be stored: %s", error, extra=self._facts())
 
     def _rest(self) -> None:
         """Try again after a back-off that grows with each attempt."""

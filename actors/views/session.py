@@ -174,7 +174,7 @@ class ViewSession:
         }
         self._projection = projection_class()
         self._batch = Batch()
-        self._waits = self._searches = False
+        self._searches = False
         self._is_bounded = (projection_class.max_lag_events, projection_class.max_lag_seconds) != (None, None)
         self._rows: list[SessionRows[Any]] = []
         for name, table in definition.tables.items():
@@ -209,22 +209,20 @@ class ViewSession:
 
         Raises `EventFailed` for an event whose method raised.
         """
-        waited = self._waits
+        waited = self.waiting_rows > 0
         for _ in range(RETRIES_MAX):
             try:
-                self._waits = not self._apply(events, checkpoint, may_wait=may_wait)
+                return self._apply(events, checkpoint, may_wait=may_wait)
             except ViewRetry:
                 self._forget()
                 if waited:
                     raise
-                continue
             except RowRefused as refused:
                 self._forget()
                 raise EventFailed(refused.event, refused.error) from refused.error
             except BaseException:
                 self._forget()
                 raise
-            return not self._waits
         raise RuntimeError(f"the view could not be written in {RETRIES_MAX} attempts")
 
     def _apply(self, events: Sequence[StoredEvent], checkpoint: Checkpoint, *, may_wait: bool) -> bool:
@@ -256,7 +254,6 @@ class ViewSession:
         return True
 
     def _forget(self) -> None:
-        self._waits = False
         for rows in self._rows:
             rows.forget()
 
