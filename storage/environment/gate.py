@@ -49,10 +49,14 @@ class Gate:
 
     @contextmanager
     def giving_way(self, stop: Callable[[], None]) -> Iterator[None]:
-        """Around a long read: `stop`, which must not wait, is called to end it when it is in the way."""
-        with self._lock:
+        """Around a long read: `stop`, which must not wait, is called to end it when it is in the way.
+
+        Waits while others are cleared away: ended at once, a read that is tried again would use all its attempts up.
+        """
+        with self._condition:
+            self._condition.wait_for(lambda: not self._clearing)
             self._stops.append(stop)
-            if self._waiting_alone or self._clearing:
+            if self._waiting_alone:
                 stop()
         try:
             yield
@@ -61,15 +65,16 @@ class Gate:
                 self._stops.remove(stop)
 
     def clear(self) -> None:
-        """End the long reads, and each one that begins before `cleared` is called, which it must be."""
+        """End the long reads, and let no other begin before `cleared` is called, which it must be."""
         with self._lock:
             self._clearing += 1
             self._stop_all()
 
     def cleared(self) -> None:
         """Long reads may begin again."""
-        with self._lock:
+        with self._condition:
             self._clearing -= 1
+            self._condition.notify_all()
 
     def _stop_all(self) -> None:
         for stop in self._stops:

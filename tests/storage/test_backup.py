@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -25,6 +26,7 @@ from eventsrc.storage.copies.errors import (
     PointUnreachable,
 )
 from eventsrc.storage.copies.transfer import export_events, import_store
+from eventsrc.storage.environment.gate import Gate
 from eventsrc.storage.environment.outlet import Outlet
 from eventsrc.storage.errors import StoreClosed
 from eventsrc.storage.evidence.divergence import Divergence, StreamDivergence, divergence
@@ -197,6 +199,29 @@ def test_a_copy_that_is_broken_off_each_time_is_given_up(
         with pytest.raises(CopyInterrupted, match=f"eventsrc backup {tmp_path / 'store'}"):
             copying.result(WAIT_SECONDS)
     assert [file.name for file in tmp_path.iterdir()] == ["store"]
+
+
+def test_a_write_that_fails_ends_a_copy_once_however_long_it_takes(
+    large: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(transaction: object) -> None:
+        raise ZeroDivisionError
+
+    def cleared_late(gate: Gate) -> None:
+        time.sleep(0.1)  # in which all attempts would be over, each ended as soon as it began
+        cleared(gate)
+
+    disk, cleared = HeldUp(monkeypatch), Gate.cleared
+    monkeypatch.setattr(Gate, "cleared", cleared_late)
+    with ThreadPoolExecutor(1) as pool:
+        copying = pool.submit(backup, large, tmp_path / "copy")
+        disk.wait()
+        with pytest.raises(ZeroDivisionError):
+            large.environment.write(fail)
+        disk.wait()
+        disk.go_on()
+        assert copying.result(WAIT_SECONDS).events == large.last_position
+    assert disk.copies == 2
 
 
 def test_a_store_is_closed_at_once_while_it_is_copied(

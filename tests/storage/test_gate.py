@@ -39,3 +39,18 @@ def test_several_who_need_to_be_alone_are_so_one_after_the_other_and_before_new_
         thread.join(WAIT_SECONDS)
         assert not thread.is_alive(), "it waits for ever"
     assert done == ["alone", "alone", "read"]
+
+
+def test_a_long_read_waits_while_others_are_cleared_away_and_is_not_ended_itself() -> None:
+    gate, done = Gate(), list[str]()
+
+    def read_long() -> None:
+        with gate.giving_way(lambda: done.append("ended")):
+            done.append("begun")
+
+    gate.clear()
+    thread = started(read_long)
+    assert not done
+    gate.cleared()
+    thread.join(WAIT_SECONDS)
+    assert done == ["begun"]
