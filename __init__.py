@@ -9,32 +9,25 @@ from .actors.errors import (
     AggregateUnavailable,
     AggregateWaitsForItself,
     ApplierFailed,
-    CheckpointMoved,
     CommandTimeout,
     DecodingError,
     DefinitionError,
     EncodingError,
+    EventVersionUnknown,
     HandlerFailed,
     IdempotencyKeyInvalid,
     JournalFailed,
     MailboxFull,
     NotAnEvent,
-    ProjectionUnavailable,
-    QueryInvalid,
-    QueryTooLarge,
     Rejected,
     ResidencyFull,
-    RowInvalid,
     RuntimeClosed,
     SchemaError,
     SnapshotQuarantined,
     StateReadOnly,
     UnknownCommand,
     UnknownEvent,
-    ViewReadFailed,
-    ViewRemoved,
-    ViewUnreachable,
-    ViewWriteFailed,
+    UpcasterFailed,
     WouldDeadlock,
 )
 from .actors.messages import command, event
@@ -66,6 +59,17 @@ from .actors.serializer import make_converter
 from .actors.snapshot_policy import Snapshots
 from .actors.tombstone import Delete, Deleted, Recreate, Recreated
 from .actors.views.criteria import between, one_of, starting_with
+from .actors.views.errors import (
+    CheckpointMoved,
+    ProjectionUnavailable,
+    QueryInvalid,
+    QueryTooLarge,
+    RowInvalid,
+    ViewReadFailed,
+    ViewRemoved,
+    ViewUnreachable,
+    ViewWriteFailed,
+)
 from .actors.views.view_store import ViewStore
 from .runtime.errors import (
     ArgumentInvalid,
@@ -244,6 +248,7 @@ __all__ = [
     "EventSourcingError",
     "EventStore",
     "EventTooLarge",
+    "EventVersionUnknown",
     "EvidenceUnavailable",
     "ExpectedVersion",
     "ExportAltered",
@@ -366,6 +371,7 @@ __all__ = [
     "UnknownSignal",
     "UnknownStream",
     "UnknownSubscription",
+    "UpcasterFailed",
     "VersionConflict",
     "View",
     "ViewClosed",

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..storage.errors import EventSourcingError, LimitExceeded, StoreError, described
 
 if TYPE_CHECKING:
+    from ..storage.record import StoredEvent
     from .future import TrioFuture
-    from .receipt import Receipt
 
 
 class Rejected(EventSourcingError):
@@ -261,6 +261,38 @@ class DecodingError(EventSourcingError):
     code: ClassVar[str] = "decoding_error"
 
 
+class EventVersionUnknown(DecodingError):
+    """An event was stored with a version of its schema that the class here does not know: newer code wrote it."""
+
+    code: ClassVar[str] = "event_version_unknown"
+
+    def __init__(self, stored: "StoredEvent", event_class: type, known_version: int) -> None:
+        super().__init__(
+            f"The event {stored.type!r} of {stored.stream!r} at position {stored.position} was stored with version "
+            f"{stored.schema_version} of its schema, and {event_class.__name__} here is version {known_version}. Run "
+            "the program whose class has that version."
+        )
+        self.stored = stored
+        self.event_class = event_class
+        self.known_version = known_version
+
+
+class UpcasterFailed(DecodingError):
+    """An upcaster could not make of a stored payload that of the next version."""
+
+    code: ClassVar[str] = "upcaster_failed"
+
+    def __init__(self, stored: "StoredEvent", event_class: type, from_version: int, reason: str) -> None:
+        super().__init__(
+            f"The upcaster of {event_class.__name__} from version {from_version} to {from_version + 1} {reason} for "
+            f"the event {stored.type!r} of {stored.stream!r} at position {stored.position}. It must return a payload "
+            "for each one that was stored with that version: mend it."
+        )
+        self.stored = stored
+        self.event_class = event_class
+        self.from_version = from_version
+
+
 class WouldDeadlock(EventSourcingError):
     """`get()` was called on a thread that runs trio, for an answer that is not there yet.
 
@@ -290,132 +322,3 @@ class MailboxFull(EventSourcingError):
             "Limits.mailbox_commands_max)."
         )
         self.capacity = capacity
-
-
-class RowInvalid(EventSourcingError):
-    """A row does not fit its table, or its key or an indexed value has no order. `row` is the row, if there was one."""
-
-    code: ClassVar[str] = "row_invalid"
-
-    def __init__(self, message: str, row: object = None) -> None:
-        super().__init__(message)
-        self.row = row
-
-
-class QueryInvalid(EventSourcingError):
-    """A query names a field that the rows do not have, or asks for what cannot be."""
-
-    code: ClassVar[str] = "query_invalid"
-
-
-class QueryTooLarge(EventSourcingError):
-    """A query would have to hold more rows in memory than it may."""
-
-    code: ClassVar[str] = "query_too_large"
-
-    def __init__(self, table: str, bound: int, purpose: str = "sort in memory") -> None:
-        super().__init__(
-            f"The query of {table} meets more than {bound} rows, which it would have to {purpose}. Give the field "
-            "that it orders by an index, use limit(), or ask for less."
-        )
-        self.bound = bound
-
-
-class ProjectionUnavailable(EventSourcingError):
-    """A projection is paused, failed or closed, so it will not see what the caller waits for, or has no view yet.
-
-    What a command that waited for it stored is on disk.
-    """
-
-    code: ClassVar[str] = "projection_unavailable"
-
-    def __init__(self, name: str, state: str, reason: str) -> None:
-        because = f" ({reason})" if reason else ""
-        advice = "so nothing can be waited for. What was written is on disk."
-        if state == "retrying":
-            advice = "so no view can answer yet. It goes on by itself once it can: ask again later."
-        elif state != "closed":
-            advice += f" Resume it with `eventsrc projections PATH resume {name}`, or ask for what it has with "
-            advice += 'on_timeout="stale".'
-        super().__init__(f"The projection {name!r} is {state}{because}, {advice}")
-        self.name = name
-        self.state = state
-        self.receipt: Receipt | None = None
-        """Of the command that waited, whose events are on disk."""
-
-
-class ViewUnreachable(StoreError):
-    """The database of a view cannot be reached. The projection tries again until it can; commands go on."""
-
-    code: ClassVar[str] = "view_unreachable"
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(
-            path,
-            f"The database of a view, {path}, cannot be reached: {reason}. The projection tries again with a back-off; "
-            "see that the server runs, and that the address and the login are right.",
-        )
-
-
-class ViewWriteFailed(StoreError):
-    """The database of a view refused a statement. Nothing of the batch was stored."""
-
-    code: ClassVar[str] = "view_write_failed"
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(
-            path,
-            f"The database of a view, {path}, refused: {reason}. Nothing of the batch was stored, and it is tried "
-            "again with a back-off.",
-        )
-
-
-class ViewReadFailed(StoreError):
-    """The database of a view refused a query. Nothing was changed by it, and nobody tries it again but who asked."""
-
-    code: ClassVar[str] = "view_read_failed"
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(
-            path,
-            f"The database of a view, {path}, could not answer a query: {reason}. The view is as it was: see to the "
-            "database, and ask again.",
-        )
-
-
-class ViewRemoved(StoreError):
-    """Another process has removed the tables that a view is in, since it has built them anew.
-
-    The projection goes over to those that took their place, where they are of its own version.
-    """
-
-    code: ClassVar[str] = "view_removed"
-
-    def __init__(self, path: str, view: str) -> None:
-        super().__init__(
-            path,
-            f"The view {view} in {path} was removed by another process, which has built it anew. The projection goes "
-            "over to what took its place; ask again later.",
-        )
-        self.view = view
-
-
-class CheckpointMoved(StoreError):
-    """A view is not where its projector left it.
-
-    Another process projects into the same tables, or a commit took effect although its answer was lost. Nothing of the
-    batch was stored: read the checkpoint again and go on from there.
-    """
-
-    code: ClassVar[str] = "checkpoint_moved"
-
-    def __init__(self, path: str, view: str, expected_position: int, stored_position: int) -> None:
-        super().__init__(
-            path,
-            f"The view {view} in {path} is at position {stored_position}, and its projector left it at "
-            f"{expected_position}: another process projects into the same tables, or the answer to a commit was lost. "
-            "Nothing was stored; the projection goes on from what is there. Let one process keep a view.",
-        )
-        self.view = view
-        self.expected_position = expected_position
-        self.stored_position = stored_position

@@ -1,14 +1,19 @@
 """Between event classes and what is stored of them."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
 
 import attrs
+import msgspec
 
+from ..storage.errors import described
 from ..storage.record import Kind, StoredEvent
-from .errors import DecodingError
-from .messages import event_type
+from .errors import DecodingError, EventVersionUnknown, UpcasterFailed
+from .messages import Upcaster, event_type
 from .serializer import Serializer
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder().decode
 
 
 @attrs.frozen
@@ -20,6 +25,7 @@ class EventCodec:
     version: int
     kind: Kind | None
     tags: Callable[[Any], Iterable[str]] | None
+    upcasters: Mapping[int, Upcaster]
     unstructure: Callable[[Any], Any]
     structure: Callable[[Any, type], Any]
 
@@ -34,36 +40,67 @@ class EventCodecs:
         self._serializer = serializer
         self.of_class: dict[type, EventCodec] = {}
         self.of_name: dict[str, EventCodec] = {}
-        self.structures: dict[str, tuple[Callable[[Any, type], Any], type]] = {}
-        """By stored name: what makes an event object of a payload, and the class that it takes for it."""
+        self.structures: dict[str, tuple[Callable[[Any, type], Any], type, int]] = {}
+        """By stored name: what makes an event object of a payload, the class that it takes for it, and the version that
+        the payload must have."""
         for event_class in event_classes:
             serializer.prepare(event_class)
             stored = event_type(event_class)
             assert stored is not None, f"{event_class.__name__} was checked when it was named"
             unstructure, structure = serializer.functions(event_class)
             codec = EventCodec(
-                event_class, stored.name, stored.version, stored.kind, stored.tags, unstructure, structure
+                event_class,
+                stored.name,
+                stored.version,
+                stored.kind,
+                stored.tags,
+                stored.upcasters,
+                unstructure,
+                structure,
             )
             self.of_class[event_class] = codec
             self.of_name[codec.name] = codec
-            self.structures[codec.name] = structure, event_class
+            self.structures[codec.name] = structure, event_class, codec.version
 
     def decode(self, stored: StoredEvent) -> Any | None:
         """The event object for a stored event; None where its class is not among these. Raises `DecodingError`."""
         found = self.structures.get(stored.type)
         if found is None:
             return None
-        structure, event_class = found
+        structure, event_class, version = found
+        payload = stored.payload if stored.schema_version == version else self.upcast(stored)
         try:
-            return structure(stored.payload, event_class)
+            return structure(payload, event_class)
         except Exception as error:
             raise self.misfit(stored, error) from error
 
+    def upcast(self, stored: StoredEvent) -> Any:
+        """The payload of a stored event as its class has it today; as it is where none of these classes has it.
+
+        Raises `EventVersionUnknown` for what newer code stored, `UpcasterFailed`.
+        """
+        codec = self.of_name.get(stored.type)
+        if codec is None or stored.schema_version == codec.version:
+            return stored.payload
+        if not 0 < stored.schema_version < codec.version:
+            raise EventVersionUnknown(stored, codec.event_class, codec.version)
+        # A copy: the stored event is also handed to others, which are to see it as it is stored.
+        payload = _decode(_encode(stored.payload))
+        for version in range(stored.schema_version, codec.version):
+            try:
+                payload = codec.upcasters[version](payload)
+            except Exception as error:
+                raise UpcasterFailed(stored, codec.event_class, version, f"raised {described(error)}") from error
+            if payload is None:
+                raise UpcasterFailed(stored, codec.event_class, version, "returned None")
+        return payload
+
     def misfit(self, stored: StoredEvent, error: Exception) -> DecodingError:
         """What a stored event is refused with that does not fit its class."""
-        _, event_class = self.structures[stored.type]
-        reason = self._serializer.explain(stored.payload, event_class, error)
+        codec = self.of_name[stored.type]
+        reason = self._serializer.explain(self.upcast(stored), codec.event_class, error)
         return DecodingError(
             f"The event {stored.type!r} of {stored.stream!r} at position {stored.position} does not fit "
-            f"{event_class.__name__}: {reason}"
+            f"{codec.event_class.__name__}: {reason}. Where the class was changed, raise its version and say how older "
+            f"events are read: @event({stored.type!r}, version={codec.version + 1}, upcasters={{...}})."
         )

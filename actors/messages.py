@@ -1,8 +1,9 @@
 """The vocabulary of a domain: commands, which ask for something, and events, which say that something happened."""
 
+import inspect
 import re
-from collections.abc import Callable, Iterable
-from typing import Any, Final, TypeVar, dataclass_transform, overload
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, TypeAlias, TypeVar, dataclass_transform, overload
 
 import attrs
 
@@ -11,6 +12,8 @@ from ..storage.record import Kind
 from .errors import DefinitionError
 
 C = TypeVar("C")
+Upcaster: TypeAlias = Callable[[dict[str, Any]], Mapping[str, Any]]
+"""Makes of a payload that of the next version. It may change the one that it is given."""
 
 EVENT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,199}")
 _COMMAND: Final = "__eventsrc_command__"
@@ -36,6 +39,8 @@ class EventType:
     version: int
     kind: Kind | None
     tags: Callable[[Any], Iterable[str]] | None
+    upcasters: Mapping[int, Upcaster]
+    """By the version that each leads from to the next: one for every version before this one."""
 
 
 @overload
@@ -75,18 +80,22 @@ def event(
     version: int = 1,
     kind: Kind | None = None,
     tags: Callable[[Any], Iterable[str]] | None = None,
+    upcasters: Mapping[int, Upcaster] | None = None,
 ) -> Callable[[type[C]], type[C]]:
     """Make a class an event: a frozen attrs class of its annotated fields, stored under a name of its own.
 
     Args:
         name: the stored name. It stays when the class is renamed or moved.
-        version: the version of its schema, which is stored with every event.
+        version: the version of its schema, which is stored with every event. Raise it when a field is renamed, removed,
+            or means something else. A new field with a default needs no new version: older events get the default.
         kind: "created", "updated" or "deleted"; by default the first event of a stream is "created", others "updated".
         tags: gives the tags of an event, by which it is found across streams: `lambda event: [f"user:{event.user}"]`.
+        upcasters: for each earlier version, what makes of a payload that was stored with it that of the next one:
+            `{1: lambda old: {"amount": old["cents"] / 100}}`. Stored events stay as they are.
 
     Raises:
-        DefinitionError: for a name, version or kind that cannot be stored, tags that cannot be called, or when used
-            without a name.
+        DefinitionError: for a name, version or kind that cannot be stored, tags that cannot be called, an earlier
+            version without an upcaster, or when used without a name.
 
     """
     if not isinstance(name, str):
@@ -113,19 +122,46 @@ def event(
             f"the tags of event {name!r} are had from each event by a function, not {tags!r}: "
             'tags=lambda event: [f"user:{event.user}"]'
         )
-    return _declare(EventType(name, version, kind, tags))
+    _check_upcasters(name, version, {} if upcasters is None else upcasters)
+    return _declare(EventType(name, version, kind, tags, dict(upcasters or {})))
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
 def own_event(name: str, *, kind: Kind) -> Callable[[type[C]], type[C]]:
     """`event` for what the runtime itself stores."""
-    return _declare(EventType(name, 1, kind, None))
+    return _declare(EventType(name, 1, kind, None, {}))
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
 def saga_record(name: str) -> Callable[[type[C]], type[C]]:
     """`event` for what a saga stores of itself."""
     return own_event(name, kind="saga_step")
+
+
+def _check_upcasters(name: str, version: int, upcasters: Mapping[int, Upcaster]) -> None:
+    if not isinstance(upcasters, Mapping):
+        raise DefinitionError(
+            f"the upcasters of event {name!r} are given by the version that each leads from, not {upcasters!r:.100}: "
+            "upcasters={1: function}"
+        )
+    for earlier, upcaster in upcasters.items():
+        if type(earlier) is not int or not 0 < earlier < version:
+            raise DefinitionError(
+                f"event {name!r} has version {version}, so none of its upcasters can lead from version {earlier!r} to "
+                "the next. Raise the version, or leave that upcaster out."
+            )
+        if not callable(upcaster) or inspect.iscoroutinefunction(upcaster):
+            raise DefinitionError(
+                f"the upcaster of event {name!r} from version {earlier} is a function that returns the payload of "
+                f"version {earlier + 1}, not {upcaster!r:.100}"
+            )
+    missing = [earlier for earlier in range(1, version) if earlier not in upcasters]
+    if missing:
+        raise DefinitionError(
+            f"event {name!r} has version {version} and no upcaster from version {missing[0]}, so events that were "
+            f"stored with that could not be read. Write upcasters={{{missing[0]}: function}}; the function is given "
+            f"their payload as a dict, and returns that of version {missing[0] + 1}."
+        )
 
 
 def _declare(event_type: EventType) -> Callable[[type[C]], type[C]]:

@@ -14,10 +14,10 @@ from ..storage.record import StoredEvent
 from ..storage.store import EventReader
 from .background import in_background
 from .error_text import kept_text
-from .errors import CheckpointMoved, ViewRemoved
 from .feed import Feed
 from .future import TrioFuture
 from .trio_actor import TrioActor
+from .views.errors import CheckpointMoved, ViewRemoved
 from .views.session import EventFailed, ViewSession
 from .views.view_store import Checkpoint, ViewRetry
 from .workshare import Workshare

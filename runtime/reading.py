@@ -110,9 +110,10 @@ class Reading:
         found = self._codecs.structures.get(stored.type)
         if found is None:
             raise UnknownEvent(None, stored.stream, stored.type, stored.position)
-        structure, event_class = found
+        structure, event_class, version = found
+        payload = stored.payload if stored.schema_version == version else self._codecs.upcast(stored)
         try:
-            return structure(stored.payload, event_class)
+            return structure(payload, event_class)
         except Exception as error:
             raise self._codecs.misfit(stored, error) from error
 

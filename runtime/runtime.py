@@ -48,6 +48,7 @@ from .reference import AggregateRef
 from .residents import Residents
 from .router import Router
 from .sagas.sagas import SagaRef, Sagas
+from .schema_check import check_stored_events
 from .subscriptions.consumers import Subscriptions
 from .transaction import Part, Transaction
 
@@ -158,19 +159,18 @@ class Runtime(Reading):
             aggregates: the classes whose actors may be used.
             projections: the classes whose views are kept up to date.
             sagas: the classes that may be started, and whose instances are resumed.
-            views: where views live: a folder, by default beside the log; or, for some of the projections, another
-                `ViewStore` such as `SqlViews(url)`.
+            views: a folder for them, by default beside the log; or for some a `ViewStore`, such as `SqlViews(url)`.
             role: a "reader" opens the store read-only, while another process writes it, and follows that one.
             limits: the bounds, see `Limits`.
             converter: a cattrs converter with hooks of your own; see `make_converter`.
             wall_clock: gives the time that events are stored with, in UTC nanoseconds.
 
-        Leaving the block drains every mailbox, stores what was decided and closes the store; a second Ctrl-C skips
-        what was not begun.
+        Leaving the block drains every mailbox and closes the store; a second Ctrl-C skips what was not begun.
 
         Raises:
             NotInTrio, DefinitionError: not called by a task of trio; two classes of one category, or none of its kind.
             SchemaError: a field of a class cannot be turned into data.
+            DecodingError: an event class cannot read what is stored of it (`EventVersionUnknown`, `UpcasterFailed`).
             StoreError: the store cannot be opened; or later, in a group, a reader's was replaced (`StoreReplaced`).
             ShutdownTimeout: on leaving, when mailboxes did not drain in `Limits.shutdown_seconds`.
 
@@ -183,6 +183,7 @@ class Runtime(Reading):
         failure: BaseException | None = None
         try:
             # Around the nursery: what runs there may still be writing to it in a worker thread.
+            await trio.to_thread.run_sync(check_stored_events, opened, codecs)
             async with home_of(opened, projections, views) as home, trio.open_nursery() as keeper:
                 # Shielded, since trio does not hand over what is started by a task that is cancelled by then.
                 with trio.CancelScope(shield=True):

@@ -2,16 +2,17 @@
 
     scenario(Account).given(Deposited(100)).when(Withdraw(30)).then(Withdrawn(30))
     scenario(Account).when(Withdraw(30)).then_rejected("balance")
+    assert event_from(Deposited, {"cents": 250}, version=1) == Deposited(2.5)
 
 A runtime on `MemoryLog()` writes without a thread, so a test with trio's autojump clock never waits for real.
 """
 
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 
 import trio
 
@@ -19,19 +20,23 @@ from ..actors.aggregate import Aggregate
 from ..actors.aggregate_type import AggregateType
 from ..actors.decision import encode_decision
 from ..actors.errors import Rejected, StateReadOnly
+from ..actors.event_codecs import EventCodecs
+from ..actors.messages import stored_name
 from ..actors.request import Request
 from ..actors.serializer import Serializer
 from ..storage.commit import Appended, Commit
 from ..storage.errors import EventSourcingError
 from ..storage.limits import Limits
 from ..storage.memory import MemoryLog
+from ..storage.record import StoredEvent
 from ..storage.snapshot import Snapshot
 from .classes import check_class
 from .errors import ArgumentInvalid, HandlerIsAsync
 
-__all__ = ["FaultyLog", "FollowingClock", "MemoryLog", "Scenario", "WallClock", "scenario"]
+__all__ = ["FaultyLog", "FollowingClock", "MemoryLog", "Scenario", "WallClock", "event_from", "scenario"]
 
 A = TypeVar("A", bound=Aggregate)
+E = TypeVar("E")
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -180,6 +185,30 @@ class Scenario(Generic[A]):
             self._type.encode_event(codecs[type(event)], event)[1] if type(event) in codecs else event
             for event in events
         )
+
+
+def event_from(event_class: type[E], payload: Mapping[str, Any], *, version: int) -> E:
+    """The event that is read where this payload was stored with this version of its schema; tests of upcasters ask it.
+
+    Raises `EventVersionUnknown`, `UpcasterFailed` or `DecodingError`, as reading it would; `DefinitionError` for what
+    is no event class.
+    """
+    stored = StoredEvent(
+        position=1,
+        stream="test-1",
+        version=1,
+        type=stored_name(event_class),
+        schema_version=version,
+        kind="created",
+        time_ns=0,
+        correlation_id="",
+        causation_id="",
+        metadata={},
+        payload=dict(payload),
+        tags=(),
+        hash=b"",
+    )
+    return cast("E", EventCodecs([event_class], Serializer()).decode(stored))
 
 
 def _finished(returned: Any) -> Any:

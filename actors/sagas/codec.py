@@ -1,8 +1,9 @@
 """How a saga is stored: its records, its state, and the events that it waits for."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeVar
 
+import attrs
 import msgspec
 
 from ...storage.commit import NewEvent
@@ -74,6 +75,15 @@ class SagaCodec:
         return self._serializer.structure(state, saga_class)
 
     # --- events that sagas wait for ---
+
+    def payload(self, stored: StoredEvent) -> Any:
+        """The payload of a stored event as its class has it today. Raises `DecodingError`."""
+        return self._codecs.upcast(stored)
+
+    def has_fields(self, event_type: str, names: Iterable[str]) -> bool:
+        """Whether the class of an event has all these fields today, as far as it is known."""
+        codec = self._codecs.of_name.get(event_type)
+        return codec is None or {field.name for field in attrs.fields(codec.event_class)}.issuperset(names)
 
     def encode_where(self, event_class: type, where: Mapping[str, Any]) -> dict[str, Any]:
         """Values of an event's fields as they are stored. Raises `DefinitionError`, `EncodingError`."""

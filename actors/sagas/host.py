@@ -39,7 +39,7 @@ class AggregateCalls(Protocol):
         """The first event of a type with these stored values, between two positions, that is at none of `unless`."""
 
     def came(self, event_type: str, where: Mapping[str, Any], after: int, until: int) -> bool:
-        """Whether there is an event of a type with these stored values between two positions."""
+        """Whether there is an event of a type with these stored values between two positions, or may be one."""
 
 
 class SagaHost(Protocol):

@@ -66,7 +66,7 @@ class SagaSupervisor(TrioActor):
         self._ready: deque[str] = deque()
         self._starting: dict[str, list[TrioFuture[bool]]] = {}
         self._alarms = SagaAlarms(host.wall_clock)
-        self._waits = EventWaits()
+        self._waits = EventWaits(host.codec.payload)
         self._signal_waits: set[str] = set()
         self._failures: dict[str, int] = {}
         self._watched: dict[str, TrioFuture[SagaHistory]] = {}
@@ -82,15 +82,23 @@ class SagaSupervisor(TrioActor):
             if self._host.replaces_older(instance.saga):
                 # It may not be allowed to go on waiting: which version began it is in its stream.
                 self._ready.append(instance.id)
-            elif instance.state == "waiting":
-                self._register(instance.id, instance.wake_ns)
-                if instance.waits_for_event:
-                    self._waits.add(instance.id, instance.waits_for_event, instance.waits_where, instance.waits_after)
-                    self._position = min(self._position, instance.waits_after)
-            elif instance.until_ns is not None:
+            elif instance.state == "waiting" and instance.waits_for_event:
+                self._wait_on(instance)
+            elif instance.state == "waiting" or instance.until_ns is not None:
                 self._register(instance.id, instance.wake_ns)
             else:
                 self._ready.append(instance.id)
+
+    def _wait_on(self, instance: SagaInstance) -> None:
+        """Have it wait for its event as before."""
+        event_type, where, after = instance.waits_for_event, instance.waits_where, instance.waits_after
+        if not self._host.codec.has_fields(event_type, where):
+            # A field of the event was renamed since: run again, the saga waits by its new name.
+            self._ready.append(instance.id)
+            return
+        self._register(instance.id, instance.wake_ns)
+        self._waits.add(instance.id, event_type, where, after)
+        self._position = min(self._position, after)
 
     @property
     def counts(self) -> dict[str, int]:

@@ -1,10 +1,11 @@
 """Which sagas wait for which events."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ...storage.record import StoredEvent
+from ..errors import DecodingError
 
 Fields: TypeAlias = tuple[str, ...]
 Values: TypeAlias = tuple[Any, ...]
@@ -13,7 +14,8 @@ Values: TypeAlias = tuple[Any, ...]
 class EventWaits:
     """Finds the waiting sagas that an event concerns, in a time that does not depend on how many wait."""
 
-    def __init__(self) -> None:
+    def __init__(self, payload_of: Callable[[StoredEvent], Mapping[str, Any]]) -> None:
+        self._payload_of = payload_of
         self._waiting: dict[str, dict[Fields, defaultdict[Values, set[str]]]] = {}
         self._place: dict[str, tuple[str, Fields, Values, int]] = {}
 
@@ -51,11 +53,19 @@ class EventWaits:
 
     def concerned(self, event: StoredEvent) -> list[str]:
         """The sagas that wait for this event."""
+        waiting = self._waiting.get(event.type)
+        if waiting is None:
+            return []
         found: list[str] = []
-        for fields, by_values in self._waiting.get(event.type, {}).items():
-            values = tuple(_hashable(event.payload.get(field)) for field in fields)
-            found += [each for each in by_values.get(values, ()) if event.position > self._place[each][3]]
-        return found
+        try:
+            payload = self._payload_of(event)
+        except DecodingError:
+            # It may be the one for each of them: they look for themselves, and say what they cannot read.
+            found = [each for by_values in waiting.values() for sagas in by_values.values() for each in sagas]
+        else:
+            for fields, by_values in waiting.items():
+                found += by_values.get(tuple(_hashable(payload.get(field)) for field in fields), ())
+        return [each for each in found if event.position > self._place[each][3]]
 
 
 def _hashable(value: Any) -> Any:

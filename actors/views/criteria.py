@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import attrs
 
-from ..errors import QueryInvalid
+from .errors import QueryInvalid
 
 
 class Criterion(Protocol):

@@ -10,8 +10,8 @@ import msgspec
 from ...storage.environment.environment import Transaction
 from ...storage.environment.view_environment import ViewEnvironment, ViewFull
 from ...storage.ordered_key import INDEXED_SIZE_BYTES_MAX, NotOrdered, encode_indexed
-from ..errors import QueryTooLarge, RowInvalid
 from .criteria import Between, Criterion, Equal, OneOf, RowQuery, StartingWith
+from .errors import QueryTooLarge, RowInvalid
 from .row_order import SORTED_ROWS_MAX, RowOrder
 from .row_type import RowType
 from .view_store import Checkpoint, RowChange, ViewLookLong, ViewRetry

@@ -7,8 +7,8 @@ from operator import itemgetter
 from typing import Any, Final
 
 from ...storage.ordered_key import NotOrdered, sorting_key
-from ..errors import QueryInvalid, QueryTooLarge
 from .criteria import Order, RowQuery
+from .errors import QueryInvalid, QueryTooLarge
 from .row_type import RowType
 
 SORTED_ROWS_MAX: Final = 100_000

@@ -11,12 +11,13 @@ import attrs
 import msgspec
 
 from ...storage.ordered_key import NotOrdered, encode_indexed, encode_key
-from ..errors import DecodingError, RowInvalid
+from ..errors import DecodingError
 from ..exact_fields import ExactFields, values_getter
 from ..immutable import is_immutable
 from ..projection import Table
 from ..schema import schema_of
 from ..serializer import Serializer
+from .errors import RowInvalid
 
 R = TypeVar("R")
 logger = logging.getLogger("eventsrc.views")

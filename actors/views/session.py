@@ -5,11 +5,11 @@ from typing import Any, Final, Generic, TypeVar
 
 from ...storage.errors import FileWriteFailed, described
 from ...storage.record import StoredEvent
-from ..errors import QueryTooLarge, RowInvalid
 from ..event_codecs import EventCodecs
 from ..projection import Projection
 from ..serializer import Serializer
 from .criteria import RowQuery, criteria_of
+from .errors import QueryTooLarge, RowInvalid
 from .row_type import RowType
 from .view_store import Checkpoint, RowChange, StoredView, ViewRetry, ViewWriting
 

@@ -15,10 +15,10 @@ import attrs
 import trio
 
 from ...actors.background import in_background
-from ...actors.errors import ViewRemoved
 from ...actors.projection import Projection
 from ...actors.projector import GiveUp, Pause, ProjectionState, Projector, ProjectorHost, Resume
 from ...actors.serializer import Serializer
+from ...actors.views.errors import ViewRemoved
 from ...actors.views.row_type import RowType
 from ...actors.views.session import ViewSession
 from ...actors.views.view_store import Checkpoint, Generation, StoredView, ViewStore

@@ -9,11 +9,12 @@ import msgspec
 import trio
 
 from ...actors.background import in_background
-from ...actors.errors import DefinitionError, ProjectionUnavailable, RuntimeClosed, ViewUnreachable
+from ...actors.errors import DefinitionError, RuntimeClosed
 from ...actors.feed import Feed
 from ...actors.projection import Projection
 from ...actors.projector import ProjectionState, Projector
 from ...actors.serializer import Serializer
+from ...actors.views.errors import ProjectionUnavailable, ViewUnreachable
 from ...actors.views.view_store import ViewStore
 from ...actors.workshare import Workshare
 from ...storage.control import ControlBoard

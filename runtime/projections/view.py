@@ -7,10 +7,11 @@ from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar
 import attrs
 import trio
 
-from ...actors.errors import DefinitionError, ProjectionUnavailable, QueryInvalid, ViewRemoved, ViewUnreachable
+from ...actors.errors import DefinitionError
 from ...actors.projection import Projection, Table
 from ...actors.receipt import Receipt
 from ...actors.views.criteria import Order, RowQuery, criteria_of
+from ...actors.views.errors import ProjectionUnavailable, QueryInvalid, ViewRemoved, ViewUnreachable
 from ...actors.views.row_type import RowType
 from ...actors.views.view_store import ViewLookLong, ViewReading, ViewRetry
 from ..arguments import check_timeout, checked_timeout

@@ -7,7 +7,7 @@ import trio
 
 from ...actors.aggregate import Aggregate
 from ...actors.aggregate_type import AggregateType
-from ...actors.errors import AggregateDeleted, CommandTimeout, EncodingError
+from ...actors.errors import AggregateDeleted, CommandTimeout, DecodingError, EncodingError
 from ...actors.receipt import Receipt
 from ...actors.sagas.context import CALL_KEY
 from ...actors.sagas.host import Commands
@@ -24,10 +24,17 @@ from ..transaction import Part, Transaction, part_key
 class SagaCalls:
     """Sends the commands of sagas, with their keys in the metadata of what they make; fulfils `AggregateCalls`."""
 
-    def __init__(self, router: Router, store: EventReader, type_of: Callable[[type[Aggregate]], AggregateType]) -> None:
+    def __init__(
+        self,
+        router: Router,
+        store: EventReader,
+        type_of: Callable[[type[Aggregate]], AggregateType],
+        payload_of: Callable[[StoredEvent], Mapping[str, Any]],
+    ) -> None:
         self._router = router
         self._store = store
         self._type_of = type_of
+        self._payload_of = payload_of
 
     async def send(self, commands: Commands, key: str, timeout: float | None, *, is_new: bool) -> list[Receipt]:
         """Send commands, as a transaction if there are several; `is_new` tells that the key was never used."""
@@ -110,21 +117,25 @@ class SagaCalls:
     async def find_event(
         self, event_type: str, where: Mapping[str, Any], after: int, until: int, unless: Container[int]
     ) -> StoredEvent | None:
-        """The first event of a type with these stored values, between two positions, that is at none of `unless`."""
+        """The first event of a type with these stored values, between two positions, that is at none of `unless`.
+
+        Raises `DecodingError` where the payload of one before it cannot be read.
+        """
         for batch in find_batches(self._store, EventQuery(types=[event_type], after=after), before=until + 1):
             for event in batch:
-                if event.position not in unless and _holds(event, where):
+                if event.position not in unless and _holds(self._payload_of(event), where):
                     return event
             await trio.lowlevel.checkpoint()
         return None
 
     def came(self, event_type: str, where: Mapping[str, Any], after: int, until: int) -> bool:
-        """Whether there is an event of a type with these stored values between two positions."""
+        """Whether there is an event of a type with these stored values between two positions, or may be one."""
         events = find_events(self._store, EventQuery(types=[event_type], after=after), before=until + 1)
-        return any(_holds(event, where) for event in events)
+        try:
+            return any(_holds(self._payload_of(event), where) for event in events)
+        except DecodingError:
+            return True  # who looks for it is told
 
 
-def _holds(event: StoredEvent, where: Mapping[str, Any]) -> bool:
-    """Whether an event has these stored values."""
-    payload = event.payload
+def _holds(payload: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
     return all(name in payload and payload[name] == value for name, value in where.items())

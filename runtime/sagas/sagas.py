@@ -163,7 +163,7 @@ class Sagas:
                 )
             serializer.prepare(saga_class)
         self.codec = SagaCodec(serializer, codecs, self.limits)
-        self.calls: AggregateCalls = SagaCalls(router, store, type_of)
+        self.calls: AggregateCalls = SagaCalls(router, store, type_of, self.codec.payload)
         self.starts = SagaStarts(self._classes, store, codecs, self.order)
 
     async def open(self, projections: Projections, board: ControlBoard) -> None:

@@ -110,10 +110,10 @@ class Subscriptions:
         What they remember is exact up to the end of such a copy, and what will come after it is new to them. So they go
         on from there: nothing is lost, and nothing comes again.
         """
+        if not self._board.is_ahead_of(self._store.last_position):
+            return
         last = self._store.read(backwards=True, limit=1)
         position, event_hash = (last[0].position, last[0].hash) if last else (0, b"")
-        if not self._board.is_ahead_of(position):
-            return
         for follower in await on_board(self._board, partial(self._board.cut, position, event_hash)):
             logger.warning(
                 "%r knows events that the log does not have (a restored backup?); it goes on after position %d, "

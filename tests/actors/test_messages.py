@@ -1,6 +1,7 @@
 """Commands and events as a domain author writes them."""
 
 import math
+from typing import Any
 
 import attrs
 import pytest
@@ -25,7 +26,7 @@ class Renamed:
     name: str
 
 
-@event("thing.gone", version=3, kind="deleted")
+@event("thing.gone", version=3, kind="deleted", upcasters={1: dict, 2: dict})
 class Gone:
     pass
 
@@ -75,6 +76,29 @@ def test_names_of_the_runtimes_own_events(name: str) -> None:
     with pytest.raises(DefinitionError, match=rf"'{name}' cannot be .* are the runtime's own"):
         event(name)
     assert event("sagas.parked") is not None
+
+
+async def later(payload: dict[str, Any]) -> dict[str, Any]:
+    return payload
+
+
+@pytest.mark.parametrize(
+    ("version", "upcasters", "mistake"),
+    [
+        (2, None, r"version 2 and no upcaster from version 1, so .* Write upcasters=\{1: function\}; .* of version 2"),
+        (4, {1: dict, 3: dict}, "no upcaster from version 2"),
+        (1, {1: dict}, "version 1, so none of its upcasters can lead from version 1 to the next"),
+        (2, {0: dict, 1: dict}, "from version 0"),
+        (2, {"1": dict}, "from version '1'"),
+        (2, {True: dict}, "from version True"),
+        (2, {1: {"amount": 1}}, "from version 1 is a function that returns .* version 2, not {'amount': 1}"),
+        (2, {1: later}, "is a function that returns"),
+        (2, [dict], r"by the version that each leads from, not \[.*upcasters=\{1: function\}"),
+    ],
+)
+def test_mistakes_with_upcasters_are_told_where_they_are_made(version: int, upcasters: Any, mistake: str) -> None:
+    with pytest.raises(DefinitionError, match=mistake):
+        event("a", version=version, upcasters=upcasters)
 
 
 def test_other_mistakes_are_told_where_they_are_made() -> None:

@@ -34,9 +34,9 @@ from eventsrc import (
     ViewUnreachable,
     ViewWriteFailed,
 )
-from eventsrc.actors.errors import RowInvalid, ViewRemoved
 from eventsrc.actors.serializer import Serializer
 from eventsrc.actors.views.criteria import RowQuery
+from eventsrc.actors.views.errors import RowInvalid, ViewRemoved
 from eventsrc.actors.views.row_type import RowType
 from eventsrc.actors.views.session import EventFailed
 from eventsrc.actors.views.sql import SqlViews

@@ -9,7 +9,7 @@ from pathlib import Path
 from eventsrc.runtime import command_line
 
 README = Path(__file__).parents[2] / "README.md"
-EXAMPLES = ("commands", "tests", "views", "sagas")
+EXAMPLES = ("commands", "tests", "views", "sagas", "changes")
 
 
 def run_example(number: int, folder: Path) -> str:
@@ -49,9 +49,13 @@ def test_the_example_of_sagas_runs_as_it_stands(tmp_path: Path) -> None:
     assert run_example(3, tmp_path).splitlines() == ["completed paid 200", "Rejected: no seats left 1"]
 
 
+def test_the_example_of_changes_runs_as_it_stands(tmp_path: Path) -> None:
+    assert run_example(4, tmp_path) == "Deposited(price=2.5, currency='EUR')\n"
+
+
 def test_the_examples_may_be_run_again_and_one_after_another_in_the_same_folder(tmp_path: Path) -> None:
     first, again = ([run_example(number, tmp_path) for number in range(len(EXAMPLES))] for _ in range(2))
-    assert again[-1] == first[-1] == "completed paid 200\nRejected: no seats left 1\n", "sagas are known by their keys"
+    assert again[3] == first[3] == "completed paid 200\nRejected: no seats left 1\n", "sagas are known by their keys"
 
 
 def test_every_file_of_the_reading_order_exists() -> None:

@@ -12,7 +12,7 @@ from postgres_server import PostgresServer
 from projection_cases import until
 
 from eventsrc import Limits, Runtime
-from eventsrc.actors.errors import ViewReadFailed
+from eventsrc.actors.views.errors import ViewReadFailed
 from eventsrc.actors.views.sql import SqlViews, engine
 
 QUICK = Limits(restart_backoff_seconds=0.01, restart_backoff_seconds_max=0.05)

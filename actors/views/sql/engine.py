@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TypeAlias
 
-from ...errors import DefinitionError, ViewReadFailed, ViewUnreachable, ViewWriteFailed
+from ...errors import DefinitionError
+from ..errors import ViewReadFailed, ViewUnreachable, ViewWriteFailed
 from ..view_store import ViewRetry
 
 try:

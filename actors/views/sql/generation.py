@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import sqlalchemy
 
 from ....storage.errors import ViewClosed
-from ...errors import CheckpointMoved, RowInvalid, ViewReadFailed, ViewRemoved, ViewWriteFailed
 from ..criteria import Criterion, RowQuery
+from ..errors import CheckpointMoved, RowInvalid, ViewReadFailed, ViewRemoved, ViewWriteFailed
 from ..row_type import RowType
 from ..view_store import Checkpoint, RowChange, ViewReading, ViewWriting
 from .engine import Refused, begin_writing, is_refusal, translated, translating

@@ -16,7 +16,8 @@ from typing import Any, Final
 import sqlalchemy
 from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, Text, and_, func, or_, select, update
 
-from ...errors import DefinitionError, ViewRemoved, ViewWriteFailed
+from ...errors import DefinitionError
+from ..errors import ViewRemoved, ViewWriteFailed
 from ..row_type import RowType
 from ..view_store import Generation, ViewRetry
 from .engine import LOCK_SECONDS_MAX, begin_writing, make_engine, refuses_names, translating
