@@ -4,13 +4,16 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from ..actors.errors import IdempotencyKeyInvalid
 from ..storage.commit import Expected, ExpectedVersion
 from ..storage.limits import Limits
 from ..storage.record import UNIX_EPOCH
 from .errors import ArgumentInvalid
+
+PART_SEPARATOR: Final = "\x1f"
+"""Before the number of a command in the key that a transaction gives it; no key that is given from outside has it."""
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -54,6 +57,9 @@ def check_key(key: str, limits: Limits) -> None:
     check_text("idempotency_key", key)
     if not key:
         raise ArgumentInvalid("idempotency_key", key, "it must not be empty; None is for a command without one")
+    if PART_SEPARATOR in key:
+        reason = "it has the control character U+001F, as the keys have that a transaction gives to its commands"
+        raise ArgumentInvalid("idempotency_key", key, reason)
     size, bound = len(key.encode()), limits.idempotency_key_bytes_max
     if size > bound:
         raise IdempotencyKeyInvalid("Bytes in an idempotency key", size, bound, "Use a shorter one, a digest say.")

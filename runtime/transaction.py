@@ -25,7 +25,7 @@ from ..actors.turn import Reply
 from ..storage.commit import WHERE_THE_LOG_IS, Appended, IdempotencyEntry, StreamAppend
 from ..storage.errors import CommitTooLarge, CommitTooManyBytes, EventSourcingError
 from ..storage.event_query import EventQuery
-from .arguments import check_expected_version
+from .arguments import PART_SEPARATOR, check_expected_version
 from .errors import TransactionKeyReused, TransactionTimeout, TransactionTooLarge
 from .router import Router
 
@@ -52,7 +52,7 @@ class Part:
 
 def part_key(key: str, number: int) -> str:
     """The idempotency key of one command of a transaction."""
-    return f"{key}&{number}" if number else key
+    return f"{key}{PART_SEPARATOR}{number}" if number else key
 
 
 class Transaction:

@@ -171,6 +171,16 @@ async def test_a_second_one_with_its_key_changes_nothing(store: EventStore | Pat
             assert once_more == again
 
 
+async def test_no_key_of_a_command_is_one_that_a_transaction_has_given() -> None:
+    async with Runtime.open(MemoryLog(), aggregates=[Account]) as runtime:
+        await runtime.transact([(Account, "ann", Deposit(1)), (Account, "ann", Deposit(2))], idempotency_key="rent")
+        ann = runtime.actor(Account, "ann")
+        for separator in ("&", "-", "", "\n", "\x1e"):
+            assert not (await ann.ask(Deposit(1), idempotency_key=f"rent{separator}1")).duplicate
+        with pytest.raises(ArgumentInvalid, match=r"U\+001F"):
+            await ann.ask(Deposit(1), idempotency_key="rent\x1f1")
+
+
 async def test_it_may_depend_on_no_event_matching(store: EventStore | Path) -> None:
     async with Runtime.open(store, aggregates=[Account]) as runtime:
         no_deposit = EventQuery(types=[Deposited])
