@@ -176,7 +176,7 @@ class SagaHistory:
             case SagaRemade(state):
                 self.state, self.parked = state, ""
             case SagaCompleted():
-                self.ending = "completed"
+                self.ending, self.error = "completed", ""
             case SagaCompensated():
                 self.ending = "compensated"
             case SagaAbandoned():

@@ -64,7 +64,7 @@ class SagaInstance:
     """The step that waits, failed or was begun last; `undo:` and its name where it is compensated."""
     attempt: int = 0
     error: str = ""
-    """What went wrong last."""
+    """What went wrong last; empty once it is completed."""
     started_ns: int = 0
     updated_ns: int = 0
     until_ns: int | None = None
@@ -129,7 +129,10 @@ class SagaInstance:
                 changes |= {"state": going, **still}
             case SagaParked(error):
                 changes |= {**still, "state": "parked", "error": error}
-            case SagaCompleted() | SagaCompensated() | SagaAbandoned():
+            case SagaCompleted():
+                # What went wrong on the way was overcome.
+                changes |= {**still, "state": "completed", "error": ""}
+            case SagaCompensated() | SagaAbandoned():
                 changes |= {**still, "state": ENDINGS[type(event)]}
         return attrs.evolve(self, **changes)
 
@@ -149,7 +152,7 @@ def begun(event: SagaStarted, meta: StoredEvent) -> SagaInstance:
 class SagaInstances(Projection, name="sagas"):
     """All sagas, by state and by class."""
 
-    version = 3
+    version = 4
 
     instances = Table(SagaInstance, key="id", indexes=["state", "saga"])
 

@@ -21,7 +21,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias, TypeVar, dataclass_transform, overload
 
 import attrs
 
@@ -140,25 +140,39 @@ def digest_of(text: str) -> str:
 OlderInstances: TypeAlias = Literal["continue", "compensate", "park"]
 
 
+@overload
+def step(method: F, /) -> F: ...
+@overload
 def step(
     *,
     compensation: str | None = None,
     retry: Retry | None = None,
     compensation_retry: Retry = COMPENSATION_RETRY,
     timeout_seconds: float = STEP_TIMEOUT_SECONDS,
-) -> Callable[[F], F]:
-    """Mark a method `async def ...(self, ctx)` as the next step.
+) -> Callable[[F], F]: ...
+def step(
+    method: F | None = None,
+    /,
+    *,
+    compensation: str | None = None,
+    retry: Retry | None = None,
+    compensation_retry: Retry = COMPENSATION_RETRY,
+    timeout_seconds: float = STEP_TIMEOUT_SECONDS,
+) -> F | Callable[[F], F]:
+    """Mark a method `async def ...(self, ctx)` as the next step: `@step`, or with arguments.
 
     A step may be run again after a crash or a wait, from its beginning; what it does through `ctx` takes effect once.
 
     Args:
+        method: the method, when used as `@step`.
         compensation: the name of the method that undoes it; without one there is nothing to undo.
         retry: how a step that raises is tried again. `Rejected` is final: everything done is undone at once.
         compensation_retry: the same for the compensation, after which the saga is parked.
         timeout_seconds: how long an attempt may run; waiting through `ctx` does not count.
 
     Raises:
-        DefinitionError: for a timeout that is not positive, a compensation that is no name, a retry that is no `Retry`.
+        DefinitionError: for a timeout that is not positive, a compensation that is no name, a retry that is no `Retry`;
+            for what is no method.
 
     """
     if not isinstance(compensation, str | None):
@@ -170,11 +184,13 @@ def step(
         raise DefinitionError(f"timeout_seconds of a step must be positive, not {timeout_seconds!r}")
 
     def decorate(method: F) -> F:
+        if not inspect.isroutine(method):
+            raise DefinitionError(f'@step stands over a method, not {method!r}: @step(compensation="...") names one.')
         declared = (compensation, Retry() if retry is None else retry, compensation_retry, timeout_seconds)
         setattr(method, _STEP, declared)
         return method
 
-    return decorate
+    return decorate if method is None else decorate(method)
 
 
 def starts_on(event_class: type) -> Callable[[M], M]:

@@ -54,7 +54,7 @@ class SagaOutcome(Generic[S]):
 
     state: SagaState
     error: str
-    """What went wrong last; empty when nothing did."""
+    """What went wrong last; empty when nothing did, or it was completed all the same."""
     saga: S
     """Its state."""
 

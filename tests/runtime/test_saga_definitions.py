@@ -91,6 +91,35 @@ def test_a_saga_is_made_from_its_fields(namespace: dict[str, Any], words: str) -
         type("Pay", (Saga,), namespace | {"pay": step()(pay)})
 
 
+async def test_a_step_without_arguments_may_be_written_without_brackets_and_what_it_overcame_is_no_error(
+    store: EventStore | Path,
+) -> None:
+    class Stubborn(Saga):
+        tries: int = 0
+
+        @step
+        async def first(self, ctx: SagaContext) -> None: ...
+
+        @step(retry=Retry(attempts=2, backoff_seconds=0.001))
+        async def second(self, ctx: SagaContext) -> None:
+            attempts.append(self)
+            if len(attempts) < 2:
+                raise OSError("not yet")
+
+    attempts = list[Saga]()
+    async with open_runtime(store, Stubborn) as runtime:
+        saga = await runtime.start_saga(Stubborn(), key="1")
+        outcome = await saga.wait(timeout=10)
+        status = await saga.status()
+    assert len(attempts) == 2
+    assert (outcome.state, outcome.error, status.state, status.error) == ("completed", "", "completed", "")
+
+
+def test_a_step_stands_over_a_method() -> None:
+    with pytest.raises(DefinitionError, match=r"@step stands over a method, not 'undo': @step\(compensation="):
+        step("undo")  # type: ignore[call-overload]
+
+
 async def test_a_state_that_could_not_be_read_again_is_an_error_of_the_step_and_undone(
     store: EventStore | Path,
 ) -> None:
