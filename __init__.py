@@ -114,7 +114,7 @@ from .runtime.history.replay import Progress, Replay
 from .runtime.maintenance.compactor import Compaction
 from .runtime.maintenance.maintenance import Maintenance, Retention
 from .runtime.maintenance.retention import Candidate
-from .runtime.projections.projections import Lag
+from .runtime.projections.steering import Lag
 from .runtime.projections.view import Query, View
 from .runtime.reference import AggregateRef
 from .runtime.runtime import Runtime

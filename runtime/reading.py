@@ -39,7 +39,8 @@ from .history.selection import ReplayMode, ReplayOptions, Selection
 from .iteration import Batches, Items
 from .known_names import check_types
 from .opening import Opened
-from .projections.projections import Lag, Projections
+from .projections.projections import Projections
+from .projections.steering import Lag, ProjectionSteering
 from .projections.view import View
 from .subscriptions.consumers import Consumer, Subscriptions
 from .subscriptions.subscription import SUBSCRIPTION_BATCH_EVENTS, Subscription
@@ -52,13 +53,12 @@ class Reading:
     """The part of `Runtime` that changes nothing."""
 
     feed: Feed
-    projections: Projections
-    """For programs: `pause`, `resume`, `rebuild` and `lag`; the rest is for what works with the views."""
     limits: Limits
     _types: Mapping[type[Aggregate], AggregateType]
     _serializer: Serializer
     _store: Opened
     _codecs: EventCodecs
+    _projections: Projections
     _subscriptions: Subscriptions | None
 
     def events(
@@ -202,12 +202,17 @@ class Reading:
         Raises `UnknownProjection`, or `DefinitionError` where a projection has several tables and none is named.
         """
         if isinstance(of, Table):
-            return View(self.projections, self.projections.get(of.projection), of)
-        return View(self.projections, self.projections.get(of), None)
+            return View(self._projections, self._projections.get(of.projection), of)
+        return View(self._projections, self._projections.get(of), None)
+
+    @property
+    def projections(self) -> ProjectionSteering:
+        """To pause, resume and rebuild views."""
+        return self._projections
 
     def lag(self) -> dict[str, Lag]:
         """How far each projection is behind the log, by name."""
-        return self.projections.lags()
+        return self._projections.lags()
 
     # --- the past ---
 

@@ -82,7 +82,7 @@ class Runtime(Reading):
         self._sagas: Sagas | None = None
         self._types = aggregate_types
         self.feed = Feed(store, is_over=isinstance(store, PastLog))
-        self.projections = Projections(nursery, store, self.feed, limits, serializer, wall_clock)
+        self._projections = Projections(nursery, store, self.feed, limits, serializer, wall_clock)
         self._journal: ThreadJournal | InlineJournal | None = None
         self._residents: Residents | None = None
         self._maintenance: Maintenance | None = None
@@ -90,7 +90,7 @@ class Runtime(Reading):
             self._start_writing(nursery, store, limits, wall_clock)
         elif isinstance(store, LogReader):
             nursery.start_soon(in_background, follow, store, self.feed, name="eventsrc reader")
-        self._router = Router(store, limits, self.projections, self._residents)
+        self._router = Router(store, limits, self._projections, self._residents)
         nursery.start_soon(in_background, self._router.deadlines.run, name="eventsrc deadlines")
 
     def _start_writing(
@@ -103,7 +103,7 @@ class Runtime(Reading):
             commits_waiting_max=limits.commits_waiting_max,
             on_commit=self.feed.notify,
         )
-        self.projections.on_advance = self._journal.admission.release
+        self._projections.on_advance = self._journal.admission.release
         self._maintenance = Maintenance(store, self._journal, self._types, limits, wall_clock, self._type_of)
         self._residents = Residents(nursery, store, self._journal, limits, wall_clock, self._maintenance.prover.taken)
         self._maintenance.prover.on_quarantine = self._residents.load_again
@@ -112,9 +112,9 @@ class Runtime(Reading):
 
     async def _follow(self, nursery: trio.Nursery, home: Home, projections: Sequence[type[Projection]]) -> None:
         """Start what follows the log."""
-        await self.projections.open(projections, home.views_of, home.board)
-        if self._journal is not None and self.projections.slow_writers_down:
-            self._journal.admission.admits = self.projections.admits
+        await self._projections.open(projections, home.views_of, home.board)
+        if self._journal is not None and self._projections.slow_writers_down:
+            self._journal.admission.admits = self._projections.admits
         if home.board is not None and not isinstance(self._store, PastLog):
             parts = (nursery, self._store, self.feed, self.limits, home.board, self._wall_clock)
             self._subscriptions = Subscriptions(*parts, keeps_progress=not home.is_numbered)
@@ -127,13 +127,13 @@ class Runtime(Reading):
             return
         assert home.board is not None, "sagas have a view, and views have a home"
         sagas = Sagas(nursery, classes, self._type_of, self._router, self._store, self.feed, serializer, self._codecs)
-        await sagas.open(self.projections, home.board)
+        await sagas.open(self._projections, home.board)
         self._sagas = sagas
 
     def _take_requests(self, nursery: trio.Nursery, home: Home) -> None:
         """Do what is asked from outside, once everything that it may be about is there."""
         if home.board is not None and home.board.waits and self._subscriptions is not None:
-            parts = (self.projections, self._subscriptions, self._numbers, self._sagas, self._maintenance)
+            parts = (self._projections, self._subscriptions, self._numbers, self._sagas, self._maintenance)
             self._control = Control(home.board, *parts)
             nursery.start_soon(in_background, self._control.run, name="eventsrc control")
 
@@ -251,7 +251,7 @@ class Runtime(Reading):
             UnknownCommand, HandlerFailed, MailboxFull, StoreError, ...: as in `ask`; nothing was stored.
 
         """
-        self.projections.check(wait_for)
+        self._projections.check(wait_for)
         if idempotency_key is not None:
             check_key(idempotency_key, self.limits)
         if not commands:
@@ -272,7 +272,7 @@ class Runtime(Reading):
         )
         receipts = await transaction.run(seconds)
         for receipt in receipts if wait_for else ():
-            await wait_for_views(self.projections, wait_for, receipt, deadline)
+            await wait_for_views(self._projections, wait_for, receipt, deadline)
         return receipts
 
     # --- the past ---
@@ -303,7 +303,7 @@ class Runtime(Reading):
             converter=self._serializer.converter,
         ) as runtime:
             for projection in projections:
-                await runtime.projections.wait_for(runtime.projections.get(projection), past.last_position)
+                await runtime._projections.wait_for(runtime._projections.get(projection), past.last_position)
             yield runtime
 
     # --- sagas ---
@@ -407,7 +407,7 @@ class Runtime(Reading):
             async with AsyncExitStack() as closing:
                 if self._subscriptions is not None:
                     closing.push_async_callback(self._subscriptions.close)
-                closing.push_async_callback(self.projections.close)
+                closing.push_async_callback(self._projections.close)
                 if self._control is not None:
                     closing.push_async_callback(self._control.close)
                 closing.callback(self.feed.close)

@@ -5,14 +5,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-import msgspec
 import trio
 
 from ...actors.background import in_background
 from ...actors.errors import DefinitionError, RuntimeClosed
 from ...actors.feed import Feed
 from ...actors.projection import Projection
-from ...actors.projector import ProjectionState, Projector
+from ...actors.projector import Projector
 from ...actors.serializer import Serializer
 from ...actors.views.errors import ProjectionUnavailable, ViewUnreachable
 from ...actors.views.view_store import ViewStore
@@ -25,6 +24,7 @@ from ..on_board import on_board
 from .arrivals import Arrivals
 from .generations import OpenGeneration, RunningProjection
 from .intake_rate import IntakeRate
+from .steering import Lag
 
 logger = logging.getLogger("eventsrc.projection")
 SCANS_MAX: Final = 4
@@ -39,23 +39,8 @@ LAG_WARNING_SECONDS: Final = 10.0
 """A projection that is over its bounds is reported so often."""
 
 
-class Lag(msgspec.Struct, frozen=True):
-    """How far a projection is behind: in events, and in the time that the oldest of them has waited."""
-
-    events: int
-    seconds: float
-    state: ProjectionState
-    error: str = ""
-    rebuilding: bool = False
-    position: int = 0
-    """The last event that the view has seen."""
-
-
 class Projections:
-    """All projections of one runtime, made by `Runtime.open`. Used on the trio thread.
-
-    A program steers them by `pause`, `resume` and `rebuild`, and asks how far they are by `lag`.
-    """
+    """All projections of one runtime, made by `Runtime.open`; fulfils `ProjectionSteering`. Used on the trio thread."""
 
     def __init__(
         self,
@@ -232,14 +217,11 @@ class Projections:
     # --- steering ---
 
     async def pause(self, projection_class: type[Projection]) -> None:
-        """Have it stay where it is, also after a restart, until `resume`. Raises `UnknownProjection`, `StoreError`.
-
-        Whoever waits for it gets `ProjectionUnavailable`.
-        """
+        """See `ProjectionSteering`."""
         await self._set_paused(self.get(projection_class), paused=True)
 
     async def resume(self, projection_class: type[Projection]) -> None:
-        """Have it go on, after a pause or a failure. Raises `UnknownProjection`, `StoreError`."""
+        """See `ProjectionSteering`."""
         await self._set_paused(self.get(projection_class), paused=False)
 
     async def _set_paused(self, running: RunningProjection, *, paused: bool) -> None:
@@ -248,10 +230,7 @@ class Projections:
         await running.set_paused(paused=paused)
 
     async def rebuild(self, projection_class: type[Projection]) -> None:
-        """Build it anew from the first event, beside the view that answers, and swap when it has caught up.
-
-        Returns when the building has begun; `lag` tells when it is over. Raises `UnknownProjection`.
-        """
+        """See `ProjectionSteering`."""
         running = self.get(projection_class)
         if running.active is None:
             raise ProjectionUnavailable(running.name, running.state, running.error)

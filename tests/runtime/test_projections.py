@@ -80,7 +80,7 @@ async def test_no_event_is_skipped_when_a_view_is_stopped_and_started_while_it_c
     async def once(self: Projector, *others: Any, **options: Any) -> None:
         await apply(self, *others, **options)
         applied.set()
-        while not runtime.projections.get(Balances).is_paused:
+        while not runtime._projections.get(Balances).is_paused:
             await trio.lowlevel.checkpoint()
 
     async with Runtime.open(tmp_path, aggregates=[Account]) as runtime:

@@ -100,7 +100,7 @@ async def test_a_replaced_view_that_a_query_looks_at_is_closed_with_the_runtime(
     with ExitStack() as query:
         async with Runtime.open(tmp_path, aggregates=[Account], projections=[Balances]) as runtime:
             await runtime.actor(Account, "ann").ask(Deposit(1), wait_for=[Balances])
-            running = runtime.projections.get(Balances)
+            running = runtime._projections.get(Balances)
             old = running.active
             assert old is not None
             query.enter_context(old.in_use())

@@ -229,7 +229,7 @@ async def test_a_generation_that_was_being_built_and_was_removed_is_begun_again(
             await until(lambda: other.lag()["balances"].error != "")
             await generations_are(url, 1, 3)
             await writer.projections.resume(Balances)
-            running = writer.projections.get(Balances)
+            running = writer._projections.get(Balances)
             await until(lambda: running.active is not None and running.active.generation.number == 4)
             assert await writer.view(Balances).get("ann") == Balance("ann", 1, 1)
 
@@ -250,7 +250,7 @@ async def test_two_versions_do_not_project_into_one_generation(tmp_path: Path) -
         await runtime.actor(Account, "ann").ask(Deposit(1), wait_for=[Balances])
         await runtime.projections.rebuild(Balances)
         await settle(runtime, building=True)
-        active = runtime.projections.get(Balances).active
+        active = runtime._projections.get(Balances).active
         assert active is not None
         assert active.generation.number == 4
         assert await runtime.view(Balances).get("ann") == Balance("ann", 1, 1)
@@ -285,7 +285,7 @@ async def test_a_reader_whose_log_is_behind_the_shared_view_does_not_build_it_an
         async with Runtime.open(
             tmp_path / "store", role="reader", projections=[Balances], views={Balances: views}
         ) as reader:
-            running = reader.projections.get(Balances)
+            running = reader._projections.get(Balances)
             assert running.active is not None
             assert running.active.generation.number == 1
             assert await reader.view(Balances).get("ann", at_least=2) == Balance("ann", 2, 2)

@@ -128,7 +128,7 @@ async def test_a_database_that_hangs_holds_up_nobody_who_does_not_ask_it(
             async with trio.open_nursery() as nursery:
                 for _ in range(60):
                     nursery.start_soon(ask)
-                await until(lambda: runtime.projections.queries.available_tokens == 0)
+                await until(lambda: runtime._projections.queries.available_tokens == 0)
                 with trio.fail_after(5):
                     async with runtime.consume("mailer") as consumer:
                         await (await anext(consumer)).ack()

@@ -91,7 +91,7 @@ async def test_a_rebuild_is_done_now_or_when_the_store_is_opened(tmp_path: Path)
 
 
 def generation(runtime: Runtime) -> int:
-    active = runtime.projections.get(Balances).active
+    active = runtime._projections.get(Balances).active
     assert active is not None
     return active.generation.number
 
