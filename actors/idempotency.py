@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from ..storage.commit import IdempotencyEntry
 from ..storage.limits import Limits
+from ..storage.record import NS_PER_SECOND
 from .aggregate_type import AggregateType
 from .host import Host
 from .messages import command_type
@@ -55,7 +56,7 @@ class IdempotencyKeys:
 
     def remember(self, turn: Turn, request: Request, key: str, reply: Reply) -> None:
         """Put the key of a command that was decided into its turn."""
-        expires_ns = self._host.wall_clock() + int(window_seconds(request.command, self._host.limits) * 1e9)
+        expires_ns = self._host.wall_clock() + int(window_seconds(request.command, self._host.limits) * NS_PER_SECOND)
         # Without any event in the turn this is -1: where the log is.
         offset = reply.version - turn.base_version - 1
         turn.idempotency.append(

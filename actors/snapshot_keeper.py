@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import msgspec
 
 from ..storage.commit import Appended
 from ..storage.errors import EventSourcingError
+from ..storage.record import NS_PER_SECOND
 from ..storage.snapshot import Snapshot
 from .aggregate import Aggregate
 from .aggregate_type import AggregateType
@@ -16,7 +17,6 @@ from .recovery import Recovered
 from .snapshot_policy import Snapshots
 from .turn import Turn
 
-NS_PER_SECOND: Final = 1e9
 logger = logging.getLogger("eventsrc.aggregate")
 
 

@@ -28,7 +28,7 @@ from ..storage.commit import Appended, Commit
 from ..storage.errors import EventSourcingError
 from ..storage.limits import Limits
 from ..storage.memory import MemoryLog
-from ..storage.record import StoredEvent
+from ..storage.record import NS_PER_SECOND, StoredEvent
 from ..storage.snapshot import Snapshot
 from .classes import check_class
 from .errors import ArgumentInvalid, HandlerIsAsync
@@ -47,7 +47,7 @@ class WallClock:
     """
 
     def __init__(self, start: datetime = EPOCH) -> None:
-        self.now_ns = int(start.timestamp()) * 1_000_000_000
+        self.now_ns = int(start.timestamp()) * NS_PER_SECOND
 
     def __call__(self) -> int:
         """The time, in UTC nanoseconds."""
@@ -55,7 +55,7 @@ class WallClock:
 
     def advance(self, seconds: float) -> None:
         """Move it forwards, or backwards with a negative number, as real clocks are."""
-        self.now_ns += int(seconds * 1e9)
+        self.now_ns += int(seconds * NS_PER_SECOND)
 
 
 class FollowingClock(WallClock):
@@ -66,7 +66,7 @@ class FollowingClock(WallClock):
 
     def __call__(self) -> int:
         """The time, in UTC nanoseconds."""
-        return self.now_ns + int(trio.current_time() * 1e9)
+        return self.now_ns + int(trio.current_time() * NS_PER_SECOND)
 
 
 class FaultyLog(MemoryLog):

@@ -25,6 +25,7 @@ from ..actors.turn import Reply
 from ..storage.commit import WHERE_THE_LOG_IS, Appended, IdempotencyEntry, StreamAppend
 from ..storage.errors import CommitTooLarge, CommitTooManyBytes, EventSourcingError
 from ..storage.event_query import EventQuery
+from ..storage.record import NS_PER_SECOND
 from .arguments import PART_SEPARATOR, check_expected_version
 from .errors import TransactionKeyReused, TransactionTimeout, TransactionTooLarge
 from .router import Router
@@ -234,7 +235,7 @@ class Transaction:
     def _entries(self, stream: str, base_version: int, offset: int) -> Iterator[IdempotencyEntry]:
         limits = self._router.limits
         seconds = max(window_seconds(part.command, limits) for part in self._parts)
-        expires_ns = self._router.wall_clock() + int(seconds * 1e9)
+        expires_ns = self._router.wall_clock() + int(seconds * NS_PER_SECOND)
         for number, (part, reply) in enumerate(zip(self._parts, self._replies, strict=True)):
             if part.stream == stream:
                 ahead = reply.version - base_version

@@ -13,6 +13,7 @@ GENESIS_HASH: Final = bytes(HASH_SIZE_BYTES)
 """What stands for the previous hash of a stream's first event."""
 
 
+NS_PER_SECOND: Final = 1_000_000_000
 UNIX_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 

@@ -7,6 +7,8 @@ from typing import Final
 
 import trio
 
+from ...storage.record import NS_PER_SECOND
+
 CLOCK_CHECK_SECONDS: Final = 30.0
 """How often the wall clock is looked at while there is an alarm: the clock may be put forward meanwhile."""
 CLEARED_MAX: Final = 100
@@ -57,7 +59,7 @@ class SagaAlarms:
             if found:
                 return found
             self._earlier_set = trio.Event()
-            seconds = min((self._heap[0][0] - now_ns) / 1e9, CLOCK_CHECK_SECONDS) if self._heap else math.inf
+            seconds = min((self._heap[0][0] - now_ns) / NS_PER_SECOND, CLOCK_CHECK_SECONDS) if self._heap else math.inf
             with trio.move_on_after(seconds):
                 await self._earlier_set.wait()
 

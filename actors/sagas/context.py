@@ -7,7 +7,7 @@ from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 import trio
 
-from ...storage.record import StoredEvent
+from ...storage.record import NS_PER_SECOND, StoredEvent
 from ...storage.store import EventReader
 from ..aggregate import Aggregate
 from ..errors import DefinitionError
@@ -293,7 +293,7 @@ class SagaContext:
     def _until(self, timeout_seconds: float | None) -> int | None:
         if timeout_seconds is None:
             return None
-        return self._run.now_ns + int(max(timeout_seconds, 0) * 1e9)
+        return self._run.now_ns + int(max(timeout_seconds, 0) * NS_PER_SECOND)
 
     def _begin(
         self,

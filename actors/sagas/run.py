@@ -15,7 +15,7 @@ import trio
 
 from ...storage.commit import Appended, NewEvent, StreamAppend
 from ...storage.errors import EventSourcingError, EventTooLarge
-from ...storage.record import StoredEvent
+from ...storage.record import NS_PER_SECOND, StoredEvent
 from ..errors import DecodingError, DefinitionError, EncodingError
 from ..journal import CommitSeries, Write
 from ..receipt import Receipt
@@ -175,7 +175,7 @@ class SagaRun:
         took_effect = self.took_effect or await self._left_traces()
         retry_at_ns = None
         if history.attempt < step.retry.attempts and not is_final(error):
-            retry_at_ns = self.now_ns + int(step.retry.wait_seconds(history.attempt) * 1e9)
+            retry_at_ns = self.now_ns + int(step.retry.wait_seconds(history.attempt) * NS_PER_SECOND)
         logger.warning(
             "a step failed: %s",
             text_of(error),
@@ -271,7 +271,7 @@ class SagaRun:
     def _compensation_failed(self, step: StepDefinition, error: Exception) -> None:
         attempt, retry = self.history.attempt, step.compensation_retry
         if attempt < retry.attempts:
-            retry_at_ns = self.now_ns + int(retry.wait_seconds(attempt) * 1e9)
+            retry_at_ns = self.now_ns + int(retry.wait_seconds(attempt) * NS_PER_SECOND)
             self.note(CompensationFailed(step.name, attempt, text_of(error), retry_at_ns))
             return
         logger.error("a compensation is parked: %s", text_of(error), extra={"saga": self.stream, "step": step.name})
@@ -284,7 +284,7 @@ class SagaRun:
         context = SagaContext(self, scope, self.history.attempt)
         seconds = step.timeout_seconds
         if self.history.deadline_ns is not None and not (self.history.is_compensating or self._turned_by):
-            seconds = min(seconds, max(self.history.deadline_ns - self.now_ns, 0) / 1e9)
+            seconds = min(seconds, max(self.history.deadline_ns - self.now_ns, 0) / NS_PER_SECOND)
         self.uncertain = {}
         self._is_suspended = False
         self._task = trio.lowlevel.current_task()

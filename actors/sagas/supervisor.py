@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import trio
 
 from ...storage.errors import EventSourcingError, StoreError
+from ...storage.record import NS_PER_SECOND
 from ..background import in_background
 from ..errors import RuntimeClosed
 from ..future import TrioFuture
@@ -330,7 +331,7 @@ class SagaSupervisor(TrioActor):
     def _rest_after_failure(self, stream: str) -> None:
         count = self._failures[stream] = self._failures.get(stream, 0) + 1
         seconds = self._host.limits.restart_backoff(count - 1)
-        self._register(stream, self._host.wall_clock() + int(seconds * 1e9))
+        self._register(stream, self._host.wall_clock() + int(seconds * NS_PER_SECOND))
 
     def _rest(self, run: SagaRun) -> None:
         """It ended, is parked, or waits for something."""

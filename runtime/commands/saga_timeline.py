@@ -25,11 +25,10 @@ from ...storage.control import SAGA_PREFIX, SagaAction
 from ...storage.event_query import EventQuery
 from ...storage.query import find_events, find_streams
 from ...storage.reader import LogReader
-from ...storage.record import StoredEvent
+from ...storage.record import NS_PER_SECOND, StoredEvent
 from .output import format_time, make_console, make_table, print_json
 from .steering import Place, ask_or_leave, places, print_answers
 
-NS_PER_SECOND: Final = 1e9
 ACTIONS: Final[dict[str, SagaAction]] = {action.removeprefix(SAGA_PREFIX): action for action in get_args(SagaAction)}
 """What is asked of a runtime, by how the command line calls it."""
 

@@ -13,6 +13,7 @@ from ...storage.control import PROJECTION_PREFIX, Action, ControlBoard, Projecti
 from ...storage.environment.folder import CONTROL_FOLDER, READERS_FOLDER
 from ...storage.errors import EventSourcingError, StorePathInvalid
 from ...storage.reader import LogReader
+from ...storage.record import NS_PER_SECOND
 from ..errors import UnknownSubscription
 from .exit_codes import EXIT_REFUSED
 from .output import format_time, print_json, print_rows
@@ -135,7 +136,7 @@ def _lag_now(log: LogReader | None, position: int) -> tuple[int | None, float | 
         return None, None
     behind = max(log.last_position - position, 0)
     # The time alone: the event may be in an archive that is out of reach.
-    return behind, time.time() - log.time_at(position + 1) / 1e9 if behind else 0.0
+    return behind, time.time() - log.time_at(position + 1) / NS_PER_SECOND if behind else 0.0
 
 
 def _steer_projection(place: Place, action: ProjectionAction, name: str) -> tuple[str, bool]:

@@ -3,7 +3,7 @@
 import math
 from typing import Final, Literal, TypeAlias
 
-from ...storage.record import StoredEvent
+from ...storage.record import NS_PER_SECOND, StoredEvent
 from ..errors import ArgumentInvalid
 from .errors import ReplaySpeedInvalid
 
@@ -11,7 +11,6 @@ Speed: TypeAlias = float | Literal["flat"] | None
 """Times the original pace; None and "flat" are as fast as it goes."""
 SPEED_MIN: Final = 0.1
 """Times the original pace, at least; the most is `Limits.replay_speed_max`."""
-NS_PER_SECOND: Final = 1e9
 
 
 class Pace:

@@ -9,9 +9,9 @@ from ...storage.archive.compacted import Compacted
 from ...storage.limits import Limits
 from ...storage.query import find_streams
 from ...storage.reader import LogReader
-from ...storage.record import StreamHead
+from ...storage.record import NS_PER_SECOND, StreamHead
 
-NS_PER_DAY: Final = 24 * 3_600 * 1_000_000_000
+NS_PER_DAY: Final = 24 * 3_600 * NS_PER_SECOND
 
 
 @attrs.frozen

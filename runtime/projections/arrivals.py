@@ -6,6 +6,7 @@ from typing import Final
 
 import trio
 
+from ...storage.record import NS_PER_SECOND
 from ...storage.store import EventReader
 
 ARRIVALS_MAX: Final = 1_024
@@ -45,7 +46,7 @@ class Arrivals:
     def time_of(self, position: int) -> float:
         """When the event at a position that is on disk came, in seconds of the trio clock."""
         if position <= self._first_position:
-            age_seconds = (self._wall_clock() - self._store.time_at(position)) / 1e9
+            age_seconds = (self._wall_clock() - self._store.time_at(position)) / NS_PER_SECOND
             return min(trio.current_time() - age_seconds, self._began)
         found = bisect.bisect_left(self._through, position)
         return self._times[found] if found < len(self._times) else trio.current_time()

@@ -33,7 +33,7 @@ from ...storage.errors import StoreClosed
 from ...storage.event_query import EventQuery
 from ...storage.limits import Limits
 from ...storage.query import find_events
-from ...storage.record import StoredEvent
+from ...storage.record import NS_PER_SECOND, StoredEvent
 from ...storage.store import EventReader
 from ..arguments import check_text, check_timeout
 from ..errors import ArgumentInvalid
@@ -222,7 +222,7 @@ class Sagas:
             raise ArgumentInvalid("deadline_seconds", seconds, f"give it in seconds; {WAIT_SECONDS_MAX:g} is the most")
         if seconds is not None and seconds <= 0:
             raise DeadlinePassed(f"The deadline of {stream!r} is {-seconds:g} seconds ago. Nothing was started.")
-        deadline_ns = None if seconds is None else self.wall_clock() + int(seconds * 1e9)
+        deadline_ns = None if seconds is None else self.wall_clock() + int(seconds * NS_PER_SECOND)
         state = {} if isinstance(saga, type) else self.codec.encode_state(saga)
         started = SagaStarted(definition.name, key, definition.version, state, deadline_ns, cause, after)
         encoded = self.codec.encode(started, correlation_id, stream)

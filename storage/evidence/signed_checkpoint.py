@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from ..reader import LogReader
+from ..record import NS_PER_SECOND
 from .errors import CheckpointInvalid, SigningKeyInvalid
 
 CHECKPOINT_VERSION: Final = 2
-NS_PER_SECOND: Final = 1_000_000_000
 KEY_FILE_MODE: Final = 0o600
 
 
