@@ -17,6 +17,7 @@ from .annotations import alternatives
 from .errors import DefinitionError, Rejected, StateReadOnly
 from .messages import check_names, command_type, event_type
 from .snapshot_policy import Snapshots
+from .state_fields import check_field, check_no_init
 from .tombstone import Delete, Deleted, Recreate, Recreated
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -87,11 +88,7 @@ class Aggregate:
 
     def __init_subclass__(cls, *, category: str | None = None, snapshots: Snapshots | None = None) -> None:
         super().__init_subclass__()
-        if "__init__" in vars(cls):
-            raise DefinitionError(
-                f"{cls.__name__} has an __init__ of its own, but is made from its fields, also when its state is read. "
-                "Remove it, and give the fields the defaults that they begin with."
-            )
+        check_no_init(cls, ", and give the fields the defaults that they begin with")
         attrs.define(cls, slots=False)
         _check_fields(cls)
         cls.__eventsrc_settable__ = frozenset(_settable_names(cls))
@@ -200,16 +197,7 @@ def _check_fields(cls: type) -> None:
                 f"{cls.__name__}.{field.name} has no default. The fields of an aggregate are its state, and their "
                 "defaults are the state before its first event: give it one."
             )
-        if not field.init:
-            raise DefinitionError(
-                f"{cls.__name__}.{field.name} has init=False, so it would be lost when the state is read from a "
-                "snapshot. Leave that out."
-            )
-        if isinstance(field.default, list | dict | set):
-            raise DefinitionError(
-                f"The default of {cls.__name__}.{field.name} would be shared by all its objects. Write {field.name}: "
-                f"... = attrs.field(factory={type(field.default).__name__})"
-            )
+        check_field(cls, field)
 
 
 def _methods(cls: type, role: str, local_names: Mapping[str, Any]) -> dict[type, Callable[[Any, Any], Any]]:

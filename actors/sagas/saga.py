@@ -29,6 +29,7 @@ from ...storage.errors import StreamNameInvalid
 from ...storage.names import check_stream_name
 from ..errors import DefinitionError
 from ..messages import event_type
+from ..state_fields import check_field, check_no_init
 
 if TYPE_CHECKING:
     from .context import SagaContext
@@ -238,11 +239,7 @@ class Saga:
         older_instances: OlderInstances = "continue",
     ) -> None:
         super().__init_subclass__()
-        if "__init__" in vars(cls):
-            raise DefinitionError(
-                f"{cls.__name__} has an __init__ of its own, but is made from its fields, also when its state is read. "
-                "Remove it: the fields are its arguments."
-            )
+        check_no_init(cls, ": the fields are its arguments")
         functions = [inspect.getattr_static(cls, each) for each in _names(cls)]
         _declare_what_methods_set(cls, functions)
         attrs.define(cls, slots=False)
@@ -267,10 +264,8 @@ class Saga:
         if known is None or not all(isinstance(signal, str) for signal in known):
             raise DefinitionError(f"signals of {cls.__name__} is a list of names, not {signals!r}")
         fields: Mapping[str, attrs.Attribute[Any]] = attrs.fields_dict(cls)  # type: ignore[arg-type]
-        if lost := [field.name for field in fields.values() if not field.init]:
-            raise DefinitionError(
-                f"{cls.__name__}.{lost[0]} has init=False, so it would be lost when the state is read. Leave that out."
-            )
+        for field in fields.values():
+            check_field(cls, field)
         cls.__eventsrc_saga__ = SagaDefinition(
             own_name,
             version,

@@ -82,6 +82,7 @@ async def test_bad_input_is_refused_and_leaves_everything_working(store: EventSt
             "Pay.paid has init=False",
         ),
         ({"__init__": lambda self: None}, "Pay has an __init__ of its own"),
+        ({"__annotations__": {"paid": list}, "paid": []}, r"default of Pay.paid would be shared .*\(factory=list\)"),
     ],
 )
 def test_a_saga_is_made_from_its_fields(namespace: dict[str, Any], words: str) -> None:
