@@ -6,5 +6,6 @@ DEMOS: Final[dict[str, tuple[str, str]]] = {
     "bank": ("eventsrc.demos.bank", "an account: deposits, a refused withdrawal, a retry that counts once, reopening"),
     "flights": ("eventsrc.demos.flights", "real flights, each aircraft an actor: every answered command is on disk"),
     "orders": ("eventsrc.demos.orders", "sagas over an unreliable payment gateway, in a process that is killed"),
+    "upgrade": ("eventsrc.demos.upgrade", "a second release reads what the first one stored, which then is refused"),
 }
 """Of each demo: the module, whose `run(argv)` returns the exit code, and what it shows."""
