@@ -99,7 +99,8 @@ def pack_segment(stream: str, first_version: int, previous_hash: bytes, records:
 class Archive:
     """The archive of the store in a folder, opened when it is needed. Any thread may read; one at a time may write.
 
-    Every method raises `StoreClosed` once it was closed.
+    Where it could not be opened again after a write that the system refused, that is tried at its next use. Every
+    method raises `StoreClosed` once it was closed.
     """
 
     def __init__(self, store_path: str, *, read_only: bool, leaves_no_trace: bool = False) -> None:
@@ -235,6 +236,11 @@ class Archive:
         try:
             with environment.read() as transaction:
                 yield transaction, environment.table("segments")
+        except StoreClosed as error:
+            if self._closed:
+                raise
+            # The write of another thread has failed in between, and it could not be opened again.
+            raise ArchiveUnreachable(self.path, position, "could not be opened again after a write") from error
         except (lmdb.Error, StoreUnreadable) as error:
             raise ArchiveUnreachable(self.path, position, f"cannot be read: {str(error).rstrip('.')}") from error
 
@@ -242,7 +248,8 @@ class Archive:
         with self._opening:
             if self._closed:
                 raise StoreClosed(str(Path(self.path).parent))
-            if self._environment is None:
+            if self._environment is None or self._environment.is_lost:
+                self._environment = None
                 if not self.exists:
                     if not create:
                         raise ArchiveUnreachable(self.path, position, "is not there")

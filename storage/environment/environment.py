@@ -145,6 +145,11 @@ class Environment:
         """Whether another process may be writing it."""
         return self._read_only
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether it was closed, or could not be opened again after a failed write: it is of no use any more."""
+        return self._closed
+
     def check_usable(self) -> None:
         """Raise `StoreForked` or `StoreClosed` where it cannot be used."""
         if os.getpid() != self._pid:
