@@ -15,6 +15,7 @@ from ..errors import FileWriteFailed, StoreClosed, StoreError, StoreForked, Stor
 from .environment import ENGINE
 from .folder import reserve_lock_file
 from .gate import Gate
+from .lmdb_errors import lock_problem
 
 ALREADY_OPEN: Final = "already open in this process"
 """What py-lmdb says of an environment that is."""
@@ -137,6 +138,9 @@ class BoardEnvironment:
 
 
 def _opening_error(path: str, error: Exception) -> StoreError:
+    problem = lock_problem(path, error) if isinstance(error, lmdb.Error) else ""
+    if problem:
+        return FileWriteFailed(path, problem)
     if isinstance(error, _DAMAGE):
         return ControlBoardUnreadable(path, str(error), IF_DAMAGED)
     if ALREADY_OPEN in str(error):

@@ -47,7 +47,7 @@ from .folder import (
     was_closed_cleanly,
 )
 from .gate import Gate
-from .lmdb_errors import open_error, write_error
+from .lmdb_errors import lock_problem, open_error, write_error
 from .outlet import Outlet
 from .store_format import check_format
 
@@ -390,6 +390,8 @@ def _open_lmdb(path: str, map_size_bytes: int, *, create: bool, read_only: bool,
     try:
         return lmdb.open(path, **options)  # type: ignore[arg-type]
     except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError, lmdb.PageNotFoundError) as error:
+        if lock_problem(path, error):
+            raise open_error(path, error, map_size_bytes) from error
         raise StoreFormatUnknown(
             path, f"{path} holds no LMDB data of a known version ({error}). Name another folder."
         ) from error

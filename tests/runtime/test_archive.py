@@ -181,7 +181,9 @@ async def test_an_archive_that_could_not_be_opened_again_is_opened_at_its_next_u
     assert sound(path)
 
 
-async def test_whoever_reads_an_archive_while_it_is_lost_is_told_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_whoever_reads_an_archive_while_it_is_lost_is_told_so(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
         await runtime.maintenance.compact(Account, "ann")
     with closing(EventLog(path)) as log:
