@@ -138,9 +138,9 @@ class BoardEnvironment:
 
 
 def _opening_error(path: str, error: Exception) -> StoreError:
-    problem = lock_problem(path, error) if isinstance(error, lmdb.Error) else ""
-    if problem:
-        return FileWriteFailed(path, problem)
+    problem = lock_problem(path, error)
+    if problem is not None:
+        return FileWriteFailed(path, str(problem))
     if isinstance(error, _DAMAGE):
         return ControlBoardUnreadable(path, str(error), IF_DAMAGED)
     if ALREADY_OPEN in str(error):

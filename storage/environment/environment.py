@@ -390,8 +390,9 @@ def _open_lmdb(path: str, map_size_bytes: int, *, create: bool, read_only: bool,
     try:
         return lmdb.open(path, **options)  # type: ignore[arg-type]
     except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError, lmdb.PageNotFoundError) as error:
-        if lock_problem(path, error):
-            raise open_error(path, error, map_size_bytes) from error
+        problem = lock_problem(path, error)
+        if problem is not None:
+            raise open_error(path, problem, map_size_bytes) from problem
         raise StoreFormatUnknown(
             path, f"{path} holds no LMDB data of a known version ({error}). Name another folder."
         ) from error

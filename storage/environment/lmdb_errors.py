@@ -20,6 +20,10 @@ from ..errors import (
 from .folder import DATA_FILE, IF_SYSTEM_REFUSES, LOCK_FILE, NO_ROOM, has_room
 
 
+class LockFileUnusable(lmdb.LockError):
+    """What LMDB has told as a file that is none of LMDB."""
+
+
 def open_error(path: str, error: lmdb.Error, map_size_bytes: int) -> StoreError:
     """Why the store at `path` cannot be opened, whose data file LMDB finds no fault with."""
     reason = str(error)
@@ -31,29 +35,29 @@ def open_error(path: str, error: lmdb.Error, map_size_bytes: int) -> StoreError:
         return StoreFull(path, reason)
     if "already open" in reason:
         return StoreInUse(path, "this process")
-    problem = lock_problem(path, error) or _refusal(path, error)
+    problem = str(error) if isinstance(error, LockFileUnusable) else _refusal(path, error)
     return StorePathInvalid(path, f"{path} cannot be opened as a store: {problem}. {IF_SYSTEM_REFUSES}.")
 
 
-def lock_problem(path: str, error: lmdb.Error) -> str:
-    """What is wrong with LMDB's lock file, where that is why it said that a file is none of LMDB; else nothing.
+def lock_problem(path: str, error: Exception) -> LockFileUnusable | None:
+    """What is wrong with LMDB's lock file, where that is why it said that a file is none of LMDB; else None.
 
     LMDB says the same of both files. It does so of a lock file that is new when the system refused to lock it, which it
     takes for another process that has it, and of one that another program has made.
     """
     if not isinstance(error, lmdb.InvalidError | lmdb.VersionMismatchError):
-        return ""
+        return None
     try:
         lmdb.open(path, readonly=True, create=False, lock=False).close()
     except lmdb.Error:
-        return ""
+        return None
     try:
         _try_lock(Path(path))
     except BlockingIOError:
-        return f"its {LOCK_FILE} is not as this LMDB makes it, and another process has it locked"
+        return LockFileUnusable(f"its {LOCK_FILE} is not as this LMDB makes it, and another process has it locked")
     except OSError as refusal:
-        return f"its {LOCK_FILE}: {refusal.strerror}"
-    return f"its {LOCK_FILE} could not be locked a moment ago"
+        return LockFileUnusable(f"its {LOCK_FILE}: {refusal.strerror}")
+    return LockFileUnusable(f"its {LOCK_FILE} could not be locked a moment ago")
 
 
 def _refusal(path: str, error: lmdb.Error) -> str:
