@@ -22,6 +22,7 @@ from ..environment.folder import (
     NO_ROOM,
     NOT_OF_THE_PATH,
     WRITER_FILE,
+    path_problem,
     sync_folder,
 )
 from ..errors import (
@@ -134,6 +135,9 @@ def _put_in_place(partial: Path, final: Path) -> None:
 
 def _place(destination: str | os.PathLike[str], source: str | None) -> Path:
     """Where it is really going to be, whatever links lead there."""
+    problem = path_problem(destination)
+    if problem:
+        raise DestinationUnusable(repr(os.fspath(destination)), problem)
     final = Path(os.path.realpath(destination))
     if source is not None:
         here = Path(os.path.realpath(source))

@@ -62,7 +62,7 @@ class BoardEnvironment:
             Path(self.path).mkdir(parents=True, exist_ok=True)
             reserve_lock_file(Path(self.path))
             environment = lmdb.open(
-                self.path,
+                os.fsencode(self.path),
                 max_dbs=len(TABLES) + 1,
                 map_size=MAP_SIZE_BYTES,
                 max_readers=READERS_MAX,

@@ -388,7 +388,7 @@ def _open_lmdb(path: str, map_size_bytes: int, *, create: bool, read_only: bool,
         # An existing file knows its own engine.
         options["lib_version"] = ENGINE
     try:
-        return lmdb.open(path, **options)  # type: ignore[arg-type]
+        return lmdb.open(os.fsencode(path), **options)  # type: ignore[arg-type]
     except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError, lmdb.PageNotFoundError) as error:
         problem = lock_problem(path, error)
         if problem is not None:

@@ -46,9 +46,21 @@ NOT_OF_THE_PATH: Final = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, e
 logger = logging.getLogger("eventsrc.storage")
 
 
+def path_problem(path: str | os.PathLike[str]) -> str:
+    """Why no file can have this name, whatever is there; empty where one can. It need not be UTF-8."""
+    try:
+        encoded = os.fsencode(path)
+    except UnicodeEncodeError:
+        return "it has characters that no name of a file can have"
+    return "it has a NUL in it" if b"\0" in encoded else ""
+
+
 def check_folder(folder: Path, *, create: bool) -> bool:
     """Make the folder if need be; return whether a store's data file is there."""
     path = str(folder)
+    problem = path_problem(path)
+    if problem:
+        raise StorePathInvalid(path, f"{path!r} cannot be the path of a store: {problem}. Name another one.")
     try:
         if folder.exists() and not folder.is_dir():
             raise StorePathInvalid(path, f"{path} is a file. A store is a folder: name one, or a path that is free.")

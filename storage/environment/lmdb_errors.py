@@ -48,7 +48,7 @@ def lock_problem(path: str, error: Exception) -> LockFileUnusable | None:
     if not isinstance(error, lmdb.InvalidError | lmdb.VersionMismatchError):
         return None
     try:
-        lmdb.open(path, readonly=True, create=False, lock=False).close()
+        lmdb.open(os.fsencode(path), readonly=True, create=False, lock=False).close()
     except lmdb.Error:
         return None
     try:

@@ -16,9 +16,10 @@ from typing import Final
 
 import lmdb
 import msgspec
+from msgspec import structs
 
 from ..environment.environment import Environment
-from ..environment.folder import IF_SYSTEM_REFUSES
+from ..environment.folder import IF_SYSTEM_REFUSES, path_problem
 from ..environment.refusals import is_refusal
 from ..errors import EventSourcingError, StoreError, VerificationImpossible, described
 from .finding import Finding
@@ -58,10 +59,16 @@ class _Kept(msgspec.Struct, frozen=True):
 
 
 class _Task(msgspec.Struct, frozen=True):
-    path: str
+    path_bytes: bytes
+    """As the system has it: what is not UTF-8 cannot be text in JSON."""
     statements: list[_Kept]
     archive_pages: Finding | None
     findings_max: int
+
+    @property
+    def path(self) -> str:
+        """As Python has it."""
+        return os.fsdecode(self.path_bytes)
 
 
 class _Line(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -98,6 +105,9 @@ def verify_apart(
             it be read to its end before any damage was found.
 
     """
+    unusable = path_problem(path)
+    if unusable:
+        raise VerificationImpossible(os.fspath(path), f"There is no store at {os.fspath(path)!r}: {unusable}.")
     try:
         findings = verify_pages(path)
     except PermissionError as error:
@@ -109,7 +119,7 @@ def verify_apart(
         return Report(findings, None, is_complete=False)
     archive_pages = findings[0] if findings else None
     kept = [_Kept(each.size, each.root, each.first) for each in statements]
-    task = _Task(os.fspath(path), kept, archive_pages, findings_max)
+    task = _Task(os.fsencode(path), kept, archive_pages, findings_max)
     heard = _Heard(findings, progress)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-P", "-m", __name__]
@@ -212,7 +222,7 @@ def _work(task: _Task, say: Callable[[_Line], None]) -> None:
     try:
         environment = Environment(task.path, read_only=True, leaves_no_trace=True)
     except EventSourcingError as error:
-        say(_Line(refused=str(error)))
+        say(_Line(refused=_encodable(str(error))))
         return
     with closing(environment):
         try:
@@ -221,7 +231,7 @@ def _work(task: _Task, say: Callable[[_Line], None]) -> None:
             # There may be no descriptors left, no memory, or no right to a folder.
             if not is_refusal(error):
                 raise
-            say(_Line(refused=_cut_short(task.path, error)))
+            say(_Line(refused=_encodable(_cut_short(task.path, error))))
 
 
 def _verify(environment: Environment, task: _Task, say: Callable[[_Line], None]) -> None:
@@ -233,8 +243,14 @@ def _verify(environment: Environment, task: _Task, say: Callable[[_Line], None])
         looking_at=lambda what: say(_Line(looking_at=what)),
     )
     for finding in islice(verification, task.findings_max):
-        say(_Line(finding=finding))
+        table, problem = _encodable(finding.table), _encodable(finding.problem)
+        say(_Line(finding=structs.replace(finding, table=table, problem=problem)))
     say(_Line(summary=verification.summary))
+
+
+def _encodable(text: str) -> str:
+    """A text with what JSON has no place for, as in the name of a file, escaped."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ hold is derived from the log or kept nowhere else, so it is only decoded, and co
 position. The rows of views are not looked at.
 """
 
+import os
 import struct
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
@@ -256,7 +257,7 @@ def _page_problem(folder: Path, control: Path) -> str:
 
 def _walked(folder: Path, tables: Container[bytes]) -> Iterator[tuple[bytes, bytes, bytes]]:
     lock = needs_lock_file(folder)
-    with lmdb.open(str(folder), readonly=True, create=False, max_dbs=TABLES_MAX, lock=lock) as environment:
+    with lmdb.open(os.fsencode(folder), readonly=True, create=False, max_dbs=TABLES_MAX, lock=lock) as environment:
         with environment.begin() as transaction, transaction.cursor() as cursor:
             names = list(cursor.iternext(keys=True, values=False))
         for name in names:
