@@ -17,7 +17,7 @@ from ..actors.projection import Projection
 from ..actors.views.lmdb_view import LmdbViews
 from ..actors.views.view_store import ViewStore
 from ..storage.control import ControlBoard
-from ..storage.environment.folder import CONTROL_FOLDER, READERS_FOLDER, VIEWS_FOLDER
+from ..storage.environment.folder import CONTROL_FOLDER, READERS_FOLDER, VIEWS_FOLDER, path_problem
 from ..storage.errors import FileWriteFailed, StorePathInvalid
 from ..storage.limits import Limits
 from ..storage.log import EventLog
@@ -119,8 +119,9 @@ async def _folder_of(
 
 def _check_path(argument: str, given: str | os.PathLike[Any]) -> None:
     path = os.fspath(given)
-    if not isinstance(path, str) or not path or "\0" in path:
-        raise ArgumentInvalid(argument, given, "a path is a text that is not empty and has no NUL in it")
+    if not isinstance(path, str) or not path or path_problem(path):
+        advice = "a path is a text that is not empty, has no NUL in it, and only what the name of a file can have"
+        raise ArgumentInvalid(argument, given, advice)
 
 
 def _check_views(views: object) -> None:

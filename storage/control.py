@@ -11,9 +11,9 @@ from typing import Any, Final, Literal, TextIO, TypeAlias
 
 import msgspec
 
-from .control_errors import ControlBoardFull
+from .control_errors import ControlBoardFull, ControlBoardUnreadable
 from .environment.board_environment import BoardEnvironment, Transaction
-from .environment.folder import RUNTIME_FILE, has_runtime, hold
+from .environment.folder import IF_SYSTEM_REFUSES, RUNTIME_FILE, has_runtime, hold
 from .errors import FileWriteFailed, StoreInUse
 
 REQUESTS_MAX: Final = 1_000
@@ -129,8 +129,16 @@ class ControlBoard:
 
     @property
     def has_runtime(self) -> bool:
-        """Whether a runtime is there, in this process or in another, that does what is asked."""
-        return has_runtime(Path(self.path))
+        """Whether a runtime is there, in this process or in another, that does what is asked.
+
+        Raises `ControlBoardUnreadable` where the system does not tell.
+        """
+        try:
+            return has_runtime(Path(self.path))
+        except OSError as error:
+            raise ControlBoardUnreadable(
+                self.path, f"its {RUNTIME_FILE} cannot be looked at ({error.strerror})", f"{IF_SYSTEM_REFUSES}."
+            ) from error
 
     # --- subscriptions ---
 

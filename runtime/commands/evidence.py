@@ -16,7 +16,7 @@ from ...storage.evidence.errors import CheckpointInvalid, EvidenceUnavailable
 from ...storage.evidence.proof import prove
 from ...storage.reader import LogReader
 from ...storage.verification.apart import Report, verify_apart
-from .exit_codes import EXIT_DAMAGED
+from .exit_codes import EXIT_DAMAGED, EXIT_ERROR
 from .output import print_json
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 
 def print_verification(options: argparse.Namespace) -> int:
-    """`eventsrc verify PATH [--checkpoint FILE]`: exit code 0 when all is sound, 2 when something is damaged."""
+    """`eventsrc verify PATH [--checkpoint FILE]`: exit code 0 when all is sound, 2 when something is damaged.
+
+    It is 1 when nothing is, of what could be looked at, and the system refused the rest.
+    """
     statements = [_checkpoint(file, options.public_key) for file in options.checkpoints or ()]
     with rich.progress.Progress(
         console=rich.console.Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
@@ -39,7 +42,12 @@ def print_verification(options: argparse.Namespace) -> int:
         print_json(_data(report))
     else:
         _print_report(report, statements)
-    return EXIT_DAMAGED if report.findings else 0
+    for finding in report.findings:
+        if not finding.is_damage:
+            print(f"eventsrc: {finding}", file=sys.stderr)
+    if report.is_damaged:
+        return EXIT_DAMAGED
+    return EXIT_ERROR if report.findings else 0
 
 
 def _data(report: Report) -> dict[str, object]:
@@ -51,7 +59,8 @@ def _data(report: Report) -> dict[str, object]:
 
 def _print_report(report: Report, statements: "Sequence[SignedCheckpoint]") -> None:
     for finding in report.findings:
-        print(finding)
+        if finding.is_damage:
+            print(finding)
     summary = report.summary
     if summary is None:
         # The rest cannot be looked at: LMDB may end the process on a damaged page.
@@ -71,6 +80,8 @@ def _print_report(report: Report, statements: "Sequence[SignedCheckpoint]") -> N
 def _verdict(report: Report) -> str:
     if not report.findings:
         return "all sound"
+    if not report.is_damaged:
+        return "sound as far as it could be looked at, but NOT all of it could"
     if report.is_complete and all(finding.table == "checkpoint" for finding in report.findings):
         return "sound in itself, but NOT what was stated of it"
     return "DAMAGED"

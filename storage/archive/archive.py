@@ -21,10 +21,11 @@ import msgspec
 from ..environment.environment import Environment, Table, Transaction
 from ..environment.errors import StoreUnreadable
 from ..environment.folder import ARCHIVE_FOLDER, sync_folder
+from ..environment.refusals import is_refusal
 from ..errors import FileWriteFailed, StoreClosed, StoreError
 from ..group import segment_of
 from ..record import HASH_SIZE_BYTES, StoredEvent, content_hash, decode_record
-from .errors import ArchiveUnreachable
+from .errors import IF_LOST, IF_REFUSED, ArchiveUnreachable
 from .segment_cache import SegmentCache
 from .segment_numbers import segment_numbers
 
@@ -99,7 +100,8 @@ def pack_segment(stream: str, first_version: int, previous_hash: bytes, records:
 class Archive:
     """The archive of the store in a folder, opened when it is needed. Any thread may read; one at a time may write.
 
-    Every method raises `StoreClosed` once it was closed.
+    Where it could not be opened again after a write that the system refused, that is tried at its next use. Every
+    method raises `StoreClosed` once it was closed.
     """
 
     def __init__(self, store_path: str, *, read_only: bool, leaves_no_trace: bool = False) -> None:
@@ -117,7 +119,7 @@ class Archive:
         try:
             return Path(self.path).exists()
         except OSError as error:
-            raise ArchiveUnreachable(self.path, None, f"cannot be looked at: {error.strerror}") from error
+            raise self._unreachable(None, "looked at", error) from error
 
     def event(self, position: int, stub: bytes) -> StoredEvent:
         """The event that a stub at this position stands for. Raises `ArchiveUnreachable`."""
@@ -235,14 +237,27 @@ class Archive:
         try:
             with environment.read() as transaction:
                 yield transaction, environment.table("segments")
+        except StoreClosed as error:
+            if self._closed:
+                raise
+            # The write of another thread has failed in between, and it could not be opened again.
+            reason = "could not be opened again after a write"
+            raise ArchiveUnreachable(self.path, position, reason, advice=IF_REFUSED) from error
         except (lmdb.Error, StoreUnreadable) as error:
-            raise ArchiveUnreachable(self.path, position, f"cannot be read: {str(error).rstrip('.')}") from error
+            raise self._unreachable(position, "read", error) from error
+
+    def _unreachable(self, position: int | None, what: str, error: Exception) -> ArchiveUnreachable:
+        """Why it cannot be opened, or read."""
+        said = (isinstance(error, OSError) and error.strerror) or str(error).rstrip(".")
+        reason = f"cannot be {what}: {said}"
+        return ArchiveUnreachable(self.path, position, reason, advice=IF_REFUSED if is_refusal(error) else IF_LOST)
 
     def _opened(self, *, create: bool, position: int | None = None) -> Environment:
         with self._opening:
             if self._closed:
                 raise StoreClosed(str(Path(self.path).parent))
-            if self._environment is None:
+            if self._environment is None or self._environment.is_lost:
+                self._environment = None
                 if not self.exists:
                     if not create:
                         raise ArchiveUnreachable(self.path, position, "is not there")
@@ -258,9 +273,7 @@ class Archive:
                 except StoreError as error:
                     if create:
                         raise
-                    raise ArchiveUnreachable(
-                        self.path, position, f"cannot be opened: {str(error).rstrip('.')}"
-                    ) from error
+                    raise self._unreachable(position, "opened", error) from error
             return self._environment
 
     def _begin(self) -> None:

@@ -1,6 +1,11 @@
 """Why events cannot be moved to the archive, or reached there."""
 
+from typing import Final
+
 from ..errors import EventSourcingError, StoreError
+
+IF_LOST: Final = "Put it back from a backup."
+IF_REFUSED: Final = "It is used again once the system lets it be."
 
 
 class ArchiveUnreachable(StoreError):
@@ -8,12 +13,12 @@ class ArchiveUnreachable(StoreError):
 
     code = "archive_unreachable"
 
-    def __init__(self, path: str, position: int | None, reason: str) -> None:
+    def __init__(self, path: str, position: int | None, reason: str, *, advice: str = IF_LOST) -> None:
         what = "Compacted events" if position is None else f"The compacted event at position {position}"
         super().__init__(
             path,
-            f"{what} cannot be reached: the archive {path} {reason}. Put it back from a backup; what was not compacted "
-            "can be used meanwhile.",
+            f"{what} cannot be reached: the archive {path} {reason}. {advice} What was not compacted can be used "
+            "meanwhile.",
         )
         self.position = position
 

@@ -10,13 +10,14 @@ from typing import Final
 from ..archive.compaction import check_archive
 from ..archive.errors import ArchiveUnreachable
 from ..environment.folder import ARCHIVE_FOLDER, take_room
+from ..environment.refusals import is_refusal
 from ..errors import CorruptRecord, StoreFormatUnknown, StoreTruncated
 from ..log import EventLog
 from ..query import position_at
 from ..reader import LogReader
 from ..record import utc_time
 from ..verification.verify import Summary, verify
-from .errors import CopyInterrupted, CopyUnsound, PointUnreachable
+from .errors import CopyInterrupted, CopyUnsound, CopyUnverified, PointUnreachable
 from .partial import empty_folder, partial_folder
 from .transfer import ReportPosition, copy_events, import_events
 
@@ -32,9 +33,9 @@ def backup(store: LogReader, destination: str | os.PathLike[str], *, progress: R
     Commands go on meanwhile. The copy has everything up to the moment at which it began: events, the archive,
     snapshots, idempotency keys; not the views and the progress of subscriptions, which are made again or begin anew.
 
-    Raises `CopyUnsound`, `CopyInterrupted` where the store had to be mapped anew each time that it was copied,
-    `ArchiveUnreachable` where the store lacks its archive, `DestinationExists` and the other
-    errors of `partial_folder`; the copy is there as a whole or not at all.
+    Raises `CopyUnsound`, `CopyUnverified` where the system refused to let it be verified, `CopyInterrupted` where the
+    store had to be mapped anew each time that it was copied, `ArchiveUnreachable` where the store lacks its archive,
+    `DestinationExists` and the other errors of `partial_folder`; the copy is there as a whole or not at all.
     """
     with partial_folder(destination, source=store.path) as folder:
         return _copy(store, folder, progress)
@@ -156,7 +157,9 @@ def _copy(store: LogReader, folder: Path, progress: ReportPosition | None) -> Su
             take_room(folder / ARCHIVE_FOLDER)
         try:
             return _verified(store, folder, progress)
-        except ArchiveUnreachable:
+        except ArchiveUnreachable as error:
+            if is_refusal(error):
+                raise CopyUnverified(store.path, [str(error).rstrip(".")]) from error
             # A stream that was uncompacted in between has dropped its segments: the next copy has it in the log. Where
             # the store itself lacks some, this tells.
             check_archive(store)
@@ -164,7 +167,7 @@ def _copy(store: LogReader, folder: Path, progress: ReportPosition | None) -> Su
 
 
 def _verified(store: LogReader, folder: Path, progress: ReportPosition | None) -> Summary:
-    """Raises `CopyUnsound`, or `ArchiveUnreachable` where the copy of the archive lacks something."""
+    """Raises `CopyUnsound`, `CopyUnverified`, or `ArchiveUnreachable` where the copy of the archive lacks something."""
     try:
         copy = LogReader.open(folder)
     except (CorruptRecord, StoreFormatUnknown, StoreTruncated) as error:
@@ -172,7 +175,8 @@ def _verified(store: LogReader, folder: Path, progress: ReportPosition | None) -
     with closing(copy):
         check_archive(copy)
         verification = verify(copy, progress=None if progress is None else lambda done, _: progress(done))
-        findings = [str(finding) for finding in islice(verification, FINDINGS_MAX)]
+        findings = list(islice(verification, FINDINGS_MAX))
     if findings:
-        raise CopyUnsound(store.path, findings)
+        is_damaged = any(finding.is_damage for finding in findings)
+        raise (CopyUnsound if is_damaged else CopyUnverified)(store.path, [str(finding) for finding in findings])
     return verification.summary

@@ -44,8 +44,8 @@ class DestinationUnusable(BackupRefused):
 
     code = "destination_unusable"
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"{path} cannot be written: {reason}. Name another path.")
+    def __init__(self, path: str, reason: str, advice: str = "Name another path") -> None:
+        super().__init__(f"{path} cannot be written: {reason}. {advice}.")
         self.path = path
         self.reason = reason
 
@@ -101,6 +101,20 @@ class CopyUnsound(BackupRefused):
         )
         self.source = source
         self.findings = findings
+
+
+class CopyUnverified(BackupRefused):
+    """The system refused to let a copy be verified: whether it is sound is not known. It is removed."""
+
+    code = "copy_unverified"
+
+    def __init__(self, source: str, reasons: list[str]) -> None:
+        super().__init__(
+            f"The copy of {source} could not be verified and was removed: {'; '.join(reasons)}. Look at the disk, and "
+            "at the limits of this process, and try again."
+        )
+        self.source = source
+        self.reasons = reasons
 
 
 class PointUnreachable(BackupRefused):

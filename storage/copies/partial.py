@@ -5,6 +5,7 @@ What a killed process leaves is named `….partial`; whoever writes the same thi
 
 import errno
 import fcntl
+import logging
 import os
 import shutil
 import stat
@@ -13,7 +14,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
-from ..environment.folder import ARCHIVE_FOLDER, DATA_FILE, LOCK_FILE, WRITER_FILE, sync_folder
+from ..environment.folder import (
+    ARCHIVE_FOLDER,
+    DATA_FILE,
+    IF_SYSTEM_REFUSES,
+    LOCK_FILE,
+    NO_ROOM,
+    NOT_OF_THE_PATH,
+    WRITER_FILE,
+    path_problem,
+    sync_folder,
+)
 from ..errors import (
     FileWriteFailed,
     StoreFull,
@@ -33,7 +44,6 @@ from .errors import (
 PARTIAL_SUFFIX: Final = ".partial"
 _OURS: Final = frozenset({DATA_FILE, LOCK_FILE, WRITER_FILE, ARCHIVE_FOLDER})
 """What a partial store consists of; a folder with anything else in it is not one, and is left alone."""
-_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WRITE_ERRORS: Final = (
     FileWriteFailed,
     StoreFull,
@@ -42,6 +52,8 @@ _WRITE_ERRORS: Final = (
     StoreReadOnly,
     StoreWriteFailed,
 )
+
+logger = logging.getLogger("eventsrc.storage")
 
 
 @contextmanager
@@ -64,7 +76,7 @@ def partial_folder(destination: str | os.PathLike[str], *, source: str | None = 
             _check_free(final, is_folder=True)
             _put_in_place(partial, final)
         except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
+            _remove(partial)
             raise
         finally:
             os.close(lock)
@@ -93,6 +105,24 @@ def partial_file(destination: str | os.PathLike[str], *, source: str | None = No
             os.close(lock)
 
 
+def _remove(partial: Path) -> None:
+    """Remove what was not finished; where the system refuses that too, say that it stays.
+
+    By the names of all that it may consist of: to list it takes a descriptor, and that may be what was lacking.
+    """
+    try:
+        for folder in (partial / ARCHIVE_FOLDER, partial):
+            for name in (DATA_FILE, LOCK_FILE, WRITER_FILE):
+                (folder / name).unlink(missing_ok=True)
+            if folder.exists():
+                folder.rmdir()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        logger.warning(
+            "%s stays, since it cannot be removed (%s): whoever writes the same replaces it", partial, reason
+        )
+
+
 def _put_in_place(partial: Path, final: Path) -> None:
     """Rename it, so that a power loss keeps that; where this fails it is the partial again."""
     partial.rename(final)
@@ -105,6 +135,9 @@ def _put_in_place(partial: Path, final: Path) -> None:
 
 def _place(destination: str | os.PathLike[str], source: str | None) -> Path:
     """Where it is really going to be, whatever links lead there."""
+    problem = path_problem(destination)
+    if problem:
+        raise DestinationUnusable(repr(os.fspath(destination)), problem)
     final = Path(os.path.realpath(destination))
     if source is not None:
         here = Path(os.path.realpath(source))
@@ -134,11 +167,7 @@ def _check_free(final: Path, *, is_folder: bool) -> None:
 def _claim(final: Path, partial: Path, *, is_folder: bool) -> int:
     """Hold a lock on it, whether it is new or what a killed process left; the system drops it with the process."""
     while True:
-        if is_folder:
-            partial.mkdir(exist_ok=True)
-            descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        else:
-            descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        descriptor = _opened(partial, is_folder=is_folder)
         try:
             if not is_folder and not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise DestinationExists(str(partial))
@@ -156,6 +185,20 @@ def _claim(final: Path, partial: Path, *, is_folder: bool) -> int:
         # Its owner has renamed or removed it in between.
         os.close(descriptor)
         _check_free(final, is_folder=is_folder)
+
+
+def _opened(partial: Path, *, is_folder: bool) -> int:
+    """Open it, and make it where it is not there."""
+    if not is_folder:
+        return os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    is_new = not partial.exists()
+    partial.mkdir(exist_ok=True)
+    try:
+        return os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        if is_new:
+            partial.rmdir()
+        raise
 
 
 def _is_same(descriptor: int, partial: Path) -> bool:
@@ -183,9 +226,15 @@ def translated_errors(name: str) -> Iterator[None]:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             raise DestinationExists(name) from error
         reason = error.strerror or str(error)
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             raise DestinationFull(name, reason) from error
-        raise DestinationUnusable(name, reason) from error
+        raise _unusable(name, reason, error) from error
+
+
+def _unusable(name: str, reason: str, error: BaseException | None) -> DestinationUnusable:
+    if isinstance(error, OSError) and error.errno in NOT_OF_THE_PATH:
+        return DestinationUnusable(name, reason, IF_SYSTEM_REFUSES)
+    return DestinationUnusable(name, reason)
 
 
 @contextmanager
@@ -197,7 +246,8 @@ def _translated(final: Path, partial: Path) -> Iterator[None]:
     except _WRITE_ERRORS as error:
         if not Path(error.path).is_relative_to(partial):
             raise
-        reason = str(error.__cause__ or error)
-        if isinstance(error, StoreFull) or any(os.strerror(code) in reason for code in _NO_ROOM):
+        cause = error.__cause__
+        reason = (isinstance(cause, OSError) and cause.strerror) or str(cause or error)
+        if isinstance(error, StoreFull) or any(os.strerror(code) in reason for code in NO_ROOM):
             raise DestinationFull(str(final), reason) from error
-        raise DestinationUnusable(str(final), reason) from error
+        raise _unusable(str(final), reason, cause) from error

@@ -15,6 +15,7 @@ from typing import IO, Final
 
 from ..archive.archive import Archive
 from ..archive.errors import ArchiveUnreachable
+from ..environment.folder import path_problem
 from ..errors import CorruptRecord
 from ..evidence.merkle import Tree
 from ..evidence.proof import root_at
@@ -111,7 +112,7 @@ def import_store(folder: str, path: Path, *, progress: ReportPosition | None = N
     Raises what `import_events` does, `StoreInUse` where the store is open, `StorePathInvalid` where something else is
     in the folder, and the errors of `partial_folder`.
     """
-    if not is_free(Path(folder)):
+    if not path_problem(folder) and not is_free(Path(folder)):
         log = EventLog(folder, create=False)
         try:
             return import_events(log, path, progress=progress), log.last_position
@@ -192,6 +193,9 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
                 raise ExportUnreadable("standard input", error.strerror or str(error)) from error
             yield spool
         return
+    problem = path_problem(path)
+    if problem:
+        raise ExportUnreadable(repr(str(path)), problem)
     try:
         file = path.open("rb")
     except OSError as error:

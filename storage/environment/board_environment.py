@@ -15,6 +15,7 @@ from ..errors import FileWriteFailed, StoreClosed, StoreError, StoreForked, Stor
 from .environment import ENGINE
 from .folder import reserve_lock_file
 from .gate import Gate
+from .lmdb_errors import lock_problem
 
 ALREADY_OPEN: Final = "already open in this process"
 """What py-lmdb says of an environment that is."""
@@ -61,7 +62,7 @@ class BoardEnvironment:
             Path(self.path).mkdir(parents=True, exist_ok=True)
             reserve_lock_file(Path(self.path))
             environment = lmdb.open(
-                self.path,
+                os.fsencode(self.path),
                 max_dbs=len(TABLES) + 1,
                 map_size=MAP_SIZE_BYTES,
                 max_readers=READERS_MAX,
@@ -137,6 +138,9 @@ class BoardEnvironment:
 
 
 def _opening_error(path: str, error: Exception) -> StoreError:
+    problem = lock_problem(path, error)
+    if problem is not None:
+        return FileWriteFailed(path, str(problem))
     if isinstance(error, _DAMAGE):
         return ControlBoardUnreadable(path, str(error), IF_DAMAGED)
     if ALREADY_OPEN in str(error):

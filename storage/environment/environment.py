@@ -47,7 +47,7 @@ from .folder import (
     was_closed_cleanly,
 )
 from .gate import Gate
-from .lmdb_errors import open_error, write_error
+from .lmdb_errors import lock_problem, open_error, write_error
 from .outlet import Outlet
 from .store_format import check_format
 
@@ -144,6 +144,11 @@ class Environment:
     def is_read_only(self) -> bool:
         """Whether another process may be writing it."""
         return self._read_only
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it was closed, or could not be opened again after a failed write: it is of no use any more."""
+        return self._closed
 
     def check_usable(self) -> None:
         """Raise `StoreForked` or `StoreClosed` where it cannot be used."""
@@ -383,8 +388,11 @@ def _open_lmdb(path: str, map_size_bytes: int, *, create: bool, read_only: bool,
         # An existing file knows its own engine.
         options["lib_version"] = ENGINE
     try:
-        return lmdb.open(path, **options)  # type: ignore[arg-type]
+        return lmdb.open(os.fsencode(path), **options)  # type: ignore[arg-type]
     except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError, lmdb.PageNotFoundError) as error:
+        problem = lock_problem(path, error)
+        if problem is not None:
+            raise open_error(path, problem, map_size_bytes) from problem
         raise StoreFormatUnknown(
             path, f"{path} holds no LMDB data of a known version ({error}). Name another folder."
         ) from error

@@ -40,15 +40,27 @@ ROOM_BYTES_MIN: Final = 256 * 1024
 """A disk with less than this has no room."""
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 IF_SYSTEM_REFUSES: Final = "Look at the disk, and at the limits of this process, and try again"
-_NOT_OF_THE_PATH: Final = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+NOT_OF_THE_PATH: Final = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK)
 """What says nothing of whether the folder is the right one."""
 
 logger = logging.getLogger("eventsrc.storage")
 
 
+def path_problem(path: str | os.PathLike[str]) -> str:
+    """Why no file can have this name, whatever is there; empty where one can. It need not be UTF-8."""
+    try:
+        encoded = os.fsencode(path)
+    except UnicodeEncodeError:
+        return "it has characters that no name of a file can have"
+    return "it has a NUL in it" if b"\0" in encoded else ""
+
+
 def check_folder(folder: Path, *, create: bool) -> bool:
     """Make the folder if need be; return whether a store's data file is there."""
     path = str(folder)
+    problem = path_problem(path)
+    if problem:
+        raise StorePathInvalid(path, f"{path!r} cannot be the path of a store: {problem}. Name another one.")
     try:
         if folder.exists() and not folder.is_dir():
             raise StorePathInvalid(path, f"{path} is a file. A store is a folder: name one, or a path that is free.")
@@ -102,12 +114,18 @@ def hold(file: TextIO) -> None:
 
 
 def is_open_for_writing(folder: Path) -> bool:
-    """Whether a process has the store open for writing at this moment."""
-    return _is_held(folder / WRITER_FILE)
+    """Whether a process has the store open for writing at this moment, or may have: that may be another user's secret.
+
+    Raises `OSError` where the system does not tell.
+    """
+    try:
+        return _is_held(folder / WRITER_FILE)
+    except PermissionError:
+        return True
 
 
 def has_runtime(control_folder: Path) -> bool:
-    """Whether a runtime keeps this control board, and the views beside it, at this moment."""
+    """Whether a runtime keeps this control board, and the views beside it, at this moment. Raises `OSError`."""
     return _is_held(control_folder / RUNTIME_FILE)
 
 
@@ -117,7 +135,7 @@ def _is_held(path: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     return False
 
@@ -126,7 +144,7 @@ def needs_lock_file(folder: Path) -> bool:
     """Whether a reader must use LMDB's lock file: where a process writes the store, or may begin to.
 
     A copy has no lock file and needs none. Nor does a reader need one that it may not write, as in the store of another
-    user, while nobody writes the store.
+    user, while nobody writes the store. Raises `OSError` where the system does not tell.
     """
     path = folder / LOCK_FILE
     return is_open_for_writing(folder) or (path.exists() and os.access(path, os.W_OK))
@@ -223,7 +241,7 @@ def _folder_error(path: str, error: OSError) -> StoreError:
     if error.errno in NO_ROOM:
         return StoreFull(path, reason)
     advice = (
-        IF_SYSTEM_REFUSES if error.errno in _NOT_OF_THE_PATH else "Name another folder, or get the right to this one"
+        IF_SYSTEM_REFUSES if error.errno in NOT_OF_THE_PATH else "Name another folder, or get the right to this one"
     )
     return StorePathInvalid(path, f"{path} cannot be used as a store: {reason}. {advice}.")
 

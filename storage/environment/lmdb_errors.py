@@ -1,6 +1,7 @@
 """What LMDB says when it refuses something, as an error of the store."""
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -16,11 +17,15 @@ from ..errors import (
     StoreReadOnly,
     StoreWriteFailed,
 )
-from .folder import IF_SYSTEM_REFUSES, NO_ROOM, has_room
+from .folder import DATA_FILE, IF_SYSTEM_REFUSES, LOCK_FILE, NO_ROOM, has_room
+
+
+class LockFileUnusable(lmdb.LockError):
+    """What LMDB has told as a file that is none of LMDB."""
 
 
 def open_error(path: str, error: lmdb.Error, map_size_bytes: int) -> StoreError:
-    """Why the store at `path` cannot be opened."""
+    """Why the store at `path` cannot be opened, whose data file LMDB finds no fault with."""
     reason = str(error)
     if os.strerror(errno.ENOMEM) in reason:
         return StoreMapRefused(path, map_size_bytes)
@@ -30,7 +35,52 @@ def open_error(path: str, error: lmdb.Error, map_size_bytes: int) -> StoreError:
         return StoreFull(path, reason)
     if "already open" in reason:
         return StoreInUse(path, "this process")
-    return StorePathInvalid(path, f"{path} cannot be opened as a store: {reason}. {IF_SYSTEM_REFUSES}.")
+    problem = str(error) if isinstance(error, LockFileUnusable) else _refusal(path, error)
+    return StorePathInvalid(path, f"{path} cannot be opened as a store: {problem}. {IF_SYSTEM_REFUSES}.")
+
+
+def lock_problem(path: str, error: Exception) -> LockFileUnusable | None:
+    """What is wrong with LMDB's lock file, where that is why it said that a file is none of LMDB; else None.
+
+    LMDB says the same of both files. It does so of a lock file that is new when the system refused to lock it, which it
+    takes for another process that has it, and of one that another program has made.
+    """
+    if not isinstance(error, lmdb.InvalidError | lmdb.VersionMismatchError):
+        return None
+    try:
+        lmdb.open(os.fsencode(path), readonly=True, create=False, lock=False).close()
+    except lmdb.Error:
+        return None
+    try:
+        _try_lock(Path(path))
+    except BlockingIOError:
+        return LockFileUnusable(f"its {LOCK_FILE} is not as this LMDB makes it, and another process has it locked")
+    except OSError as refusal:
+        return LockFileUnusable(f"its {LOCK_FILE}: {refusal.strerror}")
+    return LockFileUnusable(f"its {LOCK_FILE} could not be locked a moment ago")
+
+
+def _refusal(path: str, error: lmdb.Error) -> str:
+    """What LMDB said, and of which of its files where the system refuses that still."""
+    reason = str(error).removeprefix(f"{path}: ")
+    for name, use in ((LOCK_FILE, _try_lock), (DATA_FILE, _try_read)):
+        try:
+            use(Path(path))
+        except OSError as refusal:
+            if refusal.strerror and refusal.strerror in reason:
+                return f"its {name}: {reason}"
+    return reason
+
+
+def _try_lock(folder: Path) -> None:
+    """Do as LMDB does with its lock file. Only where this process has not opened it: closing ends all its locks."""
+    with (folder / LOCK_FILE).open("r+b") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+
+
+def _try_read(folder: Path) -> None:
+    with (folder / DATA_FILE).open("rb") as file:
+        file.read(1)
 
 
 def write_error(path: str, error: lmdb.Error) -> StoreError:

@@ -89,7 +89,7 @@ class ViewEnvironment:
             write_durably(folder / MARK_FILE, boot_id().encode())
             reserve_lock_file(folder)
             self._environment = lmdb.open(
-                self.path,
+                os.fsencode(self.path),
                 max_dbs=TABLES_MAX,
                 map_size=max(map_size_bytes, _size_of(folder / DATA_FILE)),
                 lib_version=ENGINE,

@@ -1,8 +1,8 @@
 """A verification in a process of its own, since LMDB may end the process that reads a damaged page.
 
 Pages are checked first, by code that cannot be ended so; but not those of a store that is being written, and not
-everything that may be wrong with one. What the other process finds comes as lines of JSON; that it was ended is a
-finding like others.
+everything that may be wrong with one. What the other process finds comes as lines of JSON; that a page ended it is a
+finding like others. What the system refuses is not damage: nothing is known of what could not be looked at.
 """
 
 import os
@@ -14,18 +14,25 @@ from contextlib import closing, suppress
 from itertools import islice
 from typing import Final
 
+import lmdb
 import msgspec
+from msgspec import structs
 
 from ..environment.environment import Environment
-from ..environment.folder import IF_SYSTEM_REFUSES
-from ..errors import EventSourcingError, VerificationImpossible
+from ..environment.folder import IF_SYSTEM_REFUSES, path_problem
+from ..environment.refusals import is_refusal
+from ..errors import EventSourcingError, StoreError, VerificationImpossible, described
 from .finding import Finding
 from .tree import Statement
-from .verify import ARCHIVE_PAGES, STORE_PAGES, ReportEvents, Summary, verify, verify_pages
+from .verify import STORE_PAGES, ReportEvents, Summary, verify, verify_pages
 
+STORE: Final = "store"
+"""What a finding about all that was not looked at any more names as its table."""
 FINDINGS_MAX: Final = 1_000
 """A verification ends after so many."""
 STDERR_BYTES_MAX: Final = 4_000
+ENDED_BY_DAMAGE: Final = (signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV, signal.SIGILL, signal.SIGFPE)
+"""What a page that LMDB cannot make sense of ends the process by; any other signal comes from outside."""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -37,6 +44,11 @@ class Report(msgspec.Struct, frozen=True):
     is_complete: bool
     """Whether these are all: not where it ended after `FINDINGS_MAX`, or before its end."""
 
+    @property
+    def is_damaged(self) -> bool:
+        """Whether anything is wrong, and not only unknown."""
+        return any(finding.is_damage for finding in self.findings)
+
 
 class _Kept(msgspec.Struct, frozen=True):
     """A statement, on its way to the other process."""
@@ -47,10 +59,16 @@ class _Kept(msgspec.Struct, frozen=True):
 
 
 class _Task(msgspec.Struct, frozen=True):
-    path: str
+    path_bytes: bytes
+    """As the system has it: what is not UTF-8 cannot be text in JSON."""
     statements: list[_Kept]
-    archive_damage: str
+    archive_pages: Finding | None
     findings_max: int
+
+    @property
+    def path(self) -> str:
+        """As Python has it."""
+        return os.fsdecode(self.path_bytes)
 
 
 class _Line(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -83,19 +101,25 @@ def verify_apart(
         findings_max: it ends after so many.
 
     Raises:
-        VerificationImpossible: there is no store at `path`, it is one of another format, or it may not be read.
+        VerificationImpossible: there is no store at `path`, it is one of another format, or the system refused to let
+            it be read to its end before any damage was found.
 
     """
+    unusable = path_problem(path)
+    if unusable:
+        raise VerificationImpossible(os.fspath(path), f"There is no store at {os.fspath(path)!r}: {unusable}.")
     try:
         findings = verify_pages(path)
-    except OSError as error:
+    except PermissionError as error:
         said = f"The store {os.fspath(path)} cannot be read ({error.strerror}). Verify it as a user who may read it."
         raise VerificationImpossible(os.fspath(path), said) from error
-    if any(finding.table != ARCHIVE_PAGES for finding in findings):
+    except (OSError, MemoryError) as error:
+        raise VerificationImpossible(os.fspath(path), _cut_short(os.fspath(path), error)) from error
+    if any(finding.table == STORE_PAGES for finding in findings):
         return Report(findings, None, is_complete=False)
-    archive_damage = "; ".join(finding.problem for finding in findings)
+    archive_pages = findings[0] if findings else None
     kept = [_Kept(each.size, each.root, each.first) for each in statements]
-    task = _Task(os.fspath(path), kept, archive_damage, findings_max)
+    task = _Task(os.fsencode(path), kept, archive_pages, findings_max)
     heard = _Heard(findings, progress)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-P", "-m", __name__]
@@ -105,7 +129,7 @@ def verify_apart(
     except OSError:
         # No second interpreter can be started, as where this one is embedded: verify in this process.
         _work(task, heard.take)
-        return heard.report(task, "")
+        return heard.report(task, Finding(STORE_PAGES, ""))
     with process:
         try:
             return _listen(process, task, heard)
@@ -122,7 +146,8 @@ class _Heard:
         self._progress = progress
         self._summary: Summary | None = None
         self._refused = ""
-        self.looking_at = "its beginning"
+        self.looking_at = ""
+        """Empty until the other process has begun."""
 
     def take(self, line: _Line) -> None:
         """Take in one line."""
@@ -134,15 +159,19 @@ class _Heard:
         if line.progress is not None and self._progress is not None:
             self._progress(*line.progress)
 
-    def report(self, task: _Task, how_it_ended: str) -> Report:
-        """All of it, once nothing more is to come."""
-        if self._refused:
-            raise VerificationImpossible(task.path, self._refused)
+    def report(self, task: _Task, end: Finding) -> Report:
+        """All of it, once nothing more is to come; `end` is how that came, where it was before its time.
+
+        Raises `VerificationImpossible`.
+        """
         findings = self._findings
-        if self._summary is None:
-            findings.append(Finding(STORE_PAGES, how_it_ended))
-            return Report(findings, None, is_complete=False)
-        return Report(findings, self._summary, is_complete=len(findings) < task.findings_max)
+        if self._summary is not None:
+            return Report(findings, self._summary, is_complete=len(findings) < task.findings_max)
+        if self._refused:
+            end = Finding(STORE, self._refused, is_damage=False)
+        if not any(finding.is_damage for finding in (*findings, end)):
+            raise VerificationImpossible(task.path, end.problem)
+        return Report([*findings, end], None, is_complete=False)
 
 
 def _listen(process: "subprocess.Popen[bytes]", task: _Task, heard: _Heard) -> Report:
@@ -155,13 +184,21 @@ def _listen(process: "subprocess.Popen[bytes]", task: _Task, heard: _Heard) -> R
     for text in process.stdout:
         heard.take(_line_of(text))
     said = process.stderr.read(STDERR_BYTES_MAX).decode(errors="replace").strip()
-    return heard.report(task, _how_it_ended(process.wait(), heard.looking_at, said))
+    return heard.report(task, _how_it_ended(process.wait(), task.path, heard.looking_at, said))
 
 
-def _how_it_ended(code: int, looking_at: str, said: str) -> str:
+def _how_it_ended(code: int, path: str, looking_at: str, said: str) -> Finding:
     last = said.splitlines()[-1] if said else "it said nothing"
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-    return f"the process that read {looking_at} {how} ({last}): a page of it is damaged"
+    if looking_at and (code >= 0 or -code in ENDED_BY_DAMAGE):
+        return Finding(STORE_PAGES, f"the process that read {looking_at} {how} ({last}): a page of it is damaged")
+    did = f"reads {looking_at} of" if looking_at else "is to read"
+    problem = f"{path} is not verified: the process that {did} it {how} ({last}). {IF_SYSTEM_REFUSES}."
+    return Finding(STORE, problem, is_damage=False)
+
+
+def _cut_short(path: str, error: BaseException) -> str:
+    return f"{path} cannot be read to its end: {str(error) or described(error)}. {IF_SYSTEM_REFUSES}."
 
 
 # --- in the other process ---
@@ -181,18 +218,20 @@ def main() -> None:
 
 
 def _work(task: _Task, say: Callable[[_Line], None]) -> None:
+    say(_Line(looking_at="its beginning"))
     try:
         environment = Environment(task.path, read_only=True, leaves_no_trace=True)
     except EventSourcingError as error:
-        say(_Line(refused=str(error)))
+        say(_Line(refused=_encodable(str(error))))
         return
     with closing(environment):
         try:
             _verify(environment, task, say)
-        except OSError as error:
-            # Not damage: there may be no descriptors left, or no right to a folder.
-            said = f"{task.path} cannot be read to its end: {error}. {IF_SYSTEM_REFUSES}."
-            say(_Line(refused=said))
+        except (OSError, MemoryError, lmdb.Error, StoreError) as error:
+            # There may be no descriptors left, no memory, or no right to a folder.
+            if not is_refusal(error):
+                raise
+            say(_Line(refused=_encodable(_cut_short(task.path, error))))
 
 
 def _verify(environment: Environment, task: _Task, say: Callable[[_Line], None]) -> None:
@@ -200,12 +239,18 @@ def _verify(environment: Environment, task: _Task, say: Callable[[_Line], None])
         environment,
         statements=task.statements,
         progress=lambda done, total: say(_Line(progress=(done, total))),
-        archive_damage=task.archive_damage,
+        archive_pages=task.archive_pages,
         looking_at=lambda what: say(_Line(looking_at=what)),
     )
     for finding in islice(verification, task.findings_max):
-        say(_Line(finding=finding))
+        table, problem = _encodable(finding.table), _encodable(finding.problem)
+        say(_Line(finding=structs.replace(finding, table=table, problem=problem)))
     say(_Line(summary=verification.summary))
+
+
+def _encodable(text: str) -> str:
+    """A text with what JSON has no place for, as in the name of a file, escaped."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from ..archive.archive import KEY_SIZE_BYTES, UNDECODABLE, Archive
 from ..archive.errors import ArchiveUnreachable
 from ..archive.segment_cache import SegmentCache
 from ..environment.environment import Environment, Transaction
+from ..environment.refusals import is_refusal
 from ..environment.store_format import FORMAT_NAME, FORMAT_VERSION
 from ..group import is_stub, split_stub
 from ..record import HASH_SIZE_BYTES, StoredEvent, decode_record
@@ -27,14 +28,16 @@ META_OF_ARCHIVE: Final = {b"format": FORMAT_NAME, b"version": str(FORMAT_VERSION
 class ArchiveWalk:
     """Fetches what the stubs in the log stand for. What cannot be had is told once for each segment.
 
-    `damage` says what is wrong with the archive's pages: nothing of it is looked at then.
+    `pages` is what was found of the archive's pages: nothing of it is looked at then.
     """
 
-    def __init__(self, environment: Environment, archive: Archive, compacted: CompactedCheck, damage: str = "") -> None:
+    def __init__(
+        self, environment: Environment, archive: Archive, compacted: CompactedCheck, pages: Finding | None = None
+    ) -> None:
         self._environment = environment
         self._archive = archive
         self._compacted = compacted
-        self._damage = damage
+        self._pages = pages
         # Its own: what the archive's cache holds may have been damaged on the disk since.
         self._cache = SegmentCache()
         self._lost: set[int] = set()
@@ -48,15 +51,16 @@ class ArchiveWalk:
     def begin(self) -> Iterator[Finding]:
         """Whether the archive is there at all, once the `compacted` events are known."""
         needed = len(self._compacted.owners)
-        problem = self._damage
-        if not problem and needed:
+        problem = self._pages
+        if problem is None and needed:
             try:
                 _ = self._archive.environment
             except ArchiveUnreachable as error:
-                problem = str(error)
-        self._is_out_of_reach = bool(problem)
-        if problem and needed:
-            yield Finding("archive", f"what {needed} segments should hold is out of reach: {problem}")
+                problem = _unreachable(error)
+        self._is_out_of_reach = problem is not None
+        if problem is not None and needed:
+            what = f"what {needed} segments should hold is out of reach: {problem.problem}"
+            yield Finding("archive", what, is_damage=problem.is_damage)
 
     # --- on the way through the log ---
 
@@ -123,8 +127,8 @@ class ArchiveWalk:
             segment, records = self._archive.unpacked(number, position)
             events = [decode_record(record) for record in records]
         except (ArchiveUnreachable, *UNDECODABLE) as error:
-            if self._is_needed(number, position):
-                found.append(Finding("archive", str(error), stream, first if where else None, position))
+            if is_refusal(error) or self._is_needed(number, position):
+                found.append(_unreachable(error, stream, first if where else None, position))
             return None
         if number in self.record_sizes:
             return records  # it was checked before, and has left the cache since
@@ -155,12 +159,12 @@ class ArchiveWalk:
         """Look at every segment that is there, and name those that are not."""
         if self._is_out_of_reach:
             return
-        if self._archive.exists:
-            try:
-                environment = self._archive.environment
-            except ArchiveUnreachable as error:
-                yield Finding("archive", str(error))
-                return
+        try:
+            environment = self._archive.environment if self._archive.exists else None
+        except ArchiveUnreachable as error:
+            yield _unreachable(error)
+            return
+        if environment is not None:
             yield from unknown_tables(environment, "archive")
             yield from walk_table(environment, "meta", _check_meta)
             yield from walk_table(environment, "segments", self._check_segment)
@@ -212,6 +216,12 @@ class ArchiveWalk:
         except ArchiveUnreachable:
             return True
         return False
+
+
+def _unreachable(
+    error: Exception, stream: str | None = None, version: int | None = None, position: int | None = None
+) -> Finding:
+    return Finding("archive", str(error), stream, version, position, is_damage=not is_refusal(error))
 
 
 def _check_meta(_: Transaction, key: bytes, value: bytes) -> list[Finding]:

@@ -5,6 +5,7 @@ hold is derived from the log or kept nowhere else, so it is only decoded, and co
 position. The rows of views are not looked at.
 """
 
+import os
 import struct
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
@@ -27,6 +28,9 @@ from ..environment.folder import (
     has_runtime,
     needs_lock_file,
 )
+from ..environment.lmdb_errors import lock_problem
+from ..environment.refusals import ABSENT, is_refusal
+from ..errors import described
 from ..record import StoredEvent
 from ..record_lookup import RecordLookup
 from .finding import Finding
@@ -42,6 +46,8 @@ _parked_of: Final = msgspec.msgpack.Decoder(ParkedEvent).decode
 _request_of: Final = msgspec.msgpack.Decoder(ControlRequest).decode
 _any_of: Final = msgspec.msgpack.Decoder().decode
 UNREADABLE: Final = (msgspec.MsgspecError, struct.error, ValueError)
+REFUSALS: Final = (OSError, MemoryError, lmdb.Error)
+"""Of the last only those that are the system's, see `is_refusal`."""
 
 
 class FollowersCheck:
@@ -62,24 +68,43 @@ class FollowersCheck:
 
     def __iter__(self) -> Iterator[Finding]:
         store = Path(self._environment.path)
-        for folder in (store, *sorted((store / READERS_FOLDER).glob("*"))):
-            name = "" if folder == store else f" of reader {folder.name}"
-            control = folder / CONTROL_FOLDER
-            try:
-                if not _is_begun(control):
-                    yield from self._board(control, name)
-            except _Unreadable as error:
-                yield Finding(f"control{name}", f"it cannot be read: {error}")
+        yield from self._beside(store, "")
+        try:
+            readers = _folders_in(store / READERS_FOLDER)
+        except OSError as error:
+            yield _not_seen(READERS_FOLDER, error)
+            return
+        for folder in readers:
+            yield from self._beside(folder, f" of reader {folder.name}")
+
+    def _beside(self, folder: Path, name: str) -> Iterator[Finding]:
+        """The control board and the views of the store's runtime, or of a reader."""
+        control = folder / CONTROL_FOLDER
+        try:
+            if not _is_begun(control):
+                yield from self._board(control, name)
+        except _Unreadable as error:
+            yield Finding(f"control{name}", f"it cannot be read: {error}")
+        except REFUSALS as error:
+            yield _not_seen(f"control{name}", error)
+        try:
+            generations = [each for view in _folders_in(folder / VIEWS_FOLDER) for each in _folders_in(view)]
+        except OSError as error:
+            yield _not_seen(f"{VIEWS_FOLDER}{name}", error)
+            return
+        for generation in generations:
             # Those that are being dropped have other names, and may have been cut off.
-            for rows in sorted((folder / VIEWS_FOLDER).glob(f"*/[0-9]*/{ROWS_FOLDER}")):
-                generation = rows.parent
-                if not (generation / GENERATION_FILE).exists():
-                    continue  # What was killed while it made this is its own successor, and makes it anew.
-                label = f"view {generation.parent.name}/{generation.name}{name}"
-                try:
-                    yield from self._view(rows, label, control)
-                except _Unreadable as error:
-                    yield Finding(label, f"it cannot be read: {error}; delete {generation}, and it is made anew")
+            if not generation.name[0].isdigit():
+                continue
+            label = f"view {generation.parent.name}/{generation.name}{name}"
+            try:
+                # What was killed while it made this is its own successor, and makes it anew.
+                if (generation / GENERATION_FILE).exists():
+                    yield from self._view(generation / ROWS_FOLDER, label, control)
+            except _Unreadable as error:
+                yield Finding(label, f"it cannot be read: {error}; delete {generation}, and it is made anew")
+            except REFUSALS as error:
+                yield _not_seen(label, error)
 
     def _board(self, folder: Path, name: str) -> Iterator[Finding]:
         for table, key, value in _entries(folder, self._tables, folder):
@@ -172,7 +197,19 @@ def _status(key: bytes, value: bytes) -> Iterator[str]:
 
 
 class _Unreadable(Exception):
-    """The file of an environment cannot be read to its end."""
+    """The file of an environment is damaged, and cannot be read to its end."""
+
+
+def _not_seen(table: str, error: Exception) -> Finding:
+    return Finding(table, f"it cannot be looked at: {str(error) or described(error)}", is_damage=False)
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    """Sorted; none where it is not there. Raises `OSError`: a pattern would pass over what may not be looked at."""
+    try:
+        return sorted(each for each in folder.iterdir() if each.is_dir())
+    except ABSENT:
+        return []
 
 
 def _is_begun(control: Path) -> bool:
@@ -190,18 +227,23 @@ def _entries(folder: Path, tables: Container[bytes], control: Path) -> Iterator[
     """(table, key, value) of every entry in these tables of an environment; each other table without key and value.
 
     It may be in use, by the runtime that holds the board in `control`. Nothing where there is none, or where this
-    process has it open itself. Raises `_Unreadable`.
+    process has it open itself. Raises `_Unreadable`, and one of `REFUSALS` where the system does not let it be read.
     """
+    if not (folder / DATA_FILE).exists():
+        return
     try:
-        if not (folder / DATA_FILE).exists():
-            return
         problem = _page_problem(folder, control)
         if problem:
             raise _Unreadable(f"its pages are damaged: {problem}")
         yield from _walked(folder, tables)
-    except (lmdb.Error, OSError) as error:
-        if (folder / DATA_FILE).exists() and ALREADY_OPEN not in str(error):
-            raise _Unreadable(str(error)) from error
+    except ABSENT:
+        return  # it was dropped in between
+    except lmdb.Error as error:
+        if ALREADY_OPEN in str(error) or not (folder / DATA_FILE).exists():
+            return
+        if is_refusal(error):
+            raise
+        raise (lock_problem(str(folder), error) or _Unreadable(str(error))) from error
 
 
 def _page_problem(folder: Path, control: Path) -> str:
@@ -215,7 +257,7 @@ def _page_problem(folder: Path, control: Path) -> str:
 
 def _walked(folder: Path, tables: Container[bytes]) -> Iterator[tuple[bytes, bytes, bytes]]:
     lock = needs_lock_file(folder)
-    with lmdb.open(str(folder), readonly=True, create=False, max_dbs=TABLES_MAX, lock=lock) as environment:
+    with lmdb.open(os.fsencode(folder), readonly=True, create=False, max_dbs=TABLES_MAX, lock=lock) as environment:
         with environment.begin() as transaction, transaction.cursor() as cursor:
             names = list(cursor.iternext(keys=True, values=False))
         for name in names:

@@ -17,6 +17,7 @@ import msgspec
 from ..archive.archive import Archive
 from ..environment.environment import Environment, page_problem
 from ..environment.folder import ARCHIVE_FOLDER, DATA_FILE, is_open_for_writing
+from ..errors import described
 from ..reader import LogReader
 from .archive import ArchiveWalk
 from .compacted import CompactedCheck
@@ -55,7 +56,7 @@ def verify(
     *,
     statements: Sequence[Statement] = (),
     progress: ReportEvents | None = None,
-    archive_damage: str = "",
+    archive_pages: Finding | None = None,
     now_ns: Callable[[], int] = time.time_ns,
     looking_at: Callable[[str], None] = lambda _: None,
 ) -> "Verification":
@@ -65,7 +66,7 @@ def verify(
         store: an open log, or its environment alone: that opens where a log with a damaged end does not.
         statements: checkpoints kept elsewhere; that history was only added to since is checked, too.
         progress: told now and then how many events are done, of how many.
-        archive_damage: what is wrong with the pages of the archive, of which nothing is looked at then.
+        archive_pages: what was found of the pages of the archive, of which nothing is looked at then.
         now_ns: the time (UTC): idempotency keys that have expired by then may have been dropped.
         looking_at: told what is looked at next.
 
@@ -75,21 +76,30 @@ def verify(
     """
     archive = store.archive if isinstance(store, LogReader) else None
     environment = store.environment if isinstance(store, LogReader) else store
-    return Verification(environment, archive, statements, progress, archive_damage, now_ns, looking_at)
+    return Verification(environment, archive, statements, progress, archive_pages, now_ns, looking_at)
 
 
 def verify_pages(path: str | os.PathLike[str]) -> list[Finding]:
     """Check the pages of a store, and of its archive, that no process has open for writing; else nothing is found.
 
-    To be done before a store is opened that may be damaged: LMDB may end the whole process on a damaged page.
+    To be done before a store is opened that may be damaged: LMDB may end the whole process on a damaged page. Raises
+    `OSError` and `MemoryError` where the store's own cannot be read; of the archive that is a finding.
     """
-    found = []
-    for table, folder in ((STORE_PAGES, Path(path)), (ARCHIVE_PAGES, Path(path) / ARCHIVE_FOLDER)):
-        if (folder / DATA_FILE).exists() and not is_open_for_writing(folder):
-            problem = page_problem(folder)
-            if problem:
-                found.append(Finding(table, problem))
-    return found
+    store = Path(path)
+    problems = [Finding(STORE_PAGES, _problem_of_pages(store))]
+    try:
+        problems.append(Finding(ARCHIVE_PAGES, _problem_of_pages(store / ARCHIVE_FOLDER)))
+    except (OSError, MemoryError) as error:
+        problems.append(
+            Finding(ARCHIVE_PAGES, f"they cannot be read: {str(error) or described(error)}", is_damage=False)
+        )
+    return [finding for finding in problems if finding.problem]
+
+
+def _problem_of_pages(folder: Path) -> str:
+    if not (folder / DATA_FILE).exists() or is_open_for_writing(folder):
+        return ""
+    return page_problem(folder)
 
 
 class Verification:
@@ -101,7 +111,7 @@ class Verification:
         archive: Archive | None,
         statements: Sequence[Statement],
         progress: ReportEvents | None,
-        archive_damage: str,
+        archive_pages: Finding | None,
         now_ns: Callable[[], int],
         looking_at: Callable[[str], None],
     ) -> None:
@@ -109,7 +119,7 @@ class Verification:
         self._archive_given = archive
         self._statements = statements
         self._progress = progress
-        self._archive_damage = archive_damage
+        self._archive_pages = archive_pages
         self._now_ns = now_ns
         self._looking_at = looking_at
         self._begin()
@@ -123,7 +133,7 @@ class Verification:
         )
         self._tree = TreeWalk(environment, self._statements)
         self._compacted = CompactedCheck(environment)
-        self._archived = ArchiveWalk(environment, self._archive, self._compacted, self._archive_damage)
+        self._archived = ArchiveWalk(environment, self._archive, self._compacted, self._archive_pages)
         self._walk = LogWalk(environment, self._tree, self._archived)
         self._snapshots = SnapshotCheck(self._walk, self._compacted)
         self._keys = IdempotencyCheck(environment, self._walk, self._now_ns)

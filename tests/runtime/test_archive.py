@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import lmdb
 import msgspec
 import pytest
 import trio
@@ -22,6 +23,7 @@ from eventsrc import (
     Runtime,
     StoreClosed,
     StoredEvent,
+    StoreOutcomeUnknown,
     ViewTooOld,
 )
 from eventsrc.runtime.command_line import main
@@ -156,6 +158,47 @@ async def test_an_archive_that_was_closed_stays_closed(path: Path) -> None:
     with closing(EventLog(path)) as again:
         again.archive.drop([])
         assert again.archive.segment(1).stream == "account-ann"
+
+
+async def test_an_archive_that_could_not_be_opened_again_is_opened_at_its_next_use(path: Path) -> None:
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "ann")
+    with closing(EventLog(path)) as log:
+        archive, away = path / "archive", path.parent / "away"
+        lost = log.archive.environment
+
+        def two_faults(_: Transaction) -> None:
+            archive.rename(away)
+            raise lmdb.DiskError("Input/output error")
+
+        with pytest.raises(StoreOutcomeUnknown):
+            lost.write(two_faults)
+        with pytest.raises(ArchiveUnreachable, match="is not there"):
+            log.archive.check_has([1])
+        away.rename(archive)
+        log.archive.check_has([1])
+        log.archive.drop([2])
+    assert sound(path)
+
+
+async def test_whoever_reads_an_archive_while_it_is_lost_is_told_so(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.maintenance.compact(Account, "ann")
+    with closing(EventLog(path)) as log:
+        begin_reading = Environment.begin_reading
+
+        def lost_in_between(environment: Environment) -> Transaction:
+            monkeypatch.undo()
+            environment.close()
+            return begin_reading(environment)
+
+        assert log.archive.environment.path == log.archive.path
+        monkeypatch.setattr(Environment, "begin_reading", lost_in_between)
+        with pytest.raises(ArchiveUnreachable, match="could not be opened again after a write"):
+            log.archive.segment(1)
+        assert log.archive.segment(1).stream == "account-ann"
 
 
 async def test_a_read_of_the_archive_that_is_under_way_ends_before_it_is_closed(

@@ -1,5 +1,7 @@
 """What copies, exports and imports write is there as a whole or not at all, and never instead of something else."""
 
+import errno
+import os
 import signal
 from contextlib import closing
 from pathlib import Path
@@ -235,3 +237,48 @@ def test_a_full_disk_is_said_and_leaves_nothing(source: Path, tmp_path: Path, na
     assert result.stdout.startswith(f"There is no room to write {tmp_path / 'to'}"), result.stderr
     assert not list(tmp_path.glob("to*"))
     assert len(all_of(source)) == 450
+
+
+# --- without descriptors
+
+
+def test_what_is_not_finished_is_removed_also_without_descriptors(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with (
+        closing(LogReader.open(source)) as log,
+        monkeypatch.context() as patched,
+        pytest.raises(
+            DestinationUnusable, match=r"Too many open files\. Look at the disk, and at the limits of this proc"
+        ),
+        partial_folder(tmp_path / "copy") as folder,
+    ):
+        log.environment.copy(folder)
+        (folder / "archive").mkdir()
+        (folder / "archive" / "data.mdb").touch()
+        for name in ("open", "scandir", "listdir"):
+            patched.setattr(os, name, refuse)
+        os.open(folder, os.O_RDONLY)
+    with monkeypatch.context() as patched, pytest.raises(DestinationUnusable, match="Too many open files"):
+        patched.setattr(os, "open", refuse)
+        with partial_folder(tmp_path / "copy"):
+            pass
+    assert [each.name for each in tmp_path.iterdir()] == ["source"]
+
+
+def test_what_cannot_be_removed_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError), partial_folder(tmp_path / "copy"):
+        patched.setattr(Path, "rmdir", refuse)
+        raise ZeroDivisionError
+    assert f"{tmp_path / 'copy.partial'} stays, since it cannot be removed (Input/output error)" in caplog.text
+    with partial_folder(tmp_path / "copy"):
+        pass
+    assert [each.name for each in tmp_path.iterdir()] == ["copy"]

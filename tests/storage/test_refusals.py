@@ -37,7 +37,10 @@ from eventsrc.storage.environment.view_environment import ViewEnvironment
 from eventsrc.storage.errors import VerificationImpossible
 from eventsrc.storage.evidence.signed_checkpoint import new_signing_key
 from eventsrc.storage.reader import LogReader
+from eventsrc.storage.verification import followers
+from eventsrc.storage.verification import verify as verification
 from eventsrc.storage.verification.apart import verify_apart
+from eventsrc.storage.verification.meta import MetaCheck
 from eventsrc.storage.verification.verify import verify
 
 GENERATION = Generation(1, 1, "")
@@ -286,9 +289,9 @@ def test_a_copy_that_cannot_be_looked_at_is_not_said_to_be_damaged(
 ) -> None:
     real = lmdb.open
 
-    def refused(path: str, **options: Any) -> Any:
-        if "partial" in path:
-            raise lmdb.Error(f"{path}: {os.strerror(errno.EMFILE)}")
+    def refused(path: bytes, **options: Any) -> Any:
+        if b"partial" in path:
+            raise lmdb.Error(f"{os.fsdecode(path)}: {os.strerror(errno.EMFILE)}")
         return real(path, **options)
 
     EventLog(tmp_path / "store").close()
@@ -352,7 +355,12 @@ def test_what_cannot_be_looked_at_for_want_of_files_is_not_verified_and_not_dama
 
     monkeypatch.setattr(subprocess, "Popen", no_process)
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "glob", RefusedAt(Path.glob, 1, errno.EMFILE))
+        patch.setattr(followers, "_folders_in", RefusedAt(followers._folders_in, 1, errno.EMFILE))
+        report = verify_apart(tmp_path)
+        assert not report.is_damaged
+        assert ["Too many open files" in finding.problem for finding in report.findings] == [True]
+    with monkeypatch.context() as patch:
+        patch.setattr(verification, "MetaCheck", RefusedAt(MetaCheck, 1, errno.EMFILE))
         with pytest.raises(VerificationImpossible, match=r"cannot be read to its end: .*Too many open files"):
             verify_apart(tmp_path)
     assert verify_apart(tmp_path).findings == []

@@ -21,6 +21,7 @@ from eventsrc.storage.environment import folder
 from eventsrc.storage.environment.environment import Environment
 from eventsrc.storage.errors import VerificationImpossible
 from eventsrc.storage.verification import apart, followers
+from eventsrc.storage.verification.finding import Finding
 from eventsrc.storage.verification.verify import verify
 
 encode = msgspec.msgpack.encode
@@ -116,13 +117,38 @@ def ending(code: str) -> Callable[..., "subprocess.Popen[bytes]"]:
 
 
 @pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import sys; sys.exit('no memory')", "the process that is to read it ended with code 1 (no memory)"),
+        (
+            'import os; print(\'{"looking_at": "the table heads"}\', flush=True); os.kill(os.getpid(), 9)',
+            "the process that reads the table heads of it was ended by SIGKILL (it said nothing)",
+        ),
+    ],
+)
+def test_a_process_that_is_ended_by_something_else_tells_nothing_of_the_store(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: str, said: str
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", ending(code))
+    assert main(["verify", str(store)]) == 1
+    assert said in capsys.readouterr().err
+    monkeypatch.setattr(apart, "verify_pages", lambda _: [Finding("archive pages", "damaged")])
+    report = apart.verify_apart(store)
+    assert [finding.is_damage for finding in report.findings] == [True, False]
+    assert (report.summary, report.is_complete, report.is_damaged) == (None, False, True)
+
+
+@pytest.mark.parametrize(
     ("code", "problem"),
     [
         (
             'import os; print(\'{"looking_at": "the table heads"}\', flush=True); os.abort()',
             "the process that read the table heads was ended by SIGABRT",
         ),
-        ("import sys; sys.exit('Assertion failed')", "ended with code 1 (Assertion failed)"),
+        (
+            "import sys; print('{\"looking_at\": \"the log\"}', flush=True); sys.exit('Assertion failed')",
+            "the process that read the log ended with code 1 (Assertion failed)",
+        ),
     ],
 )
 def test_a_page_that_ends_the_process_is_a_finding(

@@ -1,0 +1,32 @@
+"""Whether an error says that the system refused something, which tells nothing of what is stored."""
+
+from typing import Final
+
+import lmdb
+
+from ..errors import StoreMapRefused, StoreReadOnly
+from .errors import StoreUnreadable
+
+ABSENT: Final = (FileNotFoundError, NotADirectoryError)
+"""What the system says of a file that is not there: that is known then."""
+_OF_STORES: Final = (StoreMapRefused, StoreReadOnly, StoreUnreadable)
+_OF_LMDB: Final = (
+    lmdb.MemoryError,
+    lmdb.DiskError,
+    lmdb.LockError,
+    lmdb.ReadonlyError,
+    lmdb.ReadersFullError,
+    lmdb.TlsFullError,
+)
+
+
+def is_refusal(error: BaseException | None) -> bool:
+    """Whether it, or what it was caused by, is the system's: no right, no memory, no descriptors, a disk that fails."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return not isinstance(error, ABSENT)
+        # LMDB has a class for each of its own errors, and this one for what the system says.
+        if type(error) is lmdb.Error or isinstance(error, (MemoryError, *_OF_STORES, *_OF_LMDB)):
+            return True
+        error = error.__cause__
+    return False
