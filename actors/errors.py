@@ -285,8 +285,9 @@ class UpcasterFailed(DecodingError):
     def __init__(self, stored: "StoredEvent", event_class: type, from_version: int, reason: str) -> None:
         super().__init__(
             f"The upcaster of {event_class.__name__} from version {from_version} to {from_version + 1} {reason} for "
-            f"the event {stored.type!r} of {stored.stream!r} at position {stored.position}. It must return a payload "
-            "for each one that was stored with that version: mend it."
+            f"the event {stored.type!r} of {stored.stream!r} at position {stored.position}. It must return, for each "
+            "payload that was stored with that version, that of the next one: a dict of plain data, as it would be "
+            "stored, times as texts. Mend it."
         )
         self.stored = stored
         self.event_class = event_class
