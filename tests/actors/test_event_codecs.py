@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import pytest
 
-from eventsrc import DecodingError, UpcasterFailed, event
+from eventsrc import ArgumentInvalid, DecodingError, DefinitionError, EventVersionUnknown, UpcasterFailed, event
 from eventsrc.runtime.testing import event_from
 
 
@@ -86,3 +86,24 @@ def test_where_upcasters_make_what_does_not_fit_they_are_named_as_what_is_to_be_
         event_from(noted(lambda old: {"tags": 5}), {"text": "x"}, version=1)
     with pytest.raises(DecodingError, match=r"position 1 does not fit Noted: .* Where the class was changed, raise"):
         event_from(noted(dict), {"tags": 5}, version=2)
+
+
+# --- `event_from` ---
+
+
+def test_event_from_takes_a_class_and_a_payload_as_it_was_stored() -> None:
+    some = noted(dict)
+    assert event_from(some, {"note": "x", "tags": ("a",)}, version=2) == some("x", ["a"])
+    with pytest.raises(EventVersionUnknown):
+        event_from(some, {}, version=3)
+    for version in (0, "1", None):
+        with pytest.raises(ArgumentInvalid, match="version="):
+            event_from(some, {}, version=version)  # type: ignore[arg-type]
+    for payload in ([1], {"note": object()}, None):
+        with pytest.raises(ArgumentInvalid, match="give a dict of plain data, as it was stored"):
+            event_from(some, payload, version=1)  # type: ignore[arg-type]
+    for no_class in ("thing.noted", some()):
+        with pytest.raises(DefinitionError, match="takes the class of an event, not"):
+            event_from(no_class, {}, version=1)  # type: ignore[arg-type]
+    with pytest.raises(DefinitionError, match="dict is not an @event class"):
+        event_from(dict, {}, version=1)
