@@ -1,7 +1,7 @@
 """Between event classes and what is stored of them."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import attrs
@@ -62,6 +62,10 @@ class EventCodecs:
             self.of_class[event_class] = codec
             self.of_name[codec.name] = codec
             self.structures[codec.name] = structure, event_class, codec.version
+
+    def apart(self) -> "Iterator[EventCodecs]":
+        """Codecs for each class alone: a projection may read by a class of its own what an aggregate has, too."""
+        return (EventCodecs([event_class], self._serializer) for event_class in self.of_class)
 
     def decode(self, stored: StoredEvent) -> Any | None:
         """The event object for a stored event; None where its class is not among these. Raises `DecodingError`."""
