@@ -52,7 +52,7 @@ async def later() -> dict[str, Any]:
 def test_what_an_upcaster_returned_that_could_not_be_stored_is_told(
     upcaster: Callable[[Any], Any], reason: str
 ) -> None:
-    with pytest.raises(UpcasterFailed, match=f"from version 1 to 2 {reason}.*a dict of plain data, as it would be"):
+    with pytest.raises(UpcasterFailed, match=f"from version 1 to 2 {reason}.*a dict of plain data as it would"):
         event_from(noted(upcaster), {"text": "x"}, version=1)
 
 
