@@ -270,7 +270,7 @@ class EventVersionUnknown(DecodingError):
         super().__init__(
             f"The event {stored.type!r} of {stored.stream!r} at position {stored.position} was stored with version "
             f"{stored.schema_version} of its schema, and {event_class.__name__} here is version {known_version}. Run "
-            "the program whose class has that version."
+            "the program whose class has that version: newer code reads what older code stored, not the reverse."
         )
         self.stored = stored
         self.event_class = event_class
@@ -285,8 +285,9 @@ class UpcasterFailed(DecodingError):
     def __init__(self, stored: "StoredEvent", event_class: type, from_version: int, reason: str) -> None:
         super().__init__(
             f"The upcaster of {event_class.__name__} from version {from_version} to {from_version + 1} {reason} for "
-            f"the event {stored.type!r} of {stored.stream!r} at position {stored.position}. It must return a payload "
-            "for each one that was stored with that version: mend it."
+            f"the event {stored.type!r} of {stored.stream!r} at position {stored.position}. Mend it: of each payload "
+            "that was stored with that version it makes one of the next, a dict of plain data as it would be stored (a "
+            "time is a text)."
         )
         self.stored = stored
         self.event_class = event_class

@@ -1,6 +1,7 @@
 """Between event classes and what is stored of them."""
 
-from collections.abc import Callable, Iterable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import attrs
@@ -62,6 +63,10 @@ class EventCodecs:
             self.of_name[codec.name] = codec
             self.structures[codec.name] = structure, event_class, codec.version
 
+    def apart(self) -> "Iterator[EventCodecs]":
+        """Codecs for each class alone: a projection may read by a class of its own what an aggregate has, too."""
+        return (EventCodecs([event_class], self._serializer) for event_class in self.of_class)
+
     def decode(self, stored: StoredEvent) -> Any | None:
         """The event object for a stored event; None where its class is not among these. Raises `DecodingError`."""
         found = self.structures.get(stored.type)
@@ -88,19 +93,47 @@ class EventCodecs:
         payload = _decode(_encode(stored.payload))
         for version in range(stored.schema_version, codec.version):
             try:
-                payload = codec.upcasters[version](payload)
+                returned = codec.upcasters[version](payload)
             except Exception as error:
                 raise UpcasterFailed(stored, codec.event_class, version, f"raised {described(error)}") from error
-            if payload is None:
-                raise UpcasterFailed(stored, codec.event_class, version, "returned None")
+            fault = _fault_of(returned)
+            if fault:
+                raise UpcasterFailed(stored, codec.event_class, version, fault)
+            payload = dict(returned)
         return payload
 
     def misfit(self, stored: StoredEvent, error: Exception) -> DecodingError:
         """What a stored event is refused with that does not fit its class."""
         codec = self.of_name[stored.type]
+        name, version = codec.event_class.__name__, codec.version
         reason = self._serializer.explain(self.upcast(stored), codec.event_class, error)
-        return DecodingError(
-            f"The event {stored.type!r} of {stored.stream!r} at position {stored.position} does not fit "
-            f"{codec.event_class.__name__}: {reason}. Where the class was changed, raise its version and say how older "
-            f"events are read: @event({stored.type!r}, version={codec.version + 1}, upcasters={{...}})."
+        event = f"The event {stored.type!r} of {stored.stream!r} at position {stored.position}"
+        advice = (
+            "raise its version and say how older events are read: "
+            f"@event({stored.type!r}, version={version + 1}, upcasters={{...}})."
         )
+        if stored.schema_version == version:
+            return DecodingError(f"{event} does not fit {name}: {reason}. Where the class was changed, {advice}")
+        return DecodingError(
+            f"{event}, stored with version {stored.schema_version}, does not fit {name}: {reason}. Mend the upcasters "
+            f"that lead from there to version {version}; where the class was changed after events of version {version} "
+            f"were stored, {advice}"
+        )
+
+
+def _fault_of(returned: object) -> str:
+    """What is wrong with what an upcaster returned, which must be as it could be stored; empty where nothing is."""
+    if inspect.iscoroutine(returned):
+        returned.close()
+    # Anything else would be taken for an event without fields, and those with defaults would get them.
+    if not isinstance(returned, Mapping):
+        return f"returned {returned!r:.100}"
+    payload = dict(returned)
+    try:
+        plain = msgspec.to_builtins(payload, builtin_types=(bytes, bytearray, memoryview))
+    except Exception as error:
+        return f"returned what is no plain data ({error})"
+    if plain == payload:
+        return ""
+    odd = {name: value for name, value in payload.items() if plain.get(name) != value}
+    return f"returned {odd or payload!r:.100}, which is no plain data"

@@ -12,8 +12,11 @@ from ..storage.record import Kind
 from .errors import DefinitionError
 
 C = TypeVar("C")
-Upcaster: TypeAlias = Callable[[dict[str, Any]], Mapping[str, Any]]
-"""Makes of a payload that of the next version. It may change the one that it is given."""
+Upcaster: TypeAlias = Callable[[dict[str, Any]], Mapping[str, Any]] | Callable[[Any], Mapping[str, Any]]
+"""Makes of a payload, a dict, that of the next version. It may change the one that it is given.
+
+The second form lets what it takes be a `TypedDict`, which is no `dict[str, Any]` to type checkers.
+"""
 
 EVENT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,199}")
 _COMMAND: Final = "__eventsrc_command__"
@@ -145,23 +148,45 @@ def _check_upcasters(name: str, version: int, upcasters: Mapping[int, Upcaster])
             "upcasters={1: function}"
         )
     for earlier, upcaster in upcasters.items():
-        if type(earlier) is not int or not 0 < earlier < version:
+        if type(earlier) is not int:
             raise DefinitionError(
-                f"event {name!r} has version {version}, so none of its upcasters can lead from version {earlier!r} to "
+                f"the upcasters of event {name!r} are given by whole numbers, the version that each leads from, not by "
+                f"{earlier!r}: upcasters={{1: function}}"
+            )
+        if not 0 < earlier < version:
+            raise DefinitionError(
+                f"event {name!r} has version {version}, so none of its upcasters can lead from version {earlier} to "
                 "the next. Raise the version, or leave that upcaster out."
             )
-        if not callable(upcaster) or inspect.iscoroutinefunction(upcaster):
+        if not _takes_payload(upcaster):
             raise DefinitionError(
-                f"the upcaster of event {name!r} from version {earlier} is a function that returns the payload of "
-                f"version {earlier + 1}, not {upcaster!r:.100}"
+                f"the upcaster of event {name!r} from version {earlier} is a function, neither async nor a generator, "
+                f"that takes a payload alone and returns that of version {earlier + 1}, not {upcaster!r:.100}"
             )
-    missing = [earlier for earlier in range(1, version) if earlier not in upcasters]
-    if missing:
+    missing = next((earlier for earlier in range(1, version) if earlier not in upcasters), None)
+    if missing is not None:
         raise DefinitionError(
-            f"event {name!r} has version {version} and no upcaster from version {missing[0]}, so events that were "
-            f"stored with that could not be read. Write upcasters={{{missing[0]}: function}}; the function is given "
-            f"their payload as a dict, and returns that of version {missing[0] + 1}."
+            f"event {name!r} has version {version} and no upcaster from version {missing}, so events that were "
+            f"stored with that could not be read. Write upcasters={{{missing}: function}}; the function is given "
+            f"their payload as a dict, and returns that of version {missing + 1}."
         )
+
+
+def _takes_payload(upcaster: object) -> bool:
+    """Whether it can be called with a payload alone, and may return one."""
+    if not callable(upcaster):
+        return False
+    returns_otherwise = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    if any(check(function) for check in returns_otherwise for function in (upcaster, type(upcaster).__call__)):
+        return False
+    try:
+        inspect.signature(upcaster).bind({})
+    except TypeError:
+        return False
+    except ValueError:
+        # Some functions of C, and `dict`, have no signature.
+        return True
+    return True
 
 
 def _declare(event_type: EventType) -> Callable[[type[C]], type[C]]:

@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar, cast
 
+import msgspec
 import trio
 
 from ..actors.aggregate import Aggregate
 from ..actors.aggregate_type import AggregateType
 from ..actors.decision import encode_decision
-from ..actors.errors import Rejected, StateReadOnly
+from ..actors.errors import DefinitionError, Rejected, StateReadOnly
 from ..actors.event_codecs import EventCodecs
 from ..actors.messages import stored_name
 from ..actors.request import Request
@@ -30,6 +31,7 @@ from ..storage.limits import Limits
 from ..storage.memory import MemoryLog
 from ..storage.record import NS_PER_SECOND, StoredEvent
 from ..storage.snapshot import Snapshot
+from .arguments import check_count
 from .classes import check_class
 from .errors import ArgumentInvalid, HandlerIsAsync
 
@@ -191,8 +193,15 @@ def event_from(event_class: type[E], payload: Mapping[str, Any], *, version: int
     """The event that is read where this payload was stored with this version of its schema; tests of upcasters ask it.
 
     Raises `EventVersionUnknown`, `UpcasterFailed` or `DecodingError`, as reading it would; `DefinitionError` for what
-    is no event class.
+    is no event class, `ArgumentInvalid` for what could not be stored as a payload.
     """
+    if not isinstance(event_class, type):
+        raise DefinitionError(f"event_from takes the class of an event, not {event_class!r:.100}")
+    check_count("version", version, least=1)
+    try:
+        stored_payload = msgspec.msgpack.decode(msgspec.msgpack.encode(dict(payload)), type=dict[str, Any])
+    except Exception as error:
+        raise ArgumentInvalid("payload", payload, f"give a dict of plain data, as it was stored ({error})") from error
     stored = StoredEvent(
         position=1,
         stream="test-1",
@@ -204,7 +213,7 @@ def event_from(event_class: type[E], payload: Mapping[str, Any], *, version: int
         correlation_id="",
         causation_id="",
         metadata={},
-        payload=dict(payload),
+        payload=stored_payload,
         tags=(),
         hash=b"",
     )

@@ -1,7 +1,9 @@
 """Commands and events as a domain author writes them."""
 
 import math
-from typing import Any
+from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import partial
+from typing import Any, TypedDict
 
 import attrs
 import pytest
@@ -82,6 +84,30 @@ async def later(payload: dict[str, Any]) -> dict[str, Any]:
     return payload
 
 
+def in_parts(payload: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield payload
+
+
+async def in_parts_later(payload: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    yield payload
+
+
+class Upcasts:
+    def with_self(self, payload: dict[str, Any]) -> dict[str, Any]:
+        return payload
+
+    async def __call__(self, payload: dict[str, Any]) -> dict[str, Any]:
+        return payload
+
+
+class PaidCents(TypedDict):
+    cents: int
+
+
+def typed(payload: PaidCents) -> Mapping[str, Any]:
+    return {"amount": payload["cents"] / 100}
+
+
 @pytest.mark.parametrize(
     ("version", "upcasters", "mistake"),
     [
@@ -89,16 +115,38 @@ async def later(payload: dict[str, Any]) -> dict[str, Any]:
         (4, {1: dict, 3: dict}, "no upcaster from version 2"),
         (1, {1: dict}, "version 1, so none of its upcasters can lead from version 1 to the next"),
         (2, {0: dict, 1: dict}, "from version 0"),
-        (2, {"1": dict}, "from version '1'"),
-        (2, {True: dict}, "from version True"),
-        (2, {1: {"amount": 1}}, "from version 1 is a function that returns .* version 2, not {'amount': 1}"),
-        (2, {1: later}, "is a function that returns"),
+        (2, {"1": dict}, r"by whole numbers, .* not by '1': upcasters=\{1: function\}"),
+        (2, {True: dict}, "not by True"),
+        (10**12, {1: dict}, "no upcaster from version 2"),
+        (2, {1: {"amount": 1}}, "from version 1 is a function, .* returns that of version 2, not {'amount': 1}"),
+        (2, {1: later}, "is a function, neither async nor a generator, that takes a payload alone"),
+        (2, {1: Upcasts()}, "neither async"),
+        (2, {1: in_parts}, "nor a generator"),
+        (2, {1: in_parts_later}, "nor a generator"),
+        (2, {1: lambda payload, version: payload}, "that takes a payload alone"),
+        (2, {1: lambda: {"amount": 1}}, "that takes a payload alone"),
+        (2, {1: Upcasts.with_self}, "that takes a payload alone"),
         (2, [dict], r"by the version that each leads from, not \[.*upcasters=\{1: function\}"),
     ],
 )
 def test_mistakes_with_upcasters_are_told_where_they_are_made(version: int, upcasters: Any, mistake: str) -> None:
     with pytest.raises(DefinitionError, match=mistake):
         event("a", version=version, upcasters=upcasters)
+
+
+def test_whatever_takes_a_payload_alone_can_be_an_upcaster() -> None:
+    for upcaster in (dict, typed, Upcasts().with_self, partial(dict, currency="EUR"), lambda payload, *rest: payload):
+        declared = event_type(event("a", version=2, upcasters={1: upcaster})(type("Some", (), {})))
+        assert declared is not None
+        assert declared.upcasters == {1: upcaster}
+
+
+def test_upcasters_are_those_that_were_given_when_the_class_was_defined() -> None:
+    upcasters = {1: typed}
+    declared = event_type(event("a", version=2, upcasters=upcasters)(type("Some", (), {})))
+    upcasters.clear()
+    assert declared is not None
+    assert declared.upcasters == {1: typed}
 
 
 def test_other_mistakes_are_told_where_they_are_made() -> None:

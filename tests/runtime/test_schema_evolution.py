@@ -363,6 +363,23 @@ async def test_a_class_that_was_changed_without_a_version_is_found_when_the_stor
         await pay(tmp_path / "s", Till)
 
 
+async def test_a_projection_with_a_class_of_its_own_for_an_event_is_checked_too(tmp_path: Path) -> None:
+    class Spent(Projection):
+        rows = Table(Total, key="currency")
+
+        @on(PaidCents)
+        def paid(self, event: PaidCents, meta: EventMeta) -> None:
+            self.rows.put(Total("EUR", event.cents))
+
+    await pay(tmp_path / "s", FirstTill, 100)
+    async with Runtime.open(tmp_path / "s", aggregates=[SecondTill], projections=[Spent]) as runtime:
+        assert await runtime.view(Spent.rows).get("EUR", at_least=1) == Total("EUR", 100)
+    await pay(tmp_path / "s", SecondTill, 100)
+    with pytest.raises(EventVersionUnknown, match=r"stored with version 2 of its schema, and PaidCents here"):
+        async with Runtime.open(tmp_path / "s", aggregates=[SecondTill], projections=[Spent]):
+            pass
+
+
 async def test_a_new_field_with_a_default_needs_no_version(tmp_path: Path) -> None:
     @event("till.paid")
     class Paid:
