@@ -5,11 +5,13 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from attrs import frozen
-from view_cases import FIRST, PLUS_2, Colour, Everything, Happened, Size, ask, everything, put, stored
+from sqlalchemy import event
+from view_cases import FIRST, NOON, PLUS_2, Colour, Everything, Happened, Size, ask, everything, put, stored
 
 from eventsrc import (
     DecodingError,
@@ -78,6 +80,39 @@ def test_the_keys_of_a_dict_come_back_as_what_they_were(sql: SqlViews) -> None:
     with view.reading() as reading:
         assert reading.get(table, ("a",)) == row
     assert from_json(to_json({(1, ("x",)): 2})) == {(1, ("x",)): 2}, "as a hook of cattrs may make of a key"
+
+
+@pytest.mark.parametrize(
+    ("order", "criteria"),
+    [
+        ((), {"when": NOON}),
+        ((), {"when": one_of(NOON, None, NOON.replace(tzinfo=None))}),
+        (("-when",), {"when": between(NOON, None)}),
+        (("when",), {}),
+        ((), {"price": None}),
+        (("-price",), {}),
+    ],
+)
+def test_sqlite_finds_and_sorts_by_an_index_what_it_compares_by_more_than_its_text(
+    tmp_path: Path, order: tuple[str, ...], criteria: dict[str, Any]
+) -> None:
+    with closing(SqlViews(f"sqlite:///{tmp_path / 'views.db'}")) as views:
+        table = everything(("when", "price"))
+        view = views.open("all", FIRST, [table])
+        asked: list[tuple[str, Any]] = []
+
+        @event.listens_for(views.engine, "before_cursor_execute")
+        def note(_: object, __: object, statement: str, parameters: Any, *___: object) -> None:
+            asked.append((statement, parameters))
+
+        ask(view, table, *order, **criteria, limit=5)
+        with views.engine.connect() as connection:
+            statement, parameters = asked[-1]
+            plan = " ".join(
+                row[-1] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            )
+    assert "INDEX all_things_g1_" in plan
+    assert ("SEARCH" in plan) == bool(criteria), plan
 
 
 @frozen

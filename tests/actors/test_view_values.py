@@ -282,8 +282,8 @@ def test_equal_decimals_are_one_key(views: ViewStore) -> None:
     view.close()
 
 
-def named(row_class: type, key: str | tuple[str, ...]) -> Table[Any]:
-    table: Table[Any] = Table(row_class, key=key)
+def named(row_class: type, key: str | tuple[str, ...], indexes: tuple[str, ...] = ()) -> Table[Any]:
+    table: Table[Any] = Table(row_class, key=key, indexes=indexes)
     table.name = "named"
     return table
 
@@ -314,4 +314,49 @@ def test_what_is_nested_comes_back_as_it_was_put(views: ViewStore) -> None:
             assert found.free == free
             assert not isinstance(free, list) or list(map(type, found.free)) == list(map(type, free))
             assert ask(view, table, free=free) == str(number)
+    view.close()
+
+
+@frozen
+class Moment:
+    key: datetime
+    at: datetime | None = None
+    name: str = ""
+
+
+@pytest.mark.parametrize("indexes", [(), ("at",)])
+def test_times_without_a_zone_come_after_those_with_one(views: ViewStore, indexes: tuple[str, ...]) -> None:
+    naive = NOON.replace(tzinfo=None)
+    hour = timedelta(hours=1)
+    times = [NOON - hour, NOON + hour, NOON + 9 * hour, naive - 2 * hour, naive, naive + 3 * hour]
+    table: RowType[Any] = RowType(named(Moment, "key", indexes), Serializer())
+    view = views.open("moments", FIRST, [table])
+    put(view, table, *(Moment(time, time, str(number)) for number, time in enumerate(times)))
+    # With None at first, and one level with another.
+    put(view, table, Moment(naive + 4 * hour, None, "-"), Moment(naive + 5 * hour, naive, "4+"))
+
+    def asked(*order: Order, limit: int | None = None, **criteria: Any) -> list[str]:
+        found: list[Any] = []
+        query = RowQuery(criteria_of(table.fields, table.name, criteria), order, limit=limit)
+        with view.reading() as reading:
+            while page := reading.find(table, query):
+                found += page
+                if limit is None:
+                    break
+                query = RowQuery(query.criteria, order, len(found), limit, page[-1])
+            assert reading.count(table, dict(query.criteria)) == len(found)
+        return [row.name for row in found]
+
+    upwards = ["-", "0", "1", "2", "3", "4", "4+", "5"]
+    for limit in (None, 1, 3):
+        assert asked(Order("at"), limit=limit) == upwards
+        assert asked(Order("at", True), limit=limit) == upwards[::-1]
+        assert asked(limit=limit) == ["0", "1", "2", "3", "4", "5", "-", "4+"], "in the order of the key"
+        assert asked(Order("key", True), limit=limit) == ["4+", "-", "5", "4", "3", "2", "1", "0"]
+        assert asked(Order("at"), limit=limit, at=between(NOON, None)) == ["1", "2"]
+        assert asked(Order("at"), limit=limit, at=between(None, naive)) == ["3", "4", "4+"]
+        assert asked(Order("at"), limit=limit, at=between(NOON, naive)) == []
+        assert asked(Order("at", True), limit=limit, at=one_of(None, naive, NOON - hour)) == ["4+", "4", "0", "-"]
+    assert asked(key=naive.replace(tzinfo=PLUS_2)) == []
+    assert asked(at=(NOON + hour).astimezone(PLUS_2)) == ["1"]
     view.close()
