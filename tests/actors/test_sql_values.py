@@ -115,6 +115,14 @@ def test_sqlite_finds_and_sorts_by_an_index_what_it_compares_by_more_than_its_te
     assert ("SEARCH" in plan) == bool(criteria), plan
 
 
+@pytest.mark.parametrize("count", [499, 500, 501, 999, 1_000, 1_001])
+def test_a_decimal_is_one_of_many(sql: SqlViews, count: int) -> None:
+    table = everything(("price",))
+    view = sql.open("all", FIRST, [table])
+    put(view, table, Everything("a", price=Decimal("1.50")), Everything("b", price=Decimal(2)), Everything("c"))
+    assert ask(view, table, price=one_of(*(Decimal(number) / 2 for number in range(count - 1)), None)) == "cab"
+
+
 @frozen
 class Number:
     key: str

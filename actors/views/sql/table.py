@@ -25,6 +25,8 @@ ROWS_FETCHED: Final = 1_000
 """Rows that are fetched at a time where Python looks at each of them."""
 VALUES_MAX: Final = 1_000
 """Values of a `one_of` that are given to the database; with more, Python looks at each row."""
+RANGES_MAX: Final = 500
+"""The same where each of them is a range: SQLite takes conditions that are 1,000 deep, and each is one deeper."""
 
 _CODE_POINT_MAX: Final = 0x10FFFF
 
@@ -266,7 +268,7 @@ class SqlTable:
         return sqlalchemy.and_(*parts)
 
     def _is_one_of(self, column: Column, values: Sequence[Any]) -> Condition:
-        if len(values) > VALUES_MAX:
+        if len(values) > (RANGES_MAX if column.is_compared_roughly else VALUES_MAX):
             raise NotInSql
         given = [parameter for value in values if value is not None for parameter in column.equals(value)]
         stored, compared = self.sql.c[column.field], self._compared(column)
