@@ -17,7 +17,7 @@ import sqlalchemy
 from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, Text, and_, func, or_, select, update
 
 from ...errors import DefinitionError
-from ..errors import ViewRemoved, ViewWriteFailed
+from ..errors import ViewRemoved, ViewUnreachable
 from ..row_type import RowType
 from ..view_store import Generation, ViewRetry
 from .engine import LOCK_SECONDS_MAX, begin_writing, make_engine, refuses_names, translating
@@ -158,7 +158,8 @@ class SqlViews:
             yield
             return
         if not self._turn.acquire(timeout=LOCK_SECONDS_MAX):
-            raise ViewWriteFailed(self.path, f"another transaction of this process took {LOCK_SECONDS_MAX} seconds")
+            waited = f"another transaction of this process took {LOCK_SECONDS_MAX} seconds"
+            raise ViewUnreachable(self.path, waited, is_locked=True)
         try:
             yield
         finally:
@@ -174,7 +175,7 @@ class SqlViews:
                 _metadata.create_all(connection)
                 yield connection
         except ViewRetry as error:
-            raise ViewWriteFailed(self.path, str(error)) from error
+            raise ViewUnreachable(self.path, str(error), is_locked=True) from error
 
     def _open_table(
         self, connection: sqlalchemy.Connection, projection: str, number: int, table: RowType[Any]
