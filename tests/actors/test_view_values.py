@@ -133,6 +133,20 @@ def test_odd_values(views: ViewStore, indexes: tuple[str, ...]) -> None:
     view.close()
 
 
+class Moment(datetime):
+    """As libraries for times have one."""
+
+
+def test_a_time_of_another_class_finds_what_equals_it(views: ViewStore) -> None:
+    table = everything(("when",))
+    view = views.open("all", FIRST, [table])
+    put(view, table, *ODD)
+    noon = Moment.fromtimestamp(NOON.timestamp(), PLUS_2)
+    assert ask(view, table, when=noon) == ask(view, table, when=between(noon, None)) == "a"
+    assert ask(view, table, day=noon) == ""
+    view.close()
+
+
 TEXTS = ["", "p", "p\x01", "p\ud7ff", "p\ue000", "p\U0010ffff", "q", "\ud7ff", "\ue000"]
 
 
@@ -318,7 +332,7 @@ def test_what_is_nested_comes_back_as_it_was_put(views: ViewStore) -> None:
 
 
 @frozen
-class Moment:
+class Timed:
     key: datetime
     at: datetime | None = None
     name: str = ""
@@ -329,11 +343,11 @@ def test_times_without_a_zone_come_after_those_with_one(views: ViewStore, indexe
     naive = NOON.replace(tzinfo=None)
     hour = timedelta(hours=1)
     times = [NOON - hour, NOON + hour, NOON + 9 * hour, naive - 2 * hour, naive, naive + 3 * hour]
-    table: RowType[Any] = RowType(named(Moment, "key", indexes), Serializer())
+    table: RowType[Any] = RowType(named(Timed, "key", indexes), Serializer())
     view = views.open("moments", FIRST, [table])
-    put(view, table, *(Moment(time, time, str(number)) for number, time in enumerate(times)))
+    put(view, table, *(Timed(time, time, str(number)) for number, time in enumerate(times)))
     # With None at first, and one level with another.
-    put(view, table, Moment(naive + 4 * hour, None, "-"), Moment(naive + 5 * hour, naive, "4+"))
+    put(view, table, Timed(naive + 4 * hour, None, "-"), Timed(naive + 5 * hour, naive, "4+"))
 
     def asked(*order: Order, limit: int | None = None, **criteria: Any) -> list[str]:
         found: list[Any] = []
