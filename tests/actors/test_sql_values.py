@@ -64,6 +64,28 @@ def test_a_query_that_fails_says_so_and_nothing_of_a_batch(sql: SqlViews) -> Non
     assert ask(view, table) == "a"
 
 
+def test_nan_within_a_value_is_json_that_a_database_takes(sql: SqlViews) -> None:
+    table = everything()
+    view = sql.open("all", FIRST, [table])
+    put(view, table, Everything("a", free=[math.nan, {"high": math.inf}]))
+    with view.reading() as reading:
+        row = reading.get(table, ("a",))
+    assert row is not None
+    assert math.isnan(row.free[0])
+    assert row.free[1] == {"high": math.inf}
+    with sql.engine.connect() as connection:
+        high = connection.exec_driver_sql("SELECT CAST(free -> 1 -> 'high' AS TEXT) FROM all_things_g1").scalar_one()
+        assert from_json(high) == math.inf
+
+
+def test_what_is_nested_too_deeply_is_a_fault_of_the_value() -> None:
+    deep: list[Any] = []
+    for _ in range(10_000):
+        deep = [deep]
+    with pytest.raises(ValueError, match="nested too deeply"):
+        to_json(deep)
+
+
 @frozen
 class Keyed:
     key: str
