@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, get_args
 
@@ -18,7 +18,9 @@ from ..storage.control import (
     ControlBoard,
     ControlRequest,
     MaintenanceAction,
+    ProjectionAction,
     SagaAction,
+    SubscriptionAction,
 )
 from ..storage.errors import EventSourcingError, described
 from .errors import SignalKnown, UnknownSubscription
@@ -30,7 +32,13 @@ from .subscriptions.consumers import Subscriptions
 
 PERIOD_SECONDS: Final = 0.5
 """How often the board is looked at and the status published."""
-MAINTENANCE_ACTIONS: Final = get_args(MaintenanceAction)
+SUBJECTS_MAX: Final = 100
+"""Projections, subscriptions, streams and sagas that something is done to at once; what is asked of others waits."""
+_KINDS: Final[dict[str, Any]] = {
+    action: kind
+    for kind in (ProjectionAction, SubscriptionAction, MaintenanceAction, SagaAction)
+    for action in get_args(kind)
+}
 
 logger = logging.getLogger("eventsrc.control")
 
@@ -53,7 +61,8 @@ class Control:
         self._numbers = numbers
         self._sagas = sagas
         self._maintenance = maintenance
-        self._under_way: set[int] = set()
+        self._busy: set[tuple[Any, str]] = set()
+        self._answered = trio.Event()
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
         self._published: dict[str, Any] = {}
@@ -75,28 +84,37 @@ class Control:
     async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
             while True:
+                self._answered = trio.Event()
                 try:
-                    for request in self._board.requests():
-                        if request.action not in MAINTENANCE_ACTIONS:
-                            await self._take(request)
-                        elif request.id not in self._under_way:
-                            # These take their time; others are answered meanwhile.
-                            self._under_way.add(request.id)
-                            nursery.start_soon(in_background, self._take, request)
+                    self._begin(self._board.requests(), nursery)
                     await self.publish()
                 except Exception as error:
                     _report(error)
-                await trio.sleep(PERIOD_SECONDS)
+                with trio.move_on_after(PERIOD_SECONDS):
+                    # Whoever was answered is to find published what has come of it.
+                    await self._answered.wait()
 
-    async def _take(self, request: ControlRequest) -> None:
-        answer = await self._answer(request)
-        if answer is None:
-            return
+    def _begin(self, requests: Sequence[ControlRequest], nursery: trio.Nursery) -> None:
+        """Have each subject's requests done in their order; a subject that hangs holds up no other."""
+        of_subject: dict[tuple[Any, str], list[ControlRequest]] = {}
+        for request in requests:
+            of_subject.setdefault((_KINDS.get(request.action), request.subject), []).append(request)
+        for subject, asked in of_subject.items():
+            if subject not in self._busy and len(self._busy) < SUBJECTS_MAX:
+                self._busy.add(subject)
+                nursery.start_soon(in_background, self._take, subject, asked)
+
+    async def _take(self, subject: tuple[Any, str], requests: Sequence[ControlRequest]) -> None:
         try:
-            await on_board(self._board, partial(self._board.done, request, answer))
+            for request in requests:
+                answer = await self._answer(request)
+                if answer is not None:
+                    await on_board(self._board, partial(self._board.done, request, answer))
+                    self._answered.set()
         except Exception as error:
             _report(error)
-            self._under_way.discard(request.id)
+        finally:
+            self._busy.discard(subject)
 
     async def close(self) -> None:
         """Publish how things are at the end."""

@@ -61,15 +61,19 @@ class ProjectionUnavailable(EventSourcingError):
 
 
 class ViewUnreachable(StoreError):
-    """The database of a view cannot be reached. The projection tries again until it can; commands go on."""
+    """The database of a view cannot be reached, or others lock it. The projection tries again; commands go on."""
 
     code: ClassVar[str] = "view_unreachable"
 
-    def __init__(self, path: str, reason: str) -> None:
+    def __init__(self, path: str, reason: str, *, is_locked: bool = False) -> None:
+        trouble = "cannot be reached"
+        advice = "see that the server runs, and that the address and the login are right"
+        if is_locked:
+            trouble, advice = "is locked", "see which other transaction it waits for"
         super().__init__(
             path,
-            f"The database of a view, {path}, cannot be reached: {reason}. The projection tries again with a back-off; "
-            "see that the server runs, and that the address and the login are right.",
+            f"The database of a view, {path}, {trouble}: {reason}. The projection tries again with a back-off; "
+            f"{advice}.",
         )
 
 

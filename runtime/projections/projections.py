@@ -92,16 +92,20 @@ class Projections:
                     f"{projection_class.__name__} and {other.__name__} are both stored as {name!r}. Give one of them "
                     f'another name: class {projection_class.__name__}(Projection, name="...").'
                 )
+        away: list[ViewStore] = []
         for projection_class in names.values():
             views = views_of(projection_class)
             running = RunningProjection(projection_class, views, self._serializer, self, self._nursery)
             running.is_paused = running.name in paused
             self._running[projection_class] = self._of_name[running.name] = running
             try:
-                await running.open()
+                # Commands do not wait for somebody else's server: not for long, and not once for each of its views.
+                if views not in away:
+                    await running.open()
             except ViewUnreachable as error:
-                # Commands do not wait for somebody else's server.
                 logger.warning("a view cannot be opened yet: %s", error, extra={"projection": running.name})
+                away.append(views)
+            if views in away:
                 self._nursery.start_soon(in_background, self._open_later, running, name=f"{running.name}: opening")
             if projection_class.on_lag == "slow_writers":
                 self._slow.append(running)

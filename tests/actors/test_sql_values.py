@@ -5,11 +5,13 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from attrs import frozen
-from view_cases import FIRST, PLUS_2, Colour, Everything, Happened, Size, ask, everything, put, stored
+from sqlalchemy import event
+from view_cases import FIRST, NOON, PLUS_2, Colour, Everything, Happened, Size, ask, everything, put, stored
 
 from eventsrc import (
     DecodingError,
@@ -62,6 +64,28 @@ def test_a_query_that_fails_says_so_and_nothing_of_a_batch(sql: SqlViews) -> Non
     assert ask(view, table) == "a"
 
 
+def test_nan_within_a_value_is_json_that_a_database_takes(sql: SqlViews) -> None:
+    table = everything()
+    view = sql.open("all", FIRST, [table])
+    put(view, table, Everything("a", free=[math.nan, {"high": math.inf}]))
+    with view.reading() as reading:
+        row = reading.get(table, ("a",))
+    assert row is not None
+    assert math.isnan(row.free[0])
+    assert row.free[1] == {"high": math.inf}
+    with sql.engine.connect() as connection:
+        high = connection.exec_driver_sql("SELECT CAST(free -> 1 -> 'high' AS TEXT) FROM all_things_g1").scalar_one()
+        assert from_json(high) == math.inf
+
+
+def test_what_is_nested_too_deeply_is_a_fault_of_the_value() -> None:
+    deep: list[Any] = []
+    for _ in range(10_000):
+        deep = [deep]
+    with pytest.raises(ValueError, match="nested too deeply"):
+        to_json(deep)
+
+
 @frozen
 class Keyed:
     key: str
@@ -78,6 +102,47 @@ def test_the_keys_of_a_dict_come_back_as_what_they_were(sql: SqlViews) -> None:
     with view.reading() as reading:
         assert reading.get(table, ("a",)) == row
     assert from_json(to_json({(1, ("x",)): 2})) == {(1, ("x",)): 2}, "as a hook of cattrs may make of a key"
+
+
+@pytest.mark.parametrize(
+    ("order", "criteria"),
+    [
+        ((), {"when": NOON}),
+        ((), {"when": one_of(NOON, None, NOON.replace(tzinfo=None))}),
+        (("-when",), {"when": between(NOON, None)}),
+        (("when",), {}),
+        ((), {"price": None}),
+        (("-price",), {}),
+    ],
+)
+def test_sqlite_finds_and_sorts_by_an_index_what_it_compares_by_more_than_its_text(
+    tmp_path: Path, order: tuple[str, ...], criteria: dict[str, Any]
+) -> None:
+    with closing(SqlViews(f"sqlite:///{tmp_path / 'views.db'}")) as views:
+        table = everything(("when", "price"))
+        view = views.open("all", FIRST, [table])
+        asked: list[tuple[str, Any]] = []
+
+        @event.listens_for(views.engine, "before_cursor_execute")
+        def note(_: object, __: object, statement: str, parameters: Any, *___: object) -> None:
+            asked.append((statement, parameters))
+
+        ask(view, table, *order, **criteria, limit=5)
+        with views.engine.connect() as connection:
+            statement, parameters = asked[-1]
+            plan = " ".join(
+                row[-1] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            )
+    assert "INDEX all_things_g1_" in plan
+    assert ("SEARCH" in plan) == bool(criteria), plan
+
+
+@pytest.mark.parametrize("count", [499, 500, 501, 999, 1_000, 1_001])
+def test_a_decimal_is_one_of_many(sql: SqlViews, count: int) -> None:
+    table = everything(("price",))
+    view = sql.open("all", FIRST, [table])
+    put(view, table, Everything("a", price=Decimal("1.50")), Everything("b", price=Decimal(2)), Everything("c"))
+    assert ask(view, table, price=one_of(*(Decimal(number) / 2 for number in range(count - 1)), None)) == "cab"
 
 
 @frozen

@@ -74,15 +74,17 @@ def test_long_texts_are_told_apart_and_ordered_beyond_the_cut(views: ViewStore, 
         ({"raw": bytearray(b"b")}, "b"),
         ({"raw": one_of(memoryview(b"c"), b"a")}, "ac"),
         ({"raw": [98]}, ""),
+        ({"raw": between(bytearray(b"b"), None)}, "bc"),
+        ({"number": one_of(2 + 0j, Fraction(7, 2))}, "b"),
     ],
 )
 @pytest.mark.parametrize("indexes", [(), ("number", "raw")])
-def test_an_index_finds_what_equals_a_value_of_a_type_without_an_order(
-    tmp_path: Path, indexes: tuple[str, ...], criteria: dict[str, Any], keys: str
+def test_a_value_of_a_type_without_an_order_finds_what_equals_it(
+    views: ViewStore, indexes: tuple[str, ...], criteria: dict[str, Any], keys: str
 ) -> None:
     for key in ("key", next(iter(criteria))):
         table = everything(indexes, key)
-        view = LmdbViews(tmp_path / key).open("all", FIRST, [table])
+        view = views.open(f"by_{key}", FIRST, [table])
         put(view, table, *(Everything(name, number=n, raw=name.encode()) for n, name in enumerate("abc", 1)))
         assert ask(view, table, **criteria) == keys
         assert ask(view, table, "-key", **criteria) == keys[::-1]

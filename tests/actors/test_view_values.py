@@ -133,6 +133,20 @@ def test_odd_values(views: ViewStore, indexes: tuple[str, ...]) -> None:
     view.close()
 
 
+class Moment(datetime):
+    """As libraries for times have one."""
+
+
+def test_a_time_of_another_class_finds_what_equals_it(views: ViewStore) -> None:
+    table = everything(("when",))
+    view = views.open("all", FIRST, [table])
+    put(view, table, *ODD)
+    noon = Moment.fromtimestamp(NOON.timestamp(), PLUS_2)
+    assert ask(view, table, when=noon) == ask(view, table, when=between(noon, None)) == "a"
+    assert ask(view, table, day=noon) == ""
+    view.close()
+
+
 TEXTS = ["", "p", "p\x01", "p\ud7ff", "p\ue000", "p\U0010ffff", "q", "\ud7ff", "\ue000"]
 
 
@@ -282,8 +296,8 @@ def test_equal_decimals_are_one_key(views: ViewStore) -> None:
     view.close()
 
 
-def named(row_class: type, key: str | tuple[str, ...]) -> Table[Any]:
-    table: Table[Any] = Table(row_class, key=key)
+def named(row_class: type, key: str | tuple[str, ...], indexes: tuple[str, ...] = ()) -> Table[Any]:
+    table: Table[Any] = Table(row_class, key=key, indexes=indexes)
     table.name = "named"
     return table
 
@@ -298,7 +312,7 @@ FREE: list[Any] = [
     {1: "a", "1": "b"},
     {True: {None: {1.5: b"x"}}, 2: {b"y": {}}},
     {"$items": [1, 2], "$float": {"$items": {"$float": "1.5"}}},
-    [1e300, -1e16, 1e15, 10**16, 2.0, 1e-300],
+    [1e300, -1e16, 1e15, 10**16, 2.0, 1e-300, math.inf, {"low": -math.inf}],
 ]
 
 
@@ -314,4 +328,49 @@ def test_what_is_nested_comes_back_as_it_was_put(views: ViewStore) -> None:
             assert found.free == free
             assert not isinstance(free, list) or list(map(type, found.free)) == list(map(type, free))
             assert ask(view, table, free=free) == str(number)
+    view.close()
+
+
+@frozen
+class Timed:
+    key: datetime
+    at: datetime | None = None
+    name: str = ""
+
+
+@pytest.mark.parametrize("indexes", [(), ("at",)])
+def test_times_without_a_zone_come_after_those_with_one(views: ViewStore, indexes: tuple[str, ...]) -> None:
+    naive = NOON.replace(tzinfo=None)
+    hour = timedelta(hours=1)
+    times = [NOON - hour, NOON + hour, NOON + 9 * hour, naive - 2 * hour, naive, naive + 3 * hour]
+    table: RowType[Any] = RowType(named(Timed, "key", indexes), Serializer())
+    view = views.open("moments", FIRST, [table])
+    put(view, table, *(Timed(time, time, str(number)) for number, time in enumerate(times)))
+    # With None at first, and one level with another.
+    put(view, table, Timed(naive + 4 * hour, None, "-"), Timed(naive + 5 * hour, naive, "4+"))
+
+    def asked(*order: Order, limit: int | None = None, **criteria: Any) -> list[str]:
+        found: list[Any] = []
+        query = RowQuery(criteria_of(table.fields, table.name, criteria), order, limit=limit)
+        with view.reading() as reading:
+            while page := reading.find(table, query):
+                found += page
+                if limit is None:
+                    break
+                query = RowQuery(query.criteria, order, len(found), limit, page[-1])
+            assert reading.count(table, dict(query.criteria)) == len(found)
+        return [row.name for row in found]
+
+    upwards = ["-", "0", "1", "2", "3", "4", "4+", "5"]
+    for limit in (None, 1, 3):
+        assert asked(Order("at"), limit=limit) == upwards
+        assert asked(Order("at", True), limit=limit) == upwards[::-1]
+        assert asked(limit=limit) == ["0", "1", "2", "3", "4", "5", "-", "4+"], "in the order of the key"
+        assert asked(Order("key", True), limit=limit) == ["4+", "-", "5", "4", "3", "2", "1", "0"]
+        assert asked(Order("at"), limit=limit, at=between(NOON, None)) == ["1", "2"]
+        assert asked(Order("at"), limit=limit, at=between(None, naive)) == ["3", "4", "4+"]
+        assert asked(Order("at"), limit=limit, at=between(NOON, naive)) == []
+        assert asked(Order("at", True), limit=limit, at=one_of(None, naive, NOON - hour)) == ["4+", "4", "0", "-"]
+    assert asked(key=naive.replace(tzinfo=PLUS_2)) == []
+    assert asked(at=(NOON + hour).astimezone(PLUS_2)) == ["1"]
     view.close()

@@ -1,14 +1,18 @@
 """Projections whose views live in a database: exactly once, and a database that is away holds up no command."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 import trio
 from bank_domain import Account, Deposit
 from bank_views import Balance, Balances, Notes
+from projection_cases import until
 
-from eventsrc import Limits, ProjectionUnavailable, Runtime, between
-from eventsrc.actors.views.sql import SqlViews
+from eventsrc import Limits, ProjectionUnavailable, Runtime, ViewUnreachable, between
+from eventsrc.actors.views.sql import SqlViews, engine, sql_view
 
 QUICK = Limits(restart_backoff_seconds=0.01, restart_backoff_seconds_max=0.05)
 
@@ -49,6 +53,84 @@ async def test_a_server_that_cannot_be_reached_holds_up_no_command(
         assert await runtime.view(Balances).get("ann", at_least=1, timeout=10) == Balance("ann", 10, 1)
     assert "a view cannot be opened yet" in caplog.text
     views.close()
+
+
+@contextmanager
+def locked(url: str, table: str) -> Iterator[None]:
+    """Hold a lock that nobody gets past: of a table, on SQLite of the whole database."""
+    other = sqlalchemy.create_engine(url.replace("postgresql:", "postgresql+psycopg:"), poolclass=sqlalchemy.NullPool)
+    is_sqlite = other.dialect.name == "sqlite"
+    with other.connect() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if is_sqlite else f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        yield
+        connection.rollback()
+    other.dispose()
+
+
+@pytest.fixture
+def short_locks(monkeypatch: pytest.MonkeyPatch) -> float:
+    """The seconds that a transaction waits for another one now."""
+    for module in (engine, sql_view):
+        monkeypatch.setattr(module, "LOCK_SECONDS_MAX", 1)
+    return 1.0
+
+
+async def test_a_database_that_is_locked_while_a_runtime_opens_holds_up_no_command(
+    tmp_path: Path, url: str, short_locks: float
+) -> None:
+    with closing(SqlViews(url)) as views:
+        views.generations("balances")
+        projections = [Balances, *(type(f"Balances{number}", (Balances,), {}) for number in range(9))]
+        with locked(url, "eventsrc_projections"):
+            started = trio.current_time()
+            async with Runtime.open(
+                tmp_path / "store",
+                aggregates=[Account],
+                projections=projections,
+                views=dict.fromkeys(projections, views),
+                limits=QUICK,
+            ) as runtime:
+                assert trio.current_time() - started < 6 * short_locks, "not once for each view"
+                await runtime.actor(Account, "ann").ask(Deposit(10))
+                assert {lag.state for lag in runtime.lag().values()} == {"retrying"}
+                with pytest.raises(ProjectionUnavailable, match=r"'balances' is retrying .*is locked"):
+                    await runtime.view(Balances).get("ann")
+        async with Runtime.open(
+            tmp_path / "store", aggregates=[Account], projections=projections, views=dict.fromkeys(projections, views)
+        ) as runtime:
+            for projection in projections:
+                assert await runtime.view(projection).get("ann", at_least=1, timeout=10) == Balance("ann", 10, 1)
+
+
+async def test_a_view_is_opened_once_the_lock_on_it_is_gone(tmp_path: Path, url: str, short_locks: float) -> None:
+    with closing(SqlViews(url)) as views:
+        views.generations("balances")
+        async with Runtime.open(tmp_path / "store", aggregates=[Account]) as runtime:
+            await runtime.actor(Account, "ann").ask(Deposit(10))
+        with ExitStack() as locks:
+            locks.enter_context(locked(url, "eventsrc_tables"))
+            async with Runtime.open(
+                tmp_path / "store", aggregates=[Account], projections=[Balances], views={Balances: views}, limits=QUICK
+            ) as runtime:
+                assert runtime.lag()["balances"].state == "retrying"
+                locks.close()
+                assert await runtime.view(Balances).get("ann", at_least=1, timeout=10) == Balance("ann", 10, 1)
+
+
+async def test_a_query_of_a_locked_table_is_told_that_it_is(
+    tmp_path: Path, postgres_url: str, short_locks: float
+) -> None:
+    with closing(SqlViews(postgres_url)) as views:
+        async with Runtime.open(
+            tmp_path / "store", aggregates=[Account], projections=[Balances], views={Balances: views}, limits=QUICK
+        ) as runtime:
+            await runtime.actor(Account, "ann").ask(Deposit(10), wait_for=[Balances])
+            with locked(postgres_url, "balances_rows_g1"):
+                with pytest.raises(ViewUnreachable, match=r"is locked: .* which other transaction it waits for"):
+                    await runtime.view(Balances).get("ann")
+                receipt = await runtime.actor(Account, "ann").ask(Deposit(10))
+                await until(lambda: "is locked" in runtime.lag()["balances"].error)
+            assert await runtime.view(Balances).get("ann", at_least=receipt, timeout=10) == Balance("ann", 20, 2)
 
 
 async def test_a_limit_beyond_all_numbers_of_rows_is_none(tmp_path: Path) -> None:

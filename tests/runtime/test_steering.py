@@ -112,6 +112,36 @@ async def test_what_fails_when_asked_from_outside_ends_nothing(tmp_path: Path, m
         await runtime.actor(Account, "ann").ask(Deposit(1))
 
 
+class OtherBalances(Balances):
+    pass
+
+
+async def test_a_projection_that_hangs_holds_up_what_is_asked_of_it_and_of_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views = [Balances, OtherBalances]
+    async with Runtime.open(tmp_path, aggregates=[Account], projections=views) as runtime:
+        assert runtime._control is not None
+        board, rebuild, is_back = runtime._control._board, runtime.projections.rebuild, trio.Event()
+
+        async def hang(projection: type[Projection]) -> None:
+            if projection is Balances:
+                await is_back.wait()
+            await rebuild(projection)
+
+        monkeypatch.setattr(runtime.projections, "rebuild", hang)
+        asked = [board.request(action, "balances") for action in ("rebuild", "resume")]
+        for action in ("pause", "rebuild"):
+            assert (await one("projections", tmp_path, action, "other_balances"))["ok"]
+        asked += [board.request("pause", "balances")]
+        (other,) = [row for row in await rows("projections", tmp_path) if row["projection"] == "other_balances"]
+        assert other["state"] == "paused", "as it was published meanwhile"
+        assert [board.answer(request) for request in asked] == [None] * len(asked)
+        is_back.set()
+        await until(lambda: [board.answer(request) for request in asked] == [""] * len(asked))
+        assert runtime.lag()["balances"].state == "paused", "what was asked last was done last"
+
+
 async def test_how_far_a_view_is_behind_is_not_guessed(tmp_path: Path) -> None:
     async with open_store(tmp_path) as runtime:
         await runtime.actor(Account, "ann").ask(Deposit(1), wait_for=[Balances])

@@ -1,9 +1,8 @@
 """The fields of a row as columns: which SQL type, how a value goes there and back, and what a query may ask of it.
 
-The SQL types are the database's own where those lose nothing and sort as LMDB views do. A datetime is text, in UTC and
-of a fixed width when it is aware, since no SQL type holds aware and naive ones alike; where a field holds both, a naive
-one is sorted just before the aware one of the same digits, and on LMDB after all of those. On SQLite a decimal is text,
-too, and compared as a number. What is nested is JSON.
+The SQL types are the database's own where those lose nothing and sort as LMDB views do. A datetime is text of a fixed
+width, in UTC when it is aware, since no SQL type holds aware and naive ones alike; naive ones come after all aware
+ones, as on LMDB. On SQLite a decimal is text, too, and compared as a number. What is nested is JSON.
 """
 
 import enum

@@ -3,6 +3,7 @@
 A query may ask for any value, also for one that no row can have.
 """
 
+import enum
 import math
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -16,6 +17,11 @@ from .values import INT_MAX, INT_MIN, MICROSECOND, Dialect, Translation, encoder
 
 _DATETIME_FIRST: Final = datetime.min.replace(tzinfo=UTC)
 _DATETIME_LAST: Final = datetime.max.replace(tzinfo=UTC)
+_KNOWN: Final = (
+    *(int, float, Decimal, str, bytes, date, timedelta, UUID, enum.Enum),
+    *(list, tuple, dict, set, frozenset, type(None)),
+)
+"""Of which no value equals one of another, but for numbers. `Fraction(2)` is 2, and `bytearray(b"x")` is `b"x"`."""
 _SURROGATE_FIRST: Final = "\ud800"
 _SURROGATE_LAST: Final = "\udfff"
 
@@ -71,19 +77,25 @@ def _encoded(kind: str, exact: Any, dialect: Dialect, is_key: bool = False) -> A
 # --- values ---
 
 
-def _exactly(*classes: type) -> Translation:
+def _exactly(wanted: type) -> Translation:
     def check(value: Any) -> Any:
-        if type(value) not in classes and not (isinstance(value, classes) and not isinstance(value, bool | datetime)):
-            raise NoSuchValue
+        # A datetime is a date, and equals none.
+        if not isinstance(value, wanted) or (wanted is date and isinstance(value, datetime)):
+            raise _unlike(value)
         return value
 
     return check
 
 
+def _unlike(value: Any) -> Exception:
+    """What is to be raised for a value of another class: one that we do not know may equal what a row has."""
+    return NoSuchValue() if isinstance(value, _KNOWN) else NotInSql()
+
+
 def _number_of(value: Any) -> Any:
     """A number, which NaN is not."""
     if not isinstance(value, int | float | Decimal):
-        raise NoSuchValue
+        raise _unlike(value)
     if value.is_nan() if isinstance(value, Decimal) else value != value:
         raise NoSuchValue
     return value
@@ -113,7 +125,7 @@ def _exact_boolean(value: Any) -> bool:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise NoSuchValue
+        raise _unlike(value)
     return str.__str__(value)
 
 

@@ -41,9 +41,12 @@ _SPOILT: Final = frozenset(
 )
 """After these SQLite may refuse all that follows on the same connection: where it may not open a file for writing, as
 for want of descriptors, it opens it for reading alone, and leaves it at that."""
+_LOCKED: Final = frozenset((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED))
 _PRIMARY_CODE: Final = 0xFF
 _WRITES: Final = "eventsrc_writes"
 _AGAIN: Final = frozenset({"40001", "40P01"})  # serialization failure, deadlock
+_WAITED_TOO_LONG: Final = frozenset({"55P03", "57014"})
+"""For a lock, or longer than the server lets a statement take: it mostly waits for a lock, too."""
 _NO_ROOM: Final = frozenset({"53100", "53200"})  # disk full, out of memory
 _NO_PRIVILEGE: Final = "42501"
 _REFUSED_CLASSES: Final = frozenset({"0A", "22", "23", "54"})  # a value, a constraint, a limit
@@ -96,8 +99,7 @@ def _sqlite(url: sqlalchemy.URL) -> sqlalchemy.Engine:
 
     @event.listens_for(engine, "handle_error")
     def refused(context: Any) -> None:
-        code = getattr(context.original_exception, "sqlite_errorcode", None)
-        if code is not None and code & _PRIMARY_CODE in _SPOILT:
+        if _code_of(context.original_exception) in _SPOILT:
             context.is_disconnect = True
 
     @event.listens_for(engine, "begin")
@@ -116,7 +118,7 @@ def _use_wal(connection: sqlite3.Connection) -> None:
             connection.execute("PRAGMA journal_mode=WAL").close()
             return
         except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > deadline:
+            if _code_of(error) not in _LOCKED or time.monotonic() > deadline:
                 raise
             time.sleep(LOCK_RETRY_SECONDS)
 
@@ -170,7 +172,9 @@ def translated(path: str, error: Exception, refused: Refused = ViewWriteFailed) 
     if isinstance(original, sqlite3.Error):
         if "unable to open" in reason:
             return ViewUnreachable(path, reason)
-        return refused(path, reason)
+        return ViewUnreachable(path, reason, is_locked=True) if _code_of(original) in _LOCKED else refused(path, reason)
+    if state in _WAITED_TOO_LONG:
+        return ViewUnreachable(path, reason, is_locked=True)
     if state in _AGAIN:
         return ViewRetry(reason)
     if isinstance(error, sqlalchemy.exc.TimeoutError):
@@ -199,6 +203,12 @@ def refuses_names(error: SQLAlchemyError) -> bool:
     """Whether a statement that makes something was refused as it is written: a name is taken, or reserved."""
     original = error.orig if isinstance(error, DBAPIError) else None
     if isinstance(original, sqlite3.Error):
-        return original.sqlite_errorcode == sqlite3.SQLITE_ERROR
+        return _code_of(original) == sqlite3.SQLITE_ERROR
     state: str = getattr(original, "sqlstate", None) or ""
     return state[:2] == "42" and state != _NO_PRIVILEGE
+
+
+def _code_of(error: object) -> int | None:
+    """The primary code of an error of SQLite; None where the driver itself raised it."""
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & _PRIMARY_CODE

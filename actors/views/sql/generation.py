@@ -28,6 +28,9 @@ class SqlDatabase(Protocol):
     def turn(self) -> AbstractContextManager[None]:
         """Wait until it may write."""
 
+    def connected(self, engine: sqlalchemy.Engine | None = None) -> AbstractContextManager[sqlalchemy.Connection]:
+        """A connection, by `engine` where one with other options is wanted. Raises `ViewClosed`."""
+
 
 class SqlView:
     """One generation in SQL."""
@@ -74,7 +77,11 @@ class SqlView:
         self._check()
         path = self._views.path
         try:
-            with translating(path, ViewReadFailed), self._reader.connect() as connection, connection.begin():
+            with (
+                translating(path, ViewReadFailed),
+                self._views.connected(self._reader) as connection,
+                connection.begin(),
+            ):
                 if not self._views.is_postgresql and self._look_at(connection) is None:
                     # On SQLite the rows of a dropped generation are removed in steps, so some may still be there.
                     raise self._removed()
@@ -94,7 +101,7 @@ class SqlView:
         """
         self._check()
         path = self._views.path
-        with translating(path), self._views.turn(), self._views.engine.connect() as connection:
+        with translating(path), self._views.turn(), self._views.connected() as connection:
             transaction = begin_writing(connection)
             writing = _Writing(self, connection, transaction)
             try:
@@ -144,7 +151,7 @@ class SqlView:
             raise CheckpointMoved(self.path, self.name, self._known.position, stored[0])
 
     def _stored(self, refused: Refused = ViewWriteFailed) -> Checkpoint | None:
-        with translating(self.path, refused), self._views.engine.connect() as connection:
+        with translating(self.path, refused), self._views.connected() as connection:
             stored = self._look_at(connection)
         return None if stored is None else Checkpoint(stored[0], bytes(stored[1]))
 

@@ -1,11 +1,10 @@
 """Plain data as JSON text and back. What JSON does not have is a dict of one key, a mark: {"$bytes": base64}.
 
 So are dicts whose keys are not all texts, {"$items": [key, value, ...]}, and floats that PostgreSQL would take for
-whole numbers, {"$float": text}. A user's own dict whose only key is a mark is {mark: [value]}.
+whole numbers, or that are none, {"$float": text}. A user's own dict whose only key is a mark is {mark: [value]}.
 """
 
 import json
-import math
 from base64 import b64decode, b64encode
 from typing import Any, Final
 
@@ -18,8 +17,15 @@ _EXPONENT_FROM: Final = 1e16
 
 
 def to_json(data: Any) -> str:
-    """Plain data as JSON text that is the same for the same data. Raises `TypeError` for what cannot be JSON."""
-    return _dumped(_marked(data))
+    """Plain data as JSON text that is the same for the same data.
+
+    Raises `TypeError` for what cannot be JSON, `ValueError` for what is nested too deeply.
+    """
+    try:
+        return _dumped(_marked(data))
+    except RecursionError as error:
+        # As what it is, a fault of the data: it would be tried again for ever.
+        raise ValueError("it is nested too deeply") from error
 
 
 def from_json(text: str) -> Any:
@@ -45,7 +51,7 @@ def _marked(data: Any) -> Any:
         return [_marked(item) for item in data]
     if isinstance(data, bytes | bytearray):
         return {_BYTES: b64encode(data).decode()}
-    if isinstance(data, float) and math.isfinite(data) and abs(data) >= _EXPONENT_FROM:
+    if isinstance(data, float) and not abs(data) < _EXPONENT_FROM:
         return {_FLOAT: repr(data)}
     return data
 

@@ -16,8 +16,9 @@ from typing import Any, Final
 import sqlalchemy
 from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, Text, and_, func, or_, select, update
 
+from ....storage.errors import ViewClosed
 from ...errors import DefinitionError
-from ..errors import ViewRemoved, ViewWriteFailed
+from ..errors import ViewRemoved, ViewUnreachable
 from ..row_type import RowType
 from ..view_store import Generation, ViewRetry
 from .engine import LOCK_SECONDS_MAX, begin_writing, make_engine, refuses_names, translating
@@ -59,7 +60,7 @@ class SqlViews:
     """Keeps views in a database: `SqlViews("sqlite:///views.db")`, `SqlViews("postgresql://user@host/database")`.
 
     Close it when the runtime that uses it is closed. Its methods wait for the database: call them in a worker thread.
-    Each raises `ViewUnreachable` or `ViewWriteFailed`.
+    Each raises `ViewUnreachable` or `ViewWriteFailed`, and `ViewClosed` once it is closed.
 
     Args:
         url: an SQLAlchemy URL of SQLite (a file) or of PostgreSQL. Raises `DefinitionError` for another.
@@ -71,6 +72,7 @@ class SqlViews:
         self.path = self.engine.url.render_as_string(hide_password=True)
         self.is_postgresql = self.engine.dialect.name == "postgresql"
         self._turn = threading.Lock()
+        self._is_closed = False
 
     def generations(self, projection: str) -> list[Generation]:
         with self._changing() as connection:
@@ -148,8 +150,22 @@ class SqlViews:
             self._remove_in_steps(projection, number)
 
     def close(self) -> None:
-        """Close every connection. Idempotent."""
-        self.engine.dispose()
+        """Close every connection; those of queries that nobody waits for any more when these end. Idempotent."""
+        self._is_closed = True
+        self.engine.pool.dispose()
+
+    @contextmanager
+    def connected(self, engine: sqlalchemy.Engine | None = None) -> Iterator[sqlalchemy.Connection]:
+        """A connection, by `engine` where one with other options is wanted. Raises `ViewClosed`."""
+        if self._is_closed:
+            raise ViewClosed(self.path)
+        try:
+            with (engine or self.engine).connect() as connection:
+                yield connection
+        finally:
+            if self._is_closed:
+                # What comes back to the pool after it was emptied would be left to the garbage collector.
+                self.engine.pool.dispose()
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -158,7 +174,8 @@ class SqlViews:
             yield
             return
         if not self._turn.acquire(timeout=LOCK_SECONDS_MAX):
-            raise ViewWriteFailed(self.path, f"another transaction of this process took {LOCK_SECONDS_MAX} seconds")
+            waited = f"another transaction of this process took {LOCK_SECONDS_MAX} seconds"
+            raise ViewUnreachable(self.path, waited, is_locked=True)
         try:
             yield
         finally:
@@ -168,13 +185,13 @@ class SqlViews:
     def _changing(self) -> Iterator[sqlalchemy.Connection]:
         """A transaction that changes what there is, one at a time among all processes."""
         try:
-            with translating(self.path), self.turn(), self.engine.connect() as connection, begin_writing(connection):
+            with translating(self.path), self.turn(), self.connected() as connection, begin_writing(connection):
                 if self.is_postgresql:
                     self._execute(connection, f"SELECT pg_advisory_xact_lock({_DDL_LOCK})")
                 _metadata.create_all(connection)
                 yield connection
         except ViewRetry as error:
-            raise ViewWriteFailed(self.path, str(error)) from error
+            raise ViewUnreachable(self.path, str(error), is_locked=True) from error
 
     def _open_table(
         self, connection: sqlalchemy.Connection, projection: str, number: int, table: RowType[Any]

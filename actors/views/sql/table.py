@@ -15,16 +15,18 @@ from ...errors import DecodingError, DefinitionError
 from ..criteria import Between, Criterion, Equal, OneOf, RowQuery, StartingWith
 from ..row_order import RowOrder
 from ..row_type import RowType
-from .columns import DECIMAL_COLLATION, Column, SqlType, column_of
+from .columns import Column, column_of
 from .comparison import NoSuchValue, NotInSql, parameter_of
 from .json_text import to_json
-from .order import Condition, SortedBy, after
+from .order import Condition, SortedBy, after, by_all_digits, nearest_double, parts_of, zone_first
 from .values import Dialect, Translation, decimal_of
 
 ROWS_FETCHED: Final = 1_000
 """Rows that are fetched at a time where Python looks at each of them."""
 VALUES_MAX: Final = 1_000
 """Values of a `one_of` that are given to the database; with more, Python looks at each row."""
+RANGES_MAX: Final = 500
+"""The same where each of them is a range: SQLite takes conditions that are 1,000 deep, and each is one deeper."""
 
 _CODE_POINT_MAX: Final = 0x10FFFF
 
@@ -256,8 +258,8 @@ class SqlTable:
             if bound is None:
                 continue
             if column.kind == "datetime":
-                # Times with a zone and without one are not compared; their texts differ in length.
-                parts.append(sqlalchemy.func.length(stored) == len(bound.parameter))
+                # Times with a zone and without one are not compared.
+                parts.append(_is_as_long(stored, bound.parameter))
             end = _roughly(column, bound.parameter, -math.inf if is_low else math.inf)
             if is_low:
                 parts.append(compared >= end)
@@ -266,11 +268,11 @@ class SqlTable:
         return sqlalchemy.and_(*parts)
 
     def _is_one_of(self, column: Column, values: Sequence[Any]) -> Condition:
-        if len(values) > VALUES_MAX:
+        if len(values) > (RANGES_MAX if column.is_compared_roughly else VALUES_MAX):
             raise NotInSql
         given = [parameter for value in values if value is not None for parameter in column.equals(value)]
         stored, compared = self.sql.c[column.field], self._compared(column)
-        parts: list[Condition] = [stored.is_(None)] if any(value is None for value in values) else []
+        parts: list[Condition] = [compared.is_(None)] if any(value is None for value in values) else []
         if column.is_compared_roughly:
             parts += [
                 compared.between(_roughly(column, each, -math.inf), _roughly(column, each, math.inf)) for each in given
@@ -290,7 +292,7 @@ class SqlTable:
 
     def _compared(self, column: Column) -> Any:
         stored = self.sql.c[column.field]
-        return sqlalchemy.cast(stored, SqlType("REAL")) if column.is_compared_roughly else stored
+        return nearest_double(stored) if column.is_compared_roughly else stored
 
     def _order(self, query: RowQuery) -> list[SortedBy]:
         """What is asked for, then the key, so that pages of one query fit together. Unasked: that of LMDB views."""
@@ -307,12 +309,7 @@ class SqlTable:
         nulls_move = self._is_postgresql and column.is_nullable
         is_key = column.field in self.table.key_fields
         stored = self.sql.c[column.field]
-        by = SortedBy(column, self._compared(column), descending, nulls_move, is_key)
-        if not column.is_compared_roughly:
-            return [by]
-        # By the nearest double, for which there is an index, and the few that are alike there by all their digits.
-        exactly = sqlalchemy.collate(stored, DECIMAL_COLLATION)
-        return [by, SortedBy(column, exactly, descending, nulls_move, is_key)]
+        return [SortedBy(column, stored, part, descending, nulls_move, is_key) for part in parts_of(column)]
 
     def _tell_of_scan(self, query: RowQuery) -> None:
         served, order = {*self.table.indexes, self.table.key_fields[0]}, [by.field for by in query.order]
@@ -342,11 +339,17 @@ class SqlTable:
 
     def create(self, connection: sqlalchemy.Connection, name_of_index: Callable[[str], str]) -> None:
         """Make it, with its indexes."""
-        for field in self.table.indexes:
+        for field in dict.fromkeys([*self.table.indexes, self.table.key_fields[0]]):
             column = self._usable[field]
-            if column.is_compared_by_sql:
-                first = self._sorted_by(column, False)[0]
-                sqlalchemy.Index(name_of_index(field), first.ordered if column.is_nullable else first.compared)
+            if not column.is_compared_by_sql:
+                continue
+            parts = [by for by in self._sorted_by(column, False) if by.part is not by_all_digits]
+            ordered = [by.ordered if column.is_nullable else by.compared for by in parts]
+            if field in self.table.indexes:
+                sqlalchemy.Index(name_of_index(field), ordered[-1])
+            if len(ordered) > 1:
+                # That one, or the primary key, finds times, also for whoever queries the table; this one sorts them.
+                sqlalchemy.Index(name_of_index(f"{field}-order"), *ordered)
         self.sql.create(connection)
 
     def _upsert_statement(self) -> Any:
@@ -362,6 +365,12 @@ class SqlTable:
         given = [name.removeprefix("key_") for name in compiled.positiontup]
         assert given in ([column.field for column in self.columns], list(self.table.key_fields)), given
         return str(compiled)
+
+
+def _is_as_long(stored: Any, time: str) -> Condition:
+    """Whether a stored time has a zone as this one has, or none as this one."""
+    condition: Condition = zone_first(stored) == -len(time)
+    return condition
 
 
 def _roughly(column: Column, bound: Any, towards: float) -> Any:
