@@ -208,7 +208,9 @@ def test_a_write_that_fails_ends_a_copy_once_however_long_it_takes(
         raise ZeroDivisionError
 
     def cleared_late(gate: Gate) -> None:
-        time.sleep(0.1)  # in which all attempts would be over, each ended as soon as it began
+        # Once the copy that begins anew waits, or all attempts are over, each ended as soon as it began.
+        while not (gate._condition._waiters or copying.done()):  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+            time.sleep(0.001)
         cleared(gate)
 
     disk, cleared = HeldUp(monkeypatch), Gate.cleared
