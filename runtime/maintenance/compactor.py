@@ -294,9 +294,13 @@ class Compactor:
 
     async def _in_background(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call it on a thread of the lowest priority."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         if self._is_closed:
             raise RuntimeClosed("The runtime closed in the middle of a compaction. It goes on when opened again.")
-        return await trio.to_thread.run_sync(lambda: self._background.submit(function, *arguments).result())
+        # Given to it here, where it is closed, too: by the time that another thread begins it may take nothing more.
+        work = self._background.submit(function, *arguments)
+        with trio.CancelScope(shield=True):
+            return await trio.to_thread.run_sync(work.result)
 
     async def _rested(self, function: Callable[..., T], *arguments: Any) -> T:
         """The same, and a rest after it."""

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from bank_domain import Account
 from compaction_cases import LIMITS, all_events, fill, sound, stored_values
 
-from eventsrc import CompactionRefused, Runtime, StoreWriteFailed
+from eventsrc import CompactionRefused, Runtime, RuntimeClosed, StoreWriteFailed
 from eventsrc.runtime.maintenance import compactor
 
 
@@ -43,3 +44,23 @@ async def test_what_is_asked_for_while_it_is_finished(
     assert sound(path)
     assert all_events(path) == before
     assert (stored_values(path) == values) == (not is_compacted)
+
+
+async def test_work_of_a_compaction_that_meets_the_end_of_the_runtime_is_done_and_no_more_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "store"
+    run_sync = trio.to_thread.run_sync
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await fill(runtime)
+        compacting = runtime.maintenance._compacting("account-ann")
+
+        async def late(function: Any, *arguments: Any, **options: Any) -> Any:
+            compacting.close()
+            return await run_sync(function, *arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(trio.to_thread, "run_sync", late)
+            with pytest.raises(RuntimeClosed, match="in the middle of a compaction"):
+                await compacting.compact("account-ann")
+    assert sound(path)
