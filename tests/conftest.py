@@ -9,11 +9,19 @@ import pytest
 from hypothesis import HealthCheck, settings
 from postgres_server import PostgresServer, find_binaries
 
+from eventsrc import Limits
+from eventsrc.runtime.runtime import DEFAULT_LIMITS
+
 _numbers = itertools.count(1)
 
-# How long an example takes says how busy the machine is, and nothing of us.
+# How long an example or an answer takes says how busy the machine is, and nothing of us: by default there is patience.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+PATIENCE_SECONDS = 60.0
+defaults = Limits.__init__.__kwdefaults__
+assert defaults is not None
+defaults["command_timeout_seconds"] = PATIENCE_SECONDS
+object.__setattr__(DEFAULT_LIMITS, "command_timeout_seconds", PATIENCE_SECONDS)
 
 
 @pytest.fixture(scope="session")

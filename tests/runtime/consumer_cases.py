@@ -12,14 +12,14 @@ QUICK = Limits(restart_backoff_seconds=0.001, restart_backoff_seconds_max=0.002)
 
 async def until(condition: Callable[[], bool]) -> None:
     """Let others run until it is so."""
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while not condition():
             await trio.lowlevel.checkpoint()
 
 
 async def take(consumer: Consumer, count: int) -> list[Message]:
     """The next messages, all of them in hand."""
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         return [await anext(consumer) for _ in range(count)]
 
 
