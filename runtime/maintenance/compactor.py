@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -300,7 +300,8 @@ class Compactor:
         # Given to it here, where it is closed, too: by the time that another thread begins it may take nothing more.
         work = self._background.submit(function, *arguments)
         with trio.CancelScope(shield=True):
-            return await trio.to_thread.run_sync(work.result)
+            await trio.to_thread.run_sync(wait, [work])
+        return work.result()
 
     async def _rested(self, function: Callable[..., T], *arguments: Any) -> T:
         """The same, and a rest after it."""
@@ -309,10 +310,11 @@ class Compactor:
         await _rest_since(begun)
         return done
 
-    def close(self) -> None:
-        """No more compaction."""
+    async def close(self) -> None:
+        """No more compaction; what a caller's is doing with the archive ends first, which may be closed then."""
         self._is_closed = True
-        self._background.shutdown(wait=False)
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self._background.shutdown)
 
     async def _step(self, step: Callable[[], int]) -> int:
         begun = time.perf_counter()
