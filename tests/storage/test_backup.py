@@ -36,7 +36,7 @@ from eventsrc.storage.log import EventLog
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.verification.verify import verify
 
-WAIT_SECONDS = 10
+WAIT_SECONDS = 60
 
 
 @pytest.fixture
