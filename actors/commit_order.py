@@ -37,13 +37,9 @@ class CommitOrder:
 
     def write(self, messages: Sequence[Write | Snapshot]) -> list[Settled]:
         """Store a batch as one group commit; the outcomes come in the order of its writes."""
-        # Times in the log never run backwards, whatever the clock of the machine does.
-        clock_ns = self._wall_clock()
-        self._last_time_ns = max(clock_ns, self._last_time_ns)
         writes = [message for message in messages if isinstance(message, Write)]
         snapshots = [message for message in messages if isinstance(message, Snapshot)]
-        commits = [self._commit(write, clock_ns) for write in writes if write.series.error is None]
-        outcomes = iter(self._append(commits, snapshots))
+        outcomes = iter(self._append([write for write in writes if write.series.error is None], snapshots))
         settled: list[Settled] = []
         for write in writes:
             outcome = write.series.error or next(outcomes)
@@ -71,12 +67,15 @@ class CommitOrder:
         series.last_commit_id = commit.id
         return commit
 
-    def _append(self, commits: list[Commit], snapshots: list[Snapshot]) -> list[Appended | EventSourcingError]:
+    def _append(self, writes: list[Write], snapshots: list[Snapshot]) -> list[Appended | EventSourcingError]:
         try:
-            return self._store.append(commits, snapshots)
+            # Times in the log never run backwards, whatever the clock of the machine does.
+            clock_ns = self._wall_clock()
+            self._last_time_ns = max(clock_ns, self._last_time_ns)
+            return self._store.append([self._commit(write, clock_ns) for write in writes], snapshots)
         except EventSourcingError as error:
-            return [error] * len(commits)
+            return [error] * len(writes)
         except Exception as error:
-            # A fault of ours or of the store's: everyone who waits is told, and the journal stays alive.
-            logger.exception("the journal failed to write a batch", extra={"commits": len(commits)})
-            return [JournalFailed(self._store.path, error)] * len(commits)
+            # A fault of ours, of the store's or the clock's: everyone who waits is told, and the journal stays alive.
+            logger.exception("the journal failed to write a batch", extra={"commits": len(writes)})
+            return [JournalFailed(self._store.path, error)] * len(writes)

@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -294,9 +294,14 @@ class Compactor:
 
     async def _in_background(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call it on a thread of the lowest priority."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         if self._is_closed:
             raise RuntimeClosed("The runtime closed in the middle of a compaction. It goes on when opened again.")
-        return await trio.to_thread.run_sync(lambda: self._background.submit(function, *arguments).result())
+        # Given to it here, where it is closed, too: by the time that another thread begins it may take nothing more.
+        work = self._background.submit(function, *arguments)
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(wait, [work])
+        return work.result()
 
     async def _rested(self, function: Callable[..., T], *arguments: Any) -> T:
         """The same, and a rest after it."""
@@ -305,10 +310,11 @@ class Compactor:
         await _rest_since(begun)
         return done
 
-    def close(self) -> None:
-        """No more compaction."""
+    async def close(self) -> None:
+        """No more compaction; what a caller's is doing with the archive ends first, which may be closed then."""
         self._is_closed = True
-        self._background.shutdown(wait=False)
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self._background.shutdown)
 
     async def _step(self, step: Callable[[], int]) -> int:
         begun = time.perf_counter()

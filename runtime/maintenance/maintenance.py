@@ -72,7 +72,7 @@ class Maintenance:
         with trio.CancelScope(shield=True):
             await self._ended.wait()
         if self._compactor is not None:
-            self._compactor.close()
+            await self._compactor.close()
 
     # --- compaction ---
 

@@ -228,7 +228,8 @@ class Environment:
     def _copy_to(self, descriptor: int) -> None:
         with closing(Outlet(descriptor)) as outlet:
             try:
-                with self.read(), self._gate.giving_way(outlet.cut):
+                # In this order: a copy that waits while others are cleared away must not read, or it was waited for.
+                with self._gate.giving_way(outlet.cut), self.read():
                     self._environment.copyfd(outlet.descriptor, compact=True)
             except lmdb.Error as error:
                 if outlet.is_cut or isinstance(error, lmdb.MapResizedError):

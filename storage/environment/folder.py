@@ -33,9 +33,9 @@ READERS_FOLDER: Final = "readers"
 """In it are a folder for each reader that keeps views, with control and views of its own."""
 DATA_SIZE_BYTES_MIN: Final = 8192
 """LMDB begins a file with two pages, of 4,096 bytes at least."""
-LOOKS_MAX: Final = 5
+LOOKS_MAX: Final = 5_000
 LOOK_SECONDS: Final = 0.002
-"""So often, and after so long, a lock is tried again: a process that only looks whether it is held has it for less."""
+"""So often, and after so long, a lock is tried again while somebody only looks whether it is held."""
 ROOM_BYTES_MIN: Final = 256 * 1024
 """A disk with less than this has no room."""
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -107,6 +107,9 @@ def hold(file: TextIO) -> None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            # Who only looks shares it, for a moment that may be long on a busy machine; who holds it does not.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_UN)
             time.sleep(LOOK_SECONDS)
         else:
             return

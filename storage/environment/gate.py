@@ -49,15 +49,14 @@ class Gate:
 
     @contextmanager
     def giving_way(self, stop: Callable[[], None]) -> Iterator[None]:
-        """Around a long read: `stop`, which must not wait, is called to end it when it is in the way.
+        """Around a long read, before it begins: `stop`, which must not wait, is called to end it when it is in the way.
 
-        Waits while others are cleared away: ended at once, a read that is tried again would use all its attempts up.
+        Waits while others are cleared away or one is to be alone: ended at once, a read that is tried again would use
+        all its attempts up. Not for a thread that reads, which may be what they wait for.
         """
         with self._condition:
-            self._condition.wait_for(lambda: not self._clearing)
+            self._condition.wait_for(lambda: not (self._clearing or self._waiting_alone))
             self._stops.append(stop)
-            if self._waiting_alone:
-                stop()
         try:
             yield
         finally:

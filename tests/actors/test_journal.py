@@ -12,6 +12,7 @@ from pykka._envelope import Envelope
 
 from eventsrc import EventSourcingError, MemoryLog, RuntimeClosed
 from eventsrc.actors import journal_actor
+from eventsrc.actors.errors import JournalFailed
 from eventsrc.actors.journal import CommitSeries, Work, Write
 from eventsrc.actors.journal_actor import GROUP_ANSWERS_MIN, GROUP_EVENTS_MAX, Batch, JournalInbox
 from eventsrc.actors.thread_journal import ThreadJournal
@@ -122,6 +123,31 @@ async def test_what_is_decided_after_the_end_is_refused_behind_what_was_before_i
         ("later", RuntimeClosed),
     ]
     assert log.last_position == 1
+
+
+async def test_a_clock_that_fails_is_told_to_who_waits_and_the_journal_goes_on(log: SlowLog) -> None:
+    log.may_go_on.set()
+    is_broken = True
+
+    def clock() -> int:
+        return int(trio.current_time()) if is_broken else 1  # on the journal's thread there is no trio
+
+    journal = ThreadJournal(log, wall_clock=clock, commits_waiting_max=10, on_commit=lambda: None)
+    outcomes: list[Appended | EventSourcingError] = []
+    for _ in range(2):
+        settled = trio.Event()
+
+        def settle(outcome: Appended | EventSourcingError, settled: trio.Event = settled) -> None:
+            outcomes.append(outcome)
+            settled.set()
+
+        append = StreamAppend("bank-ann", ANY, [NewEvent("noted", {})])
+        journal.submit(Write([append], (), 1, 1, CommitSeries(), settle))
+        with trio.fail_after(60):
+            await settled.wait()
+        is_broken = False
+    await journal.close()
+    assert [type(outcome) for outcome in outcomes] == [JournalFailed, Appended]
 
 
 async def test_a_closed_journal_takes_no_work_and_no_snapshots(log: SlowLog) -> None:

@@ -63,7 +63,7 @@ class Other(Aggregate):
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while not is_so():
             await trio.sleep(0.01)
 

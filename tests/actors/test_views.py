@@ -383,9 +383,7 @@ def everything_rows(draw: st.DrawFn) -> list[Everything]:
     return [Everything(key, **{name: draw(values) for name, values in VALUES.items()}) for key in keys]
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_query_of_any_rows_finds_what_python_finds(views: ViewStore, data: st.DataObject) -> None:
     table = everything(("number", "text", "when", "price"))

@@ -13,7 +13,7 @@ from eventsrc import (
 
 async def settle(runtime: Runtime, projection: type[Projection] = Balances, *, building: bool = False) -> None:
     """Wait until a view has seen everything, and a rebuilding is over."""
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while True:
             lag = runtime.lag()[projection.__eventsrc_projection__.name]
             if not lag.events and not (building and lag.rebuilding):
@@ -23,6 +23,6 @@ async def settle(runtime: Runtime, projection: type[Projection] = Balances, *, b
 
 async def until(is_so: Callable[[], bool]) -> None:
     """Wait until something is so, whoever brings it about."""
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while not is_so():
             await trio.sleep(0.001)

@@ -39,7 +39,7 @@ async def test_a_full_mailbox(store: Store, mock_clock: trio.testing.MockClock) 
 async def test_a_timeout_tells_whether_the_command_may_still_take_effect(
     store: Store, mock_clock: trio.testing.MockClock
 ) -> None:
-    async with Runtime.open(store, aggregates=[Slow]) as runtime:
+    async with Runtime.open(store, aggregates=[Slow], limits=Limits(command_timeout_seconds=5)) as runtime:
         slow = runtime.actor(Slow, "s")
         await slow.ask(Grow(1))
 

@@ -119,6 +119,17 @@ async def test_it_shows_the_events_up_to_its_position_and_no_other_whatever_fail
             raise ViewFull("a view")
 
     monkeypatch.setattr(LmdbWriting, "write", refused_at_times)
+    take_next, steps = Projector._take_next, 0
+
+    async def only_a_few_between_looks(self: Projector) -> None:
+        nonlocal steps
+        steps -= 1
+        if steps >= 0:
+            await take_next(self)
+        else:
+            await trio.sleep(0.001)
+
+    monkeypatch.setattr(Projector, "_take_next", only_a_few_between_looks)
     positions: set[int] = set()
     while max(positions, default=0) < 3_000:
         async with Runtime.open(tmp_path, aggregates=[Account], projections=[Failing], limits=LIMITS) as runtime:
@@ -128,6 +139,7 @@ async def test_it_shows_the_events_up_to_its_position_and_no_other_whatever_fail
                 rows = await view.all().rows()
                 assert {row.account: row.amount for row in rows} == expected(stored, view.position)
                 positions.add(view.position)
+                steps = chance.choice([1, 2, 4])
                 if chance.random() < 0.1:
                     await runtime.projections.pause(Failing)
                     await runtime.projections.resume(Failing)

@@ -1,15 +1,19 @@
 """What was interrupted is finished when the store is opened, and whoever asks for the same meanwhile waits for it."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from bank_domain import Account
 from compaction_cases import LIMITS, all_events, fill, sound, stored_values
 
-from eventsrc import CompactionRefused, Runtime, StoreWriteFailed
+from eventsrc import CompactionRefused, Runtime, RuntimeClosed, StoreWriteFailed
 from eventsrc.runtime.maintenance import compactor
+from eventsrc.storage.archive.archive import Archive
 
 
 @pytest.mark.parametrize(
@@ -43,3 +47,65 @@ async def test_what_is_asked_for_while_it_is_finished(
     assert sound(path)
     assert all_events(path) == before
     assert (stored_values(path) == values) == (not is_compacted)
+
+
+async def test_work_of_a_compaction_that_meets_the_end_of_the_runtime_is_done_and_no_more_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "store"
+    run_sync = trio.to_thread.run_sync
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await fill(runtime)
+        compacting = runtime.maintenance._compacting("account-ann")
+        with monkeypatch.context() as patch:
+
+            async def late(function: Any, *arguments: Any, **options: Any) -> Any:
+                patch.undo()
+                await compacting.close()
+                return await run_sync(function, *arguments, **options)
+
+            patch.setattr(trio.to_thread, "run_sync", late)
+            with pytest.raises(RuntimeClosed, match="in the middle of a compaction"):
+                await compacting.compact("account-ann")
+    assert sound(path)
+
+
+async def test_the_archive_is_not_closed_under_what_a_compaction_writes_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LMDB waits forever, or ends the process, when it is closed under a transaction of another thread."""
+    path = tmp_path / "store"
+    begun, may_end = threading.Event(), threading.Event()
+    is_writing_at_the_end: list[bool] = []
+    add, close, shutdown = Archive.add, Archive.close, ThreadPoolExecutor.shutdown
+
+    def slow_add(archive: Archive, number: int, segment: bytes) -> None:
+        begun.set()
+        may_end.wait(60)
+        add(archive, number, segment)
+        begun.clear()
+
+    def noted_close(archive: Archive) -> None:
+        is_writing_at_the_end.append(begun.is_set())
+        may_end.set()
+        close(archive)
+
+    def waited_for(executor: ThreadPoolExecutor, wait: bool = True) -> None:
+        if wait:
+            may_end.set()
+        shutdown(executor, wait)
+
+    async def compact() -> None:
+        with pytest.raises(RuntimeClosed):
+            await runtime.maintenance.compact(Account, "ann")
+
+    async with trio.open_nursery() as outside, Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await fill(runtime)
+        monkeypatch.setattr(Archive, "add", slow_add)
+        monkeypatch.setattr(Archive, "close", noted_close)
+        monkeypatch.setattr(ThreadPoolExecutor, "shutdown", waited_for)
+        outside.start_soon(compact)
+        assert await trio.to_thread.run_sync(begun.wait, 60)
+    monkeypatch.undo()
+    assert is_writing_at_the_end == [False]
+    assert sound(path)

@@ -148,7 +148,7 @@ async def test_each_field_knows_what_set_it_last(store: EventStore | Path) -> No
         }
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(amounts=st.lists(st.integers(1, 9), min_size=1, max_size=30), every=st.integers(1, 5))
 async def test_any_version_is_what_its_events_give(amounts: list[int], every: int) -> None:
     limits = Limits(snapshot_every_events=every)

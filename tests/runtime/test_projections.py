@@ -399,7 +399,7 @@ async def test_commands_go_on_when_a_projection_that_slows_writers_has_failed() 
     limits = Limits(restart_backoff_seconds=0.001)
     async with Runtime.open(MemoryLog(), aggregates=[Account], projections=[Failing], limits=limits) as runtime:
         for _ in range(20):
-            await runtime.actor(Account, "ann").ask(Deposit(1), timeout=1)
+            await runtime.actor(Account, "ann").ask(Deposit(1), timeout=60)
         assert runtime.lag()["failing"].events == 20
 
 

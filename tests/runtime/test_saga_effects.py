@@ -24,7 +24,7 @@ from eventsrc import (
     step,
 )
 from eventsrc.actors.sagas.failure import text_of
-from eventsrc.runtime.testing import FollowingClock
+from eventsrc.runtime.testing import FollowingClock, WallClock
 from eventsrc.storage.store import EventStore
 
 # --- effects ---
@@ -250,44 +250,66 @@ async def test_an_effect_that_the_steps_time_cut_off_is_uncertain_to_the_next_at
     assert seen == ["2 it saga_cut_off-1/only/it"]
 
 
-async def test_effects_that_hang_hold_up_nothing_but_other_effects(tmp_path: Path) -> None:
+async def test_effects_that_hang_hold_up_nothing_but_other_effects(
+    tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
     """Functions that were cut off keep their threads: more of them than trio has by default."""
     let_go = threading.Event()
     calls: list[int] = []
+    returned: list[int] = []
 
     def hang(number: int) -> None:
         calls.append(number)
         let_go.wait(60)
+        returned.append(number)
 
     class Hanging(Saga):
-        @step(timeout_seconds=0.5)
+        @step(timeout_seconds=1_000)
         async def only(self, ctx: SagaContext) -> None:
             await ctx.effect("it", hang, 7)
 
     class Late(Saga):
-        @step(timeout_seconds=0.05, retry=Retry(attempts=9, backoff_seconds=0.1))
+        @step(timeout_seconds=1_000, retry=Retry(attempts=9, backoff_seconds=1))
         async def only(self, ctx: SagaContext) -> None:
             await ctx.effect("it", calls.append, 8)
 
+    def jump(seconds: float) -> None:
+        clock.advance(seconds)
+        mock_clock.jump(seconds)
+
+    async def cut_off(count: int) -> None:
+        """All that hang, once they do: a clock that jumps by itself would not wait for their threads."""
+        while len(calls) < count:
+            await trio.lowlevel.checkpoint()
+        jump(1_000)
+
     hung = int(trio.to_thread.current_default_thread_limiter().total_tokens) + 5
+    mock_clock.rate = 1.0
+    clock, limits = WallClock(), Limits(saga_threads_max=hung)
     try:
-        with trio.fail_after(20):
-            limits = Limits(saga_threads_max=hung)
-            async with open_runtime(tmp_path / "a.db", Hanging, Late, limits=limits) as runtime:
-                for number in range(hung):
-                    await runtime.start_saga(Hanging(), key=f"{number}")
-                for number in range(hung):
-                    outcome = await runtime.saga(Hanging, f"{number}").wait(timeout=20)
-                    assert outcome.error == "StepTimeout: only did not return in 0.5 seconds"
-                assert calls == [7] * hung
-                await trio.to_thread.run_sync(int)
-                late = await runtime.start_saga(Late(), key="late")
-                while (await late.status()).attempt < 2:
-                    await trio.sleep(0.01)
-                assert "effect_begun" not in await records(runtime, late.id), "it waits for a thread"
-                let_go.set()
-                assert (await late.wait(timeout=20)).state == "completed"
-                let_go.clear()
-                await (await runtime.start_saga(Hanging(), key="last")).wait(timeout=20)
+        async with open_runtime(tmp_path / "a.db", Hanging, Late, limits=limits, wall_clock=clock) as runtime:
+            for number in range(hung):
+                await runtime.start_saga(Hanging(), key=f"{number}")
+            await cut_off(hung)
+            for number in range(hung):
+                outcome = await runtime.saga(Hanging, f"{number}").wait()
+                assert outcome.error == "StepTimeout: only did not return in 1000 seconds"
+            await trio.to_thread.run_sync(int)
+            late = await runtime.start_saga(Late(), key="late")
+            await trio.testing.wait_all_tasks_blocked()
+            jump(1_000)
+            while (retry_at_ns := (await late.status()).until_ns) is None:
+                await trio.lowlevel.checkpoint()
+            jump((retry_at_ns - clock()) / 1e9 + 1)
+            while (await late.status()).attempt < 2:
+                await trio.lowlevel.checkpoint()
+            assert "effect_begun" not in await records(runtime, late.id), "it waits for a thread"
+            let_go.set()
+            assert (await late.wait()).state == "completed"
+            let_go.clear()
+            last = await runtime.start_saga(Hanging(), key="last")
+            await cut_off(hung + 2)
+            await last.wait()
+        assert len(returned) == hung, "the runtime closed without the last"
     finally:
         let_go.set()

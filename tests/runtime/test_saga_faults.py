@@ -225,7 +225,7 @@ async def test_a_start_that_fails_before_anything_is_written_is_told_and_can_be_
     async with open_runtime(MemoryLog()) as runtime:
         with monkeypatch.context() as patched:
             patched.setattr(SagaRun, "_next_move", broken)
-            with trio.fail_after(1), pytest.raises(UnknownSaga, match="was not started"):
+            with trio.fail_after(60), pytest.raises(UnknownSaga, match="was not started"):
                 await runtime.start_saga(PlaceOrder("o1", 10), key="o1")
         saga = await runtime.start_saga(PlaceOrder("o1", 10), key="o1")
         assert saga.was_started

@@ -5,7 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
 from threading import Semaphore, Thread
@@ -26,6 +26,7 @@ from eventsrc.storage.copies.errors import (
     PointUnreachable,
 )
 from eventsrc.storage.copies.transfer import export_events, import_store
+from eventsrc.storage.environment.environment import Environment
 from eventsrc.storage.environment.gate import Gate
 from eventsrc.storage.environment.outlet import Outlet
 from eventsrc.storage.errors import StoreClosed
@@ -35,7 +36,7 @@ from eventsrc.storage.log import EventLog
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.verification.verify import verify
 
-WAIT_SECONDS = 10
+WAIT_SECONDS = 60
 
 
 @pytest.fixture
@@ -208,7 +209,9 @@ def test_a_write_that_fails_ends_a_copy_once_however_long_it_takes(
         raise ZeroDivisionError
 
     def cleared_late(gate: Gate) -> None:
-        time.sleep(0.1)  # in which all attempts would be over, each ended as soon as it began
+        # Once the copy that begins anew waits, or all attempts are over, each ended as soon as it began.
+        while not (gate._condition._waiters or copying.done()):  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+            time.sleep(0.001)
         cleared(gate)
 
     disk, cleared = HeldUp(monkeypatch), Gate.cleared
@@ -221,6 +224,36 @@ def test_a_write_that_fails_ends_a_copy_once_however_long_it_takes(
         disk.wait()
         disk.go_on()
         assert copying.result(WAIT_SECONDS).events == large.last_position
+    assert disk.copies == 2
+
+
+def test_a_copy_that_begins_anew_while_the_map_grows_keeps_it_from_nothing(
+    large: EventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = large.environment._gate
+
+    def grow_late(environment: Environment) -> None:
+        # Once the copy, which was ended for it, begins anew and waits.
+        while not gate._condition._waiters:  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+            time.sleep(0.001)
+        real(environment)
+
+    disk, real = HeldUp(monkeypatch), Environment._grow
+    monkeypatch.setattr(Environment, "_grow", grow_late)
+    with ThreadPoolExecutor(2) as pool:
+        copying = pool.submit(backup, large, tmp_path / "copy")
+        disk.wait()
+        growing = pool.submit(grow, large)
+        waits_for_ever = not wait([growing], WAIT_SECONDS).done
+        if waits_for_ever:  # and the other tests would, too
+            gate.cleared()
+            growing.result(WAIT_SECONDS)
+            gate._clearing = 1
+            gate.cleared()
+        disk.wait()
+        disk.go_on()
+        assert copying.result(WAIT_SECONDS).events <= large.last_position
+    assert not waits_for_ever
     assert disk.copies == 2
 
 

@@ -1,11 +1,13 @@
 """The control board says what is wrong with it, and refuses what would harm it."""
 
 import fcntl
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import TextIO
 
 import lmdb
 import pytest
@@ -125,7 +127,14 @@ def test_who_only_looks_whether_a_runtime_is_there_keeps_none_out(
     ):
         looking = lock.open("a")
         fcntl.flock(looking, fcntl.LOCK_SH)
-        monkeypatch.setattr("time.sleep", lambda _, file=looking: file.close())
+        looks = itertools.count(1)
+
+        def sleep(_: float, file: TextIO = looking, looks: Iterator[int] = looks) -> None:
+            if next(looks) == 1_000:  # the machine is busy
+                file.close()
+
+        monkeypatch.setattr("time.sleep", sleep)
         take()
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("who holds it is not waited for"))
     with pytest.raises(StoreInUse, match="another runtime"):
         board.take()

@@ -2,20 +2,27 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 
 from eventsrc.storage.environment.gate import Gate
 
-WAIT_SECONDS = 10
-MOMENT_SECONDS = 0.03
-"""In which a thread comes to wait."""
+WAIT_SECONDS = 60
 
 
-def started(work: Callable[[], None]) -> threading.Thread:
+def waiting(work: Callable[[], None], gate: Gate) -> threading.Thread:
+    """A thread that has come to wait at the gate."""
+    before = len(waiters(gate))
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    time.sleep(MOMENT_SECONDS)
+    while len(waiters(gate)) == before:
+        assert thread.is_alive(), "it does not wait"
+        time.sleep(0.001)
     return thread
+
+
+def waiters(gate: Gate) -> Sized:
+    found: Sized = gate._condition._waiters  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    return found
 
 
 def test_several_who_need_to_be_alone_are_so_one_after_the_other_and_before_new_readers() -> None:
@@ -28,11 +35,10 @@ def test_several_who_need_to_be_alone_are_so_one_after_the_other_and_before_new_
     def read() -> None:
         gate.enter()
         done.append("read")
-        time.sleep(MOMENT_SECONDS)
         gate.leave()
 
     gate.enter()
-    threads = [started(work) for work in (be_alone, read, be_alone)]
+    threads = [waiting(work, gate) for work in (be_alone, read, be_alone)]
     assert not done
     gate.leave()
     for thread in threads:
@@ -49,7 +55,7 @@ def test_a_long_read_waits_while_others_are_cleared_away_and_is_not_ended_itself
             done.append("begun")
 
     gate.clear()
-    thread = started(read_long)
+    thread = waiting(read_long, gate)
     assert not done
     gate.cleared()
     thread.join(WAIT_SECONDS)

@@ -298,18 +298,20 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction, "STEP_EVENTS_MAX", 2)
 
 
-PROFILE = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+PROFILE = settings(
+    suppress_health_check=[HealthCheck.data_too_large, HealthCheck.filter_too_much, HealthCheck.too_slow]
+)
 
 
 @pytest.mark.usefixtures("tiny")
 def test_the_log_and_the_store_in_memory_agree() -> None:
-    run_state_machine_as_test(StoresAgree, settings=settings(max_examples=25, stateful_step_count=30, **PROFILE))
+    run_state_machine_as_test(StoresAgree, settings=settings(PROFILE, max_examples=25, stateful_step_count=30))
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 def test_the_log_and_the_store_in_memory_agree_at_length() -> None:
-    run_state_machine_as_test(StoresAgree, settings=settings(max_examples=300, stateful_step_count=60, **PROFILE))
+    run_state_machine_as_test(StoresAgree, settings=settings(PROFILE, max_examples=300, stateful_step_count=60))
 
 
 @pytest.mark.usefixtures("tiny")

@@ -153,7 +153,7 @@ EVENTS = st.builds(
 COMMITS = st.lists(st.lists(st.tuples(NAMES, EVENTS), min_size=1, max_size=4), min_size=1, max_size=4)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(commits=COMMITS)
 def test_any_history_survives_an_export(
     commits: list[list[tuple[str, NewEvent]]], tmp_path_factory: pytest.TempPathFactory
