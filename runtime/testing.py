@@ -63,12 +63,19 @@ class WallClock:
 class FollowingClock(WallClock):
     """A wall clock that runs along with trio's: days that sagas wait pass at once on one that jumps.
 
-    That is the `autojump_clock` of pytest-trio, or `trio.testing.MockClock(autojump_threshold=0)`.
+    That is the `autojump_clock` of pytest-trio, or `trio.testing.MockClock(autojump_threshold=0)`. Make it where trio
+    runs: with a store on disk it is the journal's thread that asks for the time.
     """
+
+    def __init__(self, start: datetime = EPOCH) -> None:
+        super().__init__(start)
+        self._clock = trio.lowlevel.current_clock() if trio.lowlevel.in_trio_run() else None
 
     def __call__(self) -> int:
         """The time, in UTC nanoseconds."""
-        return self.now_ns + int(trio.current_time() * NS_PER_SECOND)
+        if self._clock is None:
+            self._clock = trio.lowlevel.current_clock()
+        return self.now_ns + int(self._clock.current_time() * NS_PER_SECOND)
 
 
 class FaultyLog(MemoryLog):

@@ -1,9 +1,11 @@
 """The testing helpers that domain authors use."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from bank_domain import Account, Deposit, Deposited, Grow, ReturnNonsense, Slow, Withdraw, Withdrawn
 
 from eventsrc import (
@@ -13,13 +15,14 @@ from eventsrc import (
     HandlerIsAsync,
     NotAnEvent,
     Rejected,
+    Runtime,
     UnknownCommand,
     applies,
     command,
     event,
     handles,
 )
-from eventsrc.runtime.testing import WallClock, scenario
+from eventsrc.runtime.testing import FollowingClock, WallClock, scenario
 
 
 @command
@@ -115,3 +118,15 @@ def test_a_scenario_is_given_an_aggregate_and_its_events() -> None:
     instance: Any = Mover()
     with pytest.raises(DefinitionError, match="is no aggregate: give subclasses of Aggregate"):
         scenario(instance)
+
+
+async def test_a_clock_that_follows_that_of_trio_is_one_for_a_store_on_disk_too(
+    tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    clock = FollowingClock()
+    async with Runtime.open(tmp_path / "store", aggregates=[Account], wall_clock=clock) as runtime:
+        for _ in range(2):
+            await runtime.actor(Account, "ann").ask(Deposit(1))
+            mock_clock.jump(86_400)
+        first, second = [stored.time async for stored in runtime.events()]
+    assert (second - first).days == 1
