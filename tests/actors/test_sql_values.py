@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from attrs import frozen
 from sqlalchemy import event
-from view_cases import FIRST, NOON, PLUS_2, Colour, Everything, Happened, Size, ask, everything, put, stored
+from view_cases import FIRST, NOON, PLUS_2, ROWS, Colour, Everything, Happened, Size, ask, everything, put, stored
 
 from eventsrc import (
     DecodingError,
@@ -26,7 +26,7 @@ from eventsrc import (
     one_of,
 )
 from eventsrc.actors.serializer import Serializer
-from eventsrc.actors.views.criteria import RowQuery
+from eventsrc.actors.views.criteria import Order, RowQuery
 from eventsrc.actors.views.row_type import RowType
 from eventsrc.actors.views.session import EventFailed, SessionRows, ViewSession
 from eventsrc.actors.views.sql import SqlViews
@@ -121,20 +121,42 @@ def test_sqlite_finds_and_sorts_by_an_index_what_it_compares_by_more_than_its_te
     with closing(SqlViews(f"sqlite:///{tmp_path / 'views.db'}")) as views:
         table = everything(("when", "price"))
         view = views.open("all", FIRST, [table])
-        asked: list[tuple[str, Any]] = []
-
-        @event.listens_for(views.engine, "before_cursor_execute")
-        def note(_: object, __: object, statement: str, parameters: Any, *___: object) -> None:
-            asked.append((statement, parameters))
-
+        asked = statements_of(views)
         ask(view, table, *order, **criteria, limit=5)
-        with views.engine.connect() as connection:
-            statement, parameters = asked[-1]
-            plan = " ".join(
-                row[-1] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
-            )
+        plan = plan_of(views, *asked[-1])
     assert "INDEX all_things_g1_" in plan
     assert ("SEARCH" in plan) == bool(criteria), plan
+
+
+def statements_of(views: SqlViews) -> list[tuple[str, Any]]:
+    """What is asked of the database from now on, with the parameters."""
+    asked: list[tuple[str, Any]] = []
+
+    @event.listens_for(views.engine, "before_cursor_execute")
+    def note(_: object, __: object, statement: str, parameters: Any, *___: object) -> None:
+        asked.append((statement, parameters))
+
+    return asked
+
+
+def plan_of(views: SqlViews, statement: str, parameters: Any) -> str:
+    """How SQLite does it."""
+    with views.engine.connect() as connection:
+        return " ".join(row[-1] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters))
+
+
+@pytest.mark.parametrize("order", ["number", "-number", "text", "key", "-key"])
+def test_a_later_page_begins_where_the_one_before_ended_and_not_at_the_first_row(tmp_path: Path, order: str) -> None:
+    with closing(SqlViews(f"sqlite:///{tmp_path / 'views.db'}")) as views:
+        table = everything(("number", "text"))
+        view = views.open("all", FIRST, [table])
+        put(view, table, *ROWS)
+        asked = statements_of(views)
+        by = Order(order.removeprefix("-"), order.startswith("-"))
+        with view.reading() as reading:
+            first = reading.find(table, RowQuery({}, (by,)))
+            assert reading.find(table, RowQuery({}, (by,), 4, 2, first[3])) == first[4:6]
+        assert "SEARCH" in plan_of(views, *asked[-1])
 
 
 @pytest.mark.parametrize("count", [499, 500, 501, 999, 1_000, 1_001])

@@ -11,7 +11,7 @@ from bank_domain import Account, Deposit
 from bank_views import Balance, Balances, Notes
 from projection_cases import until
 
-from eventsrc import Limits, ProjectionUnavailable, Runtime, ViewUnreachable, between
+from eventsrc import Limits, ProjectionUnavailable, Runtime, ViewReadFailed, ViewUnreachable, between
 from eventsrc.actors.views.sql import SqlViews, engine, sql_view
 
 QUICK = Limits(restart_backoff_seconds=0.01, restart_backoff_seconds_max=0.05)
@@ -131,6 +131,22 @@ async def test_a_query_of_a_locked_table_is_told_that_it_is(
                 receipt = await runtime.actor(Account, "ann").ask(Deposit(10))
                 await until(lambda: "is locked" in runtime.lag()["balances"].error)
             assert await runtime.view(Balances).get("ann", at_least=receipt, timeout=10) == Balance("ann", 20, 2)
+
+
+async def test_a_server_that_lets_no_statement_wait_for_a_lock(tmp_path: Path, postgres_url: str) -> None:
+    with closing(SqlViews(f"{postgres_url}&options=-c%20statement_timeout%3D500")) as views:
+        views.generations("balances")
+        with ExitStack() as locks:
+            locks.enter_context(locked(postgres_url, "eventsrc_tables"))
+            async with Runtime.open(
+                tmp_path / "store", aggregates=[Account], projections=[Balances], views={Balances: views}, limits=QUICK
+            ) as runtime:
+                assert "is locked: canceling statement" in runtime.lag()["balances"].error
+                locks.close()
+                await runtime.actor(Account, "ann").ask(Deposit(10))
+                assert await runtime.view(Balances).get("ann", at_least=1, timeout=10) == Balance("ann", 10, 1)
+                with locked(postgres_url, "balances_rows"), pytest.raises(ViewReadFailed, match="statement timeout"):
+                    await runtime.view(Balances).get("ann")
 
 
 async def test_a_limit_beyond_all_numbers_of_rows_is_none(tmp_path: Path) -> None:

@@ -45,8 +45,9 @@ _LOCKED: Final = frozenset((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED))
 _PRIMARY_CODE: Final = 0xFF
 _WRITES: Final = "eventsrc_writes"
 _AGAIN: Final = frozenset({"40001", "40P01"})  # serialization failure, deadlock
-_WAITED_TOO_LONG: Final = frozenset({"55P03", "57014"})
-"""For a lock, or longer than the server lets a statement take: it mostly waits for a lock, too."""
+_LOCKED_TOO_LONG: Final = "55P03"
+_TOOK_TOO_LONG: Final = "57014"
+"""Longer than the server lets a statement take. A query may be as slow as that; what we write waits for a lock."""
 _NO_ROOM: Final = frozenset({"53100", "53200"})  # disk full, out of memory
 _NO_PRIVILEGE: Final = "42501"
 _REFUSED_CLASSES: Final = frozenset({"0A", "22", "23", "54"})  # a value, a constraint, a limit
@@ -173,7 +174,7 @@ def translated(path: str, error: Exception, refused: Refused = ViewWriteFailed) 
         if "unable to open" in reason:
             return ViewUnreachable(path, reason)
         return ViewUnreachable(path, reason, is_locked=True) if _code_of(original) in _LOCKED else refused(path, reason)
-    if state in _WAITED_TOO_LONG:
+    if state == _LOCKED_TOO_LONG or (state == _TOOK_TOO_LONG and refused is ViewWriteFailed):
         return ViewUnreachable(path, reason, is_locked=True)
     if state in _AGAIN:
         return ViewRetry(reason)

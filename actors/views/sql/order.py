@@ -91,8 +91,16 @@ class SortedBy:
 
 def after(order: Sequence[SortedBy], row: Any) -> Condition:
     """Whether a row comes after this one, in this order."""
+    values = [by.parameter(row) for by in order]
+    is_descending = order[0].descending
+    # Compared as a whole, the row is found by an index; part by part, all that comes before it is looked at once more.
+    # But nothing is beyond None then, nor None beyond anything, which is right only where None comes first.
+    may_meet_none = any(value is None for value in values)
+    may_meet_none |= is_descending and any(by.column.is_nullable for by in order)
+    if not may_meet_none and all(by.descending == is_descending for by in order):
+        stored, given = sqlalchemy.tuple_(*(by.compared for by in order)), sqlalchemy.tuple_(*values)
+        return stored < given if is_descending else stored > given
     condition: Condition = sqlalchemy.false()
-    for by in reversed(order):
-        value = by.parameter(row)
+    for by, value in zip(reversed(order), reversed(values), strict=True):
         condition = sqlalchemy.or_(by.is_beyond(value), sqlalchemy.and_(by.is_equal(value), condition))
     return condition
