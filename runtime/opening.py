@@ -18,6 +18,7 @@ from ..actors.views.lmdb_view import LmdbViews
 from ..actors.views.view_store import ViewStore
 from ..storage.control import ControlBoard
 from ..storage.environment.folder import CONTROL_FOLDER, READERS_FOLDER, VIEWS_FOLDER, path_problem
+from ..storage.environment.temporary_folder import TemporaryFolder
 from ..storage.errors import FileWriteFailed, StorePathInvalid
 from ..storage.limits import Limits
 from ..storage.log import EventLog
@@ -109,7 +110,12 @@ async def _folder_of(
     if isinstance(views, str | os.PathLike):
         return await trio.to_thread.run_sync(_made, Path(views))
     if isinstance(store, MemoryLog | PastLog):
-        return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="eventsrc-")))
+        try:
+            folder = await trio.to_thread.run_sync(TemporaryFolder, "eventsrc-views-")
+        except OSError as error:
+            raise FileWriteFailed(tempfile.gettempdir(), str(error)) from error
+        stack.callback(folder.remove)
+        return folder.path
     if not isinstance(store, LogReader) or isinstance(store, EventLog):
         return Path(store.path)
     if has_projections:

@@ -123,12 +123,18 @@ class StoreFull(StoreError):
 
     code = "store_full"
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(
-            path,
-            f"No room to write to the store {path} ({reason}). Nothing of this commit was stored and nothing that was "
-            "answered is lost: free some space and send the command again.",
-        )
+    def __init__(self, path: str, reason: str, *, is_read: bool = False) -> None:
+        if is_read:
+            message = (
+                f"The store {path} cannot be read: there is no room for {reason}. Free some space, or copy its folder "
+                "to another disk and read that."
+            )
+        else:
+            message = (
+                f"No room to write to the store {path} ({reason}). Nothing of this commit was stored and nothing that "
+                "was answered is lost: free some space and send the command again."
+            )
+        super().__init__(path, message)
 
 
 class FileWriteFailed(StoreError):

@@ -1,9 +1,6 @@
 """A replay into a view of its own, which nothing else sees."""
 
-import shutil
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import trio
@@ -16,6 +13,7 @@ from ...actors.views.lmdb_view import LmdbView, LmdbViews
 from ...actors.views.row_type import RowType
 from ...actors.views.session import EventFailed, ViewSession
 from ...actors.views.view_store import Checkpoint, Generation
+from ...storage.environment.temporary_folder import TemporaryFolder
 from ...storage.record import StoredEvent
 from ...storage.store import EventReader
 from .errors import ReplayHandlerFailed, ReplayNotEntered
@@ -46,7 +44,7 @@ class ProjectionReplay(Replay):
         self._serializer = serializer
         tables = projection.__eventsrc_projection__.tables
         self._tables = {name: RowType(table, serializer) for name, table in tables.items()}
-        self._folder: Path | None = None
+        self._folder: TemporaryFolder | None = None
         self._opened: tuple[LmdbView, ViewSession] | None = None
 
     async def __aenter__(self) -> Self:
@@ -100,8 +98,8 @@ class ProjectionReplay(Replay):
 
     def _open(self) -> None:
         name = self._projection.__eventsrc_projection__.name
-        self._folder = Path(tempfile.mkdtemp(prefix="eventsrc-replay-"))
-        view = LmdbViews(self._folder).open(name, Generation(1, 1, ""), self._tables.values())
+        self._folder = TemporaryFolder("eventsrc-replay-")
+        view = LmdbViews(self._folder.path).open(name, Generation(1, 1, ""), self._tables.values())
         self._opened = view, ViewSession(self._projection, view, self._serializer)
 
     async def _remove(self) -> None:
@@ -111,4 +109,4 @@ class ProjectionReplay(Replay):
         folder, self._folder = self._folder, None
         if folder is not None:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(shutil.rmtree, folder)
+                await trio.to_thread.run_sync(folder.remove)

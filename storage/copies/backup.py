@@ -35,7 +35,8 @@ def backup(store: LogReader, destination: str | os.PathLike[str], *, progress: R
 
     Raises `CopyUnsound`, `CopyUnverified` where the system refused to let it be verified, `CopyInterrupted` where the
     store had to be mapped anew each time that it was copied, `ArchiveUnreachable` where the store lacks its archive,
-    `DestinationExists` and the other errors of `partial_folder`; the copy is there as a whole or not at all.
+    `StoreReplaced` where it was moved away meanwhile, `DestinationExists` and the other errors of `partial_folder`; the
+    copy is there as a whole or not at all.
     """
     with partial_folder(destination, source=store.path) as folder:
         return _copy(store, folder, progress)
@@ -153,6 +154,8 @@ def _copy(store: LogReader, folder: Path, progress: ReportPosition | None) -> Su
             if attempt == COPY_ATTEMPTS_MAX:
                 raise
             continue
+        # Of a store that was moved away the archive is not there, or it is that of another.
+        store.environment.check_in_place()
         if (folder / ARCHIVE_FOLDER).exists():
             take_room(folder / ARCHIVE_FOLDER)
         try:

@@ -1,5 +1,6 @@
 """The LMDB environment of a control board, which several processes may write; opened anew where LMDB wants it."""
 
+import errno
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ import lmdb
 import msgspec
 
 from ..control_errors import ControlBoardUnreadable
-from ..errors import FileWriteFailed, StoreClosed, StoreError, StoreForked, StoreInUse
+from ..errors import FileWriteFailed, StoreClosed, StoreError, StoreForked, StoreInUse, StoreReadOnly
 from .environment import ENGINE
 from .folder import reserve_lock_file
 from .gate import Gate
@@ -145,4 +146,7 @@ def _opening_error(path: str, error: Exception) -> StoreError:
         return ControlBoardUnreadable(path, str(error), IF_DAMAGED)
     if ALREADY_OPEN in str(error):
         return StoreInUse(path, "this process")
+    if os.strerror(errno.EROFS) in str(error):
+        said = f"{path} is on a read-only file system, and who looks at it is noted there. Copy the store to another."
+        return StoreReadOnly(path, said)
     return FileWriteFailed(path, str(error))

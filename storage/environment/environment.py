@@ -43,6 +43,7 @@ from .folder import (
     permission_error,
     sync_folder,
     take_room,
+    take_room_to_read,
     translated_errors,
     was_closed_cleanly,
 )
@@ -300,6 +301,8 @@ class Environment:
 
     def _opened(self, *, create: bool) -> lmdb.Environment:
         lock = not self.leaves_no_trace or needs_lock_file(self._folder)
+        if lock and self._read_only:
+            take_room_to_read(self._folder)
         environment = _open_lmdb(self.path, self._map_size_bytes, create=create, read_only=self._read_only, lock=lock)
         try:
             _check_length(self._folder, environment)

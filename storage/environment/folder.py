@@ -17,6 +17,8 @@ DATA_FILE: Final = "data.mdb"
 LOCK_FILE: Final = "lock.mdb"
 LOCK_FILE_SIZE_BYTES: Final = 8192
 """What LMDB makes it: a header, and a slot of 64 bytes for each of 126 readers."""
+BLOCK_SIZE_BYTES: Final = 512
+"""Of what `st_blocks` counts."""
 WRITER_FILE: Final = "writer.lock"
 ARCHIVE_FOLDER: Final = "archive"
 """Is made by the first compaction; see `storage/archive/archive.py`."""
@@ -161,19 +163,35 @@ def take_room(folder: Path) -> None:
         raise _folder_error(str(folder), error) from error
 
 
+def take_room_to_read(folder: Path) -> None:
+    """The same for a reader; where it may not write the file, LMDB says so, or does without."""
+    try:
+        reserve_lock_file(folder)
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            what = f"its {LOCK_FILE}, in which LMDB notes who reads ({error.strerror})"
+            raise StoreFull(str(folder), what, is_read=True) from error
+
+
 def reserve_lock_file(folder: Path) -> None:
     """Take the room of LMDB's lock file: it is mapped into memory, where a full disk would kill the process.
 
     Raises `OSError` when there is no room.
     """
     path = folder / LOCK_FILE
-    if path.exists():
-        return
+    try:
+        # LMDB makes it without taking its room, and what copies files may leave that out.
+        if path.stat().st_blocks * BLOCK_SIZE_BYTES >= LOCK_FILE_SIZE_BYTES:
+            return
+        is_new = False
+    except FileNotFoundError:
+        is_new = True
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         os.posix_fallocate(descriptor, 0, LOCK_FILE_SIZE_BYTES)
     except OSError:
-        path.unlink()
+        if is_new:
+            path.unlink()
         raise
     finally:
         os.close(descriptor)

@@ -4,12 +4,12 @@ from typing import Final
 
 import lmdb
 
-from ..errors import StoreMapRefused, StoreReadOnly
+from ..errors import StoreFull, StoreMapRefused, StoreReadOnly
 from .errors import StoreUnreadable
 
 ABSENT: Final = (FileNotFoundError, NotADirectoryError)
 """What the system says of a file that is not there: that is known then."""
-_OF_STORES: Final = (StoreMapRefused, StoreReadOnly, StoreUnreadable)
+_OF_STORES: Final = (StoreFull, StoreMapRefused, StoreReadOnly, StoreUnreadable)
 _OF_LMDB: Final = (
     lmdb.MemoryError,
     lmdb.DiskError,

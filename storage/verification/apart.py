@@ -21,7 +21,7 @@ from msgspec import structs
 from ..environment.environment import Environment
 from ..environment.folder import IF_SYSTEM_REFUSES, path_problem
 from ..environment.refusals import is_refusal
-from ..errors import EventSourcingError, StoreError, VerificationImpossible, described
+from ..errors import EventSourcingError, StoreError, StoreReplaced, VerificationImpossible, described
 from .finding import Finding
 from .tree import Statement
 from .verify import STORE_PAGES, ReportEvents, Summary, verify, verify_pages
@@ -78,6 +78,8 @@ class _Line(msgspec.Struct, frozen=True, omit_defaults=True):
     progress: tuple[int, int] | None = None
     looking_at: str = ""
     refused: str = ""
+    is_gone: bool = False
+    """Whether the store was moved away meanwhile: nothing that was found is about what is at its path."""
     summary: Summary | None = None
 
 
@@ -146,6 +148,7 @@ class _Heard:
         self._progress = progress
         self._summary: Summary | None = None
         self._refused = ""
+        self._is_gone = False
         self.looking_at = ""
         """Empty until the other process has begun."""
 
@@ -154,6 +157,7 @@ class _Heard:
         self.looking_at = line.looking_at or self.looking_at
         self._summary = line.summary or self._summary
         self._refused = line.refused or self._refused
+        self._is_gone = line.is_gone or self._is_gone
         if line.finding is not None:
             self._findings.append(line.finding)
         if line.progress is not None and self._progress is not None:
@@ -165,6 +169,8 @@ class _Heard:
         Raises `VerificationImpossible`.
         """
         findings = self._findings
+        if self._is_gone:
+            raise VerificationImpossible(task.path, self._refused)
         if self._summary is not None:
             return Report(findings, self._summary, is_complete=len(findings) < task.findings_max)
         if self._refused:
@@ -226,7 +232,13 @@ def _work(task: _Task, say: Callable[[_Line], None]) -> None:
         return
     with closing(environment):
         try:
-            _verify(environment, task, say)
+            try:
+                _verify(environment, task, say)
+            finally:
+                # What is not there any more is not damaged, and its archive would be that of another.
+                environment.check_in_place()
+        except StoreReplaced as error:
+            say(_Line(refused=_encodable(str(error)), is_gone=True))
         except (OSError, MemoryError, lmdb.Error, StoreError) as error:
             # There may be no descriptors left, no memory, or no right to a folder.
             if not is_refusal(error):

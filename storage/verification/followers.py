@@ -27,10 +27,11 @@ from ..environment.folder import (
     VIEWS_FOLDER,
     has_runtime,
     needs_lock_file,
+    take_room_to_read,
 )
 from ..environment.lmdb_errors import lock_problem
 from ..environment.refusals import ABSENT, is_refusal
-from ..errors import described
+from ..errors import StoreFull, described
 from ..record import StoredEvent
 from ..record_lookup import RecordLookup
 from .finding import Finding
@@ -46,7 +47,7 @@ _parked_of: Final = msgspec.msgpack.Decoder(ParkedEvent).decode
 _request_of: Final = msgspec.msgpack.Decoder(ControlRequest).decode
 _any_of: Final = msgspec.msgpack.Decoder().decode
 UNREADABLE: Final = (msgspec.MsgspecError, struct.error, ValueError)
-REFUSALS: Final = (OSError, MemoryError, lmdb.Error)
+REFUSALS: Final = (OSError, MemoryError, lmdb.Error, StoreFull)
 """Of the last only those that are the system's, see `is_refusal`."""
 
 
@@ -257,6 +258,8 @@ def _page_problem(folder: Path, control: Path) -> str:
 
 def _walked(folder: Path, tables: Container[bytes]) -> Iterator[tuple[bytes, bytes, bytes]]:
     lock = needs_lock_file(folder)
+    if lock:
+        take_room_to_read(folder)
     with lmdb.open(os.fsencode(folder), readonly=True, create=False, max_dbs=TABLES_MAX, lock=lock) as environment:
         with environment.begin() as transaction, transaction.cursor() as cursor:
             names = list(cursor.iternext(keys=True, values=False))

@@ -1,0 +1,158 @@
+"""What happens beneath a store that is read: its disk is full or read-only, it is moved away, another is put there."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from damage_store import make_store
+from environment_cases import IS_ROOT, OPEN_AND_TELL, fill, run_python
+
+from eventsrc import EventLog, StoreReadOnly, StoreReplaced
+from eventsrc.runtime.command_line import main
+from eventsrc.storage.archive.archive import Archive
+from eventsrc.storage.contract import raised
+from eventsrc.storage.control import ControlBoard
+from eventsrc.storage.copies.backup import backup
+from eventsrc.storage.environment.folder import LOCK_FILE, LOCK_FILE_SIZE_BYTES
+from eventsrc.storage.errors import VerificationImpossible
+from eventsrc.storage.reader import LogReader
+from eventsrc.storage.verification import apart
+from eventsrc.storage.verification.verify import verify
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("beneath") / "store"
+    make_store(path)
+    return path
+
+
+@pytest.fixture
+def store(made: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made, tmp_path / "store")
+    return tmp_path / "store"
+
+
+def move_away(store: Path, other: Path | None) -> None:
+    store.rename(store.with_name("away"))
+    if other is not None:
+        shutil.copytree(other, store)
+
+
+# --- moved away
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_store_that_is_moved_away_while_it_is_verified_is_not_damaged(
+    made: Path, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, is_replaced: bool
+) -> None:
+    def moved_meanwhile(*arguments: object, **options: object) -> object:
+        move_away(store, made if is_replaced else None)
+        return verify(*arguments, **options)  # type: ignore[arg-type]
+
+    def no_process(*_: object, **__: object) -> None:
+        raise OSError  # it is done in this one then
+
+    monkeypatch.setattr(apart, "verify", moved_meanwhile)
+    monkeypatch.setattr(subprocess, "Popen", no_process)
+    with pytest.raises(
+        VerificationImpossible, match=r"was moved or replaced while it was read\. Open what is there now"
+    ):
+        apart.verify_apart(store)
+    shutil.rmtree(store, ignore_errors=True)
+    store.with_name("away").rename(store)
+    assert main(["verify", str(store)]) == 1
+    assert "DAMAGED" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_store_that_is_moved_away_while_it_is_copied(
+    made: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_replaced: bool
+) -> None:
+    copy = Archive.copy
+
+    def moved_meanwhile(archive: Archive, folder: Path) -> None:
+        move_away(store, made if is_replaced else None)
+        copy(archive, folder)
+
+    monkeypatch.setattr(Archive, "copy", moved_meanwhile)
+    with closing(LogReader.open(store)) as log:
+        raised(StoreReplaced, lambda: backup(log, tmp_path / "copy"))
+    assert {each.name for each in tmp_path.iterdir()} <= {"store", "away"}
+
+
+# --- a full disk
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """A small file system in memory, mounted with these options; needs root and a kernel that lets it."""
+    at = tmp_path / "disk"
+    at.mkdir()
+
+    def mounted(options: str) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(at)]
+        if not IS_ROOT or subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("no right to mount a file system")
+        return at
+
+    yield mounted
+    if at.is_mount():
+        subprocess.run(["umount", "-l", str(at)], check=True)
+
+
+def fill_up(disk: Path) -> None:
+    with (disk / "ballast").open("ab", buffering=0) as file:
+        try:
+            while file.write(bytes(4_096)):
+                pass
+        except OSError:
+            return
+
+
+@pytest.mark.parametrize("how", ["without", "sparse"])
+def test_a_reader_on_a_full_disk_is_told_so_and_not_killed(disk: Callable[[str], Path], how: str) -> None:
+    """LMDB maps its lock file into memory: where the disk has no room for it, whoever touches it is killed."""
+    path = disk("size=1m") / "store"
+    with closing(EventLog(path)) as log:
+        fill(log, 10)
+    (path / LOCK_FILE).unlink()
+    if how == "sparse":
+        (path / LOCK_FILE).touch()
+        os.truncate(path / LOCK_FILE, LOCK_FILE_SIZE_BYTES)
+    fill_up(path.parent)
+    for code in (OPEN_AND_TELL, OPEN_AND_TELL.replace("EventLog(", "LogReader.open(")):
+        ran = run_python(code, path)
+        assert ran.returncode == 0, ran
+        assert ran.stdout.startswith("StoreFull "), ran
+    assert "cannot be read: there is no room for its lock.mdb, in which LMDB notes who reads" in ran.stdout
+    (path.parent / "ballast").unlink()
+    with closing(LogReader.open(path)) as log:
+        assert log.last_position == 10
+        assert (path / LOCK_FILE).stat().st_blocks * 512 >= LOCK_FILE_SIZE_BYTES
+
+
+def test_a_lock_file_without_its_room_is_given_it(path: Path) -> None:
+    for _ in range(2):
+        os.truncate(path / LOCK_FILE, 0)
+        os.truncate(path / LOCK_FILE, LOCK_FILE_SIZE_BYTES)
+        with closing(LogReader.open(path)) as log:
+            assert log.last_position == 10
+            assert (path / LOCK_FILE).stat().st_blocks * 512 >= LOCK_FILE_SIZE_BYTES
+
+
+# --- a read-only file system
+
+
+def test_a_control_board_on_a_read_only_file_system(disk: Callable[[str], Path]) -> None:
+    path = disk("size=4m")
+    ControlBoard(path / "control").close()
+    disk("remount,ro")
+    error = raised(StoreReadOnly, lambda: ControlBoard(path / "control"))
+    assert str(error) == (
+        f"{path}/control is on a read-only file system, and who looks at it is noted there. Copy the store to another."
+    )
