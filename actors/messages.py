@@ -94,11 +94,12 @@ def event(
         kind: "created", "updated" or "deleted"; by default the first event of a stream is "created", others "updated".
         tags: gives the tags of an event, by which it is found across streams: `lambda event: [f"user:{event.user}"]`.
         upcasters: for each earlier version, what makes of a payload that was stored with it that of the next one:
-            `{1: lambda old: {"amount": old["cents"] / 100}}`. Stored events stay as they are.
+            `{1: lambda old: {"amount": old["cents"] / 100}}`. Stored events stay as they are, so it is called whenever
+            one of them is read: it makes the same of the same payload, and looks at nothing else.
 
     Raises:
         DefinitionError: for a name, version or kind that cannot be stored, tags that cannot be called, an earlier
-            version without an upcaster, or when used without a name.
+            version without an upcaster, one that does not take a payload alone, or when used without a name.
 
     """
     if not isinstance(name, str):
