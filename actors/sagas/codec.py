@@ -1,9 +1,8 @@
 """How a saga is stored: its records, its state, and the events that it waits for."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, TypeVar, cast
 
-import attrs
 import msgspec
 
 from ...storage.commit import NewEvent
@@ -87,10 +86,10 @@ class SagaCodec:
         codecs = self._codecs if stored.type in self._codecs.of_name else self._waited.get(stored.type)
         return None if codecs is None else codecs.upcast(stored)
 
-    def has_fields(self, event_type: str, names: Iterable[str]) -> bool:
-        """Whether the class of an event has all these fields today, as far as it is known."""
+    def is_current(self, event_type: str, version: int) -> bool:
+        """Whether values for this version of an event are compared with it as it is today, as far as it is known."""
         codec = self._codecs.of_name.get(event_type)
-        return codec is None or {field.name for field in attrs.fields(codec.event_class)}.issuperset(names)
+        return codec is None or codec.version == version
 
     def encode_where(self, event_class: type, where: Mapping[str, Any]) -> dict[str, Any]:
         """Values of an event's fields as they are stored. Raises `DefinitionError`, `EncodingError`."""

@@ -1,11 +1,13 @@
 """Sagas wait over changes of the events that they wait for."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import trio
 
 from eventsrc import Aggregate, Runtime, Saga, SagaContext, applies, command, event, handles, step
+from eventsrc.runtime.testing import WallClock
 
 
 @command
@@ -112,3 +114,38 @@ async def test_a_step_cannot_wait_for_an_event_by_another_class_than_the_runtime
         outcome = await (await runtime.start_saga(Wait(), key="k")).wait()
     assert outcome.state == "compensated"
     assert "PaidCents and Other are both stored as 'desk.paid'" in outcome.error
+
+
+async def test_a_saga_that_waits_finds_an_event_by_a_value_that_is_stored_otherwise_since(tmp_path: Path) -> None:
+    await begin(tmp_path / "s", 1, 2, 3)
+    async with Runtime.open(tmp_path / "s", aggregates=[FirstDesk]) as runtime:
+        await runtime.actor(FirstDesk, "a").ask(Pay(1, 500))
+    for _ in range(2):  # the second time it waits for them by what it found out the first time
+        async with Runtime.open(tmp_path / "s", aggregates=[Desk], sagas=[Take]) as runtime:
+            assert await seen(runtime, 1) == "Paid(order='o-1', amount=5)"
+            while runtime.saga_counts["ready"] or runtime.saga_counts["running"]:
+                await trio.sleep(0.01)
+            assert runtime.saga_counts["waiting"] == 2
+            assert await records(runtime, "wait_begun") == 1 + 2 * 2
+    async with Runtime.open(tmp_path / "s", aggregates=[Desk], sagas=[Take]) as runtime:
+        for order in (2, 3):
+            await runtime.actor(Desk, "a").ask(Pay(order, 500))
+            assert await seen(runtime, order) == f"Paid(order='o-{order}', amount=5)"
+
+
+async def records(runtime: Runtime, name: str) -> int:
+    return len([each async for each in runtime.events(types=[f"saga.{name}"])])
+
+
+async def test_a_wait_keeps_its_end_when_it_goes_on_by_other_values(tmp_path: Path) -> None:
+    await begin(tmp_path / "s", 1)
+    clock = WallClock(datetime.now(UTC) + timedelta(seconds=3_000))
+    async with Runtime.open(tmp_path / "s", aggregates=[Desk], sagas=[Take], wall_clock=clock) as runtime:
+        while await records(runtime, "wait_begun") < 2:
+            await trio.sleep(0.01)
+    clock.advance(700)
+    async with Runtime.open(tmp_path / "s", aggregates=[Desk], sagas=[Take], wall_clock=clock) as runtime:
+        with trio.fail_after(5):
+            outcome = await runtime.saga(Take, "1").wait()
+    assert outcome.state == "compensated"
+    assert "WaitTimeout" in outcome.error
