@@ -4,9 +4,27 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import attrs
+import pytest
 import trio
 
-from eventsrc import Aggregate, Runtime, Saga, SagaContext, applies, command, event, handles, step
+from eventsrc import (
+    Aggregate,
+    DefinitionError,
+    EventMeta,
+    Projection,
+    Runtime,
+    Saga,
+    SagaContext,
+    Table,
+    applies,
+    command,
+    event,
+    handles,
+    on,
+    starts_on,
+    step,
+)
 from eventsrc.runtime.testing import WallClock
 
 
@@ -76,6 +94,11 @@ class Take(Saga):
         self.seen = repr(await ctx.wait_for(Paid, where=where, timeout_seconds=3_600))
 
 
+@attrs.frozen
+class Seen:
+    order: str
+
+
 async def begin(path: Path, *orders: int) -> None:
     """Have sagas of the first program wait."""
     async with Runtime.open(path, aggregates=[FirstDesk], sagas=[FirstTake]) as runtime:
@@ -114,6 +137,45 @@ async def test_a_step_cannot_wait_for_an_event_by_another_class_than_the_runtime
         outcome = await (await runtime.start_saga(Wait(), key="k")).wait()
     assert outcome.state == "compensated"
     assert "PaidCents and Other are both stored as 'desk.paid'" in outcome.error
+
+
+async def test_a_saga_cannot_start_on_another_class_than_the_one_that_is_stored(tmp_path: Path) -> None:
+    @event("desk.paid")
+    class Other:
+        order: int
+
+    class Begin(Saga):
+        order: int
+
+        @classmethod
+        @starts_on(Other)
+        def of(cls, event: Other, meta: EventMeta) -> "Begin":
+            return cls(event.order)
+
+        @step()
+        async def rest(self, ctx: SagaContext) -> None:
+            pass
+
+    with pytest.raises(DefinitionError, match=r"Other and PaidCents are both stored as 'desk\.paid'"):
+        async with Runtime.open(tmp_path / "s", aggregates=[FirstDesk], sagas=[Begin]):
+            pass
+
+
+class Paids(Projection):
+    rows = Table(Seen, key="order")
+
+    @on(PaidCents)
+    def paid(self, event: PaidCents, meta: EventMeta) -> None:
+        self.rows.put(Seen(str(event.order)))
+
+
+def test_a_projection_cannot_have_two_classes_of_one_event() -> None:
+    with pytest.raises(DefinitionError, match=r"PaidCents and Paid are both stored as 'desk\.paid'"):
+
+        class Both(Paids):
+            @on(Paid)
+            def paid_since(self, event: Paid, meta: EventMeta) -> None:
+                pass
 
 
 async def test_a_saga_that_waits_finds_an_event_by_a_value_that_is_stored_otherwise_since(tmp_path: Path) -> None:
