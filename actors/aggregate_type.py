@@ -39,7 +39,9 @@ class AggregateType:
         serializer.prepare(aggregate_class)
         self._events = EventCodecs(definition.event_classes, serializer)
         self.codecs = self._events.of_class
-        self.schema = schema_of(aggregate_class)
+        # A state that was made of events as an older version had them is not what they give today.
+        versions = {name: codec.version for name, codec in self._events.of_name.items()}
+        self.schema = schema_of(aggregate_class, versions)
 
     def decide(self, state: Aggregate, version: int, command: object) -> Any:
         """What the handler says to a command to an aggregate in this state, which has had `version` events.

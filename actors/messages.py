@@ -226,9 +226,16 @@ def check_names(event_classes: Iterable[type]) -> None:
 
 def stored_name(event: type | str) -> str:
     """The stored name of an event class; a name stays as it is."""
-    if isinstance(event, str):
-        return event
+    return event if isinstance(event, str) else _declared(event).name
+
+
+def stored_version(event: type) -> int:
+    """The version of its schema that an event of this class is stored with."""
+    return _declared(event).version
+
+
+def _declared(event: type) -> EventType:
     stored = event_type(event)
     if stored is None:
         raise DefinitionError(f"{event.__name__} is not an @event class, so it has no stored name.")
-    return stored.name
+    return stored

@@ -14,7 +14,7 @@ import attrs
 from ..storage.record import StoredEvent
 from .annotations import alternatives
 from .errors import DefinitionError
-from .messages import event_type
+from .messages import check_names, event_type
 
 F = TypeVar("F", bound=Callable[..., None])
 R = TypeVar("R")
@@ -190,6 +190,7 @@ def _handlers_of(cls: type) -> dict[type, Callable[[Any, Any, EventMeta], None]]
                     f"{event_class.__name__}. Keep one of them."
                 )
             found[event_class] = function
+    check_names(found)
     return found
 
 

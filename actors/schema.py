@@ -4,15 +4,20 @@ import dataclasses
 import enum
 import hashlib
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
 
 
-def schema_of(cls: type) -> str:
-    """Names the shape of an attrs class: its fields, and those of the classes that they are made of."""
-    return hashlib.sha256(";".join(_lines(cls, set())).encode()).hexdigest()[:16]
+def schema_of(cls: type, versions: Mapping[str, int] | None = None) -> str:
+    """Names the shape of an attrs class: its fields, and those of the classes that they are made of.
+
+    `versions` are those of the events that it is made from, by their names: the same fields may mean something else
+    where one of them is read otherwise. The first version of an event changes nothing, so that shapes stay as they are.
+    """
+    raised = (f"{name}@{version}" for name, version in sorted((versions or {}).items()) if version > 1)
+    return hashlib.sha256(";".join((*_lines(cls, set()), *raised)).encode()).hexdigest()[:16]
 
 
 def _lines(cls: Any, seen: set[Any]) -> Iterator[str]:

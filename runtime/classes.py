@@ -35,10 +35,15 @@ def with_sagas_view(
 def event_classes(
     aggregates: Sequence[type[Aggregate]], projections: Sequence[type[Projection]], sagas: Sequence[type[Saga]]
 ) -> list[type]:
-    """Every event class that one of these classes names."""
+    """Every event class that one of these classes names.
+
+    Raises `DefinitionError` where sagas start on another class than aggregates store by that name. Projections may read
+    by classes of their own.
+    """
     followed = [event for projection in projections for event in projection.__eventsrc_projection__.handlers]
     starting = [event for saga in sagas for event in saga.__eventsrc_saga__.starts_on]
     own = [event for aggregate in aggregates for event in aggregate.__eventsrc_definition__.event_classes]
+    check_names((*starting, *own))
     return [*followed, *starting, *own]
 
 

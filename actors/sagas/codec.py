@@ -1,9 +1,8 @@
 """How a saga is stored: its records, its state, and the events that it waits for."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar, cast
 
-import attrs
 import msgspec
 
 from ...storage.commit import NewEvent
@@ -13,6 +12,7 @@ from ...storage.record import StoredEvent
 from ..decision import RECORD_OVERHEAD_BYTES
 from ..errors import DecodingError, DefinitionError, EncodingError
 from ..event_codecs import EventCodecs
+from ..messages import check_names, stored_name
 from ..serializer import Serializer
 from .events import SAGA_EVENTS, SagaRemade, SagaStarted, StepDone
 from .failure import FAILURE_BYTES
@@ -32,6 +32,8 @@ class SagaCodec:
     def __init__(self, serializer: Serializer, codecs: EventCodecs, limits: Limits) -> None:
         self._serializer = serializer
         self._codecs = codecs
+        self._waited: dict[str, EventCodecs] = {}
+        """By stored name: of events that no class of the runtime but a step that waits for them has named."""
         self._records = EventCodecs(SAGA_EVENTS, serializer)
         self._record_size_bytes_max = limits.event_size_bytes_max
 
@@ -76,26 +78,38 @@ class SagaCodec:
 
     # --- events that sagas wait for ---
 
-    def payload(self, stored: StoredEvent) -> Any:
-        """The payload of a stored event as its class has it today. Raises `DecodingError`."""
-        return self._codecs.upcast(stored)
+    def payload(self, stored: StoredEvent) -> Mapping[str, Any] | None:
+        """The payload of a stored event as its class has it today; None where no class is known for it yet.
 
-    def has_fields(self, event_type: str, names: Iterable[str]) -> bool:
-        """Whether the class of an event has all these fields today, as far as it is known."""
+        Raises `DecodingError`.
+        """
+        codecs = self._codecs if stored.type in self._codecs.of_name else self._waited.get(stored.type)
+        return None if codecs is None else codecs.upcast(stored)
+
+    def is_current(self, event_type: str, version: int) -> bool:
+        """Whether values for this version of an event are compared with it as it is today, as far as it is known."""
         codec = self._codecs.of_name.get(event_type)
-        return codec is None or {field.name for field in attrs.fields(codec.event_class)}.issuperset(names)
+        return codec is None or codec.version == version
 
     def encode_where(self, event_class: type, where: Mapping[str, Any]) -> dict[str, Any]:
         """Values of an event's fields as they are stored. Raises `DefinitionError`, `EncodingError`."""
         if not isinstance(where, Mapping):
             raise DefinitionError(f"where= takes values by the names of fields, {{'total': 5}}, not {where!r:.100}")
+        self._codecs_of(event_class)
         return self._serializer.fields_data(event_class, where)
 
     def decode_event(self, stored: StoredEvent, event_class: type[E]) -> E:
         """A stored event as an object of its class. Raises `DecodingError`."""
-        event = self._codecs.decode(stored)
-        # No class that the runtime was opened with may have it as its own.
-        return self._serializer.structure(stored.payload, event_class) if event is None else event
+        return cast("E", self._codecs_of(event_class).decode(stored))
+
+    def _codecs_of(self, event_class: type) -> EventCodecs:
+        """Those that have a class. Raises `DefinitionError` where another class is stored by its name."""
+        name = stored_name(event_class)
+        if name not in self._codecs.of_name and name not in self._waited:
+            self._waited[name] = EventCodecs([event_class], self._serializer)
+        codecs = self._waited.get(name, self._codecs)
+        check_names((codecs.of_name[name].event_class, event_class))
+        return codecs
 
 
 def plain_data(value: Any, subject: str) -> Any:

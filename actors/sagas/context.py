@@ -11,7 +11,7 @@ from ...storage.record import NS_PER_SECOND, StoredEvent
 from ...storage.store import EventReader
 from ..aggregate import Aggregate
 from ..errors import DefinitionError
-from ..messages import stored_name
+from ..messages import stored_name, stored_version
 from ..receipt import Receipt
 from .codec import plain_data
 from .errors import CallAmbiguous, EffectUncertain, WaitInvalid, WaitTimeout
@@ -245,7 +245,7 @@ class SagaContext:
         _check_wait("timeout_seconds", timeout_seconds)
         if not isinstance(event_class, type):
             raise DefinitionError(f"ctx.wait_for takes the class of an event, not {event_class!r:.100}")
-        event_type = stored_name(event_class)
+        event_type, version = stored_name(event_class), stored_version(event_class)
         wanted = run.host.codec.encode_where(event_class, where or {})
         call = self._numbered(f"wait for {event_type}")
         run.begin_wait(call)
@@ -253,15 +253,15 @@ class SagaContext:
         if isinstance(known, WaitOver):
             found = None if known.is_timeout else _event_at(run.host.store, known.position)
         else:
-            if known is not None and known.where != wanted:
-                known = None
-            after = run.history.waits_after if known is None else known.after
+            until_ns = self._until(timeout_seconds) if known is None else known.until_ns
+            after = known.after if known is not None and known.where == wanted else run.history.waits_after
             found = await run.find_event(event_type, wanted, after)
             if found is not None:
                 await run.record(WaitOver(self._scope, call, found.position))
             else:
-                until_ns = self._until(timeout_seconds)
-                await self._wait(known, self._begin(call, until_ns, event_type, wanted, run.looked_until))
+                begun = self._begin(call, until_ns, event_type, wanted, run.looked_until, event_version=version)
+                is_as_before = known is not None and (known.where, known.event_version) == (wanted, version)
+                await self._wait(known if is_as_before else None, begun)
         if found is None:
             raise WaitTimeout(event_type, timeout_seconds or 0)
         return run.host.codec.decode_event(found, event_class)
@@ -303,10 +303,12 @@ class SagaContext:
         where: Mapping[str, Any] | None = None,
         after: int = 0,
         signal: str = "",
+        event_version: int = 1,
     ) -> WaitBegun:
         # What a task of the step has sent and has no answer to is cut off by the wait.
         took_effect = self._run.took_effect or bool(self._run.uncertain)
-        return WaitBegun(self._scope, call, until_ns, event_type, dict(where or {}), after, signal, took_effect)
+        values = dict(where or {})
+        return WaitBegun(self._scope, call, until_ns, event_type, values, after, signal, took_effect, event_version)
 
     async def _wait(self, known: WaitBegun | None, begun: WaitBegun) -> None:
         """Leave the step, unless it has waited long enough: then return."""

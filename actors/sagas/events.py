@@ -92,7 +92,8 @@ class EffectFailed:
 class WaitBegun:
     """A step waits: for a time, for an event after the position `after`, or for a signal.
 
-    `took_effect` tells whether one of the step's calls before it did.
+    `took_effect` tells whether one of the step's calls before it did, `event_version` for which version of the event's
+    schema the values in `where` are.
     """
 
     scope: str
@@ -103,6 +104,7 @@ class WaitBegun:
     after: int = 0
     signal: str = ""
     took_effect: bool = False
+    event_version: int = 1
 
 
 @saga_record("saga.wait_over")

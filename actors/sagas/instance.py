@@ -74,6 +74,8 @@ class SagaInstance:
     waits_for_event: str = ""
     waits_where_data: bytes = b""
     """The values that the event is to have, by field, as MessagePack; empty where any will do."""
+    waits_event_version: int = 1
+    """For which version of the event's schema these values are."""
     waits_after: int = 0
     waits_for_signal: str = ""
 
@@ -119,6 +121,7 @@ class SagaInstance:
                     "until_ns": event.until_ns,
                     "waits_for_event": event.event_type,
                     "waits_where_data": _encode(event.where) if event.where else b"",
+                    "waits_event_version": event.event_version,
                     "waits_after": event.after,
                     "waits_for_signal": event.signal,
                 }

@@ -93,8 +93,8 @@ class SagaSupervisor(TrioActor):
     def _wait_on(self, instance: SagaInstance) -> None:
         """Have it wait for its event as before."""
         event_type, where, after = instance.waits_for_event, instance.waits_where, instance.waits_after
-        if not self._host.codec.has_fields(event_type, where):
-            # A field of the event was renamed since: run again, the saga waits by its new name.
+        if where and not self._host.codec.is_current(event_type, instance.waits_event_version):
+            # Its fields may have other names now, or other values: run again, the saga waits by those.
             self._ready.append(instance.id)
             return
         self._register(instance.id, instance.wake_ns)

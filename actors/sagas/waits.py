@@ -14,7 +14,7 @@ Values: TypeAlias = tuple[Any, ...]
 class EventWaits:
     """Finds the waiting sagas that an event concerns, in a time that does not depend on how many wait."""
 
-    def __init__(self, payload_of: Callable[[StoredEvent], Mapping[str, Any]]) -> None:
+    def __init__(self, payload_of: Callable[[StoredEvent], Mapping[str, Any] | None]) -> None:
         self._payload_of = payload_of
         self._waiting: dict[str, dict[Fields, defaultdict[Values, set[str]]]] = {}
         self._place: dict[str, tuple[str, Fields, Values, int]] = {}
@@ -56,14 +56,16 @@ class EventWaits:
         waiting = self._waiting.get(event.type)
         if waiting is None:
             return []
-        found: list[str] = []
         try:
             payload = self._payload_of(event)
         except DecodingError:
-            # It may be the one for each of them: they look for themselves, and say what they cannot read.
-            found = [each for by_values in waiting.values() for sagas in by_values.values() for each in sagas]
-        else:
-            for fields, by_values in waiting.items():
+            payload = None
+        found: list[str] = []
+        for fields, by_values in waiting.items():
+            if payload is None:
+                # It may be the one for each of them: they look for themselves, and say what they cannot read.
+                found += (saga for sagas in by_values.values() for saga in sagas)
+            else:
                 found += by_values.get(tuple(_hashable(payload.get(field)) for field in fields), ())
         return [each for each in found if event.position > self._place[each][3]]
 

@@ -110,7 +110,8 @@ def _details(record: Any, data: dict[str, Any]) -> str:
     """What is worth a line of the rest: never the whole state, which `eventsrc show` prints."""
     if not isinstance(record, SagaStarted):
         data.pop("state", None)
-    data.pop("after", None)
+    for name in ("after", "event_version"):
+        data.pop(name, None)
     for name in ("until_ns", "retry_at_ns", "deadline_ns"):
         if data.get(name):
             data[name.removesuffix("_ns")] = format_time(data[name])

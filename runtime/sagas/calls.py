@@ -29,7 +29,7 @@ class SagaCalls:
         router: Router,
         store: EventReader,
         type_of: Callable[[type[Aggregate]], AggregateType],
-        payload_of: Callable[[StoredEvent], Mapping[str, Any]],
+        payload_of: Callable[[StoredEvent], Mapping[str, Any] | None],
     ) -> None:
         self._router = router
         self._store = store
@@ -137,5 +137,6 @@ class SagaCalls:
             return True  # who looks for it is told
 
 
-def _holds(payload: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
-    return all(name in payload and payload[name] == value for name, value in where.items())
+def _holds(payload: Mapping[str, Any] | None, where: Mapping[str, Any]) -> bool:
+    """Whether a payload has these values; one that nobody knows how to read may have them."""
+    return payload is None or all(name in payload and payload[name] == value for name, value in where.items())
