@@ -371,6 +371,8 @@ def run(argv: Sequence[str]) -> int:
     console = rich.console.Console(stderr=options.json)
     chosen = QUICK if options.quick else LARGE if options.large else FULL
     place = options.path or Path.cwd()
+    if os.fsencode(place).decode(errors="replace") != str(place):
+        parser.error(f"{place}: its name is not UTF-8, and the URL of a database, which is measured too, has to be")
     try:
         with (
             tempfile.TemporaryDirectory(prefix="eventsrc-bench-", dir=place) as folder,

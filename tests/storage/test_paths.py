@@ -81,6 +81,12 @@ def test_every_command_takes_it(odd: Path, capfd: pytest.CaptureFixture[str], ar
     capfd.readouterr()
 
 
+def test_what_is_measured_needs_a_text(odd: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["bench", "--quick", "--path", str(odd)])
+    assert "its name is not UTF-8" in capfd.readouterr().err
+
+
 async def test_commands_of_a_runtime_take_it(odd: Path, capfd: pytest.CaptureFixture[str]) -> None:
     async with Runtime.open(odd):
         pass
