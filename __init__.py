@@ -2,7 +2,10 @@
 
 import logging
 
-from .actors.aggregate import Aggregate, applies, handles
+from .actors.aggregates.aggregate import Aggregate, applies, handles
+from .actors.aggregates.receipt import Receipt
+from .actors.aggregates.snapshot_policy import Snapshots
+from .actors.aggregates.tombstone import Delete, Deleted, Recreate, Recreated
 from .actors.errors import (
     ActorFailed,
     AggregateDeleted,
@@ -31,8 +34,7 @@ from .actors.errors import (
     WouldDeadlock,
 )
 from .actors.messages import command, event
-from .actors.projection import EventMeta, Projection, Rows, Table, on
-from .actors.receipt import Receipt
+from .actors.projections.projection import EventMeta, Projection, Rows, Table, on
 from .actors.sagas.context import SagaContext
 from .actors.sagas.errors import (
     CallAmbiguous,
@@ -55,9 +57,7 @@ from .actors.sagas.errors import (
 from .actors.sagas.events import SagaAbandoned, SagaCompensated, SagaCompleted, SagaParked, SagaStarted
 from .actors.sagas.instance import SagaInstance, SagaInstances
 from .actors.sagas.saga import Retry, Saga, starts_on, step
-from .actors.serializer import make_converter
-from .actors.snapshot_policy import Snapshots
-from .actors.tombstone import Delete, Deleted, Recreate, Recreated
+from .actors.serialization.serializer import make_converter
 from .actors.views.criteria import between, one_of, starting_with
 from .actors.views.errors import (
     CheckpointMoved,
@@ -123,7 +123,7 @@ from .runtime.subscriptions.consumers import Consumer
 from .runtime.subscriptions.dispatcher import Message
 from .storage.archive.errors import ArchiveUnreachable, CompactionRefused, CompactionTooSmall
 from .storage.commit import ANY, NO_STREAM, STREAM_EXISTS, ExpectedVersion
-from .storage.control_errors import ControlBoardFull, ControlBoardUnreadable
+from .storage.control.errors import ControlBoardFull, ControlBoardUnreadable
 from .storage.copies.errors import (
     BackupRefused,
     CopyInterrupted,

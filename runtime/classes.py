@@ -2,14 +2,14 @@
 
 from collections.abc import Collection, Sequence
 
-from ..actors.aggregate import Aggregate
-from ..actors.aggregate_type import AggregateType
+from ..actors.aggregates.aggregate import Aggregate
+from ..actors.aggregates.aggregate_type import AggregateType
 from ..actors.errors import DefinitionError
 from ..actors.messages import check_names
-from ..actors.projection import Projection
+from ..actors.projections.projection import Projection
 from ..actors.sagas.instance import SagaInstances
 from ..actors.sagas.saga import Saga
-from ..actors.serializer import Serializer
+from ..actors.serialization.serializer import Serializer
 from ..storage.limits import Limits
 from .arguments import check_limits
 from .errors import ArgumentInvalid, TooManyProjections

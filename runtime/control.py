@@ -11,7 +11,7 @@ import trio
 
 from ..actors.background import in_background
 from ..actors.sagas.errors import UnknownSaga
-from ..storage.control import (
+from ..storage.control.board import (
     PROJECTION_PREFIX,
     SAGA_PREFIX,
     Action,

@@ -7,9 +7,9 @@ from typing import Any, Final
 import msgspec
 import trio
 
+from ..actors.aggregates.request import Request
 from ..actors.errors import CommandTimeout
 from ..actors.future import TrioFuture
-from ..actors.request import Request
 
 ANSWERED_KEPT_MIN: Final = 1_000
 """At least so many answers that were given may stay in the queues before these are cleared of them."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from ..actors.receipt import Receipt
+from ..actors.aggregates.receipt import Receipt
 from ..storage.errors import EventSourcingError, LimitExceeded
 
 

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import trio
 
-from ..storage.control import ControlBoard
+from ..storage.control.board import ControlBoard
 
 T = TypeVar("T")
 

@@ -13,10 +13,10 @@ import attrs
 import trio
 
 from ..actors.feed import Feed
-from ..actors.projection import Projection
+from ..actors.projections.projection import Projection
 from ..actors.views.lmdb_view import LmdbViews
 from ..actors.views.view_store import ViewStore
-from ..storage.control import ControlBoard
+from ..storage.control.board import ControlBoard
 from ..storage.environment.folder import CONTROL_FOLDER, READERS_FOLDER, VIEWS_FOLDER, path_problem
 from ..storage.environment.temporary_folder import TemporaryFolder
 from ..storage.errors import FileWriteFailed, StorePathInvalid

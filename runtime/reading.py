@@ -11,13 +11,13 @@ from typing import Any, TypeVar, Unpack, overload
 
 import trio
 
-from ..actors.aggregate import Aggregate
-from ..actors.aggregate_type import AggregateType
+from ..actors.aggregates.aggregate import Aggregate
+from ..actors.aggregates.aggregate_type import AggregateType
 from ..actors.errors import UnknownEvent
-from ..actors.event_codecs import EventCodecs
 from ..actors.feed import Feed
-from ..actors.projection import Projection, Table
-from ..actors.serializer import Serializer
+from ..actors.projections.projection import Projection, Table
+from ..actors.serialization.event_codecs import EventCodecs
+from ..actors.serialization.serializer import Serializer
 from ..storage.copies.backup import backup, fork
 from ..storage.copies.errors import BackupRefused
 from ..storage.limits import Limits

@@ -6,14 +6,14 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 import trio
 
-from ..actors.aggregate import Aggregate
-from ..actors.aggregate_type import AggregateType
+from ..actors.aggregates.aggregate import Aggregate
+from ..actors.aggregates.aggregate_type import AggregateType
+from ..actors.aggregates.receipt import Receipt
+from ..actors.aggregates.request import Request, Requests, StateQuery
+from ..actors.aggregates.tombstone import Delete
 from ..actors.errors import CommandTimeout, MailboxFull
 from ..actors.future import TrioFuture
-from ..actors.projection import Projection
-from ..actors.receipt import Receipt
-from ..actors.request import Request, Requests, StateQuery
-from ..actors.tombstone import Delete
+from ..actors.projections.projection import Projection
 from ..storage.commit import ExpectedVersion
 from ..storage.errors import EventSourcingError
 from ..storage.event_query import EventQuery

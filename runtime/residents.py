@@ -7,10 +7,10 @@ from contextvars import copy_context
 import attrs
 import trio
 
-from ..actors.aggregate_actor import AggregateActor
-from ..actors.aggregate_type import AggregateType
+from ..actors.aggregates.aggregate_actor import AggregateActor
+from ..actors.aggregates.aggregate_type import AggregateType
 from ..actors.errors import AggregateUnavailable, ResidencyFull, SnapshotQuarantined
-from ..actors.journal import Journal
+from ..actors.journal.journal import Journal
 from ..storage.errors import EventSourcingError
 from ..storage.limits import Limits
 from ..storage.store import EventStore

@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 
 import trio
 
-from ..actors.aggregate import Aggregate
-from ..actors.aggregate_type import AggregateType
+from ..actors.aggregates.aggregate import Aggregate
+from ..actors.aggregates.aggregate_type import AggregateType
+from ..actors.aggregates.recovery import recover
+from ..actors.aggregates.request import Hold, Request, Requests, StateQuery, current_cause
 from ..actors.errors import AggregateDeleted, AggregateWaitsForItself, RuntimeClosed
 from ..actors.future import TrioFuture
-from ..actors.journal import Journal
-from ..actors.recovery import recover
-from ..actors.request import Hold, Request, Requests, StateQuery, current_cause
+from ..actors.journal.journal import Journal
 from ..storage.commit import ExpectedVersion
 from ..storage.errors import EventSourcingError
 from ..storage.event_query import EventQuery

@@ -11,20 +11,20 @@ from typing import Any, Final, Literal, TypeVar
 import cattrs
 import trio
 
-from ..actors.aggregate import Aggregate
-from ..actors.aggregate_type import AggregateType
+from ..actors.aggregates.aggregate import Aggregate
+from ..actors.aggregates.aggregate_type import AggregateType
+from ..actors.aggregates.receipt import Receipt
 from ..actors.background import in_background
-from ..actors.event_codecs import EventCodecs
 from ..actors.feed import Feed
-from ..actors.inline_journal import InlineJournal
-from ..actors.projection import Projection
-from ..actors.receipt import Receipt
+from ..actors.journal.inline_journal import InlineJournal
+from ..actors.journal.thread_journal import ThreadJournal
+from ..actors.projections.projection import Projection
 from ..actors.sagas.errors import UnknownSaga
 from ..actors.sagas.history import SAGA_STATES, SagaState
 from ..actors.sagas.instance import SagaInstance, SagaInstances
 from ..actors.sagas.saga import Saga, saga_id
-from ..actors.serializer import Serializer
-from ..actors.thread_journal import ThreadJournal
+from ..actors.serialization.event_codecs import EventCodecs
+from ..actors.serialization.serializer import Serializer
 from ..storage.commit import StreamAppend
 from ..storage.event_query import EventQuery
 from ..storage.limits import Limits

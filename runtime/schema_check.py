@@ -2,7 +2,7 @@
 
 import logging
 
-from ..actors.event_codecs import EventCodecs
+from ..actors.serialization.event_codecs import EventCodecs
 from ..storage.errors import StoreError
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader

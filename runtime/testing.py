@@ -17,14 +17,14 @@ from typing import Any, Final, Generic, TypeVar, cast
 import msgspec
 import trio
 
-from ..actors.aggregate import Aggregate
-from ..actors.aggregate_type import AggregateType
-from ..actors.decision import encode_decision
+from ..actors.aggregates.aggregate import Aggregate
+from ..actors.aggregates.aggregate_type import AggregateType
+from ..actors.aggregates.decision import encode_decision
+from ..actors.aggregates.request import Request
 from ..actors.errors import DefinitionError, Rejected, StateReadOnly
-from ..actors.event_codecs import EventCodecs
 from ..actors.messages import stored_name
-from ..actors.request import Request
-from ..actors.serializer import Serializer
+from ..actors.serialization.event_codecs import EventCodecs
+from ..actors.serialization.serializer import Serializer
 from ..storage.commit import Appended, Commit
 from ..storage.errors import EventSourcingError
 from ..storage.limits import Limits

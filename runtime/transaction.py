@@ -12,16 +12,16 @@ from typing import Any, Final
 import attrs
 import trio
 
-from ..actors.aggregate_actor import AggregateActor
-from ..actors.aggregate_type import AggregateType
-from ..actors.decision import Decision
+from ..actors.aggregates.aggregate_actor import AggregateActor
+from ..actors.aggregates.aggregate_type import AggregateType
+from ..actors.aggregates.decision import Decision
+from ..actors.aggregates.idempotency import window_seconds
+from ..actors.aggregates.receipt import Receipt
+from ..actors.aggregates.request import Hold, Request, current_cause
+from ..actors.aggregates.turn import Reply
 from ..actors.errors import ApplierFailed, HandlerFailed
 from ..actors.future import TrioFuture
-from ..actors.idempotency import window_seconds
-from ..actors.journal import CommitSeries, Write
-from ..actors.receipt import Receipt
-from ..actors.request import Hold, Request, current_cause
-from ..actors.turn import Reply
+from ..actors.journal.journal import CommitSeries, Write
 from ..storage.commit import WHERE_THE_LOG_IS, Appended, IdempotencyEntry, StreamAppend
 from ..storage.errors import CommitTooLarge, CommitTooManyBytes, EventSourcingError
 from ..storage.event_query import EventQuery

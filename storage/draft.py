@@ -23,10 +23,10 @@ from .errors import (
 )
 from .event_query import EventQuery
 from .group import MovedGroup
+from .indexes.tail import Placement, placements_of
 from .limits import Limits
 from .names import check_stored_name, check_stream_name
 from .record import GENESIS_HASH, StoredEvent, StreamHead, seal
-from .tail import Placement, placements_of
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decoder: Final = msgspec.msgpack.Decoder(StoredEvent)

@@ -7,22 +7,22 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from . import idempotency as idempotency_table
-from . import postings
 from .commit import Appended, Commit
 from .draft import Draft
 from .environment.environment import MAP_SIZE_BYTES, Environment, Transaction
 from .errors import CorruptRecord, EventSourcingError, StoreError, StoreOutcomeUnknown
 from .event_query import EventQuery
 from .evidence.merkle import Nodes, Tree
-from .flush import IndexFlush
 from .group import KEY, MovedGroup, encode_group
+from .indexes import idempotency as idempotency_table
+from .indexes import postings
+from .indexes.flush import IndexFlush
+from .indexes.tail import Tail
 from .limits import Limits
 from .query import find_events, find_streams
 from .reader import LogReader
 from .record import StreamHead
 from .snapshot import Snapshot, encode_snapshot
-from .tail import Tail
 
 TAIL_WEIGHT_MAX: Final = 32_768
 """Events and keys in memory before they are flushed; opening after a crash reads at most about twice as many again."""

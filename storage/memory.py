@@ -11,13 +11,13 @@ from .draft import Draft
 from .errors import EventSourcingError, StoreClosed
 from .event_query import EventQuery
 from .evidence.merkle import Tree
+from .indexes.tail import Tail
 from .limits import Limits
 from .names import category_of
 from .query import find_events
 from .record import StoredEvent, StreamHead
 from .snapshot import Snapshot, decode_snapshot, encode_snapshot
 from .store import POSITION_MAX, READ_BATCH_EVENTS
-from .tail import Tail
 
 _decoder: Final = msgspec.msgpack.Decoder(StoredEvent)
 

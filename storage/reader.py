@@ -11,20 +11,20 @@ from typing import Final
 import lmdb
 import msgspec
 
-from . import idempotency as idempotency_table
-from . import postings
 from .archive.archive import Archive
 from .archive.compacted import Compacted, CompactedStreams
 from .commit import IdempotencyEntry
 from .environment.environment import Environment, Transaction
 from .errors import CorruptRecord
-from .flush import decode_head, indexed_through, indexed_tree
 from .group import KEY, Group
+from .indexes import idempotency as idempotency_table
+from .indexes import postings
+from .indexes.flush import decode_head, indexed_through, indexed_tree
+from .indexes.tail import Tail, placements_of
 from .record import StoredEvent, StreamHead
 from .records import Records
 from .snapshot import Snapshot, SnapshotDamaged, decode_snapshot
 from .store import POSITION_MAX, READ_BATCH_EVENTS
-from .tail import Tail, placements_of
 
 logger = logging.getLogger("eventsrc.storage")
 

@@ -9,11 +9,11 @@ from ...storage.commit import NewEvent
 from ...storage.errors import EventTooLarge
 from ...storage.limits import Limits
 from ...storage.record import StoredEvent
-from ..decision import RECORD_OVERHEAD_BYTES
+from ..aggregates.decision import RECORD_OVERHEAD_BYTES
 from ..errors import DecodingError, DefinitionError, EncodingError
-from ..event_codecs import EventCodecs
 from ..messages import check_names, stored_name
-from ..serializer import Serializer
+from ..serialization.event_codecs import EventCodecs
+from ..serialization.serializer import Serializer
 from .events import SAGA_EVENTS, SagaRemade, SagaStarted, StepDone
 from .failure import FAILURE_BYTES
 from .saga import Saga

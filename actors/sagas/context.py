@@ -9,10 +9,10 @@ import trio
 
 from ...storage.record import NS_PER_SECOND, StoredEvent
 from ...storage.store import EventReader
-from ..aggregate import Aggregate
+from ..aggregates.aggregate import Aggregate
+from ..aggregates.receipt import Receipt
 from ..errors import DefinitionError
 from ..messages import stored_name, stored_version
-from ..receipt import Receipt
 from .codec import plain_data
 from .errors import CallAmbiguous, EffectUncertain, WaitInvalid, WaitTimeout
 from .events import EffectBegun, EffectDone, EffectFailed, WaitBegun, WaitOver

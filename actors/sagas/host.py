@@ -5,9 +5,9 @@ from typing import Any, Protocol, TypeAlias
 
 from ...storage.record import StoredEvent
 from ...storage.store import EventReader
-from ..aggregate import Aggregate
-from ..journal import Journal
-from ..receipt import Receipt
+from ..aggregates.aggregate import Aggregate
+from ..aggregates.receipt import Receipt
+from ..journal.journal import Journal
 from .codec import SagaCodec
 from .threads import SagaThreads
 

@@ -7,7 +7,7 @@ import attrs
 import msgspec
 
 from ...storage.record import StoredEvent
-from ..projection import EventMeta, Projection, Table, on
+from ..projections.projection import EventMeta, Projection, Table, on
 from .events import (
     CompensationBegun,
     CompensationFailed,

@@ -16,10 +16,10 @@ import trio
 from ...storage.commit import Appended, NewEvent, StreamAppend
 from ...storage.errors import EventSourcingError, EventTooLarge
 from ...storage.record import NS_PER_SECOND, StoredEvent
+from ..aggregates.receipt import Receipt
+from ..aggregates.request import Cause, current_cause
 from ..errors import DecodingError, DefinitionError, EncodingError
-from ..journal import CommitSeries, Write
-from ..receipt import Receipt
-from ..request import Cause, current_cause
+from ..journal.journal import CommitSeries, Write
 from .context import SagaContext
 from .errors import (
     DeadlinePassed,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar
 from ...storage.errors import EventSourcingError, StoreError
 
 if TYPE_CHECKING:
-    from ..receipt import Receipt
+    from ..aggregates.receipt import Receipt
 
 
 class RowInvalid(EventSourcingError):

@@ -12,11 +12,11 @@ import msgspec
 
 from ...storage.ordered_key import NotOrdered, encode_indexed, encode_key
 from ..errors import DecodingError
-from ..exact_fields import ExactFields, values_getter
-from ..immutable import is_immutable
-from ..projection import Table
-from ..schema import schema_of
-from ..serializer import Serializer
+from ..projections.projection import Table
+from ..serialization.exact_fields import ExactFields, values_getter
+from ..serialization.immutable import is_immutable
+from ..serialization.schema import schema_of
+from ..serialization.serializer import Serializer
 from .errors import RowInvalid
 
 R = TypeVar("R")

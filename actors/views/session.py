@@ -5,9 +5,9 @@ from typing import Any, Final, Generic, TypeVar
 
 from ...storage.errors import FileWriteFailed, described
 from ...storage.record import StoredEvent
-from ..event_codecs import EventCodecs
-from ..projection import Projection
-from ..serializer import Serializer
+from ..projections.projection import Projection
+from ..serialization.event_codecs import EventCodecs
+from ..serialization.serializer import Serializer
 from .criteria import RowQuery, criteria_of
 from .errors import QueryTooLarge, RowInvalid
 from .row_type import RowType

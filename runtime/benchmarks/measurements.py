@@ -15,11 +15,11 @@ import msgspec
 import pykka
 import trio
 
-from ...actors.aggregate import Aggregate, applies, handles
-from ...actors.aggregate_type import AggregateType
+from ...actors.aggregates.aggregate import Aggregate, applies, handles
+from ...actors.aggregates.aggregate_type import AggregateType
+from ...actors.aggregates.recovery import apply_event
 from ...actors.messages import command, event
-from ...actors.recovery import apply_event
-from ...actors.serializer import Serializer
+from ...actors.serialization.serializer import Serializer
 from ...storage.commit import Commit, NewEvent, StreamAppend
 from ...storage.limits import Limits
 from ...storage.log import EventLog

@@ -10,7 +10,7 @@ import attrs
 import msgspec
 import trio
 
-from ...actors.journal import CommitSeries, Write
+from ...actors.journal.journal import CommitSeries, Write
 from ...actors.sagas.context import SagaContext
 from ...actors.sagas.saga import Saga, step
 from ...storage.commit import Appended, NewEvent, StreamAppend

@@ -15,10 +15,10 @@ import lmdb
 import msgspec
 import trio
 
-from ...actors.event_codecs import EventCodecs
-from ...actors.projection import EventMeta, Projection, Table, on
-from ...actors.projector import WAITING_EVENTS_MAX, WAITING_ROWS_MAX
-from ...actors.serializer import Serializer
+from ...actors.projections.projection import EventMeta, Projection, Table, on
+from ...actors.projections.projector import WAITING_EVENTS_MAX, WAITING_ROWS_MAX
+from ...actors.serialization.event_codecs import EventCodecs
+from ...actors.serialization.serializer import Serializer
 from ...storage.log import EventLog
 from ...storage.record import StoredEvent
 from ...storage.store import EventReader

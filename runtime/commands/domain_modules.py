@@ -5,10 +5,10 @@ import inspect
 import sys
 from collections.abc import Sequence
 
-from ...actors.aggregate import Aggregate
-from ...actors.aggregate_type import AggregateType
+from ...actors.aggregates.aggregate import Aggregate
+from ...actors.aggregates.aggregate_type import AggregateType
 from ...actors.errors import DefinitionError
-from ...actors.serializer import Serializer
+from ...actors.serialization.serializer import Serializer
 from ...storage.errors import described
 
 

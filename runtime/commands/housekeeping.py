@@ -9,9 +9,9 @@ from typing import Any
 import attrs
 import trio
 
-from ...actors.aggregate import Aggregate
+from ...actors.aggregates.aggregate import Aggregate
 from ...storage.archive.compacted import Compacted
-from ...storage.control import MaintenanceAction
+from ...storage.control.board import MaintenanceAction
 from ...storage.errors import StorePathInvalid
 from ...storage.group import STUB
 from ...storage.limits import Limits

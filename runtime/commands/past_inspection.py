@@ -10,8 +10,8 @@ import attrs
 import trio
 from msgspec import structs
 
-from ...actors.aggregate_type import AggregateType
-from ...actors.recovery import recover
+from ...actors.aggregates.aggregate_type import AggregateType
+from ...actors.aggregates.recovery import recover
 from ...storage.event_query import EventQuery
 from ...storage.evidence.divergence import divergence
 from ...storage.query import find_events

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, Final, get_args
 
-from ...actors.event_codecs import EventCodecs
 from ...actors.sagas.errors import UnknownSaga
 from ...actors.sagas.events import (
     SAGA_EVENTS,
@@ -20,8 +19,9 @@ from ...actors.sagas.events import (
 from ...actors.sagas.history import SAGA_STATES
 from ...actors.sagas.instance import SagaInstance, begun
 from ...actors.sagas.saga import CATEGORY_PREFIX
-from ...actors.serializer import Serializer
-from ...storage.control import SAGA_PREFIX, SagaAction
+from ...actors.serialization.event_codecs import EventCodecs
+from ...actors.serialization.serializer import Serializer
+from ...storage.control.board import SAGA_PREFIX, SagaAction
 from ...storage.event_query import EventQuery
 from ...storage.query import find_events, find_streams
 from ...storage.reader import LogReader

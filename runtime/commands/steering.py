@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final
 
 import attrs
 
-from ...storage.control import PROJECTION_PREFIX, Action, ControlBoard, ProjectionAction, SubscriptionAction
+from ...storage.control.board import PROJECTION_PREFIX, Action, ControlBoard, ProjectionAction, SubscriptionAction
 from ...storage.environment.folder import CONTROL_FOLDER, READERS_FOLDER
 from ...storage.errors import EventSourcingError, StorePathInvalid
 from ...storage.reader import LogReader

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar, cast
 
-from ...actors.aggregate import Aggregate
-from ...actors.aggregate_type import AggregateType
-from ...actors.recovery import apply_event, newest_snapshot
+from ...actors.aggregates.aggregate import Aggregate
+from ...actors.aggregates.aggregate_type import AggregateType
+from ...actors.aggregates.recovery import apply_event, newest_snapshot
 from ...storage.record import StoredEvent
 from ...storage.store import EventReader
 from .replay import Replay

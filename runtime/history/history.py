@@ -8,8 +8,8 @@ import attrs
 import msgspec
 import trio
 
-from ...actors.aggregate_type import AggregateType
-from ...actors.recovery import Recovered, apply_event, recover
+from ...actors.aggregates.aggregate_type import AggregateType
+from ...actors.aggregates.recovery import Recovered, apply_event, recover
 from ...storage.past import PastLog
 from ...storage.query import position_at
 from ...storage.record import StoredEvent, utc_time

@@ -6,8 +6,8 @@ from typing import Any, Self, TypeVar
 import trio
 
 from ...actors.errors import DefinitionError
-from ...actors.projection import Projection, Table
-from ...actors.serializer import Serializer
+from ...actors.projections.projection import Projection, Table
+from ...actors.serialization.serializer import Serializer
 from ...actors.views.criteria import RowQuery, criteria_of
 from ...actors.views.lmdb_view import LmdbView, LmdbViews
 from ...actors.views.row_type import RowType

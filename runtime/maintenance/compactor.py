@@ -13,15 +13,15 @@ import attrs
 import trio
 from msgspec import structs
 
-from ...actors.aggregate import Aggregate
-from ...actors.aggregate_type import AggregateType
+from ...actors.aggregates.aggregate import Aggregate
+from ...actors.aggregates.aggregate_type import AggregateType
+from ...actors.aggregates.recovery import apply_event, recover
+from ...actors.aggregates.snapshot_proof import verdict
 from ...actors.errors import RuntimeClosed
+from ...actors.journal.thread_journal import ThreadJournal
 from ...actors.messages import stored_name
-from ...actors.recovery import apply_event, recover
 from ...actors.sagas.context import CALL_KEY
 from ...actors.sagas.instance import ENDINGS
-from ...actors.snapshot_proof import verdict
-from ...actors.thread_journal import ThreadJournal
 from ...storage.archive.archive import SEGMENT_EVENTS_MAX, pack_segment
 from ...storage.archive.compacted import Compacted, SegmentRange
 from ...storage.archive.compaction import (

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 import attrs
 import trio
 
-from ...actors.aggregate import Aggregate
-from ...actors.aggregate_type import AggregateType
-from ...actors.inline_journal import InlineJournal
-from ...actors.thread_journal import ThreadJournal
+from ...actors.aggregates.aggregate import Aggregate
+from ...actors.aggregates.aggregate_type import AggregateType
+from ...actors.journal.inline_journal import InlineJournal
+from ...actors.journal.thread_journal import ThreadJournal
 from ...storage.archive.compacted import Compacted
 from ...storage.archive.errors import CompactionRefused
 from ...storage.errors import EventSourcingError

@@ -12,10 +12,10 @@ from typing import Final
 import attrs
 import trio
 
-from ...actors.aggregate_type import AggregateType
+from ...actors.aggregates.aggregate_type import AggregateType
+from ...actors.aggregates.snapshot_proof import beginning, prove, proved_before
 from ...actors.background import in_background
-from ...actors.journal import Journal
-from ...actors.snapshot_proof import beginning, prove, proved_before
+from ...actors.journal.journal import Journal
 from ...storage.errors import EventSourcingError
 from ...storage.limits import Limits
 from ...storage.names import category_of

@@ -15,9 +15,9 @@ import attrs
 import trio
 
 from ...actors.background import in_background
-from ...actors.projection import Projection
-from ...actors.projector import GiveUp, Pause, ProjectionState, Projector, ProjectorHost, Resume
-from ...actors.serializer import Serializer
+from ...actors.projections.projection import Projection
+from ...actors.projections.projector import GiveUp, Pause, ProjectionState, Projector, ProjectorHost, Resume
+from ...actors.serialization.serializer import Serializer
 from ...actors.views.errors import ViewRemoved
 from ...actors.views.row_type import RowType
 from ...actors.views.session import ViewSession

@@ -10,13 +10,13 @@ import trio
 from ...actors.background import in_background
 from ...actors.errors import DefinitionError, RuntimeClosed
 from ...actors.feed import Feed
-from ...actors.projection import Projection
-from ...actors.projector import Projector
-from ...actors.serializer import Serializer
+from ...actors.projections.projection import Projection
+from ...actors.projections.projector import Projector
+from ...actors.projections.workshare import Workshare
+from ...actors.serialization.serializer import Serializer
 from ...actors.views.errors import ProjectionUnavailable, ViewUnreachable
 from ...actors.views.view_store import ViewStore
-from ...actors.workshare import Workshare
-from ...storage.control import ControlBoard
+from ...storage.control.board import ControlBoard
 from ...storage.limits import Limits
 from ...storage.store import EventReader
 from ..errors import ArgumentInvalid, UnknownProjection

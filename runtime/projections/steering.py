@@ -4,8 +4,8 @@ from typing import Protocol
 
 import msgspec
 
-from ...actors.projection import Projection
-from ...actors.projector import ProjectionState
+from ...actors.projections.projection import Projection
+from ...actors.projections.projector import ProjectionState
 
 
 class Lag(msgspec.Struct, frozen=True):

@@ -7,9 +7,9 @@ from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar
 import attrs
 import trio
 
+from ...actors.aggregates.receipt import Receipt
 from ...actors.errors import DefinitionError
-from ...actors.projection import Projection, Table
-from ...actors.receipt import Receipt
+from ...actors.projections.projection import Projection, Table
 from ...actors.views.criteria import Order, RowQuery, criteria_of
 from ...actors.views.errors import ProjectionUnavailable, QueryInvalid, ViewRemoved, ViewUnreachable
 from ...actors.views.row_type import RowType

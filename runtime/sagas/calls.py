@@ -5,10 +5,10 @@ from typing import Any
 
 import trio
 
-from ...actors.aggregate import Aggregate
-from ...actors.aggregate_type import AggregateType
+from ...actors.aggregates.aggregate import Aggregate
+from ...actors.aggregates.aggregate_type import AggregateType
+from ...actors.aggregates.receipt import Receipt
 from ...actors.errors import AggregateDeleted, CommandTimeout, DecodingError, EncodingError
-from ...actors.receipt import Receipt
 from ...actors.sagas.context import CALL_KEY
 from ...actors.sagas.host import Commands
 from ...storage.event_query import EventQuery

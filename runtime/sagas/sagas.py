@@ -9,14 +9,13 @@ import attrs
 import pykka
 import trio
 
-from ...actors.aggregate import Aggregate
-from ...actors.aggregate_type import AggregateType
+from ...actors.aggregates.aggregate import Aggregate
+from ...actors.aggregates.aggregate_type import AggregateType
+from ...actors.aggregates.request import current_cause
 from ...actors.errors import DefinitionError, RuntimeClosed
-from ...actors.event_codecs import EventCodecs
 from ...actors.feed import Feed
 from ...actors.future import TrioFuture
-from ...actors.journal import Journal
-from ...actors.request import current_cause
+from ...actors.journal.journal import Journal
 from ...actors.sagas.codec import SagaCodec, plain_data
 from ...actors.sagas.errors import DeadlinePassed, SagaTimeout, SagaWaitsForItself, UnknownSaga, UnknownSignal
 from ...actors.sagas.events import SagaStarted
@@ -27,8 +26,9 @@ from ...actors.sagas.orders import DecideParked, SagaOrder, SendSignal, StartSag
 from ...actors.sagas.saga import CATEGORY_PREFIX, WAIT_SECONDS_MAX, Saga, is_number, saga_id
 from ...actors.sagas.supervisor import ORDER_LOST, SagaSupervisor
 from ...actors.sagas.threads import SagaThreads
-from ...actors.serializer import Serializer
-from ...storage.control import ControlBoard
+from ...actors.serialization.event_codecs import EventCodecs
+from ...actors.serialization.serializer import Serializer
+from ...storage.control.board import ControlBoard
 from ...storage.errors import StoreClosed
 from ...storage.event_query import EventQuery
 from ...storage.limits import Limits

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Final, Protocol
 
-from ...actors.event_codecs import EventCodecs
 from ...actors.sagas.errors import UnknownSaga
 from ...actors.sagas.failure import text_of
 from ...actors.sagas.orders import StartSaga
 from ...actors.sagas.saga import Saga, digest_of, saga_id
-from ...storage.control import SAGA_PREFIX, ControlBoard
+from ...actors.serialization.event_codecs import EventCodecs
+from ...storage.control.board import SAGA_PREFIX, ControlBoard
 from ...storage.errors import StreamNameInvalid
 from ...storage.record import StoredEvent
 from ...storage.store import EventReader

@@ -18,7 +18,7 @@ import trio
 from ...actors.background import in_background
 from ...actors.errors import RuntimeClosed
 from ...actors.feed import Feed
-from ...storage.control import ControlBoard, ParkedEvent
+from ...storage.control.board import ControlBoard, ParkedEvent
 from ...storage.limits import Limits
 from ...storage.record import StoredEvent
 from ...storage.store import EventReader

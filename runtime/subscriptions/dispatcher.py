@@ -19,7 +19,7 @@ import trio
 from ...actors.error_text import kept_text
 from ...actors.errors import RuntimeClosed
 from ...actors.feed import Feed
-from ...storage.control import ControlBoard, ParkedEvent, SubscriptionProgress
+from ...storage.control.board import ControlBoard, ParkedEvent, SubscriptionProgress
 from ...storage.errors import EventSourcingError, described
 from ...storage.limits import Limits
 from ...storage.record import StoredEvent

@@ -19,8 +19,8 @@ import msgspec
 from ..environment.environment import Transaction
 from ..errors import CorruptRecord
 from ..group import KEY, Group, GroupDamaged, is_stub, stub_for
+from ..indexes.postings import positions_of_versions
 from ..log import EventLog
-from ..postings import positions_of_versions
 from ..reader import LogReader
 from ..records import seek_group
 from .compacted import Compacted, encode_compacted

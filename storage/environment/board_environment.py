@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 import lmdb
 import msgspec
 
-from ..control_errors import ControlBoardUnreadable
+from ..control.errors import ControlBoardUnreadable
 from ..errors import FileWriteFailed, StoreClosed, StoreError, StoreForked, StoreInUse, StoreReadOnly
 from .environment import ENGINE
 from .folder import reserve_lock_file

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from ..flush import NODE_KEY
+from ..indexes.flush import NODE_KEY
 from ..reader import LogReader
 from ..record import GENESIS_HASH
 from .errors import ProofImpossible

@@ -14,7 +14,7 @@ from typing import Any, Final
 import lmdb
 import msgspec
 
-from ..control import ControlRequest, ParkedEvent, SubscriptionProgress
+from ..control.board import ControlRequest, ParkedEvent, SubscriptionProgress
 from ..environment.board_environment import ALREADY_OPEN
 from ..environment.environment import Environment, page_problem
 from ..environment.folder import (

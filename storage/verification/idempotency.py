@@ -15,7 +15,7 @@ import lmdb
 from ..commit import IdempotencyEntry
 from ..environment.environment import Environment, Transaction
 from ..group import KEY, Group, GroupDamaged
-from ..idempotency import (
+from ..indexes.idempotency import (
     Row,
     chunks_of,
     count_rows,
@@ -27,7 +27,7 @@ from ..idempotency import (
     rows_of,
     split_expiry_key,
 )
-from ..postings import split_key
+from ..indexes.postings import split_key
 from ..records import seek_group
 from .counts import Counts, Surplus
 from .finding import Finding

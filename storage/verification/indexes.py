@@ -10,9 +10,8 @@ import lmdb
 import msgspec
 
 from ..environment.environment import Environment, Transaction
-from ..flush import decode_head
-from ..names import category_of
-from ..postings import (
+from ..indexes.flush import decode_head
+from ..indexes.postings import (
     PostingsDamaged,
     chunks_from,
     decode_positions,
@@ -20,6 +19,7 @@ from ..postings import (
     positions_of_versions,
     split_key,
 )
+from ..names import category_of
 from ..record import StoredEvent
 from ..record_lookup import RecordLookup
 from .archive import ArchiveWalk

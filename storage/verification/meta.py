@@ -5,8 +5,8 @@ import msgspec
 from ..archive.segment_numbers import SEGMENTS_KEY, SegmentNumbers, segment_numbers
 from ..environment.environment import Environment, Transaction
 from ..environment.store_format import FORMAT_NAME, FORMAT_VERSION
-from ..flush import INDEXED_THROUGH_KEY, TREE_KEY, indexed_through, indexed_tree
 from ..group import KEY
+from ..indexes.flush import INDEXED_THROUGH_KEY, TREE_KEY, indexed_through, indexed_tree
 from .finding import Finding
 from .log import LogWalk
 

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterator
 
 from ..environment.environment import Transaction
-from ..postings import split_key
+from ..indexes.postings import split_key
 from ..snapshot import Snapshot, SnapshotDamaged, decode_snapshot, encode_state
 from .compacted import CompactedCheck
 from .finding import Finding

@@ -7,7 +7,7 @@ import msgspec
 
 from ..environment.environment import Environment, Transaction
 from ..evidence.merkle import NODE_LEAVES, Tree
-from ..flush import NODE_KEY, indexed_tree
+from ..indexes.flush import NODE_KEY, indexed_tree
 from .finding import Finding
 
 NODE_SIZE_BYTES: Final = 32

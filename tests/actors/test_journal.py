@@ -11,11 +11,11 @@ import trio.testing
 from pykka._envelope import Envelope
 
 from eventsrc import EventSourcingError, MemoryLog, RuntimeClosed
-from eventsrc.actors import journal_actor
 from eventsrc.actors.errors import JournalFailed
-from eventsrc.actors.journal import CommitSeries, Work, Write
-from eventsrc.actors.journal_actor import GROUP_ANSWERS_MIN, GROUP_EVENTS_MAX, Batch, JournalInbox
-from eventsrc.actors.thread_journal import ThreadJournal
+from eventsrc.actors.journal import journal_actor
+from eventsrc.actors.journal.journal import CommitSeries, Work, Write
+from eventsrc.actors.journal.journal_actor import GROUP_ANSWERS_MIN, GROUP_EVENTS_MAX, Batch, JournalInbox
+from eventsrc.actors.journal.thread_journal import ThreadJournal
 from eventsrc.storage.commit import ANY, Appended, Commit, NewEvent, StreamAppend
 from eventsrc.storage.snapshot import Snapshot
 

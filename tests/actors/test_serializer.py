@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventsrc import DecodingError, EncodingError, SchemaError, make_converter
-from eventsrc.actors.serializer import Serializer
+from eventsrc.actors.serialization.serializer import Serializer
 
 
 class Color(enum.Enum):

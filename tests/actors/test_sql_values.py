@@ -25,7 +25,7 @@ from eventsrc import (
     on,
     one_of,
 )
-from eventsrc.actors.serializer import Serializer
+from eventsrc.actors.serialization.serializer import Serializer
 from eventsrc.actors.views.criteria import Order, RowQuery
 from eventsrc.actors.views.row_type import RowType
 from eventsrc.actors.views.session import EventFailed, SessionRows, ViewSession

@@ -34,7 +34,7 @@ from eventsrc import (
     ViewUnreachable,
     ViewWriteFailed,
 )
-from eventsrc.actors.serializer import Serializer
+from eventsrc.actors.serialization.serializer import Serializer
 from eventsrc.actors.views.criteria import RowQuery
 from eventsrc.actors.views.errors import RowInvalid, ViewRemoved
 from eventsrc.actors.views.row_type import RowType

@@ -23,7 +23,7 @@ from view_cases import (
 )
 
 from eventsrc import Table, between, one_of, starting_with
-from eventsrc.actors.serializer import Serializer
+from eventsrc.actors.serialization.serializer import Serializer
 from eventsrc.actors.views.criteria import Order, RowQuery, criteria_of
 from eventsrc.actors.views.row_type import RowType
 from eventsrc.actors.views.view_store import Checkpoint, RowChange, ViewStore

@@ -46,7 +46,7 @@ from eventsrc import (
     one_of,
     starting_with,
 )
-from eventsrc.actors.serializer import Serializer
+from eventsrc.actors.serialization.serializer import Serializer
 from eventsrc.actors.views.criteria import Order, RowQuery, criteria_of
 from eventsrc.actors.views.lmdb_view import LmdbViews
 from eventsrc.actors.views.row_type import RowType

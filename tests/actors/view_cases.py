@@ -11,7 +11,7 @@ from uuid import UUID
 from attrs import evolve, field, frozen
 
 from eventsrc import EventMeta, Projection, Table, event, on
-from eventsrc.actors.serializer import Serializer
+from eventsrc.actors.serialization.serializer import Serializer
 from eventsrc.actors.views.criteria import Order, RowQuery, criteria_of
 from eventsrc.actors.views.row_type import RowType
 from eventsrc.actors.views.session import ViewSession

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from eventsrc import AggregateRef, EventLog, EventSourcingError, Receipt, make_converter
-from eventsrc.actors.request import Request
+from eventsrc.actors.aggregates.request import Request
 from eventsrc.storage.verification.verify import verify
 
 

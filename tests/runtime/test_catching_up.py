@@ -13,8 +13,8 @@ from bank_domain import Account, Deposit, Deposited, Note, Noted
 from bank_views import Balance, Balances
 
 from eventsrc import EventMeta, FileWriteFailed, Limits, Projection, Runtime, Table, on
-from eventsrc.actors import projector
-from eventsrc.actors.projector import Projector
+from eventsrc.actors.projections import projector
+from eventsrc.actors.projections.projector import Projector
 from eventsrc.actors.views.lmdb_reading import LmdbWriting
 from eventsrc.storage.environment.view_environment import ViewEnvironment, ViewFull
 from eventsrc.storage.record import StoredEvent

@@ -38,7 +38,7 @@ from eventsrc.storage.archive import compaction
 from eventsrc.storage.archive.archive import pack_segment
 from eventsrc.storage.archive.compacted import Compacted
 from eventsrc.storage.archive.compaction import move_step, unused_segments
-from eventsrc.storage.control import ControlBoard
+from eventsrc.storage.control.board import ControlBoard
 from eventsrc.storage.reader import LogReader
 
 

@@ -21,7 +21,7 @@ from eventsrc import (
 )
 from eventsrc.runtime.subscriptions.dispatcher import STREAMS_OPEN_MAX
 from eventsrc.runtime.subscriptions.lane import LANE_EVENTS_MAX
-from eventsrc.storage.control import ControlBoard
+from eventsrc.storage.control.board import ControlBoard
 from eventsrc.storage.environment.folder import CONTROL_FOLDER
 from eventsrc.storage.store import EventStore
 

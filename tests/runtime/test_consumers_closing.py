@@ -9,7 +9,7 @@ from bank_domain import Account, Deposit
 from consumer_cases import QUICK, expect_nothing, take, until
 
 from eventsrc import Message, Runtime, RuntimeClosed
-from eventsrc.storage.control import ControlBoard
+from eventsrc.storage.control.board import ControlBoard
 
 
 async def test_what_is_parked_is_listed_while_others_begin_to_consume(tmp_path: Path) -> None:

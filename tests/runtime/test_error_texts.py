@@ -9,7 +9,7 @@ from consumer_cases import QUICK, take
 from projection_cases import until
 
 from eventsrc import EventMeta, Runtime, on
-from eventsrc.storage.control import ControlBoard
+from eventsrc.storage.control.board import ControlBoard
 from eventsrc.storage.environment.folder import CONTROL_FOLDER
 
 # The name of a file may be such a text.

@@ -14,7 +14,7 @@ from bank_views import Balance, Balances
 from projection_cases import settle
 
 from eventsrc import MemoryLog, Projection, Runtime
-from eventsrc.actors.projector import Projector
+from eventsrc.actors.projections.projector import Projector
 from eventsrc.storage.record import StoredEvent
 
 LONG_AGO_NS = int(datetime(1987, 6, 5, tzinfo=UTC).timestamp() * 1e9)
@@ -69,8 +69,9 @@ async def test_writers_are_slowed_down_so_that_no_event_waits_longer_than_the_bo
 
     monkeypatch.setattr(Projector, "_apply", slowly)
     # What the machine takes is not to count, or the pauses for it would: nothing but the test's clock does.
+    clock = SimpleNamespace(perf_counter=trio.current_time)
     for module in ("workshare", "projector"):
-        monkeypatch.setattr(f"eventsrc.actors.{module}.time", SimpleNamespace(perf_counter=trio.current_time))
+        monkeypatch.setattr(f"eventsrc.actors.projections.{module}.time", clock)
 
     class Bounded(Balances):
         max_lag_seconds = 1.0

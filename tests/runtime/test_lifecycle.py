@@ -28,7 +28,7 @@ from eventsrc import (
     handles,
 )
 from eventsrc.storage.commit import Appended, Commit
-from eventsrc.storage.control import ControlBoard
+from eventsrc.storage.control.board import ControlBoard
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.snapshot import Snapshot
 

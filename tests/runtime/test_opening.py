@@ -17,7 +17,7 @@ from bank_views import Balances, Notes
 from eventsrc import ArgumentInvalid, MemoryLog, Projection, Runtime, StorePathInvalid, StoreTruncated, ViewStore
 from eventsrc.actors.views.lmdb_view import LmdbViews
 from eventsrc.runtime.runtime import Runtime as RuntimeClass
-from eventsrc.storage import control
+from eventsrc.storage.control import board as control
 from eventsrc.storage.environment.folder import DATA_FILE
 
 

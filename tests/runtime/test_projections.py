@@ -34,9 +34,9 @@ from eventsrc import (
     one_of,
     starting_with,
 )
-from eventsrc.actors.projector import Projector
+from eventsrc.actors.projections.projector import Projector
 from eventsrc.actors.views.session import ViewSession
-from eventsrc.storage.control import ControlBoard
+from eventsrc.storage.control.board import ControlBoard
 from eventsrc.storage.environment.folder import CONTROL_FOLDER
 from eventsrc.storage.record import StoredEvent
 from eventsrc.storage.store import EventStore
@@ -122,7 +122,7 @@ async def test_what_is_behind_is_taken_in_steps_that_hold_nobody_up(
 
     real_apply = ViewSession.apply
     monkeypatch.setattr(ViewSession, "apply", apply)
-    monkeypatch.setattr("eventsrc.actors.projector.time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr("eventsrc.actors.projections.projector.time", SimpleNamespace(perf_counter=lambda: now))
     limits = Limits(catch_up_batch_events=10)
     async with Runtime.open(tmp_path, aggregates=[Account], limits=limits) as runtime:
         await runtime.actor(Account, "ann").ask_many([Deposit(1)] * 200)

@@ -60,7 +60,7 @@ def test_the_examples_may_be_run_again_and_one_after_another_in_the_same_folder(
 
 def test_every_file_of_the_reading_order_exists() -> None:
     text = README.read_text(encoding="utf-8")
-    reading_order = text[text.index("## Reading order") : text.index("## What is promised")]
+    reading_order = text[text.index(" Reading order") : text.index(" What is promised")]
     folder = ""
     names = re.findall(r"`([a-z_/]+/)?([a-z_]+\.py)`", reading_order)
     assert len(names) >= 15
@@ -82,7 +82,7 @@ def test_every_command_of_the_command_line_is_told() -> None:
     parser = command_line._parser()
     commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction)).choices
     text = README.read_text(encoding="utf-8")
-    told = text[text.index("## Command line") : text.index("## Reading order")]
+    told = text[text.index(" Command line") : text.index(" Reading order")]
     names = {name for line in re.findall(r"^    eventsrc (\S+)", told, re.MULTILINE) for name in line.split("|")}
     assert names == set(commands)
     for name, command in commands.items():

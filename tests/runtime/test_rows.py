@@ -23,8 +23,8 @@ from eventsrc import (
     make_converter,
     on,
 )
-from eventsrc.actors.immutable import is_immutable
-from eventsrc.actors.serializer import Serializer
+from eventsrc.actors.serialization.immutable import is_immutable
+from eventsrc.actors.serialization.serializer import Serializer
 from eventsrc.actors.views import session
 from eventsrc.actors.views.row_type import RowType
 from eventsrc.storage.environment.view_environment import ViewEnvironment

@@ -14,7 +14,7 @@ from projection_cases import settle, until
 from test_readers import child, say
 
 from eventsrc import EventStore, Limits, MemoryLog, Projection, ProjectionUnavailable, Runtime, ViewRemoved
-from eventsrc.actors.serializer import Serializer
+from eventsrc.actors.serialization.serializer import Serializer
 from eventsrc.actors.views.row_type import RowType
 from eventsrc.actors.views.sql import SqlViews
 from eventsrc.actors.views.sql.generation import SqlView

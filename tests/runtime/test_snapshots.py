@@ -33,8 +33,8 @@ from eventsrc import (
 from eventsrc.runtime.maintenance import snapshot_prover
 from eventsrc.runtime.maintenance.snapshot_prover import SnapshotProver
 from eventsrc.runtime.testing import WallClock
-from eventsrc.storage import postings
 from eventsrc.storage.environment.environment import Environment
+from eventsrc.storage.indexes import postings
 from eventsrc.storage.snapshot import Snapshot
 from eventsrc.storage.store import EventStore
 

@@ -19,7 +19,7 @@ from eventsrc import (
     Table,
     on,
 )
-from eventsrc.storage.control import ControlBoard, ControlRequest
+from eventsrc.storage.control.board import ControlBoard, ControlRequest
 from eventsrc.storage.record import StoredEvent
 
 QUICK = Limits(restart_backoff_seconds=0.001, restart_backoff_seconds_max=0.002)

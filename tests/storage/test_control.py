@@ -13,7 +13,7 @@ import lmdb
 import pytest
 
 from eventsrc import ControlBoardUnreadable, EventLog, StoreClosed, StoreInUse
-from eventsrc.storage.control import ControlBoard, ParkedEvent, SubscriptionProgress
+from eventsrc.storage.control.board import ControlBoard, ParkedEvent, SubscriptionProgress
 from eventsrc.storage.environment import folder
 from eventsrc.storage.environment.board_environment import READERS_MAX
 
@@ -94,7 +94,7 @@ def test_one_that_this_process_has_open(board: ControlBoard) -> None:
 FORKING = """
 import os, sys, warnings
 from eventsrc import StoreForked
-from eventsrc.storage.control import ControlBoard
+from eventsrc.storage.control.board import ControlBoard
 warnings.simplefilter("ignore")
 board = ControlBoard(sys.argv[1])
 board.take()

@@ -13,7 +13,7 @@ import pytest
 
 from eventsrc import EventLog, FileWriteFailed, StorePathInvalid
 from eventsrc.storage.contract import raised
-from eventsrc.storage.control import ControlBoard
+from eventsrc.storage.control.board import ControlBoard
 from eventsrc.storage.environment import lmdb_errors
 from eventsrc.storage.environment.folder import DATA_FILE, LOCK_FILE
 from eventsrc.storage.reader import LogReader

@@ -14,7 +14,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from msgspec import structs
 
 from eventsrc import ANY, NO_STREAM, STREAM_EXISTS, EventLog, Limits, MemoryLog
-from eventsrc.storage import idempotency, postings
 from eventsrc.storage import log as log_module
 from eventsrc.storage.archive import compaction
 from eventsrc.storage.archive.archive import pack_segment
@@ -31,6 +30,7 @@ from eventsrc.storage.archive.compaction import (
 from eventsrc.storage.commit import Appended, Commit, IdempotencyEntry, NewEvent, StreamAppend
 from eventsrc.storage.contract import TIME_NS, Outcome
 from eventsrc.storage.event_query import EventQuery
+from eventsrc.storage.indexes import idempotency, postings
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.record import GENESIS_HASH
 from eventsrc.storage.snapshot import Snapshot, encode_state

@@ -27,7 +27,7 @@ from eventsrc import (
 from eventsrc.actors.views.lmdb_view import LmdbViews
 from eventsrc.actors.views.view_store import Checkpoint, Generation
 from eventsrc.storage.contract import append_to, appended, commit
-from eventsrc.storage.control import ControlBoard
+from eventsrc.storage.control.board import ControlBoard
 from eventsrc.storage.copies.backup import backup
 from eventsrc.storage.copies.errors import DestinationUnusable
 from eventsrc.storage.copies.partial import partial_file, partial_folder

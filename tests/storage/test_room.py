@@ -25,7 +25,7 @@ from eventsrc.actors.views.lmdb_view import LmdbViews
 from eventsrc.actors.views.view_store import Generation
 from eventsrc.storage.commit import NewEvent, StreamAppend
 from eventsrc.storage.contract import append_to, appended, commit, raised, refused
-from eventsrc.storage.control import ControlBoard
+from eventsrc.storage.control.board import ControlBoard
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.verification.verify import verify
 

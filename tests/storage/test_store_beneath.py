@@ -15,7 +15,7 @@ from eventsrc import EventLog, StoreReadOnly, StoreReplaced
 from eventsrc.runtime.command_line import main
 from eventsrc.storage.archive.archive import Archive
 from eventsrc.storage.contract import raised
-from eventsrc.storage.control import ControlBoard
+from eventsrc.storage.control.board import ControlBoard
 from eventsrc.storage.copies.backup import backup
 from eventsrc.storage.environment.folder import LOCK_FILE, LOCK_FILE_SIZE_BYTES
 from eventsrc.storage.errors import VerificationImpossible

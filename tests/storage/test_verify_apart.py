@@ -16,7 +16,7 @@ from damage_store import make_store
 from tampering import rows_of
 
 from eventsrc.runtime.command_line import main
-from eventsrc.storage.control import ControlBoard, SubscriptionProgress
+from eventsrc.storage.control.board import ControlBoard, SubscriptionProgress
 from eventsrc.storage.environment import folder
 from eventsrc.storage.environment.environment import Environment
 from eventsrc.storage.errors import VerificationImpossible

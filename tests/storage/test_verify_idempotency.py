@@ -12,7 +12,7 @@ from eventsrc import ANY, EventLog
 from eventsrc.storage.commit import IdempotencyEntry, StreamAppend
 from eventsrc.storage.contract import TIME_NS, appended, commit, new_event
 from eventsrc.storage.environment.environment import Environment
-from eventsrc.storage.idempotency import encode_row
+from eventsrc.storage.indexes.idempotency import encode_row
 from eventsrc.storage.verification.finding import Finding
 from eventsrc.storage.verification.verify import verify
 

@@ -18,8 +18,8 @@ from environment_cases import run_python
 
 from eventsrc import ArchiveUnreachable, BackupRefused, CopyUnverified, StorePathInvalid, StoreUnreadable
 from eventsrc.runtime.command_line import main
-from eventsrc.storage.control import ControlBoard
-from eventsrc.storage.control_errors import ControlBoardUnreadable
+from eventsrc.storage.control.board import ControlBoard
+from eventsrc.storage.control.errors import ControlBoardUnreadable
 from eventsrc.storage.copies.backup import backup
 from eventsrc.storage.environment import folder
 from eventsrc.storage.environment.environment import Environment, page_problem

@@ -1,0 +1,1 @@
+"""Aggregates: what they are declared by, and their actors."""

@@ -1,0 +1,268 @@
+"""The aggregate: a domain class whose fields are its state, with methods that decide and methods that apply.
+
+Everything about it is checked when the class is defined, so that a mistake shows where it was made.
+"""
+
+import functools
+import inspect
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Final, TypeVar, dataclass_transform
+
+import attrs
+
+from ..errors import DefinitionError, Rejected, StateReadOnly
+from ..messages import check_names, command_type, event_type
+from ..serialization.annotations import alternatives
+from ..state_fields import check_field, check_no_init
+from .snapshot_policy import Snapshots
+from .tombstone import Delete, Deleted, Recreate, Recreated
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+CATEGORY: Final = re.compile(r"[a-z][a-z0-9_]{0,99}")
+_ROLE: Final = "__eventsrc_role__"
+_ID: Final = "_eventsrc_id"
+_IS_DELETED: Final = "_eventsrc_is_deleted"
+IS_DECIDING: Final = "_eventsrc_is_deciding"
+"""In the `__dict__` of a state while a handler decides on it: its fields cannot be set then."""
+
+
+@attrs.frozen
+class AggregateDefinition:
+    """What an aggregate class declares: which function handles or applies objects of which class."""
+
+    category: str
+    handlers: Mapping[type, Callable[[Any, Any], Any]]
+    appliers: Mapping[type, Callable[[Any, Any], None]]
+    event_classes: tuple[type, ...]
+    snapshots: Snapshots | None
+    """When its state is stored; None as `Limits` say."""
+
+
+def handles(method: F) -> F:
+    """Mark a method that decides on commands of the class its parameter is annotated with (`A | B`: of either).
+
+    It returns an event, several, or None, or raises `Rejected`. It may be `async def`. It must not change the state:
+    setting a field raises `StateReadOnly`; a list or dict in a field is not watched, but `scenario` in
+    `eventsrc.runtime.testing` finds that, too. An exception that is no `Exception` (`SystemExit`, say) is not the
+    command's answer: it ends the program.
+    """
+    return _marked(method, "handles")
+
+
+def applies(method: F) -> F:
+    """Mark a method that changes the state by an event of the class its parameter is annotated with.
+
+    It is called for new events and again whenever the state is made from the log, so it must not decide, fail or reach
+    outside.
+    """
+    return _marked(method, "applies")
+
+
+def _marked(method: F, role: str) -> F:
+    if not inspect.isroutine(method):
+        raise DefinitionError(
+            f"@{role} is written without an argument, and was given {method!r}: it is for the class that the method's "
+            "parameter is annotated with."
+        )
+    setattr(method, _ROLE, role)
+    return method
+
+
+@dataclass_transform(field_specifiers=(attrs.field,))
+class Aggregate:
+    """Base of aggregates: the annotated fields of a subclass are its state.
+
+    Every field needs a default; together they are the state before the first event. The stream of an aggregate is named
+    `<category>-<id>`; the category is the class's name in lower case, or the one given:
+    `class Aircraft(Aggregate, category="plane")`. `snapshots=` says when its state is stored, by default every
+    `Limits.snapshot_every_events` events. A method that sets what is no field fails with `DefinitionError`: no snapshot
+    would hold it.
+    """
+
+    __eventsrc_definition__: ClassVar[AggregateDefinition]
+    __eventsrc_settable__: ClassVar[frozenset[str]] = frozenset()
+
+    def __init_subclass__(cls, *, category: str | None = None, snapshots: Snapshots | None = None) -> None:
+        super().__init_subclass__()
+        check_no_init(cls, ", and give the fields the defaults that they begin with")
+        attrs.define(cls, slots=False)
+        _check_fields(cls)
+        cls.__eventsrc_settable__ = frozenset(_settable_names(cls))
+        if "__setattr__" in vars(cls):  # by attrs, where fields have converters or validators
+            cls.__setattr__ = _watched(vars(cls)["__setattr__"])  # type: ignore[method-assign, assignment]
+        own_category = cls.__name__.lower() if category is None else category
+        if not CATEGORY.fullmatch(own_category):
+            raise DefinitionError(
+                f"{own_category!r} cannot be the category of {cls.__name__}: use lower-case letters, digits and "
+                f'underscores, beginning with a letter: class {cls.__name__}(Aggregate, category="...").'
+            )
+        if not isinstance(snapshots, Snapshots | None):
+            raise DefinitionError(
+                f"snapshots={snapshots!r} of {cls.__name__} is no policy: give Snapshots.every(...) or the like."
+            )
+        local_names = sys._getframe(1).f_locals
+        handlers = _methods(cls, "handles", local_names)
+        appliers = _methods(cls, "applies", local_names)
+        _check_promises(cls, handlers, appliers, local_names)
+        check_names(appliers)
+        cls.__eventsrc_definition__ = AggregateDefinition(
+            own_category, handlers, appliers, tuple(appliers), snapshots or _inherited_snapshots(cls)
+        )
+
+    @property
+    def id(self) -> str:
+        """The aggregate's id, without the category."""
+        aggregate_id: str = self.__dict__.get(_ID, "")
+        return aggregate_id
+
+    @property
+    def is_deleted(self) -> bool:
+        """Whether it was deleted, and not recreated since. Its fields are those before the first event then."""
+        return _IS_DELETED in self.__dict__
+
+    @handles
+    def decide_deletion(self, command: Delete) -> Deleted:
+        """Accept a `Delete`. Override it to refuse: raise `Rejected` where the aggregate must not be deleted."""
+        return Deleted(command.reason)
+
+    @handles
+    def decide_recreation(self, command: Recreate) -> Recreated:
+        """Accept a `Recreate` of a deleted aggregate. Override it to refuse."""
+        if not self.is_deleted:
+            raise Rejected("there is nothing to recreate: it was not deleted")
+        return Recreated(command.reason)
+
+    @applies
+    def _end(self, event: Deleted) -> None:
+        self.__dict__.update(type(self)().__dict__)
+        self.__dict__[_IS_DELETED] = True
+
+    @applies
+    def _begin_anew(self, event: Recreated) -> None:
+        self.__dict__.pop(_IS_DELETED, None)
+
+    def _identify(self, aggregate_id: str) -> None:
+        self.__dict__[_ID] = aggregate_id
+
+    def __setattr__(self, name: str, value: object) -> None:
+        _check_set(self, name)
+        object.__setattr__(self, name, value)
+
+
+def _watched(setting: Callable[[Aggregate, str, object], None]) -> Callable[[Aggregate, str, object], None]:
+    """A class's own way of setting a field, checked as that of any aggregate is."""
+
+    @functools.wraps(setting)
+    def checked(state: Aggregate, name: str, value: object) -> None:
+        _check_set(state, name)
+        setting(state, name, value)
+
+    return checked
+
+
+def _check_set(state: Aggregate, name: str) -> None:
+    if IS_DECIDING in state.__dict__:
+        raise StateReadOnly(type(state), name)
+    if name not in state.__eventsrc_settable__:
+        raise DefinitionError(
+            f"{type(state).__name__}.{name} was set, and is no field: it would be lost when the state is read from a "
+            f"snapshot. Annotate it in the class, with a default: {name}: int = 0, say."
+        )
+
+
+def _settable_names(cls: type) -> Iterator[str]:
+    """The names of its fields, and of properties that can be set."""
+    yield from (field.name for field in attrs.fields(cls))
+    yield from (name for name in dir(cls) if hasattr(inspect.getattr_static(cls, name, None), "__set__"))
+
+
+def _inherited_snapshots(cls: type) -> Snapshots | None:
+    definition: AggregateDefinition | None = getattr(cls, "__eventsrc_definition__", None)
+    return None if definition is None else definition.snapshots
+
+
+def _check_fields(cls: type) -> None:
+    for field in attrs.fields(cls):
+        if field.name in vars(Aggregate):
+            raise DefinitionError(
+                f"{cls.__name__}.{field.name} cannot be a field: every aggregate has a {field.name} of its own. "
+                "Rename it."
+            )
+        if field.default is attrs.NOTHING:
+            raise DefinitionError(
+                f"{cls.__name__}.{field.name} has no default. The fields of an aggregate are its state, and their "
+                "defaults are the state before its first event: give it one."
+            )
+        check_field(cls, field)
+
+
+def _methods(cls: type, role: str, local_names: Mapping[str, Any]) -> dict[type, Callable[[Any, Any], Any]]:
+    """The functions of one role by the class they are for; a child's method replaces its parent's of the same name."""
+    found: dict[type, Callable[[Any, Any], Any]] = {}
+    for name in dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base)):
+        function = inspect.getattr_static(cls, name)
+        if getattr(function, _ROLE, None) != role:
+            continue
+        if role == "applies" and inspect.iscoroutinefunction(function):
+            raise DefinitionError(
+                f"{cls.__name__}.{name} applies an event, so it must not be async: make it a plain def."
+            )
+        for message_class in _parameter_classes(cls, function, role, local_names):
+            if message_class in found:
+                raise DefinitionError(
+                    f"{cls.__name__}.{found[message_class].__name__} and {cls.__name__}.{name} both have @{role} for "
+                    f"{message_class.__name__}. Keep one of them."
+                )
+            found[message_class] = function
+    return found
+
+
+def _parameter_classes(
+    cls: type, function: Callable[..., Any], role: str, local_names: Mapping[str, Any]
+) -> tuple[type, ...]:
+    where = f"{cls.__name__}.{function.__name__}"
+    wanted, declared = ("a @command class", command_type) if role == "handles" else ("an @event class", event_type)
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    if len(parameters) != 1:
+        raise DefinitionError(f"{where} has @{role}, so it takes self and one parameter, annotated with {wanted}.")
+    annotation = _hints(cls, function, local_names).get(parameters[0].name)
+    if annotation is None:
+        raise DefinitionError(f"The parameter {parameters[0].name!r} of {where} is not annotated: give it {wanted}.")
+    classes = alternatives(annotation)
+    for message_class in classes:
+        if not isinstance(message_class, type) or declared(message_class) is None:
+            raise DefinitionError(f"{where} is annotated with {message_class!r}, which is not {wanted}.")
+    return classes
+
+
+def _check_promises(
+    cls: type, handlers: Mapping[type, Any], appliers: Mapping[type, Any], local_names: Mapping[str, Any]
+) -> None:
+    """Every event that a handler says it returns must be applied."""
+    for function in dict.fromkeys(handlers.values()):
+        for promised in _mentioned_classes(_hints(cls, function, local_names).get("return")):
+            if event_type(promised) is not None and promised not in appliers:
+                raise DefinitionError(
+                    f"{cls.__name__}.{function.__name__} returns {promised.__name__}, which nothing applies. Add a "
+                    f"method to {cls.__name__}: @applies def ...(self, event: {promised.__name__}) -> None."
+                )
+
+
+def _hints(cls: type, function: Callable[..., Any], local_names: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function, localns=dict(local_names))
+    except NameError as error:
+        raise DefinitionError(
+            f"The annotations of {cls.__name__}.{function.__name__} cannot be resolved ({error}). Define the class "
+            "that it names before this one, in a place that both can see."
+        ) from error
+
+
+def _mentioned_classes(annotation: Any) -> list[type]:
+    if isinstance(annotation, type) and not typing.get_args(annotation):
+        return [annotation]
+    return [found for part in typing.get_args(annotation) for found in _mentioned_classes(part)]

@@ -1,0 +1,425 @@
+"""The actor of one aggregate: takes commands from its mailbox one at a time, decides, applies, and goes on.
+
+It does not wait for the disk. What it decides goes to the journal turn by turn, and an answer leaves when the commit
+that holds its events is stored. If a commit fails, everything decided after it fails too, and the state is loaded
+again.
+"""
+
+import logging
+from collections.abc import Awaitable, Sequence
+from types import CoroutineType
+from typing import Any, Final
+
+import trio
+from pykka._envelope import Envelope
+from pykka.messages import _ActorStop
+
+from ...storage.commit import Appended, expectation_holds
+from ...storage.errors import EventSourcingError, VersionConflict
+from ..errors import ActorFailed, AggregateUnavailable, ApplierFailed, HandlerFailed, MailboxFull, RuntimeClosed
+from ..future import TrioFuture
+from ..mailbox import answer_error
+from ..trio_actor import TrioActor
+from .aggregate import Aggregate
+from .aggregate_type import AggregateType
+from .decision import Decision, encode_decision
+from .host import Host
+from .idempotency import IdempotencyKeys
+from .pipeline import Pipeline
+from .recovery import recover
+from .request import Cause, Hold, Request, Requests, StateQuery, current_cause
+from .turn import Answers, Reply, Turn
+
+TURN_MESSAGES_MAX: Final = 100
+"""Messages decided in one go before other tasks get their turn."""
+
+logger = logging.getLogger("eventsrc.aggregate")
+
+
+class AggregateActor(TrioActor):
+    """Started by the runtime with the aggregate's type and id; its messages are `Request`, `Requests`, `StateQuery`."""
+
+    def __init__(self, host: Host, aggregate_type: AggregateType, stream: str, aggregate_id: str) -> None:
+        self.stream = stream
+        super().__init__(mailbox_capacity=host.limits.mailbox_commands_max)
+        self.last_used = 0.0
+        self._host = host
+        self._type = aggregate_type
+        self._aggregate_id = aggregate_id
+        self._state: Aggregate
+        self._version = 0
+        self._pipeline = Pipeline(host, aggregate_type, stream, self.on_settled)
+        self._broken: EventSourcingError | None = None
+        self._unavailable: AggregateUnavailable | None = None
+        self._busy = True
+        self._task: trio.lowlevel.Task | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it may leave memory: nothing waits, nothing is being decided, nothing is on its way to the disk."""
+        return not (self._busy or self._pipeline.is_busy or self.actor_inbox)
+
+    @property
+    def is_in_hand_of_this_task(self) -> bool:
+        """Whether whoever asks is a handler of this very aggregate."""
+        return self._busy and self._task is trio.lowlevel.current_task()
+
+    @property
+    def keys(self) -> IdempotencyKeys:
+        """The idempotency keys of its commands."""
+        return self._pipeline.keys
+
+    def _create_actor_urn(self) -> str:
+        return self.stream
+
+    # --- in the turn of whoever asks ---
+
+    def can_decide_now(self, request: Request) -> bool:
+        """Whether nothing is before this command, and nothing in it has to be waited for."""
+        return (
+            self.is_idle
+            and self._broken is None
+            and request.unless is None
+            and type(request.command) not in self._type.async_commands
+            and not self._host.journal.is_full
+        )
+
+    @trio.lowlevel.enable_ki_protection
+    def decide_now(self, request: Request) -> TrioFuture[Any]:
+        """Do with a command what the actor would do next, without waking its task for it, which takes longer.
+
+        While it is idle nothing can come in between. Where the handler, unexpectedly, returns a coroutine, the task
+        goes on with that, before all that comes behind it.
+        """
+        future: TrioFuture[Any] = TrioFuture()
+        self._busy = True
+        try:
+            assert self._task is not None, "an idle actor has begun"
+            waiting = self._task.context.run(self._handle, request, Reply(future))
+        except BaseException as error:
+            # The program is to end, or thinks so; the state may be half applied.
+            self._broken = ActorFailed(self.stream, error)
+            raise
+        finally:
+            self._busy = False
+        if waiting is None:
+            self._submit()
+        else:
+            self.actor_inbox.put(Envelope(waiting, reply_to=future))
+        return future
+
+    # --- the loop ---
+
+    async def _actor_loop_running(self) -> None:  # type: ignore[override]
+        self._task = trio.lowlevel.current_task()
+        try:
+            if await self._load() is None:
+                while not self.actor_stopped.is_set():
+                    self._busy = False
+                    envelope = await self.actor_inbox.receive()
+                    self._busy = True
+                    await self._turn_with(envelope)
+        except Exception as error:
+            # A fault of ours: this aggregate's callers are told, and the runtime goes on.
+            logger.exception("actor failed", extra={"stream": self.stream})
+            failure = ActorFailed(self.stream, error)
+            self._pipeline.fail_turn(failure)
+            self._refuse_waiting(failure)
+        finally:
+            self._pipeline.fail_turn(_ended(self.stream))
+            self._refuse_waiting(_ended(self.stream))
+            self._host.ended(self)
+
+    async def _turn_with(self, envelope: Envelope[Any]) -> None:
+        """Decide the commands that wait, beginning with this one, and hand the outcome to the journal."""
+        journal, inbox = self._host.journal, self.actor_inbox
+        try:
+            if journal.is_full:
+                await journal.room()
+        except BaseException:
+            answer_error(envelope, _ended(self.stream))
+            raise
+        await self._receive_one(envelope)
+        for _ in range(TURN_MESSAGES_MAX):
+            if inbox.empty() or self.actor_stopped.is_set():
+                break
+            await self._receive_one(inbox.get())
+        self._submit()
+
+    async def _receive_one(self, envelope: Envelope[Any]) -> None:
+        try:
+            await self._dispatch(envelope)
+        except Exception as error:
+            answer_error(envelope, ActorFailed(self.stream, error))
+            raise
+
+    async def _dispatch(self, envelope: Envelope[Any]) -> None:
+        message = envelope.message
+        future: Any = envelope.reply_to
+        if isinstance(message, Request):
+            waiting = self._handle(message, Reply(future))
+            if waiting is not None:
+                await waiting
+        elif isinstance(message, Requests):
+            await self._handle_all(message.requests, future)
+        elif isinstance(message, CoroutineType):
+            await message
+        elif isinstance(message, StateQuery):
+            await self._answer_state(future)
+        elif isinstance(message, Hold):
+            await self._stand_still(message, future)
+        elif not isinstance(message, _ActorStop):
+            await super()._receive_one(envelope)
+        else:
+            if self.actor_inbox.empty():
+                await self._settle_all()
+            if self.actor_inbox.empty():
+                await super()._receive_one(envelope)
+            else:
+                # What arrived behind the stop is decided first: a stopping actor loses no command.
+                self.actor_inbox.put(envelope)
+
+    async def _handle_all(self, requests: Sequence[Request], future: TrioFuture[Any]) -> None:
+        """Decide several commands, which are answered together."""
+        try:
+            self.keys.look_up(requests)
+        except EventSourcingError as error:
+            future.fail(error)
+            return
+        answers = Answers(future, len(requests))
+        for index, request in enumerate(requests):
+            waiting = self._handle(request, Reply(answers, index))
+            if waiting is not None:
+                try:
+                    await waiting
+                except BaseException:
+                    # Cut off, and answered as such; so are those behind it, which are not begun.
+                    for later in range(index + 1, len(requests)):
+                        answers.put(later, _ended(self.stream))
+                    raise
+        self.keys.forget()
+
+    def _handle(self, request: Request, reply: Reply) -> Awaitable[None] | None:
+        """Decide one command and put its answer in line; what it returns, if anything, is to be awaited."""
+        if self._broken is not None:
+            return self._recover_and_handle(self._broken, request, reply)
+        if request.withdrawn:
+            reply.settle(_ended(self.stream))
+            return None
+        if request.unless is not None:
+            self._submit()
+        request.started = True
+        try:
+            key = None if request.has_fresh_key else request.idempotency_key
+            if key is not None and self._pipeline.is_duplicate(key, reply, self._version):
+                return None
+            result = self.decide(request)
+            if isinstance(result, CoroutineType):
+                return self._finish(request, reply, result)
+            self._conclude(request, reply, result)
+        except Exception as error:
+            self._answer_error(request, reply, error)
+        # A commit with a condition is waited for, so that its refusal is no other command's.
+        return None if request.unless is None else self._settle_all()
+
+    async def _finish(self, request: Request, reply: Reply, handling: Awaitable[Any]) -> None:
+        """Await an async handler; what was decided before it is not held up."""
+        series = self._pipeline.series
+        self._submit()
+        try:
+            result = await handling
+            if series.error is not None:
+                raise series.error
+            self._conclude(request, reply, result)
+            if request.unless is not None:
+                await self._settle_all()
+        except Exception as error:
+            self._answer_error(request, reply, error)
+        except BaseException:
+            reply.settle(_ended(self.stream))
+            raise
+
+    async def _recover_and_handle(self, broken: EventSourcingError, request: Request, reply: Reply) -> None:
+        try:
+            await self._recover_from(broken)
+        except EventSourcingError as error:
+            reply.settle(error)
+            return
+        waiting = self._handle(request, reply)
+        if waiting is not None:
+            await waiting
+
+    # --- deciding ---
+
+    def decide(self, request: Request) -> Any:
+        """What the handler returns; it may have to be awaited."""
+        expected = request.expected_version
+        if expected is not None and not expectation_holds(expected, self._version):
+            raise VersionConflict(self.stream, expected, self._version)
+        current_cause.set(Cause(request.correlation_id, request.command_id))
+        return self._type.decide(self._state, self._version, request.command)
+
+    def _conclude(self, request: Request, reply: Reply, returned: Any) -> None:
+        """Take over what the handler returned."""
+        try:
+            self.take(request, reply, self.encode(request, returned))
+        except ApplierFailed as failure:
+            # The state may be half applied: what came before goes to the disk, then it is loaded again.
+            self._broken = failure
+            self._submit()
+            raise
+
+    def encode(self, request: Request, returned: Any) -> Decision:
+        """What the handler returned, checked and made ready for the log."""
+        return encode_decision(self._type, self.stream, self._version, request, returned, self._host.limits)
+
+    def take(self, request: Request, reply: Reply, decision: Decision) -> None:
+        """Apply the events and put them in the turn. Raises `ApplierFailed`, which leaves the state half applied."""
+        turn = self._pipeline.turn_with_room_for(decision, self._state, self._version)
+        if request.unless is not None:
+            turn.conditions = (request.unless,)
+        appliers = self._type.appliers
+        for number, event in enumerate(decision.events, self._version + 1):
+            try:
+                appliers[type(event)](self._state, event)
+            except Exception as error:
+                raise ApplierFailed(self.stream, number, None, self._type.codecs[type(event)].name, error) from error
+        self._version += len(decision.events)
+        turn.events += decision.new_events
+        turn.size_bytes += decision.size_bytes
+        turn.version = reply.version = self._version
+        reply.events = decision.events
+        turn.replies.append(reply)
+        if request.idempotency_key is not None:
+            self.keys.remember(turn, request, request.idempotency_key, reply)
+
+    # --- the disk ---
+
+    def _submit(self) -> None:
+        self._pipeline.submit(None if self._broken is not None else self._state)
+
+    async def _settle_all(self) -> None:
+        """Have everything that was decided stored, or refused."""
+        self._submit()
+        await self._pipeline.until_settled()
+
+    def on_settled(self, outcome: Appended | EventSourcingError) -> None:
+        """The journal's answer for the oldest turn in flight."""
+        failed = self._pipeline.settle(outcome)
+        if failed is not None and isinstance(outcome, EventSourcingError):
+            self._broken = self._broken or outcome
+            for future, _ in failed.states:
+                self._answer_when_loaded_again(future)
+
+    def _answer_when_loaded_again(self, future: TrioFuture[Any]) -> None:
+        try:
+            self.actor_inbox.put(Envelope(StateQuery(), reply_to=future))
+        except MailboxFull as error:
+            future.fail(error)
+
+    def _answer_error(self, request: Request, reply: Reply, error: Exception) -> None:
+        if not isinstance(error, EventSourcingError):
+            logger.error("handler failed", exc_info=error, extra={"stream": self.stream})
+            failure = HandlerFailed(self.stream, request.command, error)
+            failure.__cause__ = error
+            error = failure
+        if reply.to is None:
+            logger.warning("a command told took no effect: %s", error, extra={"stream": self.stream})
+        reply.error = error
+        self._pipeline.put_in_line(reply, self._version)
+
+    async def _answer_state(self, future: TrioFuture[Any]) -> None:
+        """Answer with a copy of the state, once all of it is stored."""
+        try:
+            if self._broken is not None:
+                await self._recover_from(self._broken)
+        except EventSourcingError as error:
+            future.fail(error)
+            return
+        states = self._pipeline.turn_at(self._version).states
+        try:
+            states.append((future, self._type.copy_state(self._state)))
+        except EventSourcingError as error:
+            states.append((future, error))
+
+    # --- transactions ---
+
+    async def _stand_still(self, hold: Hold, future: TrioFuture[Any]) -> None:
+        """Be part of a transaction: all before it is stored, and nothing after it is begun until it is over."""
+        try:
+            await self._settle_all()
+            if self._broken is not None:
+                await self._recover_from(self._broken)
+        except EventSourcingError as error:
+            future.fail(error)
+            return
+        except BaseException:
+            future.fail(_ended(self.stream))
+            raise
+        future.settle(self)
+        await hold.over.wait()
+
+    def join(self) -> Turn:
+        """While it stands still: what was taken goes to the disk as part of the transaction's commit.
+
+        `on_settled` is to be called with the outcome.
+        """
+        pipeline = self._pipeline
+        turn, pipeline.turn = pipeline.turn, None
+        assert turn is not None, f"{self.stream} takes no part in the transaction"
+        pipeline.depart(turn, self._state)
+        return turn
+
+    def drop(self, error: EventSourcingError) -> None:
+        """While it stands still: what was taken is not stored, so the state is loaded again before it is used."""
+        self._pipeline.turn = None
+        self._broken = error
+
+    def distrust(self, error: EventSourcingError) -> None:
+        """Load the state again before it is used the next time; what was decided already stands."""
+        self._broken = self._broken or error
+
+    # --- loading, and loading again ---
+
+    async def _load(self) -> EventSourcingError | None:
+        """Get the state from the log; if it cannot be had, tell everyone who waits why, return that, and end."""
+        try:
+            recovered = await recover(self._host.store, self._type, self.stream, self._aggregate_id)
+        except EventSourcingError as error:
+            logger.error("activation failed: %s", error, extra={"stream": self.stream})
+            self._host.failed(self.stream, error)
+            self._refuse_waiting(error)
+            return error
+        self._broken = None
+        self._state, self._version = recovered.state, recovered.version
+        self._pipeline.loaded(recovered)
+        return None
+
+    async def _recover_from(self, error: EventSourcingError) -> None:
+        """Drop the state and load it again; raises, and ends the actor, when its own code keeps failing."""
+        if self._unavailable is not None:
+            # It has ended; what is left of the message in hand is not decided on a state that may be half applied.
+            raise self._unavailable
+        await self._settle_all()
+        if isinstance(error, ApplierFailed):
+            rest_seconds = self._host.failed(self.stream, error)
+            if rest_seconds > 0:
+                self._unavailable = AggregateUnavailable(self.stream, rest_seconds, error)
+                self._refuse_waiting(self._unavailable)
+                raise self._unavailable from error
+        failure = await self._load()
+        if failure is not None:
+            rest_seconds = self._host.limits.restart_backoff_seconds
+            self._unavailable = AggregateUnavailable(self.stream, rest_seconds, failure)
+            raise self._unavailable from failure
+
+    def _refuse_waiting(self, error: EventSourcingError) -> None:
+        self.actor_stopped.set()
+        while not self.actor_inbox.empty():
+            answer_error(self.actor_inbox.get(), error)
+
+
+def _ended(stream: str) -> EventSourcingError:
+    return RuntimeClosed(
+        f"The actor of {stream!r} was stopped before it had decided the command, which took no effect."
+    )

@@ -1,0 +1,160 @@
+"""An aggregate class made ready to run: its stream names, and how its events and state become data and come back."""
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterator
+from types import CoroutineType
+from typing import Any, Final
+
+import msgspec
+
+from ...storage.errors import StreamNameInvalid
+from ...storage.names import check_stream_name
+from ...storage.record import StoredEvent
+from ..errors import AggregateDeleted, EncodingError, Rejected, UnknownCommand, UnknownEvent
+from ..serialization.event_codecs import EventCodec, EventCodecs
+from ..serialization.schema import schema_of
+from ..serialization.serializer import Serializer
+from .aggregate import IS_DECIDING, Aggregate
+from .tombstone import Delete, Recreate
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+class AggregateType:
+    """What a runtime knows of one aggregate class.
+
+    Raises `SchemaError` when a field of its events or of its state cannot be turned into data.
+    """
+
+    def __init__(self, aggregate_class: type[Aggregate], serializer: Serializer) -> None:
+        definition = aggregate_class.__eventsrc_definition__
+        self.aggregate_class = aggregate_class
+        self.category: str = definition.category
+        self.handlers = definition.handlers
+        self.appliers = definition.appliers
+        self.async_commands = {of for of, handler in self.handlers.items() if inspect.iscoroutinefunction(handler)}
+        """The commands whose handlers may wait for something."""
+        self.snapshots = definition.snapshots
+        self._serializer = serializer
+        serializer.prepare(aggregate_class)
+        self._events = EventCodecs(definition.event_classes, serializer)
+        self.codecs = self._events.of_class
+        # A state that was made of events as an older version had them is not what they give today.
+        versions = {name: codec.version for name, codec in self._events.of_name.items()}
+        self.schema = schema_of(aggregate_class, versions)
+
+    def decide(self, state: Aggregate, version: int, command: object) -> Any:
+        """What the handler says to a command to an aggregate in this state, which has had `version` events.
+
+        It may have to be awaited. Until it is there, the fields of the state cannot be set.
+
+        Raises `UnknownCommand`, `AggregateDeleted`, `Rejected`, `StateReadOnly`, and whatever the handler does.
+        """
+        handler = self._handler(state, version, command)
+        state.__dict__[IS_DECIDING] = True
+        try:
+            returned = self._complete(handler(state, command))
+        finally:
+            del state.__dict__[IS_DECIDING]
+        return self._decided(state, returned) if isinstance(returned, CoroutineType) else returned
+
+    def _complete(self, returned: Any) -> Any:
+        """What a handler returned; where it yields its events, or makes them lazily, all of them."""
+        return returned if type(returned) in self.codecs or not isinstance(returned, Iterator) else tuple(returned)
+
+    async def _decided(self, state: Aggregate, handling: Awaitable[Any]) -> Any:
+        state.__dict__[IS_DECIDING] = True
+        try:
+            return self._complete(await handling)
+        finally:
+            del state.__dict__[IS_DECIDING]
+
+    def _handler(self, state: Aggregate, version: int, command: object) -> Callable[[Any, Any], Any]:
+        command_class = type(command)
+        if state.is_deleted and command_class is not Recreate:
+            raise AggregateDeleted(self.stream(state.id))
+        if command_class is Delete and not version:
+            raise Rejected(f"there is nothing to delete: {self.stream(state.id)!r} has no events")
+        handler = self.handlers.get(command_class)
+        if handler is None:
+            raise UnknownCommand(self.aggregate_class, command)
+        return handler
+
+    def stream(self, aggregate_id: str) -> str:
+        """The name of the stream of one aggregate. Raises `StreamNameInvalid`."""
+        if not isinstance(aggregate_id, str):
+            raise StreamNameInvalid(repr(aggregate_id), "an aggregate's id is a text")
+        stream = f"{self.category}-{aggregate_id}"
+        check_stream_name(stream if aggregate_id else "")
+        return stream
+
+    def encode_event(self, codec: EventCodec, event: object) -> tuple[bytes, Any]:
+        """An event's payload as MessagePack, and the event as it comes back from the log, which is the one to apply.
+
+        Equal values may differ in what is made of them: a datetime comes back without the rules of its zone.
+
+        Raises `EncodingError`, also where the event would not come back as it is.
+        """
+        try:
+            data = codec.unstructure(event)
+            payload = _encode(data)
+        except Exception as error:
+            raise EncodingError(f"{codec.event_class.__name__} cannot be stored: {error}") from error
+        try:
+            returned = codec.structure(data, codec.event_class)
+            # Equal events may compare unequal, as those with NaN in them do.
+            is_same = returned == event or _encode(codec.unstructure(returned)) == payload
+        except Exception as error:
+            reason = self._serializer.explain(data, codec.event_class, error)
+            raise EncodingError(f"{event!r:.200} could not be read again: {reason}") from error
+        if not is_same:
+            raise EncodingError(
+                f"{event!r:.200} would come back as {returned!r:.200}: give its fields values of the types that they "
+                "are annotated with."
+            )
+        return payload, returned
+
+    def decode_event(self, stored: StoredEvent) -> Any:
+        """The event object for a stored event. Raises `UnknownEvent` or `DecodingError`."""
+        event = self._events.decode(stored)
+        if event is None:
+            raise UnknownEvent(self.aggregate_class, stored.stream, stored.type, stored.position)
+        return event
+
+    def data(self, state: Aggregate) -> dict[str, Any]:
+        """An aggregate's state as plain data that shares nothing with it. Raises `EncodingError`."""
+        plain: dict[str, Any] = msgspec.msgpack.decode(self.encode_state(state))
+        return plain
+
+    def plain(self, value: object) -> Any:
+        """A part of a state as plain data. Raises `EncodingError`."""
+        return self._serializer.unstructure(value)
+
+    def encode_state(self, state: Aggregate) -> msgspec.Raw:
+        """An aggregate's state as MessagePack, for a snapshot. Raises `EncodingError`."""
+        data = self._serializer.unstructure(state)
+        try:
+            return msgspec.Raw(_encode(data))
+        except Exception as error:
+            raise EncodingError(f"The state of {self.aggregate_class.__name__} cannot be stored: {error}") from error
+
+    def copy_state(self, state: Aggregate) -> Aggregate:
+        """A copy of an aggregate that shares nothing with it.
+
+        Raises `AggregateDeleted`, `EncodingError`, `DecodingError`.
+        """
+        if state.is_deleted:
+            raise AggregateDeleted(self.stream(state.id))
+        return self.decode_state(self._serializer.unstructure(state), state.id)
+
+    def decode_state(self, data: Any, aggregate_id: str) -> Aggregate:
+        """An aggregate with this state. Raises `DecodingError`."""
+        state = self._serializer.structure(data, self.aggregate_class)
+        state._identify(aggregate_id)
+        return state
+
+    def initial_state(self, aggregate_id: str) -> Aggregate:
+        """An aggregate before its first event."""
+        state = self.aggregate_class()
+        state._identify(aggregate_id)
+        return state

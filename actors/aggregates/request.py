@@ -1,0 +1,66 @@
+"""The request: a command on its way to its aggregate's actor, and what else that is asked."""
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any, Final
+
+import msgspec
+import trio
+
+from ...storage.commit import ExpectedVersion
+from ...storage.event_query import EventQuery
+
+
+class Cause(msgspec.Struct, frozen=True, gc=False):
+    """What a command is part of, and the message that made somebody send it."""
+
+    correlation_id: str
+    causation_id: str
+
+
+current_cause: Final[ContextVar[Cause | None]] = ContextVar("eventsrc_cause", default=None)
+"""Set while a handler runs, so that the commands it sends carry on its correlation."""
+
+
+class Request(msgspec.Struct, gc=False):
+    """One command on its way to its aggregate's actor."""
+
+    command: object
+    command_id: str
+    correlation_id: str
+    caused_by: str | None = None
+    expected_version: ExpectedVersion | None = None
+    idempotency_key: str | None = None
+    metadata: Mapping[str, Any] | None = None
+    unless: EventQuery | None = None
+    """Its events are stored only if no event matches."""
+    has_fresh_key: bool = False
+    """Whoever sends it knows that its idempotency key was never used before."""
+    started: bool = False
+    """The actor has begun with it: from here on it may take effect."""
+    withdrawn: bool = False
+    """Its sender gave up before it was started: it never will be."""
+
+
+class Requests(msgspec.Struct, frozen=True, gc=False):
+    """Several commands in one message; they are answered together, in order."""
+
+    requests: list[Request]
+
+    @property
+    def weight(self) -> int:
+        """As what it counts in a mailbox."""
+        return len(self.requests)
+
+
+class StateQuery(msgspec.Struct, frozen=True, gc=False):
+    """Asks for a copy of the state that is on disk."""
+
+
+class Hold:
+    """Asks an actor to stand still for a transaction, from when it answers, with itself, until the hold is over."""
+
+    __slots__ = ("over",)
+
+    def __init__(self) -> None:
+        self.over = trio.Event()

@@ -1,0 +1,88 @@
+"""Proving snapshots: their events are replayed, and must give their states."""
+
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+
+from msgspec import structs
+
+from ...storage.snapshot import Snapshot, encode_state
+from ...storage.store import READ_BATCH_EVENTS, EventReader
+from ..errors import DecodingError
+from .aggregate import Aggregate
+from .aggregate_type import AggregateType
+from .recovery import Recovered, apply_event
+
+Throttle = Callable[[int], Awaitable[None]]
+"""Called with the number of events that were replayed just now; waits as long as it likes."""
+
+
+async def prove(
+    store: EventReader,
+    aggregate_type: AggregateType,
+    snapshots: Sequence[Snapshot],
+    base: Recovered,
+    throttle: Throttle,
+) -> list[Snapshot]:
+    """Snapshots of one stream with their verdicts: `is_proved`, or `quarantined` with what their events gave instead.
+
+    They come in the order of their versions, and one replay, from `base` on, proves them all.
+
+    Raises `ApplierFailed`, `UnknownEvent`, `DecodingError` or a `StoreError` where the events cannot be replayed.
+    """
+    state, version = base.state, base.version
+    verdicts = []
+    for snapshot in snapshots:
+        while version < snapshot.version and (
+            batch := store.read_stream(
+                snapshot.stream, from_version=version + 1, to_version=snapshot.version, limit=READ_BATCH_EVENTS
+            )
+        ):
+            for stored in batch:
+                apply_event(aggregate_type, state, stored)
+            version = batch[-1].version
+            await throttle(len(batch))
+        if version < snapshot.version:
+            reason = f"the stream has no version {snapshot.version}"
+            verdicts.append(structs.replace(snapshot, is_proved=False, quarantined=reason))
+        else:
+            verdicts.append(verdict(store, aggregate_type, snapshot, state))
+    return verdicts
+
+
+def verdict(store: EventReader, aggregate_type: AggregateType, snapshot: Snapshot, state: Aggregate) -> Snapshot:
+    """Compare a snapshot with the state that its events give."""
+    problem = _problem(store, aggregate_type, snapshot, state)
+    return structs.replace(snapshot, is_proved=not problem, quarantined=problem)
+
+
+def _problem(store: EventReader, aggregate_type: AggregateType, snapshot: Snapshot, state: Aggregate) -> str:
+    if store.event_hash(snapshot.stream, snapshot.version) != snapshot.event_hash:
+        return "it was made from another event at this version"
+    stored_hash = hashlib.sha256(encode_state(snapshot.state)).digest()
+    if stored_hash != snapshot.state_hash:
+        return "its state is not the one that its hash is of"
+    if stored_hash == hashlib.sha256(aggregate_type.encode_state(state)).digest():
+        return ""
+    try:
+        # Equal states may be stored differently, as dicts that were filled in another order are.
+        if aggregate_type.decode_state(snapshot.state, state.id) == state:
+            return ""
+    except DecodingError as error:
+        return f"its state does not fit the class: {error}"
+    data = aggregate_type.data(state)
+    differing = sorted(name for name in {*data, *snapshot.state} if data.get(name) != snapshot.state.get(name))
+    return f"its events give another state: {', '.join(differing)} differ"
+
+
+def beginning(aggregate_type: AggregateType, stream: str) -> Recovered:
+    """The state before the first event of a stream: what a proof that trusts nothing begins with."""
+    return Recovered(aggregate_type.initial_state(stream.partition("-")[2]), 0, 0)
+
+
+def proved_before(store: EventReader, aggregate_type: AggregateType, stream: str, version: int) -> Recovered:
+    """The newest proved snapshot before a version, or else the beginning."""
+    for earlier in store.snapshots(stream, to_version=version - 1):
+        is_usable = earlier.is_proved and earlier.schema == aggregate_type.schema
+        if is_usable and store.event_hash(stream, earlier.version) == earlier.event_hash:
+            return Recovered(aggregate_type.decode_state(earlier.state, stream.partition("-")[2]), earlier.version, 0)
+    return beginning(aggregate_type, stream)

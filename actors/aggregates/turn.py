@@ -1,0 +1,132 @@
+"""A turn: the commands that an aggregate's actor decides in one go, written as one commit and answered together."""
+
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Raw, structs
+
+from ...storage.commit import IdempotencyEntry, NewEvent
+from ...storage.errors import EventSourcingError
+from ...storage.event_query import EventQuery
+from ..future import TrioFuture
+from .aggregate import Aggregate
+from .receipt import Receipt
+
+if TYPE_CHECKING:
+    from .idempotency import IdempotencyKeys
+
+
+class Answers:
+    """Collects the answers to several commands of one message, and gives them back in order."""
+
+    __slots__ = ("_answers", "_future", "_missing")
+
+    def __init__(self, future: TrioFuture[list[Any]], count: int) -> None:
+        self._future = future
+        self._answers: list[Any] = [None] * count
+        self._missing = count
+
+    def put(self, index: int, answer: Receipt | EventSourcingError) -> None:
+        """Put in one answer; the last one settles the future."""
+        self._answers[index] = answer
+        self._missing -= 1
+        if not self._missing:
+            self._future.settle(self._answers)
+
+
+class Reply:
+    """One command's answer on its way: to a future of its own, or to its place among the `Answers`.
+
+    `version` is the stream's version after the command, `events` what it made. `error` is set where it failed. A
+    command whose idempotency key is still on its way to the disk waits for the `original` one's answer.
+    """
+
+    __slots__ = ("answer", "error", "events", "index", "key", "original", "to", "version")
+
+    def __init__(self, to: "TrioFuture[Any] | Answers | None", index: int = 0) -> None:
+        self.to = to
+        self.index = index
+        self.version = 0
+        self.events: tuple[Any, ...] = ()
+        self.error: EventSourcingError | None = None
+        self.key: str | None = None
+        self.original: Reply | None = None
+        self.answer: Receipt | EventSourcingError | None = None
+
+    def settle_stored(self, stream: str, position: int) -> None:
+        """The commit that this answer depends on is stored: give it."""
+        if self.error is not None:
+            self.settle(self.error)
+        elif self.original is not None:
+            first = self.original.answer
+            assert first is not None, "answers leave in order, so the original's left before"
+            self.settle(structs.replace(first, duplicate=True) if isinstance(first, Receipt) else first)
+        else:
+            self.settle(Receipt(stream, self.version, position, self.events))
+
+    def settle(self, answer: Receipt | EventSourcingError) -> None:
+        """Give the answer to whoever waits for it."""
+        self.answer = answer
+        to = self.to
+        if to is None:
+            return
+        if isinstance(to, Answers):
+            to.put(self.index, answer)
+        elif isinstance(answer, Receipt):
+            to.settle(answer)
+        else:
+            to.fail(answer)
+
+
+class Turn:
+    """What one commit will hold, and who waits for it. `base_version` is the stream's version before it."""
+
+    __slots__ = (
+        "base_version",
+        "conditions",
+        "events",
+        "idempotency",
+        "replies",
+        "size_bytes",
+        "snapshot_state",
+        "states",
+        "version",
+    )
+
+    def __init__(self, base_version: int) -> None:
+        self.base_version = base_version
+        self.version = base_version
+        self.events: list[NewEvent] = []
+        self.idempotency: list[IdempotencyEntry] = []
+        self.replies: list[Reply] = []
+        self.states: list[tuple[TrioFuture[Any], Aggregate | EventSourcingError]] = []
+        self.size_bytes = 0
+        self.snapshot_state: Raw | None = None
+        self.conditions: tuple[EventQuery, ...] = ()
+
+    @property
+    def has_content(self) -> bool:
+        """Whether there is anything to be written, or looked at by who writes."""
+        return bool(self.events or self.idempotency or self.conditions)
+
+    def settle_stored(self, stream: str, first_position: int, position_before: int, keys: "IdempotencyKeys") -> None:
+        """Its commit is stored, or it depends on nothing that is not: give every answer.
+
+        An answer without events of its own gets the position of the stream before it.
+        """
+        for reply in self.replies:
+            ahead = reply.version - self.base_version
+            reply.settle_stored(stream, first_position + ahead - 1 if ahead > 0 else position_before)
+            if reply.key is not None:
+                keys.settled(reply.key)
+        for future, state in self.states:
+            if isinstance(state, EventSourcingError):
+                future.fail(state)
+            else:
+                future.settle(state)
+
+    def settle_failed(self, error: EventSourcingError, keys: "IdempotencyKeys") -> None:
+        """Its commit failed: every command of it did."""
+        for reply in self.replies:
+            reply.settle(error)
+            if reply.key is not None:
+                keys.settled(reply.key)

@@ -1,0 +1,1 @@
+"""The one actor that writes, and what others hand to it."""

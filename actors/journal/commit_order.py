@@ -1,0 +1,81 @@
+"""The order of commits: each gets its id and its time as it comes, and the store applies them."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from ...storage.commit import Appended, Commit
+from ...storage.errors import EventSourcingError
+from ...storage.snapshot import Snapshot
+from ...storage.store import EventStore
+from ..errors import JournalFailed
+from .journal import Write
+
+Settled: TypeAlias = tuple[Write, Appended | EventSourcingError]
+
+logger = logging.getLogger("eventsrc.journal")
+
+
+class CommitOrder:
+    """Gives commits their ids and times, in the order in which they came, and has the store apply them."""
+
+    def __init__(self, store: EventStore, wall_clock: Callable[[], int]) -> None:
+        self._store = store
+        self._wall_clock = wall_clock
+        self._last_commit_id = store.last_commit_id
+        self._last_time_ns = store.time_at(store.last_position) if store.last_position else 0
+
+    @property
+    def path(self) -> str:
+        """Where the store is."""
+        return self._store.path
+
+    @property
+    def disk_seconds(self) -> float:
+        """How long the store last waited for its disk."""
+        return self._store.disk_seconds
+
+    def write(self, messages: Sequence[Write | Snapshot]) -> list[Settled]:
+        """Store a batch as one group commit; the outcomes come in the order of its writes."""
+        writes = [message for message in messages if isinstance(message, Write)]
+        snapshots = [message for message in messages if isinstance(message, Snapshot)]
+        outcomes = iter(self._append([write for write in writes if write.series.error is None], snapshots))
+        settled: list[Settled] = []
+        for write in writes:
+            outcome = write.series.error or next(outcomes)
+            if isinstance(outcome, EventSourcingError):
+                write.series.error = outcome
+            settled.append((write, outcome))
+        return settled
+
+    def store(self, snapshots: Sequence[Snapshot]) -> None:
+        """Store snapshots in a commit of their own. Raises a `StoreError`."""
+        self._store.append([], snapshots)
+
+    def _commit(self, write: Write, clock_ns: int) -> Commit:
+        self._last_commit_id = max(self._last_commit_id, self._store.last_commit_id) + 1
+        series = write.series
+        commit = Commit(
+            self._last_commit_id,
+            self._last_time_ns,
+            write.appends,
+            write.idempotency,
+            series.last_commit_id,
+            write.conditions,
+            clock_ns,
+        )
+        series.last_commit_id = commit.id
+        return commit
+
+    def _append(self, writes: list[Write], snapshots: list[Snapshot]) -> list[Appended | EventSourcingError]:
+        try:
+            # Times in the log never run backwards, whatever the clock of the machine does.
+            clock_ns = self._wall_clock()
+            self._last_time_ns = max(clock_ns, self._last_time_ns)
+            return self._store.append([self._commit(write, clock_ns) for write in writes], snapshots)
+        except EventSourcingError as error:
+            return [error] * len(writes)
+        except Exception as error:
+            # A fault of ours, of the store's or the clock's: everyone who waits is told, and the journal stays alive.
+            logger.exception("the journal failed to write a batch", extra={"commits": len(writes)})
+            return [JournalFailed(self._store.path, error)] * len(writes)

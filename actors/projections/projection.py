@@ -1,0 +1,233 @@
+"""The projection: a class whose methods turn events into rows of tables, which can be queried.
+
+Everything about it is checked when the class is defined, so that a mistake shows where it was made.
+"""
+
+import inspect
+import re
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Final, Generic, Literal, Protocol, TypeAlias, TypeVar, overload
+
+import attrs
+
+from ...storage.record import StoredEvent
+from ..errors import DefinitionError
+from ..messages import check_names, event_type
+from ..serialization.annotations import alternatives
+
+F = TypeVar("F", bound=Callable[..., None])
+R = TypeVar("R")
+
+EventMeta: TypeAlias = StoredEvent
+"""What a handler learns besides the event itself: the record as it is stored, with its stream, position and time."""
+
+PROJECTION_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,99}")
+_HANDLES: Final = "__eventsrc_on__"
+
+
+class Rows(Protocol[R]):
+    """A table as the handlers of a projection use it: what they read holds what they wrote before."""
+
+    def get(self, *key: Any) -> R | None:
+        """The row with this key; its fields in order where the key has several."""
+
+    def put(self, row: R) -> None:
+        """Insert the row, or replace the one with its key."""
+
+    def delete(self, *key: Any) -> None:
+        """Remove the row with this key, if there is one."""
+
+    def where(self, **criteria: Any) -> list[R]:
+        """All rows that meet the criteria, never a part of them: more than a million are `QueryTooLarge`."""
+
+
+class Table(Generic[R]):
+    """Declares a table in a projection: `rows = Table(Balance, key="account", indexes=["owner"])`.
+
+    Args:
+        row_class: an attrs class.
+        key: the field that is unique, or several of them.
+        indexes: fields by which rows are found without looking at all of them.
+
+    """
+
+    def __init__(self, row_class: type[R], *, key: str | Sequence[str], indexes: str | Sequence[str] = ()) -> None:
+        self.row_class = row_class
+        self.key = (key,) if isinstance(key, str) else tuple(dict.fromkeys(key))
+        self.indexes = (indexes,) if isinstance(indexes, str) else tuple(dict.fromkeys(indexes))
+        self.name = ""
+        self.projection: type[Projection]
+        if not (isinstance(row_class, type) and attrs.has(row_class)):
+            raise DefinitionError(f"The rows of a table are of an attrs class, and {row_class!r} is none.")
+        fields = [field.name for field in attrs.fields(row_class)]
+        for field in (*self.key, *self.indexes):
+            if field not in fields:
+                raise DefinitionError(f"{row_class.__name__} has no field {field!r}; it has {', '.join(fields)}.")
+        if not self.key:
+            raise DefinitionError(f"The table of {row_class.__name__} needs a key: the name of a field, or several.")
+
+    def __set_name__(self, owner: "type[Projection]", name: str) -> None:
+        self.name = name
+        self.projection = owner
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> "Table[R]": ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> Rows[R]: ...
+    def __get__(self, instance: object | None, owner: type) -> "Table[R] | Rows[R]":
+        # An instance that runs has its rows in its own dict, which comes first.
+        if instance is None:
+            return self
+        raise DefinitionError(f"{owner.__name__}.{self.name} can be used in handlers that the runtime calls.")
+
+
+@attrs.frozen
+class ProjectionDefinition:
+    """What a projection class declares: its name, its tables, and which function handles events of which class."""
+
+    name: str
+    tables: Mapping[str, Table[Any]]
+    handlers: Mapping[type, Callable[[Any, Any, EventMeta], None]]
+
+
+def on(*event_classes: type) -> Callable[[F], F]:
+    """Mark a method of a projection that takes events of these classes: `def opened(self, event, meta) -> None`."""
+    for event_class in event_classes:
+        if not isinstance(event_class, type) or event_type(event_class) is None:
+            raise DefinitionError(f"@on takes @event classes, and {event_class!r} is none.")
+    if not event_classes:
+        raise DefinitionError("@on needs the event classes that the method is for: @on(Deposited).")
+
+    def decorate(method: F) -> F:
+        setattr(method, _HANDLES, event_classes)
+        return method
+
+    return decorate
+
+
+class Projection:
+    """Base of projections: tables, and methods with `@on` that change their rows.
+
+    The stored name is the class's name in snake case, or the one given: `class Board(Projection, name="board")`. A
+    subclass has the tables and the methods of its base, and rows of its own; a method that overrides another is for the
+    same events unless it has an `@on` itself. Raise `version` whenever the methods mean something else than before: the
+    view is then built anew beside the old one. All that a method remembers is in rows: what it sets on the projection
+    itself is a `DefinitionError`.
+    """
+
+    version: ClassVar[int] = 1
+    max_lag_events: ClassVar[int | None] = None
+    """How many events it may be behind the log."""
+    max_lag_seconds: ClassVar[float | None] = None
+    """How long the oldest event that it has not seen may have waited for it."""
+    on_lag: ClassVar[Literal["report", "slow_writers"]] = "report"
+    """What happens at these bounds: a warning in the log, or commands wait until it has caught up."""
+
+    __eventsrc_projection__: ClassVar[ProjectionDefinition]
+
+    def __init_subclass__(cls, *, name: str | None = None) -> None:
+        super().__init_subclass__()
+        own_name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower() if name is None else name
+        if not PROJECTION_NAME.fullmatch(own_name):
+            raise DefinitionError(
+                f"{own_name!r} cannot be the name of {cls.__name__}: use lower-case letters, digits and underscores, "
+                f'beginning with a letter: class {cls.__name__}(Projection, name="...").'
+            )
+        tables = _tables_of(cls)
+        handlers = _handlers_of(cls)
+        if not tables or not handlers:
+            missing = "table: rows = Table(...)" if not tables else "method with @on(...)"
+            raise DefinitionError(f"The projection {cls.__name__} has no {missing}.")
+        _check_bounds(cls)
+        cls.__eventsrc_projection__ = ProjectionDefinition(own_name, tables, handlers)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise DefinitionError(
+            f"{type(self).__name__}.{name} was set, and is stored nowhere: it would begin anew whenever the runtime is "
+            "opened, while the rows go on. Keep it in a row."
+        )
+
+
+def _tables_of(cls: type[Projection]) -> dict[str, Table[Any]]:
+    """Its tables by name. One that is inherited, or has two names, becomes a table of its own for each."""
+    found: dict[str, Table[Any]] = {}
+    for name in _names(cls):
+        table = inspect.getattr_static(cls, name)
+        if not isinstance(table, Table):
+            continue
+        if table.projection is not cls or table.name != name:
+            table = Table(table.row_class, key=table.key, indexes=table.indexes)
+            table.__set_name__(cls, name)
+            setattr(cls, name, table)
+        found[name] = table
+    return found
+
+
+def _handlers_of(cls: type) -> dict[type, Callable[[Any, Any, EventMeta], None]]:
+    found: dict[type, Callable[[Any, Any, EventMeta], None]] = {}
+    for name in _names(cls):
+        function = inspect.getattr_static(cls, name)
+        for event_class in _events_of(cls, name) if callable(function) else ():
+            where = f"{cls.__name__}.{name}"
+            if inspect.iscoroutinefunction(function):
+                raise DefinitionError(
+                    f"{where} must be a plain def: its rows are one transaction with the checkpoint. For effects "
+                    "outside, use a subscription."
+                )
+            parameters = list(inspect.signature(function).parameters.values())
+            if len(parameters) != 3 or any(each.kind is each.KEYWORD_ONLY for each in parameters):
+                raise DefinitionError(f"{where} takes an event and what is known of it: def {name}(self, event, meta).")
+            for parameter, given in zip(parameters[1:], (event_class, StoredEvent), strict=True):
+                if not _admits(_hint(function, parameter.name), given):
+                    raise DefinitionError(
+                        f"{where} is given a {given.__name__} and says that {parameter.name!r} is a "
+                        f"{inspect.formatannotation(parameter.annotation)}. Change its annotation, or its @on(...)."
+                    )
+            if event_class in found:
+                raise DefinitionError(
+                    f"{cls.__name__}.{found[event_class].__name__} and {where} both have @on for "
+                    f"{event_class.__name__}. Keep one of them."
+                )
+            found[event_class] = function
+    check_names(found)
+    return found
+
+
+def _names(cls: type) -> list[str]:
+    """What the class and its bases define, those of the bases first."""
+    return list(dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base)))
+
+
+def _events_of(cls: type, name: str) -> Sequence[type]:
+    """The events that a method handles; without an `@on` of its own, those of the method that it overrides."""
+    marks = (getattr(vars(base).get(name), _HANDLES, None) for base in cls.__mro__)
+    return next((mark for mark in marks if mark is not None), ())
+
+
+def _hint(function: Callable[..., Any], parameter: str) -> Any:
+    try:
+        return typing.get_type_hints(function).get(parameter, Any)
+    except (NameError, TypeError):
+        # The annotation names something that only a type checker can look up.
+        return Any
+
+
+def _admits(annotation: Any, given: type) -> bool:
+    """Whether an object of the class may be passed where this is annotated; True where that is not sure."""
+    return any(
+        part is Any or not isinstance(part, type) or issubclass(given, part) for part in alternatives(annotation)
+    )
+
+
+def _check_bounds(cls: type[Projection]) -> None:
+    if isinstance(cls.version, bool) or not isinstance(cls.version, int) or cls.version < 1:
+        raise DefinitionError(f"{cls.__name__}.version must be a whole number from 1 on, not {cls.version!r}.")
+    if cls.on_lag not in ("report", "slow_writers"):
+        raise DefinitionError(f'{cls.__name__}.on_lag must be "report" or "slow_writers", not {cls.on_lag!r}.')
+    for bound in ("max_lag_events", "max_lag_seconds"):
+        value = getattr(cls, bound)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise DefinitionError(f"{cls.__name__}.{bound} must be a positive number, not {value!r}.")

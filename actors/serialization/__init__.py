@@ -1,0 +1,1 @@
+"""Between objects and what is stored of them."""

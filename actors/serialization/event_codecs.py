@@ -1,0 +1,139 @@
+"""Between event classes and what is stored of them."""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
+
+import attrs
+import msgspec
+
+from ...storage.errors import described
+from ...storage.record import Kind, StoredEvent
+from ..errors import DecodingError, EventVersionUnknown, UpcasterFailed
+from ..messages import Upcaster, event_type
+from .serializer import Serializer
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder().decode
+
+
+@attrs.frozen
+class EventCodec:
+    """One event class: its stored name, and the functions between it and plain data."""
+
+    event_class: type
+    name: str
+    version: int
+    kind: Kind | None
+    tags: Callable[[Any], Iterable[str]] | None
+    upcasters: Mapping[int, Upcaster]
+    unstructure: Callable[[Any], Any]
+    structure: Callable[[Any, type], Any]
+
+
+class EventCodecs:
+    """The codecs of some event classes, by class and by stored name.
+
+    Raises `SchemaError` when a field cannot be turned into data.
+    """
+
+    def __init__(self, event_classes: Iterable[type], serializer: Serializer) -> None:
+        self._serializer = serializer
+        self.of_class: dict[type, EventCodec] = {}
+        self.of_name: dict[str, EventCodec] = {}
+        self.structures: dict[str, tuple[Callable[[Any, type], Any], type, int]] = {}
+        """By stored name: what makes an event object of a payload, the class that it takes for it, and the version that
+        the payload must have."""
+        for event_class in event_classes:
+            serializer.prepare(event_class)
+            stored = event_type(event_class)
+            assert stored is not None, f"{event_class.__name__} was checked when it was named"
+            unstructure, structure = serializer.functions(event_class)
+            codec = EventCodec(
+                event_class,
+                stored.name,
+                stored.version,
+                stored.kind,
+                stored.tags,
+                stored.upcasters,
+                unstructure,
+                structure,
+            )
+            self.of_class[event_class] = codec
+            self.of_name[codec.name] = codec
+            self.structures[codec.name] = structure, event_class, codec.version
+
+    def apart(self) -> "Iterator[EventCodecs]":
+        """Codecs for each class alone: a projection may read by a class of its own what an aggregate has, too."""
+        return (EventCodecs([event_class], self._serializer) for event_class in self.of_class)
+
+    def decode(self, stored: StoredEvent) -> Any | None:
+        """The event object for a stored event; None where its class is not among these. Raises `DecodingError`."""
+        found = self.structures.get(stored.type)
+        if found is None:
+            return None
+        structure, event_class, version = found
+        payload = stored.payload if stored.schema_version == version else self.upcast(stored)
+        try:
+            return structure(payload, event_class)
+        except Exception as error:
+            raise self.misfit(stored, error) from error
+
+    def upcast(self, stored: StoredEvent) -> Any:
+        """The payload of a stored event as its class has it today; as it is where none of these classes has it.
+
+        Raises `EventVersionUnknown` for what newer code stored, `UpcasterFailed`.
+        """
+        codec = self.of_name.get(stored.type)
+        if codec is None or stored.schema_version == codec.version:
+            return stored.payload
+        if not 0 < stored.schema_version < codec.version:
+            raise EventVersionUnknown(stored, codec.event_class, codec.version)
+        # A copy: the stored event is also handed to others, which are to see it as it is stored.
+        payload = _decode(_encode(stored.payload))
+        for version in range(stored.schema_version, codec.version):
+            try:
+                returned = codec.upcasters[version](payload)
+            except Exception as error:
+                raise UpcasterFailed(stored, codec.event_class, version, f"raised {described(error)}") from error
+            fault = _fault_of(returned)
+            if fault:
+                raise UpcasterFailed(stored, codec.event_class, version, fault)
+            payload = dict(returned)
+        return payload
+
+    def misfit(self, stored: StoredEvent, error: Exception) -> DecodingError:
+        """What a stored event is refused with that does not fit its class."""
+        codec = self.of_name[stored.type]
+        name, version = codec.event_class.__name__, codec.version
+        reason = self._serializer.explain(self.upcast(stored), codec.event_class, error)
+        event = f"The event {stored.type!r} of {stored.stream!r} at position {stored.position}"
+        advice = (
+            "raise its version and say how older events are read: "
+            f"@event({stored.type!r}, version={version + 1}, upcasters={{...}})."
+        )
+        if stored.schema_version == version:
+            return DecodingError(f"{event} does not fit {name}: {reason}. Where the class was changed, {advice}")
+        return DecodingError(
+            f"{event}, stored with version {stored.schema_version}, does not fit {name}: {reason}. Mend the upcasters "
+            f"that lead from there to version {version}; where the class was changed after events of version {version} "
+            f"were stored, {advice}"
+        )
+
+
+def _fault_of(returned: object) -> str:
+    """What is wrong with what an upcaster returned, which must be as it could be stored; empty where nothing is."""
+    if inspect.iscoroutine(returned):
+        returned.close()
+    # Anything else would be taken for an event without fields, and those with defaults would get them.
+    if not isinstance(returned, Mapping):
+        return f"returned {returned!r:.100}"
+    payload = dict(returned)
+    try:
+        plain = msgspec.to_builtins(payload, builtin_types=(bytes, bytearray, memoryview))
+    except Exception as error:
+        return f"returned what is no plain data ({error})"
+    if plain == payload:
+        return ""
+    odd = {name: value for name, value in payload.items() if plain.get(name) != value}
+    return f"returned {odd or payload!r:.100}, which is no plain data"

@@ -1,0 +1,131 @@
+"""Objects to plain data and back, by cattrs: events, commands and state, with the types that domains are made of."""
+
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from pathlib import Path, PurePath
+from typing import Any, TypeVar, get_type_hints
+from uuid import UUID
+
+import attrs
+import cattrs
+import msgspec
+from cattrs.strategies import configure_union_passthrough
+
+from ..errors import DecodingError, DefinitionError, EncodingError, SchemaError
+
+T = TypeVar("T")
+
+
+def make_converter() -> cattrs.Converter:
+    """A converter as the runtime uses it; register hooks of your own on it and pass it to `Runtime.open`.
+
+    Attrs classes and dataclasses become dicts; sets and tuples lists; dates, times, UUIDs, decimals and paths strings
+    that lose nothing; a timedelta its days, seconds and microseconds; an enum its value. A union of classes is told
+    apart by a field that is a `Literal` in each of them, or by fields that only one of them has. Stored fields that a
+    class does not have are passed over; fields that are missing take their defaults.
+    """
+    converter = cattrs.Converter(
+        detailed_validation=False, unstruct_collection_overrides={AbstractSet: _in_order, tuple: list}
+    )
+    for text_class in (datetime, date, time):
+        converter.register_unstructure_hook(text_class, text_class.isoformat)
+        converter.register_structure_hook(text_class, _from_iso)
+    for plain_class in (UUID, Decimal, Path, PurePath):
+        converter.register_unstructure_hook(plain_class, str)
+        converter.register_structure_hook(plain_class, _from_text)
+    converter.register_unstructure_hook(timedelta, lambda value: [value.days, value.seconds, value.microseconds])
+    converter.register_structure_hook(timedelta, lambda value, _: timedelta(*value))
+    configure_union_passthrough(bool | int | float | str | bytes | None, converter)
+    return converter
+
+
+def _in_order(values: Iterable[Any]) -> list[Any]:
+    """A set's elements in an order that is the same every time, so that equal states become equal bytes."""
+    return sorted(values, key=msgspec.msgpack.encode)
+
+
+def _from_iso(value: str, cls: Any) -> Any:
+    return cls.fromisoformat(value)
+
+
+def _from_text(value: str, cls: Any) -> Any:
+    return cls(value)
+
+
+class Serializer:
+    """Translates between objects and plain data, and the errors of cattrs into ours."""
+
+    def __init__(self, converter: cattrs.Converter | None = None) -> None:
+        self.is_standard = converter is None
+        """Whether no hooks but those of `make_converter` are on it."""
+        self._converter = self.converter = converter or make_converter()
+        self._explaining: cattrs.Converter | None = None
+
+    def prepare(self, cls: type) -> None:
+        """Make the functions for a class now. Raises `SchemaError` when a field of it is of a type without a hook."""
+        try:
+            self._converter.get_structure_hook(cls)
+            self._converter.get_unstructure_hook(cls)
+        except Exception as error:
+            raise SchemaError(
+                f"{cls.__name__}{self._culprit(cls)} cannot be turned into data: {str(error).rstrip('.')}. Use another "
+                "type, or register hooks for it on make_converter() and pass that to Runtime.open(converter=...)."
+            ) from error
+
+    def _culprit(self, cls: type) -> str:
+        """Which field of the class has a type without a hook, where that can be told."""
+        for field in attrs.fields(cls) if attrs.has(cls) else ():
+            try:
+                self._converter.get_structure_hook(field.type)
+                self._converter.get_unstructure_hook(field.type)
+            except Exception:
+                return f".{field.name}"
+        return ""
+
+    def functions(self, cls: type) -> tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]:
+        """The bare functions (unstructure, structure) of a class, for where every microsecond counts."""
+        return self._converter.get_unstructure_hook(cls), self._converter.get_structure_hook(cls)
+
+    def unstructure(self, value: object) -> Any:
+        """Plain data for an object. Raises `EncodingError`."""
+        try:
+            return self._converter.unstructure(value)
+        except Exception as error:
+            raise EncodingError(f"{type(value).__name__} cannot be turned into data: {error}") from error
+
+    def fields_data(self, cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of some fields of a class as they are stored in its objects.
+
+        Raises `DefinitionError` for what is no field of it, `EncodingError`.
+        """
+        if not values:
+            return {}
+        types = get_type_hints(cls, include_extras=True)
+        unknown = values.keys() - types.keys()
+        if unknown:
+            raise DefinitionError(f"{cls.__name__} has no field {min(unknown)!r}; it has {', '.join(types) or 'none'}.")
+        try:
+            data = {name: self._converter.unstructure(value, types[name]) for name, value in values.items()}
+            plain: dict[str, Any] = msgspec.msgpack.decode(msgspec.msgpack.encode(data))
+        except Exception as error:
+            raise EncodingError(f"{dict(values)!r:.200} cannot be compared with {cls.__name__}: {error}") from error
+        return plain
+
+    def structure(self, data: Any, cls: type[T]) -> T:
+        """An object of `cls` from plain data. Raises `DecodingError`, which says what is wrong in which field."""
+        try:
+            return self._converter.structure(data, cls)
+        except Exception as error:
+            raise DecodingError(f"The data does not fit {cls.__name__}: {self.explain(data, cls, error)}") from error
+
+    def explain(self, data: Any, cls: type, error: Exception) -> str:
+        """Why `data` does not fit: done once more by a converter that is slower and knows the fields."""
+        if self._explaining is None:
+            self._explaining = self._converter.copy(detailed_validation=True)
+        try:
+            self._explaining.structure(data, cls)
+        except Exception as detailed:
+            return "; ".join(cattrs.transform_error(detailed))
+        return str(error)

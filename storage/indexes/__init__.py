@@ -1,0 +1,1 @@
+"""The indexes of the log: on disk, and in memory for what is not there yet."""
