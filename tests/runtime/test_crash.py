@@ -22,6 +22,8 @@ from eventsrc.storage.verification.verify import verify
 ANSWERS_MAX = 1_500
 """Of one life, at the end of which the process is killed: so many seconds may be next to nothing on a busy machine."""
 
+MOVED = b"moved\n"
+
 CHILD = """
 import os, sys, trio
 sys.path.insert(0, sys.argv[3])
@@ -45,6 +47,8 @@ async def keep_house(runtime):
             for action in (runtime.maintenance.compact, runtime.maintenance.uncompact)[: 1 + number % 2]:
                 try:
                     await action(Account, f"a{number}")
+                    if not number % 2:
+                        os.write(1, b"moved\\n")
                 except CompactionRefused:
                     await trio.sleep(0.001)
 
@@ -63,18 +67,25 @@ trio.run(main)
 def kill_and_check(path: Path, rounds: int, seed: int) -> None:
     chance = random.Random(seed)
     answered: list[tuple[str, str, int, int]] = []
+    has_moved = False
     for round_number in range(rounds):
         child = subprocess.Popen(
             [sys.executable, "-c", CHILD, str(path), str(round_number), str(Path(__file__).parent)],
             stdout=subprocess.PIPE,
         )
         assert child.stdout is not None
-        read = [child.stdout.readline() for _ in range(chance.randint(1, ANSWERS_MAX))]
+        read: list[bytes] = []
+        answers = chance.randint(1, ANSWERS_MAX)
+        # The first life lasts until a stream was compacted that is not brought back.
+        while len(read) < answers or not has_moved:
+            read.append(child.stdout.readline())
+            assert read[-1], "it ended by itself"
+            has_moved = has_moved or read[-1] == MOVED
         child.kill()
         output = b"".join(read) + child.stdout.read()
         child.wait()
         child.stdout.close()
-        for line in output.decode().splitlines():
+        for line in output.replace(MOVED, b"").decode().splitlines():
             text, stream, version, position = line.split()
             answered.append((text, stream, int(version), int(position)))
     assert len(answered) > rounds * 20
