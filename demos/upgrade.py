@@ -1,16 +1,10 @@
 """An upgrade: what a first release of a program stored is read by a second one; the first one, put back, is refused."""
 
-import argparse
-import contextlib
-import json
-import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
-import trio
 
 from eventsrc import (
     Aggregate,
@@ -26,6 +20,8 @@ from eventsrc import (
     handles,
     on,
 )
+
+from .story import tell
 
 
 @command
@@ -159,13 +155,4 @@ async def main(store: Path) -> dict[str, Any]:
 
 def run(argv: Sequence[str]) -> int:
     """Run the demo with these arguments and return the exit code."""
-    parser = argparse.ArgumentParser(prog="eventsrc demo upgrade", description=__doc__)
-    parser.add_argument("--store", type=Path, help="keep the store in this folder (default: a temporary one)")
-    parser.add_argument("--json", action="store_true", help="print what came of it; the story goes to standard error")
-    options = parser.parse_args(argv)
-    story = sys.stderr if options.json else sys.stdout
-    with tempfile.TemporaryDirectory(prefix="eventsrc-upgrade-") as folder, contextlib.redirect_stdout(story):
-        found = trio.run(main, options.store or Path(folder, "agents.db"))
-    if options.json:
-        print(json.dumps(found))
-    return 0
+    return tell("upgrade", __doc__, main, argv)

@@ -4,7 +4,6 @@ import logging
 
 from ..actors.serialization.event_codecs import EventCodecs
 from ..storage.errors import StoreError
-from ..storage.record import StoredEvent
 from ..storage.store import EventReader
 
 logger = logging.getLogger("eventsrc.runtime")
@@ -16,14 +15,12 @@ def check_stored_events(store: EventReader, codecs: EventCodecs) -> None:
     Raises `EventVersionUnknown` for what newer code stored, `UpcasterFailed`, and `DecodingError` where a class was
     changed and its version was not raised. An event that the store itself cannot read is left to who asks for it.
     """
-    found: dict[str, list[StoredEvent]] = {}
-    for event_type in codecs.of_name:
+    for codec in codecs.of_class.values():
         try:
-            first = store.read_type(event_type, limit=1)
-            found[event_type] = first + store.read_type(event_type, limit=1, backwards=True)
+            first = store.read_type(codec.name, limit=1)
+            newest = store.read_type(codec.name, limit=1, backwards=True)
         except StoreError as error:
-            logger.warning("stored events not checked: %s", error, extra={"event_type": event_type})
-    for of_class in codecs.apart():
-        for event_type in of_class.of_name:
-            for stored in found.get(event_type, ()):
-                of_class.decode(stored)
+            logger.warning("stored events not checked: %s", error, extra={"event_type": codec.name})
+            continue
+        for stored in (*first, *newest):
+            codecs.decode_as(codec, stored)

@@ -132,11 +132,10 @@ class SagaInstance:
                 changes |= {"state": going, **still}
             case SagaParked(error):
                 changes |= {**still, "state": "parked", "error": error}
-            case SagaCompleted():
-                # What went wrong on the way was overcome.
-                changes |= {**still, "state": "completed", "error": ""}
-            case SagaCompensated() | SagaAbandoned():
-                changes |= {**still, "state": ENDINGS[type(event)]}
+            case SagaCompleted() | SagaCompensated() | SagaAbandoned():
+                # What went wrong on the way to a completion was overcome.
+                error = "" if isinstance(event, SagaCompleted) else self.error
+                changes |= {**still, "state": ENDINGS[type(event)], "error": error}
         return attrs.evolve(self, **changes)
 
 

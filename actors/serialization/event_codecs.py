@@ -1,7 +1,7 @@
 """Between event classes and what is stored of them."""
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import attrs
@@ -29,6 +29,28 @@ class EventCodec:
     upcasters: Mapping[int, Upcaster]
     unstructure: Callable[[Any], Any]
     structure: Callable[[Any, type], Any]
+
+    def upcast(self, stored: StoredEvent) -> Any:
+        """The payload of a stored event of this name as the class has it today.
+
+        Raises `EventVersionUnknown` for what newer code stored, `UpcasterFailed`.
+        """
+        if stored.schema_version == self.version:
+            return stored.payload
+        if not 0 < stored.schema_version < self.version:
+            raise EventVersionUnknown(stored, self.event_class, self.version)
+        # A copy: the stored event is also handed to others, which are to see it as it is stored.
+        payload = _decode(_encode(stored.payload))
+        for version in range(stored.schema_version, self.version):
+            try:
+                returned = self.upcasters[version](payload)
+            except Exception as error:
+                raise UpcasterFailed(stored, self.event_class, version, f"raised {described(error)}") from error
+            fault = _fault_of(returned)
+            if fault:
+                raise UpcasterFailed(stored, self.event_class, version, fault)
+            payload = dict(returned)
+        return payload
 
 
 class EventCodecs:
@@ -63,10 +85,6 @@ class EventCodecs:
             self.of_name[codec.name] = codec
             self.structures[codec.name] = structure, event_class, codec.version
 
-    def apart(self) -> "Iterator[EventCodecs]":
-        """Codecs for each class alone: a projection may read by a class of its own what an aggregate has, too."""
-        return (EventCodecs([event_class], self._serializer) for event_class in self.of_class)
-
     def decode(self, stored: StoredEvent) -> Any | None:
         """The event object for a stored event; None where its class is not among these. Raises `DecodingError`."""
         found = self.structures.get(stored.type)
@@ -79,34 +97,29 @@ class EventCodecs:
         except Exception as error:
             raise self.misfit(stored, error) from error
 
+    def decode_as(self, codec: EventCodec, stored: StoredEvent) -> Any:
+        """The same by a codec that may not be the one of that name: classes may share it. Raises `DecodingError`."""
+        payload = codec.upcast(stored)
+        try:
+            return codec.structure(payload, codec.event_class)
+        except Exception as error:
+            raise self._misfit(codec, stored, error) from error
+
     def upcast(self, stored: StoredEvent) -> Any:
         """The payload of a stored event as its class has it today; as it is where none of these classes has it.
 
         Raises `EventVersionUnknown` for what newer code stored, `UpcasterFailed`.
         """
         codec = self.of_name.get(stored.type)
-        if codec is None or stored.schema_version == codec.version:
-            return stored.payload
-        if not 0 < stored.schema_version < codec.version:
-            raise EventVersionUnknown(stored, codec.event_class, codec.version)
-        # A copy: the stored event is also handed to others, which are to see it as it is stored.
-        payload = _decode(_encode(stored.payload))
-        for version in range(stored.schema_version, codec.version):
-            try:
-                returned = codec.upcasters[version](payload)
-            except Exception as error:
-                raise UpcasterFailed(stored, codec.event_class, version, f"raised {described(error)}") from error
-            fault = _fault_of(returned)
-            if fault:
-                raise UpcasterFailed(stored, codec.event_class, version, fault)
-            payload = dict(returned)
-        return payload
+        return stored.payload if codec is None else codec.upcast(stored)
 
     def misfit(self, stored: StoredEvent, error: Exception) -> DecodingError:
         """What a stored event is refused with that does not fit its class."""
-        codec = self.of_name[stored.type]
+        return self._misfit(self.of_name[stored.type], stored, error)
+
+    def _misfit(self, codec: EventCodec, stored: StoredEvent, error: Exception) -> DecodingError:
         name, version = codec.event_class.__name__, codec.version
-        reason = self._serializer.explain(self.upcast(stored), codec.event_class, error)
+        reason = self._serializer.explain(codec.upcast(stored), codec.event_class, error)
         event = f"The event {stored.type!r} of {stored.stream!r} at position {stored.position}"
         advice = (
             "raise its version and say how older events are read: "
