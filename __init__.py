@@ -57,7 +57,9 @@ from .actors.sagas.errors import (
 from .actors.sagas.events import SagaAbandoned, SagaCompensated, SagaCompleted, SagaParked, SagaStarted
 from .actors.sagas.instance import SagaInstance, SagaInstances
 from .actors.sagas.saga import Retry, Saga, starts_on, step
+from .actors.serialization.personal import Personal
 from .actors.serialization.serializer import make_converter
+from .actors.subjects import SubjectForgotten
 from .actors.views.criteria import between, one_of, starting_with
 from .actors.views.errors import (
     CheckpointMoved,
@@ -82,6 +84,7 @@ from .runtime.errors import (
     RuntimeReadOnly,
     ShutdownTimeout,
     SignalKnown,
+    SubjectInSagas,
     SubscriptionDeleted,
     SubscriptionDiverged,
     SubscriptionFilterDiffers,
@@ -95,10 +98,12 @@ from .runtime.errors import (
     UnknownEventType,
     UnknownProjection,
     UnknownStream,
+    UnknownSubject,
     UnknownSubscription,
     ViewTooOld,
     WrongThread,
 )
+from .runtime.forgetting import Forgotten
 from .runtime.history.aggregate_replay import AggregateReplay
 from .runtime.history.changes import ABSENT, Change
 from .runtime.history.errors import (
@@ -180,6 +185,8 @@ from .storage.errors import (
 )
 from .storage.event_query import AnyOf, EventQuery
 from .storage.evidence.errors import CheckpointInvalid, EvidenceUnavailable, ProofImpossible, SigningKeyInvalid
+from .storage.keys.errors import PrivacyUnavailable, SealedDataDamaged, SubjectKeyMissing, SubjectKeysUnusable
+from .storage.keys.subject_keys import SubjectKeys
 from .storage.limits import Limits
 from .storage.log import EventLog
 from .storage.memory import MemoryLog
@@ -257,6 +264,7 @@ __all__ = [
     "ExportTruncated",
     "ExportUnreadable",
     "FileWriteFailed",
+    "Forgotten",
     "HandlerFailed",
     "HandlerIsAsync",
     "HistoryDiverged",
@@ -278,7 +286,9 @@ __all__ = [
     "NothingToSkip",
     "PastReadOnly",
     "PayloadInvalid",
+    "Personal",
     "PointUnreachable",
+    "PrivacyUnavailable",
     "Progress",
     "Projection",
     "ProjectionReplay",
@@ -322,6 +332,7 @@ __all__ = [
     "SagaTimeout",
     "SagaWaitsForItself",
     "SchemaError",
+    "SealedDataDamaged",
     "ShutdownTimeout",
     "SignalKnown",
     "SigningKeyInvalid",
@@ -351,6 +362,11 @@ __all__ = [
     "StreamFull",
     "StreamHead",
     "StreamNameInvalid",
+    "SubjectForgotten",
+    "SubjectInSagas",
+    "SubjectKeyMissing",
+    "SubjectKeys",
+    "SubjectKeysUnusable",
     "SubscriptionDeleted",
     "SubscriptionDiverged",
     "SubscriptionFilterDiffers",
@@ -372,6 +388,7 @@ __all__ = [
     "UnknownSaga",
     "UnknownSignal",
     "UnknownStream",
+    "UnknownSubject",
     "UnknownSubscription",
     "UpcasterFailed",
     "VersionConflict",

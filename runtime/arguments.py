@@ -74,6 +74,12 @@ def check_metadata(metadata: Mapping[str, Any]) -> None:
             raise ArgumentInvalid("metadata", metadata, f"its names must be texts, and {name!r} is none")
 
 
+def check_subject(subject: object) -> None:
+    """Raise `ArgumentInvalid` for what cannot be the id of a subject."""
+    if not (isinstance(subject, str) and subject):
+        raise ArgumentInvalid("subject", subject, "give its id, a text: the one that the personal fields name")
+
+
 def check_expected_version(expected: ExpectedVersion) -> None:
     """Raise `ArgumentInvalid` for what no version can be."""
     is_number = isinstance(expected, int) and not isinstance(expected, bool) and expected >= 0

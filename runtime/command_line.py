@@ -22,12 +22,14 @@ from .commands import (
     moving,
     output,
     past_inspection,
+    privacy,
     replay_inspection,
     saga_timeline,
     steering,
     stream_inspection,
     watch,
 )
+from .commands.domain_modules import add_keys
 from .commands.exit_codes import EXIT_ERROR, EXIT_INTERRUPTED
 
 TIME_FORM: Final = "ISO 8601; UTC unless it has a zone"
@@ -122,6 +124,8 @@ def _parser() -> argparse.ArgumentParser:
     events = _reading(commands, "events", "list events by position")
     events.add_argument("--stream", help="only this stream")
     inspection.add_filters(events, _pair)
+    events.add_argument("--subject", help="only what holds personal data of this subject; needs its keys")
+    add_keys(events)
     events.add_argument("--after", type=_count, default=0, metavar="POSITION", help="only after this position")
     events.add_argument("--before", type=_count, metavar="POSITION", help="only before this position")
     events.add_argument("--since", type=_time, metavar="TIME", help=f"only from this time on ({TIME_FORM})")
@@ -136,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     moving.add_commands(partial(_reading, commands), _count, _time)
     evidence.add_commands(partial(_reading, commands), _count)
     housekeeping.add_commands(partial(_reading, commands))
+    privacy.add_commands(partial(_reading, commands))
 
     watching = _reading(commands, "watch", "see what a store's runtime is doing, as it does it")
     watching.add_argument("--seconds", type=_count, metavar="N", help="end after so long; without it when interrupted")

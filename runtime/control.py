@@ -18,12 +18,14 @@ from ..storage.control.board import (
     ControlBoard,
     ControlRequest,
     MaintenanceAction,
+    PrivacyAction,
     ProjectionAction,
     SagaAction,
     SubscriptionAction,
 )
 from ..storage.errors import EventSourcingError, described
 from .errors import SignalKnown, UnknownSubscription
+from .forgetting import Forgetting
 from .maintenance.maintenance import Maintenance
 from .on_board import on_board
 from .projections.projections import Projections
@@ -36,7 +38,7 @@ SUBJECTS_MAX: Final = 100
 """Projections, subscriptions, streams and sagas that something is done to at once; what is asked of others waits."""
 _KINDS: Final[dict[str, Any]] = {
     action: kind
-    for kind in (ProjectionAction, SubscriptionAction, MaintenanceAction, SagaAction)
+    for kind in (ProjectionAction, SubscriptionAction, MaintenanceAction, SagaAction, PrivacyAction)
     for action in get_args(kind)
 }
 
@@ -54,6 +56,7 @@ class Control:
         numbers: Callable[[], dict[str, Any]],
         sagas: Sagas | None,
         maintenance: Maintenance | None,
+        forgetting: Forgetting | None,
     ) -> None:
         self._board = board
         self._projections = projections
@@ -61,6 +64,7 @@ class Control:
         self._numbers = numbers
         self._sagas = sagas
         self._maintenance = maintenance
+        self._forgetting = forgetting
         self._busy: set[tuple[Any, str]] = set()
         self._answered = trio.Event()
         self._scope = trio.CancelScope()
@@ -156,6 +160,10 @@ class Control:
                 await self._projections.rebuild(self._projections.named(request.subject))
             case "compact" | "uncompact":
                 return await self._maintain(action, request.subject)
+            case "forget":
+                if self._forgetting is None:
+                    return "This runtime only reads, or its store has no place for keys."
+                await self._forgetting.forget(request.subject, {}, even_in_sagas=bool(request.argument))
             case _:
                 await self._steer_saga(action, request)
         return ""

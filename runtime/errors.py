@@ -358,3 +358,31 @@ class PlaceUnusable(EventSourcingError):
             "room for some gigabytes."
         )
         self.path = path
+
+
+class UnknownSubject(EventSourcingError):
+    """Nothing that is stored is about this subject: it was forgotten before, or never known."""
+
+    code: ClassVar[str] = "unknown_subject"
+
+    def __init__(self, subject: str, path: str) -> None:
+        super().__init__(
+            f"Nothing is sealed with a key of the subject {subject!r} in {path}: it was forgotten before, or nothing "
+            "personal was ever stored of it. Look at the id: it is the one that the personal fields name."
+        )
+        self.subject = subject
+
+
+class SubjectInSagas(EventSourcingError):
+    """Sagas that have not ended need what they hold of the subject; nothing was forgotten."""
+
+    code: ClassVar[str] = "subject_in_sagas"
+
+    def __init__(self, subject: str, sagas: Sequence[str]) -> None:
+        super().__init__(
+            f"{subject!r} cannot be forgotten as long as sagas hold something of it that have not ended: "
+            f"{', '.join(sagas[:5])}{', ...' if len(sagas) > 5 else ''}. Wait for them, or have them go on "
+            "without: forget(..., even_in_sagas=True)."
+        )
+        self.subject = subject
+        self.sagas = sagas

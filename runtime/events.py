@@ -1,19 +1,23 @@
 """Reading the log from a program: which events are wanted, and iterators over them."""
 
+import heapq
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from itertools import chain
+from itertools import chain, groupby
+from operator import attrgetter
 from typing import Any, Final
 
 import attrs
 import trio
 
 from ..actors.messages import stored_name
+from ..actors.serialization.personal import key_tag
 from ..storage.event_query import EventQuery
+from ..storage.keys.subject_keys import SubjectKeys
 from ..storage.query import find_batches, position_at
 from ..storage.record import StoredEvent
 from ..storage.store import EventReader
-from .arguments import check_count, check_metadata, checked_time_ns
+from .arguments import check_count, check_metadata, check_subject, checked_time_ns
 from .errors import ArgumentInvalid
 from .iteration import Items
 
@@ -75,7 +79,7 @@ def _check(argument: str, value: object, query: Callable[[], EventQuery]) -> Non
 
 def read_events(
     store: EventReader,
-    wanted: Wanted,
+    wanted: Sequence[Wanted],
     *,
     before: int | None,
     since: datetime | None,
@@ -83,7 +87,7 @@ def read_events(
     limit: int | None,
     backwards: bool,
 ) -> AsyncIterator[StoredEvent]:
-    """Events as far as they go now, a batch at a time.
+    """Events as far as they go now, a batch at a time: those that any of `wanted` asks for, which begin at one place.
 
     Raises `ArgumentInvalid` for a limit below 0, a time without a zone, or what is none.
     """
@@ -92,12 +96,12 @@ def read_events(
     if before is not None:
         check_count("before", before, least=0)
     end = store.last_position + 1 if before is None else min(before, store.last_position + 1)
-    after = wanted.query.after
+    after = max((each.query.after for each in wanted), default=0)
     if since is not None:
         after = max(after, position_at(store, checked_time_ns("since", since) - 1))
     if until is not None:
         end = min(end, position_at(store, checked_time_ns("until", until) - 1) + 1)
-    batches = wanted.batches(store, after, end, backwards=backwards)
+    batches = _in_order([each.batches(store, after, end, backwards=backwards) for each in wanted], backwards=backwards)
     left = end if limit is None else limit
 
     async def fetch() -> list[StoredEvent]:
@@ -112,6 +116,30 @@ def read_events(
         return []
 
     return Items(fetch)
+
+
+def _in_order(found: Sequence[Iterator[list[StoredEvent]]], *, backwards: bool) -> Iterator[list[StoredEvent]]:
+    """The events of several searches by their positions, each once."""
+    if len(found) == 1:
+        yield from found[0]
+        return
+    merged = heapq.merge(*map(chain.from_iterable, found), key=attrgetter("position"), reverse=backwards)
+    for _, same in groupby(merged, key=attrgetter("position")):
+        yield [next(same)]
+
+
+def with_subject(
+    tag: str | Sequence[str] | None, subject: str | None, keys: SubjectKeys | None
+) -> list[str | Sequence[str] | None]:
+    """The tags of the events that are asked for: those given, with that of each key of a subject.
+
+    Raises `ArgumentInvalid` for what is no subject, `SubjectKeysUnusable`.
+    """
+    if subject is None:
+        return [tag]
+    check_subject(subject)
+    given = [] if tag is None else [tag] if isinstance(tag, str) else list(tag)
+    return [] if keys is None else [[*given, key_tag(key_id)] for key_id in keys.ids_of(subject)]
 
 
 def resolved(query: EventQuery) -> EventQuery:

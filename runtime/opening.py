@@ -20,6 +20,8 @@ from ..storage.control.board import ControlBoard
 from ..storage.environment.folder import CONTROL_FOLDER, READERS_FOLDER, VIEWS_FOLDER, path_problem
 from ..storage.environment.temporary_folder import TemporaryFolder
 from ..storage.errors import FileWriteFailed, StorePathInvalid
+from ..storage.keys.key_file import KeyFile
+from ..storage.keys.subject_keys import SubjectKeys
 from ..storage.limits import Limits
 from ..storage.log import EventLog
 from ..storage.memory import MemoryLog
@@ -30,6 +32,8 @@ from .errors import ArgumentInvalid, NotInTrio, PastReadOnly, ReadersFull, Runti
 
 READERS_MAX: Final = 64
 """Reader processes of one store that keep views beside it."""
+KEYS_SUFFIX: Final = ".keys"
+"""After the name of a store in that of the file beside it that holds the keys of its subjects."""
 READER_POLL_SECONDS: Final = 0.01
 """How often a reader looks whether another process has written."""
 
@@ -55,6 +59,33 @@ async def open_store(store: StoreGiven | PastLog, role: Literal["writer", "reade
     if role == "reader":
         return await trio.to_thread.run_sync(LogReader.open, store)
     return await trio.to_thread.run_sync(partial(EventLog, store, limits=limits))
+
+
+def keys_of(
+    store: StoreGiven | PastLog, keys: str | os.PathLike[str] | SubjectKeys | None, role: Literal["writer", "reader"]
+) -> SubjectKeys | None:
+    """The keys that personal data are sealed with; nothing is opened yet. None where a store has no place for them."""
+    if isinstance(keys, SubjectKeys):
+        return keys
+    if keys is None:
+        if isinstance(store, MemoryLog):
+            return SubjectKeys(store.keys)
+        if not isinstance(store, str | os.PathLike | LogReader):
+            return None
+        path = store.path if isinstance(store, LogReader) else store
+        _check_path("store", path)
+        keys = f"{os.fspath(path).rstrip('/')}{KEYS_SUFFIX}"
+    _check_path("keys", keys)
+    return SubjectKeys(KeyFile(keys, "read" if role == "reader" else "write"))
+
+
+def close_store(store: Opened, keys: SubjectKeys | None) -> None:
+    """Close a store, and the keys that were opened for it."""
+    try:
+        store.close()
+    finally:
+        if keys is not None:
+            keys.close()
 
 
 def refusal(store: EventReader) -> RuntimeReadOnly:

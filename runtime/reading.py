@@ -20,6 +20,7 @@ from ..actors.serialization.event_codecs import EventCodecs
 from ..actors.serialization.serializer import Serializer
 from ..storage.copies.backup import backup, fork
 from ..storage.copies.errors import BackupRefused
+from ..storage.keys.subject_keys import SubjectKeys
 from ..storage.limits import Limits
 from ..storage.past import PastLog
 from ..storage.query import find_streams
@@ -29,7 +30,7 @@ from ..storage.verification.verify import Summary
 from .arguments import check_count
 from .classes import check_class
 from .errors import ArgumentInvalid, NoPlaceForProgress, NotInHistory, PastReadOnly, UnknownAggregate
-from .events import STREAMS_PER_CHECKPOINT, Wanted, read_events
+from .events import STREAMS_PER_CHECKPOINT, Wanted, read_events, with_subject
 from .history.aggregate_replay import AggregateReplay
 from .history.history import Blame, Difference, blame, difference, position_of
 from .history.pace import Speed
@@ -56,6 +57,7 @@ class Reading:
     limits: Limits
     _types: Mapping[type[Aggregate], AggregateType]
     _serializer: Serializer
+    _keys: SubjectKeys | None
     _store: Opened
     _codecs: EventCodecs
     _projections: Projections
@@ -68,6 +70,7 @@ class Reading:
         types: Sequence[type | str] | type | str | None = None,
         category: str | None = None,
         tag: str | Sequence[str] | None = None,
+        subject: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         after: int = 0,
         before: int | None = None,
@@ -83,6 +86,7 @@ class Reading:
             types: only these event classes or stored names; None for all.
             category: only streams of this category.
             tag: only events with this tag, or with all of these; None for all.
+            subject: only events that hold personal data of this subject, which was not forgotten.
             metadata: only events whose metadata hold these values; compared, since no index serves it alone.
                 However many events are looked at for that, other tasks get their turn every few hundred.
             after: only positions greater than this.
@@ -97,7 +101,8 @@ class Reading:
             ArgumentInvalid: for a negative limit, a time without a zone, empty types or tags, or what is none.
 
         """
-        wanted = Wanted.of(stream=stream, types=types, category=category, tag=tag, metadata=metadata, after=after)
+        filters: dict[str, Any] = {"stream": stream, "types": types, "category": category, "metadata": metadata}
+        wanted = [Wanted.of(**filters, tag=tags, after=after) for tags in with_subject(tag, subject, self._keys)]
         return read_events(
             self._store, wanted, before=before, since=since, until=until, limit=limit, backwards=backwards
         )

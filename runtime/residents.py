@@ -1,7 +1,8 @@
 """Which aggregates are in memory: activation on first use, passivation, and what happens to those that fail."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import copy_context
 
 import attrs
@@ -47,6 +48,7 @@ class Residents:
         self.limits = limits
         self.wall_clock = wall_clock
         self.snapshot_taken = snapshot_taken
+        self.is_forgetting = False
         self._nursery = nursery
         self._context = copy_context()
         self._actors: dict[str, AggregateActor] = {}
@@ -127,6 +129,21 @@ class Residents:
         actor = self._actors.get(stream)
         if actor is not None:
             actor.distrust(SnapshotQuarantined(stream))
+
+    @contextmanager
+    def forgetting(self) -> Iterator[None]:
+        """Have the aggregates that may hold personal data loaded again, before they are used, from their events alone.
+
+        In the block no snapshot is loaded; what is stored when it begins may hold what is to be forgotten.
+        """
+        self.is_forgetting = True
+        try:
+            for actor in self._actors.values():
+                if actor.has_personal_data:
+                    actor.distrust(EventSourcingError("A subject was forgotten."))
+            yield
+        finally:
+            self.is_forgetting = False
 
     @property
     def streams(self) -> list[str]:

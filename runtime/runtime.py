@@ -19,47 +19,47 @@ from ..actors.feed import Feed
 from ..actors.journal.inline_journal import InlineJournal
 from ..actors.journal.thread_journal import ThreadJournal
 from ..actors.projections.projection import Projection
-from ..actors.sagas.errors import UnknownSaga
-from ..actors.sagas.history import SAGA_STATES, SagaState
-from ..actors.sagas.instance import SagaInstance, SagaInstances
-from ..actors.sagas.saga import Saga, saga_id
+from ..actors.sagas.saga import Saga
 from ..actors.serialization.event_codecs import EventCodecs
 from ..actors.serialization.serializer import Serializer
+from ..actors.subjects import SUBJECT_FORGOTTEN
 from ..storage.commit import StreamAppend
 from ..storage.event_query import EventQuery
+from ..storage.keys.subject_keys import SubjectKeys
 from ..storage.limits import Limits
 from ..storage.log import EventLog
 from ..storage.memory import MemoryLog
 from ..storage.past import PastLog
 from ..storage.reader import LogReader
 from ..storage.store import EventStore
-from .arguments import check_key, checked_timeout, checked_triples
-from .classes import check_class, event_classes, types_of, with_sagas_view
+from .arguments import check_key, check_metadata, check_subject, checked_timeout, checked_triples
+from .classes import event_classes, types_of, with_sagas_view
 from .control import Control
-from .errors import ArgumentInvalid, ShutdownTimeout
+from .errors import ShutdownTimeout
 from .events import resolved
+from .forgetting import Forgetting, Forgotten
 from .history.history import position_of
 from .maintenance.maintenance import Maintenance
-from .opening import Home, Opened, P, ViewsGiven, follow, home_of, open_store, refusal
+from .opening import Home, Opened, P, ViewsGiven, close_store, follow, home_of, keys_of, open_store, refusal
 from .projections.projections import Projections
-from .projections.view import Query, wait_for_views
+from .projections.view import wait_for_views
 from .reading import Reading
 from .reference import AggregateRef
 from .residents import Residents
 from .router import Router
-from .sagas.sagas import SagaRef, Sagas
+from .sagas.running_sagas import RunningSagas
+from .sagas.sagas import Sagas
 from .schema_check import check_stored_events
 from .subscriptions.consumers import Subscriptions
 from .transaction import Part, Transaction
 
 A = TypeVar("A", bound=Aggregate)
-S = TypeVar("S", bound=Saga)
 
 logger = logging.getLogger("eventsrc.runtime")
 DEFAULT_LIMITS: Final = Limits()
 
 
-class Runtime(Reading):
+class Runtime(Reading, RunningSagas):
     """Aggregates, their actors and their log. Make one with `Runtime.open`; use it on the trio thread."""
 
     def __init__(
@@ -69,10 +69,12 @@ class Runtime(Reading):
         aggregate_types: Mapping[type[Aggregate], AggregateType],
         codecs: EventCodecs,
         serializer: Serializer,
+        keys: SubjectKeys | None,
         limits: Limits,
         wall_clock: Callable[[], int],
     ) -> None:
         self.limits = limits
+        self._keys = keys
         self._codecs = codecs
         self._serializer = serializer
         self._store = store
@@ -86,6 +88,7 @@ class Runtime(Reading):
         self._journal: ThreadJournal | InlineJournal | None = None
         self._residents: Residents | None = None
         self._maintenance: Maintenance | None = None
+        self._forgetting: Forgetting | None = None
         if isinstance(store, EventLog) or not isinstance(store, LogReader | PastLog):
             self._start_writing(nursery, store, limits, wall_clock)
         elif isinstance(store, LogReader):
@@ -102,17 +105,33 @@ class Runtime(Reading):
             wall_clock=wall_clock,
             commits_waiting_max=limits.commits_waiting_max,
             on_commit=self.feed.notify,
+            before_commit=(lambda: None) if self._keys is None else self._keys.flush,
         )
         self._projections.on_advance = self._journal.admission.release
         self._maintenance = Maintenance(store, self._journal, self._types, limits, wall_clock, self._type_of)
         self._residents = Residents(nursery, store, self._journal, limits, wall_clock, self._maintenance.prover.taken)
         self._maintenance.prover.on_quarantine = self._residents.load_again
+        if self._keys is not None:
+            parts = (self._keys, store, self._journal, self._residents, self._projections, nursery)
+            self._forgetting = Forgetting(*parts, self._maintenance.take_back, limits, wall_clock)
+            nursery.start_soon(in_background, self._forgetting.finish_interrupted, name="eventsrc forgetting")
         nursery.start_soon(in_background, self._maintenance.run, name="eventsrc maintenance")
         nursery.start_soon(in_background, self._residents.passivate_idle, name="eventsrc passivation")
+
+    async def _begin(
+        self, nursery: trio.Nursery, home: Home, projections: Sequence[type[Projection]], sagas: Sequence[type[Saga]]
+    ) -> None:
+        logger.info("opened", extra={"path": self._store.path, "position": self._store.last_position})
+        await self._follow(nursery, home, projections)
+        await self._open_sagas(nursery, home, sagas)
+        self._take_requests(nursery, home)
 
     async def _follow(self, nursery: trio.Nursery, home: Home, projections: Sequence[type[Projection]]) -> None:
         """Start what follows the log."""
         await self._projections.open(projections, home.views_of, home.board)
+        if isinstance(self._store, LogReader) and not isinstance(self._store, EventLog):
+            told = self.subscribe(types=SUBJECT_FORGOTTEN, after=self._projections.forgotten_position)
+            nursery.start_soon(in_background, self._projections.forget_along, told, name="eventsrc forgetting")
         if self._journal is not None and self._projections.slow_writers_down:
             self._journal.admission.admits = self._projections.admits
         if home.board is not None and not isinstance(self._store, PastLog):
@@ -120,21 +139,22 @@ class Runtime(Reading):
             self._subscriptions = Subscriptions(*parts, keeps_progress=not home.is_numbered)
             await self._subscriptions.open()
 
-    async def _open_sagas(
-        self, nursery: trio.Nursery, home: Home, classes: Sequence[type[Saga]], serializer: Serializer
-    ) -> None:
+    async def _open_sagas(self, nursery: trio.Nursery, home: Home, classes: Sequence[type[Saga]]) -> None:
         if not classes:
             return
         assert home.board is not None, "sagas have a view, and views have a home"
-        sagas = Sagas(nursery, classes, self._type_of, self._router, self._store, self.feed, serializer, self._codecs)
+        parts = (self._type_of, self._router, self._store, self.feed, self._serializer, self._codecs)
+        sagas = Sagas(nursery, classes, *parts)
         await sagas.open(self._projections, home.board)
         self._sagas = sagas
+        if self._forgetting is not None:
+            self._forgetting.sagas = sagas.supervisor
 
     def _take_requests(self, nursery: trio.Nursery, home: Home) -> None:
         """Do what is asked from outside, once everything that it may be about is there."""
         if home.board is not None and home.board.waits and self._subscriptions is not None:
             parts = (self._projections, self._subscriptions, self._numbers, self._sagas, self._maintenance)
-            self._control = Control(home.board, *parts)
+            self._control = Control(home.board, *parts, self._forgetting)
             nursery.start_soon(in_background, self._control.run, name="eventsrc control")
 
     @classmethod
@@ -147,6 +167,7 @@ class Runtime(Reading):
         projections: Sequence[type[Projection]] = (),
         sagas: Sequence[type[Saga]] = (),
         views: ViewsGiven[P] = None,
+        keys: str | os.PathLike[str] | SubjectKeys | None = None,
         role: Literal["writer", "reader"] = "writer",
         limits: Limits = DEFAULT_LIMITS,
         converter: cattrs.Converter | None = None,
@@ -160,6 +181,7 @@ class Runtime(Reading):
             projections: the classes whose views are kept up to date.
             sagas: the classes that may be started, and whose instances are resumed.
             views: a folder for them, by default beside the log; or for some a `ViewStore`, such as `SqlViews(url)`.
+            keys: the file with the keys that personal data are sealed with, by default beside the log: `bank.db.keys`.
             role: a "reader" opens the store read-only, while another process writes it, and follows that one.
             limits: the bounds, see `Limits`.
             converter: a cattrs converter with hooks of your own; see `make_converter`.
@@ -175,7 +197,8 @@ class Runtime(Reading):
             ShutdownTimeout: on leaving, when mailboxes did not drain in `Limits.shutdown_seconds`.
 
         """
-        serializer = Serializer(converter)
+        subject_keys = keys_of(store, keys, role)
+        serializer = Serializer(converter, subject_keys)
         projections = with_sagas_view(projections, sagas, limits)
         aggregate_types = types_of(aggregates, serializer)
         codecs = EventCodecs(event_classes(aggregates, projections, sagas), serializer)
@@ -185,17 +208,14 @@ class Runtime(Reading):
             # Around the nursery: what runs there may still be writing to it in a worker thread.
             await trio.to_thread.run_sync(check_stored_events, opened, codecs)
             async with home_of(opened, projections, views) as home, trio.open_nursery() as keeper:
-                # Shielded, since trio does not hand over what is started by a task that is cancelled by then.
-                with trio.CancelScope(shield=True):
-                    nursery = await keeper.start(_shielded_nursery)
+                nursery = await _nursery_within(keeper)
                 # Failures are raised again outside of the nursery, which would wrap them in a group.
                 try:
-                    runtime = cls(nursery, opened, aggregate_types, codecs, serializer, limits, wall_clock)
-                    logger.info("opened", extra={"path": opened.path, "position": opened.last_position})
+                    runtime = cls(
+                        nursery, opened, aggregate_types, codecs, serializer, subject_keys, limits, wall_clock
+                    )
                     try:
-                        await runtime._follow(nursery, home, projections)
-                        await runtime._open_sagas(nursery, home, sagas, serializer)
-                        runtime._take_requests(nursery, home)
+                        await runtime._begin(nursery, home, projections, sagas)
                         yield runtime
                     except BaseException as error:
                         failure = error
@@ -205,7 +225,7 @@ class Runtime(Reading):
                 nursery.cancel_scope.cancel()
         finally:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(opened.close)
+                await trio.to_thread.run_sync(close_store, opened, None if subject_keys is keys else subject_keys)
             logger.info("closed", extra={"path": opened.path, "position": opened.last_position})
         if failure is not None:
             raise failure
@@ -275,6 +295,45 @@ class Runtime(Reading):
             await wait_for_views(self._projections, wait_for, receipt, deadline)
         return receipts
 
+    async def forget(
+        self,
+        subject: str,
+        *,
+        even_in_sagas: bool = False,
+        metadata: Mapping[str, Any] | None = None,
+        wait_for: Sequence[type[Projection]] = (),
+    ) -> Forgotten:
+        """Forget a subject: destroy its keys, so that nobody can read what is stored of it, here or in a copy.
+
+        Events stay, with what their personal fields are once they are `forgotten`; states are loaded again, and views
+        that may show it are built anew. What was begun is done to its end: where the process ends meanwhile, when the
+        store is opened again. What is stored of the subject after that is sealed with a new key.
+
+        Args:
+            subject: its id, as the personal fields name it.
+            even_in_sagas: also where sagas hold something of it that have not ended; they go on with what is left.
+            metadata: plain data stored with the `SubjectForgotten`: who asked for it, say.
+            wait_for: projections whose views are to have forgotten it before this returns.
+
+        Raises:
+            UnknownSubject: it was forgotten before, or nothing personal was ever stored of it.
+            SubjectInSagas: sagas that have not ended hold something of it; nothing was forgotten.
+            RuntimeReadOnly, ArgumentInvalid, EncodingError: nothing was forgotten.
+            ProjectionUnavailable: one of `wait_for` is paused, or has failed.
+            SubjectKeysUnusable, ArchiveUnreachable, StoreError: the rest is done when the store is opened again.
+
+        """
+        check_subject(subject)
+        self._projections.check(wait_for)
+        if metadata is not None:
+            check_metadata(metadata)
+        if self._forgetting is None:
+            raise refusal(self._store)
+        forgotten = await self._forgetting.forget(subject, metadata or {}, even_in_sagas=even_in_sagas)
+        for projection in wait_for:
+            await self._projections.wait_until_forgotten(projection)
+        return forgotten
+
     # --- the past ---
 
     @asynccontextmanager
@@ -298,6 +357,7 @@ class Runtime(Reading):
             past,
             aggregates=list(self._types),
             projections=projections,
+            keys=self._keys,
             role="reader",
             limits=self.limits,
             converter=self._serializer.converter,
@@ -305,62 +365,6 @@ class Runtime(Reading):
             for projection in projections:
                 await runtime._projections.wait_for(runtime._projections.get(projection), past.last_position)
             yield runtime
-
-    # --- sagas ---
-
-    async def start_saga(self, saga: S, *, key: str, deadline_seconds: float | None = None) -> SagaRef[S]:
-        """Start a saga; returns when that is on disk. A second one of its class with the same key is not started.
-
-        Args:
-            saga: an object of a class that the runtime was opened with.
-            key: names it among those of its class; up to 240 bytes with `saga_NAME-` before it. Where one with it
-                was started before, whatever its state or its fields, `was_started` of the reference is False.
-            deadline_seconds: it is compensated unless it is done by then; the class's own unless given.
-
-        Raises:
-            UnknownSaga, StreamNameInvalid, DeadlinePassed, EncodingError, EventTooLarge: it was not started.
-            MailboxFull, RuntimeClosed, StoreError: it was not started.
-
-        """
-        return await self._supervised.start(saga, key, deadline_seconds)
-
-    def saga(self, saga_class: type[S], key: str) -> SagaRef[S]:
-        """A reference to a saga, whether or not it was started.
-
-        Raises `UnknownSaga` for a class it does not have, `StreamNameInvalid` for a key that cannot be one.
-        """
-        return SagaRef(self._supervised, saga_id(self._supervised.class_of(saga_class), key))
-
-    async def signal(self, saga_class: type[Saga], key: str, signal: str, payload: Any = None) -> bool:
-        """Send a saga a signal that `ctx.approval` waits for; see `SagaRef.signal`."""
-        return await self.saga(saga_class, key).signal(signal, payload)
-
-    def sagas(self, *, state: SagaState | None = None, saga: type[Saga] | None = None) -> Query[SagaInstance]:
-        """The sagas in this state, of this class: `await runtime.sagas(state="parked").rows()`. As of now.
-
-        Raises `ArgumentInvalid` for what is no state, `DefinitionError` for what is no saga.
-        """
-        self._supervised  # noqa: B018 (raises where there are none)
-        if state is not None and state not in SAGA_STATES:
-            raise ArgumentInvalid("state", state, f"it is one of {', '.join(SAGA_STATES)}")
-        criteria: dict[str, Any] = {} if state is None else {"state": state}
-        if saga is not None:
-            check_class(saga, Saga)
-            criteria["saga"] = saga.__eventsrc_saga__.name
-        return self.view(SagaInstances.instances).where(**criteria).fresh(at_least=self.last_position)
-
-    @property
-    def saga_counts(self) -> dict[str, int]:
-        """How many sagas are "running", "ready" to run, and "waiting"."""
-        return self._supervised.supervisor.counts
-
-    @property
-    def _supervised(self) -> Sagas:
-        if isinstance(self._store, PastLog):
-            raise refusal(self._store)
-        if self._sagas is None:
-            raise UnknownSaga("The runtime was opened without sagas. Give their classes: Runtime.open(sagas=[...]).")
-        return self._sagas
 
     @property
     def maintenance(self) -> Maintenance:
@@ -428,6 +432,13 @@ class Runtime(Reading):
             await self._residents.stop()
         if scope.cancelled_caught:
             raise ShutdownTimeout(self.limits.shutdown_seconds, self._residents.streams)
+
+
+async def _nursery_within(keeper: trio.Nursery) -> trio.Nursery:
+    # Shielded, since trio does not hand over what is started by a task that is cancelled by then.
+    with trio.CancelScope(shield=True):
+        nursery: trio.Nursery = await keeper.start(_shielded_nursery)
+    return nursery
 
 
 @trio.lowlevel.enable_ki_protection

@@ -2,6 +2,7 @@
 
     scenario(Account).given(Deposited(100)).when(Withdraw(30)).then(Withdrawn(30))
     scenario(Account).when(Withdraw(30)).then_rejected("balance")
+    assert scenario(Customer).given(Registered("ann", "Ann")).forget("ann").state.name == ""
     assert event_from(Deposited, {"cents": 250}, version=1) == Deposited(2.5)
 
 A runtime on `MemoryLog()` writes without a thread, so a test with trio's autojump clock never waits for real.
@@ -23,10 +24,12 @@ from ..actors.aggregates.decision import encode_decision
 from ..actors.aggregates.request import Request
 from ..actors.errors import DefinitionError, Rejected, StateReadOnly
 from ..actors.messages import stored_name
-from ..actors.serialization.event_codecs import EventCodecs
+from ..actors.serialization.event_codecs import EventCodec, EventCodecs
 from ..actors.serialization.serializer import Serializer
 from ..storage.commit import Appended, Commit
 from ..storage.errors import EventSourcingError
+from ..storage.keys.key_table import KeysInMemory
+from ..storage.keys.subject_keys import SubjectKeys
 from ..storage.limits import Limits
 from ..storage.memory import MemoryLog
 from ..storage.record import NS_PER_SECOND, StoredEvent
@@ -111,7 +114,9 @@ class Scenario(Generic[A]):
     """
 
     def __init__(self, aggregate_class: type[A], aggregate_id: str) -> None:
-        self._type = AggregateType(aggregate_class, Serializer())
+        self._keys = SubjectKeys(KeysInMemory())
+        self._type = AggregateType(aggregate_class, Serializer(keys=self._keys))
+        self._past: list[tuple[EventCodec, bytes]] = []
         self._stream = self._type.stream(aggregate_id)
         self.state: Any = self._type.initial_state(aggregate_id)
         """The aggregate after all that has happened so far."""
@@ -122,6 +127,9 @@ class Scenario(Generic[A]):
     def given(self, *events: object) -> "Scenario[A]":
         """Apply events of the past. Raises `ArgumentInvalid` for what is none that the aggregate applies."""
         for event in self._as_stored(events):
+            codec = self._type.codecs.get(type(event))
+            if codec is not None:
+                self._past.append((codec, self._type.encode_event(codec, event)[0]))
             applier = self._type.appliers.get(type(event))
             if applier is None:
                 names = ", ".join(each.__name__ for each in self._type.appliers)
@@ -129,6 +137,29 @@ class Scenario(Generic[A]):
                 raise ArgumentInvalid("event", event, advice)
             applier(self.state, event)
         self._version += len(events)
+        return self
+
+    def forget(self, subject: str) -> "Scenario[A]":
+        """Forget a subject: the state becomes what the events give now.
+
+        Asserts that a snapshot of the state before would give the same: a field that tells more is not personal.
+        """
+        snapshot = msgspec.msgpack.decode(self._type.encode_state(self.state))
+        self._keys.flush()
+        self._keys.forget(subject)
+        aggregate_id, was_deleted = self.state.id, self.state.is_deleted
+        self.state = self._type.initial_state(aggregate_id)
+        for codec, payload in self._past:
+            event = codec.structure(msgspec.msgpack.decode(payload), codec.event_class)
+            self._type.appliers[codec.event_class](self.state, event)
+        now = self._type.data(self.state)
+        kept = now if was_deleted else self._type.data(self._type.decode_state(snapshot, aggregate_id))
+        telling = [name for name, value in kept.items() if value != now[name]]
+        assert not telling, (
+            f"{type(self.state).__name__}.{telling[0]} would be {kept[telling[0]]!r} in a snapshot, and is "
+            f"{now[telling[0]]!r} once {subject!r} is forgotten: mark the field "
+            f"with Annotated[..., Personal(...)], naming what holds {subject!r}"
+        )
         return self
 
     def when(self, command: object) -> "Scenario[A]":
@@ -224,7 +255,7 @@ def event_from(event_class: type[E], payload: Mapping[str, Any], *, version: int
         tags=(),
         hash=b"",
     )
-    return cast("E", EventCodecs([event_class], Serializer()).decode(stored))
+    return cast("E", EventCodecs([event_class], Serializer(keys=SubjectKeys(KeysInMemory()))).decode(stored))
 
 
 def _finished(returned: Any) -> Any:

@@ -167,6 +167,18 @@ class ReadingContract(StoreContract):
         store = self.reopen(store)
         assert [snapshot.state for snapshot in store.snapshots("a-1")] == [{"state": 3}]
 
+    def test_the_snapshots_of_a_stream_can_be_removed(self) -> None:
+        store = self.open_store()
+        heads = {}
+        for number, name in enumerate(("a-1", "a-10", "b-1"), 1):
+            heads[name] = appended(store.append([commit(number, append_to(name))])[0]).heads[name]
+        store.append([], [Snapshot(name, 1, "s", 0, head.hash, {}) for name, head in heads.items()])
+        store.drop_snapshots(["a-1", "b-1", "c-1"])
+        assert [len(store.snapshots(name)) for name in ("a-1", "a-10", "b-1")] == [0, 1, 0]
+        store.drop_snapshots([])
+        again = self.reopen(store)
+        assert [len(again.snapshots(name)) for name in ("a-1", "a-10", "b-1")] == [0, 1, 0]
+
     def test_snapshots_do_not_depend_on_the_fate_of_commits_beside_them(self) -> None:
         store = self.open_store()
         head = appended(store.append([commit(1, append_to("a-1"))])[0]).heads["a-1"]

@@ -104,6 +104,16 @@ class EventLog(LogReader):
             self._publish(draft, tree, nodes)
         return outcomes
 
+    def drop_snapshots(self, streams: Sequence[str]) -> None:
+        self._environment.check_usable()
+
+        def work(transaction: Transaction) -> None:
+            table = self._environment.table("snapshots")
+            for key in [key for stream in streams for key in postings.keys_of(transaction, table, stream)]:
+                transaction.delete(key, db=table)
+
+        self._environment.write(work)
+
     def adopt(self, groups: Sequence[MovedGroup]) -> None:
         """Store groups of another log after the last position, as they are and durably, in one transaction.
 

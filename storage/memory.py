@@ -12,6 +12,7 @@ from .errors import EventSourcingError, StoreClosed
 from .event_query import EventQuery
 from .evidence.merkle import Tree
 from .indexes.tail import Tail
+from .keys.key_table import KeysInMemory
 from .limits import Limits
 from .names import category_of
 from .query import find_events
@@ -33,6 +34,8 @@ class MemoryLog:
         self._records: list[bytes] = []
         self._index = Tail((0, 0), Tree())
         self._snapshots: dict[str, dict[int, bytes]] = {}
+        self.keys = KeysInMemory()
+        """Of subjects whose personal data it holds."""
         self._closed = False
 
     @property
@@ -162,6 +165,11 @@ class MemoryLog:
         self._check_open()
         entries = ((key, self._index.idempotency.get((stream, key))) for key in keys)
         return {key: entry for key, entry in entries if entry is not None and entry.expires_ns > now_ns}
+
+    def drop_snapshots(self, streams: Sequence[str]) -> None:
+        self._check_open()
+        for stream in streams:
+            self._snapshots.pop(stream, None)
 
     def snapshots(
         self,

@@ -136,6 +136,9 @@ class EventStore(EventReader, Protocol):
         along with them; where there are snapshots alone, the `StoreError` is raised.
         """
 
+    def drop_snapshots(self, streams: Sequence[str]) -> None:
+        """Remove every snapshot of these streams, durably. Raises a `StoreError`."""
+
     def flush(self) -> None:
         """Bring the indexes on disk up to the log, so that the next opening has less to do."""
 

@@ -65,6 +65,11 @@ class AggregateActor(TrioActor):
         return self._busy and self._task is trio.lowlevel.current_task()
 
     @property
+    def has_personal_data(self) -> bool:
+        """Whether its events or its state may hold any."""
+        return self._type.has_personal_data
+
+    @property
     def keys(self) -> IdempotencyKeys:
         """The idempotency keys of its commands."""
         return self._pipeline.keys
@@ -367,7 +372,7 @@ class AggregateActor(TrioActor):
         pipeline = self._pipeline
         turn, pipeline.turn = pipeline.turn, None
         assert turn is not None, f"{self.stream} takes no part in the transaction"
-        pipeline.depart(turn, self._state)
+        pipeline.depart(turn, None if self._broken is not None else self._state)
         return turn
 
     def drop(self, error: EventSourcingError) -> None:
@@ -378,19 +383,25 @@ class AggregateActor(TrioActor):
     def distrust(self, error: EventSourcingError) -> None:
         """Load the state again before it is used the next time; what was decided already stands."""
         self._broken = self._broken or error
+        self._pipeline.drop_snapshots()
 
     # --- loading, and loading again ---
 
     async def _load(self) -> EventSourcingError | None:
         """Get the state from the log; if it cannot be had, tell everyone who waits why, return that, and end."""
+        # Before: what is distrusted while it is loaded is loaded again.
+        self._broken = None
+        trusts_snapshots = not (self._host.is_forgetting and self.has_personal_data)
         try:
-            recovered = await recover(self._host.store, self._type, self.stream, self._aggregate_id)
+            recovered = await recover(
+                self._host.store, self._type, self.stream, self._aggregate_id, with_snapshots=trusts_snapshots
+            )
         except EventSourcingError as error:
+            self._broken = error
             logger.error("activation failed: %s", error, extra={"stream": self.stream})
             self._host.failed(self.stream, error)
             self._refuse_waiting(error)
             return error
-        self._broken = None
         self._state, self._version = recovered.state, recovered.version
         self._pipeline.loaded(recovered)
         return None

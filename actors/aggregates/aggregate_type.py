@@ -7,11 +7,12 @@ from typing import Any, Final
 
 import msgspec
 
-from ...storage.errors import StreamNameInvalid
+from ...storage.errors import StoreError, StreamNameInvalid
 from ...storage.names import check_stream_name
 from ...storage.record import StoredEvent
 from ..errors import AggregateDeleted, EncodingError, Rejected, UnknownCommand, UnknownEvent
 from ..serialization.event_codecs import EventCodec, EventCodecs
+from ..serialization.personal import has_personal_data
 from ..serialization.schema import schema_of
 from ..serialization.serializer import Serializer
 from .aggregate import IS_DECIDING, Aggregate
@@ -39,6 +40,9 @@ class AggregateType:
         serializer.prepare(aggregate_class)
         self._events = EventCodecs(definition.event_classes, serializer)
         self.codecs = self._events.of_class
+        self.has_personal_data = has_personal_data(aggregate_class) or any(
+            codec.has_personal_data for codec in self.codecs.values()
+        )
         # A state that was made of events as an older version had them is not what they give today.
         versions = {name: codec.version for name, codec in self._events.of_name.items()}
         self.schema = schema_of(aggregate_class, versions)
@@ -93,11 +97,13 @@ class AggregateType:
 
         Equal values may differ in what is made of them: a datetime comes back without the rules of its zone.
 
-        Raises `EncodingError`, also where the event would not come back as it is.
+        Raises `EncodingError`, also where the event would not come back as it is, and `SubjectKeysUnusable`.
         """
         try:
             data = codec.unstructure(event)
             payload = _encode(data)
+        except (EncodingError, StoreError):
+            raise
         except Exception as error:
             raise EncodingError(f"{codec.event_class.__name__} cannot be stored: {error}") from error
         try:
@@ -123,18 +129,27 @@ class AggregateType:
 
     def data(self, state: Aggregate) -> dict[str, Any]:
         """An aggregate's state as plain data that shares nothing with it. Raises `EncodingError`."""
-        plain: dict[str, Any] = msgspec.msgpack.decode(self.encode_state(state))
+        return self._unshared(self._serializer.plain(state))
+
+    def stored_data(self, state: Aggregate) -> dict[str, Any]:
+        """The same as it is stored, with personal data sealed. Raises `EncodingError`, `SubjectKeysUnusable`."""
+        return self._unshared(self._serializer.unstructure(state))
+
+    def _unshared(self, data: Any) -> dict[str, Any]:
+        plain: dict[str, Any] = msgspec.msgpack.decode(self._encoded_state(data))
         return plain
 
     def plain(self, value: object) -> Any:
         """A part of a state as plain data. Raises `EncodingError`."""
-        return self._serializer.unstructure(value)
+        return self._serializer.plain(value)
 
     def encode_state(self, state: Aggregate) -> msgspec.Raw:
-        """An aggregate's state as MessagePack, for a snapshot. Raises `EncodingError`."""
-        data = self._serializer.unstructure(state)
+        """An aggregate's state as MessagePack, for a snapshot. Raises `EncodingError`, `SubjectKeysUnusable`."""
+        return msgspec.Raw(self._encoded_state(self._serializer.unstructure(state)))
+
+    def _encoded_state(self, data: Any) -> bytes:
         try:
-            return msgspec.Raw(_encode(data))
+            return _encode(data)
         except Exception as error:
             raise EncodingError(f"The state of {self.aggregate_class.__name__} cannot be stored: {error}") from error
 
@@ -145,7 +160,7 @@ class AggregateType:
         """
         if state.is_deleted:
             raise AggregateDeleted(self.stream(state.id))
-        return self.decode_state(self._serializer.unstructure(state), state.id)
+        return self.decode_state(self._serializer.plain(state), state.id)
 
     def decode_state(self, data: Any, aggregate_id: str) -> Aggregate:
         """An aggregate with this state. Raises `DecodingError`."""

@@ -22,6 +22,9 @@ class Host(Protocol):
     snapshot_taken: Callable[[str], None]
     """To be called with the stream when a snapshot is on its way to the disk."""
 
+    is_forgetting: bool
+    """While a subject is forgotten no snapshot is loaded of what may hold personal data."""
+
     def failed(self, stream: str, error: EventSourcingError) -> float:
         """An actor failed; returns for how many seconds it must not be activated (0: at once)."""
 

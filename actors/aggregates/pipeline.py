@@ -157,6 +157,11 @@ class Pipeline:
             self._in_flight = deque()
         self._in_flight.append(turn)
 
+    def drop_snapshots(self) -> None:
+        """No snapshot is stored of what is on its way."""
+        for turn in self._in_flight or ():
+            turn.snapshot_state = None
+
     def settle(self, outcome: Appended | EventSourcingError) -> Turn | None:
         """The journal's answer for the oldest turn in flight; returns that where it was not stored."""
         assert self._in_flight, f"{self._stream} has nothing in flight"

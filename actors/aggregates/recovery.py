@@ -40,8 +40,9 @@ async def recover(
     aggregate_id: str,
     *,
     to_version: int | None = None,
+    with_snapshots: bool = True,
 ) -> Recovered:
-    """Load an aggregate, as it is or as it was at `to_version`.
+    """Load an aggregate, as it is or as it was at `to_version`; without snapshots from its first event on.
 
     Raises `ApplierFailed`, `UnknownEvent` or `DecodingError` with the event that is to blame, or a `StoreError`.
     """
@@ -49,7 +50,7 @@ async def recover(
     if head is None or to_version == 0:
         return Recovered(aggregate_type.initial_state(aggregate_id), 0, 0)
     last = head.version if to_version is None else min(to_version, head.version)
-    base = _from_snapshot(store, aggregate_type, stream, aggregate_id, last)
+    base = _from_snapshot(store, aggregate_type, stream, aggregate_id, last if with_snapshots else 0)
     state, version, time_ns = base.state, base.version, base.snapshot_time_ns
     position = head.position if last == head.version else 0
     policy = aggregate_type.snapshots

@@ -69,7 +69,7 @@ def _problem(store: EventReader, aggregate_type: AggregateType, snapshot: Snapsh
             return ""
     except DecodingError as error:
         return f"its state does not fit the class: {error}"
-    data = aggregate_type.data(state)
+    data = aggregate_type.stored_data(state)
     differing = sorted(name for name in {*data, *snapshot.state} if data.get(name) != snapshot.state.get(name))
     return f"its events give another state: {', '.join(differing)} differ"
 

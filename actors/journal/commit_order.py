@@ -19,8 +19,11 @@ logger = logging.getLogger("eventsrc.journal")
 class CommitOrder:
     """Gives commits their ids and times, in the order in which they came, and has the store apply them."""
 
-    def __init__(self, store: EventStore, wall_clock: Callable[[], int]) -> None:
+    def __init__(
+        self, store: EventStore, wall_clock: Callable[[], int], before_commit: Callable[[], None] = lambda: None
+    ) -> None:
         self._store = store
+        self._before_commit = before_commit
         self._wall_clock = wall_clock
         self._last_commit_id = store.last_commit_id
         self._last_time_ns = store.time_at(store.last_position) if store.last_position else 0
@@ -50,6 +53,7 @@ class CommitOrder:
 
     def store(self, snapshots: Sequence[Snapshot]) -> None:
         """Store snapshots in a commit of their own. Raises a `StoreError`."""
+        self._before_commit()
         self._store.append([], snapshots)
 
     def _commit(self, write: Write, clock_ns: int) -> Commit:
@@ -69,6 +73,7 @@ class CommitOrder:
 
     def _append(self, writes: list[Write], snapshots: list[Snapshot]) -> list[Appended | EventSourcingError]:
         try:
+            self._before_commit()
             # Times in the log never run backwards, whatever the clock of the machine does.
             clock_ns = self._wall_clock()
             self._last_time_ns = max(clock_ns, self._last_time_ns)

@@ -1,6 +1,7 @@
 """The journal of a store in memory, which needs no thread."""
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import trio
 
@@ -9,6 +10,8 @@ from ...storage.store import EventStore
 from .admission import Admission
 from .commit_order import CommitOrder
 from .journal import Write
+
+T = TypeVar("T")
 
 
 class InlineJournal:
@@ -21,8 +24,9 @@ class InlineJournal:
         wall_clock: Callable[[], int],
         commits_waiting_max: int,
         on_commit: Callable[[], None],
+        before_commit: Callable[[], None] = lambda: None,
     ) -> None:
-        self._order = CommitOrder(store, wall_clock)
+        self._order = CommitOrder(store, wall_clock, before_commit)
         self._commits_waiting_max = commits_waiting_max
         self._on_commit = on_commit
         self._room = trio.lowlevel.ParkingLot()
@@ -42,6 +46,10 @@ class InlineJournal:
     async def store(self, snapshots: Sequence[Snapshot]) -> None:
         await trio.lowlevel.checkpoint()
         self._order.store(snapshots)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        await trio.lowlevel.checkpoint()
+        return work()
 
     @property
     def is_full(self) -> bool:

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -13,6 +13,8 @@ from ...storage.errors import EventSourcingError
 from ...storage.event_query import EventQuery
 from ...storage.snapshot import Snapshot
 from .admission import Admission
+
+T = TypeVar("T")
 
 
 class Journal(Protocol):
@@ -29,6 +31,12 @@ class Journal(Protocol):
 
     async def store(self, snapshots: Sequence[Snapshot]) -> None:
         """Store snapshots in a commit of their own. Raises a `StoreError`, or `RuntimeClosed`."""
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Do something between two commits, in the thread that writes. Raises what that raises, or `RuntimeClosed`.
+
+        What was submitted before is settled by then. Cancelling the caller does not withdraw the work.
+        """
 
     @property
     def is_full(self) -> bool:

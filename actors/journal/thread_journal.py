@@ -30,6 +30,7 @@ class ThreadJournal:
         wall_clock: Callable[[], int],
         commits_waiting_max: int,
         on_commit: Callable[[], None],
+        before_commit: Callable[[], None] = lambda: None,
     ) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._commits_waiting_max = commits_waiting_max
@@ -40,7 +41,7 @@ class ThreadJournal:
         self._late: list[Write] = []
         self.group_count = 0
         self.commit_count = 0
-        self._order = CommitOrder(store, wall_clock)
+        self._order = CommitOrder(store, wall_clock, before_commit)
         self._actor = JournalActor.start(self._order, self._settle_from_thread)
         self.admission = Admission(store, self._actor.tell)
 
@@ -68,10 +69,6 @@ class ThreadJournal:
         await self.run(partial(self._order.store, snapshots))
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Have the journal's thread do something between two group commits. Raises what that raises, `RuntimeClosed`.
-
-        Cancelling the caller does not withdraw the work.
-        """
         if self._closing != "no":
             raise _closed()
         done = trio.Event()

@@ -7,14 +7,14 @@ from typing import Any, Final
 import attrs
 import msgspec
 
-from ...storage.errors import described
+from ...storage.errors import StoreError, described
 from ...storage.record import Kind, StoredEvent
 from ..errors import DecodingError, EventVersionUnknown, UpcasterFailed
 from ..messages import Upcaster, event_type
+from .personal import has_personal_data, key_tags
 from .serializer import Serializer
 
 _encode: Final = msgspec.msgpack.Encoder().encode
-_decode: Final = msgspec.msgpack.Decoder().decode
 
 
 @attrs.frozen
@@ -29,6 +29,9 @@ class EventCodec:
     upcasters: Mapping[int, Upcaster]
     unstructure: Callable[[Any], Any]
     structure: Callable[[Any, type], Any]
+    opened: Callable[[Any], Any]
+    """Makes of a stored payload a copy in which nothing is sealed that can be opened."""
+    has_personal_data: bool
 
     def upcast(self, stored: StoredEvent) -> Any:
         """The payload of a stored event of this name as the class has it today.
@@ -40,7 +43,7 @@ class EventCodec:
         if not 0 < stored.schema_version < self.version:
             raise EventVersionUnknown(stored, self.event_class, self.version)
         # A copy: the stored event is also handed to others, which are to see it as it is stored.
-        payload = _decode(_encode(stored.payload))
+        payload = self.opened(stored.payload)
         for version in range(stored.schema_version, self.version):
             try:
                 returned = self.upcasters[version](payload)
@@ -80,13 +83,18 @@ class EventCodecs:
                 stored.upcasters,
                 unstructure,
                 structure,
+                serializer.opened,
+                has_personal_data(event_class),
             )
             self.of_class[event_class] = codec
             self.of_name[codec.name] = codec
             self.structures[codec.name] = structure, event_class, codec.version
 
     def decode(self, stored: StoredEvent) -> Any | None:
-        """The event object for a stored event; None where its class is not among these. Raises `DecodingError`."""
+        """The event object for a stored event; None where its class is not among these.
+
+        Raises `DecodingError`, or `StoreError` where what is sealed cannot be opened.
+        """
         found = self.structures.get(stored.type)
         if found is None:
             return None
@@ -94,14 +102,28 @@ class EventCodecs:
         payload = stored.payload if stored.schema_version == version else self.upcast(stored)
         try:
             return structure(payload, event_class)
+        except StoreError:
+            raise
         except Exception as error:
             raise self.misfit(stored, error) from error
 
     def decode_as(self, codec: EventCodec, stored: StoredEvent) -> Any:
-        """The same by a codec that may not be the one of that name: classes may share it. Raises `DecodingError`."""
+        """The same by a codec that may not be the one of that name: classes may share it. Raises `DecodingError`.
+
+        Also where something is sealed that the class does not call personal, and would be read as bytes are.
+        """
+        sealed = key_tags(_encode(stored.payload))
+        if sealed and not codec.has_personal_data:
+            raise DecodingError(
+                f"The event {stored.type!r} of {stored.stream!r} at position {stored.position} holds personal data, "
+                f"which are sealed, and {codec.event_class.__name__} has none: mark its field with Annotated[..., "
+                "Personal(...)]."
+            )
         payload = codec.upcast(stored)
         try:
             return codec.structure(payload, codec.event_class)
+        except StoreError:
+            raise
         except Exception as error:
             raise self._misfit(codec, stored, error) from error
 
@@ -141,7 +163,7 @@ def _fault_of(returned: object) -> str:
     # Anything else would be taken for an event without fields, and those with defaults would get them.
     if not isinstance(returned, Mapping):
         return f"returned {returned!r:.100}"
-    payload = dict(returned)
+    payload = _without_sealed(dict(returned))
     try:
         plain = msgspec.to_builtins(payload, builtin_types=(bytes, bytearray, memoryview))
     except Exception as error:
@@ -150,3 +172,12 @@ def _fault_of(returned: object) -> str:
         return ""
     odd = {name: value for name, value in payload.items() if plain.get(name) != value}
     return f"returned {odd or payload!r:.100}, which is no plain data"
+
+
+def _without_sealed(data: Any) -> Any:
+    """The same with nothing in the place of what is of forgotten subjects, which is passed on as it is."""
+    if isinstance(data, msgspec.msgpack.Ext):
+        return None
+    if isinstance(data, dict):
+        return {name: _without_sealed(value) for name, value in data.items()}
+    return list(map(_without_sealed, data)) if isinstance(data, list) else data

@@ -5,7 +5,7 @@ from collections.abc import Set as AbstractSet
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path, PurePath
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Final, TypeVar, get_type_hints
 from uuid import UUID
 
 import attrs
@@ -13,9 +13,13 @@ import cattrs
 import msgspec
 from cattrs.strategies import configure_union_passthrough
 
+from ...storage.errors import StoreError
 from ..errors import DecodingError, DefinitionError, EncodingError, SchemaError
+from .personal import Sealing, check_personal, personal_fields, plain_type, sealing, seals, unsealed
 
 T = TypeVar("T")
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder().decode
 
 
 def make_converter() -> cattrs.Converter:
@@ -55,16 +59,31 @@ def _from_text(value: str, cls: Any) -> Any:
 
 
 class Serializer:
-    """Translates between objects and plain data, and the errors of cattrs into ours."""
+    """Translates between objects and what is stored of them, and the errors of cattrs into ours.
 
-    def __init__(self, converter: cattrs.Converter | None = None) -> None:
+    Personal data are sealed with `keys`, and cannot be stored without.
+    """
+
+    def __init__(self, converter: cattrs.Converter | None = None, keys: Sealing | None = None) -> None:
         self.is_standard = converter is None
         """Whether no hooks but those of `make_converter` are on it."""
-        self._converter = self.converter = converter or make_converter()
+        self.converter = converter or make_converter()
+        """Makes plain data, in which nothing is sealed."""
+        self._keys = keys
+        self._converter = self.converter if keys is None else sealing(self.converter, keys)
         self._explaining: cattrs.Converter | None = None
+        self.has_personal_data = False
+        """Whether any class that was prepared has any."""
 
     def prepare(self, cls: type) -> None:
-        """Make the functions for a class now. Raises `SchemaError` when a field of it is of a type without a hook."""
+        """Make the functions for a class now.
+
+        Raises `SchemaError` when a field of it is of a type without a hook, or personal and cannot be sealed, and
+        `PrivacyUnavailable`.
+        """
+        for personal in check_personal(cls):
+            self._check_sealed(personal)
+            self.has_personal_data = True
         try:
             self._converter.get_structure_hook(cls)
             self._converter.get_unstructure_hook(cls)
@@ -73,6 +92,28 @@ class Serializer:
                 f"{cls.__name__}{self._culprit(cls)} cannot be turned into data: {str(error).rstrip('.')}. Use another "
                 "type, or register hooks for it on make_converter() and pass that to Runtime.open(converter=...)."
             ) from error
+
+    def _check_sealed(self, cls: type) -> None:
+        """Make sure that the personal fields of a class are sealed, and stay what they are once they are forgotten."""
+        if self._keys is None:
+            raise SchemaError(f"{cls.__name__} has personal data, and there are no keys to seal them with.")
+        self._keys.check()
+        if not all(seals(function) for function in self.functions(cls)):
+            raise SchemaError(
+                f"The personal data of {cls.__name__} would not be sealed: a hook is registered for it on the "
+                "converter. Register hooks for the types of its fields instead."
+            )
+        for name, mark in personal_fields(cls).items():
+            hint = plain_type(cls, name)
+            try:
+                again = self.converter.structure(self.converter.unstructure(mark.forgotten, hint), hint)
+            except Exception:
+                again = None
+            if type(again) is not type(mark.forgotten) or again != mark.forgotten:
+                raise SchemaError(
+                    f"{cls.__name__}.{name} would be {mark.forgotten!r} once it was forgotten, which is no {hint}: say "
+                    f'what it is then: Personal("{mark.of}", forgotten=...).'
+                )
 
     def _culprit(self, cls: type) -> str:
         """Which field of the class has a type without a hook, where that can be told."""
@@ -88,21 +129,47 @@ class Serializer:
         """The bare functions (unstructure, structure) of a class, for where every microsecond counts."""
         return self._converter.get_unstructure_hook(cls), self._converter.get_structure_hook(cls)
 
+    def plain_functions(self, cls: type) -> tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]:
+        """The same for plain data, in which nothing is sealed."""
+        return self.converter.get_unstructure_hook(cls), self.converter.get_structure_hook(cls)
+
     def unstructure(self, value: object) -> Any:
-        """Plain data for an object. Raises `EncodingError`."""
+        """An object as it is stored, with its personal data sealed. Raises `EncodingError`, `SubjectKeysUnusable`."""
+        return self._unstructured(self._converter, value)
+
+    def plain(self, value: object) -> Any:
+        """Plain data for an object, in which nothing is sealed. Raises `EncodingError`."""
+        return self._unstructured(self.converter, value)
+
+    def _unstructured(self, converter: cattrs.Converter, value: object) -> Any:
         try:
-            return self._converter.unstructure(value)
+            return converter.unstructure(value)
+        except (EncodingError, StoreError):
+            raise
         except Exception as error:
             raise EncodingError(f"{type(value).__name__} cannot be turned into data: {error}") from error
+
+    def opened(self, payload: Any) -> Any:
+        """A copy of stored data with what is sealed in it opened; what is of forgotten subjects stays as it is.
+
+        Raises `StoreError`.
+        """
+        return _decode(_encode(payload)) if self._keys is None else unsealed(payload, self._keys)
 
     def fields_data(self, cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
         """Values of some fields of a class as they are stored in its objects.
 
-        Raises `DefinitionError` for what is no field of it, `EncodingError`.
+        Raises `DefinitionError` for what is no field of it or personal, `EncodingError`.
         """
         if not values:
             return {}
         types = get_type_hints(cls, include_extras=True)
+        sealed = values.keys() & personal_fields(cls).keys()
+        if sealed:
+            raise DefinitionError(
+                f"{cls.__name__}.{min(sealed)} is personal data, which is stored sealed, so nothing is found by it. "
+                "Use another field, such as the id of the subject."
+            )
         unknown = values.keys() - types.keys()
         if unknown:
             raise DefinitionError(f"{cls.__name__} has no field {min(unknown)!r}; it has {', '.join(types) or 'none'}.")
@@ -114,9 +181,14 @@ class Serializer:
         return plain
 
     def structure(self, data: Any, cls: type[T]) -> T:
-        """An object of `cls` from plain data. Raises `DecodingError`, which says what is wrong in which field."""
+        """An object of `cls` from what is stored of it, or plain data.
+
+        Raises `DecodingError`, which says what is wrong in which field, or `StoreError` where it cannot be opened.
+        """
         try:
             return self._converter.structure(data, cls)
+        except StoreError:
+            raise
         except Exception as error:
             raise DecodingError(f"The data does not fit {cls.__name__}: {self.explain(data, cls, error)}") from error
 

@@ -38,7 +38,8 @@ class RowType(Generic[R]):
         # Rows that cannot be changed, nor anything in them, may be kept from one batch to the next, and handed out.
         self.is_immutable = is_immutable(table.row_class)
         serializer.prepare(table.row_class)
-        self._unstructure, self._structure = serializer.functions(table.row_class)
+        # Nothing is sealed in a view: it is built anew when a subject is forgotten.
+        self._unstructure, self._structure = serializer.plain_functions(table.row_class)
         self._serializer = serializer
         self._key_of = values_getter(table.key)
         self._exact_fields = ExactFields(table.row_class, serializer)

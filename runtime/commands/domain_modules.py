@@ -1,15 +1,19 @@
-"""The domain's classes for the command line: `--import MODULE`."""
+"""The domain's classes for the command line, and the keys of personal data: `--import MODULE`, `--keys FILE`."""
 
+import argparse
 import importlib
 import inspect
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from ...actors.aggregates.aggregate import Aggregate
 from ...actors.aggregates.aggregate_type import AggregateType
 from ...actors.errors import DefinitionError
 from ...actors.serialization.serializer import Serializer
 from ...storage.errors import described
+from ...storage.keys.subject_keys import SubjectKeys
+from ..opening import KEYS_SUFFIX, keys_of
 
 
 def aggregates_in(modules: Sequence[str]) -> list[type[Aggregate]]:
@@ -34,11 +38,37 @@ def aggregates_in(modules: Sequence[str]) -> list[type[Aggregate]]:
     return list(found)
 
 
-def aggregate_of(stream: str, modules: Sequence[str]) -> tuple[AggregateType, str]:
-    """The type and id of the aggregate that a stream belongs to, among the classes of these modules.
+def add_import(
+    parser: argparse.ArgumentParser, help_text: str = "the domain's classes", *, required: bool = False
+) -> None:
+    """Add `--import` and `--keys`."""
+    parser.add_argument(
+        "--import", action="append", dest="modules", required=required, default=[], metavar="MODULE", help=help_text
+    )
+    add_keys(parser)
+
+
+def add_keys(parser: argparse.ArgumentParser) -> None:
+    """Add `--keys` alone."""
+    parser.add_argument("--keys", metavar="FILE", help="the keys of personal data; by default PATH.keys")
+
+
+def keys_in(options: argparse.Namespace) -> SubjectKeys:
+    """The keys of the store that a command is about, to be read."""
+    keys = keys_of(options.path, options.keys, "reader")
+    assert keys is not None, "a path has a place for keys"
+    return keys
+
+
+def aggregate_of(stream: str, options: argparse.Namespace, path: str | None = None) -> tuple[AggregateType, str]:
+    """The type and id of the aggregate that a stream belongs to, among the classes of the modules in the options.
+
+    Its personal data are read by the keys of the store that the command is about; or of another, which is at `path`,
+    where it has its own: a fork has not, unless it went on.
 
     Raises `DefinitionError` where none of them has its category.
     """
+    modules: Sequence[str] = options.modules
     category, _, aggregate_id = stream.partition("-")
     known = {each.__eventsrc_definition__.category: each for each in aggregates_in(modules)}
     if category not in known:
@@ -46,4 +76,6 @@ def aggregate_of(stream: str, modules: Sequence[str]) -> tuple[AggregateType, st
             f"No aggregate of the category {category!r} is in {', '.join(modules)}; there is "
             f"{', '.join(sorted(known)) or 'none'}."
         )
-    return AggregateType(known[category], Serializer()), aggregate_id
+    own = None if path is None else Path(f"{path}{KEYS_SUFFIX}")
+    keys = keys_of(options.path, own if own is not None and own.exists() else options.keys, "reader")
+    return AggregateType(known[category], Serializer(keys=keys)), aggregate_id

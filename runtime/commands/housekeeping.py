@@ -11,8 +11,6 @@ import trio
 
 from ...actors.aggregates.aggregate import Aggregate
 from ...storage.archive.compacted import Compacted
-from ...storage.control.board import MaintenanceAction
-from ...storage.errors import StorePathInvalid
 from ...storage.group import STUB
 from ...storage.limits import Limits
 from ...storage.query import find_streams
@@ -23,10 +21,10 @@ from ..maintenance.compactor import Compaction
 from ..maintenance.maintenance import Retention
 from ..maintenance.retention import RetentionPolicy
 from ..runtime import Runtime
-from .domain_modules import aggregates_in
+from .domain_modules import add_import, aggregates_in
 from .exit_codes import EXIT_REFUSED
 from .output import format_time, print_rows
-from .steering import ask_runtime, places, print_answers
+from .steering import ask_writer, check_store
 
 
 def run_compact(options: argparse.Namespace) -> int:
@@ -44,14 +42,14 @@ def run_compact(options: argparse.Namespace) -> int:
             ]
         print_rows(rows, as_json=options.json)
         return 0
-    _check_store(options.path)
-    asked = _ask(options, "compact")
+    check_store(options.path)
+    asked = ask_writer(options, "compact", options.stream)
     if asked is not None:
         if asked == 0 or options.stream is None:
             with closing(LogReader.open(options.path)) as log:
                 print_rows([_compacted_row(each) for each in _compacted(log, options.stream)], as_json=options.json)
         return asked
-    done: Retention = trio.run(_compact, options.path, options.stream, aggregates_in(options.modules))
+    done: Retention = trio.run(_compact, options, aggregates_in(options.modules))
     print_rows([_row(each) for each in done.compacted], as_json=options.json)
     for stream, reason in done.refused.items():
         print_rows([{"stream": stream, "refused": reason}], as_json=options.json)
@@ -60,8 +58,8 @@ def run_compact(options: argparse.Namespace) -> int:
 
 def run_uncompact(options: argparse.Namespace) -> int:
     """`eventsrc uncompact PATH STREAM`."""
-    _check_store(options.path)
-    asked = _ask(options, "uncompact")
+    check_store(options.path)
+    asked = ask_writer(options, "uncompact", options.stream)
     if asked is not None:
         return asked
     events = trio.run(_uncompact, options.path, options.stream)
@@ -122,25 +120,9 @@ def _row(done: Compaction) -> dict[str, Any]:
     return attrs.asdict(done)
 
 
-def _ask(options: argparse.Namespace, action: MaintenanceAction) -> int | None:
-    """Ask the runtime that has the store open; return the exit code, or None where no runtime has."""
-    try:
-        with places(options.path) as found:
-            running = [place for place in found if place.name == "writer" and place.board.has_runtime]
-            if not running:
-                return None
-            return print_answers(running, [ask_runtime(running[0].board, action, options.stream or "")], options)
-    except StorePathInvalid:
-        return None
-
-
-def _check_store(path: str) -> None:
-    """Raise `StoreError` where there is no store: opening it for writing would make one."""
-    LogReader.open(path).close()
-
-
-async def _compact(path: str, stream: str | None, classes: Sequence[type[Aggregate]]) -> Retention:
-    async with Runtime.open(path, aggregates=classes) as runtime:
+async def _compact(options: argparse.Namespace, classes: Sequence[type[Aggregate]]) -> Retention:
+    stream: str | None = options.stream
+    async with Runtime.open(options.path, aggregates=classes, keys=options.keys) as runtime:
         if stream is None:
             return await runtime.maintenance.retain()
         return Retention([], [await runtime.maintenance.compact_stream(stream)], {})
@@ -158,14 +140,7 @@ def add_commands(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
     compacting.add_argument(
         "--dry-run", action="store_true", help="only tell what the policy would compact, by the default limits"
     )
-    compacting.add_argument(
-        "--import",
-        action="append",
-        dest="modules",
-        default=[],
-        metavar="MODULE",
-        help="the domain's classes, where no runtime has the store open",
-    )
+    add_import(compacting, "the domain's classes, where no runtime has the store open")
     compacting.set_defaults(run=run_compact)
 
     restoring = add("uncompact", "put the events of a stream back from the archive, bit for bit")

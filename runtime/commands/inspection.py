@@ -1,11 +1,13 @@
 """What the command line shows of a store: its streams and its events."""
 
 import argparse
+import heapq
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
+from operator import attrgetter
 from typing import Any, Final
 
 import attrs
@@ -15,7 +17,10 @@ from ...storage.event_query import EventQuery
 from ...storage.query import find_events, find_streams, position_at
 from ...storage.reader import LogReader
 from ...storage.record import StoredEvent
+from ..errors import UnknownSubject
+from ..events import with_subject
 from ..known_names import check_stream, check_types
+from .domain_modules import keys_in
 from .output import compact_json, format_time, print_json, print_tables
 
 FOLLOW_INTERVAL_SECONDS: Final = 0.05
@@ -83,9 +88,22 @@ def event_data(event: StoredEvent) -> dict[str, Any]:
 
 
 def _found(log: LogReader, options: argparse.Namespace, after: int) -> Iterator[StoredEvent]:
+    if options.subject is None:
+        return _tagged(log, options, after, options.tags)
+    with closing(keys_in(options)) as keys:
+        tags = with_subject(options.tags, options.subject, keys)
+        if not tags:
+            raise UnknownSubject(options.subject, keys.path)
+    searches = (_tagged(log, options, after, each) for each in tags)
+    return heapq.merge(*searches, key=attrgetter("position"))
+
+
+def _tagged(
+    log: LogReader, options: argparse.Namespace, after: int, tags: str | Sequence[str] | None
+) -> Iterator[StoredEvent]:
     query = EventQuery(
         types=options.types or None,
-        tags=options.tags or None,
+        tags=tags or None,
         category=options.category,
         metadata=dict(options.metadata or ()),
         after=after,

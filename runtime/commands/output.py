@@ -9,9 +9,11 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, Final, TextIO
 
+import msgspec
 import rich.console
 import rich.table
 
+from ...actors.serialization.personal import SEALED_CODE, key_id_of
 from ...storage.record import utc_time
 
 NUMBERS: Final = (
@@ -72,8 +74,10 @@ def _takes_all() -> bool:
     return (sys.stdout.encoding or "").lower().startswith("utf")
 
 
-def _json_fallback(value: object) -> str:
-    """JSON has no bytes: Base64 stands for them; nor times: ISO 8601."""
+def _json_fallback(value: object) -> object:
+    """JSON has no bytes: Base64 stands for them; nor times: ISO 8601; nor what is sealed: the key that opens it."""
+    if isinstance(value, msgspec.msgpack.Ext) and value.code == SEALED_CODE:
+        return {"sealed_with": key_id_of(value).hex()}
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, datetime):

@@ -20,7 +20,7 @@ from ...storage.record import StoredEvent
 from ..history.changes import ABSENT, Change
 from ..history.history import Blame, blame, changes_between, changes_of_state, check_version, position_of_version
 from ..known_names import check_stream
-from .domain_modules import aggregate_of
+from .domain_modules import add_import, aggregate_of
 from .exit_codes import EXIT_USAGE
 from .inspection import event_data, print_event
 from .output import (
@@ -52,7 +52,7 @@ def print_difference(options: argparse.Namespace) -> int:
         changes: dict[str, tuple[Any, Any]] = {}
         values: list[Change] = []
         if options.modules:
-            aggregate = aggregate_of(options.stream, options.modules)
+            aggregate = aggregate_of(options.stream, options)
             changes, values = trio.run(changes_of_state, log, *aggregate, *versions)
         events = _events_between(log, options.stream, *versions)
         if options.json:
@@ -108,9 +108,9 @@ def _print_divergence(options: argparse.Namespace) -> int:
                     print(f"{name}\t", end="")
                     print_event(event, as_json=False)
         if options.modules:
-            states = [
-                trio.run(_state_data, store, *aggregate_of(options.stream, options.modules)) for store in (log, other)
-            ]
+            here = aggregate_of(options.stream, options)
+            there = aggregate_of(options.stream, options, options.other)
+            states = [trio.run(_state_data, log, *here), trio.run(_state_data, other, *there)]
             written: Callable[[Any], Any] = (lambda value: value) if options.json else compact_json
             rows = [
                 {"field": field, "here": written(here), "there": written(there)}
@@ -128,7 +128,7 @@ async def _state_data(log: LogReader, aggregate_type: AggregateType, aggregate_i
 def print_blame(options: argparse.Namespace) -> int:
     """`eventsrc blame PATH STREAM --import MODULE`."""
     with closing(LogReader.open(options.path)) as log:
-        aggregate = aggregate_of(options.stream, options.modules)
+        aggregate = aggregate_of(options.stream, options)
         check_stream(log, options.stream)
         found = trio.run(blame, log, *aggregate)
     if options.json:
@@ -162,11 +162,4 @@ def add_commands(
     blame.add_argument("stream", metavar="STREAM")
     blame.set_defaults(run=print_blame)
     for parser_of_one, is_needed in ((diff, False), (blame, True)):
-        parser_of_one.add_argument(
-            "--import",
-            action="append",
-            dest="modules",
-            required=is_needed,
-            metavar="MODULE",
-            help="the domain's classes",
-        )
+        add_import(parser_of_one, required=is_needed)

@@ -18,7 +18,7 @@ from ..history.pace import Speed
 from ..history.replay import Replay
 from ..history.selection import MODES, ReplayMode, Selection
 from ..known_names import check_stream, check_types
-from .domain_modules import aggregate_of
+from .domain_modules import add_import, aggregate_of
 from .exit_codes import EXIT_USAGE
 from .inspection import add_filters, print_event
 from .output import compact_json, print_json
@@ -88,7 +88,7 @@ def _replay(log: LogReader, selection: Selection, options: argparse.Namespace) -
         "into": _letting_steer(show) if options.step or is_typed() else show,
     }
     if options.modules:
-        return AggregateReplay(log, *aggregate_of(selection.stream or "", options.modules), selection, **how)
+        return AggregateReplay(log, *aggregate_of(selection.stream or "", options), selection, **how)
     return Replay(log, selection, **how)
 
 
@@ -156,7 +156,5 @@ def add_commands(
         help="the longest wait between two events at a pace; as long as it was unless given",
     )
     replay.add_argument("--step", action="store_true", help="begin paused; Enter lets one event by")
-    replay.add_argument(
-        "--import", action="append", dest="modules", metavar="MODULE", help="the domain's classes: also show the state"
-    )
+    add_import(replay, "the domain's classes: also show the state")
     replay.set_defaults(run=print_replay)

@@ -26,7 +26,7 @@ from ...storage.event_query import EventQuery
 from ...storage.query import find_events, find_streams
 from ...storage.reader import LogReader
 from ...storage.record import NS_PER_SECOND, StoredEvent
-from .output import format_time, make_console, make_table, print_json
+from .output import compact_json, format_time, make_console, make_table, print_json
 from .steering import Place, ask_or_leave, places, print_answers
 
 ACTIONS: Final[dict[str, SagaAction]] = {action.removeprefix(SAGA_PREFIX): action for action in get_args(SagaAction)}
@@ -118,7 +118,7 @@ def _details(record: Any, data: dict[str, Any]) -> str:
         data.pop(name, None)
     shown = {name: value for name, value in data.items() if value not in (None, "", {}, False, 0)}
     return ", ".join(
-        f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in shown.items()
+        f"{name} {value if isinstance(value, str) else compact_json(value)}" for name, value in shown.items()
     )
 
 

@@ -232,6 +232,23 @@ def ask_runtime(board: ControlBoard, action: Action, subject: str, argument: str
     return f"{action} {subject}: asked, and not done yet; it stays asked", True
 
 
+def ask_writer(options: argparse.Namespace, action: Action, subject: str | None, argument: str = "") -> int | None:
+    """Ask the runtime that has the store open for writing; return the exit code, or None where no runtime has."""
+    try:
+        with places(options.path) as found:
+            running = [place for place in found if place.name == WRITER and place.board.has_runtime]
+            if not running:
+                return None
+            return print_answers(running, [ask_runtime(running[0].board, action, subject or "", argument)], options)
+    except StorePathInvalid:
+        return None
+
+
+def check_store(path: str) -> None:
+    """Raise `StoreError` where there is no store: opening it for writing would make one."""
+    LogReader.open(path).close()
+
+
 def print_answers(asked: Sequence[Place], answers: Sequence[tuple[str, bool]], options: argparse.Namespace) -> int:
     """Print what became of requests; returns the exit code."""
     for place, (text, is_well) in zip(asked, answers, strict=True):

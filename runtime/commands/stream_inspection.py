@@ -14,7 +14,7 @@ from ...storage.record import StoredEvent, utc_time
 from ...storage.snapshot import Snapshot
 from ..history.history import check_version, find_snapshot, position_of, state_at
 from ..known_names import check_stream
-from .domain_modules import aggregate_of
+from .domain_modules import add_import, aggregate_of
 from .inspection import EVENT_COLUMNS, event_cells, event_data
 from .output import compact_json, format_time, make_console, print_json_with, print_tables
 
@@ -36,7 +36,7 @@ def print_stream(options: argparse.Namespace) -> int:
             "snapshot": None if snapshot is None else _snapshot_data(snapshot),
         }
         if options.modules:
-            aggregate_type, aggregate_id = aggregate_of(options.stream, options.modules)
+            aggregate_type, aggregate_id = aggregate_of(options.stream, options)
             found = trio.run(lambda: state_at(log, aggregate_type, aggregate_id, version=version))
             data |= {"state": aggregate_type.data(found.state), "is_deleted": found.state.is_deleted}
         if options.json:
@@ -102,5 +102,5 @@ def add_commands(
     moment.add_argument(
         "--at-time", type=time, metavar="TIME", help="as of this moment (ISO 8601; UTC unless it has a zone)"
     )
-    show.add_argument("--import", action="append", dest="modules", metavar="MODULE", help="the domain's classes")
+    add_import(show)
     show.set_defaults(run=print_stream)

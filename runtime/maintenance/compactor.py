@@ -191,7 +191,7 @@ class Compactor:
                 if is_usable and self._log.event_hash(stream, snapshot.version) == snapshot.event_hash:
                     return snapshot
         recovered = await recover(self._log, aggregate_type, stream, newest.aggregate_id, to_version=version)
-        state = aggregate_type.data(recovered.state)
+        state = aggregate_type.stored_data(recovered.state)
         event_hash = self._log.event_hash(stream, version)
         assert event_hash is not None, "a stream has a first version"
         schema, now_ns = aggregate_type.schema, self._wall_clock()

@@ -107,6 +107,11 @@ class Maintenance:
         """`uncompact` for a stream by its name."""
         return await self._compacting(stream).uncompact(stream)
 
+    async def take_back(self, stream: str) -> None:
+        """Undo the compaction of a stream, if there was one."""
+        if isinstance(self._store, EventLog) and self._store.compacted(stream) is not None:
+            await self.uncompact_stream(stream)
+
     async def retain(self, *, dry_run: bool = False) -> Retention:
         """Compact every stream that the policy names: long ones, and those that were ended long ago.
 

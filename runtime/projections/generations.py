@@ -7,9 +7,9 @@ would drop each other's for ever.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
-from typing import Any, Final, Literal, Protocol, TypeVar, TypeVarTuple
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Final, Protocol, TypeVar, TypeVarTuple
 
 import attrs
 import trio
@@ -25,12 +25,12 @@ from ...actors.views.view_store import Checkpoint, Generation, StoredView, ViewS
 from ...storage.errors import EventSourcingError
 from ...storage.log import EventLog
 from ...storage.reader import LogReader
+from .open_generation import OpenGeneration
+from .view_schema import ViewSchema
 
 SWAP_RETRY_SECONDS: Final = 1.0
 NUMBERS_TRIED_MAX: Final = 10
 """Generations that are begun before it is given up, where other processes take each number for another version."""
-QUERY_SECONDS_MAX: Final = 60.0
-"""How long a view that was replaced stays open for the queries that still look at it."""
 Arguments = TypeVarTuple("Arguments")
 T = TypeVar("T")
 logger = logging.getLogger("eventsrc.projection")
@@ -43,47 +43,6 @@ class GenerationsHost(ProjectorHost, Protocol):
         """Another generation answers from now on."""
 
 
-@attrs.define(eq=False)
-class OpenGeneration:
-    """One generation of a view, open: its tables as they are queried, and its projector if it is kept up to date."""
-
-    generation: Generation
-    view: StoredView
-    tables: dict[str, RowType[Any]]
-    checkpoint: Checkpoint
-    """As it was when the generation was opened."""
-    projector: Projector | None = None
-    stage: Literal["building", "activating", "next"] = "building"
-    """Of one that is built beside another: "next" once it is stored that it answers from now on."""
-    removed_position: int | None = None
-    """Of one that another process has removed: how far it may have come by then."""
-    queries: int = 0
-    """How many look at it now."""
-    _left: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
-
-    @property
-    def position(self) -> int:
-        """How far it has come."""
-        return self.checkpoint.position if self.projector is None else self.projector.position
-
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Keep it open for a query, also when another takes its place meanwhile."""
-        self.queries += 1
-        try:
-            yield
-        finally:
-            self.queries -= 1
-            if not self.queries:
-                self._left.unpark_all()
-
-    async def unused(self) -> None:
-        """Wait until no query looks at it, for `QUERY_SECONDS_MAX` at most."""
-        with trio.move_on_after(QUERY_SECONDS_MAX):
-            while self.queries:
-                await self._left.park()
-
-
 class RunningProjection:
     """One projection class and its generations. Until `open` has ended well there is none, and nothing answers."""
 
@@ -94,12 +53,13 @@ class RunningProjection:
         serializer: Serializer,
         host: GenerationsHost,
         nursery: trio.Nursery,
+        forgotten_position: int,
     ) -> None:
         definition = projection_class.__eventsrc_projection__
         self.projection_class = projection_class
         self.name: str = definition.name
         self.tables = {name: RowType(table, serializer) for name, table in definition.tables.items()}
-        self.schema = ";".join(table.schema for table in self.tables.values())
+        self.schema = ViewSchema.of(projection_class, self.tables.values(), forgotten_position)
         self.active: OpenGeneration | None = None
         self.building: OpenGeneration | None = None
         self.is_paused = False
@@ -157,10 +117,6 @@ class RunningProjection:
         """Whether what answers is of an older class: it stays where it is until the new one has caught up."""
         return self.active is not None and self.active.projector is None
 
-    def fits(self, generation: Generation) -> bool:
-        """Whether a generation was built by this version of the class."""
-        return (generation.version, generation.schema) == (self.projection_class.version, self.schema)
-
     # --- opening and closing ---
 
     async def open(self) -> None:
@@ -187,7 +143,7 @@ class RunningProjection:
         async with AsyncExitStack() as closing:
             for built in (self.active, self.building):
                 if built is not None:
-                    closing.push_async_callback(_close, built)
+                    closing.push_async_callback(built.close)
         self.active = self.building = None
 
     async def set_paused(self, *, paused: bool) -> None:
@@ -203,6 +159,26 @@ class RunningProjection:
             if self.building is None:
                 self.building = await self._build_new(await self._stored())
 
+    @property
+    def has_forgotten(self) -> bool:
+        """Whether what answers knows nothing of those who were forgotten."""
+        return self.active is None or self.schema.fits(self.active.generation)
+
+    def forgotten(self, position: int) -> None:
+        """The log says at this position that a subject was forgotten."""
+        self.schema = attrs.evolve(self.schema, forgotten_position=position)
+
+    async def forget(self) -> None:
+        """Build anew what was begun before a subject was forgotten."""
+        async with self._changing:
+            stale = self.building
+            if stale is not None and stale.stage == "building" and not self.schema.fits(stale.generation):
+                self.building = None
+                await stale.close()
+                self._drop_later([stale.generation])
+            if self.building is None and not self.has_forgotten:
+                self.building = await self._build_new(await self._stored())
+
     async def _begin(self, stored: Sequence[Generation]) -> None:
         """Let a new generation answer from its beginning."""
         self.active = await self._build_new(stored)
@@ -216,23 +192,23 @@ class RunningProjection:
                 "the view knows events that the log does not have (a restored backup?); it is built anew",
                 extra={"projection": self.name, "position": active.checkpoint.position},
             )
-            await _close(active)
+            await active.close()
             await self._begin(stored)
             self._drop_later(stored)
             return
-        if self.fits(first):
+        if self.schema.is_of_class(first):
             self._start(active)
-        newer = [each for each in others if self.fits(each) and each.number > first.number]
+        newer = [each for each in others if self.schema.fits(each) and each.number > first.number]
         if newer:
             self.building = await self._open_generation(newer[0])
             others.remove(newer[0])
             if self._is_of_this_log(self.building.checkpoint):
                 self._start(self.building)
             else:
-                await _close(self.building)
+                await self.building.close()
                 self.building = None
                 others.append(newer[0])
-        if active.projector is None and self.building is None:
+        if not self.schema.fits(first) and self.building is None:
             self.building = await self._build_new(stored)
         self._drop_later(others)
 
@@ -242,7 +218,7 @@ class RunningProjection:
         self._newest_number = max(self._newest_number, known)
         for _ in range(NUMBERS_TRIED_MAX):
             self._newest_number += 1
-            generation = Generation(self._newest_number, self.projection_class.version, self.schema)
+            generation = self.schema.generation(self._newest_number)
             built = await self._open_generation(generation)
             try:
                 if generation in await self._stored():
@@ -251,15 +227,15 @@ class RunningProjection:
             except BaseException:
                 # Nobody else knows of it, and a view that is left open could not be opened again.
                 with trio.CancelScope(shield=True):
-                    await _close(built)
+                    await built.close()
                 raise
             # Another process began one of another version under this number.
-            await _close(built)
+            await built.close()
         raise ViewRemoved(self.name, f"{self.name}, generation {self._newest_number}")
 
     async def _open_generation(self, generation: Generation) -> OpenGeneration:
         tables = self.tables
-        if generation.schema != self.schema:
+        if not self.schema.has_rows_of(generation):
             # Of an older class: its indexes may be others, so its rows are looked at one by one.
             tables = {name: table.without_indexes() for name, table in tables.items()}
 
@@ -353,7 +329,7 @@ class RunningProjection:
         finally:
             # Also when the runtime ends meanwhile: a view left open could not be opened again by this process.
             with trio.CancelScope(shield=True):
-                await _close(old)
+                await old.close()
         if old.removed_position is None:
             await self._drop(old.generation)
 
@@ -409,8 +385,8 @@ class RunningProjection:
         is_building_removed = building is not None and building.generation not in stored
         if building is not None and is_building_removed:
             self.building = None
-            await _close(building)
-        if is_removed and stored and self.fits(stored[0]):
+            await building.close()
+        if is_removed and stored and self.schema.fits(stored[0]):
             await self._go_over_to(stored[0])
         elif is_removed and stored and active.projector is not None and self.building is None:
             newer = stored[0]
@@ -433,18 +409,10 @@ class RunningProjection:
         if building is not None and building.generation != generation:
             # The other process has built what it was begun for.
             self.building = None
-            await _close(building)
+            await building.close()
             self._drop_later([building.generation])
         if self.building is None:
             self.building = await self._open_generation(generation)
             self._start(self.building)
         self.building.stage = "next"
         self.look_at_building()
-
-
-async def _close(built: OpenGeneration) -> None:
-    try:
-        if built.projector is not None:
-            await built.projector.end()
-    finally:
-        await trio.to_thread.run_sync(built.view.close)

@@ -1,7 +1,7 @@
 """The projections of one runtime: how far they are, waiting for them, steering them, and slowing writers down."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -14,17 +14,21 @@ from ...actors.projections.projection import Projection
 from ...actors.projections.projector import Projector
 from ...actors.projections.workshare import Workshare
 from ...actors.serialization.serializer import Serializer
+from ...actors.subjects import SUBJECT_FORGOTTEN
 from ...actors.views.errors import ProjectionUnavailable, ViewUnreachable
 from ...actors.views.view_store import ViewStore
 from ...storage.control.board import ControlBoard
 from ...storage.limits import Limits
+from ...storage.record import StoredEvent
 from ...storage.store import EventReader
 from ..errors import ArgumentInvalid, UnknownProjection
 from ..on_board import on_board
 from .arrivals import Arrivals
-from .generations import OpenGeneration, RunningProjection
+from .generations import RunningProjection
 from .intake_rate import IntakeRate
+from .open_generation import OpenGeneration
 from .steering import Lag
+from .view_schema import must_forget
 
 logger = logging.getLogger("eventsrc.projection")
 SCANS_MAX: Final = 4
@@ -33,6 +37,8 @@ THREADS_MAX: Final = 40
 """In which projections wait for their views, and as many for queries of views that wait: connections of a database."""
 ARRIVALS_KEPT: Final = 128
 """Moments at which events came that are kept before it is looked which of them no projection needs."""
+FORGET_RETRY_SECONDS: Final = 1.0
+"""After which it is looked whether a view was built anew that may know somebody who was forgotten."""
 LAG_MARGIN: Final = 0.5
 """Of `max_lag_seconds` after which writers wait: what is stored by then takes its time, too."""
 LAG_WARNING_SECONDS: Final = 10.0
@@ -70,6 +76,8 @@ class Projections:
         self.queries = trio.CapacityLimiter(THREADS_MAX)
         self.on_advance: Callable[[], None] = lambda: None
         self._is_closed = False
+        self.forgotten_position = 0
+        """Where the log says for the last time that a subject was forgotten."""
 
     async def open(
         self,
@@ -93,9 +101,12 @@ class Projections:
                     f'another name: class {projection_class.__name__}(Projection, name="...").'
                 )
         away: list[ViewStore] = []
+        forgotten = self.store.read_type(SUBJECT_FORGOTTEN, backwards=True, limit=1)
+        self.forgotten_position = forgotten[0].position if forgotten else 0
         for projection_class in names.values():
             views = views_of(projection_class)
-            running = RunningProjection(projection_class, views, self._serializer, self, self._nursery)
+            parts = (self._serializer, self, self._nursery, self.forgotten_position)
+            running = RunningProjection(projection_class, views, *parts)
             running.is_paused = running.name in paused
             self._running[projection_class] = self._of_name[running.name] = running
             try:
@@ -170,7 +181,7 @@ class Projections:
 
     def _lag(self, running: RunningProjection) -> Lag:
         events = max(self.store.last_position - running.position, 0)
-        is_rebuilding = running.building is not None
+        is_rebuilding = running.building is not None or not running.has_forgotten
         return Lag(events, self._lag_seconds(running), running.state, running.error, is_rebuilding, running.position)
 
     async def wait_for(self, running: RunningProjection, position: int) -> None:
@@ -239,6 +250,45 @@ class Projections:
         if running.active is None:
             raise ProjectionUnavailable(running.name, running.state, running.error)
         await running.rebuild()
+
+    # --- forgetting ---
+
+    def forget(self, position: int) -> None:
+        """A subject was forgotten, the log says so at this position: begin to build anew what may still know it."""
+        self.forgotten_position = position
+        concerned = [running for running in self._running.values() if must_forget(running.projection_class)]
+        for running in concerned:
+            running.forgotten(position)
+            self._nursery.start_soon(in_background, self._forget, running, name=f"{running.name}: forgetting")
+
+    async def forget_along(self, told: AsyncIterator[Sequence[StoredEvent]]) -> None:
+        """Do so whenever another process, which writes the log, has forgotten a subject."""
+        async for batch in told:
+            self.forget(batch[-1].position)
+
+    async def _forget(self, running: RunningProjection) -> None:
+        """Until it has, whatever becomes of the place where the view lives."""
+        while not self._is_closed:
+            try:
+                await running.forget()
+            except Exception as error:
+                logger.warning("a view cannot be built anew yet: %s", error, extra={"projection": running.name})
+            if running.has_forgotten:
+                break
+            await trio.sleep(FORGET_RETRY_SECONDS)
+
+    async def wait_until_forgotten(self, projection_class: type[Projection]) -> None:
+        """Wait until what answers knows nothing of those who were forgotten.
+
+        Raises `ProjectionUnavailable` when it is paused, has failed or was closed, so that it would not come to it.
+        """
+        running = self.get(projection_class)
+        while not running.has_forgotten:
+            if self._is_closed:
+                raise ProjectionUnavailable(running.name, "closed", "with its runtime")
+            if running.will_not_come:
+                raise ProjectionUnavailable(running.name, running.state, running.error)
+            await self._moved.park()
 
     # --- what projectors need ---
 

@@ -17,7 +17,8 @@ from ...actors.views.view_store import ViewLookLong, ViewReading, ViewRetry
 from ..arguments import check_timeout, checked_timeout
 from ..errors import ArgumentInvalid, ViewTooOld
 from ..iteration import Batches, Items
-from .generations import OpenGeneration, RunningProjection
+from .generations import RunningProjection
+from .open_generation import OpenGeneration
 from .projections import Projections
 
 PAGE_ROWS: Final = 100

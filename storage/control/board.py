@@ -29,7 +29,8 @@ SubscriptionAction: TypeAlias = Literal["retry", "delete"]
 ProjectionAction: TypeAlias = Literal["pause", "resume", "rebuild"]
 MaintenanceAction: TypeAlias = Literal["compact", "uncompact"]
 SagaAction: TypeAlias = Literal["saga retry", "saga skip", "saga abandon", "saga signal"]
-Action: TypeAlias = Literal[SubscriptionAction, ProjectionAction, MaintenanceAction, SagaAction]
+PrivacyAction: TypeAlias = Literal["forget"]
+Action: TypeAlias = Literal[SubscriptionAction, ProjectionAction, MaintenanceAction, SagaAction, PrivacyAction]
 """What may be asked of a runtime."""
 
 _encode: Final = msgspec.msgpack.Encoder().encode

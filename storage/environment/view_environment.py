@@ -94,7 +94,6 @@ class ViewEnvironment:
                 map_size=max(map_size_bytes, _size_of(folder / DATA_FILE)),
                 lib_version=ENGINE,
                 sync=False,
-                meminit=False,
             )
         except (lmdb.Error, OSError) as error:
             raise ViewUnusable(self.path, str(error)) from error

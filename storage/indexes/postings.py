@@ -33,6 +33,18 @@ def prefix_of(name: str) -> bytes:
     return name.encode(errors="surrogatepass") + b"\0"
 
 
+def keys_of(transaction: Transaction, table: Table, name: str) -> list[bytes]:
+    """All keys of a name, of its chunks or its snapshots."""
+    found: list[bytes] = []
+    prefix = prefix_of(name)
+    with transaction.cursor(table) as cursor:
+        more = cursor.set_range(prefix)
+        while more and cursor.key().startswith(prefix):
+            found.append(cursor.key())
+            more = cursor.next()
+    return found
+
+
 def ordinal_of(key: bytes) -> int:
     """The ordinal at the end of such a key."""
     return int(_ORDINAL.unpack_from(key, len(key) - _ORDINAL.size)[0])

@@ -9,7 +9,7 @@ from pathlib import Path
 from eventsrc.runtime import command_line
 
 README = Path(__file__).parents[2] / "README.md"
-EXAMPLES = ("commands", "tests", "views", "sagas", "changes")
+EXAMPLES = ("commands", "tests", "views", "sagas", "changes", "forgetting")
 
 
 def run_example(number: int, folder: Path) -> str:
@@ -51,6 +51,12 @@ def test_the_example_of_sagas_runs_as_it_stands(tmp_path: Path) -> None:
 
 def test_the_example_of_changes_runs_as_it_stands(tmp_path: Path) -> None:
     assert run_example(4, tmp_path) == "Deposited(price=2.5, currency='EUR')\n"
+
+
+def test_the_example_of_forgetting_runs_as_it_stands(tmp_path: Path) -> None:
+    for position in (2, 4):
+        forgotten = f"Forgotten(subject='c-17', events=1, streams=['customer-c-17'], position={position})"
+        assert run_example(5, tmp_path).splitlines() == ["['Ann']", forgotten, "somebody"]
 
 
 def test_the_examples_may_be_run_again_and_one_after_another_in_the_same_folder(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """The testing helpers that domain authors use."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import trio
 import trio.testing
 from bank_domain import Account, Deposit, Deposited, Grow, ReturnNonsense, Slow, Withdraw, Withdrawn
+from people_domain import Person, Registered
 
 from eventsrc import (
     Aggregate,
@@ -14,6 +15,7 @@ from eventsrc import (
     DefinitionError,
     HandlerIsAsync,
     NotAnEvent,
+    Personal,
     Rejected,
     Runtime,
     UnknownCommand,
@@ -130,3 +132,30 @@ async def test_a_clock_that_follows_that_of_trio_is_one_for_a_store_on_disk_too(
             mock_clock.jump(86_400)
         first, second = [stored.time async for stored in runtime.events()]
     assert (second - first).days == 1
+
+
+def test_a_subject_is_forgotten_and_the_state_tells_no_more_than_its_events() -> None:
+    ann = scenario(Person, aggregate_id="ann").given(Registered("ann", "Ann"))
+    assert ann.state.name == "Ann"
+    with pytest.raises(AssertionError, match=r"Person\.nickname would be 'ann' in a snapshot, and is 'somebody' once"):
+        ann.forget("ann")
+    greeted = scenario(Greeted, aggregate_id="ann").given(Registered("ann", "Ann")).forget("ann")
+    assert greeted.state.greeting == "hello"
+    greeted.when(Greet()).then(Registered("ann", "somebody"))
+
+
+@command
+class Greet:
+    pass
+
+
+class Greeted(Aggregate):
+    greeting: Annotated[str, Personal("id")] = "hello"
+
+    @handles
+    def greet(self, command: Greet) -> Registered:
+        return Registered(self.id, "somebody")
+
+    @applies
+    def registered(self, event: Registered) -> None:
+        self.greeting = "hello" if event.name == "somebody" else f"hello, {event.name}"

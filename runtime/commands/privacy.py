@@ -1,0 +1,44 @@
+"""`eventsrc forget`: a subject is forgotten, by the runtime that has the store open or by this process."""
+
+import argparse
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from ..forgetting import Forgotten
+from ..runtime import Runtime
+from .domain_modules import add_keys
+from .output import print_rows
+from .steering import ask_writer, check_store
+
+
+def run_forget(options: argparse.Namespace) -> int:
+    """`eventsrc forget PATH SUBJECT`."""
+    check_store(options.path)
+    asked = ask_writer(options, "forget", options.subject, "even in sagas" if options.even_in_sagas else "")
+    if asked is not None:
+        return asked
+    forgotten = trio.run(_forget, options)
+    print_rows([attrs.asdict(forgotten) if options.json else _row(forgotten)], as_json=options.json)
+    return 0
+
+
+def _row(forgotten: Forgotten) -> dict[str, object]:
+    return attrs.asdict(forgotten) | {"streams": len(forgotten.streams)}
+
+
+async def _forget(options: argparse.Namespace) -> Forgotten:
+    async with Runtime.open(options.path, keys=options.keys) as runtime:
+        return await runtime.forget(options.subject, even_in_sagas=options.even_in_sagas)
+
+
+def add_commands(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """Add these commands to the command line."""
+    forgetting = add("forget", "destroy the keys of a subject, so that nobody can read its personal data any more")
+    forgetting.add_argument("subject", metavar="SUBJECT", help="its id, as the personal fields name it")
+    forgetting.add_argument(
+        "--even-in-sagas", action="store_true", help="also what sagas hold that have not ended; they go on without"
+    )
+    add_keys(forgetting)
+    forgetting.set_defaults(run=run_forget)

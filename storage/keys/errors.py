@@ -1,0 +1,49 @@
+"""Why personal data cannot be sealed or read."""
+
+from ..errors import EventSourcingError, StoreError
+
+
+class PrivacyUnavailable(EventSourcingError):
+    """Sealing needs the library `cryptography`."""
+
+    code = "privacy_unavailable"
+
+    def __init__(self) -> None:
+        super().__init__('Personal data are sealed by a library that is an extra: pip install "eventsrc[privacy]".')
+
+
+class SubjectKeysUnusable(StoreError):
+    """The file with the keys of subjects cannot be read or written, or is none."""
+
+    code = "subject_keys_unusable"
+
+    def __init__(self, path: str, reason: str, advice: str = "See that its disk works and has room") -> None:
+        super().__init__(path, f"The keys of subjects in {path} cannot be used: {reason}. {advice}.")
+
+
+class SubjectKeyMissing(StoreError):
+    """Data were sealed with a key that the file does not have, and that was never forgotten: it is another file."""
+
+    code = "subject_key_missing"
+
+    def __init__(self, path: str, key_id: bytes) -> None:
+        super().__init__(
+            path,
+            f"Personal data are sealed with the key {key_id.hex()}, which {path} neither holds nor has forgotten. Give "
+            "the file of keys that belongs to this store: Runtime.open(..., keys=PATH).",
+        )
+        self.key_id = key_id
+
+
+class SealedDataDamaged(StoreError):
+    """Sealed bytes were changed: the key does not open them."""
+
+    code = "sealed_data_damaged"
+
+    def __init__(self, path: str, key_id: bytes) -> None:
+        super().__init__(
+            path,
+            f"Personal data that are sealed with the key {key_id.hex()} of {path} were changed after that: it does not "
+            "open them. Run `eventsrc verify` to see where the log was changed, and restore it from a backup.",
+        )
+        self.key_id = key_id

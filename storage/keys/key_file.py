@@ -1,0 +1,226 @@
+"""Keys of subjects in a file of their own, by SQLite: it overwrites what is deleted, which LMDB does not.
+
+Secrets have a table of their own, which only grows, so that they stay where they were written first, and each is
+overwritten in its place. Whether it is gone from the file is looked at each time all the same. Where copies of the file
+were made, or the disk keeps what was overwritten, they are not ours to destroy.
+"""
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+from urllib.parse import quote
+
+from ..environment.folder import sync_folder
+from .errors import SubjectKeysUnusable
+from .key_table import SubjectKey
+
+APPLICATION_ID: Final = 0x6573_6B79
+"""In the header of the file: it holds keys of eventsrc."""
+KEYS_FORMAT: Final = 1
+BUSY_SECONDS_MAX: Final = 5.0
+"""How long it is waited for another process that reads."""
+ACCESS: Final = 0o600
+"""Nobody but the user of the process may read the file."""
+LOOK_BYTES: Final = 1 << 20
+"""Of the file, looked at together for a secret that is to be gone."""
+_CREATE: Final = """
+    CREATE TABLE subject_keys (id BLOB PRIMARY KEY, subject TEXT NOT NULL, slot INTEGER) WITHOUT ROWID;
+    CREATE INDEX keys_of_subjects ON subject_keys (subject) WHERE subject <> '';
+    CREATE TABLE secrets (slot INTEGER PRIMARY KEY AUTOINCREMENT, secret BLOB NOT NULL);
+"""
+_OF_SUBJECT: Final = "subject = ? AND subject <> ''"
+"""The index is used where it is said that it holds what is asked for."""
+_SELECT: Final = "SELECT id, subject, secret FROM subject_keys LEFT JOIN secrets USING (slot) WHERE"
+
+Access: TypeAlias = Literal["write", "read"]
+
+
+class KeyFile:
+    """The file at `path`, made when the first key is added; a missing one holds no key.
+
+    Reading waits for no disk: it may be done on the trio thread.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], access: Access = "write") -> None:
+        self.path = str(Path(path).absolute())
+        self.is_shared = access == "read"
+        self._reading: sqlite3.Connection | None = None
+        self._writing: sqlite3.Connection | None = None
+        self._reading_lock = threading.Lock()
+        self._writing_lock = threading.Lock()
+
+    # --- reading ---
+
+    def of_subject(self, subject: str) -> list[SubjectKey]:
+        return self._select(f"{_OF_SUBJECT} AND slot IS NOT NULL ORDER BY id", subject)
+
+    def find(self, key_id: bytes) -> SubjectKey | None:
+        return next(iter(self._select("id = ?", key_id)), None)
+
+    def unfinished(self) -> dict[str, list[bytes]]:
+        found: dict[str, list[bytes]] = {}
+        for key in self._select("subject <> '' AND slot IS NULL ORDER BY subject"):
+            found.setdefault(key.subject, []).append(key.id)
+        return found
+
+    def _select(self, condition: str, *values: object) -> list[SubjectKey]:
+        with self._reading_lock, self._translated():
+            if self._reading is None and self._is_there():
+                self._reading = self._opened("read")
+            if self._reading is None:
+                return []
+            return [SubjectKey(*row) for row in self._reading.execute(f"{_SELECT} {condition}", values)]
+
+    # --- writing ---
+
+    def add(self, keys: Sequence[SubjectKey]) -> None:
+        with self._changing() as connection:
+            for key in keys:
+                slot = connection.execute("INSERT INTO secrets (secret) VALUES (?)", (key.secret,)).lastrowid
+                connection.execute("INSERT INTO subject_keys VALUES (?, ?, ?)", (key.id, key.subject, slot))
+
+    def destroy(self, subject: str, keys: Sequence[SubjectKey]) -> list[bytes]:
+        with self._changing() as connection:
+            connection.executemany("INSERT INTO subject_keys VALUES (?, ?, NULL)", [key[:2] for key in keys])
+            known = connection.execute(f"{_SELECT} {_OF_SUBJECT}", (subject,)).fetchall()
+            connection.execute(
+                "UPDATE secrets SET secret = zeroblob(length(secret)) "
+                f"WHERE slot IN (SELECT slot FROM subject_keys WHERE {_OF_SUBJECT})",
+                (subject,),
+            )
+            connection.execute(f"UPDATE subject_keys SET slot = NULL WHERE {_OF_SUBJECT}", (subject,))
+        self._empty_write_ahead_log()
+        self._make_sure_of([secret for _, _, secret in known if secret is not None])
+        return [key_id for key_id, _, _ in known]
+
+    def forgotten(self, subject: str) -> None:
+        with self._changing() as connection:
+            connection.execute(f"UPDATE subject_keys SET subject = '' WHERE {_OF_SUBJECT} AND slot IS NULL", (subject,))
+        self._empty_write_ahead_log()
+
+    @contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        """One durable transaction."""
+        with self._writing_lock, self._translated():
+            if self.is_shared:
+                raise SubjectKeysUnusable(self.path, "a reader changes none", "Ask the process that writes the store")
+            if self._writing is None:
+                self._make()
+                self._writing = self._opened("write")
+            with self._writing as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+
+    def _empty_write_ahead_log(self) -> None:
+        """What was overwritten is still there, as it was when it was new."""
+        with self._writing_lock, self._translated():
+            assert self._writing is not None, "it was written to"
+            is_busy, _, _ = self._writing.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if is_busy:
+            raise SubjectKeysUnusable(
+                self.path,
+                f"somebody has been reading it for {BUSY_SECONDS_MAX:g} seconds, so what was destroyed is still in "
+                f"{self.path}-wal",
+                "End that, and forget the subject again",
+            )
+
+    def _make_sure_of(self, secrets: Sequence[bytes]) -> None:
+        """Write the file anew where any of these secrets is still in it: SQLite may have moved its place."""
+        if self._holds_any(secrets):
+            with self._writing_lock, self._translated():
+                assert self._writing is not None, "it was written to"
+                self._writing.execute("VACUUM")
+            self._empty_write_ahead_log()
+            if self._holds_any(secrets):
+                raise SubjectKeysUnusable(self.path, "what was destroyed is still in it", "Forget the subject again")
+
+    def _holds_any(self, secrets: Sequence[bytes]) -> bool:
+        overlap = max(map(len, secrets), default=1) - 1
+        with self._translated(), Path(self.path).open("rb") as file:
+            seen = b""
+            while content := file.read(LOOK_BYTES):
+                seen = seen[len(seen) - overlap :] + content
+                if any(secret in seen for secret in secrets):
+                    return True
+        return False
+
+    # --- the file ---
+
+    def _is_there(self) -> bool:
+        path = Path(self.path)
+        if path.exists() and not path.is_file():
+            raise SubjectKeysUnusable(self.path, "it is no file", "Name another: Runtime.open(..., keys=PATH)")
+        return path.exists()
+
+    def _make(self) -> None:
+        """Make the file where there is none: a whole one or none, that nobody else may read."""
+        if self._is_there():
+            return
+        path = Path(self.path)
+        new = path.with_name(f".{path.name}.new")
+        new.unlink(missing_ok=True)
+        os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, ACCESS))
+        with closing(sqlite3.connect(new, isolation_level=None)) as connection:
+            connection.executescript(
+                f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {KEYS_FORMAT}; {_CREATE}"
+            )
+        with new.open("rb") as file:
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):  # another process was faster
+            os.link(new, path)
+        new.unlink()
+        sync_folder(path.parent)
+
+    def _opened(self, access: Access) -> sqlite3.Connection:
+        """Raises `sqlite3.Error`, `SubjectKeysUnusable`."""
+        mode = "mode=rw" if access == "write" else "mode=ro"
+        path = Path(self.path)
+        if access == "read" and not path.with_name(f"{path.name}-wal").exists() and not os.access(path.parent, os.W_OK):
+            # Nobody writes it, and SQLite cannot put what it would share with who does beside it.
+            mode = "immutable=1"
+        connection = sqlite3.connect(
+            f"file:{quote(self.path)}?{mode}",
+            uri=True,
+            timeout=BUSY_SECONDS_MAX,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            self._check(connection)
+            if access == "write":
+                for setting in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
+                    connection.execute(f"PRAGMA {setting}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _check(self, connection: sqlite3.Connection) -> None:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (number,) = connection.execute("PRAGMA user_version").fetchone()
+        if application != APPLICATION_ID:
+            raise SubjectKeysUnusable(self.path, "it is no file of keys", "Name another: Runtime.open(..., keys=PATH)")
+        if number != KEYS_FORMAT:
+            reason = f"it has format {number}, and this version of eventsrc knows format {KEYS_FORMAT}"
+            raise SubjectKeysUnusable(self.path, reason, "Use the version that wrote it, or a newer one")
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise SubjectKeysUnusable(self.path, str(error)) from error
+        except OSError as error:
+            raise SubjectKeysUnusable(self.path, error.strerror or str(error)) from error
+
+    def close(self) -> None:
+        with self._reading_lock, self._writing_lock, self._translated():
+            # The one that writes last: it takes the write-ahead log along.
+            for connection in (self._reading, self._writing):
+                if connection is not None:
+                    connection.close()
+            self._reading = self._writing = None

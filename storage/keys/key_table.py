@@ -1,0 +1,90 @@
+"""The port to where keys are kept, and keys that are kept in memory, for stores that are, too."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+
+class SubjectKey(NamedTuple):
+    """One key of a subject; `secret` is None once it was destroyed."""
+
+    id: bytes
+    subject: str
+    secret: bytes | None
+
+
+class KeyTable(Protocol):
+    """Keeps keys. Any thread may call it; what changes it waits for the disk.
+
+    Every method raises `SubjectKeysUnusable` where the file system refuses.
+    """
+
+    @property
+    def path(self) -> str:
+        """Where they are, for messages."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether another process changes it, so that nothing that it says holds for long."""
+
+    def of_subject(self, subject: str) -> list[SubjectKey]:
+        """The keys of a subject that were not destroyed: one, or a few where several processes made them."""
+
+    def find(self, key_id: bytes) -> SubjectKey | None:
+        """The key with this id, destroyed or not; None where there never was one."""
+
+    def add(self, keys: Sequence[SubjectKey]) -> None:
+        """Keep new keys, durably."""
+
+    def destroy(self, subject: str, keys: Sequence[SubjectKey]) -> list[bytes]:
+        """Destroy all keys of a subject, and these new ones of it, durably; returns their ids.
+
+        Whose they were stays known until `forgotten` is called: what is to be done about it may be interrupted.
+        """
+
+    def unfinished(self) -> dict[str, list[bytes]]:
+        """The subjects whose keys were destroyed and whose `forgotten` was not called yet, with the ids of the keys."""
+
+    def forgotten(self, subject: str) -> None:
+        """All is done: nothing says any more whose keys they were."""
+
+    def close(self) -> None:
+        """Close it. Idempotent."""
+
+
+class KeysInMemory:
+    """Keys that end with the process."""
+
+    path = "memory"
+    is_shared = False
+
+    def __init__(self) -> None:
+        self._keys: dict[bytes, SubjectKey] = {}
+
+    def of_subject(self, subject: str) -> list[SubjectKey]:
+        return [key for key in list(self._keys.values()) if key.subject == subject and key.secret is not None]
+
+    def find(self, key_id: bytes) -> SubjectKey | None:
+        return self._keys.get(key_id)
+
+    def add(self, keys: Sequence[SubjectKey]) -> None:
+        self._keys.update({key.id: key for key in keys})
+
+    def destroy(self, subject: str, keys: Sequence[SubjectKey]) -> list[bytes]:
+        self.add(keys)
+        ids = [key.id for key in list(self._keys.values()) if key.subject == subject]
+        self._keys.update({key_id: SubjectKey(key_id, subject, None) for key_id in ids})
+        return ids
+
+    def unfinished(self) -> dict[str, list[bytes]]:
+        found: dict[str, list[bytes]] = {}
+        for key in list(self._keys.values()):
+            if key.secret is None and key.subject:
+                found.setdefault(key.subject, []).append(key.id)
+        return found
+
+    def forgotten(self, subject: str) -> None:
+        for key_id in self.unfinished().get(subject, ()):
+            self._keys[key_id] = SubjectKey(key_id, "", None)
+
+    def close(self) -> None:
+        """Nothing is open."""

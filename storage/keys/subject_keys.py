@@ -1,0 +1,172 @@
+"""Sealing: what is about a subject is encrypted with a key of that subject. Without the key nobody can read it again.
+
+The cipher is AES-SIV (RFC 5297) by the library `cryptography`, the extra `privacy`: the same value of one subject is
+sealed to the same bytes, so that equal states stay equal, and that is all that the bytes tell.
+"""
+
+import secrets
+import threading
+from functools import cache
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from .errors import PrivacyUnavailable, SealedDataDamaged, SubjectKeyMissing
+from .key_table import KeyTable, SubjectKey
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESSIV
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+KEY_ID_BYTES: Final = 16
+SECRET_BYTES: Final = 64
+"""Of AES-SIV with 256 bits."""
+CIPHERS_CACHED_MAX: Final = 10_000
+"""Keys that are kept ready, and subjects whose key is known; others are looked up."""
+
+
+class SubjectKeys:
+    """The keys of one runtime. Any thread may call it; a key is made when something is sealed for a new subject.
+
+    New keys are kept when `flush` is called, which must be before anything that was sealed with them is stored.
+    """
+
+    def __init__(self, table: KeyTable) -> None:
+        self._table = table
+        self._lock = threading.Lock()
+        self._ciphers: dict[bytes, AESSIV | None] = {}
+        """By id; None where the key was destroyed."""
+        self._current: dict[str, bytes] = {}
+        """By subject the id of the key that it is sealed with."""
+        self._new: dict[bytes, SubjectKey] = {}
+        self._new_of: dict[str, SubjectKey] = {}
+        """The same by subject."""
+        self._changing = threading.Lock()
+        """Held while the table waits for the disk; the other lock never is."""
+
+    @property
+    def path(self) -> str:
+        """Where the keys are, for messages."""
+        return self._table.path
+
+    def check(self) -> None:
+        """Raise `PrivacyUnavailable` where the library for it is missing."""
+        _cipher_class()
+
+    # --- sealing ---
+
+    def seal(self, subject: str, value: bytes) -> bytes:
+        """The id of the subject's key, and the value encrypted with it. Raises `SubjectKeysUnusable`."""
+        with self._lock:
+            key_id = self._current.get(subject)
+            cipher = None if key_id is None else self._ciphers.get(key_id)
+            if key_id is None or cipher is None:
+                key_id, cipher = self._key_for(subject)
+        return key_id + cipher.encrypt(value, None)
+
+    def unseal(self, sealed: bytes) -> bytes | None:
+        """The value; None where its subject was forgotten.
+
+        Raises `SubjectKeyMissing`, `SealedDataDamaged`, `SubjectKeysUnusable`.
+        """
+        key_id = sealed[:KEY_ID_BYTES]
+        with self._lock:
+            cipher = self._cipher(key_id)
+        if cipher is None:
+            return None
+        try:
+            return cipher.decrypt(sealed[KEY_ID_BYTES:], None)
+        except Exception as error:
+            raise SealedDataDamaged(self.path, key_id) from error
+
+    def _key_for(self, subject: str) -> "tuple[bytes, AESSIV]":
+        key = self._new_of.get(subject) or next(iter(self._table.of_subject(subject)), None)
+        if key is None:
+            key = SubjectKey(secrets.token_bytes(KEY_ID_BYTES), subject, secrets.token_bytes(SECRET_BYTES))
+            self._new[key.id] = self._new_of[subject] = key
+        assert key.secret is not None, "it was not destroyed"
+        cipher = _cipher_class()(key.secret)
+        _keep(self._ciphers, key.id, cipher)
+        _keep(self._current, subject, key.id)
+        return key.id, cipher
+
+    def _cipher(self, key_id: bytes) -> "AESSIV | None":
+        if not self._table.is_shared and key_id in self._ciphers:
+            return self._ciphers[key_id]
+        key = self._new.get(key_id) or self._table.find(key_id)
+        if key is None:
+            raise SubjectKeyMissing(self.path, key_id)
+        cipher = None if key.secret is None else _cipher_class()(key.secret)
+        _keep(self._ciphers, key_id, cipher)
+        return cipher
+
+    def ids_of(self, subject: str) -> list[bytes]:
+        """The ids of the keys that something about a subject may be sealed with, and that were not destroyed."""
+        with self._lock:
+            new = self._new_of.get(subject)
+        stored = [key.id for key in self._table.of_subject(subject)]
+        return stored if new is None or new.id in stored else [*stored, new.id]
+
+    def flush(self) -> None:
+        """Keep the keys that were made since the last time, durably. Raises `SubjectKeysUnusable`."""
+        if not self._new:
+            return
+        with self._changing:
+            with self._lock:
+                new = list(self._new.values())
+            self._table.add(new)
+            with self._lock:
+                for key in new:
+                    self._drop_new(key.id)
+
+    def _drop_new(self, key_id: bytes) -> None:
+        key = self._new.pop(key_id, None)
+        if key is not None and self._new_of[key.subject] is key:
+            del self._new_of[key.subject]
+
+    # --- forgetting ---
+
+    def forget(self, subject: str) -> list[bytes]:
+        """Destroy every key of a subject, durably; returns their ids. What is sealed for it later gets a new one.
+
+        It can be called again until `forgotten` is: the ids are the same then. Raises `SubjectKeysUnusable`.
+        """
+        with self._changing:
+            with self._lock:
+                new = [key for key in (self._new_of.get(subject),) if key is not None]
+            ids = self._table.destroy(subject, new)
+            with self._lock:
+                self._current.pop(subject, None)
+                for key_id in ids:
+                    self._drop_new(key_id)
+                    _keep(self._ciphers, key_id, None)
+        return ids
+
+    @property
+    def unfinished(self) -> dict[str, list[bytes]]:
+        """Subjects whose keys were destroyed and whose `forgotten` was not called, with the ids of those keys."""
+        return self._table.unfinished()
+
+    def forgotten(self, subject: str) -> None:
+        """All is done: the file does not say any more whose keys they were. Raises `SubjectKeysUnusable`."""
+        self._table.forgotten(subject)
+
+    def close(self) -> None:
+        """Close the file. Idempotent. Raises `SubjectKeysUnusable`."""
+        self._table.close()
+
+
+def _keep(cached: dict[K, V], key: K, value: V) -> None:
+    """Put it in, and let the oldest go where that is one too many."""
+    cached[key] = value
+    if len(cached) > CIPHERS_CACHED_MAX:
+        del cached[next(iter(cached))]
+
+
+@cache
+def _cipher_class() -> "type[AESSIV]":
+    try:
+        from cryptography.hazmat.primitives.ciphers.aead import AESSIV  # noqa: PLC0415 (an extra)
+    except ImportError as error:
+        raise PrivacyUnavailable from error
+    return AESSIV

@@ -1,0 +1,169 @@
+"""Forgetting where several have a part in it: other processes, databases, the command line."""
+
+import json
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+import trio
+from people_domain import OPENED, Directory, Message, Name, Names, Person, Register, Registered, Say
+from projection_cases import settle
+from test_command_line import eventsrc
+from test_readers import child, say
+
+from eventsrc import Runtime, SubjectForgotten
+from eventsrc.actors.views.sql import SqlViews
+from eventsrc.runtime import command_line
+
+READER = """
+from people_domain import Directory, Names
+async def main():
+    async with Runtime.open(sys.argv[1], role="reader", projections=[Names, Directory]) as runtime:
+        print("started", flush=True)
+        while line := await trio.to_thread.run_sync(sys.stdin.readline):
+            if line.strip() == "forget":
+                with trio.fail_after(60):
+                    while (await runtime.view(Names.rows).get("ann")).name == "Ann Secret":
+                        await trio.sleep(0.01)
+            rows = await runtime.view(Names.rows).all().fresh(at_least=4, timeout=60).rows()
+            print(sorted(row.name for row in rows), flush=True)
+trio.run(main)
+"""
+
+
+async def fill(runtime: Runtime) -> None:
+    for name in ("ann", "bob"):
+        await runtime.actor(Person, name).ask(Register(f"{name.title()} Secret"))
+        await runtime.actor(Person, name).ask(Say("hushed"))
+
+
+async def test_a_reader_forgets_along_and_so_does_one_that_comes_later(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    async with Runtime.open(store, **OPENED) as runtime:
+        await fill(runtime)
+        with child(READER, store) as reader:
+            assert say(reader, "rows") == "['Ann Secret', 'Bob Secret']"
+            await runtime.forget("ann")
+            assert await trio.to_thread.run_sync(say, reader, "forget") == "['Bob Secret', 'somebody']"
+        await runtime.forget("bob")
+        with child(READER, store) as reader:
+            with trio.fail_after(60):
+                while await trio.to_thread.run_sync(say, reader, "rows") != "['somebody', 'somebody']":
+                    await trio.sleep(0.01)
+
+
+async def test_a_view_that_nobody_had_open_is_built_anew_when_it_is_opened(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    async with Runtime.open(store, **OPENED) as runtime:
+        await fill(runtime)
+        await runtime.actor(Person, "ann").ask(Say("more"), wait_for=[Names, Directory])
+    async with Runtime.open(store, aggregates=[Person]) as runtime:
+        await runtime.forget("ann")
+    for _ in (1, 2):
+        async with Runtime.open(store, **OPENED) as runtime:
+            await settle(runtime, Names, building=True)
+            assert await runtime.view(Names.rows).get("ann", at_least=6) == Name("ann", "somebody")
+            assert await runtime.view(Directory.rows).get("ann", at_least=6) is None
+    assert (store / "views" / "names" / "current").read_bytes() == b"2", "it was built anew once"
+
+
+async def test_a_view_in_sql_is_built_anew(tmp_path: Path, url: str) -> None:
+    with closing(SqlViews(url)) as views:
+        where = {Names: views, Directory: views}
+        async with Runtime.open(tmp_path / "store", **OPENED, views=where) as runtime:
+            await fill(runtime)
+            await runtime.actor(Person, "ann").ask(Say("more"), wait_for=[Names, Directory])
+            forgotten = await runtime.forget("ann", wait_for=[Names])
+            names = await runtime.view(Names.rows).all().fresh(at_least=forgotten.position).rows()
+            assert sorted(row.name for row in names) == ["Bob Secret", "somebody"]
+            rows = await runtime.view(Directory.rows).all().fresh(at_least=forgotten.position).rows()
+            assert rows == [Name("bob", "Bob Secret")]
+        async with Runtime.open(tmp_path / "store", **OPENED, views=where) as runtime:
+            assert not runtime.lag()["names"].rebuilding
+            assert (await runtime.view(Names.rows).all().fresh(at_least=forgotten.position).count()) == 2
+    engine = sqlalchemy.create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.connect() as connection:
+        left = [
+            value
+            for table in sqlalchemy.inspect(engine).get_table_names()
+            for row in connection.execute(sqlalchemy.text(f'SELECT * FROM "{table}"'))
+            for value in row
+        ]
+    engine.dispose()
+    assert "Bob Secret" in left
+    assert "Ann Secret" not in left
+
+
+async def test_a_sink_is_told(tmp_path: Path) -> None:
+    async with Runtime.open(tmp_path / "store", **OPENED) as runtime:
+        await fill(runtime)
+        await runtime.forget("ann")
+        async with runtime.consume("search", types=[Registered, SubjectForgotten]) as consumer:
+            seen = []
+            async for message in consumer:
+                seen.append(runtime.decode(message.event))
+                await message.ack()
+                if message.event.position == runtime.last_position:
+                    break
+    assert seen == [Registered("ann", "somebody"), Registered("bob", "Bob Secret"), SubjectForgotten("ann")]
+
+
+# --- the command line ---
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    async def write() -> None:
+        async with Runtime.open(tmp_path / "store", **OPENED) as runtime:
+            await fill(runtime)
+
+    trio.run(write)
+    return tmp_path / "store"
+
+
+def test_a_subject_is_forgotten_where_no_runtime_has_the_store_open(store: Path) -> None:
+    assert [json.loads(line)["position"] for line in out("events", store, "--subject", "ann", "--json")] == [1, 2]
+    (line,) = out("forget", store, "ann", "--json")
+    assert json.loads(line) == {"subject": "ann", "events": 2, "streams": ["person-ann"], "position": 5}
+    again = eventsrc("forget", store, "ann")
+    assert again.returncode == 1
+    assert "it was forgotten before" in again.stderr
+    assert "it was forgotten before" in eventsrc("events", store, "--subject", "ann").stderr
+    assert "all sound" in out("verify", store)[-1]
+
+
+async def test_a_running_store_is_asked_to_forget(tmp_path: Path) -> None:
+    async with Runtime.open(tmp_path / "store", **OPENED) as runtime:
+        await fill(runtime)
+        asked = await trio.to_thread.run_sync(eventsrc, "forget", tmp_path / "store", "ann")
+        assert (asked.stdout, asked.returncode) == ("writer: forget ann: done\n", 0)
+        assert (await runtime.actor(Person, "ann").state()).messages == [Message("ann", "...")]
+        asked = await trio.to_thread.run_sync(eventsrc, "forget", tmp_path / "store", "ann")
+        assert "it was forgotten before" in asked.stdout
+        assert asked.returncode != 0
+
+
+def test_what_is_sealed_is_shown_as_that_and_a_state_as_it_is(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = out("events", store)[0]
+    assert '"name":{"sealed_with":"' in shown
+    assert "Secret" not in shown
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    for keys in ([], ["--keys", f"{store}.keys"]):
+        assert command_line.main(["show", str(store), "person-ann", "--import", "people_domain", "--json", *keys]) == 0
+        assert json.loads(capsys.readouterr().out)["state"]["name"] == "Ann Secret"
+    assert command_line.main(["blame", str(store), "person-ann", "--import", "people_domain", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"]["value"] == "Ann Secret"
+    assert command_line.main(["diff", str(store), "person-ann", "0", "1", "--import", "people_domain", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["changes"]["name"] == {"before": "", "after": "Ann Secret"}
+    (store.parent / "store.keys").rename(store.parent / "away")
+    assert command_line.main(["show", str(store), "person-ann", "--import", "people_domain"]) == 1
+    assert "Give the file of keys that belongs to this store" in capsys.readouterr().err
+
+
+def out(*arguments: object) -> list[str]:
+    done = eventsrc(*arguments)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    return done.stdout.splitlines()
