@@ -1,8 +1,9 @@
 """Keys of subjects in a file of their own, by SQLite: it overwrites what is deleted, which LMDB does not.
 
-Secrets have a table of their own, which only grows, so that they stay where they were written first, and each is
-overwritten in its place. Whether it is gone from the file is looked at each time all the same. Where copies of the file
-were made, or the disk keeps what was overwritten, they are not ours to destroy.
+Secrets have a table of their own, which only grows: SQLite puts a row behind the others without moving any, and puts
+one of the same size into its place, so that no copy of a secret is left anywhere. A test looks at every byte. This
+process must not: closing a file takes the locks away that SQLite has on it. Where copies of the file were made, or the
+disk keeps what was overwritten, they are not ours to destroy.
 """
 
 import os
@@ -25,8 +26,6 @@ BUSY_SECONDS_MAX: Final = 5.0
 """How long it is waited for another process that reads."""
 ACCESS: Final = 0o600
 """Nobody but the user of the process may read the file."""
-LOOK_BYTES: Final = 1 << 20
-"""Of the file, looked at together for a secret that is to be gone."""
 _CREATE: Final = """
     CREATE TABLE subject_keys (id BLOB PRIMARY KEY, subject TEXT NOT NULL, slot INTEGER) WITHOUT ROWID;
     CREATE INDEX keys_of_subjects ON subject_keys (subject) WHERE subject <> '';
@@ -86,7 +85,7 @@ class KeyFile:
     def destroy(self, subject: str, keys: Sequence[SubjectKey]) -> list[bytes]:
         with self._changing() as connection:
             connection.executemany("INSERT INTO subject_keys VALUES (?, ?, NULL)", [key[:2] for key in keys])
-            known = connection.execute(f"{_SELECT} {_OF_SUBJECT}", (subject,)).fetchall()
+            known = connection.execute(f"SELECT id FROM subject_keys WHERE {_OF_SUBJECT}", (subject,)).fetchall()
             connection.execute(
                 "UPDATE secrets SET secret = zeroblob(length(secret)) "
                 f"WHERE slot IN (SELECT slot FROM subject_keys WHERE {_OF_SUBJECT})",
@@ -94,8 +93,7 @@ class KeyFile:
             )
             connection.execute(f"UPDATE subject_keys SET slot = NULL WHERE {_OF_SUBJECT}", (subject,))
         self._empty_write_ahead_log()
-        self._make_sure_of([secret for _, _, secret in known if secret is not None])
-        return [key_id for key_id, _, _ in known]
+        return [key_id for (key_id,) in known]
 
     def forgotten(self, subject: str) -> None:
         with self._changing() as connection:
@@ -127,26 +125,6 @@ class KeyFile:
                 f"{self.path}-wal",
                 "End that, and forget the subject again",
             )
-
-    def _make_sure_of(self, secrets: Sequence[bytes]) -> None:
-        """Write the file anew where any of these secrets is still in it: SQLite may have moved its place."""
-        if self._holds_any(secrets):
-            with self._writing_lock, self._translated():
-                assert self._writing is not None, "it was written to"
-                self._writing.execute("VACUUM")
-            self._empty_write_ahead_log()
-            if self._holds_any(secrets):
-                raise SubjectKeysUnusable(self.path, "what was destroyed is still in it", "Forget the subject again")
-
-    def _holds_any(self, secrets: Sequence[bytes]) -> bool:
-        overlap = max(map(len, secrets), default=1) - 1
-        with self._translated(), Path(self.path).open("rb") as file:
-            seen = b""
-            while content := file.read(LOOK_BYTES):
-                seen = seen[len(seen) - overlap :] + content
-                if any(secret in seen for secret in secrets):
-                    return True
-        return False
 
     # --- the file ---
 
@@ -192,7 +170,12 @@ class KeyFile:
         try:
             self._check(connection)
             if access == "write":
-                for setting in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
+                for setting in (
+                    "journal_mode = WAL",
+                    "synchronous = FULL",
+                    "secure_delete = ON",
+                    "temp_store = MEMORY",
+                ):
                     connection.execute(f"PRAGMA {setting}")
         except BaseException:
             connection.close()

@@ -137,24 +137,6 @@ def test_a_destroyed_key_is_in_no_byte_of_the_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["keys"]
 
 
-def test_a_secret_that_is_found_in_a_free_part_of_the_file_is_taken_out(tmp_path: Path) -> None:
-    with closing(KeyFile(tmp_path / "keys")) as file:
-        key, other = key_of(1), key_of(2)
-        file.add([key, other])
-        with closing(sqlite3.connect(tmp_path / "keys", isolation_level=None)) as connection:
-            # What older versions of SQLite, and some ways of moving rows, leave behind.
-            connection.execute("PRAGMA secure_delete = OFF")
-            connection.execute("CREATE TABLE leftover (content BLOB)")
-            connection.execute("INSERT INTO leftover VALUES (?)", (key.secret,))
-            connection.execute("DELETE FROM leftover")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        assert key.secret
-        assert key.secret in all_bytes(tmp_path)
-        file.destroy(key.subject, [])
-        assert key.secret not in all_bytes(tmp_path)
-        assert file.find(other.id) == other
-
-
 def test_a_reader_sees_at_once_what_the_writer_has_forgotten(tmp_path: Path) -> None:
     with (
         closing(SubjectKeys(KeyFile(tmp_path / "keys"))) as keys,
