@@ -68,6 +68,9 @@ def encode_decision(
         tags = () if codec.tags is None else _tags_of(stream, codec, codec.tags, event, limits)
         if codec.has_personal_data:
             tags += key_tags(payload)
+            if len(tags) > limits.event_tags_max:
+                what = f"Tags of event {codec.name!r}, with one for each subject that it is about"
+                raise TooManyTags(what, len(tags), limits.event_tags_max, "Split it, or raise the limit.")
         size = overhead + len(payload) + sum(len(tag.encode()) + TAG_OVERHEAD_BYTES for tag in tags)
         if size > limits.event_size_bytes_max:
             raise EventTooLarge(stream, codec.name, size, limits.event_size_bytes_max)

@@ -6,7 +6,7 @@ from typing import Any, Final, TypeVar, cast
 import msgspec
 
 from ...storage.commit import NewEvent
-from ...storage.errors import EventTooLarge
+from ...storage.errors import EventTooLarge, TooManyTags
 from ...storage.limits import Limits
 from ...storage.record import StoredEvent
 from ..aggregates.decision import RECORD_OVERHEAD_BYTES
@@ -36,24 +36,29 @@ class SagaCodec:
         self._waited: dict[str, EventCodecs] = {}
         """By stored name: of events that no class of the runtime but a step that waits for them has named."""
         self._records = EventCodecs(SAGA_EVENTS, serializer)
-        self._record_size_bytes_max = limits.event_size_bytes_max
+        self._limits = limits
 
     # --- records ---
 
     def encode(self, record: Any, correlation_id: str, stream: str) -> NewEvent:
-        """A record of the saga `stream` as the log takes it. Raises `EncodingError`, `EventTooLarge`."""
+        """A record of the saga `stream` as the log takes it. Raises `EncodingError`, `EventTooLarge`, `TooManyTags`."""
         codec = self._records.of_class[type(record)]
         try:
             payload = _encode(codec.unstructure(record))
         except Exception as error:
             raise EncodingError(f"{type(record).__name__} cannot be stored: {error}") from error
-        size, bound = len(payload) + RECORD_OVERHEAD_BYTES, self._record_size_bytes_max
+        tags = key_tags(payload) if self._serializer.has_personal_data else ()
+        if len(tags) > self._limits.event_tags_max:
+            what = f"Tags of a record of {stream!r}, one for each subject that it is about"
+            raise TooManyTags(
+                what, len(tags), self._limits.event_tags_max, "Keep less in the saga, or raise the limit."
+            )
+        size, bound = len(payload) + RECORD_OVERHEAD_BYTES + len("".join(tags)), self._limits.event_size_bytes_max
         if isinstance(record, STATES):
             size += FAILURE_BYTES
         if size > bound:
             advice = "Keep large data elsewhere and its reference in the saga's state."
             raise EventTooLarge(stream, codec.name, size, bound, advice)
-        tags = key_tags(payload) if self._serializer.has_personal_data else ()
         return NewEvent(codec.name, msgspec.Raw(payload), 1, codec.kind, correlation_id, stream, tags=tags)
 
     def decode(self, stored: StoredEvent) -> Any:

@@ -27,6 +27,7 @@ from people_domain import (
 from projection_cases import settle
 
 from eventsrc import (
+    Aggregate,
     ArgumentInvalid,
     EncodingError,
     EventTooLarge,
@@ -35,6 +36,7 @@ from eventsrc import (
     MemoryLog,
     PastReadOnly,
     Personal,
+    Receipt,
     Runtime,
     RuntimeReadOnly,
     Saga,
@@ -45,7 +47,12 @@ from eventsrc import (
     SubjectKeyMissing,
     SubjectKeys,
     SubjectKeysUnusable,
+    TooManyTags,
     UnknownSubject,
+    applies,
+    command,
+    event,
+    handles,
     step,
 )
 from eventsrc.storage.keys.key_file import KeyFile
@@ -349,6 +356,30 @@ async def test_sagas_hold_nothing_that_can_be_read(tmp_path: Path) -> None:
     async with Runtime.open(tmp_path / "store", aggregates=[Person], sagas=[Welcome]) as runtime:
         await runtime.start_saga(Welcome("ann", "Ann Secret"), key="ann")
     assert found_in(tmp_path) == []
+
+
+async def test_what_is_about_too_many_subjects_is_refused_alone(store: MemoryLog | Path) -> None:
+    @event("room.closed")
+    class Closed:
+        messages: list[Message]
+
+    @command
+    class Close:
+        people: int
+
+    class Room(Aggregate):
+        @handles
+        def close(self, command: Close) -> Closed:
+            return Closed([Message(f"person {number}", "hushed") for number in range(command.people)])
+
+        @applies
+        def closed(self, event: Closed) -> None: ...
+
+    async with Runtime.open(store, aggregates=[Room], limits=Limits(event_tags_max=3)) as runtime:
+        room = runtime.actor(Room, "main")
+        answers = await room.ask_many([Close(2), Close(4), Close(3)])
+        assert [type(answer) for answer in answers] == [Receipt, TooManyTags, Receipt]
+        assert [len(stored.tags) async for stored in runtime.events()] == [2, 3]
 
 
 # --- keys ---
