@@ -72,6 +72,8 @@ class RunningProjection:
         self._newest_number = 0
         self._changing = trio.Lock()
         self._looked: trio.Event | None = None
+        self._leaving: set[int] = set()
+        """The numbers of generations that are on their way out."""
 
     @property
     def projector(self) -> Projector | None:
@@ -163,6 +165,11 @@ class RunningProjection:
     def has_forgotten(self) -> bool:
         """Whether what answers knows nothing of those who were forgotten."""
         return self.active is None or self.schema.fits(self.active.generation)
+
+    @property
+    def is_tidy(self) -> bool:
+        """Whether nothing is left of generations that answered before."""
+        return not self._leaving
 
     def forgotten(self, position: int) -> None:
         """The log says at this position that a subject was forgotten."""
@@ -320,6 +327,7 @@ class RunningProjection:
         old, self.active, self.building = self.active, building, None
         logger.info("view rebuilt", extra={"projection": self.name, "generation": building.generation.number})
         if old is not None:
+            self._leaving.add(old.generation.number)
             self._nursery.start_soon(in_background, self._retire, old, name=f"{self.name}: drop")
         self._host.swapped()
 
@@ -332,9 +340,12 @@ class RunningProjection:
                 await old.close()
         if old.removed_position is None:
             await self._drop(old.generation)
+        else:
+            self._left(old.generation)
 
     def _drop_later(self, generations: Sequence[Generation]) -> None:
         for generation in generations:
+            self._leaving.add(generation.number)
             self._nursery.start_soon(in_background, self._drop, generation, name=f"{self.name}: drop")
 
     async def _drop(self, generation: Generation) -> None:
@@ -343,6 +354,12 @@ class RunningProjection:
         except Exception as error:
             # It is tried again when the store is opened next.
             self._warn("an old view could not be removed", error)
+        finally:
+            self._left(generation)
+
+    def _left(self, generation: Generation) -> None:
+        self._leaving.discard(generation.number)
+        self._host.swapped()
 
     async def _tidy(self) -> None:
         try:

@@ -278,12 +278,12 @@ class Projections:
             await trio.sleep(FORGET_RETRY_SECONDS)
 
     async def wait_until_forgotten(self, projection_class: type[Projection]) -> None:
-        """Wait until what answers knows nothing of those who were forgotten.
+        """Wait until what answers knows nothing of those who were forgotten, and what did answer is removed.
 
         Raises `ProjectionUnavailable` when it is paused, has failed or was closed, so that it would not come to it.
         """
         running = self.get(projection_class)
-        while not running.has_forgotten:
+        while not (running.has_forgotten and running.is_tidy):
             if self._is_closed:
                 raise ProjectionUnavailable(running.name, "closed", "with its runtime")
             if running.will_not_come:

@@ -31,6 +31,10 @@ _CREATE: Final = """
     CREATE INDEX keys_of_subjects ON subject_keys (subject) WHERE subject <> '';
     CREATE TABLE secrets (slot INTEGER PRIMARY KEY AUTOINCREMENT, secret BLOB NOT NULL);
 """
+_SETTINGS: Final = {
+    "write": ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON", "temp_store = MEMORY"),
+    "read": ("query_only = ON",),
+}
 _OF_SUBJECT: Final = "subject = ? AND subject <> ''"
 """The index is used where it is said that it holds what is asked for."""
 _SELECT: Final = "SELECT id, subject, secret FROM subject_keys LEFT JOIN secrets USING (slot) WHERE"
@@ -155,8 +159,7 @@ class KeyFile:
 
     def _opened(self, access: Access) -> sqlite3.Connection:
         """Raises `sqlite3.Error`, `SubjectKeysUnusable`."""
-        mode = "mode=rw" if access == "write" else "mode=ro"
-        path = Path(self.path)
+        mode, path = "mode=rw", Path(self.path)
         if access == "read" and not path.with_name(f"{path.name}-wal").exists() and not os.access(path.parent, os.W_OK):
             # Nobody writes it, and SQLite cannot put what it would share with who does beside it.
             mode = "immutable=1"
@@ -169,14 +172,8 @@ class KeyFile:
         )
         try:
             self._check(connection)
-            if access == "write":
-                for setting in (
-                    "journal_mode = WAL",
-                    "synchronous = FULL",
-                    "secure_delete = ON",
-                    "temp_store = MEMORY",
-                ):
-                    connection.execute(f"PRAGMA {setting}")
+            for setting in _SETTINGS[access]:
+                connection.execute(f"PRAGMA {setting}")
         except BaseException:
             connection.close()
             raise

@@ -2,9 +2,8 @@
 
 import shutil
 from contextlib import closing
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pytest
 import trio
@@ -22,7 +21,6 @@ from people_domain import (
     Registered,
     Said,
     Say,
-    Welcome,
 )
 from projection_cases import settle
 
@@ -35,15 +33,11 @@ from eventsrc import (
     Limits,
     MemoryLog,
     PastReadOnly,
-    Personal,
     Receipt,
     Runtime,
     RuntimeReadOnly,
-    Saga,
-    SagaContext,
     StoreFull,
     SubjectForgotten,
-    SubjectInSagas,
     SubjectKeyMissing,
     SubjectKeys,
     SubjectKeysUnusable,
@@ -53,7 +47,6 @@ from eventsrc import (
     command,
     event,
     handles,
-    step,
 )
 from eventsrc.storage.keys.key_file import KeyFile
 from eventsrc.storage.log import EventLog
@@ -124,8 +117,8 @@ async def test_personal_data_are_in_no_file_but_the_views_and_then_in_none(tmp_p
     assert found_in(tmp_path / "copy") == []
     async with Runtime.open(tmp_path / "store", **OPENED) as runtime:
         await runtime.forget("ann", wait_for=[Names])
-    # A view that was built anew is a folder of its own, and that of the old one is gone.
-    assert found_in(tmp_path / "store" / "views" / "names") == []
+        # A view that was built anew is a folder of its own, and that of the old one is gone.
+        assert found_in(tmp_path / "store" / "views" / "names") == []
 
 
 async def test_a_copy_that_was_made_before_cannot_be_read_either(tmp_path: Path) -> None:
@@ -297,65 +290,6 @@ async def test_only_who_writes_forgets(tmp_path: Path) -> None:
         assert (await reader.actor(Person, "ann").state()).name == "Ann Secret"
         with pytest.raises(RuntimeReadOnly):
             await reader.forget("ann")
-
-
-async def test_a_saga_under_way_keeps_what_it_needs(store: MemoryLog | Path) -> None:
-    async with Runtime.open(store, **OPENED, sagas=[Welcome]) as runtime:
-        await fill(runtime)
-        saga = await runtime.start_saga(Welcome("ann", "Ann Secret"), key="ann")
-        with pytest.raises(SubjectInSagas, match="even_in_sagas=True") as caught:
-            await runtime.forget("ann")
-        assert caught.value.sagas == ["saga_welcome-ann"]
-        assert (await runtime.actor(Person, "ann").state()).name == "Ann Secret"
-        assert await saga.signal("go")
-        with trio.fail_after(60):
-            outcome = await saga.wait()
-        forgotten = await runtime.forget("ann")
-        assert "saga_welcome-ann" in forgotten.streams
-        assert outcome.saga.name == "Ann Secret"
-        assert (await saga.wait()).saga.name == "somebody"
-
-
-async def test_a_saga_may_go_on_without_what_was_forgotten(store: MemoryLog | Path) -> None:
-    async with Runtime.open(store, **OPENED, sagas=[Welcome]) as runtime:
-        saga = await runtime.start_saga(Welcome("ann", "Ann Secret"), key="ann")
-        forgotten = await runtime.forget("ann", even_in_sagas=True)
-        assert forgotten.streams == ["saga_welcome-ann"]
-        assert await saga.signal("go")
-        assert (await saga.wait()).state == "completed"
-        said = (await runtime.actor(Person, "ann-greeter").state()).messages
-        assert [message.text for message in said] == ["welcome, somebody"]
-
-
-async def test_what_a_step_under_way_stores_is_forgotten_too(store: MemoryLog | Path) -> None:
-    began, may_end = trio.Event(), trio.Event()
-
-    class Slow(Saga):
-        person: str
-        name: Annotated[str, Personal("person", forgotten="somebody")]
-
-        @step
-        async def rest(self, ctx: SagaContext) -> None:
-            began.set()
-            await may_end.wait()
-            self.name += " again"
-
-    async with Runtime.open(store, **OPENED, sagas=[Slow]) as runtime:
-        saga = await runtime.start_saga(Slow("ann", "Ann Secret"), key="ann")
-        await began.wait()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(partial(runtime.forget, "ann", even_in_sagas=True))
-            await trio.testing.wait_all_tasks_blocked()
-            may_end.set()
-        outcome = await saga.wait()
-        assert (outcome.state, outcome.saga.name) == ("completed", "somebody")
-        assert [stored async for stored in runtime.events(subject="ann")] == []
-
-
-async def test_sagas_hold_nothing_that_can_be_read(tmp_path: Path) -> None:
-    async with Runtime.open(tmp_path / "store", aggregates=[Person], sagas=[Welcome]) as runtime:
-        await runtime.start_saga(Welcome("ann", "Ann Secret"), key="ann")
-    assert found_in(tmp_path) == []
 
 
 async def test_what_is_about_too_many_subjects_is_refused_alone(store: MemoryLog | Path) -> None:

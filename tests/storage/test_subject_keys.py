@@ -151,6 +151,20 @@ def test_a_reader_sees_at_once_what_the_writer_has_forgotten(tmp_path: Path) -> 
         assert reading.unseal(sealed) is None
 
 
+def test_nothing_is_left_beside_the_file_by_whoever_closes_it_last(tmp_path: Path) -> None:
+    with closing(SubjectKeys(KeyFile(tmp_path / "keys"))) as keys:
+        sealed = keys.seal("ann", b"value")
+        keys.flush()
+        reading = SubjectKeys(KeyFile(tmp_path / "keys", "read"))
+        assert reading.unseal(sealed) == b"value"
+    reading.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["keys"]
+    for access in ("read", "write"):
+        with closing(SubjectKeys(KeyFile(tmp_path / "keys", access))) as again:
+            assert again.unseal(sealed) == b"value"
+        assert [path.name for path in tmp_path.iterdir()] == ["keys"]
+
+
 def test_a_reader_makes_no_keys(tmp_path: Path) -> None:
     with closing(SubjectKeys(KeyFile(tmp_path / "keys", "read"))) as reading:
         reading.seal("ann", b"value")

@@ -1,0 +1,77 @@
+"""Forgetting a subject of whom sagas hold something."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+import trio
+import trio.testing
+from people_domain import OPENED, Person, Register, Welcome
+from test_forgetting import found_in
+
+from eventsrc import MemoryLog, Personal, Runtime, Saga, SagaContext, SubjectInSagas, step
+
+
+@pytest.fixture(params=["memory", "lmdb"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> MemoryLog | Path:
+    return MemoryLog() if request.param == "memory" else tmp_path / "store"
+
+
+async def test_a_saga_under_way_keeps_what_it_needs(store: MemoryLog | Path) -> None:
+    async with Runtime.open(store, **OPENED, sagas=[Welcome]) as runtime:
+        await runtime.actor(Person, "ann").ask(Register("Ann Secret"))
+        saga = await runtime.start_saga(Welcome("ann", "Ann Secret"), key="ann")
+        with pytest.raises(SubjectInSagas, match="even_in_sagas=True") as caught:
+            await runtime.forget("ann")
+        assert caught.value.sagas == ["saga_welcome-ann"]
+        assert (await runtime.actor(Person, "ann").state()).name == "Ann Secret"
+        assert await saga.signal("go")
+        with trio.fail_after(60):
+            outcome = await saga.wait()
+        forgotten = await runtime.forget("ann")
+        assert "saga_welcome-ann" in forgotten.streams
+        assert outcome.saga.name == "Ann Secret"
+        assert (await saga.wait()).saga.name == "somebody"
+
+
+async def test_a_saga_may_go_on_without_what_was_forgotten(store: MemoryLog | Path) -> None:
+    async with Runtime.open(store, **OPENED, sagas=[Welcome]) as runtime:
+        saga = await runtime.start_saga(Welcome("ann", "Ann Secret"), key="ann")
+        forgotten = await runtime.forget("ann", even_in_sagas=True)
+        assert forgotten.streams == ["saga_welcome-ann"]
+        assert await saga.signal("go")
+        assert (await saga.wait()).state == "completed"
+        said = (await runtime.actor(Person, "ann-greeter").state()).messages
+        assert [message.text for message in said] == ["welcome, somebody"]
+
+
+async def test_what_a_step_under_way_stores_is_forgotten_too(store: MemoryLog | Path) -> None:
+    began, may_end = trio.Event(), trio.Event()
+
+    class Slow(Saga):
+        person: str
+        name: Annotated[str, Personal("person", forgotten="somebody")]
+
+        @step
+        async def rest(self, ctx: SagaContext) -> None:
+            began.set()
+            await may_end.wait()
+            self.name += " again"
+
+    async with Runtime.open(store, **OPENED, sagas=[Slow]) as runtime:
+        saga = await runtime.start_saga(Slow("ann", "Ann Secret"), key="ann")
+        await began.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(runtime.forget, "ann", even_in_sagas=True))
+            await trio.testing.wait_all_tasks_blocked()
+            may_end.set()
+        outcome = await saga.wait()
+        assert (outcome.state, outcome.saga.name) == ("completed", "somebody")
+        assert [stored async for stored in runtime.events(subject="ann")] == []
+
+
+async def test_sagas_hold_nothing_that_can_be_read(tmp_path: Path) -> None:
+    async with Runtime.open(tmp_path / "store", aggregates=[Person], sagas=[Welcome]) as runtime:
+        await runtime.start_saga(Welcome("ann", "Ann Secret"), key="ann")
+    assert found_in(tmp_path) == []
