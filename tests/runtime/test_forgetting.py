@@ -51,6 +51,7 @@ from eventsrc import (
 from eventsrc.storage.keys.key_file import KeyFile
 from eventsrc.storage.log import EventLog
 from eventsrc.storage.reader import LogReader
+from eventsrc.storage.store import EventStore
 
 SNAPSHOTS = Limits(snapshot_every_events=2)
 COMPACTED = Limits(snapshot_every_events=5, compaction_events_min=5)
@@ -70,12 +71,7 @@ def found_in(*folders: Path) -> list[tuple[bytes, str]]:
     return [(secret, path.name) for path in files for secret in SECRETS if secret in path.read_bytes()]
 
 
-@pytest.fixture(params=["memory", "lmdb"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> MemoryLog | Path:
-    return MemoryLog() if request.param == "memory" else tmp_path / "store"
-
-
-async def test_what_was_stored_of_a_subject_reads_as_forgotten_everywhere(store: MemoryLog | Path) -> None:
+async def test_what_was_stored_of_a_subject_reads_as_forgotten_everywhere(store: EventStore | Path) -> None:
     async with Runtime.open(store, **OPENED, limits=SNAPSHOTS) as runtime:
         await fill(runtime)
         forgotten = await runtime.forget("ann", wait_for=[Names])
@@ -166,7 +162,7 @@ async def test_what_compaction_has_put_in_the_place_of_events_is_taken_back(tmp_
     assert sound(tmp_path / "store")
 
 
-async def test_a_subject_that_comes_back_is_known_again(store: MemoryLog | Path) -> None:
+async def test_a_subject_that_comes_back_is_known_again(store: EventStore | Path) -> None:
     async with Runtime.open(store, **OPENED) as runtime:
         await fill(runtime)
         await runtime.forget("ann")
@@ -178,7 +174,7 @@ async def test_a_subject_that_comes_back_is_known_again(store: MemoryLog | Path)
         assert await runtime.view(Names.rows).get("ann") == Name("ann", "somebody")
 
 
-async def test_the_log_says_who_was_forgotten_and_who_asked_for_it(store: MemoryLog | Path) -> None:
+async def test_the_log_says_who_was_forgotten_and_who_asked_for_it(store: EventStore | Path) -> None:
     async with Runtime.open(store, **OPENED) as runtime:
         await fill(runtime)
         forgotten = await runtime.forget("ann", metadata={"principal": "bob"})
@@ -188,7 +184,7 @@ async def test_the_log_says_who_was_forgotten_and_who_asked_for_it(store: Memory
         assert runtime.decode(told) == SubjectForgotten("ann")
 
 
-async def test_a_projection_may_remove_a_subject_itself(store: MemoryLog | Path) -> None:
+async def test_a_projection_may_remove_a_subject_itself(store: EventStore | Path) -> None:
     async with Runtime.open(store, **OPENED) as runtime:
         await fill(runtime)
         forgotten = await runtime.forget("ann", wait_for=[Directory])
@@ -197,7 +193,7 @@ async def test_a_projection_may_remove_a_subject_itself(store: MemoryLog | Path)
         assert not runtime.lag()["directory"].rebuilding
 
 
-async def test_all_that_is_held_of_a_subject_is_found(store: MemoryLog | Path) -> None:
+async def test_all_that_is_held_of_a_subject_is_found(store: EventStore | Path) -> None:
     async with Runtime.open(store, **OPENED) as runtime:
         await fill(runtime)
         assert [stored.position async for stored in runtime.events(subject="ann")] == [1, 3]
@@ -208,7 +204,7 @@ async def test_all_that_is_held_of_a_subject_is_found(store: MemoryLog | Path) -
         assert [stored async for stored in runtime.events(subject="ann")] == []
 
 
-async def test_a_command_that_was_answered_before_is_answered_with_what_is_left(store: MemoryLog | Path) -> None:
+async def test_a_command_that_was_answered_before_is_answered_with_what_is_left(store: EventStore | Path) -> None:
     async with Runtime.open(store, **OPENED) as runtime:
         ann = runtime.actor(Person, "ann")
         first = await ann.ask(Register("Ann Secret"), idempotency_key="once")
@@ -256,7 +252,7 @@ async def test_whoever_asks_may_give_up_and_it_is_done_all_the_same(tmp_path: Pa
 # --- refused ---
 
 
-async def test_who_is_not_known_cannot_be_forgotten(store: MemoryLog | Path) -> None:
+async def test_who_is_not_known_cannot_be_forgotten(store: EventStore | Path) -> None:
     async with Runtime.open(store, **OPENED) as runtime:
         await fill(runtime)
         await runtime.forget("ann")
@@ -292,7 +288,7 @@ async def test_only_who_writes_forgets(tmp_path: Path) -> None:
             await reader.forget("ann")
 
 
-async def test_what_is_about_too_many_subjects_is_refused_alone(store: MemoryLog | Path) -> None:
+async def test_what_is_about_too_many_subjects_is_refused_alone(store: EventStore | Path) -> None:
     @event("room.closed")
     class Closed:
         messages: list[Message]

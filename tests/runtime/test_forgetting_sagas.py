@@ -10,15 +10,11 @@ import trio.testing
 from people_domain import OPENED, Person, Register, Welcome
 from test_forgetting import found_in
 
-from eventsrc import MemoryLog, Personal, Runtime, Saga, SagaContext, SubjectInSagas, step
+from eventsrc import Personal, Runtime, Saga, SagaContext, SubjectInSagas, step
+from eventsrc.storage.store import EventStore
 
 
-@pytest.fixture(params=["memory", "lmdb"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> MemoryLog | Path:
-    return MemoryLog() if request.param == "memory" else tmp_path / "store"
-
-
-async def test_a_saga_under_way_keeps_what_it_needs(store: MemoryLog | Path) -> None:
+async def test_a_saga_under_way_keeps_what_it_needs(store: EventStore | Path) -> None:
     async with Runtime.open(store, **OPENED, sagas=[Welcome]) as runtime:
         await runtime.actor(Person, "ann").ask(Register("Ann Secret"))
         saga = await runtime.start_saga(Welcome("ann", "Ann Secret"), key="ann")
@@ -35,7 +31,7 @@ async def test_a_saga_under_way_keeps_what_it_needs(store: MemoryLog | Path) -> 
         assert (await saga.wait()).saga.name == "somebody"
 
 
-async def test_a_saga_may_go_on_without_what_was_forgotten(store: MemoryLog | Path) -> None:
+async def test_a_saga_may_go_on_without_what_was_forgotten(store: EventStore | Path) -> None:
     async with Runtime.open(store, **OPENED, sagas=[Welcome]) as runtime:
         saga = await runtime.start_saga(Welcome("ann", "Ann Secret"), key="ann")
         forgotten = await runtime.forget("ann", even_in_sagas=True)
@@ -46,7 +42,7 @@ async def test_a_saga_may_go_on_without_what_was_forgotten(store: MemoryLog | Pa
         assert [message.text for message in said] == ["welcome, somebody"]
 
 
-async def test_what_a_step_under_way_stores_is_forgotten_too(store: MemoryLog | Path) -> None:
+async def test_what_a_step_under_way_stores_is_forgotten_too(store: EventStore | Path) -> None:
     began, may_end = trio.Event(), trio.Event()
 
     class Slow(Saga):
