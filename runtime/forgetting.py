@@ -36,8 +36,10 @@ from ..actors.serialization.personal import key_tag
 from ..actors.subjects import SUBJECT_FORGOTTEN
 from ..storage.commit import ANY, Appended, NewEvent, StreamAppend
 from ..storage.errors import EventSourcingError, EventTooLarge
+from ..storage.event_query import EventQuery
 from ..storage.keys.subject_keys import SubjectKeys
 from ..storage.limits import Limits
+from ..storage.query import find_events
 from ..storage.record import StoredEvent, utc_time
 from ..storage.store import EventStore
 from .errors import SubjectInSagas, UnknownSubject
@@ -196,9 +198,9 @@ class Forgetting:
     async def _tell(self, subject: str, ids: Sequence[bytes], metadata: Mapping[str, Any]) -> int:
         """Store the event that says so, unless it is there; returns its position."""
         tags = tuple(map(key_tag, ids))[: self._limits.event_tags_max]
-        told = self._store.read_tag(tags[0], backwards=True, limit=1)
-        if told and told[0].type == SUBJECT_FORGOTTEN:
-            return told[0].position
+        told = next(find_events(self._store, EventQuery(types=(SUBJECT_FORGOTTEN,), tags=(tags[0],))), None)
+        if told is not None:
+            return told.position
         command_id = secrets.token_hex(8)
         event = NewEvent(
             SUBJECT_FORGOTTEN, {"subject": subject}, 1, "deleted", command_id, command_id, dict(metadata), tags

@@ -132,15 +132,14 @@ class Residents:
 
     @contextmanager
     def forgetting(self) -> Iterator[None]:
-        """Have the aggregates that may hold personal data loaded again, before they are used, from their events alone.
+        """Have every aggregate loaded again before it is used, and in the block from its events alone.
 
-        In the block no snapshot is loaded; what is stored when it begins may hold what is to be forgotten.
+        A state, and so a snapshot of it, may hold what is to be forgotten.
         """
         self.is_forgetting = True
         try:
             for actor in self._actors.values():
-                if actor.has_personal_data:
-                    actor.distrust(EventSourcingError("A subject was forgotten."))
+                actor.distrust(EventSourcingError("A subject was forgotten."))
             yield
         finally:
             self.is_forgetting = False

@@ -65,11 +65,6 @@ class AggregateActor(TrioActor):
         return self._busy and self._task is trio.lowlevel.current_task()
 
     @property
-    def has_personal_data(self) -> bool:
-        """Whether its events or its state may hold any."""
-        return self._type.has_personal_data
-
-    @property
     def keys(self) -> IdempotencyKeys:
         """The idempotency keys of its commands."""
         return self._pipeline.keys
@@ -391,10 +386,13 @@ class AggregateActor(TrioActor):
         """Get the state from the log; if it cannot be had, tell everyone who waits why, return that, and end."""
         # Before: what is distrusted while it is loaded is loaded again.
         self._broken = None
-        trusts_snapshots = not (self._host.is_forgetting and self.has_personal_data)
         try:
             recovered = await recover(
-                self._host.store, self._type, self.stream, self._aggregate_id, with_snapshots=trusts_snapshots
+                self._host.store,
+                self._type,
+                self.stream,
+                self._aggregate_id,
+                with_snapshots=not self._host.is_forgetting,
             )
         except EventSourcingError as error:
             self._broken = error

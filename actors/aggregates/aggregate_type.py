@@ -12,7 +12,6 @@ from ...storage.names import check_stream_name
 from ...storage.record import StoredEvent
 from ..errors import AggregateDeleted, EncodingError, Rejected, UnknownCommand, UnknownEvent
 from ..serialization.event_codecs import EventCodec, EventCodecs
-from ..serialization.personal import has_personal_data
 from ..serialization.schema import schema_of
 from ..serialization.serializer import Serializer
 from .aggregate import IS_DECIDING, Aggregate
@@ -40,9 +39,6 @@ class AggregateType:
         serializer.prepare(aggregate_class)
         self._events = EventCodecs(definition.event_classes, serializer)
         self.codecs = self._events.of_class
-        self.has_personal_data = has_personal_data(aggregate_class) or any(
-            codec.has_personal_data for codec in self.codecs.values()
-        )
         # A state that was made of events as an older version had them is not what they give today.
         versions = {name: codec.version for name, codec in self._events.of_name.items()}
         self.schema = schema_of(aggregate_class, versions)

@@ -188,14 +188,24 @@ def _field_hints(cls: Any) -> Mapping[str, Any]:
 
 
 def _types_within(hint: Any, seen: set[Any]) -> Iterator[type]:
-    """A type and all that it is made of, each once."""
-    for part in typing.get_args(hint):
+    """A type and all that it is made of, each once; a field may also hold an object of a subclass."""
+    for part in (*typing.get_args(hint), *_meant_by(hint)):
         yield from _types_within(part, seen)
     if isinstance(hint, type) and hint not in seen:
         seen.add(hint)
         yield hint
-        for field_hint in _field_hints(hint).values():
-            yield from _types_within(field_hint, seen)
+        has_fields = attrs.has(hint) or dataclasses.is_dataclass(hint)
+        for part in (*_field_hints(hint).values(), *(hint.__subclasses__() if has_fields else ())):
+            yield from _types_within(part, seen)
+
+
+def _meant_by(hint: Any) -> Iterator[Any]:
+    """What a `NewType`, an alias made by `type X = ...` or a type variable stands for."""
+    for name in ("__supertype__", "__value__", "__bound__"):
+        meant = getattr(hint, name, None)
+        if meant is not None:
+            yield meant
+    yield from getattr(hint, "__constraints__", ())
 
 
 # --- sealing and opening, by cattrs ---
@@ -228,7 +238,8 @@ def _sealed_unstructure(cls: type, plainly: Callable[[Any], Any], keys: Sealing)
         data = plainly(instance)
         for name, (of, forgotten) in fields.items():
             value = getattr(instance, name)
-            if type(value) is not type(forgotten) or value != forgotten:
+            # What a converter leaves out, such as a default, says nothing.
+            if name in data and (type(value) is not type(forgotten) or value != forgotten):
                 subject = _subject(cls, name, of, getattr(instance, of))
                 data[name] = msgspec.msgpack.Ext(SEALED_CODE, keys.seal(subject, _encode(data[name])))
         return data

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from datetime import date
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, NewType, TypeVar
 from uuid import UUID
 
 import attrs
@@ -25,7 +25,7 @@ from eventsrc import (
     make_converter,
 )
 from eventsrc.actors.serialization.event_codecs import EventCodecs
-from eventsrc.actors.serialization.personal import key_tags
+from eventsrc.actors.serialization.personal import has_personal_data, key_tags
 from eventsrc.actors.serialization.serializer import Serializer
 from eventsrc.storage.keys import subject_keys
 from eventsrc.storage.keys.key_table import KeysInMemory
@@ -263,3 +263,44 @@ def test_nothing_is_found_by_a_personal_field() -> None:
     assert serializer.fields_data(NamedFirst, {"person": "ann"}) == {"person": "ann"}
     with pytest.raises(DefinitionError, match=r"NamedFirst\.name is personal data, .* so nothing is found by it"):
         serializer.fields_data(NamedFirst, {"name": "Ann"})
+
+
+# --- where personal data may be ---
+
+Buddy = NewType("Buddy", Plain)
+T = TypeVar("T", bound=Plain)
+
+
+@attrs.frozen
+class Kind: ...
+
+
+@attrs.frozen
+class Named(Kind):
+    who: str
+    name: Annotated[str, Personal("who", forgotten="")]
+
+
+@attrs.frozen
+class OfBuddy:
+    buddy: Buddy
+
+
+@attrs.frozen
+class OfKinds:
+    kinds: tuple[Kind, ...]
+
+
+@attrs.frozen
+class Box(Generic[T]):
+    inner: dict[str, T | None]
+
+
+@pytest.mark.parametrize("cls", [OfBuddy, Box, Box[Plain], list[OfBuddy], OfKinds, Kind, Named])
+def test_a_class_is_known_to_hold_personal_data_however_it_names_them(cls: Any) -> None:
+    assert has_personal_data(cls)
+
+
+@pytest.mark.parametrize("cls", [Address, int, Any, list[Any], object])
+def test_and_others_are_not(cls: Any) -> None:
+    assert not has_personal_data(cls)
