@@ -129,7 +129,7 @@ class Forgetting:
 
     async def finish_interrupted(self) -> None:
         """Go on with what was interrupted, until all is done. What goes wrong is logged, and tried again."""
-        is_done = await self._finish_all()
+        is_done = self._keys.is_empty or await self._finish_all()
         while not is_done:
             await trio.sleep(RETRY_SECONDS)
             is_done = await self._finish_all()

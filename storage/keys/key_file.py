@@ -29,6 +29,7 @@ ACCESS: Final = 0o600
 _CREATE: Final = """
     CREATE TABLE subject_keys (id BLOB PRIMARY KEY, subject TEXT NOT NULL, slot INTEGER) WITHOUT ROWID;
     CREATE INDEX keys_of_subjects ON subject_keys (subject) WHERE subject <> '';
+    CREATE INDEX unfinished ON subject_keys (subject) WHERE subject <> '' AND slot IS NULL;
     CREATE TABLE secrets (slot INTEGER PRIMARY KEY AUTOINCREMENT, secret BLOB NOT NULL);
 """
 _SETTINGS: Final = {
@@ -57,6 +58,10 @@ class KeyFile:
         self._writing_lock = threading.Lock()
 
     # --- reading ---
+
+    @property
+    def is_empty(self) -> bool:
+        return not Path(self.path).exists()
 
     def of_subject(self, subject: str) -> list[SubjectKey]:
         return self._select(f"{_OF_SUBJECT} AND slot IS NOT NULL ORDER BY id", subject)

@@ -26,6 +26,10 @@ class KeyTable(Protocol):
     def is_shared(self) -> bool:
         """Whether another process changes it, so that nothing that it says holds for long."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there never was a key."""
+
     def of_subject(self, subject: str) -> list[SubjectKey]:
         """The keys of a subject that were not destroyed: one, or a few where several processes made them."""
 
@@ -59,6 +63,10 @@ class KeysInMemory:
 
     def __init__(self) -> None:
         self._keys: dict[bytes, SubjectKey] = {}
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._keys
 
     def of_subject(self, subject: str) -> list[SubjectKey]:
         return [key for key in list(self._keys.values()) if key.subject == subject and key.secret is not None]

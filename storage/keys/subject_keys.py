@@ -49,6 +49,11 @@ class SubjectKeys:
         """Where the keys are, for messages."""
         return self._table.path
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there never was a key."""
+        return self._table.is_empty
+
     def check(self) -> None:
         """Raise `PrivacyUnavailable` where the library for it is missing."""
         _cipher_class()
