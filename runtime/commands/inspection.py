@@ -4,7 +4,7 @@ import argparse
 import heapq
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from operator import attrgetter
@@ -13,7 +13,9 @@ from typing import Any, Final
 import attrs
 from msgspec import structs
 
+from ...actors.serialization.personal import unsealed
 from ...storage.event_query import EventQuery
+from ...storage.keys.subject_keys import SubjectKeys
 from ...storage.query import find_events, find_streams, position_at
 from ...storage.reader import LogReader
 from ...storage.record import StoredEvent
@@ -42,14 +44,16 @@ def print_streams(options: argparse.Namespace) -> int:
 
 def print_events(options: argparse.Namespace) -> int:
     """`eventsrc events PATH`."""
-    with closing(LogReader.open(options.path)) as log:
+    with closing(LogReader.open(options.path)) as log, closing(keys_in(options)) as keys:
         # What is followed may be still to come.
         if not options.follow:
             if options.stream is not None:
                 check_stream(log, options.stream)
             check_types(log, options.types or ())
-        everything = _followed(log, options) if options.follow else _found(log, options, options.after)
-        found = islice(everything, options.limit)
+        everything = _followed(log, options, keys) if options.follow else _found(log, options, keys, options.after)
+        found: Iterable[StoredEvent] = islice(everything, options.limit)
+        if options.unseal:
+            found = (structs.replace(event, payload=unsealed(event.payload, keys)) for event in found)
         if options.json or options.follow or not sys.stdout.isatty():
             for event in found:
                 print_event(event, as_json=options.json)
@@ -87,13 +91,12 @@ def event_data(event: StoredEvent) -> dict[str, Any]:
     return {**structs.asdict(event), "time": format_time(event.time_ns), "hash": event.hash.hex()}
 
 
-def _found(log: LogReader, options: argparse.Namespace, after: int) -> Iterator[StoredEvent]:
+def _found(log: LogReader, options: argparse.Namespace, keys: SubjectKeys, after: int) -> Iterator[StoredEvent]:
     if options.subject is None:
         return _tagged(log, options, after, options.tags)
-    with closing(keys_in(options)) as keys:
-        tags = with_subject(options.tags, options.subject, keys)
-        if not tags:
-            raise UnknownSubject(options.subject, keys.path)
+    tags = with_subject(options.tags, options.subject, keys)
+    if not tags:
+        raise UnknownSubject(options.subject, keys.path)
     searches = (_tagged(log, options, after, each) for each in tags)
     return heapq.merge(*searches, key=attrgetter("position"))
 
@@ -117,12 +120,12 @@ def _tagged(
     return find_events(log, query, stream=options.stream, before=before)
 
 
-def _followed(log: LogReader, options: argparse.Namespace) -> Iterator[StoredEvent]:
+def _followed(log: LogReader, options: argparse.Namespace, keys: SubjectKeys) -> Iterator[StoredEvent]:
     """Events as they are, and then as they come, until interrupted."""
     after = options.after
     while True:
         end = log.last_position
-        yield from _found(log, options, after)
+        yield from _found(log, options, keys, after)
         after = max(after, end)
         while not log.refresh():
             time.sleep(FOLLOW_INTERVAL_SECONDS)

@@ -123,7 +123,10 @@ def store(tmp_path: Path) -> Path:
 
 
 def test_a_subject_is_forgotten_where_no_runtime_has_the_store_open(store: Path) -> None:
-    assert [json.loads(line)["position"] for line in out("events", store, "--subject", "ann", "--json")] == [1, 2]
+    held = [json.loads(line) for line in out("events", store, "--subject", "ann", "--unseal", "--json")]
+    assert [event["position"] for event in held] == [1, 2]
+    assert held[0]["payload"] == {"person": "ann", "name": "Ann Secret", "email": None}
+    assert held[1]["payload"]["message"]["text"] == "hushed"
     (line,) = out("forget", store, "ann", "--json")
     assert json.loads(line) == {"subject": "ann", "events": 2, "streams": ["person-ann"], "position": 5}
     again = eventsrc("forget", store, "ann")
@@ -131,6 +134,10 @@ def test_a_subject_is_forgotten_where_no_runtime_has_the_store_open(store: Path)
     assert "it was forgotten before" in again.stderr
     assert "it was forgotten before" in eventsrc("events", store, "--subject", "ann").stderr
     assert "all sound" in out("verify", store)[-1]
+    left = [
+        json.loads(line)["payload"] for line in out("events", store, "--stream", "person-ann", "--unseal", "--json")
+    ]
+    assert left[0]["name"].keys() == left[1]["message"]["text"].keys() == {"sealed_with"}
 
 
 async def test_a_running_store_is_asked_to_forget(tmp_path: Path) -> None:
