@@ -21,6 +21,7 @@ from ..commands.output import bare_table, make_console
 from ..errors import PlaceUnusable
 from . import history_measurements as history
 from . import measurements
+from . import privacy_measurements as privacy
 from . import saga_measurements as sagas
 from . import view_measurements as views
 
@@ -120,6 +121,7 @@ class Benchmark:
         self._views()
         self._sagas()
         self._history()
+        self._privacy()
 
     def _single(self) -> None:
         store = self._folder / "single"
@@ -309,6 +311,17 @@ class Benchmark:
         row = Row("archive_size", share, "of the log", goal="at most a third", met=share <= 1 / 3)
         row.limited_by = "the random ids of commands"
         self._add(row)
+
+    def _privacy(self) -> None:
+        scale = self._scale
+        cost = _run(
+            privacy.sealing, self._folder / "privacy", commands=scale.hashed_commands, people=scale.single_commands
+        )
+        if cost is not None:
+            base = self._add(Row("ask_many_unsealed", cost.plain_per_second, "commands/s", limited_by=CPU))
+            row = Row("ask_many_sealed", cost.sealed_per_second, "commands/s", limited_by="AES-SIV, there and back")
+            self._add(self._compare(row, base.value, base.name))
+            self._add(Row("forget", cost.forget_seconds * 1e3, "ms", limited_by="syncs of the keys and of the log"))
 
     def _raw(self, name: str, batch_events: int, commits: int | None = None) -> Row:
         """The limit: as many records a commit as what it is compared with had. They differ from run to run."""

@@ -64,6 +64,9 @@ ROWS = {
     "ask_p99_usually",
     "ask_p99_in_compaction",
     "archive_size",
+    "ask_many_unsealed",
+    "ask_many_sealed",
+    "forget",
 }
 """What was published: who compares figures of two versions finds them by these."""
 
