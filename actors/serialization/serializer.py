@@ -96,7 +96,10 @@ class Serializer:
     def _check_sealed(self, cls: type) -> None:
         """Make sure that the personal fields of a class are sealed, and stay what they are once they are forgotten."""
         if self._keys is None:
-            raise SchemaError(f"{cls.__name__} has personal data, and there are no keys to seal them with.")
+            raise SchemaError(
+                f"{cls.__name__} has personal data, and there are no keys to seal them with. Say where they are to be "
+                "kept: Runtime.open(..., keys=PATH)."
+            )
         self._keys.check()
         if not all(seals(function) for function in self.functions(cls)):
             raise SchemaError(
@@ -110,9 +113,10 @@ class Serializer:
             except Exception:
                 again = None
             if type(again) is not type(mark.forgotten) or again != mark.forgotten:
+                written = hint.__name__ if isinstance(hint, type) else hint
                 raise SchemaError(
-                    f"{cls.__name__}.{name} would be {mark.forgotten!r} once it was forgotten, which is no {hint}: say "
-                    f'what it is then: Personal("{mark.of}", forgotten=...).'
+                    f"{cls.__name__}.{name} would be {mark.forgotten!r} once it was forgotten, which is no {written}: "
+                    f'say what it is then: Personal("{mark.of}", forgotten=...).'
                 )
 
     def _culprit(self, cls: type) -> str:
