@@ -12,7 +12,6 @@ from ...storage.names import check_stream_name
 from ...storage.record import StoredEvent
 from ..errors import AggregateDeleted, EncodingError, Rejected, UnknownCommand, UnknownEvent
 from ..serialization.event_codecs import EventCodec, EventCodecs
-from ..serialization.personal import has_personal_data
 from ..serialization.schema import schema_of
 from ..serialization.serializer import Serializer
 from .aggregate import IS_DECIDING, Aggregate
@@ -37,10 +36,9 @@ class AggregateType:
         """The commands whose handlers may wait for something."""
         self.snapshots = definition.snapshots
         self._serializer = serializer
-        serializer.prepare(aggregate_class)
+        is_sealed = serializer.prepare(aggregate_class)
         self._events = EventCodecs(definition.event_classes, serializer)
         self.codecs = self._events.of_class
-        is_sealed = has_personal_data(aggregate_class)
         self.has_personal_data = is_sealed or any(codec.has_personal_data for codec in self.codecs.values())
         # Where nothing is sealed both give the same, and those that seal have their functions already.
         self._plain = serializer.plain if is_sealed else serializer.unstructure

@@ -130,41 +130,40 @@ def plain_type(cls: type, name: str) -> Any:
 
 def has_personal_data(cls: Any) -> bool:
     """Whether any field of a class, or of what its fields are made of, is personal."""
-    return any(personal_fields(each) for each in _types_within(cls, set()))
+    return any(any(map(_marks, types.values())) for _, types in _classes_within(cls, set()))
 
 
 def check_personal(cls: type) -> list[type]:
     """The classes with personal fields that a class is made of. Raises `SchemaError` for a mark that cannot be kept."""
     found = []
-    for each in _types_within(cls, set()):
-        types = field_types(each, with_marks=True)
-        for name, hint in types.items():
-            _check_marks(f"{each.__name__}.{name}", name, hint)
-        fields = personal_fields(each)
-        for name, mark in fields.items():
-            if mark.of in fields or not (mark.of in types or hasattr(each, mark.of)):
-                reason = "is personal itself" if mark.of in fields else "is no field of it"
+    for each, types in _classes_within(cls, set()):
+        marked = {name: marks[0] for name, hint in types.items() if (marks := _checked_marks(each, name, hint))}
+        for name, mark in marked.items():
+            if mark.of in marked or not (mark.of in types or hasattr(each, mark.of)):
+                reason = "is personal itself" if mark.of in marked else "is no field of it"
                 raise SchemaError(
                     f"{each.__name__}.{name} is personal data of {mark.of!r}, which {reason}: name the field of "
                     f"{each.__name__} that holds the id of the subject."
                 )
-        if fields:
+        if marked:
             found.append(each)
     return found
 
 
-def _check_marks(where: str, name: str, hint: Any) -> None:
-    """Raise `SchemaError` for a type that is marked in a way that says nothing."""
+def _checked_marks(cls: type, name: str, hint: Any) -> list[Personal]:
+    """The mark of a field, if it has one. Raises `SchemaError` where it is marked in another way."""
+    marks = _marks(hint)
     if _has_bare_mark(hint):
         raise SchemaError(
-            f"{where} is marked with the class Personal, which does not say whom it is about. Write it as {name}: "
-            'Annotated[<type>, Personal("<field>")], with the field that holds the id of the subject.'
+            f"{cls.__name__}.{name} is marked with the class Personal, which does not say whom it is about. Write it "
+            f'as {name}: Annotated[<type>, Personal("<field>")], with the field that holds the id of the subject.'
         )
-    if len(_marks(hint)) > 1 or _is_marked_within(hint):
+    if len(marks) > 1 or _is_marked_within(hint):
         raise SchemaError(
-            f"{where} is {hint}: a field is personal as a whole, and of one subject. Write it as {name}: "
+            f"{cls.__name__}.{name} is {hint}: a field is personal as a whole, and of one subject. Write it as {name}: "
             "Annotated[<type>, Personal(...)]."
         )
+    return marks
 
 
 def _marks(hint: Any) -> list[Personal]:
@@ -187,15 +186,17 @@ def _has_bare_mark(hint: Any) -> bool:
     return any(mark is Personal for mark in marks) or _has_bare_mark(whole)
 
 
-def _types_within(hint: Any, seen: set[Any]) -> Iterator[type]:
-    """A type and all that it is made of, each once."""
+def _classes_within(hint: Any, seen: set[Any]) -> Iterator[tuple[type, dict[str, Any]]]:
+    """The classes with fields that a type is made of, each once, with the types of their fields."""
     for part in typing.get_args(hint):
-        yield from _types_within(part, seen)
+        yield from _classes_within(part, seen)
     if isinstance(hint, type) and hint not in seen:
         seen.add(hint)
-        yield hint
-        for field_hint in field_types(hint, with_marks=True).values():
-            yield from _types_within(field_hint, seen)
+        types = field_types(hint, with_marks=True)
+        if types:
+            yield hint, types
+        for field_type in types.values():
+            yield from _classes_within(field_type, seen)
 
 
 # --- sealing and opening, by cattrs ---
