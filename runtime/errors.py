@@ -368,7 +368,8 @@ class UnknownSubject(EventSourcingError):
     def __init__(self, subject: str, path: str) -> None:
         super().__init__(
             f"Nothing is sealed with a key of the subject {subject!r} in {path}: it was forgotten before, or nothing "
-            "personal was ever stored of it. Look at the id: it is the one that the personal fields name."
+            "personal was ever stored of it. Look at the id: it is the one that the personal fields name; and at the "
+            "file: it is the one that belongs to the store."
         )
         self.subject = subject
 

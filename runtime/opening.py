@@ -67,16 +67,22 @@ def keys_of(
     """The keys that personal data are sealed with; nothing is opened yet. None where a store has no place for them."""
     if isinstance(keys, SubjectKeys):
         return keys
-    if keys is None:
-        if isinstance(store, MemoryLog):
-            return SubjectKeys(store.keys)
-        if not isinstance(store, str | os.PathLike | LogReader):
-            return None
-        path = store.path if isinstance(store, LogReader) else store
-        _check_path("store", path)
-        keys = f"{os.fspath(path).rstrip('/')}{KEYS_SUFFIX}"
-    _check_path("keys", keys)
-    return SubjectKeys(KeyFile(keys, "read" if role == "reader" else "write"))
+    if keys is None and isinstance(store, MemoryLog):
+        return SubjectKeys(store.keys)
+    path = _keys_beside(store) if keys is None else keys
+    if path is None:
+        return None
+    _check_path("keys", path)
+    return SubjectKeys(KeyFile(path, "read" if role == "reader" else "write"))
+
+
+def _keys_beside(store: StoreGiven | PastLog) -> str | None:
+    """The path of the file of keys beside a store; None for a store that is in no folder."""
+    if not isinstance(store, str | os.PathLike | LogReader):
+        return None
+    path = store.path if isinstance(store, LogReader) else store
+    _check_path("store", path)
+    return f"{os.fspath(path).rstrip('/')}{KEYS_SUFFIX}"
 
 
 def close_store(store: Opened, keys: SubjectKeys | None) -> None:

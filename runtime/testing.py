@@ -142,11 +142,14 @@ class Scenario(Generic[A]):
     def forget(self, subject: str) -> "Scenario[A]":
         """Forget a subject: the state becomes what the events give now.
 
-        Asserts that a snapshot of the state before would give the same: a field that tells more is not personal.
+        Asserts that there is something personal of it, and that a snapshot of the state before would give the same: a
+        field that tells more is not personal.
         """
         snapshot = msgspec.msgpack.decode(self._type.encode_state(self.state))
         self._keys.flush()
-        self._keys.forget(subject)
+        assert self._keys.forget(subject), (
+            f"nothing personal of {subject!r} was given: look at the id, which is the one that the personal fields name"
+        )
         aggregate_id, was_deleted = self.state.id, self.state.is_deleted
         self.state = self._type.initial_state(aggregate_id)
         for codec, payload in self._past:

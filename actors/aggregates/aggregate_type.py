@@ -36,9 +36,11 @@ class AggregateType:
         """The commands whose handlers may wait for something."""
         self.snapshots = definition.snapshots
         self._serializer = serializer
-        serializer.prepare(aggregate_class)
+        is_sealed = serializer.prepare(aggregate_class)
         self._events = EventCodecs(definition.event_classes, serializer)
         self.codecs = self._events.of_class
+        # Where nothing is sealed both give the same, and those that seal have their functions already.
+        self._plain = serializer.plain if is_sealed else serializer.unstructure
         # A state that was made of events as an older version had them is not what they give today.
         versions = {name: codec.version for name, codec in self._events.of_name.items()}
         self.schema = schema_of(aggregate_class, versions)
@@ -125,7 +127,7 @@ class AggregateType:
 
     def data(self, state: Aggregate) -> dict[str, Any]:
         """An aggregate's state as plain data that shares nothing with it. Raises `EncodingError`."""
-        return self._unshared(self._serializer.plain(state))
+        return self._unshared(self._plain(state))
 
     def stored_data(self, state: Aggregate) -> dict[str, Any]:
         """The same as it is stored, with personal data sealed. Raises `EncodingError`, `SubjectKeysUnusable`."""
@@ -156,7 +158,7 @@ class AggregateType:
         """
         if state.is_deleted:
             raise AggregateDeleted(self.stream(state.id))
-        return self.decode_state(self._serializer.plain(state), state.id)
+        return self.decode_state(self._plain(state), state.id)
 
     def decode_state(self, data: Any, aggregate_id: str) -> Aggregate:
         """An aggregate with this state. Raises `DecodingError`."""

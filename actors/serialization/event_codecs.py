@@ -11,7 +11,7 @@ from ...storage.errors import StoreError, described
 from ...storage.record import Kind, StoredEvent
 from ..errors import DecodingError, EventVersionUnknown, UpcasterFailed
 from ..messages import Upcaster, event_type
-from .personal import has_personal_data, key_tags
+from .personal import key_tags
 from .serializer import Serializer
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -70,7 +70,7 @@ class EventCodecs:
         """By stored name: what makes an event object of a payload, the class that it takes for it, and the version that
         the payload must have."""
         for event_class in event_classes:
-            serializer.prepare(event_class)
+            is_personal = serializer.prepare(event_class)
             stored = event_type(event_class)
             assert stored is not None, f"{event_class.__name__} was checked when it was named"
             unstructure, structure = serializer.functions(event_class)
@@ -84,7 +84,7 @@ class EventCodecs:
                 unstructure,
                 structure,
                 serializer.opened,
-                has_personal_data(event_class),
+                is_personal,
             )
             self.of_class[event_class] = codec
             self.of_name[codec.name] = codec

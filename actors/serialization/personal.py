@@ -12,7 +12,7 @@ that it can be moved, renamed and copied without being opened.
 
 import dataclasses
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 from uuid import UUID
 
@@ -20,15 +20,15 @@ import attrs
 import cattrs
 import msgspec
 
+from ...storage.keys.subject_keys import KEY_ID_BYTES
 from ..errors import EncodingError, SchemaError
+from .annotations import field_types
 
 SEALED_CODE: Final = 80
 """The type of the MessagePack extension that a sealed value is stored as."""
-KEY_ID_BYTES: Final = 16
-"""With which a sealed value begins: which key opens it."""
 KEY_TAG_PREFIX: Final = "eventsrc.key:"
 """Before the id of a key: the tag of every event that holds what is sealed with it."""
-_UNSET: Final = object()
+_UNSET: Final = ...
 _SEALS: Final = "__eventsrc_seals__"
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder().decode
@@ -66,7 +66,7 @@ class Personal:
 
 
 def key_id_of(sealed: msgspec.msgpack.Ext) -> bytes:
-    """The id of the key that opens a sealed value, as it is stored."""
+    """The id of the key that opens a sealed value, with which it begins."""
     return bytes(sealed.data)[:KEY_ID_BYTES]
 
 
@@ -104,7 +104,7 @@ def unsealed(payload: Any, keys: Sealing) -> Any:
 
 def personal_fields(cls: Any) -> dict[str, Personal]:
     """The personal fields of an attrs class or a dataclass, by name; empty for every other type."""
-    marked = {name: mark for name, hint in _field_hints(cls).items() for mark in _marks(hint)[:1]}
+    marked = {name: mark for name, hint in field_types(cls, with_marks=True).items() for mark in _marks(hint)[:1]}
     return {
         name: attrs.evolve(mark, forgotten=_default(cls, name)) if mark.forgotten is _UNSET else mark
         for name, mark in marked.items()
@@ -125,36 +125,45 @@ def _default(cls: type, name: str) -> Any:
 
 def plain_type(cls: type, name: str) -> Any:
     """The type of a personal field, without its mark."""
-    return typing.get_args(_field_hints(cls)[name])[0]
+    return typing.get_args(field_types(cls, with_marks=True)[name])[0]
 
 
 def has_personal_data(cls: Any) -> bool:
     """Whether any field of a class, or of what its fields are made of, is personal."""
-    return any(personal_fields(each) for each in _types_within(cls, set()))
+    return any(any(map(_marks, types.values())) for _, types in _classes_within(cls, set()))
 
 
 def check_personal(cls: type) -> list[type]:
     """The classes with personal fields that a class is made of. Raises `SchemaError` for a mark that cannot be kept."""
     found = []
-    for each in _types_within(cls, set()):
-        for name, hint in _field_hints(each).items():
-            where = f"{each.__name__}.{name}"
-            if len(_marks(hint)) > 1 or _is_marked_within(hint):
-                raise SchemaError(
-                    f"{where} is {hint}: a field is personal as a whole, and of one subject. Write it as {name}: "
-                    "Annotated[<type>, Personal(...)]."
-                )
-        fields = personal_fields(each)
-        for name, mark in fields.items():
-            if mark.of in fields or not (mark.of in _field_hints(each) or hasattr(each, mark.of)):
-                reason = "is personal itself" if mark.of in fields else "is no field of it"
+    for each, types in _classes_within(cls, set()):
+        marked = {name: marks[0] for name, hint in types.items() if (marks := _checked_marks(each, name, hint))}
+        for name, mark in marked.items():
+            if mark.of in marked or not (mark.of in types or hasattr(each, mark.of)):
+                reason = "is personal itself" if mark.of in marked else "is no field of it"
                 raise SchemaError(
                     f"{each.__name__}.{name} is personal data of {mark.of!r}, which {reason}: name the field of "
                     f"{each.__name__} that holds the id of the subject."
                 )
-        if fields:
+        if marked:
             found.append(each)
     return found
+
+
+def _checked_marks(cls: type, name: str, hint: Any) -> list[Personal]:
+    """The mark of a field, if it has one. Raises `SchemaError` where it is marked in another way."""
+    marks = _marks(hint)
+    if _has_bare_mark(hint):
+        raise SchemaError(
+            f"{cls.__name__}.{name} is marked with the class Personal, which does not say whom it is about. Write it "
+            f'as {name}: Annotated[<type>, Personal("<field>")], with the field that holds the id of the subject.'
+        )
+    if len(marks) > 1 or _is_marked_within(hint):
+        raise SchemaError(
+            f"{cls.__name__}.{name} is {hint}: a field is personal as a whole, and of one subject. Write it as {name}: "
+            "Annotated[<type>, Personal(...)]."
+        )
+    return marks
 
 
 def _marks(hint: Any) -> list[Personal]:
@@ -169,34 +178,29 @@ def _is_marked_within(hint: Any) -> bool:
     return any(_marks(part) or _is_marked_within(part) for part in typing.get_args(whole))
 
 
-def _field_hints(cls: Any) -> Mapping[str, Any]:
-    """The types of the fields of a class, with their marks."""
-    if not isinstance(cls, type):
-        return {}
-    if attrs.has(cls):
-        declared = {field.name: field.type for field in attrs.fields(cls)}
-    elif dataclasses.is_dataclass(cls):
-        declared = {field.name: field.type for field in dataclasses.fields(cls)}
-    else:
-        return {}
-    try:
-        hints = typing.get_type_hints(cls, include_extras=True)
-    except (NameError, AttributeError, TypeError):
-        # A name that is there for type checkers alone; cattrs says what it makes of that.
-        hints = {}
-    return {name: hints.get(name, field_type) for name, field_type in declared.items()}
+def _has_bare_mark(hint: Any) -> bool:
+    """Whether a type or a part of it is marked with the class `Personal` in the place of an object of it."""
+    if typing.get_origin(hint) is not typing.Annotated:
+        return any(map(_has_bare_mark, typing.get_args(hint)))
+    whole, *marks = typing.get_args(hint)
+    return any(mark is Personal for mark in marks) or _has_bare_mark(whole)
 
 
-def _types_within(hint: Any, seen: set[Any]) -> Iterator[type]:
-    """A type and all that it is made of, each once; a field may also hold an object of a subclass."""
+def _classes_within(hint: Any, seen: set[Any]) -> Iterator[tuple[type, dict[str, Any]]]:
+    """The classes with fields that a type is made of, each once, with the types of their fields.
+
+    A field may also hold an object of a subclass.
+    """
     for part in (*typing.get_args(hint), *_meant_by(hint)):
-        yield from _types_within(part, seen)
+        yield from _classes_within(part, seen)
     if isinstance(hint, type) and hint not in seen:
         seen.add(hint)
-        yield hint
+        types = field_types(hint, with_marks=True)
+        if types:
+            yield hint, types
         has_fields = attrs.has(hint) or dataclasses.is_dataclass(hint)
-        for part in (*_field_hints(hint).values(), *(hint.__subclasses__() if has_fields else ())):
-            yield from _types_within(part, seen)
+        for part in (*types.values(), *(hint.__subclasses__() if has_fields else ())):
+            yield from _classes_within(part, seen)
 
 
 def _meant_by(hint: Any) -> Iterator[Any]:

@@ -1,13 +1,12 @@
 """The shape of a class, in one short text: stored data of another shape is noticed by it."""
 
-import dataclasses
 import enum
 import hashlib
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import attrs
+from .annotations import field_types
 
 
 def schema_of(cls: type, versions: Mapping[str, int] | None = None) -> str:
@@ -34,23 +33,8 @@ def _lines(cls: Any, seen: set[Any]) -> Iterator[str]:
     if issubclass(cls, enum.Enum):
         yield f"{number}={[member.value for member in cls]}"
         return
-    types = _field_types(cls)
+    types = field_types(cls)
     for name, field_type in types.items():
         yield f"{number}.{name}:{field_type}"
     for field_type in types.values():
         yield from _lines(field_type, seen)
-
-
-def _field_types(cls: type) -> dict[str, Any]:
-    if attrs.has(cls):
-        declared = {field.name: field.type for field in attrs.fields(cls)}
-    elif dataclasses.is_dataclass(cls):
-        declared = {field.name: field.type for field in dataclasses.fields(cls)}
-    else:
-        return {}
-    try:
-        hints = typing.get_type_hints(cls)
-    except (NameError, AttributeError, TypeError):
-        # A name that is there for type checkers alone: the annotation as it is written.
-        hints = {}
-    return {name: hints.get(name, field_type) for name, field_type in declared.items()}

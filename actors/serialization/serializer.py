@@ -75,15 +75,16 @@ class Serializer:
         self.has_personal_data = False
         """Whether any class that was prepared has any."""
 
-    def prepare(self, cls: type) -> None:
-        """Make the functions for a class now.
+    def prepare(self, cls: type) -> bool:
+        """Make the functions for a class now; returns whether it has personal data.
 
         Raises `SchemaError` when a field of it is of a type without a hook, or personal and cannot be sealed, and
         `PrivacyUnavailable`.
         """
-        for personal in check_personal(cls):
-            self._check_sealed(personal)
-            self.has_personal_data = True
+        personal = check_personal(cls)
+        for each in personal:
+            self._check_sealed(each)
+        self.has_personal_data = self.has_personal_data or bool(personal)
         try:
             self._converter.get_structure_hook(cls)
             self._converter.get_unstructure_hook(cls)
@@ -92,11 +93,15 @@ class Serializer:
                 f"{cls.__name__}{self._culprit(cls)} cannot be turned into data: {str(error).rstrip('.')}. Use another "
                 "type, or register hooks for it on make_converter() and pass that to Runtime.open(converter=...)."
             ) from error
+        return bool(personal)
 
     def _check_sealed(self, cls: type) -> None:
         """Make sure that the personal fields of a class are sealed, and stay what they are once they are forgotten."""
         if self._keys is None:
-            raise SchemaError(f"{cls.__name__} has personal data, and there are no keys to seal them with.")
+            raise SchemaError(
+                f"{cls.__name__} has personal data, and there are no keys to seal them with. Say where they are to be "
+                "kept: Runtime.open(..., keys=PATH)."
+            )
         self._keys.check()
         if not all(seals(function) for function in self.functions(cls)):
             raise SchemaError(
@@ -110,9 +115,10 @@ class Serializer:
             except Exception:
                 again = None
             if type(again) is not type(mark.forgotten) or again != mark.forgotten:
+                written = hint.__name__ if isinstance(hint, type) else hint
                 raise SchemaError(
-                    f"{cls.__name__}.{name} would be {mark.forgotten!r} once it was forgotten, which is no {hint}: say "
-                    f'what it is then: Personal("{mark.of}", forgotten=...).'
+                    f"{cls.__name__}.{name} would be {mark.forgotten!r} once it was forgotten, which is no {written}: "
+                    f'say what it is then: Personal("{mark.of}", forgotten=...).'
                 )
 
     def _culprit(self, cls: type) -> str:

@@ -78,6 +78,8 @@ class Projections:
         self._is_closed = False
         self.forgotten_position = 0
         """Where the log says for the last time that a subject was forgotten."""
+        self._forgetful: set[RunningProjection] = set()
+        """Those that a task waits for, until they know nothing of that subject."""
 
     async def open(
         self,
@@ -267,15 +269,23 @@ class Projections:
             self.forget(batch[-1].position)
 
     async def _forget(self, running: RunningProjection) -> None:
-        """Until it has, whatever becomes of the place where the view lives."""
-        while not self._is_closed:
-            try:
-                await running.forget()
-            except Exception as error:
-                logger.warning("a view cannot be built anew yet: %s", error, extra={"projection": running.name})
-            if running.has_forgotten:
-                break
+        """Until it has, whatever becomes of the place where the view lives; of several tasks one sees to that."""
+        await self._begin_anew(running)
+        if running in self._forgetful:
+            return
+        self._forgetful.add(running)
+        while not (self._is_closed or running.has_forgotten):
             await trio.sleep(FORGET_RETRY_SECONDS)
+            await self._begin_anew(running)
+        self._forgetful.discard(running)
+
+    async def _begin_anew(self, running: RunningProjection) -> None:
+        if self._is_closed:
+            return
+        try:
+            await running.forget()
+        except Exception as error:
+            logger.warning("a view cannot be built anew yet: %s", error, extra={"projection": running.name})
 
     async def wait_until_forgotten(self, projection_class: type[Projection]) -> None:
         """Wait until what answers knows nothing of those who were forgotten, and what did answer is removed.

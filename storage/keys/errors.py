@@ -17,7 +17,9 @@ class SubjectKeysUnusable(StoreError):
 
     code = "subject_keys_unusable"
 
-    def __init__(self, path: str, reason: str, advice: str = "See that its disk works and has room") -> None:
+    def __init__(
+        self, path: str, reason: str, advice: str = "See that it is the file of keys, and that its disk has room"
+    ) -> None:
         super().__init__(path, f"The keys of subjects in {path} cannot be used: {reason}. {advice}.")
 
 
@@ -30,7 +32,7 @@ class SubjectKeyMissing(StoreError):
         super().__init__(
             path,
             f"Personal data are sealed with the key {key_id.hex()}, which {path} neither holds nor has forgotten. Give "
-            "the file of keys that belongs to this store: Runtime.open(..., keys=PATH).",
+            "the file of keys that belongs to this store: Runtime.open(..., keys=PATH), or --keys FILE.",
         )
         self.key_id = key_id
 

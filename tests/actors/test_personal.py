@@ -149,6 +149,12 @@ class Twice:
 
 
 @attrs.frozen
+class OfUnknown:
+    person: str
+    names: list[Annotated[str, Personal]]
+
+
+@attrs.frozen
 class Within:
     inner: dict[str, list[OfNobody]]
 
@@ -158,10 +164,11 @@ class Within:
     [
         (OfNobody, r"OfNobody\.name is personal data of 'person', which is no field of it"),
         (OfItself, r"OfItself\.name is personal data of 'name', which is personal itself"),
-        (WithoutPlaceholder, r"name would be None once it was forgotten, which is no <class 'str'>"),
+        (WithoutPlaceholder, r"name would be None once it was forgotten, which is no str: say what it is then"),
         (InUnion, r"InUnion\.name is .*: a field is personal as a whole"),
         (InList, r"InList\.names is .*: a field is personal as a whole"),
         (Twice, r"Twice\.name is .* and of one subject"),
+        (OfUnknown, r'OfUnknown\.names .* does not say whom .*names: Annotated\[<type>, Personal\("<field>"\)\]'),
         (Within, r"OfNobody\.name is personal data of 'person'"),
     ],
 )

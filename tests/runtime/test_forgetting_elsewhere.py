@@ -1,6 +1,7 @@
 """Forgetting where several have a part in it: other processes, databases, the command line."""
 
 import json
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from projection_cases import settle
 from test_command_line import eventsrc
 from test_readers import child, say
 
-from eventsrc import Runtime, SubjectForgotten
+from eventsrc import MemoryLog, Runtime, SubjectForgotten
 from eventsrc.actors.views.sql import SqlViews
 from eventsrc.runtime import command_line
 
@@ -66,6 +67,30 @@ async def test_a_view_that_nobody_had_open_is_built_anew_when_it_is_opened(tmp_p
             assert await runtime.view(Names.rows).get("ann", at_least=6) == Name("ann", "somebody")
             assert await runtime.view(Directory.rows).get("ann", at_least=6) is None
     assert (store / "views" / "names" / "current").read_bytes() == b"2", "it was built anew once"
+
+
+async def test_a_paused_view_costs_one_task_however_many_are_forgotten() -> None:
+    async with Runtime.open(MemoryLog(), **OPENED) as runtime:
+        for name in ("ann", "bob", "cat"):
+            await runtime.actor(Person, name).ask(Register(name), wait_for=[Names])
+        await runtime.projections.pause(Names)
+        for name in ("ann", "bob"):
+            await runtime.forget(name)
+        with trio.fail_after(60):
+            while [task.name for task in _tasks(trio.lowlevel.current_root_task())].count("names: forgetting") > 1:
+                await trio.sleep(0.01)
+        await runtime.projections.resume(Names)
+        await runtime.forget("cat", wait_for=[Names])
+        assert {row.name for row in await runtime.view(Names.rows).all().rows()} == {"somebody"}
+
+
+def _tasks(task: trio.lowlevel.Task | None) -> Iterator[trio.lowlevel.Task]:
+    """A task and all that it has started."""
+    assert task is not None
+    yield task
+    for nursery in task.child_nurseries:
+        for each in nursery.child_tasks:
+            yield from _tasks(each)
 
 
 async def test_a_view_in_sql_is_built_anew(tmp_path: Path, url: str) -> None:
