@@ -13,7 +13,6 @@ from ..aggregates.decision import RECORD_OVERHEAD_BYTES
 from ..errors import DecodingError, DefinitionError, EncodingError
 from ..messages import check_names, stored_name
 from ..serialization.event_codecs import EventCodecs
-from ..serialization.personal import key_tags
 from ..serialization.serializer import Serializer
 from .events import SAGA_EVENTS, SagaRemade, SagaStarted, StepDone
 from .failure import FAILURE_BYTES
@@ -53,7 +52,7 @@ class SagaCodec:
         if size > bound:
             advice = "Keep large data elsewhere and its reference in the saga's state."
             raise EventTooLarge(stream, codec.name, size, bound, advice)
-        tags = key_tags(payload) if self._serializer.has_personal_data else ()
+        tags = self._serializer.key_tags(payload)
         return NewEvent(codec.name, msgspec.Raw(payload), 1, codec.kind, correlation_id, stream, tags=tags)
 
     def decode(self, stored: StoredEvent) -> Any:

@@ -25,6 +25,8 @@ BUSY_SECONDS_MAX: Final = 5.0
 """How long it is waited for another process that reads."""
 ACCESS: Final = 0o600
 """Nobody but the user of the process may read the file."""
+SETTINGS: Final = ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON", "temp_store = MEMORY")
+"""Of who writes. What SQLite puts aside stays in memory: a temporary file would keep secrets on another disk."""
 LOOK_BYTES: Final = 1 << 20
 """Of the file, looked at together for a secret that is to be gone."""
 _CREATE: Final = """
@@ -50,6 +52,12 @@ class KeyFile:
         self.is_shared = access == "read"
         self._reading: sqlite3.Connection | None = None
         self._writing: sqlite3.Connection | None = None
+        self._content: int | None = None
+        """The file once more, as long as the connections: closing it would take the locks that they have on it."""
+        self._place: tuple[int, int] | None = None
+        """Where on its disk the file is that is open for writing."""
+        self._reading_place: tuple[int, int] | None = None
+        self._is_reading_alone = False
         self._reading_lock = threading.Lock()
         self._writing_lock = threading.Lock()
 
@@ -69,8 +77,15 @@ class KeyFile:
 
     def _select(self, condition: str, *values: object) -> list[SubjectKey]:
         with self._reading_lock, self._translated():
+            place = self._place_now()
+            if place is None and (self._reading_place or self._place):
+                raise self._taken_away()
+            if self._reading is not None and (place != self._reading_place or self._is_reading_alone):
+                self._reading.close()
+                self._reading = None
             if self._reading is None and self._is_there():
-                self._reading = self._opened("read")
+                self._is_reading_alone = self._is_alone()
+                self._reading, self._reading_place = self._opened("read"), place
             if self._reading is None:
                 return []
             return [SubjectKey(*row) for row in self._reading.execute(f"{_SELECT} {condition}", values)]
@@ -83,9 +98,8 @@ class KeyFile:
                 slot = connection.execute("INSERT INTO secrets (secret) VALUES (?)", (key.secret,)).lastrowid
                 connection.execute("INSERT INTO subject_keys VALUES (?, ?, ?)", (key.id, key.subject, slot))
 
-    def destroy(self, subject: str, keys: Sequence[SubjectKey]) -> list[bytes]:
+    def destroy(self, subject: str) -> list[bytes]:
         with self._changing() as connection:
-            connection.executemany("INSERT INTO subject_keys VALUES (?, ?, NULL)", [key[:2] for key in keys])
             known = connection.execute(f"{_SELECT} {_OF_SUBJECT}", (subject,)).fetchall()
             connection.execute(
                 "UPDATE secrets SET secret = zeroblob(length(secret)) "
@@ -93,9 +107,29 @@ class KeyFile:
                 (subject,),
             )
             connection.execute(f"UPDATE subject_keys SET slot = NULL WHERE {_OF_SUBJECT}", (subject,))
+        if any(secret is None for _, _, secret in known):
+            # An attempt before was interrupted: nobody knows any more what to look for.
+            self.sweep()
         self._empty_write_ahead_log()
         self._make_sure_of([secret for _, _, secret in known if secret is not None])
         return [key_id for key_id, _, _ in known]
+
+    def destroy_again(self, key_ids: Sequence[bytes]) -> None:
+        if not self._is_there():
+            return
+        ids = [(key_id,) for key_id in key_ids]
+        with self._changing() as connection:
+            connection.executemany(
+                "UPDATE secrets SET secret = zeroblob(length(secret)) "
+                "WHERE slot = (SELECT slot FROM subject_keys WHERE id = ?)",
+                ids,
+            )
+            connection.executemany("INSERT OR REPLACE INTO subject_keys VALUES (?, '', NULL)", ids)
+        self.sweep()
+
+    def sweep(self) -> None:
+        self._write_anew()
+        self._empty_write_ahead_log()
 
     def forgotten(self, subject: str) -> None:
         with self._changing() as connection:
@@ -105,21 +139,41 @@ class KeyFile:
     @contextmanager
     def _changing(self) -> Iterator[sqlite3.Connection]:
         """One durable transaction."""
-        with self._writing_lock, self._translated():
-            if self.is_shared:
-                raise SubjectKeysUnusable(self.path, "a reader changes none", "Ask the process that writes the store")
-            if self._writing is None:
-                self._make()
-                self._writing = self._opened("write")
-            with self._writing as connection:
-                connection.execute("BEGIN IMMEDIATE")
-                yield connection
+        with self._writing_lock, self._translated(), self._writable() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            self._check_place()
+
+    def _writable(self) -> sqlite3.Connection:
+        if self.is_shared:
+            raise SubjectKeysUnusable(self.path, "a reader changes none", "Ask the process that writes the store")
+        if self._writing is None:
+            self._make()
+            self._writing = self._opened("write")
+            self._place = self._place_now()
+        self._check_place()
+        return self._writing
+
+    def _check_place(self) -> None:
+        """Raise `SubjectKeysUnusable` where another file was put in the place of the one that is open."""
+        if self._place_now() != self._place:
+            raise self._taken_away()
+
+    def _taken_away(self) -> SubjectKeysUnusable:
+        advice = "Put the file that was there back, and open the store again"
+        return SubjectKeysUnusable(self.path, "it was moved, removed or replaced while it was in use", advice)
+
+    def _place_now(self) -> tuple[int, int] | None:
+        try:
+            status = Path(self.path).stat()
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino
 
     def _empty_write_ahead_log(self) -> None:
         """What was overwritten is still there, as it was when it was new."""
         with self._writing_lock, self._translated():
-            assert self._writing is not None, "it was written to"
-            is_busy, _, _ = self._writing.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            is_busy, _, _ = self._writable().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if is_busy:
             raise SubjectKeysUnusable(
                 self.path,
@@ -131,18 +185,22 @@ class KeyFile:
     def _make_sure_of(self, secrets: Sequence[bytes]) -> None:
         """Write the file anew where any of these secrets is still in it: SQLite may have moved its place."""
         if self._holds_any(secrets):
-            with self._writing_lock, self._translated():
-                assert self._writing is not None, "it was written to"
-                self._writing.execute("VACUUM")
-            self._empty_write_ahead_log()
+            self.sweep()
             if self._holds_any(secrets):
                 raise SubjectKeysUnusable(self.path, "what was destroyed is still in it", "Forget the subject again")
 
+    def _write_anew(self) -> None:
+        with self._writing_lock, self._translated():
+            self._writable().execute("VACUUM")
+
     def _holds_any(self, secrets: Sequence[bytes]) -> bool:
         overlap = max(map(len, secrets), default=1) - 1
-        with self._translated(), Path(self.path).open("rb") as file:
-            seen = b""
-            while content := file.read(LOOK_BYTES):
+        with self._translated():
+            if self._content is None:
+                self._content = os.open(self.path, os.O_RDONLY)
+            seen, offset = b"", 0
+            while content := os.pread(self._content, LOOK_BYTES, offset):
+                offset += len(content)
                 seen = seen[len(seen) - overlap :] + content
                 if any(secret in seen for secret in secrets):
                     return True
@@ -175,13 +233,17 @@ class KeyFile:
         new.unlink()
         sync_folder(path.parent)
 
+    def _is_alone(self) -> bool:
+        """Whether nobody writes the file, and SQLite cannot put what it would share with who does beside it.
+
+        It is opened for each look then: SQLite does not notice when somebody begins to.
+        """
+        path = Path(self.path)
+        return not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists()
+
     def _opened(self, access: Access) -> sqlite3.Connection:
         """Raises `sqlite3.Error`, `SubjectKeysUnusable`."""
-        mode = "mode=rw" if access == "write" else "mode=ro"
-        path = Path(self.path)
-        if access == "read" and not path.with_name(f"{path.name}-wal").exists() and not os.access(path.parent, os.W_OK):
-            # Nobody writes it, and SQLite cannot put what it would share with who does beside it.
-            mode = "immutable=1"
+        mode = "mode=rw" if access == "write" else "immutable=1" if self._is_reading_alone else "mode=ro"
         connection = sqlite3.connect(
             f"file:{quote(self.path)}?{mode}",
             uri=True,
@@ -192,7 +254,7 @@ class KeyFile:
         try:
             self._check(connection)
             if access == "write":
-                for setting in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
+                for setting in SETTINGS:
                     connection.execute(f"PRAGMA {setting}")
         except BaseException:
             connection.close()
@@ -223,4 +285,6 @@ class KeyFile:
             for connection in (self._reading, self._writing):
                 if connection is not None:
                     connection.close()
-            self._reading = self._writing = None
+            if self._content is not None:
+                os.close(self._content)
+            self._reading = self._writing = self._content = None

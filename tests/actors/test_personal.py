@@ -1,15 +1,20 @@
 """Personal fields: which marks a class may have, and how its objects are stored."""
 
 import dataclasses
+import enum
 from collections.abc import Callable
 from datetime import date
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, Generic, NamedTuple, NewType, TypedDict, TypeVar
 from uuid import UUID
 
 import attrs
+import cattrs
 import hypothesis.strategies as st
 import msgspec
 import pytest
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
+from cattrs.strategies import configure_tagged_union, include_subclasses
 from hypothesis import given
 
 from eventsrc import (
@@ -25,7 +30,7 @@ from eventsrc import (
     make_converter,
 )
 from eventsrc.actors.serialization.event_codecs import EventCodecs
-from eventsrc.actors.serialization.personal import key_tags
+from eventsrc.actors.serialization.personal import key_tag, key_tags
 from eventsrc.actors.serialization.serializer import Serializer
 from eventsrc.storage.keys import subject_keys
 from eventsrc.storage.keys.key_table import KeysInMemory
@@ -153,6 +158,37 @@ class Within:
     inner: dict[str, list[OfNobody]]
 
 
+class InTypedDict(TypedDict):
+    person: str
+    name: Annotated[str, Personal("person", forgotten="")]
+
+
+class InNamedTuple(NamedTuple):
+    person: str
+    name: Annotated[str, Personal("person", forgotten="")]
+
+
+PERSONAL_NAME: Any = NewType("PERSONAL_NAME", Annotated[str, Personal("person", forgotten="")])  # type: ignore[valid-newtype]
+OfNewType = attrs.make_class("OfNewType", {"person": attrs.field(type=str), "name": attrs.field(type=PERSONAL_NAME)})
+
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class Holding(Generic[T]):
+    """Of another class."""
+
+    held: T
+
+
+@attrs.frozen
+class Later:
+    person: str
+    name: Annotated[str, Personal("person", forgotten="")]
+    others: list["Later"] = attrs.Factory(list)
+
+
 @pytest.mark.parametrize(
     ("cls", "words"),
     [
@@ -163,6 +199,11 @@ class Within:
         (InList, r"InList\.names is .*: a field is personal as a whole"),
         (Twice, r"Twice\.name is .* and of one subject"),
         (Within, r"OfNobody\.name is personal data of 'person'"),
+        (Holding[OfNobody], r"OfNobody\.name is personal data of 'person'"),
+        (attrs.make_class("A", {"held": attrs.field(type=InTypedDict)}), "InTypedDict is neither an attrs class nor"),
+        (attrs.make_class("B", {"held": attrs.field(type=InNamedTuple)}), "InNamedTuple is neither an attrs class nor"),
+        (OfNewType, r"OfNewType\.name is .*: a field is personal as a whole"),
+        (Later, r"Later.* cannot be turned into data"),
     ],
 )
 def test_a_mark_that_cannot_be_kept_is_told(cls: type, words: str) -> None:
@@ -190,6 +231,143 @@ def test_hooks_for_the_types_of_personal_fields_are_used() -> None:
     serializer.prepare(Person)
     person = Person(SOMEBODY, "Ann", None, Address("Lane", []))
     assert serializer.structure(stored(person, serializer), Person) == person
+
+
+def capitals(cls: type) -> Any:
+    return {field.name: override(rename=field.name.upper()) for field in attrs.fields(cls)}
+
+
+def rename_within(converter: cattrs.Converter) -> None:
+    """By hooks that are made anew for each converter."""
+    converter.register_unstructure_hook_factory(
+        attrs.has, lambda cls, own: make_dict_unstructure_fn(cls, own, **capitals(cls))
+    )
+    converter.register_structure_hook_factory(
+        attrs.has, lambda cls, own: make_dict_structure_fn(cls, own, **capitals(cls))
+    )
+
+
+def rename_around(converter: cattrs.Converter) -> None:
+    """By hooks that are bound to one converter."""
+    converter.register_unstructure_hook_factory(
+        attrs.has, lambda cls: make_dict_unstructure_fn(cls, converter, **capitals(cls))
+    )
+
+
+def test_hooks_for_all_classes_stay_beneath_the_sealing() -> None:
+    converter = make_converter()
+    rename_within(converter)
+    serializer = Serializer(converter, SubjectKeys(KeysInMemory()))
+    family = Family([Person(SOMEBODY, "Ann", None, Address("Hidden Lane 5", [1]))], Plain("rex", 42))
+    serializer.prepare(Family)
+    data = stored(family, serializer)
+    assert set(data["MEMBERS"][0]) == {"ID", "NAME", "BORN", "ADDRESS", "NOTES"}
+    assert b"Ann" not in msgspec.msgpack.encode(data)
+    assert serializer.structure(data, Family) == family
+
+
+@attrs.frozen
+class Base:
+    person: str
+
+
+@attrs.frozen
+class Derived(Base):
+    name: Annotated[str, Personal("person", forgotten="")] = attrs.field()
+
+
+@attrs.frozen
+class Holder:
+    held: Base
+
+
+@attrs.frozen
+class Other:
+    other: Annotated[int, Personal("who", forgotten=0)]
+    who: str = "ann"
+
+
+@attrs.frozen
+class Either:
+    value: Plain | Other
+
+
+@pytest.mark.parametrize(
+    ("hooks", "value"),
+    [
+        (rename_around, Family([Person(SOMEBODY, "Ann", None)], Plain("", 0))),
+        (partial(configure_tagged_union, Plain | Other), Either(Plain("ann", 7))),
+        (partial(include_subclasses, Base), Holder(Derived("ann", "Ann"))),
+    ],
+)
+def test_a_hook_that_gets_around_the_sealing_is_noticed(hooks: Callable[..., None], value: object) -> None:
+    converter = make_converter()
+    hooks(converter)
+    serializer = Serializer(converter, SubjectKeys(KeysInMemory()))
+    serializer.prepare(type(value))
+    for unstructure in (serializer.unstructure, serializer.functions(type(value))[0]):
+        with pytest.raises(EncodingError, match="would not be sealed: a hook on the converter gets around it"):
+            unstructure(value)
+
+
+@attrs.frozen
+class Renamed:
+    who: str
+    name: Annotated[str | None, Personal("who"), override(rename="called")]
+    _nick: Annotated[str, Personal("who", forgotten="")] = "Nick"
+
+
+@pytest.mark.parametrize("converter", [cattrs.Converter(use_alias=True), cattrs.Converter(omit_if_default=True)])
+def test_settings_of_a_converter_are_kept(converter: cattrs.Converter) -> None:
+    serializer = Serializer(converter, SubjectKeys(KeysInMemory()))
+    serializer.prepare(Renamed)
+    for value in (Renamed("ann", "Ann", "Annie"), Renamed("ann", "Ann")):
+        data = stored(value, serializer)
+        assert b"Ann" not in msgspec.msgpack.encode(data)
+        assert serializer.structure(data, Renamed) == value
+
+
+@attrs.frozen
+class InUnionOfMore:
+    value: Plain | Other | None
+    values: dict[str, Plain | Other | int] = attrs.Factory(dict)
+
+
+def test_classes_in_a_union_with_what_is_stored_as_it_is_are_opened() -> None:
+    serializer = Serializer(keys=SubjectKeys(KeysInMemory()))
+    for value in (InUnionOfMore(Plain("ann", 7), {"other": Other(8), "number": 9}), InUnionOfMore(None)):
+        assert serializer.structure(stored(value, serializer), InUnionOfMore) == value
+
+
+@attrs.frozen
+class Note:
+    author: str
+    about: Annotated[Plain | None, Personal("author")]
+    words: Annotated[dict[str, str], Personal("author", forgotten={})] = attrs.Factory(dict)
+
+
+def test_personal_values_may_hold_those_of_others() -> None:
+    keys = SubjectKeys(KeysInMemory())
+    serializer = Serializer(keys=keys)
+    serializer.prepare(Note)
+    note = Note("ann", Plain("bob", 7), {"hush": "now"})
+    payload = msgspec.msgpack.encode(serializer.unstructure(note))
+    assert set(serializer.key_tags(payload)) == {key_tag(keys.ids_of(who)[0]) for who in ("ann", "bob")}
+    keys.forget("bob")
+    data = msgspec.msgpack.decode(payload)
+    assert serializer.structure(data, Note) == Note("ann", Plain("bob", 0), {"hush": "now"})
+    keys.forget("ann")
+    assert serializer.structure(data, Note) == Note("ann", None)
+
+
+class Id(str, enum.Enum):  # noqa: UP042 (its text is not its value)
+    ANN = "ann"
+
+
+def test_the_id_of_a_subject_is_what_is_stored_of_it() -> None:
+    keys = SubjectKeys(KeysInMemory())
+    Serializer(keys=keys).unstructure(Plain(Id.ANN, 7))
+    assert keys.ids_of("ann")
 
 
 def test_the_library_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
