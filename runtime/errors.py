@@ -374,6 +374,20 @@ class UnknownSubject(EventSourcingError):
         self.subject = subject
 
 
+class SagaHoldsSubject(EventSourcingError):
+    """A step of a saga forgets a subject of which the saga holds something; nothing was forgotten."""
+
+    code: ClassVar[str] = "saga_holds_subject"
+
+    def __init__(self, subject: str, saga: str) -> None:
+        super().__init__(
+            f"A step of the saga {saga!r} forgets {subject!r}, and would wait until no step holds anything of it, "
+            "itself included. Let the saga hold the id alone, or forget the subject once the saga has ended."
+        )
+        self.subject = subject
+        self.saga = saga
+
+
 class SubjectInSagas(EventSourcingError):
     """Sagas that have not ended need what they hold of the subject; nothing was forgotten."""
 

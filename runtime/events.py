@@ -11,7 +11,7 @@ import attrs
 import trio
 
 from ..actors.messages import stored_name
-from ..actors.serialization.personal import key_tag
+from ..actors.serialization.sealing import key_tag
 from ..storage.event_query import EventQuery
 from ..storage.keys.subject_keys import SubjectKeys
 from ..storage.query import find_batches, position_at

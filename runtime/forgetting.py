@@ -3,10 +3,10 @@
 The steps, each of which may be done again where it was interrupted:
 
 1. The keys are destroyed, durably. Nothing that is stored in the log, in a snapshot, in the archive or in a copy of any
-   of them can be opened any more. The file of keys remembers that the rest is still to be done. Steps of sagas that are
-   under way have the rest of their time: what they store with a new key goes the same way.
+   of them can be opened any more. The file of keys remembers that the rest is still to be done.
 2. Aggregates in memory load their states again, from their events alone: a state may hold what its class does not call
-   personal.
+   personal. Handlers and steps of sagas that are under way have the rest of their time: what they seal for the subject
+   meanwhile can be opened by nobody either.
 3. For the same reason the snapshots of the streams that held something of the subject are removed, and what compaction
    has put in the place of their events is taken back.
 4. The log is told, by `SubjectForgotten`: from there on every view that may show the subject is built anew, also by
@@ -16,15 +16,18 @@ The steps, each of which may be done again where it was interrupted:
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import attrs
 import msgspec
 import trio
 
+from ..actors.aggregates.aggregate_actor import AggregateActor
 from ..actors.aggregates.decision import RECORD_OVERHEAD_BYTES
+from ..actors.aggregates.request import Cause, current_cause
 from ..actors.background import in_background
 from ..actors.errors import EncodingError, RuntimeClosed
 from ..actors.future import TrioFuture
@@ -32,17 +35,20 @@ from ..actors.journal.journal import CommitSeries, Journal, Write
 from ..actors.messages import stored_name
 from ..actors.sagas.instance import ENDINGS
 from ..actors.sagas.supervisor import SagaSupervisor
-from ..actors.serialization.personal import key_tag
+from ..actors.serialization.sealing import KEY_TAG_PREFIX, key_tag
 from ..actors.subjects import SUBJECT_FORGOTTEN
 from ..storage.commit import ANY, Appended, NewEvent, StreamAppend
 from ..storage.errors import EventSourcingError, EventTooLarge
 from ..storage.event_query import EventQuery
 from ..storage.keys.subject_keys import SubjectKeys
 from ..storage.limits import Limits
+from ..storage.log import EventLog
 from ..storage.query import find_events
 from ..storage.record import StoredEvent, utc_time
-from ..storage.store import EventStore
-from .errors import SubjectInSagas, UnknownSubject
+from ..storage.store import EventReader, EventStore
+from .errors import SagaHoldsSubject, SubjectInSagas, UnknownSubject
+from .maintenance.maintenance import Maintenance
+from .opening import drop_unclaimed_views
 from .projections.projections import Projections
 from .residents import Residents
 
@@ -69,6 +75,17 @@ class Forgotten:
     position: int
 
 
+@attrs.frozen
+class _Request:
+    """What is to be forgotten, and who asks for it: a step of a saga, or the actor whose handler it is."""
+
+    subject: str
+    metadata: Mapping[str, Any] = attrs.field(factory=dict)
+    even_in_sagas: bool = False
+    cause: Cause | None = None
+    asking: AggregateActor | None = None
+
+
 class Forgetting:
     """Forgets subjects, one at a time, for a runtime that writes."""
 
@@ -80,7 +97,7 @@ class Forgetting:
         residents: Residents,
         projections: Projections,
         nursery: trio.Nursery,
-        take_back: Callable[[str], Awaitable[None]],
+        maintenance: Maintenance,
         limits: Limits,
         wall_clock: Callable[[], int],
     ) -> None:
@@ -90,7 +107,7 @@ class Forgetting:
         self._residents = residents
         self._projections = projections
         self._nursery = nursery
-        self._take_back = take_back
+        self._maintenance = maintenance
         self._limits = limits
         self._wall_clock = wall_clock
         self._one_at_a_time = trio.Lock()
@@ -100,22 +117,21 @@ class Forgetting:
         """See `Runtime.forget`."""
         _check_encodable(metadata, self._limits)
         outcome: TrioFuture[Forgotten] = TrioFuture()
-        parts = (self._forget, subject, metadata, even_in_sagas, outcome)
+        request = _Request(subject, metadata, even_in_sagas, current_cause.get(), self._residents.in_hand_of_this_task)
+        parts = (self._forget, request, outcome)
         self._nursery.start_soon(in_background, *parts, name="eventsrc forgetting")
         return await outcome
 
-    async def _forget(
-        self, subject: str, metadata: Mapping[str, Any], even_in_sagas: bool, outcome: TrioFuture[Forgotten]
-    ) -> None:
+    async def _forget(self, request: "_Request", outcome: TrioFuture[Forgotten]) -> None:
         """To the end, also where whoever asked for it is cancelled."""
+        subject = request.subject
         try:
             async with self._one_at_a_time:
                 ids = await trio.to_thread.run_sync(self._ids_of, subject)
                 if not ids:
                     raise UnknownSubject(subject, self._keys.path)
-                if not even_in_sagas:
-                    await self._check_sagas(subject, ids)
-                outcome.settle(await self._do(subject, metadata))
+                await self._check_sagas(request, ids)
+                outcome.settle(await self._do(request))
         except Exception as error:
             # Also a fault of ours: it is the answer to who asked, and the runtime goes on.
             outcome.fail(error)
@@ -137,9 +153,10 @@ class Forgetting:
     async def _finish_all(self) -> bool:
         """Whether all is done."""
         try:
-            for subject in await trio.to_thread.run_sync(lambda: self._keys.unfinished):
+            # Read here: nothing is to be sealed for them before.
+            for subject in self._keys.unfinished:
                 async with self._one_at_a_time:
-                    await self._do(subject, {})
+                    await self._do(_Request(subject), interrupted=True)
         except Exception as error:
             is_expected = isinstance(error, EventSourcingError)
             logger.warning("a subject is not wholly forgotten yet: %s", error, exc_info=None if is_expected else error)
@@ -148,39 +165,67 @@ class Forgetting:
 
     # --- the steps ---
 
-    async def _do(self, subject: str, metadata: Mapping[str, Any]) -> Forgotten:
-        ids = await self._destroy_keys(subject)
-        with self._residents.forgetting():
-            # What was decided before, and the snapshots of it, are stored or refused by then.
-            await self._journal.run(lambda: None)
-            await self._journal.until_saved()
-            events, streams = await self._traces(ids)
-            await self._journal.run(partial(self._store.drop_snapshots, sorted(streams)))
-            for stream in streams:
-                await self._take_back(stream)
-        position = await self._tell(subject, ids, metadata)
+    async def _do(self, request: "_Request", *, interrupted: bool = False) -> Forgotten:
+        subject = request.subject
+        async with self._maintenance.standing_still():
+            with self._residents.forgetting():
+                with self._keys.leaving(subject):
+                    try:
+                        ids = await trio.to_thread.run_sync(self._destroyed, subject, interrupted)
+                    finally:
+                        # Also where it is not known whether they are destroyed.
+                        self._residents.distrust_personal()
+                    await self._until_out_of_mind(request, ids)
+                # What was decided before, and the snapshots of it, are stored or refused by then.
+                await self._journal.run(lambda: None)
+                await self._journal.until_saved()
+                events, streams = await self._traces(ids)
+                await self._journal.run(partial(self._store.drop_snapshots, sorted(streams)))
+                for stream in streams:
+                    await self._maintenance.take_back(stream)
+        if isinstance(self._store, EventLog):
+            await trio.to_thread.run_sync(drop_unclaimed_views, Path(self._store.path))
+        position = await self._tell(subject, ids, request.metadata)
         self._projections.forget(position)
         await trio.to_thread.run_sync(self._keys.forgotten, subject)
         logger.info("forgotten", extra={"events": events, "streams": len(streams), "position": position})
         return Forgotten(subject, events, sorted(streams), position)
 
-    async def _destroy_keys(self, subject: str) -> list[bytes]:
-        """Destroy them, and what steps that were under way have stored with new ones; returns the ids of all."""
-        while True:
-            ids = await trio.to_thread.run_sync(self._keys.forget, subject)
+    def _destroyed(self, subject: str, interrupted: bool) -> list[bytes]:
+        """Destroy the keys of a subject; returns their ids.
+
+        Where that was done before and the rest was interrupted, those that it got since stay: it has come back.
+        """
+        if not interrupted:
+            return self._keys.forget(subject)
+        self._keys.sweep()
+        return self._keys.unfinished[subject]
+
+    async def _until_out_of_mind(self, request: "_Request", ids: Sequence[bytes]) -> None:
+        """Wait until nothing in memory holds any more what was read before the keys were destroyed."""
+        await self._residents.personal_loaded_again(request.asking)
+        while self.sagas is not None:
             _, streams = await self._traces(ids)
-            running = [] if self.sagas is None else [each for each in streams if self.sagas.is_running(each)]
-            if self.sagas is None or not running:
-                return ids
+            running = [stream for stream in streams if self.sagas.is_running(stream)]
+            if not running:
+                return
             await self.sagas.rested(running[0])
 
-    async def _check_sagas(self, subject: str, ids: Sequence[bytes]) -> None:
-        """Raise `SubjectInSagas` where one that has not ended holds something of the subject."""
+    async def _check_sagas(self, request: "_Request", ids: Sequence[bytes]) -> None:
+        """Raise `SubjectInSagas` where one that has not ended holds something of the subject.
+
+        Raises `SagaHoldsSubject` where it is one of its steps that asks.
+        """
         _, streams = await self._traces(ids)
+        asking = None if request.cause is None else request.cause.causation_id
+        if asking in streams and self.sagas is not None and self.sagas.is_running(asking):
+            raise SagaHoldsSubject(request.subject, asking)
+        if request.even_in_sagas:
+            return
         newest = {stream: self._store.read_stream(stream, backwards=True, limit=1)[0] for stream in streams}
         under_way = [stream for stream, event in newest.items() if _is_under_way(event)]
         if under_way:
-            raise SubjectInSagas(subject, sorted(under_way))
+            raise SubjectInSagas(request.subject, sorted(under_way))
 
     async def _traces(self, ids: Sequence[bytes]) -> tuple[int, set[str]]:
         """How many events hold something that is sealed with one of these keys, and in which streams."""
@@ -197,7 +242,7 @@ class Forgetting:
 
     async def _tell(self, subject: str, ids: Sequence[bytes], metadata: Mapping[str, Any]) -> int:
         """Store the event that says so, unless it is there; returns its position."""
-        tags = tuple(map(key_tag, ids))[: self._limits.event_tags_max]
+        tags = tuple(map(key_tag, ids))
         told = next(find_events(self._store, EventQuery(types=(SUBJECT_FORGOTTEN,), tags=(tags[0],))), None)
         if told is not None:
             return told.position
@@ -216,6 +261,22 @@ class Forgetting:
 
         self._journal.submit(Write((StreamAppend(stream, ANY, (event,)),), (), 1, 1, CommitSeries(), settle))
         return (await outcome).last_position
+
+
+def forget_again(store: EventReader, keys: SubjectKeys | None) -> None:
+    """Destroy what the log says was destroyed, where the file of keys was replaced by an older copy of it.
+
+    From the newest on: what one file knew as destroyed, those after it know, too. Raises `SubjectKeysUnusable`.
+    """
+    before = store.last_position + 1
+    while keys is not None and (told := store.read_type(SUBJECT_FORGOTTEN, before=before, backwards=True, limit=1)):
+        ids = [bytes.fromhex(tag.removeprefix(KEY_TAG_PREFIX)) for tag in told[0].tags]
+        if not keys.forget_again(ids):
+            return
+        logger.warning(
+            "the keys are an older copy; who was forgotten since is forgotten again", extra={"keys": keys.path}
+        )
+        before = told[0].position
 
 
 def _check_encodable(metadata: Mapping[str, Any], limits: Limits) -> None:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
@@ -186,6 +187,23 @@ def _made(folder: Path) -> Path:
         advice = "Name a folder, or a path that is free: views=..."
         raise StorePathInvalid(str(folder), f"Views cannot live in {folder}: {error.strerror}. {advice}") from error
     return folder.absolute()
+
+
+def drop_unclaimed_views(path: Path) -> None:
+    """Remove the views of readers that are not there: they may show what is to be forgotten, and nobody keeps them up.
+
+    Whoever takes such a folder over builds them anew. Raises `FileWriteFailed`.
+    """
+    for folder in sorted((path / READERS_FOLDER).glob("*")):
+        try:
+            with (folder / "lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if (folder / VIEWS_FOLDER).exists():
+                    shutil.rmtree(folder / VIEWS_FOLDER)
+        except BlockingIOError:
+            continue
+        except OSError as error:
+            raise FileWriteFailed(str(folder), str(error), "Remove it, and forget the subject again") from error
 
 
 def _claim_reader(path: Path, stack: AsyncExitStack) -> Path:

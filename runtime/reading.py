@@ -20,6 +20,7 @@ from ..actors.serialization.event_codecs import EventCodecs
 from ..actors.serialization.serializer import Serializer
 from ..storage.copies.backup import backup, fork
 from ..storage.copies.errors import BackupRefused
+from ..storage.errors import StoreError
 from ..storage.keys.subject_keys import SubjectKeys
 from ..storage.limits import Limits
 from ..storage.past import PastLog
@@ -110,7 +111,7 @@ class Reading:
     def decode(self, stored: StoredEvent) -> Any:
         """A stored event as an object of its class, which an aggregate or a projection of this runtime names.
 
-        Raises `UnknownEvent` or `DecodingError`.
+        Raises `UnknownEvent` or `DecodingError`, or `StoreError` where what is sealed cannot be opened.
         """
         found = self._codecs.structures.get(stored.type)
         if found is None:
@@ -119,6 +120,8 @@ class Reading:
         payload = stored.payload if stored.schema_version == version else self._codecs.upcast(stored)
         try:
             return structure(payload, event_class)
+        except StoreError:
+            raise
         except Exception as error:
             raise self._codecs.misfit(stored, error) from error
 

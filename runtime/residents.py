@@ -132,17 +132,29 @@ class Residents:
 
     @contextmanager
     def forgetting(self) -> Iterator[None]:
-        """Have every aggregate loaded again before it is used, and in the block from its events alone.
-
-        A state, and so a snapshot of it, may hold what is to be forgotten.
-        """
+        """In the block no snapshot is loaded of what may hold personal data: it may hold what is to be forgotten."""
         self.is_forgetting = True
         try:
-            for actor in self._actors.values():
-                actor.distrust(EventSourcingError("A subject was forgotten."))
             yield
         finally:
             self.is_forgetting = False
+
+    def distrust_personal(self) -> None:
+        """Have the aggregates that may hold personal data loaded again before they are used."""
+        for actor in self._actors.values():
+            if actor.has_personal_data:
+                actor.distrust(EventSourcingError("A subject was forgotten."))
+
+    async def personal_loaded_again(self, asking: AggregateActor | None) -> None:
+        """Wait until no handler is under way any more that began before, but for that of the actor that is `asking`."""
+        for actor in list(self._actors.values()):
+            if actor is not asking and actor.has_personal_data:
+                await actor.forgotten()
+
+    @property
+    def in_hand_of_this_task(self) -> AggregateActor | None:
+        """The actor whose handler asks for this, if it is one."""
+        return next((actor for actor in self._actors.values() if actor.is_in_hand_of_this_task), None)
 
     @property
     def streams(self) -> list[str]:

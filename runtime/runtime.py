@@ -14,7 +14,7 @@ import trio
 from ..actors.aggregates.aggregate import Aggregate
 from ..actors.aggregates.aggregate_type import AggregateType
 from ..actors.aggregates.receipt import Receipt
-from ..actors.background import in_background
+from ..actors.background import in_background, nursery_within
 from ..actors.feed import Feed
 from ..actors.journal.inline_journal import InlineJournal
 from ..actors.journal.thread_journal import ThreadJournal
@@ -37,7 +37,7 @@ from .classes import event_classes, types_of, with_sagas_view
 from .control import Control
 from .errors import ShutdownTimeout
 from .events import resolved
-from .forgetting import Forgetting, Forgotten
+from .forgetting import Forgetting, Forgotten, forget_again
 from .history.history import position_of
 from .maintenance.maintenance import Maintenance
 from .opening import Home, Opened, P, ViewsGiven, close_store, follow, home_of, keys_of, open_store, refusal
@@ -113,7 +113,7 @@ class Runtime(Reading, RunningSagas):
         self._maintenance.prover.on_quarantine = self._residents.load_again
         if self._keys is not None:
             parts = (self._keys, store, self._journal, self._residents, self._projections, nursery)
-            self._forgetting = Forgetting(*parts, self._maintenance.take_back, limits, wall_clock)
+            self._forgetting = Forgetting(*parts, self._maintenance, limits, wall_clock)
             nursery.start_soon(in_background, self._forgetting.finish_interrupted, name="eventsrc forgetting")
         nursery.start_soon(in_background, self._maintenance.run, name="eventsrc maintenance")
         nursery.start_soon(in_background, self._residents.passivate_idle, name="eventsrc passivation")
@@ -206,9 +206,9 @@ class Runtime(Reading, RunningSagas):
         failure: BaseException | None = None
         try:
             # Around the nursery: what runs there may still be writing to it in a worker thread.
-            await trio.to_thread.run_sync(check_stored_events, opened, codecs)
+            await trio.to_thread.run_sync(_look_at_stored, opened, codecs, subject_keys)
             async with home_of(opened, projections, views) as home, trio.open_nursery() as keeper:
-                nursery = await _nursery_within(keeper)
+                nursery = await nursery_within(keeper)
                 # Failures are raised again outside of the nursery, which would wrap them in a group.
                 try:
                     runtime = cls(
@@ -307,7 +307,8 @@ class Runtime(Reading, RunningSagas):
 
         Events stay, with what their personal fields are once they are `forgotten`; states are loaded again, and views
         that may show it are built anew. What was begun is done to its end: where the process ends meanwhile, when the
-        store is opened again. What is stored of the subject after that is sealed with a new key.
+        store is opened again. Handlers and steps that are under way end first; what they, and commands meanwhile, store
+        of the subject may be forgotten, too. What is stored of it after that is sealed with a new key.
 
         Args:
             subject: its id, as the personal fields name it.
@@ -317,7 +318,7 @@ class Runtime(Reading, RunningSagas):
 
         Raises:
             UnknownSubject: it was forgotten before, or nothing personal was ever stored of it.
-            SubjectInSagas: sagas that have not ended hold something of it; nothing was forgotten.
+            SubjectInSagas, SagaHoldsSubject: sagas that have not ended hold something of it; nothing was forgotten.
             RuntimeReadOnly, ArgumentInvalid, EncodingError: nothing was forgotten.
             ProjectionUnavailable: one of `wait_for` is paused, or has failed.
             SubjectKeysUnusable, ArchiveUnreachable, StoreError: the rest is done when the store is opened again.
@@ -364,7 +365,8 @@ class Runtime(Reading, RunningSagas):
         ) as runtime:
             for projection in projections:
                 await runtime._projections.wait_for(runtime._projections.get(projection), past.last_position)
-            yield runtime
+            with self._projections.taking_along(runtime._projections):
+                yield runtime
 
     @property
     def maintenance(self) -> Maintenance:
@@ -434,17 +436,6 @@ class Runtime(Reading, RunningSagas):
             raise ShutdownTimeout(self.limits.shutdown_seconds, self._residents.streams)
 
 
-async def _nursery_within(keeper: trio.Nursery) -> trio.Nursery:
-    # Shielded, since trio does not hand over what is started by a task that is cancelled by then.
-    with trio.CancelScope(shield=True):
-        nursery: trio.Nursery = await keeper.start(_shielded_nursery)
-    return nursery
-
-
-@trio.lowlevel.enable_ki_protection
-async def _shielded_nursery(task_status: trio.TaskStatus[trio.Nursery]) -> None:
-    """The home of the actors: when the caller's block is cancelled they go on until they are told to stop."""
-    with trio.CancelScope(shield=True):
-        async with trio.open_nursery() as nursery:
-            task_status.started(nursery)
-            await trio.sleep_forever()
+def _look_at_stored(store: Opened, codecs: EventCodecs, keys: SubjectKeys | None) -> None:
+    forget_again(store, keys)
+    check_stored_events(store, codecs)

@@ -25,7 +25,7 @@ from .event_query import EventQuery
 from .group import MovedGroup
 from .indexes.tail import Placement, placements_of
 from .limits import Limits
-from .names import check_stored_name, check_stream_name
+from .names import OWN_PREFIX, check_stored_name, check_stream_name
 from .record import GENESIS_HASH, StoredEvent, StreamHead, seal
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -179,10 +179,11 @@ class Draft:
     def _check_tags(self, stream: str, event: NewEvent) -> None:
         """Raise `TooManyTags` or `TagInvalid`."""
         tags, limits = event.tags, self._limits
-        if len(tags) > limits.event_tags_max:
+        given = sum(not tag.startswith(OWN_PREFIX) for tag in tags)
+        if given > limits.event_tags_max:
             raise TooManyTags(
                 f"Tags of event {event.type!r} for stream {stream!r}",
-                len(tags),
+                given,
                 limits.event_tags_max,
                 "Give it fewer, or raise the limit.",
             )
@@ -211,6 +212,9 @@ class Draft:
 
     def _check_room(self, append: StreamAppend, version: int, stream_count: int) -> None:
         limits = self._limits
+        if append.stream.startswith(OWN_PREFIX):
+            # That somebody was forgotten is told however full the store is.
+            return
         if version + len(append.events) > limits.stream_events_max:
             raise StreamFull(append.stream, version + len(append.events), limits.stream_events_max)
         if not version and stream_count > limits.streams_max:

@@ -8,6 +8,8 @@ from .errors import StreamNameInvalid
 STREAM_NAME_BYTES_MAX: Final = 494
 """LMDB holds keys of 511 bytes; that of an expiry, the longest, adds a separator and two numbers of eight bytes."""
 
+OWN_PREFIX: Final = "eventsrc."
+"""Before names that are not a program's: limits are about its own streams and tags."""
 _CONTROL_CHARACTER: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 

@@ -43,6 +43,7 @@ class AggregateActor(TrioActor):
         self.stream = stream
         super().__init__(mailbox_capacity=host.limits.mailbox_commands_max)
         self.last_used = 0.0
+        self.has_personal_data = aggregate_type.has_personal_data
         self._host = host
         self._type = aggregate_type
         self._aggregate_id = aggregate_id
@@ -52,6 +53,7 @@ class AggregateActor(TrioActor):
         self._broken: EventSourcingError | None = None
         self._unavailable: AggregateUnavailable | None = None
         self._busy = True
+        self._rested: trio.Event | None = None
         self._task: trio.lowlevel.Task | None = None
 
     @property
@@ -116,6 +118,7 @@ class AggregateActor(TrioActor):
             if await self._load() is None:
                 while not self.actor_stopped.is_set():
                     self._busy = False
+                    self._tell_rested()
                     envelope = await self.actor_inbox.receive()
                     self._busy = True
                     await self._turn_with(envelope)
@@ -128,6 +131,7 @@ class AggregateActor(TrioActor):
         finally:
             self._pipeline.fail_turn(_ended(self.stream))
             self._refuse_waiting(_ended(self.stream))
+            self._tell_rested()
             self._host.ended(self)
 
     async def _turn_with(self, envelope: Envelope[Any]) -> None:
@@ -380,6 +384,17 @@ class AggregateActor(TrioActor):
         self._broken = self._broken or error
         self._pipeline.drop_snapshots()
 
+    async def forgotten(self) -> None:
+        """Wait until nothing is decided any more on the state that is distrusted: a handler may be about it."""
+        while self._broken is not None and (self._busy or self.actor_inbox) and not self.actor_stopped.is_set():
+            self._rested = self._rested or trio.Event()
+            await self._rested.wait()
+
+    def _tell_rested(self) -> None:
+        if self._rested is not None:
+            self._rested.set()
+            self._rested = None
+
     # --- loading, and loading again ---
 
     async def _load(self) -> EventSourcingError | None:
@@ -392,7 +407,7 @@ class AggregateActor(TrioActor):
                 self._type,
                 self.stream,
                 self._aggregate_id,
-                with_snapshots=not self._host.is_forgetting,
+                with_snapshots=not (self._host.is_forgetting and self.has_personal_data),
             )
         except EventSourcingError as error:
             self._broken = error

@@ -23,7 +23,6 @@ from ...storage.limits import Limits
 from ...storage.names import check_stored_name
 from ..errors import EncodingError, NotAnEvent
 from ..serialization.event_codecs import EventCodec
-from ..serialization.personal import key_tags
 from .aggregate_type import AggregateType
 from .request import Request
 
@@ -67,10 +66,7 @@ def encode_decision(
         payload, as_stored = aggregate_type.encode_event(codec, event)
         tags = () if codec.tags is None else _tags_of(stream, codec, codec.tags, event, limits)
         if codec.has_personal_data:
-            tags += key_tags(payload)
-            if len(tags) > limits.event_tags_max:
-                what = f"Tags of event {codec.name!r}, with one for each subject that it is about"
-                raise TooManyTags(what, len(tags), limits.event_tags_max, "Split it, or raise the limit.")
+            tags += codec.key_tags(payload)
         size = overhead + len(payload) + sum(len(tag.encode()) + TAG_OVERHEAD_BYTES for tag in tags)
         if size > limits.event_size_bytes_max:
             raise EventTooLarge(stream, codec.name, size, limits.event_size_bytes_max)

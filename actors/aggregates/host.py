@@ -23,7 +23,7 @@ class Host(Protocol):
     """To be called with the stream when a snapshot is on its way to the disk."""
 
     is_forgetting: bool
-    """While a subject is forgotten no snapshot is loaded."""
+    """While a subject is forgotten no snapshot is loaded of what may hold personal data."""
 
     def failed(self, stream: str, error: EventSourcingError) -> float:
         """An actor failed; returns for how many seconds it must not be activated (0: at once)."""

@@ -6,14 +6,13 @@ from typing import Any, Final, TypeVar, cast
 import msgspec
 
 from ...storage.commit import NewEvent
-from ...storage.errors import EventTooLarge, TooManyTags
+from ...storage.errors import EventTooLarge
 from ...storage.limits import Limits
 from ...storage.record import StoredEvent
 from ..aggregates.decision import RECORD_OVERHEAD_BYTES
 from ..errors import DecodingError, DefinitionError, EncodingError
 from ..messages import check_names, stored_name
 from ..serialization.event_codecs import EventCodecs
-from ..serialization.personal import key_tags
 from ..serialization.serializer import Serializer
 from .events import SAGA_EVENTS, SagaRemade, SagaStarted, StepDone
 from .failure import FAILURE_BYTES
@@ -41,18 +40,13 @@ class SagaCodec:
     # --- records ---
 
     def encode(self, record: Any, correlation_id: str, stream: str) -> NewEvent:
-        """A record of the saga `stream` as the log takes it. Raises `EncodingError`, `EventTooLarge`, `TooManyTags`."""
+        """A record of the saga `stream` as the log takes it. Raises `EncodingError`, `EventTooLarge`."""
         codec = self._records.of_class[type(record)]
         try:
             payload = _encode(codec.unstructure(record))
         except Exception as error:
             raise EncodingError(f"{type(record).__name__} cannot be stored: {error}") from error
-        tags = key_tags(payload) if self._serializer.has_personal_data else ()
-        if len(tags) > self._limits.event_tags_max:
-            what = f"Tags of a record of {stream!r}, one for each subject that it is about"
-            raise TooManyTags(
-                what, len(tags), self._limits.event_tags_max, "Keep less in the saga, or raise the limit."
-            )
+        tags = self._serializer.key_tags(payload)
         size, bound = len(payload) + RECORD_OVERHEAD_BYTES + len("".join(tags)), self._limits.event_size_bytes_max
         if isinstance(record, STATES):
             size += FAILURE_BYTES

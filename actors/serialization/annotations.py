@@ -20,16 +20,28 @@ def field_types(cls: Any, *, with_marks: bool = False) -> dict[str, Any]:
     With marks `Annotated[str, Personal("customer")]` stays what it is, without it is `str`. Where a name is there for
     type checkers alone, the annotations are as they are written.
     """
-    if not isinstance(cls, type):
+    if not isinstance(cls, type) or not has_fields(cls):
         return {}
-    if attrs.has(cls):
-        declared = {field.name: field.type for field in attrs.fields(cls)}
-    elif dataclasses.is_dataclass(cls):
-        declared = {field.name: field.type for field in dataclasses.fields(cls)}
-    else:
-        return {}
+    fields = attrs.fields(cls) if attrs.has(cls) else dataclasses.fields(cls)
+    hints = annotations_of(cls, with_marks=with_marks)
+    return {field.name: without_alias(hints.get(field.name, field.type)) for field in fields}
+
+
+def has_fields(cls: Any) -> bool:
+    """Whether it is an attrs class or a dataclass."""
+    return attrs.has(cls) or dataclasses.is_dataclass(cls)
+
+
+def annotations_of(cls: type, *, with_marks: bool = False) -> dict[str, Any]:
+    """What is annotated in a class and its bases, by name; nothing where a name is there for type checkers alone."""
     try:
-        hints = typing.get_type_hints(cls, include_extras=with_marks)
+        return typing.get_type_hints(cls, include_extras=with_marks)
     except (NameError, AttributeError, TypeError):
-        hints = {}
-    return {name: hints.get(name, field_type) for name, field_type in declared.items()}
+        return {}
+
+
+def without_alias(annotation: Any) -> Any:
+    """What a name stands for that was given to a type: `type Name = Annotated[str, Personal("customer")]`."""
+    while type(annotation).__name__ == "TypeAliasType":
+        annotation = annotation.__value__
+    return annotation

@@ -11,7 +11,7 @@ from ...storage.errors import StoreError, described
 from ...storage.record import Kind, StoredEvent
 from ..errors import DecodingError, EventVersionUnknown, UpcasterFailed
 from ..messages import Upcaster, event_type
-from .personal import key_tags
+from .sealing import key_tags
 from .serializer import Serializer
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -32,6 +32,8 @@ class EventCodec:
     opened: Callable[[Any], Any]
     """Makes of a stored payload a copy in which nothing is sealed that can be opened."""
     has_personal_data: bool
+    key_tags: Callable[[bytes], tuple[str, ...]]
+    """The tags of an event with this encoded payload, one for each key that something in it is sealed with."""
 
     def upcast(self, stored: StoredEvent) -> Any:
         """The payload of a stored event of this name as the class has it today.
@@ -85,6 +87,7 @@ class EventCodecs:
                 structure,
                 serializer.opened,
                 is_personal,
+                serializer.key_tags,
             )
             self.of_class[event_class] = codec
             self.of_name[codec.name] = codec

@@ -12,42 +12,18 @@ that it can be moved, renamed and copied without being opened.
 
 import dataclasses
 import typing
-from collections.abc import Callable, Iterator
-from typing import Any, Final, Protocol
-from uuid import UUID
+from collections.abc import Iterator
+from typing import Any, Final
 
 import attrs
-import cattrs
-import msgspec
 
-from ...storage.keys.subject_keys import KEY_ID_BYTES
-from ..errors import EncodingError, SchemaError
-from .annotations import field_types
+from ..errors import SchemaError
+from .annotations import annotations_of, field_types, has_fields, without_alias
 
-SEALED_CODE: Final = 80
-"""The type of the MessagePack extension that a sealed value is stored as."""
-KEY_TAG_PREFIX: Final = "eventsrc.key:"
-"""Before the id of a key: the tag of every event that holds what is sealed with it."""
 _UNSET: Final = ...
-_SEALS: Final = "__eventsrc_seals__"
-_encode: Final = msgspec.msgpack.Encoder().encode
-_decode: Final = msgspec.msgpack.Decoder().decode
 
 
-class Sealing(Protocol):
-    """The keys of subjects, as this needs them."""
-
-    def check(self) -> None:
-        """Raise an error where nothing can be sealed at all."""
-
-    def seal(self, subject: str, value: bytes) -> bytes:
-        """Encrypt a value with the key of a subject."""
-
-    def unseal(self, sealed: bytes) -> bytes | None:
-        """The value; None where its subject was forgotten."""
-
-
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Personal:
     """Marks a field as personal data: `name: Annotated[str, Personal("customer", forgotten="somebody")]`.
 
@@ -65,53 +41,17 @@ class Personal:
     forgotten: Any = _UNSET
 
 
-def key_id_of(sealed: msgspec.msgpack.Ext) -> bytes:
-    """The id of the key that opens a sealed value, with which it begins."""
-    return bytes(sealed.data)[:KEY_ID_BYTES]
-
-
-def key_tag(key_id: bytes) -> str:
-    """The tag of the events that hold something sealed with a key."""
-    return f"{KEY_TAG_PREFIX}{key_id.hex()}"
-
-
-def key_tags(payload: bytes) -> tuple[str, ...]:
-    """The tags of an event whose encoded payload holds sealed values, one for each key."""
-    found: dict[str, None] = {}
-
-    def note(code: int, data: memoryview) -> None:
-        if code == SEALED_CODE:
-            found[key_tag(bytes(data[:KEY_ID_BYTES]))] = None
-
-    msgspec.msgpack.decode(payload, ext_hook=note)
-    return tuple(found)
-
-
-def unsealed(payload: Any, keys: Sealing) -> Any:
-    """A copy of stored data with every sealed value opened; those of forgotten subjects stay sealed."""
-
-    def opened(code: int, data: memoryview) -> Any:
-        value = keys.unseal(bytes(data)) if code == SEALED_CODE else None
-        if value is None:
-            return msgspec.msgpack.Ext(code, bytes(data))
-        return msgspec.msgpack.decode(value, ext_hook=opened)
-
-    return msgspec.msgpack.decode(_encode(payload), ext_hook=opened)
-
-
-# --- what classes say ---
-
-
 def personal_fields(cls: Any) -> dict[str, Personal]:
     """The personal fields of an attrs class or a dataclass, by name; empty for every other type."""
     marked = {name: mark for name, hint in field_types(cls, with_marks=True).items() for mark in _marks(hint)[:1]}
     return {
-        name: attrs.evolve(mark, forgotten=_default(cls, name)) if mark.forgotten is _UNSET else mark
+        name: attrs.evolve(mark, forgotten=default_of(cls, name)) if mark.forgotten is _UNSET else mark
         for name, mark in marked.items()
     }
 
 
-def _default(cls: type, name: str) -> Any:
+def default_of(cls: type, name: str) -> Any:
+    """The default of a field; None where it has none, or one that depends on the object."""
     if not attrs.has(cls):
         own = {field.name: field for field in dataclasses.fields(cls)}[name]
         if own.default_factory is not dataclasses.MISSING:
@@ -137,6 +77,7 @@ def check_personal(cls: type) -> list[type]:
     """The classes with personal fields that a class is made of. Raises `SchemaError` for a mark that cannot be kept."""
     found = []
     for each, types in _classes_within(cls, set()):
+        _check_can_be_marked(each)
         marked = {name: marks[0] for name, hint in types.items() if (marks := _checked_marks(each, name, hint))}
         for name, mark in marked.items():
             if mark.of in marked or not (mark.of in types or hasattr(each, mark.of)):
@@ -166,6 +107,18 @@ def _checked_marks(cls: type, name: str, hint: Any) -> list[Personal]:
     return marks
 
 
+def _check_can_be_marked(cls: type) -> None:
+    """Raise `SchemaError` for marks in what is neither an attrs class nor a dataclass: nothing would be sealed."""
+    if has_fields(cls) or not getattr(cls, "__annotations__", None):
+        return
+    for name, hint in annotations_of(cls, with_marks=True).items():
+        if _marks(hint) or _is_marked_within(hint):
+            raise SchemaError(
+                f"{cls.__name__}.{name} is marked as personal, and {cls.__name__} is neither an attrs class nor a "
+                "dataclass: make it one, so that its personal data are sealed."
+            )
+
+
 def _marks(hint: Any) -> list[Personal]:
     if typing.get_origin(hint) is not typing.Annotated:
         return []
@@ -175,7 +128,8 @@ def _marks(hint: Any) -> list[Personal]:
 def _is_marked_within(hint: Any) -> bool:
     """Whether a part of a type is marked, and not the whole."""
     whole = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
-    return any(_marks(part) or _is_marked_within(part) for part in typing.get_args(whole))
+    parts = [*typing.get_args(whole), *filter(None, [getattr(whole, "__supertype__", None)])]
+    return any(_marks(part) or _is_marked_within(part) for part in map(without_alias, parts))
 
 
 def _has_bare_mark(hint: Any) -> bool:
@@ -187,19 +141,18 @@ def _has_bare_mark(hint: Any) -> bool:
 
 
 def _classes_within(hint: Any, seen: set[Any]) -> Iterator[tuple[type, dict[str, Any]]]:
-    """The classes with fields that a type is made of, each once, with the types of their fields.
+    """The classes that a type is made of, each once, with the types of the fields of those that have any.
 
     A field may also hold an object of a subclass.
     """
+    hint = without_alias(hint)
     for part in (*typing.get_args(hint), *_meant_by(hint)):
         yield from _classes_within(part, seen)
     if isinstance(hint, type) and hint not in seen:
         seen.add(hint)
         types = field_types(hint, with_marks=True)
-        if types:
-            yield hint, types
-        has_fields = attrs.has(hint) or dataclasses.is_dataclass(hint)
-        for part in (*types.values(), *(hint.__subclasses__() if has_fields else ())):
+        yield hint, types
+        for part in (*types.values(), *(hint.__subclasses__() if has_fields(hint) else ())):
             yield from _classes_within(part, seen)
 
 
@@ -210,74 +163,3 @@ def _meant_by(hint: Any) -> Iterator[Any]:
         if meant is not None:
             yield meant
     yield from getattr(hint, "__constraints__", ())
-
-
-# --- sealing and opening, by cattrs ---
-
-
-def sealing(converter: cattrs.Converter, keys: Sealing) -> cattrs.Converter:
-    """A copy of a converter that seals the personal fields of every class, and opens them."""
-    sealed = converter.copy()
-
-    def unstructuring(cls: Any, own: cattrs.Converter) -> Callable[[Any], Any]:
-        return _sealed_unstructure(cls, own.gen_unstructure_attrs_fromdict(cls), keys)
-
-    def structuring(cls: Any, own: cattrs.Converter) -> Callable[[Any, Any], Any]:
-        return _opened_structure(cls, own.gen_structure_attrs_fromdict(cls), own, keys)
-
-    sealed.register_unstructure_hook_factory(lambda cls: bool(personal_fields(cls)), unstructuring)
-    sealed.register_structure_hook_factory(lambda cls: bool(personal_fields(cls)), structuring)
-    return sealed
-
-
-def seals(function: Callable[..., Any]) -> bool:
-    """Whether it is one that seals, or opens: a hook that somebody registered for the class goes before ours."""
-    return getattr(function, _SEALS, False)
-
-
-def _sealed_unstructure(cls: type, plainly: Callable[[Any], Any], keys: Sealing) -> Callable[[Any], Any]:
-    fields = {name: (mark.of, mark.forgotten) for name, mark in personal_fields(cls).items()}
-
-    def unstructure(instance: Any) -> Any:
-        data = plainly(instance)
-        for name, (of, forgotten) in fields.items():
-            value = getattr(instance, name)
-            # What a converter leaves out, such as a default, says nothing.
-            if name in data and (type(value) is not type(forgotten) or value != forgotten):
-                subject = _subject(cls, name, of, getattr(instance, of))
-                data[name] = msgspec.msgpack.Ext(SEALED_CODE, keys.seal(subject, _encode(data[name])))
-        return data
-
-    setattr(unstructure, _SEALS, True)
-    return unstructure
-
-
-def _opened_structure(
-    cls: type, plainly: Callable[[Any, Any], Any], converter: cattrs.Converter, keys: Sealing
-) -> Callable[[Any, Any], Any]:
-    fields = {
-        name: converter.unstructure(mark.forgotten, plain_type(cls, name))
-        for name, mark in personal_fields(cls).items()
-    }
-
-    def structure(data: Any, target: Any) -> Any:
-        opened = dict(data)
-        for name, forgotten in fields.items():
-            value = opened.get(name)
-            if isinstance(value, msgspec.msgpack.Ext) and value.code == SEALED_CODE:
-                content = keys.unseal(bytes(value.data))
-                opened[name] = forgotten if content is None else _decode(content)
-        return plainly(opened, target)
-
-    setattr(structure, _SEALS, True)
-    return structure
-
-
-def _subject(cls: type, name: str, of: str, given: object) -> str:
-    subject = str(given) if isinstance(given, str | UUID) else ""
-    if not subject:
-        raise EncodingError(
-            f"{cls.__name__}.{name} is personal data of whom {cls.__name__}.{of} names, and that is {given!r}: give it "
-            "the id of the subject, a text or a UUID."
-        )
-    return subject

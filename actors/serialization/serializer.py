@@ -5,7 +5,8 @@ from collections.abc import Set as AbstractSet
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path, PurePath
-from typing import Any, Final, TypeVar, get_type_hints
+from types import UnionType
+from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 import attrs
@@ -13,11 +14,15 @@ import cattrs
 import msgspec
 from cattrs.strategies import configure_union_passthrough
 
-from ...storage.errors import StoreError
+from ...storage.errors import EventSourcingError, StoreError
 from ..errors import DecodingError, DefinitionError, EncodingError, SchemaError
-from .personal import Sealing, check_personal, personal_fields, plain_type, sealing, seals, unsealed
+from .annotations import has_fields
+from .personal import check_personal, has_personal_data, personal_fields, plain_type
+from .sealing import Sealing, check_sealed, key_tags, sealing, seals, unsealed
 
 T = TypeVar("T")
+_PLAIN: Final = frozenset({bool, int, float, str, bytes, type(None)})
+"""What is stored as it is, also in a union."""
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder().decode
 
@@ -42,7 +47,26 @@ def make_converter() -> cattrs.Converter:
     converter.register_unstructure_hook(timedelta, lambda value: [value.days, value.seconds, value.microseconds])
     converter.register_structure_hook(timedelta, lambda value, _: timedelta(*value))
     configure_union_passthrough(bool | int | float | str | bytes | None, converter)
+    converter.register_structure_hook_factory(_is_partly_plain, _structure_partly_plain)
     return converter
+
+
+def _is_partly_plain(hint: Any) -> bool:
+    """Whether it is a union of classes with what is stored as it is, `Card | Account | None` say."""
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else ()
+    plain = [part for part in parts if part in _PLAIN]
+    return bool(plain) and len(parts) - len(plain) > 1 and all(map(has_fields, set(parts) - _PLAIN))
+
+
+def _structure_partly_plain(union: Any, own: cattrs.Converter) -> Callable[[Any, Any], Any]:
+    """Of cattrs' own function the same, which has the classes structured by the converter that it was made for first.
+
+    That would be one that seals nothing.
+    """
+    parts = get_args(union)
+    plain = {part for part in parts if part in _PLAIN} | ({int} if float in parts else set())
+    classes: Any = Union[tuple(part for part in parts if part not in _PLAIN)]  # noqa: UP007 (made of a tuple)
+    return lambda value, _: value if type(value) in plain else own.structure(value, classes)
 
 
 def _in_order(values: Iterable[Any]) -> list[Any]:
@@ -71,9 +95,13 @@ class Serializer:
         """Makes plain data, in which nothing is sealed."""
         self._keys = keys
         self._converter = self.converter if keys is None else sealing(self.converter, keys)
+        self._is_checked = keys is not None and not self.is_standard
+        """Hooks of others may get around the sealing."""
         self._explaining: cattrs.Converter | None = None
         self.has_personal_data = False
         """Whether any class that was prepared has any."""
+        self._keys_of_inner: Sealing | None = None
+        """The keys, once there is a class whose personal values hold personal values of others."""
 
     def prepare(self, cls: type) -> bool:
         """Make the functions for a class now; returns whether it has personal data.
@@ -82,17 +110,21 @@ class Serializer:
         `PrivacyUnavailable`.
         """
         personal = check_personal(cls)
-        for each in personal:
-            self._check_sealed(each)
-        self.has_personal_data = self.has_personal_data or bool(personal)
         try:
+            for each in personal:
+                self._check_sealed(each)
+                if any(has_personal_data(plain_type(each, name)) for name in personal_fields(each)):
+                    self._keys_of_inner = self._keys
             self._converter.get_structure_hook(cls)
             self._converter.get_unstructure_hook(cls)
+        except EventSourcingError:
+            raise
         except Exception as error:
             raise SchemaError(
                 f"{cls.__name__}{self._culprit(cls)} cannot be turned into data: {str(error).rstrip('.')}. Use another "
                 "type, or register hooks for it on make_converter() and pass that to Runtime.open(converter=...)."
             ) from error
+        self.has_personal_data = self.has_personal_data or bool(personal)
         return bool(personal)
 
     def _check_sealed(self, cls: type) -> None:
@@ -103,7 +135,7 @@ class Serializer:
                 "kept: Runtime.open(..., keys=PATH)."
             )
         self._keys.check()
-        if not all(seals(function) for function in self.functions(cls)):
+        if not (seals(self._converter.get_unstructure_hook(cls)) and seals(self._converter.get_structure_hook(cls))):
             raise SchemaError(
                 f"The personal data of {cls.__name__} would not be sealed: a hook is registered for it on the "
                 "converter. Register hooks for the types of its fields instead."
@@ -131,9 +163,23 @@ class Serializer:
                 return f".{field.name}"
         return ""
 
+    @property
+    def is_forgetting(self) -> bool:
+        """Whether a subject is just being forgotten, so that what is stored of it comes back as forgotten."""
+        return self._keys is not None and self._keys.is_forgetting
+
     def functions(self, cls: type) -> tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]:
         """The bare functions (unstructure, structure) of a class, for where every microsecond counts."""
-        return self._converter.get_unstructure_hook(cls), self._converter.get_structure_hook(cls)
+        unstructure, structure = self._converter.get_unstructure_hook(cls), self._converter.get_structure_hook(cls)
+        return self._checked(unstructure) if self._is_checked else unstructure, structure
+
+    def _checked(self, unstructure: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def checked(value: Any) -> Any:
+            data = unstructure(value)
+            check_sealed(value, data)
+            return data
+
+        return checked
 
     def plain_functions(self, cls: type) -> tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]:
         """The same for plain data, in which nothing is sealed."""
@@ -141,7 +187,10 @@ class Serializer:
 
     def unstructure(self, value: object) -> Any:
         """An object as it is stored, with its personal data sealed. Raises `EncodingError`, `SubjectKeysUnusable`."""
-        return self._unstructured(self._converter, value)
+        data = self._unstructured(self._converter, value)
+        if self._is_checked:
+            check_sealed(value, data)
+        return data
 
     def plain(self, value: object) -> Any:
         """Plain data for an object, in which nothing is sealed. Raises `EncodingError`."""
@@ -154,6 +203,10 @@ class Serializer:
             raise
         except Exception as error:
             raise EncodingError(f"{type(value).__name__} cannot be turned into data: {error}") from error
+
+    def key_tags(self, payload: bytes) -> tuple[str, ...]:
+        """The tags of an event with this encoded payload, one for each key that something in it is sealed with."""
+        return key_tags(payload, self._keys_of_inner) if self.has_personal_data else ()
 
     def opened(self, payload: Any) -> Any:
         """A copy of stored data with what is sealed in it opened; what is of forgotten subjects stays as it is.

@@ -13,7 +13,7 @@ from typing import Any, Final
 import attrs
 from msgspec import structs
 
-from ...actors.serialization.personal import unsealed
+from ...actors.serialization.sealing import unsealed
 from ...storage.event_query import EventQuery
 from ...storage.keys.subject_keys import SubjectKeys
 from ...storage.query import find_events, find_streams, position_at

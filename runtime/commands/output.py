@@ -13,7 +13,7 @@ import msgspec
 import rich.console
 import rich.table
 
-from ...actors.serialization.personal import SEALED_CODE, key_id_of
+from ...actors.serialization.sealing import SEALED_CODE, key_id_of
 from ...storage.record import utc_time
 
 NUMBERS: Final = (

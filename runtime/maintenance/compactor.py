@@ -85,7 +85,8 @@ class Compactor:
         self._limits = limits
         self._policy = RetentionPolicy(limits, wall_clock)
         self._wall_clock = wall_clock
-        self._one_at_a_time = trio.Lock()
+        self.one_at_a_time = trio.Lock()
+        """Held by whoever changes what is compacted."""
         self._is_closed = False
         self._background = ThreadPoolExecutor(1, "eventsrc compaction", initializer=_lower_priority)
 
@@ -99,7 +100,7 @@ class Compactor:
 
         Raises `CompactionTooSmall`, `CompactionRefused`, `ArchiveUnreachable` or a `StoreError`.
         """
-        async with self._one_at_a_time:
+        async with self.one_at_a_time:
             await self._finish(stream)
             head, aggregate_type = self._log.head(stream), self._types.get(category_of(stream))
             before = self._log.compacted(stream)
@@ -142,7 +143,7 @@ class Compactor:
 
     async def finish(self, stream: str) -> None:
         """Go on with what was interrupted, if anything was."""
-        async with self._one_at_a_time:
+        async with self.one_at_a_time:
             await self._finish(stream)
 
     async def _finish(self, stream: str) -> None:
@@ -329,13 +330,17 @@ class Compactor:
 
         Raises `CompactionRefused`, `ArchiveUnreachable` or a `StoreError`.
         """
-        async with self._one_at_a_time:
-            compacted = self._log.compacted(stream)
-            if compacted is None:
-                raise CompactionRefused(stream, "nothing of it is in the archive", "put back")
-            for segment in compacted.segments:
-                await self._in_background(self._log.archive.records, segment.number)
-            await self._restore(compacted)
+        async with self.one_at_a_time:
+            return await self.put_back(stream)
+
+    async def put_back(self, stream: str) -> int:
+        """The same for who holds `one_at_a_time`."""
+        compacted = self._log.compacted(stream)
+        if compacted is None:
+            raise CompactionRefused(stream, "nothing of it is in the archive", "put back")
+        for segment in compacted.segments:
+            await self._in_background(self._log.archive.records, segment.number)
+        await self._restore(compacted)
         logger.info("uncompacted", extra={"stream": stream, "events": compacted.version})
         return compacted.version
 

@@ -1,7 +1,8 @@
 """What keeps a store in good order while it is used: proving snapshots, compacting streams, retention."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import attrs
 import trio
@@ -107,10 +108,23 @@ class Maintenance:
         """`uncompact` for a stream by its name."""
         return await self._compacting(stream).uncompact(stream)
 
+    @asynccontextmanager
+    async def standing_still(self) -> AsyncIterator[None]:
+        """In the block nothing is compacted, and nothing that a proof which touches it finds out is kept.
+
+        They begin with what was stored before: it would be stored again once it was removed.
+        """
+        async with AsyncExitStack() as stack:
+            if self._compactor is not None:
+                await stack.enter_async_context(self._compactor.one_at_a_time)
+            stack.enter_context(self.prover.standing_still())
+            yield
+
     async def take_back(self, stream: str) -> None:
-        """Undo the compaction of a stream, if there was one."""
-        if isinstance(self._store, EventLog) and self._store.compacted(stream) is not None:
-            await self.uncompact_stream(stream)
+        """While it stands still: undo the compaction of a stream, if there was one."""
+        is_compacted = isinstance(self._store, EventLog) and self._store.compacted(stream) is not None
+        if self._compactor is not None and is_compacted:
+            await self._compactor.put_back(stream)
 
     async def retain(self, *, dry_run: bool = False) -> Retention:
         """Compact every stream that the policy names: long ones, and those that were ended long ago.

@@ -6,7 +6,8 @@ forge a snapshot can mark it as proved.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 import attrs
@@ -59,6 +60,7 @@ class SnapshotProver:
         self._waiting: dict[str, None] = {}
         self.on_quarantine: Callable[[str], None] = lambda _: None
         self._one_at_a_time = trio.Lock()
+        self._interruptions = 0
         self._is_scan_due = False
         self._more = trio.Event()
 
@@ -87,6 +89,15 @@ class SnapshotProver:
         async with self._one_at_a_time:
             return await self._prove(aggregate_type, stream, once_more)
 
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """What a proof finds out that goes on in the block is not kept."""
+        self._interruptions += 1
+        try:
+            yield
+        finally:
+            self._interruptions += 1
+
     async def _prove(self, aggregate_type: AggregateType, stream: str, once_more: bool) -> list[Snapshot]:
         snapshots = [
             snapshot
@@ -100,7 +111,10 @@ class SnapshotProver:
             if once_more
             else proved_before(self._store, aggregate_type, stream, snapshots[0].version)
         )
+        begun = self._interruptions
         verdicts = await prove(self._store, aggregate_type, snapshots, base, self._pace)
+        if begun % 2 or begun != self._interruptions:
+            return []
         await self._note([found for found, known in zip(verdicts, snapshots, strict=True) if found != known])
         return verdicts
 

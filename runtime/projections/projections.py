@@ -1,7 +1,8 @@
 """The projections of one runtime: how far they are, waiting for them, steering them, and slowing writers down."""
 
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
@@ -80,6 +81,7 @@ class Projections:
         """Where the log says for the last time that a subject was forgotten."""
         self._forgetful: set[RunningProjection] = set()
         """Those that a task waits for, until they know nothing of that subject."""
+        self._pasts: list[Projections] = []
 
     async def open(
         self,
@@ -258,10 +260,21 @@ class Projections:
     def forget(self, position: int) -> None:
         """A subject was forgotten, the log says so at this position: begin to build anew what may still know it."""
         self.forgotten_position = position
+        for past in self._pasts:
+            past.forget(position)
         concerned = [running for running in self._running.values() if must_forget(running.projection_class)]
         for running in concerned:
             running.forgotten(position)
             self._nursery.start_soon(in_background, self._forget, running, name=f"{running.name}: forgetting")
+
+    @contextmanager
+    def taking_along(self, past: "Projections") -> Iterator[None]:
+        """Have views of the past, for as long as they are there, forget along with those of now."""
+        self._pasts.append(past)
+        try:
+            yield
+        finally:
+            self._pasts.remove(past)
 
     async def forget_along(self, told: AsyncIterator[Sequence[StoredEvent]]) -> None:
         """Do so whenever another process, which writes the log, has forgotten a subject."""

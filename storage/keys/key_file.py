@@ -54,6 +54,10 @@ class KeyFile:
         self.is_shared = access == "read"
         self._reading: sqlite3.Connection | None = None
         self._writing: sqlite3.Connection | None = None
+        self._place: tuple[int, int] | None = None
+        """Where on its disk the file is that is open for writing."""
+        self._reading_place: tuple[int, int] | None = None
+        self._is_reading_alone = False
         self._reading_lock = threading.Lock()
         self._writing_lock = threading.Lock()
 
@@ -77,8 +81,15 @@ class KeyFile:
 
     def _select(self, condition: str, *values: object) -> list[SubjectKey]:
         with self._reading_lock, self._translated():
+            place = self._place_now()
+            if place is None and (self._reading_place or self._place):
+                raise self._taken_away()
+            if self._reading is not None and (place != self._reading_place or self._is_reading_alone):
+                self._reading.close()
+                self._reading = None
             if self._reading is None and self._is_there():
-                self._reading = self._opened("read")
+                self._is_reading_alone = self._is_alone()
+                self._reading, self._reading_place = self._opened("read"), place
             if self._reading is None:
                 return []
             return [SubjectKey(*row) for row in self._reading.execute(f"{_SELECT} {condition}", values)]
@@ -91,9 +102,8 @@ class KeyFile:
                 slot = connection.execute("INSERT INTO secrets (secret) VALUES (?)", (key.secret,)).lastrowid
                 connection.execute("INSERT INTO subject_keys VALUES (?, ?, ?)", (key.id, key.subject, slot))
 
-    def destroy(self, subject: str, keys: Sequence[SubjectKey]) -> list[bytes]:
+    def destroy(self, subject: str) -> list[bytes]:
         with self._changing() as connection:
-            connection.executemany("INSERT INTO subject_keys VALUES (?, ?, NULL)", [key[:2] for key in keys])
             known = connection.execute(f"SELECT id FROM subject_keys WHERE {_OF_SUBJECT}", (subject,)).fetchall()
             connection.execute(
                 "UPDATE secrets SET secret = zeroblob(length(secret)) "
@@ -101,32 +111,26 @@ class KeyFile:
                 (subject,),
             )
             connection.execute(f"UPDATE subject_keys SET slot = NULL WHERE {_OF_SUBJECT}", (subject,))
-        self._empty_write_ahead_log()
+        self.sweep()
         return [key_id for (key_id,) in known]
 
-    def forgotten(self, subject: str) -> None:
+    def destroy_again(self, key_ids: Sequence[bytes]) -> None:
+        if not self._is_there():
+            return
+        ids = [(key_id,) for key_id in key_ids]
         with self._changing() as connection:
-            connection.execute(f"UPDATE subject_keys SET subject = '' WHERE {_OF_SUBJECT} AND slot IS NULL", (subject,))
-        self._empty_write_ahead_log()
+            connection.executemany(
+                "UPDATE secrets SET secret = zeroblob(length(secret)) "
+                "WHERE slot = (SELECT slot FROM subject_keys WHERE id = ?)",
+                ids,
+            )
+            connection.executemany("INSERT OR REPLACE INTO subject_keys VALUES (?, '', NULL)", ids)
+        self.sweep()
 
-    @contextmanager
-    def _changing(self) -> Iterator[sqlite3.Connection]:
-        """One durable transaction."""
+    def sweep(self) -> None:
+        # In its write-ahead log what was overwritten is still there, as it was when it was new.
         with self._writing_lock, self._translated():
-            if self.is_shared:
-                raise SubjectKeysUnusable(self.path, "a reader changes none", "Ask the process that writes the store")
-            if self._writing is None:
-                self._make()
-                self._writing = self._opened("write")
-            with self._writing as connection:
-                connection.execute("BEGIN IMMEDIATE")
-                yield connection
-
-    def _empty_write_ahead_log(self) -> None:
-        """What was overwritten is still there, as it was when it was new."""
-        with self._writing_lock, self._translated():
-            assert self._writing is not None, "it was written to"
-            is_busy, _, _ = self._writing.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            is_busy, _, _ = self._writable().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if is_busy:
             raise SubjectKeysUnusable(
                 self.path,
@@ -134,6 +138,45 @@ class KeyFile:
                 f"{self.path}-wal",
                 "End that, and forget the subject again",
             )
+
+    def forgotten(self, subject: str) -> None:
+        with self._changing() as connection:
+            connection.execute(f"UPDATE subject_keys SET subject = '' WHERE {_OF_SUBJECT} AND slot IS NULL", (subject,))
+        self.sweep()
+
+    @contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        """One durable transaction."""
+        with self._writing_lock, self._translated(), self._writable() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            self._check_place()
+
+    def _writable(self) -> sqlite3.Connection:
+        if self.is_shared:
+            raise SubjectKeysUnusable(self.path, "a reader changes none", "Ask the process that writes the store")
+        if self._writing is None:
+            self._make()
+            self._writing = self._opened("write")
+            self._place = self._place_now()
+        self._check_place()
+        return self._writing
+
+    def _check_place(self) -> None:
+        """Raise `SubjectKeysUnusable` where another file was put in the place of the one that is open."""
+        if self._place_now() != self._place:
+            raise self._taken_away()
+
+    def _taken_away(self) -> SubjectKeysUnusable:
+        advice = "Put the file that was there back, and open the store again"
+        return SubjectKeysUnusable(self.path, "it was moved, removed or replaced while it was in use", advice)
+
+    def _place_now(self) -> tuple[int, int] | None:
+        try:
+            status = Path(self.path).stat()
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino
 
     # --- the file ---
 
@@ -162,12 +205,17 @@ class KeyFile:
         new.unlink()
         sync_folder(path.parent)
 
+    def _is_alone(self) -> bool:
+        """Whether nobody writes the file, and SQLite cannot put what it would share with who does beside it.
+
+        It is opened for each look then: SQLite does not notice when somebody begins to.
+        """
+        path = Path(self.path)
+        return not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists()
+
     def _opened(self, access: Access) -> sqlite3.Connection:
         """Raises `sqlite3.Error`, `SubjectKeysUnusable`."""
-        mode, path = "mode=rw", Path(self.path)
-        if access == "read" and not path.with_name(f"{path.name}-wal").exists() and not os.access(path.parent, os.W_OK):
-            # Nobody writes it, and SQLite cannot put what it would share with who does beside it.
-            mode = "immutable=1"
+        mode = "immutable=1" if access == "read" and self._is_reading_alone else "mode=rw"
         connection = sqlite3.connect(
             f"file:{quote(self.path)}?{mode}",
             uri=True,

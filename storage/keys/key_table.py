@@ -11,6 +11,10 @@ class SubjectKey(NamedTuple):
     subject: str
     secret: bytes | None
 
+    def __repr__(self) -> str:
+        # Without the secret: it would be in tracebacks and logs.
+        return f"SubjectKey({self.id.hex()}, {self.subject!r}, {'destroyed' if self.secret is None else 'kept'})"
+
 
 class KeyTable(Protocol):
     """Keeps keys. Any thread may call it; what changes it waits for the disk.
@@ -39,11 +43,17 @@ class KeyTable(Protocol):
     def add(self, keys: Sequence[SubjectKey]) -> None:
         """Keep new keys, durably."""
 
-    def destroy(self, subject: str, keys: Sequence[SubjectKey]) -> list[bytes]:
-        """Destroy all keys of a subject, and these new ones of it, durably; returns their ids.
+    def destroy(self, subject: str) -> list[bytes]:
+        """Destroy all keys of a subject, durably; returns their ids.
 
         Whose they were stays known until `forgotten` is called: what is to be done about it may be interrupted.
         """
+
+    def destroy_again(self, key_ids: Sequence[bytes]) -> None:
+        """Destroy keys that were destroyed and forgotten before, durably: this is what was kept of an older time."""
+
+    def sweep(self) -> None:
+        """Take out what a destruction that was interrupted may have left of what it destroyed."""
 
     def unfinished(self) -> dict[str, list[bytes]]:
         """The subjects whose keys were destroyed and whose `forgotten` was not called yet, with the ids of the keys."""
@@ -77,11 +87,16 @@ class KeysInMemory:
     def add(self, keys: Sequence[SubjectKey]) -> None:
         self._keys.update({key.id: key for key in keys})
 
-    def destroy(self, subject: str, keys: Sequence[SubjectKey]) -> list[bytes]:
-        self.add(keys)
+    def destroy(self, subject: str) -> list[bytes]:
         ids = [key.id for key in list(self._keys.values()) if key.subject == subject]
         self._keys.update({key_id: SubjectKey(key_id, subject, None) for key_id in ids})
         return ids
+
+    def destroy_again(self, key_ids: Sequence[bytes]) -> None:
+        self._keys.update({key_id: SubjectKey(key_id, "", None) for key_id in key_ids})
+
+    def sweep(self) -> None:
+        """Nothing is left anywhere."""
 
     def unfinished(self) -> dict[str, list[bytes]]:
         found: dict[str, list[bytes]] = {}

@@ -6,6 +6,8 @@ sealed to the same bytes, so that equal states stay equal, and that is all that 
 
 import secrets
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -41,6 +43,8 @@ class SubjectKeys:
         self._new: dict[bytes, SubjectKey] = {}
         self._new_of: dict[str, SubjectKey] = {}
         """The same by subject."""
+        self._leaving: dict[str, tuple[bytes, AESSIV]] = {}
+        """What is sealed for these subjects can be opened by nobody once their keys are destroyed."""
         self._changing = threading.Lock()
         """Held while the table waits for the disk; the other lock never is."""
 
@@ -63,10 +67,7 @@ class SubjectKeys:
     def seal(self, subject: str, value: bytes) -> bytes:
         """The id of the subject's key, and the value encrypted with it. Raises `SubjectKeysUnusable`."""
         with self._lock:
-            key_id = self._current.get(subject)
-            cipher = None if key_id is None else self._ciphers.get(key_id)
-            if key_id is None or cipher is None:
-                key_id, cipher = self._key_for(subject)
+            key_id, cipher = self._leaving.get(subject) or self._key_for(subject)
         return key_id + cipher.encrypt(value, None)
 
     def unseal(self, sealed: bytes) -> bytes | None:
@@ -85,7 +86,11 @@ class SubjectKeys:
             raise SealedDataDamaged(self.path, key_id) from error
 
     def _key_for(self, subject: str) -> "tuple[bytes, AESSIV]":
-        key = self._new_of.get(subject) or next(iter(self._table.of_subject(subject)), None)
+        key_id = self._current.get(subject)
+        cipher = None if key_id is None else self._ciphers.get(key_id)
+        if key_id is not None and cipher is not None:
+            return key_id, cipher
+        key = self._known_key(subject)
         if key is None:
             key = SubjectKey(secrets.token_bytes(KEY_ID_BYTES), subject, secrets.token_bytes(SECRET_BYTES))
             self._new[key.id] = self._new_of[subject] = key
@@ -94,6 +99,9 @@ class SubjectKeys:
         _keep(self._ciphers, key.id, cipher)
         _keep(self._current, subject, key.id)
         return key.id, cipher
+
+    def _known_key(self, subject: str) -> SubjectKey | None:
+        return self._new_of.get(subject) or next(iter(self._table.of_subject(subject)), None)
 
     def _cipher(self, key_id: bytes) -> "AESSIV | None":
         if not self._table.is_shared and key_id in self._ciphers:
@@ -117,35 +125,79 @@ class SubjectKeys:
         if not self._new:
             return
         with self._changing:
-            with self._lock:
-                new = list(self._new.values())
-            self._table.add(new)
-            with self._lock:
-                for key in new:
-                    self._drop_new(key.id)
+            self._add_new()
 
-    def _drop_new(self, key_id: bytes) -> None:
-        key = self._new.pop(key_id, None)
-        if key is not None and self._new_of[key.subject] is key:
-            del self._new_of[key.subject]
+    def _add_new(self) -> None:
+        with self._lock:
+            new = list(self._new.values())
+        if new:
+            self._table.add(new)
+        with self._lock:
+            for key in new:
+                del self._new[key.id], self._new_of[key.subject]
 
     # --- forgetting ---
+
+    @contextmanager
+    def leaving(self, subject: str) -> Iterator[None]:
+        """Let nothing that is sealed for a subject in the block outlast its keys, which are destroyed there.
+
+        Who still has in mind what they sealed may seal it again: that gets no new key, but one that is gone.
+        """
+        with self._lock:
+            key = self._known_key(subject)
+            if key is not None and key.secret is not None:
+                self._leaving[subject] = key.id, _cipher_class()(key.secret)
+            elif destroyed := self._table.unfinished().get(subject):
+                self._leaving[subject] = destroyed[0], _cipher_class()(secrets.token_bytes(SECRET_BYTES))
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._leaving.pop(subject, None)
+
+    @property
+    def is_forgetting(self) -> bool:
+        """Whether there is a subject of which nothing that is sealed is kept."""
+        return bool(self._leaving)
 
     def forget(self, subject: str) -> list[bytes]:
         """Destroy every key of a subject, durably; returns their ids. What is sealed for it later gets a new one.
 
-        It can be called again until `forgotten` is: the ids are the same then. Raises `SubjectKeysUnusable`.
+        It can be called again until `forgotten` is: the ids are the same then. Raises `SubjectKeysUnusable`; whether
+        they are destroyed is looked at each time then.
         """
         with self._changing:
-            with self._lock:
-                new = [key for key in (self._new_of.get(subject),) if key is not None]
-            ids = self._table.destroy(subject, new)
-            with self._lock:
-                self._current.pop(subject, None)
-                for key_id in ids:
-                    self._drop_new(key_id)
-                    _keep(self._ciphers, key_id, None)
+            self._add_new()
+            try:
+                ids = self._table.destroy(subject)
+            finally:
+                with self._lock:
+                    self._current.pop(subject, None)
+                    self._ciphers.clear()
         return ids
+
+    def forget_again(self, key_ids: Sequence[bytes]) -> bool:
+        """Destroy keys of which is known that they were destroyed; returns whether any had to be.
+
+        Where an older copy of the file was put in its place they are back. Raises `SubjectKeysUnusable`.
+        """
+        if self._table.is_shared:
+            return False
+        found = {key_id: self._table.find(key_id) for key_id in key_ids}
+        again = [key_id for key_id, key in found.items() if key is None or key.secret is not None]
+        if again:
+            with self._changing:
+                self._table.destroy_again(again)
+                with self._lock:
+                    self._current.clear()
+                    self._ciphers.clear()
+        return bool(again)
+
+    def sweep(self) -> None:
+        """Take out of the file what an interrupted `forget` may have left. Raises `SubjectKeysUnusable`."""
+        with self._changing:
+            self._table.sweep()
 
     @property
     def unfinished(self) -> dict[str, list[bytes]]:

@@ -1,9 +1,10 @@
 """Personal fields: which marks a class may have, and how its objects are stored."""
 
 import dataclasses
+import enum
 from collections.abc import Callable
 from datetime import date
-from typing import Annotated, Any, Generic, NewType, TypeVar
+from typing import Annotated, Any, Generic, NamedTuple, NewType, TypedDict, TypeVar
 from uuid import UUID
 
 import attrs
@@ -22,10 +23,10 @@ from eventsrc import (
     SubjectKeys,
     UpcasterFailed,
     event,
-    make_converter,
 )
 from eventsrc.actors.serialization.event_codecs import EventCodecs
-from eventsrc.actors.serialization.personal import has_personal_data, key_tags
+from eventsrc.actors.serialization.personal import has_personal_data
+from eventsrc.actors.serialization.sealing import key_tag, key_tags
 from eventsrc.actors.serialization.serializer import Serializer
 from eventsrc.storage.keys import subject_keys
 from eventsrc.storage.keys.key_table import KeysInMemory
@@ -159,6 +160,37 @@ class Within:
     inner: dict[str, list[OfNobody]]
 
 
+class InTypedDict(TypedDict):
+    person: str
+    name: Annotated[str, Personal("person", forgotten="")]
+
+
+class InNamedTuple(NamedTuple):
+    person: str
+    name: Annotated[str, Personal("person", forgotten="")]
+
+
+PERSONAL_NAME: Any = NewType("PERSONAL_NAME", Annotated[str, Personal("person", forgotten="")])  # type: ignore[valid-newtype]
+OfNewType = attrs.make_class("OfNewType", {"person": attrs.field(type=str), "name": attrs.field(type=PERSONAL_NAME)})
+
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class Holding(Generic[T]):
+    """Of another class."""
+
+    held: T
+
+
+@attrs.frozen
+class Later:
+    person: str
+    name: Annotated[str, Personal("person", forgotten="")]
+    others: list["Later"] = attrs.Factory(list)
+
+
 @pytest.mark.parametrize(
     ("cls", "words"),
     [
@@ -170,6 +202,11 @@ class Within:
         (Twice, r"Twice\.name is .* and of one subject"),
         (OfUnknown, r'OfUnknown\.names .* does not say whom .*names: Annotated\[<type>, Personal\("<field>"\)\]'),
         (Within, r"OfNobody\.name is personal data of 'person'"),
+        (Holding[OfNobody], r"OfNobody\.name is personal data of 'person'"),
+        (attrs.make_class("A", {"held": attrs.field(type=InTypedDict)}), "InTypedDict is neither an attrs class nor"),
+        (attrs.make_class("B", {"held": attrs.field(type=InNamedTuple)}), "InNamedTuple is neither an attrs class nor"),
+        (OfNewType, r"OfNewType\.name is .*: a field is personal as a whole"),
+        (Later, r"Later.* cannot be turned into data"),
     ],
 )
 def test_a_mark_that_cannot_be_kept_is_told(cls: type, words: str) -> None:
@@ -182,21 +219,35 @@ def test_personal_data_are_not_stored_where_there_are_no_keys() -> None:
         Serializer().prepare(Family)
 
 
-def test_a_hook_of_a_user_does_not_undo_the_sealing() -> None:
-    converter = make_converter()
-    converter.register_unstructure_hook(Plain, lambda plain: {"who": plain.who, "secret": plain.secret})
-    with pytest.raises(SchemaError, match="Plain would not be sealed: a hook is registered for it"):
-        Serializer(converter, SubjectKeys(KeysInMemory())).prepare(Family)
+@attrs.frozen
+class Note:
+    author: str
+    about: Annotated[Plain | None, Personal("author")]
+    words: Annotated[dict[str, str], Personal("author", forgotten={})] = attrs.Factory(dict)
 
 
-def test_hooks_for_the_types_of_personal_fields_are_used() -> None:
-    converter = make_converter()
-    converter.register_unstructure_hook(Address, lambda address: address.street)
-    converter.register_structure_hook(Address, lambda street, _: Address(street, []))
-    serializer = Serializer(converter, SubjectKeys(KeysInMemory()))
-    serializer.prepare(Person)
-    person = Person(SOMEBODY, "Ann", None, Address("Lane", []))
-    assert serializer.structure(stored(person, serializer), Person) == person
+def test_personal_values_may_hold_those_of_others() -> None:
+    keys = SubjectKeys(KeysInMemory())
+    serializer = Serializer(keys=keys)
+    serializer.prepare(Note)
+    note = Note("ann", Plain("bob", 7), {"hush": "now"})
+    payload = msgspec.msgpack.encode(serializer.unstructure(note))
+    assert set(serializer.key_tags(payload)) == {key_tag(keys.ids_of(who)[0]) for who in ("ann", "bob")}
+    keys.forget("bob")
+    data = msgspec.msgpack.decode(payload)
+    assert serializer.structure(data, Note) == Note("ann", Plain("bob", 0), {"hush": "now"})
+    keys.forget("ann")
+    assert serializer.structure(data, Note) == Note("ann", None)
+
+
+class Id(str, enum.Enum):  # noqa: UP042 (its text is not its value)
+    ANN = "ann"
+
+
+def test_the_id_of_a_subject_is_what_is_stored_of_it() -> None:
+    keys = SubjectKeys(KeysInMemory())
+    Serializer(keys=keys).unstructure(Plain(Id.ANN, 7))
+    assert keys.ids_of("ann")
 
 
 def test_the_library_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

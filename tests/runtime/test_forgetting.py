@@ -25,7 +25,6 @@ from people_domain import (
 from projection_cases import settle
 
 from eventsrc import (
-    Aggregate,
     ArgumentInvalid,
     EncodingError,
     EventTooLarge,
@@ -33,7 +32,6 @@ from eventsrc import (
     Limits,
     MemoryLog,
     PastReadOnly,
-    Receipt,
     Runtime,
     RuntimeReadOnly,
     StoreFull,
@@ -41,12 +39,7 @@ from eventsrc import (
     SubjectKeyMissing,
     SubjectKeys,
     SubjectKeysUnusable,
-    TooManyTags,
     UnknownSubject,
-    applies,
-    command,
-    event,
-    handles,
 )
 from eventsrc.storage.keys.key_file import KeyFile
 from eventsrc.storage.log import EventLog
@@ -286,30 +279,6 @@ async def test_only_who_writes_forgets(tmp_path: Path) -> None:
         assert (await reader.actor(Person, "ann").state()).name == "Ann Secret"
         with pytest.raises(RuntimeReadOnly):
             await reader.forget("ann")
-
-
-async def test_what_is_about_too_many_subjects_is_refused_alone(store: EventStore | Path) -> None:
-    @event("room.closed")
-    class Closed:
-        messages: list[Message]
-
-    @command
-    class Close:
-        people: int
-
-    class Room(Aggregate):
-        @handles
-        def close(self, command: Close) -> Closed:
-            return Closed([Message(f"person {number}", "hushed") for number in range(command.people)])
-
-        @applies
-        def closed(self, event: Closed) -> None: ...
-
-    async with Runtime.open(store, aggregates=[Room], limits=Limits(event_tags_max=3)) as runtime:
-        room = runtime.actor(Room, "main")
-        answers = await room.ask_many([Close(2), Close(4), Close(3)])
-        assert [type(answer) for answer in answers] == [Receipt, TooManyTags, Receipt]
-        assert [len(stored.tags) async for stored in runtime.events()] == [2, 3]
 
 
 # --- keys ---

@@ -1,8 +1,11 @@
 """Keys of subjects: what is sealed with them is read again until they are destroyed, and then by nobody."""
 
 import os
+import shutil
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -125,7 +128,7 @@ def test_a_destroyed_key_is_in_no_byte_of_the_file(tmp_path: Path) -> None:
             file.add(keys[begin : begin + 37])
         destroyed, others = keys[::11], [key for number, key in enumerate(keys) if number % 11]
         for number, key in enumerate(destroyed):
-            file.destroy(key.subject, [])
+            file.destroy(key.subject)
             if number % 2:
                 file.forgotten(key.subject)
                 assert file.find(key.id) == SubjectKey(key.id, "", None)
@@ -165,6 +168,140 @@ def test_nothing_is_left_beside_the_file_by_whoever_closes_it_last(tmp_path: Pat
         assert [path.name for path in tmp_path.iterdir()] == ["keys"]
 
 
+def test_what_is_sealed_while_a_subject_leaves_is_gone_with_it(table: KeyTable) -> None:
+    keys = SubjectKeys(table)
+    before = keys.seal("ann", b"value")
+    with keys.leaving("ann"):
+        assert keys.is_forgetting
+        (key_id,) = keys.forget("ann")
+        meanwhile = keys.seal("ann", b"value")
+        assert (keys.unseal(before), keys.unseal(meanwhile)) == (None, None)
+    # One that was interrupted goes on: there is no key by then.
+    with keys.leaving("ann"):
+        again = keys.seal("ann", b"value")
+    assert again[:16] == meanwhile[:16] == key_id
+    after = keys.seal("ann", b"value")
+    keys.flush()
+    assert [keys.unseal(each) for each in (before, meanwhile, again, after)] == [None, None, None, b"value"]
+
+
+def test_a_subject_that_is_not_known_may_leave(table: KeyTable) -> None:
+    keys = SubjectKeys(table)
+    with keys.leaving("ann"):
+        assert keys.forget("ann") == []
+        sealed = keys.seal("ann", b"value")
+    assert keys.unseal(sealed) == b"value"
+
+
+def test_what_was_destroyed_is_destroyed_again_in_an_older_copy(tmp_path: Path) -> None:
+    with closing(SubjectKeys(KeyFile(tmp_path / "keys"))) as keys:
+        sealed, other = keys.seal("ann", b"value"), keys.seal("bob", b"value")
+        keys.flush()
+    shutil.copy(tmp_path / "keys", tmp_path / "old")
+    with closing(SubjectKeys(KeyFile(tmp_path / "old"))) as old:
+        secrets = [key.secret or b"" for key in KeyFile(tmp_path / "keys").of_subject("ann")]
+        unknown = os.urandom(16)
+        assert old.unseal(sealed) == b"value"
+        assert old.forget_again([sealed[:16], unknown])
+        assert not old.forget_again([sealed[:16], unknown])
+        assert (old.unseal(sealed), old.unseal(unknown + sealed[16:]), old.unseal(other)) == (None, None, b"value")
+        assert (old.unfinished, old.ids_of("ann")) == ({}, [])
+        assert not any(secret in path.read_bytes() for secret in secrets for path in tmp_path.glob("old*"))
+    with closing(SubjectKeys(KeyFile(tmp_path / "none"))) as none:
+        none.forget_again([sealed[:16]])
+    assert not (tmp_path / "none").exists(), "a file is made for keys alone"
+
+
+def test_a_secret_that_an_interruption_left_is_swept_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(KeyFile(tmp_path / "keys")) as file:
+        key, other = key_of(1), key_of(2)
+        file.add([key, other])
+        with monkeypatch.context() as patched:
+            patched.setattr(file, "sweep", stop)
+            with pytest.raises(KeyboardInterrupt):
+                file.destroy(key.subject)
+        assert key.secret
+        assert key.secret in all_bytes(tmp_path), "the write-ahead log has it as it was when it was new"
+        assert file.destroy(key.subject) == [key.id]
+        assert key.secret not in all_bytes(tmp_path)
+        assert file.find(other.id) == other
+
+
+def stop() -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_file_that_was_replaced_is_not_written_to_any_more(tmp_path: Path) -> None:
+    with closing(SubjectKeys(KeyFile(tmp_path / "keys"))) as keys:
+        keys.seal("ann", b"value")
+        keys.flush()
+        sealed = keys.seal("bob", b"value")
+        (tmp_path / "keys").rename(tmp_path / "moved")
+        for change in (
+            keys.flush,
+            lambda: keys.seal("cat", b"value"),
+            lambda: keys.forget("ann"),
+            lambda: keys.forgotten("ann"),
+        ):
+            with pytest.raises(SubjectKeysUnusable, match="moved, removed or replaced while it was in use"):
+                change()
+        (tmp_path / "moved").rename(tmp_path / "keys")
+        keys.flush()
+        keys.forget("ann")
+        assert keys.unseal(sealed) == b"value"
+
+
+def test_a_reader_of_a_folder_that_it_may_not_write_sees_what_somebody_else_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(SubjectKeys(KeyFile(tmp_path / "keys"))) as keys:
+        sealed = keys.seal("ann", b"value")
+        keys.flush()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with closing(SubjectKeys(KeyFile(tmp_path / "keys", "read"))) as reading:
+        assert reading.unseal(sealed) == b"value"
+        with closing(SubjectKeys(KeyFile(tmp_path / "keys"))) as keys:
+            keys.forget("ann")
+            assert reading.unseal(sealed) is None
+        assert reading.unseal(sealed) is None
+
+
+VISITOR = """
+import sqlite3, sys
+with sqlite3.connect(sys.argv[1]) as connection:
+    print(connection.execute("SELECT count(*) FROM secrets").fetchone()[0])
+connection.close()
+"""
+
+
+def test_who_looks_into_the_file_meanwhile_takes_no_key_along(tmp_path: Path) -> None:
+    def visit() -> int:
+        command = [sys.executable, "-c", VISITOR, str(tmp_path / "keys")]
+        return int(subprocess.run(command, check=True, capture_output=True).stdout)
+
+    with closing(KeyFile(tmp_path / "keys")) as file:
+        file.add([key_of(1)])
+        file.destroy("subject number 1")
+        assert visit() == 1
+        # Had it been the last to close the file, it would have removed the write-ahead log that is in use here.
+        file.add([key_of(2)])
+        assert visit() == 2
+
+
+def test_no_secret_is_in_a_text(tmp_path: Path) -> None:
+    key = key_of(1)
+    assert key.secret
+    assert repr(key) == f"SubjectKey({key.id.hex()}, 'subject number 1', kept)"
+    assert repr(key._replace(secret=None)).endswith("destroyed)")
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
+def test_nobody_else_may_read_the_keys(tmp_path: Path, suffix: str) -> None:
+    with closing(KeyFile(tmp_path / "keys")) as file:
+        file.add([key_of(1)])
+        assert stat.S_IMODE((tmp_path / f"keys{suffix}").stat().st_mode) == 0o600
+
+
 def test_a_reader_makes_no_keys(tmp_path: Path) -> None:
     with closing(SubjectKeys(KeyFile(tmp_path / "keys", "read"))) as reading:
         reading.seal("ann", b"value")
@@ -184,9 +321,13 @@ def test_somebody_who_reads_for_long_is_named_as_what_keeps_a_key(
         other.execute("SELECT * FROM subject_keys").fetchall()
         with pytest.raises(SubjectKeysUnusable, match="somebody has been reading it"):
             keys.forget("ann")
+        assert keys.unseal(sealed) is None, "it is destroyed by then"
+        after = keys.seal("ann", b"value")
+        keys.flush()
+        assert SubjectKeys(KeyFile(tmp_path / "keys", "read")).unseal(after) == b"value"
         other.execute("COMMIT")
         keys.forget("ann")
-        assert keys.unseal(sealed) is None
+        assert (keys.unseal(sealed), keys.unseal(after)) == (None, None)
 
 
 def foreign(path: Path) -> None:

@@ -1,0 +1,233 @@
+"""Sealing: personal values are encrypted when an object is stored, and opened when it is read, by hooks of cattrs.
+
+A sealed value is a MessagePack extension that says by which key it is opened.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+import attrs
+import cattrs
+import msgspec
+
+from ...storage.keys.subject_keys import KEY_ID_BYTES
+from ..errors import EncodingError
+from .annotations import field_types, has_fields
+from .personal import default_of, personal_fields, plain_type
+
+SEALED_CODE: Final = 80
+"""The type of the MessagePack extension that a sealed value is stored as."""
+KEY_TAG_PREFIX: Final = "eventsrc.key:"
+"""Before the id of a key: the tag of every event that holds what is sealed with it."""
+_SEALS: Final = "__eventsrc_seals__"
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder().decode
+
+
+class Sealing(Protocol):
+    """The keys of subjects, as this needs them."""
+
+    def check(self) -> None:
+        """Raise an error where nothing can be sealed at all."""
+
+    def seal(self, subject: str, value: bytes) -> bytes:
+        """Encrypt a value with the key of a subject."""
+
+    @property
+    def is_forgetting(self) -> bool:
+        """Whether what is sealed now may be forgotten at once."""
+
+    def unseal(self, sealed: bytes) -> bytes | None:
+        """The value; None where its subject was forgotten."""
+
+
+def key_id_of(sealed: msgspec.msgpack.Ext) -> bytes:
+    """The id of the key that opens a sealed value, with which it begins."""
+    return bytes(sealed.data)[:KEY_ID_BYTES]
+
+
+def key_tag(key_id: bytes) -> str:
+    """The tag of the events that hold something sealed with a key."""
+    return f"{KEY_TAG_PREFIX}{key_id.hex()}"
+
+
+def key_tags(payload: bytes, keys: Sealing | None = None) -> tuple[str, ...]:
+    """The tags of an event whose encoded payload holds sealed values, one for each key.
+
+    With `keys` also those of values that are sealed within others.
+    """
+    found: dict[str, None] = {}
+
+    def note(code: int, data: memoryview) -> None:
+        if code == SEALED_CODE:
+            found[key_tag(bytes(data[:KEY_ID_BYTES]))] = None
+            content = None if keys is None else keys.unseal(bytes(data))
+            if content is not None:
+                msgspec.msgpack.decode(content, ext_hook=note)
+
+    msgspec.msgpack.decode(payload, ext_hook=note)
+    return tuple(found)
+
+
+def unsealed(payload: Any, keys: Sealing) -> Any:
+    """A copy of stored data with every sealed value opened; those of forgotten subjects stay sealed."""
+
+    def opened(code: int, data: memoryview) -> Any:
+        value = keys.unseal(bytes(data)) if code == SEALED_CODE else None
+        if value is None:
+            return msgspec.msgpack.Ext(code, bytes(data))
+        return msgspec.msgpack.decode(value, ext_hook=opened)
+
+    return msgspec.msgpack.decode(_encode(payload), ext_hook=opened)
+
+
+def sealing(converter: cattrs.Converter, keys: Sealing) -> cattrs.Converter:
+    """A copy of a converter that seals the personal fields of every class, and opens them.
+
+    What it does else is what the converter does: hooks for all classes, which rename their fields say, stay beneath.
+    """
+    sealed = converter.copy()
+    beneath: set[Any] = set()
+    """Classes whose hook of the converter itself is being asked for."""
+
+    def is_concerned(cls: Any) -> bool:
+        return cls not in beneath and bool(personal_fields(cls))
+
+    def asked(hook_of: Callable[..., Any], cls: Any) -> Any:
+        beneath.add(cls)
+        try:
+            return hook_of(cls, cache_result=False)
+        finally:
+            beneath.remove(cls)
+
+    def unstructuring(cls: Any, own: cattrs.Converter) -> Callable[[Any], Any]:
+        return _sealed_unstructure(cls, asked(own.get_unstructure_hook, cls), own, keys)
+
+    def structuring(cls: Any, own: cattrs.Converter) -> Callable[[Any, Any], Any]:
+        return _opened_structure(cls, asked(own.get_structure_hook, cls), own, keys)
+
+    sealed.register_unstructure_hook_factory(is_concerned, unstructuring)
+    sealed.register_structure_hook_factory(is_concerned, structuring)
+    return sealed
+
+
+def seals(function: Callable[..., Any]) -> bool:
+    """Whether it is one that seals, or opens: a hook that somebody registered for the class goes before ours."""
+    return getattr(function, _SEALS, False)
+
+
+def _stored_names(cls: type, function: Callable[..., Any], converter: cattrs.Converter) -> dict[str, str] | None:
+    """By personal field the name that it is stored under; None where the function is none that cattrs has made."""
+    overrides = getattr(function, "overrides", None)
+    if overrides is None:
+        return None
+    aliases = {field.name: field.alias for field in attrs.fields(cls)} if attrs.has(cls) else {}
+    names = {name: aliases.get(name, name) if converter.use_alias else name for name in personal_fields(cls)}
+    given = {name: override.rename for name, override in overrides.items() if override.rename is not None}
+    return {name: given.get(name, stored) for name, stored in names.items()}
+
+
+def _sealed_unstructure(
+    cls: type, plainly: Callable[[Any], Any], converter: cattrs.Converter, keys: Sealing
+) -> Callable[[Any], Any]:
+    names = _stored_names(cls, plainly, converter)
+    if names is None:
+        return plainly
+    fields = [(name, names[name], mark.of, mark.forgotten) for name, mark in personal_fields(cls).items()]
+
+    def unstructure(instance: Any) -> Any:
+        data = plainly(instance)
+        for name, stored, of, forgotten in fields:
+            value = getattr(instance, name)
+            # One that is its default may be left out by the converter.
+            if not _is(value, forgotten) and stored in data:
+                subject = _subject(cls, name, of, getattr(instance, of))
+                data[stored] = msgspec.msgpack.Ext(SEALED_CODE, keys.seal(subject, _encode(data[stored])))
+        return data
+
+    setattr(unstructure, _SEALS, True)
+    return unstructure
+
+
+def _opened_structure(
+    cls: type, plainly: Callable[[Any, Any], Any], converter: cattrs.Converter, keys: Sealing
+) -> Callable[[Any, Any], Any]:
+    names = _stored_names(cls, plainly, converter)
+    if names is None:
+        return plainly
+    fields = {
+        names[name]: converter.unstructure(mark.forgotten, plain_type(cls, name))
+        for name, mark in personal_fields(cls).items()
+    }
+
+    def structure(data: Any, target: Any) -> Any:
+        opened = dict(data)
+        for name, forgotten in fields.items():
+            value = opened.get(name)
+            if isinstance(value, msgspec.msgpack.Ext) and value.code == SEALED_CODE:
+                content = keys.unseal(bytes(value.data))
+                opened[name] = forgotten if content is None else _decode(content)
+        return plainly(opened, target)
+
+    setattr(structure, _SEALS, True)
+    return structure
+
+
+def _is(value: Any, other: Any) -> bool:
+    return type(value) is type(other) and value == other
+
+
+def check_sealed(instance: object, data: Any) -> None:
+    """Raise `EncodingError` where data that were made of an object hold fewer sealed values than it has personal ones.
+
+    A hook that somebody registered calls a converter of its own for what is within, which seals nothing.
+    """
+    personal = list(_personal_within(instance))
+    if sum(1 for _ in _sealed_within(data)) < len(personal):
+        raise EncodingError(
+            f"{type(instance).__name__} holds personal data, as {personal[0]}, that would not be sealed: a hook on the "
+            "converter gets around it. Have its factory take the converter that it is made for: "
+            "register_unstructure_hook_factory(predicate, lambda cls, converter: ...)."
+        )
+
+
+def _personal_within(value: Any) -> Iterator[str]:
+    """The personal values in an object, each by class and field; what is within one of them is sealed with it."""
+    if isinstance(value, Mapping):
+        for part in (*value.keys(), *value.values()):
+            yield from _personal_within(part)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for part in value:
+            yield from _personal_within(part)
+    elif has_fields(type(value)):
+        marks = personal_fields(type(value))
+        for name in field_types(type(value)):
+            part = getattr(value, name, None)
+            if name not in marks:
+                yield from _personal_within(part)
+            elif not (_is(part, marks[name].forgotten) or _is(part, default_of(type(value), name))):
+                # A default may be left out by the converter.
+                yield f"{type(value).__name__}.{name}"
+
+
+def _sealed_within(data: Any) -> Iterator[None]:
+    if isinstance(data, msgspec.msgpack.Ext):
+        yield None
+    elif isinstance(data, Mapping):
+        for part in (*data.keys(), *data.values()):
+            yield from _sealed_within(part)
+    elif isinstance(data, list | tuple):
+        for part in data:
+            yield from _sealed_within(part)
+
+
+def _subject(cls: type, name: str, of: str, given: object) -> str:
+    # Of a text that is an enum, say, what is stored of it.
+    subject = str.__str__(given) if isinstance(given, str) else str(given) if isinstance(given, UUID) else ""
+    if not subject:
+        raise EncodingError(
+            f"{cls.__name__}.{name} is personal data of whom {cls.__name__}.{of} names, and that is {given!r}: give it "
+            "the id of the subject, a text or a UUID."
+        )
+    return subject
