@@ -75,7 +75,8 @@ def keys_of(
             return None
         path = store.path if isinstance(store, LogReader) else store
         _check_path("store", path)
-        keys = f"{os.fspath(path).rstrip('/')}{KEYS_SUFFIX}"
+        # Beside the very folder, by whatever path it is opened.
+        keys = f"{os.path.realpath(path)}{KEYS_SUFFIX}"
     _check_path("keys", keys)
     return SubjectKeys(KeyFile(keys, "read" if role == "reader" else "write"))
 

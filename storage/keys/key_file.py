@@ -27,6 +27,8 @@ ACCESS: Final = 0o600
 """Nobody but the user of the process may read the file."""
 SETTINGS: Final = ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON", "temp_store = MEMORY")
 """Of who writes. What SQLite puts aside stays in memory: a temporary file would keep secrets on another disk."""
+PRIMARY_CODE: Final = 0xFF
+"""Of an error of SQLite: the rest says more."""
 LOOK_BYTES: Final = 1 << 20
 """Of the file, looked at together for a secret that is to be gone."""
 _CREATE: Final = """
@@ -275,6 +277,9 @@ class KeyFile:
         try:
             yield
         except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", 0) & PRIMARY_CODE in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                reason = f"somebody else has had it locked for {BUSY_SECONDS_MAX:g} seconds"
+                raise SubjectKeysUnusable(self.path, reason, "End that, and try again") from error
             raise SubjectKeysUnusable(self.path, str(error)) from error
         except OSError as error:
             raise SubjectKeysUnusable(self.path, error.strerror or str(error)) from error

@@ -339,6 +339,22 @@ def test_somebody_who_reads_for_long_is_named_as_what_keeps_a_key(
         assert (keys.unseal(sealed), keys.unseal(after)) == (None, None)
 
 
+def test_a_file_that_somebody_else_has_locked_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_file, "BUSY_SECONDS_MAX", 0.05)
+    with closing(SubjectKeys(KeyFile(tmp_path / "keys"))) as keys:
+        sealed = keys.seal("ann", b"value")
+        keys.flush()
+        keys.seal("bob", b"value")
+        with closing(sqlite3.connect(tmp_path / "keys", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            for change in (keys.flush, lambda: keys.forget("ann")):
+                with pytest.raises(SubjectKeysUnusable, match=r"locked for 0\.05 seconds\. End that, and try again"):
+                    change()
+            assert keys.unseal(sealed) == b"value", "nothing was destroyed"
+        keys.flush()
+        assert len(keys.ids_of("bob")) == 1
+
+
 def foreign(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE something (else_ TEXT)")
