@@ -311,6 +311,22 @@ def test_nobody_else_may_read_the_keys(tmp_path: Path, suffix: str) -> None:
         assert stat.S_IMODE((tmp_path / f"keys{suffix}").stat().st_mode) == 0o600
 
 
+def test_two_that_write_the_same_file_notice_what_the_other_has_forgotten(tmp_path: Path) -> None:
+    with (
+        closing(SubjectKeys(KeyFile(tmp_path / "keys"))) as keys,
+        closing(SubjectKeys(KeyFile(tmp_path / "keys"))) as others,
+    ):
+        sealed = keys.seal("ann", b"value")
+        keys.flush()
+        assert others.seal("ann", b"value") == sealed
+        assert others.unseal(sealed) == b"value"
+        keys.forget("ann")
+        assert others.unseal(sealed) is None
+        again = others.seal("ann", b"value")
+        others.flush()
+        assert keys.unseal(again) == b"value"
+
+
 def test_a_reader_makes_no_keys(tmp_path: Path) -> None:
     with closing(SubjectKeys(KeyFile(tmp_path / "keys", "read"))) as reading:
         reading.seal("ann", b"value")
