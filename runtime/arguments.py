@@ -76,8 +76,13 @@ def check_metadata(metadata: Mapping[str, Any]) -> None:
 
 def check_subject(subject: object) -> None:
     """Raise `ArgumentInvalid` for what cannot be the id of a subject."""
+    advice = "give its id, a text: the one that the personal fields name"
     if not (isinstance(subject, str) and subject):
-        raise ArgumentInvalid("subject", subject, "give its id, a text: the one that the personal fields name")
+        raise ArgumentInvalid("subject", subject, advice)
+    try:
+        subject.encode()
+    except UnicodeEncodeError as error:
+        raise ArgumentInvalid("subject", subject, f"{advice}. This one is not valid Unicode") from error
 
 
 def check_expected_version(expected: ExpectedVersion) -> None:

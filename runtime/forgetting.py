@@ -132,11 +132,16 @@ class Forgetting:
                     raise UnknownSubject(subject, self._keys.path)
                 await self._check_sagas(request, ids)
                 outcome.settle(await self._do(request))
+        except RuntimeClosed:
+            outcome.fail(_closed(subject))
+        except EventSourcingError as error:
+            outcome.fail(error)
         except Exception as error:
-            # Also a fault of ours: it is the answer to who asked, and the runtime goes on.
+            # A fault of ours: whoever asked is told, and the runtime goes on.
+            logger.exception("a subject was not forgotten")
             outcome.fail(error)
         except BaseException:
-            outcome.fail(RuntimeClosed(f"The runtime closed before {subject!r} was forgotten. {WHAT_IS_LEFT}"))
+            outcome.fail(_closed(subject))
             raise
 
     def _ids_of(self, subject: str) -> list[bytes]:
@@ -261,6 +266,10 @@ class Forgetting:
 
         self._journal.submit(Write((StreamAppend(stream, ANY, (event,)),), (), 1, 1, CommitSeries(), settle))
         return (await outcome).last_position
+
+
+def _closed(subject: str) -> RuntimeClosed:
+    return RuntimeClosed(f"The runtime closed before {subject!r} was forgotten. {WHAT_IS_LEFT}")
 
 
 def forget_again(store: EventReader, keys: SubjectKeys | None) -> None:

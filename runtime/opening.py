@@ -83,7 +83,8 @@ def _keys_beside(store: StoreGiven | PastLog) -> str | None:
         return None
     path = store.path if isinstance(store, LogReader) else store
     _check_path("store", path)
-    return f"{os.fspath(path).rstrip('/')}{KEYS_SUFFIX}"
+    # Beside the very folder, by whatever path it is opened.
+    return f"{os.path.realpath(path)}{KEYS_SUFFIX}"
 
 
 def close_store(store: Opened, keys: SubjectKeys | None) -> None:

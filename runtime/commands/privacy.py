@@ -6,6 +6,7 @@ from collections.abc import Callable
 import attrs
 import trio
 
+from ..arguments import check_subject
 from ..forgetting import Forgotten
 from ..runtime import Runtime
 from .domain_modules import add_keys
@@ -16,6 +17,7 @@ from .steering import ask_writer, check_store
 def run_forget(options: argparse.Namespace) -> int:
     """`eventsrc forget PATH SUBJECT`."""
     check_store(options.path)
+    check_subject(options.subject)
     asked = ask_writer(options, "forget", options.subject, "even in sagas" if options.even_in_sagas else "")
     if asked is not None:
         return asked

@@ -26,6 +26,8 @@ BUSY_SECONDS_MAX: Final = 5.0
 """How long it is waited for another process that reads."""
 ACCESS: Final = 0o600
 """Nobody but the user of the process may read the file."""
+PRIMARY_CODE: Final = 0xFF
+"""Of an error of SQLite: the rest says more."""
 _CREATE: Final = """
     CREATE TABLE subject_keys (id BLOB PRIMARY KEY, subject TEXT NOT NULL, slot INTEGER) WITHOUT ROWID;
     CREATE INDEX keys_of_subjects ON subject_keys (subject) WHERE subject <> '';
@@ -50,7 +52,8 @@ class KeyFile:
     """
 
     def __init__(self, path: str | os.PathLike[str], access: Access = "write") -> None:
-        self.path = str(Path(path).absolute())
+        self._path = Path(path).absolute()
+        self.path = str(self._path)
         self.is_shared = access == "read"
         self._reading: sqlite3.Connection | None = None
         self._writing: sqlite3.Connection | None = None
@@ -58,6 +61,9 @@ class KeyFile:
         """Where on its disk the file is that is open for writing."""
         self._reading_place: tuple[int, int] | None = None
         self._is_reading_alone = False
+        self._openings = 0
+        """How often it was opened to be read; changes are counted from there on."""
+        self._version: tuple[int, int] = 0, 0
         self._reading_lock = threading.Lock()
         self._writing_lock = threading.Lock()
 
@@ -79,20 +85,35 @@ class KeyFile:
             found.setdefault(key.subject, []).append(key.id)
         return found
 
-    def _select(self, condition: str, *values: object) -> list[SubjectKey]:
+    def version(self) -> object:
         with self._reading_lock, self._translated():
             place = self._place_now()
-            if place is None and (self._reading_place or self._place):
-                raise self._taken_away()
-            if self._reading is not None and (place != self._reading_place or self._is_reading_alone):
-                self._reading.close()
-                self._reading = None
-            if self._reading is None and self._is_there():
-                self._is_reading_alone = self._is_alone()
-                self._reading, self._reading_place = self._opened("read"), place
-            if self._reading is None:
+            reading = None if place is None else self._to_read(place)
+            if reading is not None:
+                (changes,) = reading.execute("PRAGMA data_version").fetchone()
+                self._version = self._openings, changes
+            # Where it was taken away, what is known holds.
+            return self._version
+
+    def _select(self, condition: str, *values: object) -> list[SubjectKey]:
+        with self._reading_lock, self._translated():
+            reading = self._to_read(self._place_now())
+            if reading is None:
                 return []
-            return [SubjectKey(*row) for row in self._reading.execute(f"{_SELECT} {condition}", values)]
+            return [SubjectKey(*row) for row in reading.execute(f"{_SELECT} {condition}", values)]
+
+    def _to_read(self, place: tuple[int, int] | None) -> sqlite3.Connection | None:
+        """The file as it is now, or None where there is none yet."""
+        if place is None and (self._reading_place or self._place):
+            raise self._taken_away()
+        if self._reading is not None and (place != self._reading_place or self._is_reading_alone):
+            self._reading.close()
+            self._reading = None
+        if self._reading is None and self._is_there():
+            self._is_reading_alone = self._is_alone()
+            self._reading, self._reading_place = self._opened("read"), place
+            self._openings += 1
+        return self._reading
 
     # --- writing ---
 
@@ -173,7 +194,7 @@ class KeyFile:
 
     def _place_now(self) -> tuple[int, int] | None:
         try:
-            status = Path(self.path).stat()
+            status = self._path.stat()
         except FileNotFoundError:
             return None
         return status.st_dev, status.st_ino
@@ -246,6 +267,9 @@ class KeyFile:
         try:
             yield
         except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", 0) & PRIMARY_CODE in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                reason = f"somebody else has had it locked for {BUSY_SECONDS_MAX:g} seconds"
+                raise SubjectKeysUnusable(self.path, reason, "End that, and try again") from error
             raise SubjectKeysUnusable(self.path, str(error)) from error
         except OSError as error:
             raise SubjectKeysUnusable(self.path, error.strerror or str(error)) from error

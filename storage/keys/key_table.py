@@ -34,6 +34,9 @@ class KeyTable(Protocol):
     def is_empty(self) -> bool:
         """Whether there never was a key."""
 
+    def version(self) -> object:
+        """Another one whenever anybody, also another process, may have changed a key."""
+
     def of_subject(self, subject: str) -> list[SubjectKey]:
         """The keys of a subject that were not destroyed: one, or a few where several processes made them."""
 
@@ -73,6 +76,10 @@ class KeysInMemory:
 
     def __init__(self) -> None:
         self._keys: dict[bytes, SubjectKey] = {}
+        self._version = 0
+
+    def version(self) -> object:
+        return self._version
 
     @property
     def is_empty(self) -> bool:
@@ -86,14 +93,15 @@ class KeysInMemory:
 
     def add(self, keys: Sequence[SubjectKey]) -> None:
         self._keys.update({key.id: key for key in keys})
+        self._version += 1
 
     def destroy(self, subject: str) -> list[bytes]:
         ids = [key.id for key in list(self._keys.values()) if key.subject == subject]
-        self._keys.update({key_id: SubjectKey(key_id, subject, None) for key_id in ids})
+        self.add([SubjectKey(key_id, subject, None) for key_id in ids])
         return ids
 
     def destroy_again(self, key_ids: Sequence[bytes]) -> None:
-        self._keys.update({key_id: SubjectKey(key_id, "", None) for key_id in key_ids})
+        self.add([SubjectKey(key_id, "", None) for key_id in key_ids])
 
     def sweep(self) -> None:
         """Nothing is left anywhere."""

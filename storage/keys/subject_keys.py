@@ -45,6 +45,8 @@ class SubjectKeys:
         """The same by subject."""
         self._leaving: dict[str, tuple[bytes, AESSIV]] = {}
         """What is sealed for these subjects can be opened by nobody once their keys are destroyed."""
+        self._version: object = None
+        """Of the table, when what is kept ready was looked up."""
         self._changing = threading.Lock()
         """Held while the table waits for the disk; the other lock never is."""
 
@@ -67,6 +69,7 @@ class SubjectKeys:
     def seal(self, subject: str, value: bytes) -> bytes:
         """The id of the subject's key, and the value encrypted with it. Raises `SubjectKeysUnusable`."""
         with self._lock:
+            self._look_for_changes()
             key_id, cipher = self._leaving.get(subject) or self._key_for(subject)
         return key_id + cipher.encrypt(value, None)
 
@@ -77,6 +80,7 @@ class SubjectKeys:
         """
         key_id = sealed[:KEY_ID_BYTES]
         with self._lock:
+            self._look_for_changes()
             cipher = self._cipher(key_id)
         if cipher is None:
             return None
@@ -84,6 +88,14 @@ class SubjectKeys:
             return cipher.decrypt(sealed[KEY_ID_BYTES:], None)
         except Exception as error:
             raise SealedDataDamaged(self.path, key_id) from error
+
+    def _look_for_changes(self) -> None:
+        """Keys that are kept ready are looked up again: another process may have destroyed one, for another copy."""
+        version = self._table.version()
+        if version != self._version:
+            self._version = version
+            self._ciphers.clear()
+            self._current.clear()
 
     def _key_for(self, subject: str) -> "tuple[bytes, AESSIV]":
         key_id = self._current.get(subject)
@@ -104,7 +116,7 @@ class SubjectKeys:
         return self._new_of.get(subject) or next(iter(self._table.of_subject(subject)), None)
 
     def _cipher(self, key_id: bytes) -> "AESSIV | None":
-        if not self._table.is_shared and key_id in self._ciphers:
+        if key_id in self._ciphers:
             return self._ciphers[key_id]
         key = self._new.get(key_id) or self._table.find(key_id)
         if key is None:
@@ -169,13 +181,7 @@ class SubjectKeys:
         """
         with self._changing:
             self._add_new()
-            try:
-                ids = self._table.destroy(subject)
-            finally:
-                with self._lock:
-                    self._current.pop(subject, None)
-                    self._ciphers.clear()
-        return ids
+            return self._table.destroy(subject)
 
     def forget_again(self, key_ids: Sequence[bytes]) -> bool:
         """Destroy keys of which is known that they were destroyed; returns whether any had to be.
@@ -189,9 +195,6 @@ class SubjectKeys:
         if again:
             with self._changing:
                 self._table.destroy_again(again)
-                with self._lock:
-                    self._current.clear()
-                    self._ciphers.clear()
         return bool(again)
 
     def sweep(self) -> None:

@@ -257,6 +257,8 @@ async def test_who_is_not_known_cannot_be_forgotten(store: EventStore | Path) ->
         for wrong in ("", None, 5):
             with pytest.raises(ArgumentInvalid, match="give its id, a text"):
                 await runtime.forget(wrong)
+        with pytest.raises(ArgumentInvalid, match="not valid Unicode"):
+            await runtime.forget("\ud800")
         for wrong in ("", 5):
             with pytest.raises(ArgumentInvalid, match="give its id, a text"):
                 runtime.events(subject=wrong)

@@ -174,6 +174,8 @@ async def test_a_running_store_is_asked_to_forget(tmp_path: Path) -> None:
         asked = await trio.to_thread.run_sync(eventsrc, "forget", tmp_path / "store", "ann")
         assert "it was forgotten before" in asked.stdout
         assert asked.returncode != 0
+        asked = await trio.to_thread.run_sync(eventsrc, "forget", tmp_path / "store", "\udcff")
+        assert asked.stderr.endswith("This one is not valid Unicode.\n")
 
 
 def test_what_is_sealed_is_shown_as_that_and_a_state_as_it_is(

@@ -19,11 +19,13 @@ from eventsrc import (
     MemoryLog,
     Personal,
     Runtime,
+    RuntimeClosed,
     Saga,
     SagaContext,
     SagaHoldsSubject,
     SubjectForgotten,
     SubjectKeyMissing,
+    SubjectKeys,
     SubjectKeysUnusable,
     applies,
     command,
@@ -31,6 +33,7 @@ from eventsrc import (
     handles,
     step,
 )
+from eventsrc.actors.journal.thread_journal import ThreadJournal
 
 
 @command
@@ -108,6 +111,21 @@ async def test_a_handler_under_way_stores_nothing_of_what_it_has_read(store: Mem
         state = await ann.state()
         assert (state.copied, state.texts) == ("somebody", ["..."])
         assert [stored async for stored in runtime.events(subject="ann")] == []
+
+
+async def test_a_runtime_that_closes_meanwhile_says_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise RuntimeClosed("The runtime was closed before this was stored; it took no effect.")
+
+    async with Runtime.open(tmp_path / "store", aggregates=[Person]) as runtime:
+        await runtime.actor(Person, "ann").ask(Register("Ann Secret"))
+        with monkeypatch.context() as patched:
+            patched.setattr(ThreadJournal, "run", refuse)
+            with pytest.raises(RuntimeClosed, match="the rest is done when the store is opened again"):
+                await runtime.forget("ann")
+        assert (await runtime.actor(Person, "ann").state()).nickname == "somebody"
 
 
 async def test_commands_meanwhile_seal_nothing_with_a_new_key(store: MemoryLog | Path) -> None:
@@ -316,3 +334,34 @@ async def test_keys_that_were_taken_away_keep_an_event_from_being_stored(tmp_pat
         await runtime.actor(Person, "bob").ask(Register("Bob"))
         assert (await runtime.actor(Person, "bob").state()).name == "Bob"
         assert (await runtime.actor(Person, "ann").state()).name == "Ann"
+
+
+async def test_a_fault_of_ours_ends_no_runtime(store: MemoryLog | Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async with Runtime.open(store, aggregates=[Person]) as runtime:
+        await runtime.actor(Person, "ann").ask(Register("Ann Secret"))
+        with monkeypatch.context() as patched:
+            patched.setattr(SubjectKeys, "forget", fail)
+            with pytest.raises(ZeroDivisionError):
+                await runtime.forget("ann")
+        assert (await runtime.actor(Person, "ann").state()).name == "Ann Secret"
+        assert (await runtime.forget("ann")).events == 1
+
+
+async def test_the_keys_are_beside_the_folder_by_whatever_path_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "store")
+    (tmp_path / "store").mkdir()
+    monkeypatch.chdir(tmp_path / "store")
+    for number, path in enumerate((tmp_path / "store", ".", "../link", f"{tmp_path}/store/")):
+        async with Runtime.open(path, aggregates=[Person]) as runtime:
+            await runtime.actor(Person, f"{number}").ask(Register("somebody else"))
+            assert (await runtime.actor(Person, "0").state()).name == "somebody else"
+    assert keys_in(tmp_path) == ["store.keys"]
+
+
+def keys_in(folder: Path) -> list[str]:
+    return [each.name for each in folder.rglob("*keys")]

@@ -302,6 +302,22 @@ def test_nobody_else_may_read_the_keys(tmp_path: Path, suffix: str) -> None:
         assert stat.S_IMODE((tmp_path / f"keys{suffix}").stat().st_mode) == 0o600
 
 
+def test_two_that_write_the_same_file_notice_what_the_other_has_forgotten(tmp_path: Path) -> None:
+    with (
+        closing(SubjectKeys(KeyFile(tmp_path / "keys"))) as keys,
+        closing(SubjectKeys(KeyFile(tmp_path / "keys"))) as others,
+    ):
+        sealed = keys.seal("ann", b"value")
+        keys.flush()
+        assert others.seal("ann", b"value") == sealed
+        assert others.unseal(sealed) == b"value"
+        keys.forget("ann")
+        assert others.unseal(sealed) is None
+        again = others.seal("ann", b"value")
+        others.flush()
+        assert keys.unseal(again) == b"value"
+
+
 def test_a_reader_makes_no_keys(tmp_path: Path) -> None:
     with closing(SubjectKeys(KeyFile(tmp_path / "keys", "read"))) as reading:
         reading.seal("ann", b"value")
@@ -328,6 +344,22 @@ def test_somebody_who_reads_for_long_is_named_as_what_keeps_a_key(
         other.execute("COMMIT")
         keys.forget("ann")
         assert (keys.unseal(sealed), keys.unseal(after)) == (None, None)
+
+
+def test_a_file_that_somebody_else_has_locked_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_file, "BUSY_SECONDS_MAX", 0.05)
+    with closing(SubjectKeys(KeyFile(tmp_path / "keys"))) as keys:
+        sealed = keys.seal("ann", b"value")
+        keys.flush()
+        keys.seal("bob", b"value")
+        with closing(sqlite3.connect(tmp_path / "keys", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            for change in (keys.flush, lambda: keys.forget("ann")):
+                with pytest.raises(SubjectKeysUnusable, match=r"locked for 0\.05 seconds\. End that, and try again"):
+                    change()
+            assert keys.unseal(sealed) == b"value", "nothing was destroyed"
+        keys.flush()
+        assert len(keys.ids_of("bob")) == 1
 
 
 def foreign(path: Path) -> None:
