@@ -35,7 +35,7 @@ from ..storage.store import EventStore
 from .arguments import check_key, check_metadata, check_subject, checked_timeout, checked_triples
 from .classes import event_classes, types_of, with_sagas_view
 from .control import Control
-from .errors import ShutdownTimeout
+from .errors import ShutdownTimeout, UnknownSubject
 from .events import resolved
 from .forgetting import Forgetting, Forgotten, forget_again
 from .history.history import position_of
@@ -328,6 +328,8 @@ class Runtime(Reading, RunningSagas):
         self._projections.check(wait_for)
         if metadata is not None:
             check_metadata(metadata)
+        if self._journal is not None and self._keys is None:
+            raise UnknownSubject(subject, self._store.path)
         if self._forgetting is None:
             raise refusal(self._store)
         forgotten = await self._forgetting.forget(subject, metadata or {}, even_in_sagas=even_in_sagas)

@@ -28,8 +28,8 @@ class Personal:
     """Marks a field as personal data: `name: Annotated[str, Personal("customer", forgotten="somebody")]`.
 
     Args:
-        of: the field or property of the same object that says whom it is about: the subject's id, a text or a UUID.
-            In an aggregate's state that may be its "id".
+        of: the field or property of the same object that says whom it is about: the subject's id, a text, a UUID or a
+            whole number. In an aggregate's state that may be its "id".
         forgotten: what stands for the value once the subject was forgotten, of the field's type; unless given the
             default of the field, or None where it has none.
 

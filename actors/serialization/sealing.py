@@ -12,7 +12,7 @@ import cattrs
 import msgspec
 
 from ...storage.keys.subject_keys import KEY_ID_BYTES
-from ..errors import EncodingError
+from ..errors import DecodingError, EncodingError
 from .annotations import field_types, has_fields
 from .personal import default_of, personal_fields, plain_type
 
@@ -165,13 +165,23 @@ def _opened_structure(
         opened = dict(data)
         for name, forgotten in fields.items():
             value = opened.get(name)
-            if isinstance(value, msgspec.msgpack.Ext) and value.code == SEALED_CODE:
+            if _is_sealed(value):
                 content = keys.unseal(bytes(value.data))
                 opened[name] = forgotten if content is None else _decode(content)
+        left = next((name for name, value in opened.items() if _is_sealed(value)), None)
+        if left is not None:
+            raise DecodingError(
+                f"{cls.__name__}.{left} was stored sealed, as personal data, and is not marked any more: mark it with "
+                "Annotated[..., Personal(...)], or it cannot be read."
+            )
         return plainly(opened, target)
 
     setattr(structure, _SEALS, True)
     return structure
+
+
+def _is_sealed(value: Any) -> bool:
+    return isinstance(value, msgspec.msgpack.Ext) and value.code == SEALED_CODE
 
 
 def _is(value: Any, other: Any) -> bool:
@@ -224,10 +234,13 @@ def _sealed_within(data: Any) -> Iterator[None]:
 
 def _subject(cls: type, name: str, of: str, given: object) -> str:
     # Of a text that is an enum, say, what is stored of it.
-    subject = str.__str__(given) if isinstance(given, str) else str(given) if isinstance(given, UUID) else ""
+    if isinstance(given, str):
+        subject = str.__str__(given)
+    else:
+        subject = f"{given}" if isinstance(given, UUID | int) and not isinstance(given, bool) else ""
     if not subject:
         raise EncodingError(
             f"{cls.__name__}.{name} is personal data of whom {cls.__name__}.{of} names, and that is {given!r}: give it "
-            "the id of the subject, a text or a UUID."
+            "the id of the subject: a text, a UUID or a whole number."
         )
     return subject

@@ -176,13 +176,12 @@ class RunningProjection:
         self.schema = attrs.evolve(self.schema, forgotten_position=position)
 
     async def forget(self) -> None:
-        """Build anew what was begun before a subject was forgotten."""
+        """Build anew what was begun before a subject was forgotten.
+
+        One that is being built takes its place first, also where it has to be built once more: who forgets often would
+        have none ever get there.
+        """
         async with self._changing:
-            stale = self.building
-            if stale is not None and stale.stage == "building" and not self.schema.fits(stale.generation):
-                self.building = None
-                await stale.close()
-                self._drop_later([stale.generation])
             if self.building is None and not self.has_forgotten:
                 self.building = await self._build_new(await self._stored())
 

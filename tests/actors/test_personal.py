@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 
 from eventsrc import (
+    DecodingError,
     DefinitionError,
     EncodingError,
     Personal,
@@ -314,6 +315,41 @@ def test_upcasters_are_given_what_was_sealed_and_hand_on_what_is_forgotten() -> 
 def test_what_was_stored_before_a_field_was_marked_is_read_as_before() -> None:
     codecs = EventCodecs([NamedFirst], Serializer(keys=SubjectKeys(KeysInMemory())))
     assert codecs.decode(stored_event({"person": "ann", "name": "Ann"})) == NamedFirst("ann", "Ann")
+
+
+def test_a_field_that_is_not_marked_any_more_is_told() -> None:
+    @attrs.frozen
+    class Twofold:
+        who: str
+        name: Annotated[str, Personal("who", forgotten="")]
+        email: Annotated[str, Personal("who", forgotten="")]
+
+    @event("person.named")
+    class Careless:
+        who: str
+        name: Annotated[str, Personal("who", forgotten="")]
+        email: str
+
+    keys = SubjectKeys(KeysInMemory())
+    old = stored_event(stored(Twofold("ann", "Ann", "ann@example.org"), Serializer(keys=keys)))
+    with pytest.raises(DecodingError, match=r"Careless\.email was stored sealed, .* and is not marked any more"):
+        EventCodecs([Careless], Serializer(keys=keys)).decode(old)
+
+
+def test_whole_numbers_are_ids_and_other_things_are_not() -> None:
+    @attrs.frozen
+    class Numbered:
+        who: Any
+        name: Annotated[str, Personal("who", forgotten="")]
+
+    keys = SubjectKeys(KeysInMemory())
+    serializer = Serializer(keys=keys)
+    data = stored(Numbered(17, "Ann"), serializer)
+    keys.forget("17")
+    assert serializer.structure(data, Numbered) == Numbered(17, "")
+    for who in (True, None, 1.5, ""):
+        with pytest.raises(EncodingError, match="a text, a UUID or a whole number"):
+            serializer.unstructure(Numbered(who, "Ann"))
 
 
 def test_nothing_is_found_by_a_personal_field() -> None:

@@ -271,6 +271,20 @@ async def test_who_is_not_known_cannot_be_forgotten(store: EventStore | Path) ->
         assert (await runtime.actor(Person, "bob").state()).name == "Bob"
 
 
+async def test_a_store_without_a_place_for_keys_knows_nobody(tmp_path: Path) -> None:
+    class Elsewhere:
+        """A store of somebody's own."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(log, name)
+
+    log = MemoryLog()
+    store: Any = Elsewhere()
+    async with Runtime.open(store, aggregates=[]) as runtime:
+        with pytest.raises(UnknownSubject):
+            await runtime.forget("ann")
+
+
 async def test_only_who_writes_forgets(tmp_path: Path) -> None:
     async with Runtime.open(tmp_path / "store", **OPENED) as runtime:
         await fill(runtime)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 import trio
+import trio.testing
 from people_domain import OPENED, Directory, Message, Name, Names, Person, Register, Registered, Say
 from projection_cases import settle
 from test_command_line import eventsrc
@@ -16,6 +17,7 @@ from test_readers import child, say
 from eventsrc import MemoryLog, Runtime, SubjectForgotten
 from eventsrc.actors.views.sql import SqlViews
 from eventsrc.runtime import command_line
+from eventsrc.storage.store import EventStore
 
 READER = """
 from people_domain import Directory, Names
@@ -93,6 +95,25 @@ def _tasks(task: trio.lowlevel.Task | None) -> Iterator[trio.lowlevel.Task]:
             yield from _tasks(each)
 
 
+async def test_who_forgets_often_does_not_keep_a_view_from_being_built(store: EventStore | Path) -> None:
+    async with Runtime.open(store, **OPENED) as runtime:
+        await fill(runtime)
+        await runtime.actor(Person, "cat").ask(Register("Cat Secret"), wait_for=[Names])
+        names = runtime._projections.get(Names)
+        await runtime.projections.pause(Names)
+        await runtime.forget("ann")
+        with trio.fail_after(60):
+            while names.building is None:
+                await trio.sleep(0.001)
+        begun = names.building
+        await runtime.forget("bob")
+        await trio.testing.wait_all_tasks_blocked()
+        assert names.building is begun, "it shows one of them less, and takes its place before the next is begun"
+        await runtime.projections.resume(Names)
+        await runtime.forget("cat", wait_for=[Names])
+        assert {row.name for row in await runtime.view(Names.rows).all().rows()} == {"somebody"}
+
+
 async def test_a_view_in_sql_is_built_anew(tmp_path: Path, url: str) -> None:
     with closing(SqlViews(url)) as views:
         where = {Names: views, Directory: views}
@@ -138,7 +159,7 @@ async def test_a_sink_is_told(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
+def filled(tmp_path: Path) -> Path:
     async def write() -> None:
         async with Runtime.open(tmp_path / "store", **OPENED) as runtime:
             await fill(runtime)
@@ -147,20 +168,20 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-def test_a_subject_is_forgotten_where_no_runtime_has_the_store_open(store: Path) -> None:
-    held = [json.loads(line) for line in out("events", store, "--subject", "ann", "--unseal", "--json")]
+def test_a_subject_is_forgotten_where_no_runtime_has_the_store_open(filled: Path) -> None:
+    held = [json.loads(line) for line in out("events", filled, "--subject", "ann", "--unseal", "--json")]
     assert [event["position"] for event in held] == [1, 2]
     assert held[0]["payload"] == {"person": "ann", "name": "Ann Secret", "email": None}
     assert held[1]["payload"]["message"]["text"] == "hushed"
-    (line,) = out("forget", store, "ann", "--json")
+    (line,) = out("forget", filled, "ann", "--json")
     assert json.loads(line) == {"subject": "ann", "events": 2, "streams": ["person-ann"], "position": 5}
-    again = eventsrc("forget", store, "ann")
+    again = eventsrc("forget", filled, "ann")
     assert again.returncode == 1
     assert "it was forgotten before" in again.stderr
-    assert "it was forgotten before" in eventsrc("events", store, "--subject", "ann").stderr
-    assert "all sound" in out("verify", store)[-1]
+    assert "it was forgotten before" in eventsrc("events", filled, "--subject", "ann").stderr
+    assert "all sound" in out("verify", filled)[-1]
     left = [
-        json.loads(line)["payload"] for line in out("events", store, "--stream", "person-ann", "--unseal", "--json")
+        json.loads(line)["payload"] for line in out("events", filled, "--stream", "person-ann", "--unseal", "--json")
     ]
     assert left[0]["name"].keys() == left[1]["message"]["text"].keys() == {"sealed_with"}
 
@@ -179,21 +200,21 @@ async def test_a_running_store_is_asked_to_forget(tmp_path: Path) -> None:
 
 
 def test_what_is_sealed_is_shown_as_that_and_a_state_as_it_is(
-    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    filled: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shown = out("events", store)[0]
+    shown = out("events", filled)[0]
     assert '"name":{"sealed_with":"' in shown
     assert "Secret" not in shown
     monkeypatch.syspath_prepend(Path(__file__).parent)
-    for keys in ([], ["--keys", f"{store}.keys"]):
-        assert command_line.main(["show", str(store), "person-ann", "--import", "people_domain", "--json", *keys]) == 0
+    for keys in ([], ["--keys", f"{filled}.keys"]):
+        assert command_line.main(["show", str(filled), "person-ann", "--import", "people_domain", "--json", *keys]) == 0
         assert json.loads(capsys.readouterr().out)["state"]["name"] == "Ann Secret"
-    assert command_line.main(["blame", str(store), "person-ann", "--import", "people_domain", "--json"]) == 0
+    assert command_line.main(["blame", str(filled), "person-ann", "--import", "people_domain", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["name"]["value"] == "Ann Secret"
-    assert command_line.main(["diff", str(store), "person-ann", "0", "1", "--import", "people_domain", "--json"]) == 0
+    assert command_line.main(["diff", str(filled), "person-ann", "0", "1", "--import", "people_domain", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["changes"]["name"] == {"before": "", "after": "Ann Secret"}
-    (store.parent / "store.keys").rename(store.parent / "away")
-    assert command_line.main(["show", str(store), "person-ann", "--import", "people_domain"]) == 1
+    (filled.parent / "store.keys").rename(filled.parent / "away")
+    assert command_line.main(["show", str(filled), "person-ann", "--import", "people_domain"]) == 1
     assert "Give the file of keys that belongs to this store" in capsys.readouterr().err
 
 
