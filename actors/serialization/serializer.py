@@ -22,6 +22,7 @@ from .personal import (
     check_sealed,
     has_fields,
     has_personal_data,
+    is_refused,
     key_tags,
     personal_fields,
     plain_type,
@@ -151,9 +152,11 @@ class Serializer:
                 again = self.converter.structure(self.converter.unstructure(mark.forgotten, hint), hint)
             except Exception:
                 again = None
-            if type(again) is not type(mark.forgotten) or again != mark.forgotten:
+            is_same = type(again) is type(mark.forgotten) and again == mark.forgotten
+            if not is_same or is_refused(cls, name, mark.forgotten):
+                why = "its validator refuses" if is_same else f"is no {hint}"
                 raise SchemaError(
-                    f"{cls.__name__}.{name} would be {mark.forgotten!r} once it was forgotten, which is no {hint}: say "
+                    f"{cls.__name__}.{name} would be {mark.forgotten!r} once it was forgotten, which {why}: say "
                     f'what it is then: Personal("{mark.of}", forgotten=...).'
                 )
 
