@@ -63,6 +63,18 @@ def default_of(cls: type, name: str) -> Any:
     return None if default is attrs.NOTHING else default
 
 
+def is_refused(cls: type, name: str, value: Any) -> bool:
+    """Whether a validator of attrs' own, which looks at nothing but the value, does not let a field have it."""
+    field = attrs.fields_dict(cls)[name] if attrs.has(cls) else None
+    if field is None or field.validator is None or type(field.validator).__module__ != "attr.validators":
+        return False
+    try:
+        field.validator(None, field, value)
+    except Exception:
+        return True
+    return False
+
+
 def plain_type(cls: type, name: str) -> Any:
     """The type of a personal field, without its mark."""
     return typing.get_args(field_types(cls, with_marks=True)[name])[0]

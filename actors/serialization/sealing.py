@@ -4,7 +4,7 @@ A sealed value is a MessagePack extension that says by which key it is opened.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeGuard
 from uuid import UUID
 
 import attrs
@@ -180,7 +180,7 @@ def _opened_structure(
     return structure
 
 
-def _is_sealed(value: Any) -> bool:
+def _is_sealed(value: Any) -> TypeGuard[msgspec.msgpack.Ext]:
     return isinstance(value, msgspec.msgpack.Ext) and value.code == SEALED_CODE
 
 

@@ -17,7 +17,7 @@ from cattrs.strategies import configure_union_passthrough
 from ...storage.errors import EventSourcingError, StoreError
 from ..errors import DecodingError, DefinitionError, EncodingError, SchemaError
 from .annotations import has_fields
-from .personal import check_personal, has_personal_data, personal_fields, plain_type
+from .personal import check_personal, has_personal_data, is_refused, personal_fields, plain_type
 from .sealing import Sealing, check_sealed, key_tags, sealing, seals, unsealed
 
 T = TypeVar("T")
@@ -146,11 +146,13 @@ class Serializer:
                 again = self.converter.structure(self.converter.unstructure(mark.forgotten, hint), hint)
             except Exception:
                 again = None
-            if type(again) is not type(mark.forgotten) or again != mark.forgotten:
+            is_same = type(again) is type(mark.forgotten) and again == mark.forgotten
+            if not is_same or is_refused(cls, name, mark.forgotten):
                 written = hint.__name__ if isinstance(hint, type) else hint
+                why = "its validator refuses" if is_same else f"is no {written}"
                 raise SchemaError(
-                    f"{cls.__name__}.{name} would be {mark.forgotten!r} once it was forgotten, which is no {written}: "
-                    f'say what it is then: Personal("{mark.of}", forgotten=...).'
+                    f"{cls.__name__}.{name} would be {mark.forgotten!r} once it was forgotten, which {why}: say what "
+                    f'it is then: Personal("{mark.of}", forgotten=...).'
                 )
 
     def _culprit(self, cls: type) -> str:

@@ -132,6 +132,12 @@ class WithoutPlaceholder:
 
 
 @attrs.frozen
+class WithValidator:
+    person: str
+    name: Annotated[str, Personal("person", forgotten="")] = attrs.field(validator=attrs.validators.min_len(3))
+
+
+@attrs.frozen
 class InUnion:
     person: str
     name: Annotated[str, Personal("person", forgotten="")] | None
@@ -198,6 +204,7 @@ class Later:
         (OfNobody, r"OfNobody\.name is personal data of 'person', which is no field of it"),
         (OfItself, r"OfItself\.name is personal data of 'name', which is personal itself"),
         (WithoutPlaceholder, r"name would be None once it was forgotten, which is no str: say what it is then"),
+        (WithValidator, r"name would be '' once it was forgotten, which its validator refuses: say"),
         (InUnion, r"InUnion\.name is .*: a field is personal as a whole"),
         (InList, r"InList\.names is .*: a field is personal as a whole"),
         (Twice, r"Twice\.name is .* and of one subject"),
