@@ -161,7 +161,8 @@ class Forgetting:
             # Read here: nothing is to be sealed for them before.
             for subject in self._keys.unfinished:
                 async with self._one_at_a_time:
-                    await self._do(_Request(subject), interrupted=True)
+                    if subject in self._keys.unfinished:  # nobody has asked again meanwhile
+                        await self._do(_Request(subject), interrupted=True)
         except Exception as error:
             is_expected = isinstance(error, EventSourcingError)
             logger.warning("a subject is not wholly forgotten yet: %s", error, exc_info=None if is_expected else error)
