@@ -1,7 +1,9 @@
-"""`eventsrc forget`: a subject is forgotten, by the runtime that has the store open or by this process."""
+"""`eventsrc forget`, by the runtime that has the store open or by this process, and `eventsrc keys`, their copy."""
 
 import argparse
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 
 import attrs
 import trio
@@ -9,7 +11,7 @@ import trio
 from ..arguments import check_subject
 from ..forgetting import Forgotten
 from ..runtime import Runtime
-from .domain_modules import add_keys
+from .domain_modules import add_keys, keys_in
 from .output import print_rows
 from .steering import ask_writer, check_store
 
@@ -35,6 +37,15 @@ async def _forget(options: argparse.Namespace) -> Forgotten:
         return await runtime.forget(options.subject, even_in_sagas=options.even_in_sagas)
 
 
+def copy_keys(options: argparse.Namespace) -> int:
+    """`eventsrc keys PATH DESTINATION`."""
+    with closing(keys_in(options)) as keys:
+        keys.copy_to(Path(options.destination))
+        facts = {"keys": keys.path, "copy": options.destination}
+    print_rows([facts], as_json=options.json)
+    return 0
+
+
 def add_commands(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
     """Add these commands to the command line."""
     forgetting = add("forget", "destroy the keys of a subject, so that nobody can read its personal data any more")
@@ -44,3 +55,8 @@ def add_commands(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
     )
     add_keys(forgetting)
     forgetting.set_defaults(run=run_forget)
+
+    keys = add("keys", "copy the keys of personal data, in the place of an older copy; they may be in use")
+    keys.add_argument("destination", metavar="DESTINATION", help="the file to be written")
+    add_keys(keys)
+    keys.set_defaults(run=copy_keys)

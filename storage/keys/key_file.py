@@ -16,6 +16,7 @@ from typing import Final, Literal, TypeAlias
 from urllib.parse import quote
 
 from ..environment.folder import sync_folder
+from ..errors import FileWriteFailed
 from .errors import SubjectKeysUnusable
 from .key_table import SubjectKey
 
@@ -115,6 +116,16 @@ class KeyFile:
             self._openings += 1
         return self._reading
 
+    def copy_to(self, destination: Path) -> None:
+        if destination.resolve() == Path(self.path).resolve():
+            raise SubjectKeysUnusable(self.path, "a copy cannot take its own place", "Name another file for the copy")
+        with self._reading_lock, self._translated():
+            reading = self._to_read(self._place_now())
+            if reading is None:
+                raise SubjectKeysUnusable(self.path, "there is no such file", "Name it: --keys FILE")
+            with _written_anew(destination) as new, closing(sqlite3.connect(new)) as copy:
+                reading.backup(copy)
+
     # --- writing ---
 
     def add(self, keys: Sequence[SubjectKey]) -> None:
@@ -212,9 +223,7 @@ class KeyFile:
         if self._is_there():
             return
         path = Path(self.path)
-        new = path.with_name(f".{path.name}.new")
-        new.unlink(missing_ok=True)
-        os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, ACCESS))
+        new = _begun(path)
         with closing(sqlite3.connect(new, isolation_level=None)) as connection:
             connection.executescript(
                 f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {KEYS_FORMAT}; {_CREATE}"
@@ -281,3 +290,28 @@ class KeyFile:
                 if connection is not None:
                     connection.close()
             self._reading = self._writing = None
+
+
+def _begun(path: Path) -> Path:
+    """An empty file beside the one that is to be at `path`, which nobody else may read."""
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, ACCESS))
+    return new
+
+
+@contextmanager
+def _written_anew(path: Path) -> Iterator[Path]:
+    """A file to be written in the block; it is at `path` afterwards, durably. Raises `FileWriteFailed`."""
+    try:
+        new = _begun(path)
+        try:
+            yield new
+            with new.open("rb") as file:
+                os.fsync(file.fileno())
+            new.replace(path)
+        finally:
+            new.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise FileWriteFailed(str(path), str(error)) from error

@@ -1,7 +1,10 @@
 """The port to where keys are kept, and keys that are kept in memory, for stores that are, too."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol
+
+from .errors import SubjectKeysUnusable
 
 
 class SubjectKey(NamedTuple):
@@ -64,6 +67,9 @@ class KeyTable(Protocol):
     def forgotten(self, subject: str) -> None:
         """All is done: nothing says any more whose keys they were."""
 
+    def copy_to(self, destination: Path) -> None:
+        """Put a copy into a file, in the place of an older one. Raises `FileWriteFailed`, `SubjectKeysUnusable`."""
+
     def close(self) -> None:
         """Close it. Idempotent."""
 
@@ -116,6 +122,9 @@ class KeysInMemory:
     def forgotten(self, subject: str) -> None:
         for key_id in self.unfinished().get(subject, ()):
             self._keys[key_id] = SubjectKey(key_id, "", None)
+
+    def copy_to(self, destination: Path) -> None:
+        raise SubjectKeysUnusable(self.path, "they are in memory, and have no copy", "Keep the store on a disk")
 
     def close(self) -> None:
         """Nothing is open."""

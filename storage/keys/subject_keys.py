@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from .errors import PrivacyUnavailable, SealedDataDamaged, SubjectKeyMissing
@@ -210,6 +211,13 @@ class SubjectKeys:
     def forgotten(self, subject: str) -> None:
         """All is done: the file does not say any more whose keys they were. Raises `SubjectKeysUnusable`."""
         self._table.forgotten(subject)
+
+    def copy_to(self, destination: Path) -> None:
+        """Put a copy of the file in the place of an older one, while it is in use or not.
+
+        It has every key of what was answered before. Raises `FileWriteFailed`, `SubjectKeysUnusable`.
+        """
+        self._table.copy_to(destination)
 
     def close(self) -> None:
         """Close the file. Idempotent. Raises `SubjectKeysUnusable`."""

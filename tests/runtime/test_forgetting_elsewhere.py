@@ -1,6 +1,7 @@
 """Forgetting where several have a part in it: other processes, databases, the command line."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -216,6 +217,33 @@ def test_what_is_sealed_is_shown_as_that_and_a_state_as_it_is(
     (filled.parent / "store.keys").rename(filled.parent / "away")
     assert command_line.main(["show", str(filled), "person-ann", "--import", "people_domain"]) == 1
     assert "Give the file of keys that belongs to this store" in capsys.readouterr().err
+
+
+async def test_the_keys_of_a_store_in_use_are_copied_with_the_newest(tmp_path: Path) -> None:
+    copy = tmp_path / "safe.keys"
+    async with Runtime.open(tmp_path / "store", **OPENED) as runtime:
+        await fill(runtime)
+        await runtime.backup(tmp_path / "backup")
+        for _ in ("none is there", "an older one is there"):
+            done = await trio.to_thread.run_sync(eventsrc, "keys", tmp_path / "store", copy)
+            assert (done.returncode, done.stderr) == (0, "")
+    assert copy.stat().st_mode & 0o777 == 0o600
+    async with Runtime.open(tmp_path / "backup", **OPENED, keys=copy) as runtime:
+        for name in ("ann", "bob"):
+            assert (await runtime.actor(Person, name).state()).name == f"{name.title()} Secret"
+    assert set(os.listdir(tmp_path)) == {"store", "store.keys", "backup", copy.name}  # noqa: PTH208 (in an async test)
+
+
+def test_keys_that_cannot_be_copied_are_told(filled: Path) -> None:
+    nowhere = filled.parent / "nowhere"
+    for arguments, said in (
+        ((filled, nowhere / "copy"), "cannot be written: "),
+        ((filled, filled.parent / "copy", "--keys", nowhere), "there is no such file"),
+        ((filled, f"{filled}.keys"), "a copy cannot take its own place"),
+    ):
+        refused = eventsrc("keys", *arguments)
+        assert refused.returncode == 1
+        assert said in refused.stderr
 
 
 def out(*arguments: object) -> list[str]:
