@@ -4,7 +4,8 @@ import argparse
 import importlib
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from ...actors.aggregates.aggregate import Aggregate
@@ -53,14 +54,17 @@ def add_keys(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keys", metavar="FILE", help="the keys of personal data; by default PATH.keys")
 
 
-def keys_in(options: argparse.Namespace) -> SubjectKeys:
-    """The keys of the store that a command is about, to be read."""
-    keys = keys_of(options.path, options.keys, "reader")
+def keys_in(options: argparse.Namespace, path: str | Path | None) -> SubjectKeys:
+    """The keys of the store that a command is about, to be read, or those at `path`."""
+    keys = keys_of(options.path, path, "reader")
     assert keys is not None, "a path has a place for keys"
     return keys
 
 
-def aggregate_of(stream: str, options: argparse.Namespace, path: str | None = None) -> tuple[AggregateType, str]:
+@contextmanager
+def aggregate_of(
+    stream: str, options: argparse.Namespace, path: str | None = None
+) -> Iterator[tuple[AggregateType, str]]:
     """The type and id of the aggregate that a stream belongs to, among the classes of the modules in the options.
 
     Its personal data are read by the keys of the store that the command is about; or of another, which is at `path`,
@@ -77,5 +81,5 @@ def aggregate_of(stream: str, options: argparse.Namespace, path: str | None = No
             f"{', '.join(sorted(known)) or 'none'}."
         )
     own = None if path is None else Path(f"{path}{KEYS_SUFFIX}")
-    keys = keys_of(options.path, own if own is not None and own.exists() else options.keys, "reader")
-    return AggregateType(known[category], Serializer(keys=keys)), aggregate_id
+    with closing(keys_in(options, own if own is not None and own.exists() else options.keys)) as keys:
+        yield AggregateType(known[category], Serializer(keys=keys)), aggregate_id

@@ -44,7 +44,7 @@ def print_streams(options: argparse.Namespace) -> int:
 
 def print_events(options: argparse.Namespace) -> int:
     """`eventsrc events PATH`."""
-    with closing(LogReader.open(options.path)) as log, closing(keys_in(options)) as keys:
+    with closing(LogReader.open(options.path)) as log, closing(keys_in(options, options.keys)) as keys:
         # What is followed may be still to come.
         if not options.follow:
             if options.stream is not None:

@@ -52,8 +52,8 @@ def print_difference(options: argparse.Namespace) -> int:
         changes: dict[str, tuple[Any, Any]] = {}
         values: list[Change] = []
         if options.modules:
-            aggregate = aggregate_of(options.stream, options)
-            changes, values = trio.run(changes_of_state, log, *aggregate, *versions)
+            with aggregate_of(options.stream, options) as aggregate:
+                changes, values = trio.run(changes_of_state, log, *aggregate, *versions)
         events = _events_between(log, options.stream, *versions)
         if options.json:
             data: dict[str, Any] = {"stream": options.stream}
@@ -108,13 +108,14 @@ def _print_divergence(options: argparse.Namespace) -> int:
                     print(f"{name}\t", end="")
                     print_event(event, as_json=False)
         if options.modules:
-            here = aggregate_of(options.stream, options)
-            there = aggregate_of(options.stream, options, options.other)
-            states = [trio.run(_state_data, log, *here), trio.run(_state_data, other, *there)]
+            with aggregate_of(options.stream, options) as aggregate:
+                here = trio.run(_state_data, log, *aggregate)
+            with aggregate_of(options.stream, options, options.other) as aggregate:
+                there = trio.run(_state_data, other, *aggregate)
             written: Callable[[Any], Any] = (lambda value: value) if options.json else compact_json
             rows = [
-                {"field": field, "here": written(here), "there": written(there)}
-                for field, (here, there) in changes_between(*states).items()
+                {"field": field, "here": written(value_here), "there": written(value_there)}
+                for field, (value_here, value_there) in changes_between(here, there).items()
             ]
             print_rows(rows, as_json=options.json)
     return 0
@@ -127,8 +128,7 @@ async def _state_data(log: LogReader, aggregate_type: AggregateType, aggregate_i
 
 def print_blame(options: argparse.Namespace) -> int:
     """`eventsrc blame PATH STREAM --import MODULE`."""
-    with closing(LogReader.open(options.path)) as log:
-        aggregate = aggregate_of(options.stream, options)
+    with closing(LogReader.open(options.path)) as log, aggregate_of(options.stream, options) as aggregate:
         check_stream(log, options.stream)
         found = trio.run(blame, log, *aggregate)
     if options.json:

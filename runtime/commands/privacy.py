@@ -39,7 +39,7 @@ async def _forget(options: argparse.Namespace) -> Forgotten:
 
 def copy_keys(options: argparse.Namespace) -> int:
     """`eventsrc keys PATH DESTINATION`."""
-    with closing(keys_in(options)) as keys:
+    with closing(keys_in(options, options.keys)) as keys:
         keys.copy_to(Path(options.destination))
         facts = {"keys": keys.path, "copy": options.destination}
     print_rows([facts], as_json=options.json)

@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any
 
@@ -36,11 +36,11 @@ def print_replay(options: argparse.Namespace) -> int:
     except ArgumentInvalid as error:
         print(f"eventsrc: {_in_options(str(error))}", file=sys.stderr)
         return EXIT_USAGE
-    with closing(LogReader.open(options.path)) as log:
+    with closing(LogReader.open(options.path)) as log, ExitStack() as stack:
         if options.stream is not None:
             check_stream(log, options.stream)
         check_types(log, selection.type_names)
-        replay = _replay(log, selection, options)
+        replay = _replay(log, selection, options, stack)
         if selection.mode == "from_snapshot":
             print(_beginning(log, options.stream, replay.snapshot_version), file=sys.stderr)
         trio.run(partial(run_on_console, replay, step=options.step))
@@ -79,7 +79,7 @@ def _in_options(words: str) -> str:
     return words
 
 
-def _replay(log: LogReader, selection: Selection, options: argparse.Namespace) -> Replay:
+def _replay(log: LogReader, selection: Selection, options: argparse.Namespace, stack: ExitStack) -> Replay:
     show: Callable[[StoredEvent], Any] = partial(print_event, as_json=options.json)
     how: dict[str, Any] = {
         "speed": options.speed,
@@ -88,7 +88,8 @@ def _replay(log: LogReader, selection: Selection, options: argparse.Namespace) -
         "into": _letting_steer(show) if options.step or is_typed() else show,
     }
     if options.modules:
-        return AggregateReplay(log, *aggregate_of(selection.stream or "", options), selection, **how)
+        aggregate = stack.enter_context(aggregate_of(selection.stream or "", options))
+        return AggregateReplay(log, *aggregate, selection, **how)
     return Replay(log, selection, **how)
 
 

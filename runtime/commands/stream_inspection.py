@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import trio
@@ -36,8 +37,8 @@ def print_stream(options: argparse.Namespace) -> int:
             "snapshot": None if snapshot is None else _snapshot_data(snapshot),
         }
         if options.modules:
-            aggregate_type, aggregate_id = aggregate_of(options.stream, options)
-            found = trio.run(lambda: state_at(log, aggregate_type, aggregate_id, version=version))
+            with aggregate_of(options.stream, options) as (aggregate_type, aggregate_id):
+                found = trio.run(partial(state_at, log, aggregate_type, aggregate_id, version=version))
             data |= {"state": aggregate_type.data(found.state), "is_deleted": found.state.is_deleted}
         if options.json:
             print_json_with(data, "events", (event_data(event) for event in _events(log, options.stream, version)))

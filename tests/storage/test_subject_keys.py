@@ -7,7 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -22,8 +22,9 @@ from eventsrc.storage.keys.key_table import KeysInMemory, KeyTable, SubjectKey
 
 
 @pytest.fixture(params=["file", "memory"])
-def table(request: pytest.FixtureRequest, tmp_path: Path) -> KeyTable:
-    return KeyFile(tmp_path / "keys") if request.param == "file" else KeysInMemory()
+def table(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[KeyTable]:
+    with closing(KeyFile(tmp_path / "keys") if request.param == "file" else KeysInMemory()) as opened:
+        yield opened
 
 
 def key_of(number: int) -> SubjectKey:
@@ -199,7 +200,8 @@ def test_what_was_destroyed_is_destroyed_again_in_an_older_copy(tmp_path: Path) 
         keys.flush()
     shutil.copy(tmp_path / "keys", tmp_path / "old")
     with closing(SubjectKeys(KeyFile(tmp_path / "old"))) as old:
-        secrets = [key.secret or b"" for key in KeyFile(tmp_path / "keys").of_subject("ann")]
+        with closing(KeyFile(tmp_path / "keys")) as file:
+            secrets = [key.secret or b"" for key in file.of_subject("ann")]
         unknown = os.urandom(16)
         assert old.unseal(sealed) == b"value"
         assert old.forget_again([sealed[:16], unknown])
@@ -340,7 +342,8 @@ def test_somebody_who_reads_for_long_is_named_as_what_keeps_a_key(
         assert keys.unseal(sealed) is None, "it is destroyed by then"
         after = keys.seal("ann", b"value")
         keys.flush()
-        assert SubjectKeys(KeyFile(tmp_path / "keys", "read")).unseal(after) == b"value"
+        with closing(SubjectKeys(KeyFile(tmp_path / "keys", "read"))) as reading:
+            assert reading.unseal(after) == b"value"
         other.execute("COMMIT")
         keys.forget("ann")
         assert (keys.unseal(sealed), keys.unseal(after)) == (None, None)
@@ -403,7 +406,8 @@ def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
         assert keys.unseal(sealed) == b"value", "it was not lost: the next flush may keep it"
         (tmp_path / "none").mkdir()
         keys.flush()
-        assert SubjectKeys(KeyFile(tmp_path / "none" / "keys")).unseal(sealed) == b"value"
+        with closing(SubjectKeys(KeyFile(tmp_path / "none" / "keys"))) as again:
+            assert again.unseal(sealed) == b"value"
 
 
 def test_threads_may_seal_flush_and_forget_at_once(tmp_path: Path) -> None:
