@@ -6,6 +6,7 @@ sealed to the same bytes, so that equal states stay equal, and that is all that 
 
 import secrets
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -24,6 +25,8 @@ V = TypeVar("V")
 KEY_ID_BYTES: Final = 16
 SECRET_BYTES: Final = 64
 """Of AES-SIV with 256 bits."""
+LOOK_SECONDS: Final = 0.1
+"""How long a process that writes goes on without looking whether another one has changed the keys."""
 CIPHERS_CACHED_MAX: Final = 10_000
 """Keys that are kept ready, and subjects whose key is known; others are looked up."""
 
@@ -46,6 +49,8 @@ class SubjectKeys:
         """The same by subject."""
         self._leaving: dict[str, tuple[bytes, AESSIV]] = {}
         """What is sealed for these subjects can be opened by nobody once their keys are destroyed."""
+        self._look_at = 0.0
+        """When to look (`time.monotonic`) whether another process has changed the table."""
         self._version: object = None
         """Of the table, when what is kept ready was looked up."""
         self._changing = threading.Lock()
@@ -91,7 +96,14 @@ class SubjectKeys:
             raise SealedDataDamaged(self.path, key_id) from error
 
     def _look_for_changes(self) -> None:
-        """Keys that are kept ready are looked up again: another process may have destroyed one, for another copy."""
+        """Keys that are kept ready are looked up again where the table has changed.
+
+        By another process, that is: a reader looks each time, and who writes now and then, since one is to.
+        """
+        now = time.monotonic()
+        if now < self._look_at and not self._table.is_shared:
+            return
+        self._look_at = now + LOOK_SECONDS
         version = self._table.version()
         if version != self._version:
             self._version = version
@@ -182,7 +194,8 @@ class SubjectKeys:
         """
         with self._changing:
             self._add_new()
-            return self._table.destroy(subject)
+            with self._looked_up_again():
+                return self._table.destroy(subject)
 
     def forget_again(self, key_ids: Sequence[bytes]) -> bool:
         """Destroy keys of which is known that they were destroyed; returns whether any had to be.
@@ -194,9 +207,18 @@ class SubjectKeys:
         found = {key_id: self._table.find(key_id) for key_id in key_ids}
         again = [key_id for key_id, key in found.items() if key is None or key.secret is not None]
         if again:
-            with self._changing:
+            with self._changing, self._looked_up_again():
                 self._table.destroy_again(again)
         return bool(again)
+
+    @contextmanager
+    def _looked_up_again(self) -> Iterator[None]:
+        """Around a change of the table that what is kept ready must not outlast, however it ends."""
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._look_at = 0.0
 
     def sweep(self) -> None:
         """Take out of the file what an interrupted `forget` may have left. Raises `SubjectKeysUnusable`."""

@@ -304,7 +304,10 @@ def test_nobody_else_may_read_the_keys(tmp_path: Path, suffix: str) -> None:
         assert stat.S_IMODE((tmp_path / f"keys{suffix}").stat().st_mode) == 0o600
 
 
-def test_two_that_write_the_same_file_notice_what_the_other_has_forgotten(tmp_path: Path) -> None:
+def test_two_that_write_the_same_file_notice_what_the_other_has_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventsrc.storage.keys.subject_keys.LOOK_SECONDS", 0.0)
     with (
         closing(SubjectKeys(KeyFile(tmp_path / "keys"))) as keys,
         closing(SubjectKeys(KeyFile(tmp_path / "keys"))) as others,
