@@ -110,16 +110,26 @@ class HeldUp:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.copies = 0
         self._begun, self._may_go_on = Semaphore(0), Semaphore(0)
-        real = Outlet.__init__
+        real, close = Outlet.__init__, Outlet.close
+        emptying: dict[Outlet, Thread] = {}
 
         def hold_up(outlet: Outlet, descriptor: int) -> None:
             self.copies += 1
             source, sink = os.pipe()
             real(outlet, sink)
             os.close(sink)
-            Thread(target=self._empty, args=(source, os.dup(descriptor), outlet)).start()
+            emptying[outlet] = Thread(target=self._empty, args=(source, os.dup(descriptor), outlet))
+            emptying[outlet].start()
+
+        def close_emptied(outlet: Outlet) -> None:
+            # A copy has ended for who reads it when all of it is in the file, not when the pipe has taken it.
+            if outlet.is_cut:
+                emptying[outlet].join()
+            close(outlet)
+            emptying[outlet].join()
 
         monkeypatch.setattr(Outlet, "__init__", hold_up)
+        monkeypatch.setattr(Outlet, "close", close_emptied)
 
     def _empty(self, source: int, descriptor: int, outlet: Outlet) -> None:
         with os.fdopen(source, "rb") as pipe, os.fdopen(descriptor, "wb") as file:
