@@ -1,7 +1,7 @@
 """Reading the log from a program: which events are wanted, and iterators over them."""
 
 import heapq
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import chain, groupby
 from operator import attrgetter
@@ -119,13 +119,17 @@ def read_events(
 
 
 def _in_order(found: Sequence[Iterator[list[StoredEvent]]], *, backwards: bool) -> Iterator[list[StoredEvent]]:
-    """The events of several searches by their positions, each once."""
+    """The batches of a search; of several the events one by one, see `merged`."""
     if len(found) == 1:
-        yield from found[0]
-        return
-    merged = heapq.merge(*map(chain.from_iterable, found), key=attrgetter("position"), reverse=backwards)
-    for _, same in groupby(merged, key=attrgetter("position")):
-        yield [next(same)]
+        return found[0]
+    return ([event] for event in merged(map(chain.from_iterable, found), backwards=backwards))
+
+
+def merged(found: Iterable[Iterator[StoredEvent]], *, backwards: bool = False) -> Iterator[StoredEvent]:
+    """The events of several searches by their positions, each once."""
+    position = attrgetter("position")
+    for _, same in groupby(heapq.merge(*found, key=position, reverse=backwards), key=position):
+        yield next(same)
 
 
 def with_subject(

@@ -32,8 +32,7 @@ from ..actors.background import in_background
 from ..actors.errors import EncodingError, RuntimeClosed
 from ..actors.future import TrioFuture
 from ..actors.journal.journal import CommitSeries, Journal, Write
-from ..actors.messages import stored_name
-from ..actors.sagas.instance import ENDINGS
+from ..actors.sagas.instance import ENDING_TYPES
 from ..actors.sagas.supervisor import SagaSupervisor
 from ..actors.serialization.sealing import KEY_TAG_PREFIX, key_tag
 from ..actors.subjects import SUBJECT_FORGOTTEN
@@ -57,7 +56,6 @@ SUBJECTS_STREAM: Final = "eventsrc.subjects"
 RETRY_SECONDS: Final = 60.0
 """After which what was interrupted, and could not be finished, is tried again."""
 WHAT_IS_LEFT: Final = "Where its keys were destroyed, the rest is done when the store is opened again."
-_ENDINGS: Final = {stored_name(ending) for ending in ENDINGS}
 
 logger = logging.getLogger("eventsrc.forgetting")
 
@@ -301,4 +299,4 @@ def _check_encodable(metadata: Mapping[str, Any], limits: Limits) -> None:
 
 def _is_under_way(newest: StoredEvent) -> bool:
     """Whether the newest event of a stream is one of a saga that has not ended."""
-    return newest.kind == "saga_step" and newest.type not in _ENDINGS
+    return newest.kind == "saga_step" and newest.type not in ENDING_TYPES

@@ -126,16 +126,15 @@ class Scenario(Generic[A]):
 
     def given(self, *events: object) -> "Scenario[A]":
         """Apply events of the past. Raises `ArgumentInvalid` for what is none that the aggregate applies."""
-        for event in self._as_stored(events):
+        for event in events:
             codec = self._type.codecs.get(type(event))
-            if codec is not None:
-                self._past.append((codec, self._type.encode_event(codec, event)[0]))
-            applier = self._type.appliers.get(type(event))
-            if applier is None:
+            if codec is None:
                 names = ", ".join(each.__name__ for each in self._type.appliers)
                 advice = f"give objects of events that {type(self.state).__name__} applies: {names}"
                 raise ArgumentInvalid("event", event, advice)
-            applier(self.state, event)
+            payload, as_stored = self._type.encode_event(codec, event)
+            self._past.append((codec, payload))
+            self._type.appliers[codec.event_class](self.state, as_stored)
         self._version += len(events)
         return self
 

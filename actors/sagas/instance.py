@@ -7,6 +7,7 @@ import attrs
 import msgspec
 
 from ...storage.record import StoredEvent
+from ..messages import stored_name
 from ..projections.projection import EventMeta, Projection, Table, on
 from .events import (
     CompensationBegun,
@@ -49,6 +50,8 @@ ENDINGS: Final[Mapping[type, SagaState]] = {
     SagaCompensated: "compensated",
     SagaAbandoned: "abandoned",
 }
+ENDING_TYPES: Final = frozenset(map(stored_name, ENDINGS))
+"""Their stored names: the newest record of a saga that has ended is one of these."""
 
 
 @attrs.frozen

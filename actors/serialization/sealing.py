@@ -42,6 +42,11 @@ class Sealing(Protocol):
         """The value; None where its subject was forgotten."""
 
 
+def is_sealed(value: Any) -> TypeGuard[msgspec.msgpack.Ext]:
+    """Whether it is a sealed value, as it is stored."""
+    return isinstance(value, msgspec.msgpack.Ext) and value.code == SEALED_CODE
+
+
 def key_id_of(sealed: msgspec.msgpack.Ext) -> bytes:
     """The id of the key that opens a sealed value, with which it begins."""
     return bytes(sealed.data)[:KEY_ID_BYTES]
@@ -165,10 +170,10 @@ def _opened_structure(
         opened = dict(data)
         for name, forgotten in fields.items():
             value = opened.get(name)
-            if _is_sealed(value):
+            if is_sealed(value):
                 content = keys.unseal(bytes(value.data))
                 opened[name] = forgotten if content is None else _decode(content)
-        left = next((name for name, value in opened.items() if _is_sealed(value)), None)
+        left = next((name for name, value in opened.items() if is_sealed(value)), None)
         if left is not None:
             raise DecodingError(
                 f"{cls.__name__}.{left} was stored sealed, as personal data, and is not marked any more: mark it with "
@@ -178,10 +183,6 @@ def _opened_structure(
 
     setattr(structure, _SEALS, True)
     return structure
-
-
-def _is_sealed(value: Any) -> TypeGuard[msgspec.msgpack.Ext]:
-    return isinstance(value, msgspec.msgpack.Ext) and value.code == SEALED_CODE
 
 
 def _is(value: Any, other: Any) -> bool:

@@ -1,13 +1,11 @@
 """What the command line shows of a store: its streams and its events."""
 
 import argparse
-import heapq
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
-from operator import attrgetter
 from typing import Any, Final
 
 import attrs
@@ -20,7 +18,7 @@ from ...storage.query import find_events, find_streams, position_at
 from ...storage.reader import LogReader
 from ...storage.record import StoredEvent
 from ..errors import UnknownSubject
-from ..events import with_subject
+from ..events import merged, with_subject
 from ..known_names import check_stream, check_types
 from .domain_modules import keys_in
 from .output import compact_json, format_time, print_json, print_tables
@@ -97,8 +95,7 @@ def _found(log: LogReader, options: argparse.Namespace, keys: SubjectKeys, after
     tags = with_subject(options.tags, options.subject, keys)
     if not tags:
         raise UnknownSubject(options.subject, keys.path)
-    searches = (_tagged(log, options, after, each) for each in tags)
-    return heapq.merge(*searches, key=attrgetter("position"))
+    return merged(_tagged(log, options, after, each) for each in tags)
 
 
 def _tagged(

@@ -9,11 +9,10 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, Final, TextIO
 
-import msgspec
 import rich.console
 import rich.table
 
-from ...actors.serialization.sealing import SEALED_CODE, key_id_of
+from ...actors.serialization.sealing import is_sealed, key_id_of
 from ...storage.record import utc_time
 
 NUMBERS: Final = (
@@ -76,7 +75,7 @@ def _takes_all() -> bool:
 
 def _json_fallback(value: object) -> object:
     """JSON has no bytes: Base64 stands for them; nor times: ISO 8601; nor what is sealed: the key that opens it."""
-    if isinstance(value, msgspec.msgpack.Ext) and value.code == SEALED_CODE:
+    if is_sealed(value):
         return {"sealed_with": key_id_of(value).hex()}
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()

@@ -19,9 +19,8 @@ from ...actors.aggregates.recovery import apply_event, recover
 from ...actors.aggregates.snapshot_proof import verdict
 from ...actors.errors import RuntimeClosed
 from ...actors.journal.thread_journal import ThreadJournal
-from ...actors.messages import stored_name
 from ...actors.sagas.context import CALL_KEY
-from ...actors.sagas.instance import ENDINGS
+from ...actors.sagas.instance import ENDING_TYPES
 from ...storage.archive.archive import SEGMENT_EVENTS_MAX, pack_segment
 from ...storage.archive.compacted import Compacted, SegmentRange
 from ...storage.archive.compaction import (
@@ -50,7 +49,6 @@ LOWEST_PRIORITY: Final = 19
 SLICE_EVENTS: Final = 32
 """Events that are read, or replayed, before others get their turn."""
 T = TypeVar("T")
-_ENDINGS: Final = {stored_name(ending) for ending in ENDINGS}
 
 logger = logging.getLogger("eventsrc.compaction")
 
@@ -163,7 +161,7 @@ class Compactor:
             raise CompactionRefused(stream, "there is no such stream")
         (newest,) = self._log.read_stream(stream, from_version=head.version, limit=1)
         if newest.kind == "saga_step":
-            ending = "" if newest.type in _ENDINGS else ", which has not ended"
+            ending = "" if newest.type in ENDING_TYPES else ", which has not ended"
             raise CompactionRefused(stream, f"it is the stream of a saga{ending}")
         if aggregate_type is None:
             raise CompactionRefused(
@@ -256,7 +254,7 @@ class Compactor:
         if saga is None or saga in ended:
             return
         (newest,) = self._log.read_stream(saga, backwards=True, limit=1)
-        if newest.type not in _ENDINGS:
+        if newest.type not in ENDING_TYPES:
             raise CompactionRefused(stream, f"the saga {saga!r}, which has sent it commands, has not ended")
         ended.add(saga)
 

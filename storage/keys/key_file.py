@@ -72,7 +72,7 @@ class KeyFile:
 
     @property
     def is_empty(self) -> bool:
-        return not Path(self.path).exists()
+        return not self._path.exists()
 
     def of_subject(self, subject: str) -> list[SubjectKey]:
         return self._select(f"{_OF_SUBJECT} AND slot IS NOT NULL ORDER BY id", subject)
@@ -117,7 +117,7 @@ class KeyFile:
         return self._reading
 
     def copy_to(self, destination: Path) -> None:
-        if destination.resolve() == Path(self.path).resolve():
+        if destination.resolve() == self._path.resolve():
             raise SubjectKeysUnusable(self.path, "a copy cannot take its own place", "Name another file for the copy")
         with self._reading_lock, self._translated():
             reading = self._to_read(self._place_now())
@@ -213,17 +213,15 @@ class KeyFile:
     # --- the file ---
 
     def _is_there(self) -> bool:
-        path = Path(self.path)
-        if path.exists() and not path.is_file():
+        if self._path.exists() and not self._path.is_file():
             raise SubjectKeysUnusable(self.path, "it is no file", "Name another: Runtime.open(..., keys=PATH)")
-        return path.exists()
+        return self._path.exists()
 
     def _make(self) -> None:
         """Make the file where there is none: a whole one or none, that nobody else may read."""
         if self._is_there():
             return
-        path = Path(self.path)
-        new = _begun(path)
+        path, new = self._path, _begun(self._path)
         with closing(sqlite3.connect(new, isolation_level=None)) as connection:
             connection.executescript(
                 f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {KEYS_FORMAT}; {_CREATE}"
@@ -240,7 +238,7 @@ class KeyFile:
 
         It is opened for each look then: SQLite does not notice when somebody begins to.
         """
-        path = Path(self.path)
+        path = self._path
         return not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists()
 
     def _opened(self, access: Access) -> sqlite3.Connection:

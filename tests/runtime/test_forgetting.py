@@ -275,11 +275,14 @@ async def test_a_store_without_a_place_for_keys_knows_nobody(tmp_path: Path) -> 
     class Elsewhere:
         """A store of somebody's own."""
 
+        path = str(tmp_path / "own")
+
         def __getattr__(self, name: str) -> Any:
             return getattr(log, name)
 
     log = MemoryLog()
     store: Any = Elsewhere()
+    (tmp_path / "own").mkdir()
     async with Runtime.open(store, aggregates=[]) as runtime:
         with pytest.raises(UnknownSubject):
             await runtime.forget("ann")
