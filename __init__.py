@@ -73,6 +73,9 @@ from .actors.views.errors import (
     ViewWriteFailed,
 )
 from .actors.views.view_store import ViewStore
+from .runtime.embedding.asyncio_portal import AsyncioPortal, on_asyncio
+from .runtime.embedding.blocking_portal import BlockingPortal
+from .runtime.embedding.errors import AsyncioTaskCancelled, NoAsyncioLoop
 from .runtime.errors import (
     ArgumentInvalid,
     HandlerIsAsync,
@@ -217,8 +220,11 @@ __all__ = [
     "ApplierFailed",
     "ArchiveUnreachable",
     "ArgumentInvalid",
+    "AsyncioPortal",
+    "AsyncioTaskCancelled",
     "BackupRefused",
     "Blame",
+    "BlockingPortal",
     "CallAmbiguous",
     "Candidate",
     "Change",
@@ -280,6 +286,7 @@ __all__ = [
     "Maintenance",
     "MemoryLog",
     "Message",
+    "NoAsyncioLoop",
     "NoPlaceForProgress",
     "NotAnEvent",
     "NotInHistory",
@@ -415,6 +422,7 @@ __all__ = [
     "handles",
     "make_converter",
     "on",
+    "on_asyncio",
     "one_of",
     "starting_with",
     "starts_on",

@@ -43,14 +43,14 @@ class HandlerIsAsync(EventSourcingError):
 
 
 class NotInTrio(EventSourcingError):
-    """A runtime was opened outside of trio, in a program that runs on asyncio, say. Nothing was opened."""
+    """A runtime was opened outside of trio, in a program on asyncio, say, without a portal. Nothing was opened."""
 
     code: ClassVar[str] = "not_in_trio"
 
     def __init__(self) -> None:
         super().__init__(
-            "A runtime lives on trio: open it in what trio.run() runs. Beside asyncio give trio.run() a thread of its "
-            "own, and ask from there: await asyncio.to_thread(ref.ask_from_thread, command)."
+            "A runtime lives on trio: open it in what trio.run() runs, or have a thread of its own run it: `async with "
+            "AsyncioPortal(Runtime.open(...)) as portal` on asyncio, `with BlockingPortal(...)` in synchronous code."
         )
 
 
@@ -59,12 +59,12 @@ class WrongThread(EventSourcingError):
 
     code: ClassVar[str] = "wrong_thread"
 
-    def __init__(self, method: str, *, is_for_others: bool = False) -> None:
+    def __init__(self, method: str, *, is_for_others: bool = False, instead: str = "ask()") -> None:
         super().__init__(
-            f"{method} was called on the trio thread that the runtime lives on, and would block it. Await ask()."
+            f"{method} was called on the trio thread that the runtime lives on, and would block it. Await {instead}."
             if is_for_others
             else f"{method} was called outside of the trio thread that the runtime lives on. From another thread use "
-            "ask_from_thread() or tell(), or trio.from_thread.run()."
+            "ask_from_thread() or tell(); in a program that does not run on trio, portal.call(ref.ask, command)."
         )
         self.method = method
 

@@ -1,5 +1,6 @@
 """What the tests of the runtime share."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from compaction_cases import LIMITS, fill
 from shop_domain import Gateway, PlaceOrder
 
 from eventsrc import MemoryLog, Runtime
+from eventsrc.runtime.embedding.runtime_thread import THREAD_NAME
 from eventsrc.storage.store import EventStore
 
 
@@ -39,3 +41,10 @@ async def path(tmp_path: Path) -> Path:
     async with Runtime.open(tmp_path / "store", aggregates=[Account], limits=LIMITS) as runtime:
         await fill(runtime)
     return tmp_path / "store"
+
+
+@pytest.fixture
+def no_runtime_thread_is_left() -> Iterator[None]:
+    """Whoever leaves a portal finds its thread gone."""
+    yield
+    assert [thread.name for thread in threading.enumerate() if thread.name == THREAD_NAME] == []

@@ -9,14 +9,14 @@ from pathlib import Path
 from eventsrc.runtime import command_line
 
 README = Path(__file__).parents[2] / "README.md"
-EXAMPLES = ("commands", "tests", "views", "sagas", "changes", "forgetting")
+EXAMPLES = ("commands", "tests", "portals", "views", "sagas", "changes", "forgetting")
 
 
-def run_example(number: int, folder: Path) -> str:
+def run_example(name: str, folder: Path) -> str:
     examples = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     assert len(examples) == len(EXAMPLES), "every example is run"
     script = folder / "example.py"
-    script.write_text(examples[number], encoding="utf-8")
+    script.write_text(examples[EXAMPLES.index(name)], encoding="utf-8")
     # What the example of tests imports: the first one, without running it.
     definitions, _, _ = examples[0].partition("async def main")
     (folder / "bank.py").write_text(definitions, encoding="utf-8")
@@ -28,15 +28,19 @@ def run_example(number: int, folder: Path) -> str:
 
 def test_the_first_example_runs_as_it_stands(tmp_path: Path) -> None:
     for run in (1, 2):
-        assert run_example(0, tmp_path) == f"{run} {run} {run * 100}\n"
+        assert run_example("commands", tmp_path) == f"{run} {run} {run * 100}\n"
 
 
 def test_the_example_of_tests_runs_as_it_stands(tmp_path: Path) -> None:
-    assert run_example(1, tmp_path) == ""
+    assert run_example("tests", tmp_path) == ""
+
+
+def test_the_example_of_portals_runs_as_it_stands(tmp_path: Path) -> None:
+    assert run_example("portals", tmp_path).splitlines() == ["10 10", "1 Deposited(amount=1)", "11"]
 
 
 def test_the_example_of_views_runs_as_it_stands(tmp_path: Path) -> None:
-    assert run_example(2, tmp_path).splitlines() == [
+    assert run_example("views", tmp_path).splitlines() == [
         "Balance(account='ann', amount=100)",
         "['ann']",
         "[1, 2]",
@@ -46,22 +50,22 @@ def test_the_example_of_views_runs_as_it_stands(tmp_path: Path) -> None:
 
 
 def test_the_example_of_sagas_runs_as_it_stands(tmp_path: Path) -> None:
-    assert run_example(3, tmp_path).splitlines() == ["completed paid 200", "Rejected: no seats left 1"]
+    assert run_example("sagas", tmp_path).splitlines() == ["completed paid 200", "Rejected: no seats left 1"]
 
 
 def test_the_example_of_changes_runs_as_it_stands(tmp_path: Path) -> None:
-    assert run_example(4, tmp_path) == "Deposited(price=2.5, currency='EUR')\n"
+    assert run_example("changes", tmp_path) == "Deposited(price=2.5, currency='EUR')\n"
 
 
 def test_the_example_of_forgetting_runs_as_it_stands(tmp_path: Path) -> None:
     for position in (2, 4):
         forgotten = f"Forgotten(subject='c-17', events=1, streams=['customer-c-17'], position={position})"
-        assert run_example(5, tmp_path).splitlines() == ["['Ann']", forgotten, "somebody"]
+        assert run_example("forgetting", tmp_path).splitlines() == ["['Ann']", forgotten, "somebody"]
 
 
 def test_the_examples_may_be_run_again_and_one_after_another_in_the_same_folder(tmp_path: Path) -> None:
-    first, again = ([run_example(number, tmp_path) for number in range(len(EXAMPLES))] for _ in range(2))
-    assert again[3] == first[3] == "completed paid 200\nRejected: no seats left 1\n", "sagas are known by their keys"
+    first, again = ({name: run_example(name, tmp_path) for name in EXAMPLES} for _ in range(2))
+    assert again["sagas"] == first["sagas"] == "completed paid 200\nRejected: no seats left 1\n"
 
 
 def test_every_file_of_the_reading_order_exists() -> None:

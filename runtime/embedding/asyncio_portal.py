@@ -1,0 +1,248 @@
+"""A runtime in a program on asyncio: it lives on trio in a thread of its own, and calls are awaited on asyncio."""
+
+import asyncio
+import contextvars
+import functools
+import logging
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
+from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
+from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, overload
+
+import trio
+
+from ..runtime import Runtime
+from .errors import AsyncioTaskCancelled, NoAsyncioLoop
+from .handover import Handover
+from .runtime_thread import Call, RuntimeThread, Stay
+
+T = TypeVar("T")
+R = TypeVar("R")
+P = ParamSpec("P")
+
+TASK_CANCEL_SECONDS: Final = 10.0
+"""How long a task on asyncio that is cancelled from trio is waited for."""
+_END: Final = object()
+_loop: Final = contextvars.ContextVar[asyncio.AbstractEventLoop | None]("eventsrc asyncio loop", default=None)
+"""Where the program runs that the runtime of this context is embedded in."""
+
+logger = logging.getLogger("eventsrc.embedding")
+
+
+class AsyncioPortal:
+    """Opens a runtime in a thread of its own; tasks on asyncio, any number of them, have it do things.
+
+        async with AsyncioPortal(Runtime.open("bank.db", aggregates=[Account])) as portal:
+            ann = portal.runtime.actor(Account, "ann")
+            receipt = await portal.call(ann.ask, Deposit(100))
+
+    What does not wait (`runtime.actor`, `view`, `events`, `decode`, `last_position`) may be used directly. Leaving the
+    block closes the runtime in order. Domain code runs on trio: what it awaits of asyncio is wrapped by `on_asyncio`.
+    """
+
+    def __init__(self, opening: AbstractAsyncContextManager[Runtime]) -> None:
+        self._thread = RuntimeThread(opening, self._remember_loop)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._answers: Handover
+        self.runtime: Runtime
+        """There from the beginning of the block."""
+
+    async def __aenter__(self) -> Self:
+        """Raises what `Runtime.open` does."""
+        self._loop = asyncio.get_running_loop()
+        self._answers = Handover(self._loop.call_soon_threadsafe)
+        self._thread.start()
+        try:
+            await self._end_of(self._thread.opened)
+            self.runtime = self._thread.opened.result()
+        except BaseException:
+            self._thread.give_up()
+            await self._end_of(self._thread.ended)
+            self._thread.join()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        """Raises what ended the runtime, if anything did, or kept it from being closed in order.
+
+        The first cancellation of this task has it closed in order, also where it comes meanwhile; the second one, as by
+        a second Ctrl-C, leaves that to the thread.
+        """
+        ended = self._thread.close()
+        try:
+            await self._end_of(ended)
+        except asyncio.CancelledError:
+            if not isinstance(error, asyncio.CancelledError):
+                await self._end_of(ended)
+                self._thread.join()
+            raise
+        self._thread.join()
+        ended.result()
+
+    @overload
+    async def call(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+    @overload
+    async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+    async def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a function, async or not, on the runtime's thread, and await what it returns.
+
+        `await portal.call(ann.ask, Deposit(100), idempotency_key="d-1")`. It runs on trio, in the context of the
+        caller, whose contextvars it sees. A task that is cancelled cancels it, and waits until it has ended.
+
+        Raises what it raises, `RuntimeClosed`, `WrongThread` on the runtime's own thread, and `StoreForked`.
+        """
+        call = self._thread.call(function, *args, **kwargs)
+        return await self._outcome(call.future, call)
+
+    def iterate(self, items: AsyncIterable[T]) -> AsyncIterator[T]:
+        """What an iterator on trio gives, one call for each: `async for batch in portal.iterate(runtime.subscribe())`.
+
+        Raises what `call` does.
+        """
+        return _Items(self, aiter(items))
+
+    @asynccontextmanager
+    async def enter(self, manager: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
+        """A context on trio: `async with portal.enter(runtime.consume("mailer")) as consumer:`.
+
+        Raises what it raises, and what `call` does. While its block fails, it is left with that error.
+        """
+        stay = self._thread.enter(manager)
+        value = await self._outcome(stay.entered, stay.call)
+        try:
+            yield value
+        except Exception as failure:
+            if not await self._left(stay, failure):
+                raise
+        except BaseException:
+            stay.call.cancel()
+            await self._end_of(stay.call.future)
+            raise
+        else:
+            await self._left(stay, None)
+
+    async def _left(self, stay: Stay[Any], failure: Exception | None) -> bool:
+        call = self._thread.leave(stay, failure)
+        return await self._outcome(call.future, call)
+
+    async def _outcome(self, future: Future[R], call: Call[Any]) -> R:
+        """Await a future of a call; a task that is cancelled cancels the call, and waits until it has ended."""
+        try:
+            await self._end_of(future)
+        except asyncio.CancelledError:
+            call.cancel()
+            await self._end_of(call.future)
+            raise
+        return future.result()
+
+    async def _end_of(self, future: Future[Any]) -> None:
+        ended = asyncio.Event()
+
+        def tell(_: Future[Any]) -> None:
+            try:
+                self._answers.put(ended.set)
+            except RuntimeError:
+                logger.debug("asyncio had ended before a call")
+
+        future.add_done_callback(tell)
+        await ended.wait()
+
+    def _remember_loop(self) -> None:
+        _loop.set(self._loop)
+
+
+class _Items(AsyncIterator[T], Generic[T]):
+    """Holds nothing: it may be left at any time."""
+
+    def __init__(self, portal: AsyncioPortal, items: AsyncIterator[T]) -> None:
+        self._portal = portal
+        self._items = items
+
+    async def __anext__(self) -> T:
+        item: Any = await self._portal.call(anext, self._items, _END)
+        if item is _END:
+            raise StopAsyncIteration
+        return item  # type: ignore[no-any-return]
+
+
+def on_asyncio(function: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Wrap an async function of asyncio, so that domain code, which runs on trio, can await it.
+
+    `await ctx.effect("complete", on_asyncio(client.complete), prompt)` in a step of a saga, `consumer.run(on_asyncio(
+    index))` for a sink, or within an async handler. It runs as a task of the loop that the `AsyncioPortal` was entered
+    on, in the context of whoever awaits it, and is cancelled with that. On asyncio itself it is the function.
+
+    Raises what the function raises, `NoAsyncioLoop` in a runtime that no `AsyncioPortal` has opened, or whose loop was
+    closed, and `AsyncioTaskCancelled`.
+    """
+
+    @functools.wraps(function)
+    async def on_loop(*args: P.args, **kwargs: P.kwargs) -> T:
+        if not trio.lowlevel.in_trio_task():
+            return await function(*args, **kwargs)
+        loop = _loop.get()
+        if loop is None or loop.is_closed():
+            raise NoAsyncioLoop(function)
+        return await _Task(loop, functools.partial(function, *args, **kwargs)).outcome()
+
+    return on_loop
+
+
+class _Task(Generic[T]):
+    """A task on asyncio that one on trio awaits."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, function: functools.partial[Awaitable[T]]) -> None:
+        self._loop = loop
+        self._function = function
+        self._token = trio.lowlevel.current_trio_token()
+        self._ended = trio.Event()
+        self._context = contextvars.copy_context()
+        self._task: asyncio.Task[T] | None = None
+
+    async def outcome(self) -> T:
+        """What came of it; one that is cancelled is waited for, so that what it did in spite of that is known."""
+        self._have_loop_do(self._begin)
+        try:
+            await self._ended.wait()
+        except trio.Cancelled:
+            self._have_loop_do(self._cancel)
+            with trio.move_on_after(TASK_CANCEL_SECONDS, shield=True):
+                await self._ended.wait()
+            if self._task is None or not self._task.done() or self._task.cancelled():
+                raise
+        assert self._task is not None
+        error = None if self._task.cancelled() else self._task.exception()
+        if self._task.cancelled() or not isinstance(error, Exception | None):
+            # As an error of its own: trio's task was not cancelled, and is not to end the program.
+            raise AsyncioTaskCancelled(self._function.func) from error
+        return self._task.result()
+
+    def _have_loop_do(self, action: Callable[[], object]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(action)
+        except RuntimeError:
+            raise NoAsyncioLoop(self._function.func) from None
+
+    # --- on asyncio ---
+
+    def _begin(self) -> None:
+        self._task = self._loop.create_task(self._run(), context=self._context)
+        self._task.add_done_callback(self._tell)
+
+    async def _run(self) -> T:
+        return await self._function()
+
+    def _cancel(self) -> None:
+        assert self._task is not None, "what it begins with comes first"
+        self._task.cancel()
+
+    def _tell(self, task: asyncio.Task[T]) -> None:
+        try:
+            self._token.run_sync_soon(self._ended.set)
+        except trio.RunFinishedError:
+            logger.debug("the runtime had ended before a task on asyncio")

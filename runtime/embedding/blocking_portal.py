@@ -1,0 +1,133 @@
+"""A runtime in a synchronous program: calls block the thread that makes them, while the runtime goes on in its own."""
+
+import contextlib
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, overload
+
+from ..runtime import Runtime
+from .runtime_thread import Call, RuntimeThread, Stay
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+SIGNALS_SECONDS: Final = 0.2
+"""How long Ctrl-C may have to wait."""
+_END: Final = object()
+
+
+class BlockingPortal:
+    """Opens a runtime in a thread of its own; other threads, any number of them, have it do things.
+
+        with BlockingPortal(Runtime.open("bank.db", aggregates=[Account])) as portal:
+            ann = portal.runtime.actor(Account, "ann")
+            receipt = portal.call(ann.ask, Deposit(100))
+
+    What does not wait (`runtime.actor`, `view`, `events`, `decode`, `last_position`) may be used directly. Leaving the
+    block closes the runtime in order; Ctrl-C meanwhile leaves that to its thread.
+    """
+
+    def __init__(self, opening: contextlib.AbstractAsyncContextManager[Runtime]) -> None:
+        self._thread = RuntimeThread(opening)
+        self.runtime: Runtime
+        """There from the beginning of the block."""
+
+    def __enter__(self) -> Self:
+        """Raises what `Runtime.open` does."""
+        self._thread.start()
+        try:
+            self.runtime = _settled(self._thread.opened).result()
+        except BaseException:
+            self._thread.give_up()
+            _settled(self._thread.ended)
+            self._thread.join()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Raises what ended the runtime, if anything did, or kept it from being closed in order."""
+        ended = _settled(self._thread.close())
+        self._thread.join()
+        ended.result()
+
+    @overload
+    def call(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+    @overload
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a function, async or not, on the runtime's thread, and wait for what it returns.
+
+        `portal.call(ann.ask, Deposit(100), idempotency_key="d-1")`. It runs in the context of the caller, whose
+        contextvars it sees. A caller that is interrupted cancels it, and waits until it has ended.
+
+        Raises what it raises, `RuntimeClosed`, `WrongThread` on the runtime's own thread, and `StoreForked`.
+        """
+        call = self._thread.call(function, *args, **kwargs)
+        return _outcome(call.future, call)
+
+    def iterate(self, items: AsyncIterable[T]) -> Iterator[T]:
+        """What an asynchronous iterator gives, one call for each: `for batch in portal.iterate(runtime.subscribe())`.
+
+        Raises what `call` does.
+        """
+        return _Items(self, aiter(items))
+
+    @contextlib.contextmanager
+    def enter(self, manager: contextlib.AbstractAsyncContextManager[T]) -> Iterator[T]:
+        """An asynchronous context: `with portal.enter(runtime.consume("mailer")) as consumer:`.
+
+        Raises what it raises, and what `call` does. While its block fails, it is left with that error.
+        """
+        stay = self._thread.enter(manager)
+        value = _outcome(stay.entered, stay.call)
+        try:
+            yield value
+        except Exception as failure:
+            if not self._left(stay, failure):
+                raise
+        except BaseException:
+            stay.call.cancel()
+            _settled(stay.call.future)
+            raise
+        else:
+            self._left(stay, None)
+
+    def _left(self, stay: Stay[Any], failure: Exception | None) -> bool:
+        call = self._thread.leave(stay, failure)
+        return _outcome(call.future, call)
+
+
+class _Items(Iterator[T], Generic[T]):
+    """Holds nothing: it may be left at any time."""
+
+    def __init__(self, portal: BlockingPortal, items: AsyncIterator[T]) -> None:
+        self._portal = portal
+        self._items = items
+
+    def __next__(self) -> T:
+        item: Any = self._portal.call(anext, self._items, _END)
+        if item is _END:
+            raise StopIteration
+        return item  # type: ignore[no-any-return]
+
+
+def _outcome(future: Future[T], call: Call[Any]) -> T:
+    """Wait for a future of a call; whoever is interrupted meanwhile cancels the call, and waits until it has ended."""
+    try:
+        return _settled(future).result()
+    except BaseException:
+        if not call.future.done():
+            call.cancel()
+            _settled(call.future)
+        raise
+
+
+def _settled(future: Future[T]) -> Future[T]:
+    """Wait for it, in pieces: a signal that comes just before a wait is only handled after that."""
+    while not future.done():
+        with contextlib.suppress(TimeoutError):
+            future.exception(SIGNALS_SECONDS)
+    return future

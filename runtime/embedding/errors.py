@@ -1,0 +1,32 @@
+"""The errors of runtimes in programs that do not run on trio."""
+
+from typing import ClassVar
+
+from ...storage.errors import EventSourcingError
+
+
+class NoAsyncioLoop(EventSourcingError):
+    """What is wrapped by `on_asyncio` was awaited where no loop of asyncio is known, or where it was closed."""
+
+    code: ClassVar[str] = "no_asyncio_loop"
+
+    def __init__(self, function: object) -> None:
+        super().__init__(
+            f"{_name(function)} runs on asyncio, and there is no loop for it: open the runtime by AsyncioPortal, in a "
+            "program on asyncio that closes it before its loop."
+        )
+        self.function = function
+
+
+class AsyncioTaskCancelled(EventSourcingError):
+    """What is wrapped by `on_asyncio` was cancelled on asyncio, by something else than the task that awaits it."""
+
+    code: ClassVar[str] = "asyncio_task_cancelled"
+
+    def __init__(self, function: object) -> None:
+        super().__init__(f"The task of {_name(function)} was cancelled on asyncio; what it has done is unknown.")
+        self.function = function
+
+
+def _name(function: object) -> str:
+    return getattr(function, "__qualname__", None) or repr(function)
