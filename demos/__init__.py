@@ -3,6 +3,7 @@
 from typing import Final
 
 DEMOS: Final[dict[str, tuple[str, str]]] = {
+    "agent": ("eventsrc.demos.agent", "an agent on asyncio, killed amid a run that goes on, and is undone"),
     "bank": ("eventsrc.demos.bank", "an account: deposits, a refused withdrawal, a retry that counts once, reopening"),
     "flights": ("eventsrc.demos.flights", "real flights, each aircraft an actor: every answered command is on disk"),
     "forget": (

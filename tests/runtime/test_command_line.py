@@ -218,7 +218,7 @@ def test_the_demos_are_listed() -> None:
     assert "bank" in output
     assert "flights" in output
     rows = [json.loads(line) for line in eventsrc("demo", "--json").stdout.splitlines()]
-    assert [row["name"] for row in rows] == ["bank", "flights", "forget", "orders", "upgrade"]
+    assert [row["name"] for row in rows] == ["agent", "bank", "flights", "forget", "orders", "upgrade"]
 
 
 def test_what_many_commands_were_told_at_once_is_one_line(

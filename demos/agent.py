@@ -1,0 +1,102 @@
+"""An agent on asyncio, killed in the middle of a run: it goes on, undoes what cannot be done, and can be explained."""
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+
+from eventsrc import AsyncioPortal, Runtime
+
+from .agent_domain import Budget, Conversation, Trip
+from .agent_world import World
+from .printing import make_console, make_table, print_table
+
+ANN: Final = "ann"
+TOLD: Final = ("text", "amount", "step", "call", "error")
+"""Of what is in an event: the fields that the table shows."""
+
+
+@asynccontextmanager
+async def agent(store: Path, world: World) -> AsyncIterator[AsyncioPortal]:
+    """The agent's memory, in a program on asyncio."""
+    Trip.world = world
+    opening = Runtime.open(store, aggregates=[Conversation, Budget], sagas=[Trip])
+    async with AsyncioPortal(opening) as portal:
+        yield portal
+
+
+async def travel(portal: AsyncioPortal, wish: str, key: str) -> str:
+    """Run the agent for a wish, or go on with the run of this key, and return how it ended."""
+    trip = await portal.call(portal.runtime.start_saga, Trip(ANN, wish), key=key)
+    outcome = await portal.call(trip.wait)
+    return outcome.state if not outcome.error else f"{outcome.state} ({outcome.error})"
+
+
+async def first_life(folder: Path) -> None:
+    """What the process does that is killed."""
+    async with agent(folder / "agent.db", World(folder, dies_after="flight")) as portal:
+        await travel(portal, "Lisbon, in a castle", "trip-1")
+
+
+async def second_life(folder: Path, console: Console) -> dict[str, Any]:
+    """What the next process does on the same store."""
+    world = World(folder)
+    async with agent(folder / "agent.db", world) as portal:
+        runtime = portal.runtime
+        for number, wish in enumerate(("Lisbon, in a castle", "Lisbon, in a hostel"), 1):
+            console.print(f"{wish}: {await travel(portal, wish, f'trip-{number}')}")
+        conversation = await portal.call(runtime.actor(Conversation, ANN).state)
+        budget = await portal.call(runtime.actor(Budget, ANN).state)
+
+        console.print("\nwhat was said:", *conversation.lines, sep="\n  ")
+        console.print("\nwhat took effect outside, each once:", *(entry["done"] for entry in world.ledger), sep="\n  ")
+        console.print(f"\nleft of the budget: {budget.left}\n")
+        await _explain(portal, console)
+    return {"lines": conversation.lines, "left": budget.left, "ledger": [entry["done"] for entry in world.ledger]}
+
+
+async def _explain(portal: AsyncioPortal, console: Console) -> None:
+    """Everything that the first wish has caused, by its correlation id."""
+    stored = [each async for each in portal.iterate(portal.runtime.events())]
+    table = make_table(console)
+    for column in ("position", "stream", "event", "what"):
+        table.add_column(column)
+    for each in stored:
+        if each.correlation_id == stored[0].correlation_id:
+            told = (f"{name}={value}" for name, value in each.payload.items() if name in TOLD)
+            table.add_row(str(each.position), each.stream, each.type, ", ".join(told))
+    print_table(console, "all that came of the first wish:", table)
+
+
+def main(folder: Path, console: Console) -> dict[str, Any]:
+    """Run the demo in this folder, and return what is in it at the end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    killed = subprocess.run([sys.executable, "-m", __name__, folder], check=False)
+    if killed.returncode:
+        console.print("the first process was killed when the flight was booked, before it heard of that\n")
+    return asyncio.run(second_life(folder, console))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the demo with these arguments and return the exit code."""
+    parser = argparse.ArgumentParser(prog="eventsrc demo agent", description=__doc__)
+    parser.add_argument("--folder", type=Path, help="keep the store and the ledger here (default: a temporary folder)")
+    parser.add_argument("--json", action="store_true", help="print what came of it; the story goes to standard error")
+    arguments = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory(prefix="eventsrc-agent-") as folder:
+        found = main(arguments.folder or Path(folder), make_console(has_json=arguments.json))
+    if arguments.json:
+        print(json.dumps(found))
+    return 0
+
+
+if __name__ == "__main__":
+    asyncio.run(first_life(Path(sys.argv[1])))
