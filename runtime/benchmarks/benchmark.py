@@ -19,6 +19,7 @@ import trio
 
 from ..commands.output import bare_table, make_console
 from ..errors import PlaceUnusable
+from . import embedding_measurements as embedding
 from . import history_measurements as history
 from . import measurements
 from . import privacy_measurements as privacy
@@ -122,6 +123,7 @@ class Benchmark:
         self._sagas()
         self._history()
         self._privacy()
+        self._embedding()
 
     def _single(self) -> None:
         store = self._folder / "single"
@@ -322,6 +324,13 @@ class Benchmark:
             row = Row("ask_many_sealed", cost.sealed_per_second, "commands/s", limited_by="AES-SIV, there and back")
             self._add(self._compare(row, base.value, base.name))
             self._add(Row("forget", cost.forget_seconds * 1e3, "ms", limited_by="syncs of the keys and of the log"))
+
+    def _embedding(self) -> None:
+        rates = embedding.concurrent_asks(self._folder / "embedding", commands=self._scale.commands)
+        base = self._add(Row("ask_beside_asyncio", rates.on_trio, "commands/s", limited_by=CPU))
+        row = Row("ask_from_asyncio", rates.on_asyncio, "commands/s")
+        row.limited_by = "a task on each side, and two loops that share the interpreter"
+        self._add(self._compare(row, base.value, base.name))
 
     def _raw(self, name: str, batch_events: int, commits: int | None = None) -> Row:
         """The limit: as many records a commit as what it is compared with had. They differ from run to run."""

@@ -67,6 +67,8 @@ ROWS = {
     "ask_many_unsealed",
     "ask_many_sealed",
     "forget",
+    "ask_beside_asyncio",
+    "ask_from_asyncio",
 }
 """What was published: who compares figures of two versions finds them by these."""
 
