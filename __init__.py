@@ -116,10 +116,12 @@ from .runtime.history.errors import (
     ReplayPositionPassed,
     ReplaySpeedInvalid,
     ReplayStarted,
+    UnknownCorrelation,
 )
 from .runtime.history.history import Blame, Difference
 from .runtime.history.projection_replay import ProjectionReplay
 from .runtime.history.replay import Progress, Replay
+from .runtime.history.trace import TracedEvent
 from .runtime.maintenance.compactor import Compaction
 from .runtime.maintenance.maintenance import Maintenance, Retention
 from .runtime.maintenance.retention import Candidate
@@ -386,11 +388,13 @@ __all__ = [
     "TooManyProjections",
     "TooManyStreams",
     "TooManyTags",
+    "TracedEvent",
     "TransactionKeyReused",
     "TransactionTimeout",
     "TransactionTooLarge",
     "UnknownAggregate",
     "UnknownCommand",
+    "UnknownCorrelation",
     "UnknownEvent",
     "UnknownEventType",
     "UnknownProjection",

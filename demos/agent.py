@@ -64,16 +64,15 @@ async def second_life(folder: Path, console: Console) -> dict[str, Any]:
 
 
 async def _explain(portal: AsyncioPortal, console: Console) -> None:
-    """Everything that the first wish has caused, by its correlation id."""
-    stored = [each async for each in portal.iterate(portal.runtime.events())]
+    """Everything that the first wish has led to: `eventsrc trace` shows the same."""
     table = make_table(console)
-    for column in ("position", "stream", "event", "what"):
+    for column in ("position", "event", "stream", "what"):
         table.add_column(column)
-    for each in stored:
-        if each.correlation_id == stored[0].correlation_id:
-            told = (f"{name}={value}" for name, value in each.payload.items() if name in TOLD)
-            table.add_row(str(each.position), each.stream, each.type, ", ".join(told))
-    print_table(console, "all that came of the first wish:", table)
+    for each in await portal.call(portal.runtime.trace, 1):
+        event = each.event
+        told = (f"{name}={value}" for name, value in event.payload.items() if name in TOLD)
+        table.add_row(f"{event.position}", "  " * each.depth + event.type, event.stream, ", ".join(told))
+    print_table(console, "all that the first wish has led to:", table)
 
 
 def main(folder: Path, console: Console) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from .commands import (
     saga_timeline,
     steering,
     stream_inspection,
+    tracing,
     watch,
 )
 from .commands.domain_modules import add_keys
@@ -124,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     events = _reading(commands, "events", "list events by position")
     events.add_argument("--stream", help="only this stream")
     inspection.add_filters(events, _pair)
+    inspection.add_correlation(events, "only with this correlation id; trace tells what led to what")
     events.add_argument("--subject", help="only what holds personal data of this subject")
     events.add_argument("--unseal", action="store_true", help="show personal data as they are, by their keys")
     add_keys(events)
@@ -138,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     stream_inspection.add_commands(partial(_reading, commands), _count, _time)
     replay_inspection.add_commands(partial(_reading, commands), _count, _time, _pair)
     past_inspection.add_commands(partial(_reading, commands), _count)
+    tracing.add_commands(partial(_reading, commands), _positive)
     moving.add_commands(partial(_reading, commands), _count, _time)
     evidence.add_commands(partial(_reading, commands), _count)
     housekeeping.add_commands(partial(_reading, commands))

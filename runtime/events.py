@@ -41,6 +41,7 @@ class Wanted:
         category: str | None = None,
         tag: str | Sequence[str] | None = None,
         metadata: Mapping[str, Any] | None = None,
+        correlation_id: str | None = None,
         after: int = 0,
     ) -> "Wanted":
         """Raises `DefinitionError` for a class that is no event, `ArgumentInvalid` for what cannot be asked."""
@@ -53,10 +54,11 @@ class Wanted:
         check_count("after", after, least=0)
         _check("types", types, lambda: EventQuery(types=types))
         _check("tag", tag, lambda: EventQuery(tags=tag))
-        query = EventQuery(types=types, tags=tag, category=category, metadata=dict(metadata or {}), after=after)
+        _check("correlation_id", correlation_id, lambda: EventQuery(correlation_id=correlation_id))
+        query = EventQuery(types=types, tags=tag, category=category, correlation_id=correlation_id, after=after)
         names = sorted(set(resolved(query).types or ())) or None
         tags = sorted(set(query.tags or ())) or None
-        return cls(query=attrs.evolve(query, types=names, tags=tags), stream=stream)
+        return cls(query=attrs.evolve(query, types=names, tags=tags, metadata=dict(metadata or {})), stream=stream)
 
     def find(self, store: EventReader, after: int, before: int, *, backwards: bool = False) -> Iterator[StoredEvent]:
         """The events between two positions, both excluded."""

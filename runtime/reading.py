@@ -13,6 +13,7 @@ import trio
 
 from ..actors.aggregates.aggregate import Aggregate
 from ..actors.aggregates.aggregate_type import AggregateType
+from ..actors.aggregates.receipt import Receipt
 from ..actors.errors import UnknownEvent
 from ..actors.feed import Feed
 from ..actors.projections.projection import Projection, Table
@@ -33,11 +34,13 @@ from .classes import check_class
 from .errors import ArgumentInvalid, NoPlaceForProgress, NotInHistory, PastReadOnly, UnknownAggregate
 from .events import STREAMS_PER_CHECKPOINT, Wanted, read_events, with_subject
 from .history.aggregate_replay import AggregateReplay
+from .history.errors import UnknownCorrelation
 from .history.history import Blame, Difference, blame, difference, position_of
 from .history.pace import Speed
 from .history.projection_replay import ProjectionReplay
 from .history.replay import Replay
 from .history.selection import ReplayMode, ReplayOptions, Selection
+from .history.trace import TRACE_EVENTS_MAX, TracedEvent, correlation_at, traced
 from .iteration import Batches, Items
 from .known_names import check_types
 from .opening import Opened
@@ -73,6 +76,7 @@ class Reading:
         tag: str | Sequence[str] | None = None,
         subject: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        correlation_id: str | None = None,
         after: int = 0,
         before: int | None = None,
         since: datetime | None = None,
@@ -90,6 +94,7 @@ class Reading:
             subject: only events that hold personal data of this subject, which was not forgotten.
             metadata: only events whose metadata hold these values; compared, since no index serves it alone.
                 However many events are looked at for that, other tasks get their turn every few hundred.
+            correlation_id: only events of this correlation; compared, too. `trace` tells what led to what among them.
             after: only positions greater than this.
             before: only positions smaller than this.
             since: only events stored at this time or later.
@@ -103,7 +108,8 @@ class Reading:
 
         """
         filters: dict[str, Any] = {"stream": stream, "types": types, "category": category, "metadata": metadata}
-        wanted = [Wanted.of(**filters, tag=tags, after=after) for tags in with_subject(tag, subject, self._keys)]
+        filters |= {"correlation_id": correlation_id, "after": after}
+        wanted = [Wanted.of(**filters, tag=tags) for tags in with_subject(tag, subject, self._keys)]
         return read_events(
             self._store, wanted, before=before, since=since, until=until, limit=limit, backwards=backwards
         )
@@ -319,6 +325,27 @@ class Reading:
     async def blame(self, aggregate_class: type[Aggregate], aggregate_id: str) -> dict[str, Blame]:
         """For each field of an aggregate's state that was ever changed: which event, command and principal set it."""
         return await blame(self._store, self._type_of(aggregate_class), aggregate_id)
+
+    async def trace(self, of: Receipt | int | str, *, limit: int = TRACE_EVENTS_MAX) -> list[TracedEvent]:
+        """Everything that belongs to one correlation, in the order of what led to what.
+
+        `for each in await runtime.trace(receipt): print("  " * each.depth, each.event.type)`. What a command caused is
+        below it, be it in other aggregates, in sagas, or in what those did.
+
+        Args:
+            of: a receipt, the position of an event, or a correlation id. No index serves it: all events are looked at.
+            limit: at most so many events, the oldest ones.
+
+        Raises `NotInHistory` for a position or a receipt without an event, `UnknownCorrelation`, `ArgumentInvalid`.
+
+        """
+        check_count("limit", limit, least=1)
+        position = of.position if isinstance(of, Receipt) else of
+        correlation_id = position if isinstance(position, str) else correlation_at(self._store, position)
+        found = [event async for event in self.events(correlation_id=correlation_id, limit=limit)]
+        if not found:
+            raise UnknownCorrelation(self._store.path, correlation_id)
+        return traced(found)
 
     async def backup(self, destination: str | os.PathLike[str]) -> Summary:
         """Copy the store into a new folder while commands go on, and verify the copy.

@@ -32,9 +32,9 @@ def _check_values(query: "EventQuery", field: "attrs.Attribute[Any]", values: tu
             raise ValueError(f"{field.name} has an empty text, which no event has: leave it out (None) to ask for all.")
 
 
-def _check_category(query: "EventQuery", field: "attrs.Attribute[Any]", value: str | None) -> None:
+def _check_text(query: "EventQuery", field: "attrs.Attribute[Any]", value: str | None) -> None:
     if value == "":
-        raise ValueError("category is empty: leave it out (None) to ask for events of all of them.")
+        raise ValueError(f"{field.name} is empty: leave it out (None) to ask for events of all of them.")
 
 
 def _is_same(stored: Any, wanted: Any) -> bool:
@@ -63,32 +63,32 @@ class EventQuery:
     the condition of an append it says: only if no event matches. See https://dcb.events for what can be kept
     consistent that way.
 
-    The narrowest index of those by tag, type and category serves; metadata are compared, so that a query for them alone
-    looks at every event after `after`. One text stands for a list of one.
+    The narrowest index of those by tag, type and category serves; metadata and the correlation id are compared, so that
+    a query for them alone looks at every event after `after`. One text stands for a list of one.
 
     Raises `ValueError` for types, tags or a category that are given and empty, `TypeError` for what cannot be one.
     """
 
     types: tuple[Any, ...] | None = attrs.field(default=None, converter=_values, validator=_check_values)
     tags: tuple[str, ...] | None = attrs.field(default=None, converter=_values, validator=_check_values)
-    category: str | None = attrs.field(default=None, validator=[optional(instance_of(str)), _check_category])
+    category: str | None = attrs.field(default=None, validator=[optional(instance_of(str)), _check_text])
     metadata: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    correlation_id: str | None = attrs.field(default=None, validator=[optional(instance_of(str)), _check_text])
     after: int = attrs.field(default=0, validator=instance_of(int))
 
     def matches(self, event: StoredEvent) -> bool:
         """Whether an event meets it."""
-        return event.position > self.after and self.fits(
-            event.stream, event.type, event.tags, event.metadata if self.metadata else {}
-        )
-
-    def fits(self, stream: str, event_type: str, tags: Iterable[str], metadata: Mapping[str, Any]) -> bool:
-        """The same for what is known of an event before it has a position."""
-        if self.types and event_type not in self.types:
+        if event.position <= self.after:
             return False
-        if self.category is not None and category_of(stream) != self.category:
+        if self.correlation_id is not None and event.correlation_id != self.correlation_id:
             return False
-        if self.tags and not set(self.tags) <= set(tags):
+        if self.types and event.type not in self.types:
             return False
+        if self.category is not None and category_of(event.stream) != self.category:
+            return False
+        if self.tags and not set(self.tags) <= set(event.tags):
+            return False
+        metadata = event.metadata if self.metadata else {}
         return all(key in metadata and _is_same(metadata[key], value) for key, value in self.metadata.items())
 
     @property
@@ -102,6 +102,7 @@ class EventQuery:
                 "metadata",
                 ", ".join(f"{key}={value!r}" for key, value in self.metadata.items()),
             ),
+            ("correlation", self.correlation_id),
         )
         return "; ".join(f"{name} {value}" for name, value in parts if value)
 

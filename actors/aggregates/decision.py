@@ -30,6 +30,8 @@ RECORD_OVERHEAD_BYTES: Final = 400
 """What a record takes besides its payload, metadata, tags, correlation id and the name of its stream, at most."""
 TAG_OVERHEAD_BYTES: Final = 3
 """In front of a tag: how long it is."""
+CAUSED_BY: Final = "caused_by"
+"""In the metadata of an event: which command, or saga, sent the command that made it."""
 NO_METADATA: Final[dict[str, Any]] = {}
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -128,7 +130,7 @@ def _metadata_of(request: Request) -> tuple[dict[str, Any], int]:
         return NO_METADATA, 0
     metadata = dict(request.metadata or ())
     if request.caused_by is not None:
-        metadata.setdefault("caused_by", request.caused_by)
+        metadata.setdefault(CAUSED_BY, request.caused_by)
     try:
         return metadata, len(_encode(metadata))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:

@@ -78,6 +78,11 @@ def add_filters(parser: argparse.ArgumentParser, pair: Callable[[str], tuple[str
     )
 
 
+def add_correlation(parser: argparse._ActionsContainer, help_text: str) -> None:
+    """Add the option that selects events by what they are part of."""
+    parser.add_argument("--correlation", type=_text, metavar="ID", help=help_text)
+
+
 def _text(argument: str) -> str:
     if not argument:
         raise argparse.ArgumentTypeError("it is empty: leave it out to ask for all events")
@@ -106,6 +111,7 @@ def _tagged(
         tags=tags or None,
         category=options.category,
         metadata=dict(options.metadata or ()),
+        correlation_id=options.correlation,
         after=after,
     )
     if options.since is not None:

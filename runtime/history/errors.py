@@ -69,3 +69,17 @@ class ReplayHandlerFailed(EventSourcingError):
         self.position = position
         self.event_type = event_type
         self.error = error
+
+
+class UnknownCorrelation(EventSourcingError):
+    """No event of a store has this correlation id."""
+
+    code: ClassVar[str] = "unknown_correlation"
+
+    def __init__(self, path: str, correlation_id: str) -> None:
+        super().__init__(
+            f"No event in {path} has the correlation id {correlation_id!r}. Give one as it is stored with an event, or "
+            "the position of an event."
+        )
+        self.path = path
+        self.correlation_id = correlation_id

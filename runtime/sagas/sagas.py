@@ -8,9 +8,11 @@ from typing import Any, Final, Generic, TypeVar
 import attrs
 import pykka
 import trio
+from msgspec import structs
 
 from ...actors.aggregates.aggregate import Aggregate
 from ...actors.aggregates.aggregate_type import AggregateType
+from ...actors.aggregates.decision import CAUSED_BY
 from ...actors.aggregates.request import current_cause
 from ...actors.errors import DefinitionError, RuntimeClosed
 from ...actors.feed import Feed
@@ -198,6 +200,8 @@ class Sagas:
         cause = current_cause.get()
         after = self.store.last_position
         order = self.order(saga, key, deadline_seconds, after, "", stream if cause is None else cause.correlation_id)
+        if cause is not None:
+            order.encoded = structs.replace(order.encoded, metadata={CAUSED_BY: cause.causation_id})
         return SagaRef(self, stream, was_started=await self._answer_to(order))
 
     def order(

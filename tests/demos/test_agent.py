@@ -32,7 +32,7 @@ def test_a_run_goes_on_in_another_process_is_undone_and_explained(capsys: pytest
     assert printed.startswith("the first process was killed when the flight was booked")
     assert "Lisbon, in a castle: compensated (SoldOut: castle)\n" in printed
     assert "Lisbon, in a hostel: completed\n" in printed
-    caused = printed[printed.index("all that came of the first wish") :]
+    caused = printed[printed.index("all that the first wish has led to") :]
     rows = [line.split(maxsplit=3) for line in caused.splitlines()[2:]]
     assert [int(row[0]) for row in rows] == list(range(1, 30)), "of two processes, and nothing of the second wish"
     assert "amount=380" in caused

@@ -1,0 +1,61 @@
+"""`eventsrc trace`: everything that came of a command, and what that came of."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from itertools import islice
+from typing import Any, Final
+
+from ...storage.event_query import EventQuery
+from ...storage.query import find_events
+from ...storage.reader import LogReader
+from ..history.errors import UnknownCorrelation
+from ..history.trace import TRACE_EVENTS_MAX, TracedEvent, correlation_at, traced
+from .inspection import add_correlation, event_cells, event_data
+from .output import make_console, print_json_with, print_tables
+
+INDENT: Final = "  "
+DEPTH_SHOWN_MAX: Final = 20
+"""What is deeper is not indented further: a chain may be a long one."""
+
+
+def print_trace(options: argparse.Namespace) -> int:
+    """`eventsrc trace PATH POSITION | --correlation ID`."""
+    with closing(LogReader.open(options.path)) as log:
+        correlation_id = options.correlation
+        if correlation_id is None:
+            correlation_id = correlation_at(log, options.position)
+        found = list(islice(find_events(log, EventQuery(correlation_id=correlation_id)), options.limit + 1))
+        if not found:
+            raise UnknownCorrelation(str(options.path), correlation_id)
+    lines = traced(found[: options.limit])
+    if options.json:
+        print_json_with({"correlation_id": correlation_id}, "events", map(_data, lines))
+    else:
+        make_console().print(f"correlation {correlation_id}", highlight=False, markup=False)
+        print_tables(("position", "time", "event", "stream", "payload"), map(_cells, lines))
+    if len(found) > options.limit:
+        print(f"the first {options.limit} events of it; --limit shows more", file=sys.stderr)
+    return 0
+
+
+def _data(line: TracedEvent) -> dict[str, Any]:
+    return {"depth": line.depth, "caused_by": line.caused_by, **event_data(line.event)}
+
+
+def _cells(line: TracedEvent) -> tuple[str, ...]:
+    position, when, stream, _, name, payload = event_cells(line.event)
+    return position, when, INDENT * min(line.depth, DEPTH_SHOWN_MAX) + name, stream, payload
+
+
+def add_commands(add: Callable[[str, str], argparse.ArgumentParser], positive: Callable[[str], int]) -> None:
+    """Add the command to the command line."""
+    trace = add("trace", "everything that came of what an event came of: what led to what, over all streams")
+    what = trace.add_mutually_exclusive_group(required=True)
+    what.add_argument("position", nargs="?", type=positive, metavar="POSITION", help="of any event of it")
+    add_correlation(what, "the correlation id, as it is stored with each event")
+    trace.add_argument(
+        "--limit", type=positive, default=TRACE_EVENTS_MAX, metavar="N", help="at most so many events (default: 10000)"
+    )
+    trace.set_defaults(run=print_trace)

@@ -1,0 +1,98 @@
+"""The trace of a correlation: its events in the order of what led to what.
+
+Each event names the command, or the saga, that made it (`causation_id`); of a command that was sent by a handler or by
+the step of a saga, the metadata of its events say by which (`caused_by`). A saga that an event started names that.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final, TypeAlias
+
+import attrs
+
+from ...actors.aggregates.decision import CAUSED_BY
+from ...actors.messages import stored_name
+from ...actors.sagas.events import SagaStarted
+from ...storage.record import StoredEvent
+from ...storage.store import EventReader
+from ..errors import NotInHistory
+from .history import position_of
+
+TRACE_EVENTS_MAX: Final = 10_000
+SAGA_STARTED: Final = stored_name(SagaStarted)
+
+_Made: TypeAlias = dict[str, list[StoredEvent]]
+"""The events of each command and saga, by its id: in the order of their first ones."""
+
+
+@attrs.frozen
+class TracedEvent:
+    """An event, and how far it is from where its correlation began."""
+
+    event: StoredEvent
+    depth: int
+    """0 for what was made by the first command, or saga; one more for what that led to."""
+    caused_by: str | None
+    """The command, or the stream of the saga, that caused the one which made it; None where that is not known."""
+
+
+def correlation_at(store: EventReader, position: int) -> str:
+    """The correlation id of the event at a position. Raises `NotInHistory`, `ArgumentInvalid`."""
+    if not position_of(store, position=position):
+        raise NotInHistory(f"Before the first event of {store.path} there is none that something led to.")
+    return store.read(after=position - 1, limit=1)[0].correlation_id
+
+
+def traced(events: Sequence[StoredEvent]) -> list[TracedEvent]:
+    """The events of one correlation, given by position: what one led to is below it, and before what came after it."""
+    made: _Made = {}
+    for event in events:
+        made.setdefault(event.causation_id, []).append(event)
+    parents = _parents(made)
+    caused: dict[str, list[str]] = {}
+    for each, parent in parents.items():
+        if parent is not None:
+            caused.setdefault(parent, []).append(each)
+    told: set[str] = set()
+    lines: list[TracedEvent] = []
+    # Metadata are the user's: those that say that they caused each other have no beginning among them.
+    for each in (*(each for each in made if parents[each] not in made), *made):
+        if each not in told:
+            lines += _told_from(each, made, caused, told, parents)
+    return lines
+
+
+def _parents(made: _Made) -> dict[str, str | None]:
+    """What caused each command or saga, as far as that is known."""
+    makers = {f"{event.stream}@{event.version}": each for each, events in made.items() for event in events}
+    parents: dict[str, str | None] = {}
+    for each, (first, *_) in made.items():
+        sender = first.metadata.get(CAUSED_BY)
+        if isinstance(sender, str):
+            parents[each] = sender
+        else:
+            parents[each] = makers.get(first.payload["cause"]) if first.type == SAGA_STARTED else None
+    return parents
+
+
+def _told_from(
+    root: str, made: _Made, caused: dict[str, list[str]], told: set[str], parents: dict[str, str | None]
+) -> Iterator[TracedEvent]:
+    """The events of a command or saga, and of all that it led to. Not recursive: a chain may be a long one."""
+    told.add(root)
+    under_way = [_in_turn(root, made, caused)]
+    while under_way:
+        found = next(under_way[-1], None)
+        if found is None:
+            under_way.pop()
+        elif isinstance(found, StoredEvent):
+            yield TracedEvent(found, len(under_way) - 1, parents[found.causation_id])
+        elif found not in told:
+            told.add(found)
+            under_way.append(_in_turn(found, made, caused))
+
+
+def _in_turn(each: str, made: _Made, caused: dict[str, list[str]]) -> Iterator[StoredEvent | str]:
+    """The events of a command or saga, and the ids of what it caused, by position."""
+    parts: list[tuple[int, StoredEvent | str]] = [(event.position, event) for event in made[each]]
+    parts += [(made[child][0].position, child) for child in caused.get(each, ())]
+    return (part for _, part in sorted(parts, key=lambda part: part[0]))
