@@ -103,6 +103,15 @@ class AggregateRef(Generic[A]):
 
     async def ask_request(self, request: Request, timeout_seconds: float) -> Receipt:
         """`ask` for a request that was made by the router."""
+        around = self._router.around_ask
+        if around is None:
+            return await self._answer(request, timeout_seconds)
+        with around(self.stream, request) as answered:
+            receipt = await self._answer(request, timeout_seconds)
+            answered(receipt)
+            return receipt
+
+    async def _answer(self, request: Request, timeout_seconds: float) -> Receipt:
         router = self._router
         future: TrioFuture[Receipt] = router.send(self._aggregate_type, self.stream, self.aggregate_id, request)
         router.deadlines.add(self.stream, [request], future, timeout_seconds)

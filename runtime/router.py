@@ -5,13 +5,15 @@ import logging
 import secrets
 import threading
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import trio
 
 from ..actors.aggregates.aggregate import Aggregate
 from ..actors.aggregates.aggregate_type import AggregateType
+from ..actors.aggregates.receipt import Receipt
 from ..actors.aggregates.recovery import recover
 from ..actors.aggregates.request import Hold, Request, Requests, StateQuery, current_cause
 from ..actors.errors import AggregateDeleted, AggregateWaitsForItself, RuntimeClosed
@@ -32,6 +34,8 @@ from .projections.projections import Projections
 from .residents import Residents
 
 T = TypeVar("T")
+AroundAsk: TypeAlias = Callable[[str, Request], AbstractContextManager[Callable[[Receipt], None]]]
+"""Entered with the stream and the request, it gives what is told the receipt."""
 
 logger = logging.getLogger("eventsrc.runtime")
 
@@ -47,6 +51,8 @@ class Router:
         self.trio_token = trio.lowlevel.current_trio_token()
         self.deadlines = Deadlines()
         self.is_closing = False
+        self.around_ask: AroundAsk | None = None
+        """What each `ask` is done within, if anything: see `telemetry`."""
         self._store = store
         self._residents = residents
         self._thread_id = threading.get_ident()

@@ -9,7 +9,7 @@ from pathlib import Path
 from eventsrc.runtime import command_line
 
 README = Path(__file__).parents[2] / "README.md"
-EXAMPLES = ("commands", "tests", "portals", "views", "sagas", "changes", "forgetting")
+EXAMPLES = ("commands", "tests", "portals", "views", "sagas", "changes", "forgetting", "telemetry")
 
 
 def run_example(name: str, folder: Path) -> str:
@@ -61,6 +61,10 @@ def test_the_example_of_forgetting_runs_as_it_stands(tmp_path: Path) -> None:
     for position in (2, 4):
         forgotten = f"Forgotten(subject='c-17', events=1, streams=['customer-c-17'], position={position})"
         assert run_example("forgetting", tmp_path).splitlines() == ["['Ann']", forgotten, "somebody"]
+
+
+def test_the_example_of_telemetry_runs_as_it_stands(tmp_path: Path) -> None:
+    assert run_example("telemetry", tmp_path) == ""
 
 
 def test_the_examples_may_be_run_again_and_one_after_another_in_the_same_folder(tmp_path: Path) -> None:
