@@ -158,9 +158,12 @@ class LogReader:
         self, *, category: str | None = None, after: str = "", limit: int = READ_BATCH_EVENTS
     ) -> list[StreamHead]:
         prefix = "" if category is None else f"{category}-"
+        try:
+            start = max(after.encode(), prefix.encode())
+        except UnicodeEncodeError:
+            return []
         # A stream may be named like its category; other names may come between it and the rest.
         namesake = self.head(category) if category and category.encode() > after.encode() else None
-        start = max(after.encode(), prefix.encode())
         with self._lock:
             heads = {name: head for tail in self._tails for name, head in tail.heads.items()}
         newer = sorted(

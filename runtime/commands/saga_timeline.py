@@ -1,11 +1,12 @@
 """What the command line shows and asks of sagas: a list, the timeline of one, and an operator's decisions."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, Final, get_args
+
+import msgspec
 
 from ...actors.sagas.errors import UnknownSaga
 from ...actors.sagas.events import (
@@ -26,6 +27,7 @@ from ...storage.event_query import EventQuery
 from ...storage.query import find_events, find_streams
 from ...storage.reader import LogReader
 from ...storage.record import NS_PER_SECOND, StoredEvent
+from ..arguments import check_text
 from .output import compact_json, format_time, make_console, make_table, print_json
 from .steering import Place, ask_or_leave, places, print_answers
 
@@ -155,7 +157,10 @@ def _saga_data(saga: SagaInstance) -> dict[str, Any]:
 
 
 def _steer(options: argparse.Namespace) -> int:
-    argument = {"reason": options.reason}
+    argument: dict[str, Any] = {"reason": options.reason}
+    for name in ("name", "payload", "reason"):
+        if getattr(options, name) is not None:
+            check_text(name, getattr(options, name))
     if options.action == "signal":
         if options.name is None:
             print("eventsrc: name the signal: signal NAME", file=sys.stderr)
@@ -170,16 +175,18 @@ def _steer(options: argparse.Namespace) -> int:
     with places(options.path) as found:
         writer: Place = found[0]
         left = f"{options.action} of {options.id} will be done when a runtime opens the store"
-        answer = ask_or_leave(writer.board, ACTIONS[options.action], options.id, json.dumps(argument), left)
+        asked = msgspec.json.encode(argument).decode()
+        answer = ask_or_leave(writer.board, ACTIONS[options.action], options.id, asked, left)
         return print_answers([writer], [answer], options)
 
 
 def _payload(text: str | None) -> Any:
+    """As JSON, or the text where it is none."""
     if text is None:
         return None
     try:
-        return json.loads(text)
-    except ValueError:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
         return text
 
 

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from bank_domain import Account, Deposit
@@ -37,6 +38,38 @@ class Stubborn(Saga, signals=["go"]):
     async def undo(self, ctx: SagaContext) -> None:
         if Stubborn.is_broken:
             raise OSError("no route")
+
+
+class Patient(Saga, signals=["go"]):
+    """Remembers what came with its signal."""
+
+    heard: list[Any] = attrs.field(factory=list)
+
+    @step
+    async def wait(self, ctx: SagaContext) -> None:
+        self.heard.append(await ctx.approval("go"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "payload"),
+    [(["NaN"], "NaN"), (["3"], 3), (['"\\ud800"'], '"\\ud800"'), (["{"], "{"), ([], None)],
+)
+async def test_what_comes_with_a_signal_is_json_or_a_text(tmp_path: Path, arguments: list[str], payload: Any) -> None:
+    async with Runtime.open(tmp_path, sagas=[Patient], limits=QUICK) as runtime:
+        saga = await runtime.start_saga(Patient(), key="a")
+        assert (await one("sagas", tmp_path, saga.id, "signal", "go", *arguments))["ok"]
+        assert (await saga.wait(timeout=10)).saga.heard == [payload]
+
+
+async def test_what_is_no_unicode_is_refused_before_it_is_asked(tmp_path: Path) -> None:
+    async with Runtime.open(tmp_path, sagas=[Patient], limits=QUICK) as runtime:
+        saga = await runtime.start_saga(Patient(), key="a")
+        for arguments in (["signal", "\udcff"], ["signal", "go", "\udcff"], ["abandon", "--reason", "\udcff"]):
+            code, out, err = await eventsrc("sagas", tmp_path, saga.id, *arguments)
+            assert (code, out) == (1, "")
+            assert "it is not valid Unicode" in err
+        await saga.signal("go")
+        assert (await saga.wait(timeout=10)).state == "completed"
 
 
 async def test_sagas_are_listed_and_steered(tmp_path: Path) -> None:
