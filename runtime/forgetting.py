@@ -34,12 +34,12 @@ from ..actors.future import TrioFuture
 from ..actors.journal.journal import CommitSeries, Journal, Write
 from ..actors.sagas.instance import ENDING_TYPES
 from ..actors.sagas.supervisor import SagaSupervisor
-from ..actors.serialization.sealing import KEY_TAG_PREFIX, key_tag
+from ..actors.serialization.sealing import key_tag
 from ..actors.subjects import SUBJECT_FORGOTTEN
 from ..storage.commit import ANY, Appended, NewEvent, StreamAppend
 from ..storage.errors import EventSourcingError, EventTooLarge
 from ..storage.event_query import EventQuery
-from ..storage.keys.subject_keys import SubjectKeys
+from ..storage.keys.subject_keys import KEY_TAG_PREFIX, SubjectKeys
 from ..storage.limits import Limits
 from ..storage.log import EventLog
 from ..storage.query import find_events

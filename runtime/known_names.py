@@ -26,7 +26,7 @@ def check_types(store: EventReader, types: Iterable[str], of_classes: Collection
     """Raise `UnknownEventType` for a stored type that no event and no class has."""
     for name in types:
         if name not in of_classes and not store.read_type(name, limit=1):
-            stored = store.event_types() if isinstance(store, LogReader) else []
+            stored = store.names_in("types") if isinstance(store, LogReader) else []
             known = sorted({*stored, *of_classes})
             raise UnknownEventType(store.path, name, _near(name, known), known[:NAMES_SHOWN_MAX])
 

@@ -6,7 +6,7 @@ import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, Literal
 
 import lmdb
 import msgspec
@@ -158,28 +158,21 @@ class LogReader:
         self, *, category: str | None = None, after: str = "", limit: int = READ_BATCH_EVENTS
     ) -> list[StreamHead]:
         prefix = "" if category is None else f"{category}-"
-        try:
-            start = max(after.encode(), prefix.encode())
-        except UnicodeEncodeError:
-            return []
+        # What has no encoding is not stored, and may be asked for all the same.
+        begin, last = prefix.encode(errors="surrogatepass"), after.encode()
         # A stream may be named like its category; other names may come between it and the rest.
-        namesake = self.head(category) if category and category.encode() > after.encode() else None
+        namesake = self.head(category) if category else None
         with self._lock:
-            heads = {name: head for tail in self._tails for name, head in tail.heads.items()}
-        newer = sorted(
-            (name.encode(), head)
-            for name, head in heads.items()
-            if name.startswith(prefix) and name.encode() > after.encode()
-        )[:limit]
-        found = dict(newer)
-        if namesake is not None:
+            heads = {name.encode(): head for tail in self._tails for name, head in tail.heads.items()}
+        found = dict(sorted(entry for entry in heads.items() if entry[0].startswith(begin) and entry[0] > last)[:limit])
+        if namesake is not None and namesake.stream.encode() > last:
             found[namesake.stream.encode()] = namesake
         with self._environment.read() as transaction, transaction.cursor(self._environment.table("heads")) as cursor:
-            more = cursor.set_range(start)
+            more = cursor.set_range(max(begin, last))
             stored = 0
-            while more and stored < limit and cursor.key().startswith(prefix.encode()):
+            while more and stored < limit and cursor.key().startswith(begin):
                 key = cursor.key()
-                if key > after.encode() or not after:
+                if key > last or not last:
                     stored += 1
                     found.setdefault(key, decode_head(key.decode(), cursor.value()))
                 more = cursor.next()
@@ -259,10 +252,11 @@ class LogReader:
     ) -> list[StoredEvent]:
         return self._read_postings("tags", lambda tail: tail.tags.get(tag, ()), tag, after, before, backwards, limit)
 
-    def event_types(self) -> list[str]:
-        """The stored types of all events, sorted."""
+    def names_in(self, index: Literal["types", "tags"], prefix: str = "") -> list[str]:
+        """The stored types, or the tags, of all events, sorted: those that begin with a prefix."""
         with self._lock, self._environment.read() as transaction:
-            return postings.names(transaction, self._environment.table("types"), *(tail.types for tail in self._tails))
+            newer = [name for tail in self._tails for name in getattr(tail, index) if name.startswith(prefix)]
+            return postings.names(transaction, self._environment.table(index), newer, prefix=prefix)
 
     def idempotency(self, stream: str, keys: Sequence[str], *, now_ns: int) -> dict[str, IdempotencyEntry]:
         found: dict[str, IdempotencyEntry] = {}

@@ -11,15 +11,13 @@ import attrs
 import cattrs
 import msgspec
 
-from ...storage.keys.subject_keys import KEY_ID_BYTES
+from ...storage.keys.subject_keys import KEY_ID_BYTES, KEY_TAG_PREFIX
 from ..errors import DecodingError, EncodingError
 from .annotations import field_types, has_fields
 from .personal import default_of, personal_fields, plain_type
 
 SEALED_CODE: Final = 80
 """The type of the MessagePack extension that a sealed value is stored as."""
-KEY_TAG_PREFIX: Final = "eventsrc.key:"
-"""Before the id of a key: the tag of every event that holds what is sealed with it."""
 _SEALS: Final = "__eventsrc_seals__"
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder().decode

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,9 @@ from msgspec import structs
 from ...storage.evidence.errors import CheckpointInvalid, EvidenceUnavailable
 from ...storage.evidence.proof import prove
 from ...storage.reader import LogReader
-from ...storage.verification.apart import Report, verify_apart
+from ...storage.verification.apart import FINDINGS_MAX, Report, verify_apart
+from ...storage.verification.keys import KEYS, check_keys, key_tags_in
+from .domain_modules import add_keys, keys_in
 from .exit_codes import EXIT_DAMAGED, EXIT_ERROR
 from .output import print_json
 
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def print_verification(options: argparse.Namespace) -> int:
-    """`eventsrc verify PATH [--checkpoint FILE]`: exit code 0 when all is sound, 2 when something is damaged.
+    """`eventsrc verify PATH [--checkpoint FILE] [--keys FILE]`: 0 when all is sound, 2 when something is damaged.
 
     It is 1 when nothing is, of what could be looked at, and the system refused the rest.
     """
@@ -38,16 +41,31 @@ def print_verification(options: argparse.Namespace) -> int:
             statements=statements,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
+    report, note = _with_keys(report, options)
     if options.json:
         print_json(_data(report))
     else:
         _print_report(report, statements)
+        print(note, end="")
     for finding in report.findings:
         if not finding.is_damage:
             print(f"eventsrc: {finding}", file=sys.stderr)
     if report.is_damaged:
         return EXIT_DAMAGED
     return EXIT_ERROR if report.findings else 0
+
+
+def _with_keys(report: Report, options: argparse.Namespace) -> tuple[Report, str]:
+    """The same with what is wrong with the keys of a sound store, and what is to be said of keys that are not there."""
+    if report.is_damaged or report.summary is None:
+        return report, ""
+    with closing(LogReader.open(options.path)) as log, closing(keys_in(options, options.keys)) as keys:
+        if keys.is_empty:
+            is_missed = bool(key_tags_in(log))
+            note = f"its personal data cannot be read: there are no keys at {keys.path}\n" if is_missed else ""
+            return report, note
+        found = list(islice(check_keys(log, keys), FINDINGS_MAX))
+    return structs.replace(report, findings=[*report.findings, *found]), ""
 
 
 def _data(report: Report) -> dict[str, object]:
@@ -82,8 +100,11 @@ def _verdict(report: Report) -> str:
         return "all sound"
     if not report.is_damaged:
         return "sound as far as it could be looked at, but NOT all of it could"
-    if report.is_complete and all(finding.table == "checkpoint" for finding in report.findings):
+    tables = {finding.table for finding in report.findings}
+    if report.is_complete and tables == {"checkpoint"}:
         return "sound in itself, but NOT what was stated of it"
+    if report.is_complete and tables == {KEYS}:
+        return "sound in itself, but NOT the keys of its personal data"
     return "DAMAGED"
 
 
@@ -146,6 +167,7 @@ def add_commands(add: Callable[[str, str], argparse.ArgumentParser], count: Call
         metavar="FILE",
         help="check that history was only added to since; may be repeated",
     )
+    add_keys(verifying)
     verifying.set_defaults(run=print_verification)
 
     stating = add("checkpoint", "a small signed statement of what the store holds, to be kept elsewhere")

@@ -8,7 +8,6 @@ itself.
 import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 from typing import Final
 
 from ..environment.environment import Table, Transaction
@@ -63,12 +62,13 @@ def split_key(key: bytes) -> tuple[str, int]:
     return name_of(key), ordinal_of(key)
 
 
-def names(transaction: Transaction, table: Table, *others: Iterable[str]) -> list[str]:
-    """Every name of an index, and what else has names, sorted; looks at one chunk of each."""
-    found = set(chain.from_iterable(others))
+def names(transaction: Transaction, table: Table, others: Iterable[str] = (), *, prefix: str = "") -> list[str]:
+    """Every name of an index that begins with a prefix, and those others, sorted; looks at one chunk of each."""
+    found = set(others)
+    begin = prefix.encode()
     with transaction.cursor(table) as cursor:
-        more = cursor.first()
-        while more:
+        more = cursor.set_range(begin) if begin else cursor.first()
+        while more and cursor.key().startswith(begin):
             found.add(name := name_of(cursor.key()))
             more = cursor.set_range(name.encode() + b"\1")
     return sorted(found)

@@ -42,6 +42,10 @@ _SETTINGS: Final = {
 _OF_SUBJECT: Final = "subject = ? AND subject <> ''"
 """The index is used where it is said that it holds what is asked for."""
 _SELECT: Final = "SELECT id, subject, secret FROM subject_keys LEFT JOIN secrets USING (slot) WHERE"
+_LOST: Final = (
+    "SELECT count(*) FROM subject_keys LEFT JOIN secrets USING (slot) "
+    "WHERE slot IS NOT NULL AND (secret IS NULL OR secret = zeroblob(length(secret)))"
+)
 
 Access: TypeAlias = Literal["write", "read"]
 
@@ -85,6 +89,17 @@ class KeyFile:
         for key in self._select("subject <> '' AND slot IS NULL ORDER BY subject"):
             found.setdefault(key.subject, []).append(key.id)
         return found
+
+    def problem(self) -> str:
+        with self._reading_lock, self._translated():
+            reading = self._to_read(self._place_now())
+            if reading is None:
+                return ""
+            (found,) = reading.execute("PRAGMA integrity_check(1)").fetchone()
+            (lost,) = reading.execute(_LOST).fetchone()
+        if found != "ok":
+            return str(found)
+        return f"of {lost} keys that nobody destroyed the secret is gone" if lost else ""
 
     def version(self) -> object:
         with self._reading_lock, self._translated():

@@ -37,6 +37,9 @@ class KeyTable(Protocol):
     def is_empty(self) -> bool:
         """Whether there never was a key."""
 
+    def problem(self) -> str:
+        """What is wrong with the place where they are; empty where nothing is."""
+
     def version(self) -> object:
         """Another one whenever anybody, also another process, may have changed a key."""
 
@@ -83,6 +86,9 @@ class KeysInMemory:
     def __init__(self) -> None:
         self._keys: dict[bytes, SubjectKey] = {}
         self._version = 0
+
+    def problem(self) -> str:
+        return ""
 
     def version(self) -> object:
         return self._version

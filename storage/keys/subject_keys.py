@@ -23,6 +23,8 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 KEY_ID_BYTES: Final = 16
+KEY_TAG_PREFIX: Final = "eventsrc.key:"
+"""Before the id of a key: the tag of every event that holds what is sealed with it."""
 SECRET_BYTES: Final = 64
 """Of AES-SIV with 256 bits."""
 LOOK_SECONDS: Final = 0.1
@@ -69,6 +71,14 @@ class SubjectKeys:
     def check(self) -> None:
         """Raise `PrivacyUnavailable` where the library for it is missing."""
         _cipher_class()
+
+    def problem(self) -> str:
+        """What is wrong with where they are kept; empty where nothing is. Raises `SubjectKeysUnusable`."""
+        return self._table.problem()
+
+    def knows(self, key_id: bytes) -> bool:
+        """Whether there is a key with this id, or was one that was destroyed. Raises `SubjectKeysUnusable`."""
+        return key_id in self._new or self._table.find(key_id) is not None
 
     # --- sealing ---
 

@@ -80,9 +80,9 @@ def test_the_stored_types_are_those_on_disk_and_those_in_memory(tmp_path: Path) 
         names = ["a", "a.b", "ab", "é"]
         for number, name in enumerate(names, 1):
             log.append([commit(number, append_to("s-1", 2, type=name))])
-        assert log.event_types() == names
+        assert log.names_in("types") == names
         log.flush()
         log.append([commit(5, append_to("s-1", 1, type="a.c")), commit(6, append_to("s-1", 1, type="a"))])
-        assert log.event_types() == ["a", "a.b", "a.c", "ab", "é"]
+        assert log.names_in("types") == ["a", "a.b", "a.c", "ab", "é"]
     with closing(LogReader.open(tmp_path)) as reader:
-        assert reader.event_types() == ["a", "a.b", "a.c", "ab", "é"]
+        assert reader.names_in("types") == ["a", "a.b", "a.c", "ab", "é"]

@@ -1,0 +1,38 @@
+"""The check of the keys of subjects: that their file is sound, and has a key for everything that was sealed."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from ..keys.errors import SubjectKeysUnusable
+from ..keys.subject_keys import KEY_TAG_PREFIX, SubjectKeys
+from ..reader import LogReader
+from .finding import Finding
+
+KEYS: Final = "keys"
+"""What findings about them name as their table."""
+
+
+def key_tags_in(log: LogReader) -> list[str]:
+    """The tag of each key that something in a log was sealed with."""
+    return log.names_in("tags", KEY_TAG_PREFIX)
+
+
+def check_keys(log: LogReader, keys: SubjectKeys) -> Iterator[Finding]:
+    """What is wrong with the keys of a log. One that was destroyed, by `forget`, is known to the file, and is no fault.
+
+    It may be in use: the keys of what is stored meanwhile are in their file before.
+    """
+    tags = key_tags_in(log)
+    try:
+        problem = keys.problem()
+        if problem:
+            yield Finding(KEYS, f"{keys.path} is damaged: {problem}. Put a copy of it in its place.")
+            return
+        for tag in tags:
+            key_id = tag.removeprefix(KEY_TAG_PREFIX)
+            if not keys.knows(bytes.fromhex(key_id)):
+                (first,) = log.read_tag(tag, limit=1)
+                problem = f"{keys.path} lacks the key {key_id}: it is another store's, or too old."
+                yield Finding(KEYS, problem, first.stream, first.version, first.position)
+    except SubjectKeysUnusable as error:
+        yield Finding(KEYS, str(error))

@@ -1,0 +1,80 @@
+"""`eventsrc verify` looks at the keys of personal data, where they are there."""
+
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from command_cases import eventsrc
+from people_domain import Person, Register
+
+from eventsrc import Runtime
+
+
+def keys_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.keys")
+
+
+@pytest.fixture
+async def path(tmp_path: Path) -> Path:
+    """A store that holds something of two people, with an older copy of its keys; a third one was forgotten."""
+    path = tmp_path / "store"
+    async with Runtime.open(path, aggregates=[Person]) as runtime:
+        await runtime.actor(Person, "ann").ask(Register("Ann"))
+        assert (await eventsrc("keys", path, tmp_path / "older"))[0] == 0
+        await runtime.actor(Person, "bob").ask(Register("Bob"))
+        await runtime.actor(Person, "cleo").ask(Register("Cleo"))
+        await runtime.forget("cleo")
+    return path
+
+
+async def test_sound_keys_are_no_finding_nor_are_those_that_were_destroyed(path: Path) -> None:
+    async with Runtime.open(path, aggregates=[Person]) as runtime:
+        await runtime.actor(Person, "dora").ask(Register("Dora"))
+        code, out, err = await eventsrc("verify", path)
+    assert (code, err) == (0, "")
+    assert out.endswith("all sound\n")
+
+
+async def test_a_file_that_lacks_keys_is_told_with_the_first_event_of_each(path: Path, tmp_path: Path) -> None:
+    code, out, _ = await eventsrc("verify", path, "--keys", tmp_path / "older")
+    assert code == 2
+    *lacking, end = out.splitlines()
+    bob, cleo = sorted(lacking)
+    assert bob.startswith("keys, position 2, stream person-bob, version 1: ")
+    assert cleo.startswith("keys, position 3, stream person-cleo, version 1: ")
+    assert f"{tmp_path / 'older'} lacks the key " in bob
+    assert end.endswith("sound in itself, but NOT the keys of its personal data")
+
+
+async def test_a_damaged_file_is_told(path: Path, tmp_path: Path) -> None:
+    lost = tmp_path / "lost"
+    shutil.copy(keys_of(path), lost)
+    with closing(sqlite3.connect(lost)) as connection, connection:
+        connection.execute("UPDATE secrets SET secret = zeroblob(64) WHERE slot = 1")
+    code, out, _ = await eventsrc("verify", path, "--keys", lost)
+    assert code == 2
+    assert "of 1 keys that nobody destroyed the secret is gone" in out
+
+    content = bytearray(keys_of(path).read_bytes())
+    content[4_096:] = bytes(len(content) - 4_096)
+    keys_of(path).write_bytes(content)
+    code, out, _ = await eventsrc("verify", path)
+    assert code == 2
+    assert out.startswith("keys: ")
+
+    keys_of(path).write_text("no keys")
+    code, out, _ = await eventsrc("verify", path)
+    assert code == 2
+    assert "cannot be used" in out
+
+
+async def test_keys_that_are_not_there_are_no_fault_and_said(path: Path, tmp_path: Path) -> None:
+    backup = tmp_path / "backup"
+    assert (await eventsrc("backup", path, backup))[0] == 0
+    code, out, err = await eventsrc("verify", backup)
+    assert (code, err) == (0, "")
+    assert out.endswith(f"all sound\nits personal data cannot be read: there are no keys at {keys_of(backup)}\n")
+    code, out, err = await eventsrc("verify", backup, "--keys", keys_of(path))
+    assert (code, out.endswith("all sound\n"), err) == (0, True, "")
