@@ -1,6 +1,7 @@
 """A runtime in a synchronous program: calls block the thread that makes them, while the runtime goes on in its own."""
 
 import contextlib
+import functools
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from types import TracebackType
@@ -47,7 +48,12 @@ class BlockingPortal:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         """Raises what ended the runtime, if anything did, or kept it from being closed in order."""
-        ended = _settled(self._thread.close())
+        try:
+            ended = _settled(self._thread.close())
+        except BaseException:
+            # Interrupted, maybe before the thread was told.
+            self._thread.close()
+            raise
         self._thread.join()
         ended.result()
 
@@ -66,7 +72,7 @@ class BlockingPortal:
         Raises what it raises, `RuntimeClosed`, `WrongThread` on the runtime's own thread, and `StoreForked`.
         """
         call = self._thread.call(function, *args, **kwargs)
-        return _outcome(call.future, call)
+        return self._outcome(call.future, call, functools.partial(self._thread.begin, call))
 
     def iterate(self, items: AsyncIterable[T]) -> Iterator[T]:
         """What an asynchronous iterator gives, one call for each: `for batch in portal.iterate(runtime.subscribe())`.
@@ -82,22 +88,35 @@ class BlockingPortal:
         Raises what it raises, and what `call` does. While its block fails, it is left with that error.
         """
         stay = self._thread.enter(manager)
-        value = _outcome(stay.entered, stay.call)
+        value = self._outcome(stay.entered, stay.call, functools.partial(self._thread.begin, stay.call))
         try:
             yield value
         except Exception as failure:
             if not self._left(stay, failure):
                 raise
         except BaseException:
-            stay.call.cancel()
+            self._thread.cancel(stay.call)
             _settled(stay.call.future)
             raise
         else:
             self._left(stay, None)
 
     def _left(self, stay: Stay[Any], failure: Exception | None) -> bool:
-        call = self._thread.leave(stay, failure)
-        return _outcome(call.future, call)
+        return self._outcome(stay.call.future, stay.call, functools.partial(self._thread.leave, stay, failure))
+
+    def _outcome(self, future: Future[T], call: Call[Any], begin: Callable[[], object]) -> T:
+        """Begin, and wait for a future of a call.
+
+        Whoever is interrupted meanwhile, at any moment, cancels the call, and waits until it has ended.
+        """
+        try:
+            begin()
+            return _settled(future).result()
+        except BaseException:
+            if not call.future.done():
+                self._thread.cancel(call)
+                _settled(call.future)
+            raise
 
 
 class _Items(Iterator[T], Generic[T]):
@@ -112,17 +131,6 @@ class _Items(Iterator[T], Generic[T]):
         if item is _END:
             raise StopIteration
         return item  # type: ignore[no-any-return]
-
-
-def _outcome(future: Future[T], call: Call[Any]) -> T:
-    """Wait for a future of a call; whoever is interrupted meanwhile cancels the call, and waits until it has ended."""
-    try:
-        return _settled(future).result()
-    except BaseException:
-        if not call.future.done():
-            call.cancel()
-            _settled(call.future)
-        raise
 
 
 def _settled(future: Future[T]) -> Future[T]:
