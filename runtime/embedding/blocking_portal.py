@@ -26,7 +26,7 @@ class BlockingPortal:
             receipt = portal.call(ann.ask, Deposit(100))
 
     What does not wait (`runtime.actor`, `view`, `events`, `decode`, `last_position`) may be used directly. Leaving the
-    block closes the runtime in order; Ctrl-C meanwhile leaves that to its thread.
+    block closes the runtime in order.
     """
 
     def __init__(self, opening: contextlib.AbstractAsyncContextManager[Runtime]) -> None:
@@ -47,12 +47,18 @@ class BlockingPortal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Raises what ended the runtime, if anything did, or kept it from being closed in order."""
+        """Raises what ended the runtime, if anything did, or kept it from being closed in order.
+
+        The first Ctrl-C has it closed in order, also where it comes meanwhile; the second one leaves it to the thread.
+        """
         try:
             ended = _settled(self._thread.close())
         except BaseException:
             # Interrupted, maybe before the thread was told.
-            self._thread.close()
+            ended = self._thread.close()
+            if not isinstance(error, KeyboardInterrupt):
+                _settled(ended)
+                self._thread.join()
             raise
         self._thread.join()
         ended.result()

@@ -27,6 +27,8 @@ from .handover import Handover
 T = TypeVar("T")
 
 THREAD_NAME: Final = "eventsrc runtime"
+INTERRUPTED_START_SECONDS: Final = 1.0
+"""How long a thread that may have started is waited for."""
 
 logger = logging.getLogger("eventsrc.embedding")
 
@@ -166,8 +168,10 @@ class RuntimeThread:
         try:
             self._thread.start()
         except BaseException:
-            # Interrupted, maybe when it had begun.
+            # Interrupted, maybe when it had begun; nothing tells whether it has.
             self.give_up()
+            with contextlib.suppress(TimeoutError):
+                self.ended.exception(INTERRUPTED_START_SECONDS)
             raise
 
     def close(self) -> Future[None]:

@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import trio
 from bank_domain import Account, Deposit
 
 from eventsrc import BlockingPortal, MemoryLog, Runtime, RuntimeClosed
+from eventsrc.runtime.embedding import blocking_portal
 from eventsrc.runtime.embedding.handover import Handover
 from eventsrc.runtime.embedding.runtime_thread import THREAD_NAME
 
@@ -125,21 +126,34 @@ def test_a_portal_that_is_interrupted_while_its_thread_starts_closes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = threading.Thread.start
-    started: list[threading.Thread] = []
 
     def start_and_interrupt(thread: threading.Thread) -> None:
         start(thread)
         if thread.name == THREAD_NAME:
-            started.append(thread)
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start_and_interrupt)
         with pytest.raises(KeyboardInterrupt), bank(tmp_path / "store"):
             pytest.fail("it was entered")
-    started[0].join(60)
     with bank(tmp_path / "store") as portal:
         assert portal.runtime.last_position == 0
+
+
+def test_the_first_ctrl_c_while_it_closes_waits_until_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settled = blocking_portal._settled
+    interrupts = [KeyboardInterrupt()]
+
+    def settled_if_not_interrupted(future: Future[object]) -> Future[object]:
+        if interrupts:
+            raise interrupts.pop()
+        return settled(future)
+
+    with pytest.raises(KeyboardInterrupt), bank(tmp_path / "store") as portal:
+        portal.call(portal.runtime.actor(Account, "ann").ask, Deposit(1))
+        monkeypatch.setattr(blocking_portal, "_settled", settled_if_not_interrupted)
+    with bank(tmp_path / "store") as portal:
+        assert portal.runtime.last_position == 1
 
 
 def test_a_handover_that_is_interrupted_while_it_wakes_loses_nobody_else() -> None:
