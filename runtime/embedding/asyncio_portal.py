@@ -46,8 +46,6 @@ class AsyncioPortal:
         self._thread = RuntimeThread(opening)
         self._loop: asyncio.AbstractEventLoop
         self._answers: Handover
-        self.runtime: Runtime
-        """There from the beginning of the block."""
 
     async def __aenter__(self) -> Self:
         """Raises what `Runtime.open` does."""
@@ -56,7 +54,7 @@ class AsyncioPortal:
         self._loop, self._answers = loop, Handover(loop.call_soon_threadsafe)
         try:
             await self._end_of(self._thread.opened)
-            self.runtime = self._thread.opened.result()
+            self._thread.opened.result()
         except BaseException:
             self._thread.give_up()
             await self._end_of(self._thread.ended)
@@ -82,6 +80,11 @@ class AsyncioPortal:
             raise
         self._thread.join()
         ended.result()
+
+    @property
+    def runtime(self) -> Runtime:
+        """There from the beginning of the block. Raises `RuntimeClosed` before."""
+        return self._thread.runtime
 
     @overload
     async def call(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T: ...

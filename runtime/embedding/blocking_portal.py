@@ -31,14 +31,12 @@ class BlockingPortal:
 
     def __init__(self, opening: contextlib.AbstractAsyncContextManager[Runtime]) -> None:
         self._thread = RuntimeThread(opening)
-        self.runtime: Runtime
-        """There from the beginning of the block."""
 
     def __enter__(self) -> Self:
         """Raises what `Runtime.open` does."""
         self._thread.start()
         try:
-            self.runtime = _settled(self._thread.opened).result()
+            _settled(self._thread.opened).result()
         except BaseException:
             self._thread.give_up()
             _settled(self._thread.ended)
@@ -62,6 +60,11 @@ class BlockingPortal:
             raise
         self._thread.join()
         ended.result()
+
+    @property
+    def runtime(self) -> Runtime:
+        """There from the beginning of the block. Raises `RuntimeClosed` before."""
+        return self._thread.runtime
 
     @overload
     def call(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T: ...

@@ -198,8 +198,7 @@ class RuntimeThread:
 
         Raises `RuntimeClosed`, `WrongThread` on the trio thread itself, `StoreForked`.
         """
-        if not self.opened.done():
-            raise RuntimeClosed("The portal was not entered yet: write `with portal:`, or `async with portal:`.")
+        self._check_entered()
         if self._is_elsewhere:
             raise StoreForked(self.opened.result()._store.path)
         if threading.current_thread() is self._thread:
@@ -235,6 +234,16 @@ class RuntimeThread:
             self._send(stay.call, functools.partial(stay.leave, failure))
         elif not stay.call.future.done():
             stay.call.future.set_result(False)
+
+    @property
+    def runtime(self) -> Runtime:
+        """Also when it is closed. Raises `RuntimeClosed` before it is opened, or why it could not be."""
+        self._check_entered()
+        return self.opened.result()
+
+    def _check_entered(self) -> None:
+        if not self.opened.done():
+            raise RuntimeClosed("The portal was not entered yet: write `with portal:`, or `async with portal:`.")
 
     @property
     def _is_elsewhere(self) -> bool:

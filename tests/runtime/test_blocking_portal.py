@@ -283,6 +283,8 @@ def test_a_portal_is_used_within_its_block() -> None:
     portal = BlockingPortal(Runtime.open(MemoryLog(), aggregates=[Account]))
     with pytest.raises(RuntimeClosed, match=r"`with portal:`"):
         portal.call(len, "")
+    with pytest.raises(RuntimeClosed, match=r"`with portal:`"):
+        portal.runtime.actor(Account, "ann")
     with portal:
         ann = portal.runtime.actor(Account, "ann")
     with pytest.raises(RuntimeClosed):
