@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Final, Generic, TypeVar, cast
 
 import trio
 
@@ -53,7 +53,7 @@ class AggregateRef(Generic[A]):
         idempotency_key: str | None = None,
         timeout: float | None = None,
         correlation_id: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, object] | None = None,
         unless: EventQuery | None = None,
         wait_for: Sequence[type[Projection]] = (),
     ) -> Receipt:
@@ -128,7 +128,7 @@ class AggregateRef(Generic[A]):
         idempotency_keys: Sequence[str] | None = None,
         timeout: float | None = None,
         correlation_id: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, object] | None = None,
     ) -> list[Receipt | EventSourcingError]:
         """Send many commands in one call; the answers come in their order, an error in the place of its receipt.
 
@@ -194,7 +194,7 @@ class AggregateRef(Generic[A]):
         expected_version: ExpectedVersion | None = None,
         idempotency_key: str | None = None,
         correlation_id: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, object] | None = None,
     ) -> None:
         """Send a command without waiting. From any thread; what becomes of it is logged where it fails.
 
@@ -212,7 +212,7 @@ class AggregateRef(Generic[A]):
         idempotency_key: str | None = None,
         timeout: float | None = None,
         correlation_id: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, object] | None = None,
         unless: EventQuery | None = None,
         wait_for: Sequence[type[Projection]] = (),
     ) -> Receipt:

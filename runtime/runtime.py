@@ -245,7 +245,7 @@ class Runtime(Reading, RunningSagas):
         idempotency_key: str | None = None,
         timeout: float | None = None,
         correlation_id: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, object] | None = None,
         unless: EventQuery | None = None,
         wait_for: Sequence[type[Projection]] = (),
     ) -> list[Receipt]:
@@ -300,7 +300,7 @@ class Runtime(Reading, RunningSagas):
         subject: str,
         *,
         even_in_sagas: bool = False,
-        metadata: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, object] | None = None,
         wait_for: Sequence[type[Projection]] = (),
     ) -> Forgotten:
         """Forget a subject: destroy its keys, so that nobody can read what is stored of it, here or in a copy.

@@ -1,6 +1,7 @@
 """A runtime in a program on asyncio: it lives on trio in a thread of its own, and calls are awaited on asyncio."""
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import logging
@@ -42,20 +43,18 @@ class AsyncioPortal:
     """
 
     def __init__(self, opening: AbstractAsyncContextManager[Runtime]) -> None:
-        self._thread = RuntimeThread(opening, self._remember_loop)
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = RuntimeThread(opening)
+        self._loop: asyncio.AbstractEventLoop
         self._answers: Handover
-        self.runtime: Runtime
-        """There from the beginning of the block."""
 
     async def __aenter__(self) -> Self:
         """Raises what `Runtime.open` does."""
-        self._loop = asyncio.get_running_loop()
-        self._answers = Handover(self._loop.call_soon_threadsafe)
-        self._thread.start()
+        loop = asyncio.get_running_loop()
+        self._thread.start(functools.partial(_loop.set, loop))
+        self._loop, self._answers = loop, Handover(loop.call_soon_threadsafe)
         try:
             await self._end_of(self._thread.opened)
-            self.runtime = self._thread.opened.result()
+            self._thread.opened.result()
         except BaseException:
             self._thread.give_up()
             await self._end_of(self._thread.ended)
@@ -82,6 +81,11 @@ class AsyncioPortal:
         self._thread.join()
         ended.result()
 
+    @property
+    def runtime(self) -> Runtime:
+        """There from the beginning of the block. Raises `RuntimeClosed` before."""
+        return self._thread.runtime
+
     @overload
     async def call(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T: ...
 
@@ -97,7 +101,7 @@ class AsyncioPortal:
         Raises what it raises, `RuntimeClosed`, `WrongThread` on the runtime's own thread, and `StoreForked`.
         """
         call = self._thread.call(function, *args, **kwargs)
-        return await self._outcome(call.future, call)
+        return await self._outcome(call.future, call, functools.partial(self._thread.begin, call))
 
     def iterate(self, items: AsyncIterable[T]) -> AsyncIterator[T]:
         """What an iterator on trio gives, one call for each: `async for batch in portal.iterate(runtime.subscribe())`.
@@ -113,47 +117,50 @@ class AsyncioPortal:
         Raises what it raises, and what `call` does. While its block fails, it is left with that error.
         """
         stay = self._thread.enter(manager)
-        value = await self._outcome(stay.entered, stay.call)
+        value = await self._outcome(stay.entered, stay.call, functools.partial(self._thread.begin, stay.call))
         try:
             yield value
         except Exception as failure:
             if not await self._left(stay, failure):
                 raise
         except BaseException:
-            stay.call.cancel()
+            self._thread.cancel(stay.call)
             await self._end_of(stay.call.future)
             raise
         else:
             await self._left(stay, None)
 
     async def _left(self, stay: Stay[Any], failure: Exception | None) -> bool:
-        call = self._thread.leave(stay, failure)
-        return await self._outcome(call.future, call)
+        leave = functools.partial(self._thread.leave, stay, failure)
+        return await self._outcome(stay.call.future, stay.call, leave)
 
-    async def _outcome(self, future: Future[R], call: Call[Any]) -> R:
-        """Await a future of a call; a task that is cancelled cancels the call, and waits until it has ended."""
+    async def _outcome(self, future: Future[R], call: Call[Any], begin: Callable[[], object]) -> R:
+        """Begin, and await a future of a call; a task that is cancelled cancels it, and waits until it has ended."""
+        # First of all: off asyncio it says so, and nothing is done.
+        asyncio.get_running_loop()
+        begin()
         try:
             await self._end_of(future)
         except asyncio.CancelledError:
-            call.cancel()
+            self._thread.cancel(call)
             await self._end_of(call.future)
             raise
         return future.result()
 
     async def _end_of(self, future: Future[Any]) -> None:
         ended = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        # Calls may come from any loop, and each is answered on its own.
+        answers = self._answers if loop is self._loop else Handover(loop.call_soon_threadsafe)
 
         def tell(_: Future[Any]) -> None:
             try:
-                self._answers.put(ended.set)
+                answers.put(ended.set)
             except RuntimeError:
                 logger.debug("asyncio had ended before a call")
 
         future.add_done_callback(tell)
         await ended.wait()
-
-    def _remember_loop(self) -> None:
-        _loop.set(self._loop)
 
 
 class _Items(AsyncIterator[T], Generic[T]):
@@ -201,8 +208,8 @@ class _Task(Generic[T]):
         self._function = function
         self._token = trio.lowlevel.current_trio_token()
         self._ended = trio.Event()
-        self._context = contextvars.copy_context()
         self._task: asyncio.Task[T] | None = None
+        self._refusal: BaseException | None = None
 
     async def outcome(self) -> T:
         """What came of it; one that is cancelled is waited for, so that what it did in spite of that is known."""
@@ -210,16 +217,21 @@ class _Task(Generic[T]):
         try:
             await self._ended.wait()
         except trio.Cancelled:
-            self._have_loop_do(self._cancel)
-            with trio.move_on_after(TASK_CANCEL_SECONDS, shield=True):
+            with contextlib.suppress(NoAsyncioLoop), trio.move_on_after(TASK_CANCEL_SECONDS, shield=True):
+                self._have_loop_do(self._cancel)
                 await self._ended.wait()
             if self._task is None or not self._task.done() or self._task.cancelled():
                 raise
-        assert self._task is not None
-        error = None if self._task.cancelled() else self._task.exception()
-        if self._task.cancelled() or not isinstance(error, Exception | None):
+        error, is_cancelled = self._refusal, False
+        if self._task is not None:
+            is_cancelled = self._task.cancelled()
+            error = None if is_cancelled else self._task.exception()
+        if is_cancelled or not isinstance(error, Exception | None):
             # As an error of its own: trio's task was not cancelled, and is not to end the program.
             raise AsyncioTaskCancelled(self._function.func) from error
+        if error is not None:
+            raise error
+        assert self._task is not None, "what has no task was refused"
         return self._task.result()
 
     def _have_loop_do(self, action: Callable[[], object]) -> None:
@@ -231,17 +243,28 @@ class _Task(Generic[T]):
     # --- on asyncio ---
 
     def _begin(self) -> None:
-        self._task = self._loop.create_task(self._run(), context=self._context)
-        self._task.add_done_callback(self._tell)
+        # In a copy of the context that it was handed over in, which not every factory of tasks takes as an argument.
+        work = self._run()
+        try:
+            self._task = self._loop.create_task(work)
+        except BaseException as error:
+            # The factory has failed, or an eager task ends the program before it is there.
+            work.close()
+            self._refusal = error
+            self._tell()
+            if not isinstance(error, Exception):
+                raise
+        else:
+            self._task.add_done_callback(self._tell)
 
     async def _run(self) -> T:
         return await self._function()
 
     def _cancel(self) -> None:
-        assert self._task is not None, "what it begins with comes first"
-        self._task.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
-    def _tell(self, task: asyncio.Task[T]) -> None:
+    def _tell(self, _: object = None) -> None:
         try:
             self._token.run_sync_soon(self._ended.set)
         except trio.RunFinishedError:

@@ -1,6 +1,7 @@
 """A runtime in a synchronous program: calls block the thread that makes them, while the runtime goes on in its own."""
 
 import contextlib
+import functools
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from types import TracebackType
@@ -25,19 +26,17 @@ class BlockingPortal:
             receipt = portal.call(ann.ask, Deposit(100))
 
     What does not wait (`runtime.actor`, `view`, `events`, `decode`, `last_position`) may be used directly. Leaving the
-    block closes the runtime in order; Ctrl-C meanwhile leaves that to its thread.
+    block closes the runtime in order.
     """
 
     def __init__(self, opening: contextlib.AbstractAsyncContextManager[Runtime]) -> None:
         self._thread = RuntimeThread(opening)
-        self.runtime: Runtime
-        """There from the beginning of the block."""
 
     def __enter__(self) -> Self:
         """Raises what `Runtime.open` does."""
         self._thread.start()
         try:
-            self.runtime = _settled(self._thread.opened).result()
+            _settled(self._thread.opened).result()
         except BaseException:
             self._thread.give_up()
             _settled(self._thread.ended)
@@ -46,10 +45,26 @@ class BlockingPortal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Raises what ended the runtime, if anything did, or kept it from being closed in order."""
-        ended = _settled(self._thread.close())
+        """Raises what ended the runtime, if anything did, or kept it from being closed in order.
+
+        The first Ctrl-C has it closed in order, also where it comes meanwhile; the second one leaves it to the thread.
+        """
+        try:
+            ended = _settled(self._thread.close())
+        except BaseException:
+            # Interrupted, maybe before the thread was told.
+            ended = self._thread.close()
+            if not isinstance(error, KeyboardInterrupt):
+                _settled(ended)
+                self._thread.join()
+            raise
         self._thread.join()
         ended.result()
+
+    @property
+    def runtime(self) -> Runtime:
+        """There from the beginning of the block. Raises `RuntimeClosed` before."""
+        return self._thread.runtime
 
     @overload
     def call(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T: ...
@@ -66,7 +81,7 @@ class BlockingPortal:
         Raises what it raises, `RuntimeClosed`, `WrongThread` on the runtime's own thread, and `StoreForked`.
         """
         call = self._thread.call(function, *args, **kwargs)
-        return _outcome(call.future, call)
+        return self._outcome(call.future, call, functools.partial(self._thread.begin, call))
 
     def iterate(self, items: AsyncIterable[T]) -> Iterator[T]:
         """What an asynchronous iterator gives, one call for each: `for batch in portal.iterate(runtime.subscribe())`.
@@ -82,22 +97,35 @@ class BlockingPortal:
         Raises what it raises, and what `call` does. While its block fails, it is left with that error.
         """
         stay = self._thread.enter(manager)
-        value = _outcome(stay.entered, stay.call)
+        value = self._outcome(stay.entered, stay.call, functools.partial(self._thread.begin, stay.call))
         try:
             yield value
         except Exception as failure:
             if not self._left(stay, failure):
                 raise
         except BaseException:
-            stay.call.cancel()
+            self._thread.cancel(stay.call)
             _settled(stay.call.future)
             raise
         else:
             self._left(stay, None)
 
     def _left(self, stay: Stay[Any], failure: Exception | None) -> bool:
-        call = self._thread.leave(stay, failure)
-        return _outcome(call.future, call)
+        return self._outcome(stay.call.future, stay.call, functools.partial(self._thread.leave, stay, failure))
+
+    def _outcome(self, future: Future[T], call: Call[Any], begin: Callable[[], object]) -> T:
+        """Begin, and wait for a future of a call.
+
+        Whoever is interrupted meanwhile, at any moment, cancels the call, and waits until it has ended.
+        """
+        try:
+            begin()
+            return _settled(future).result()
+        except BaseException:
+            if not call.future.done():
+                self._thread.cancel(call)
+                _settled(call.future)
+            raise
 
 
 class _Items(Iterator[T], Generic[T]):
@@ -112,17 +140,6 @@ class _Items(Iterator[T], Generic[T]):
         if item is _END:
             raise StopIteration
         return item  # type: ignore[no-any-return]
-
-
-def _outcome(future: Future[T], call: Call[Any]) -> T:
-    """Wait for a future of a call; whoever is interrupted meanwhile cancels the call, and waits until it has ended."""
-    try:
-        return _settled(future).result()
-    except BaseException:
-        if not call.future.done():
-            call.cancel()
-            _settled(call.future)
-        raise
 
 
 def _settled(future: Future[T]) -> Future[T]:

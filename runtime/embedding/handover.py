@@ -24,8 +24,11 @@ class Handover:
             self._is_woken = True
             try:
                 self._wake(self._call_waiting)
-            except BaseException:
+            except BaseException as error:
                 self._is_woken = False
+                if not isinstance(error, Exception):
+                    # Interrupted, maybe before it was woken: others have seen that it was.
+                    self._wake(self._call_waiting)
                 raise
 
     def _call_waiting(self) -> None:

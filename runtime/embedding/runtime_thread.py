@@ -27,6 +27,8 @@ from .handover import Handover
 T = TypeVar("T")
 
 THREAD_NAME: Final = "eventsrc runtime"
+INTERRUPTED_START_SECONDS: Final = 1.0
+"""How long a thread that may have started is waited for."""
 
 logger = logging.getLogger("eventsrc.embedding")
 
@@ -34,33 +36,47 @@ logger = logging.getLogger("eventsrc.embedding")
 class Call(Generic[T]):
     """A function on its way through the runtime's thread; its outcome is that of `future`."""
 
-    def __init__(self, function: Callable[[], Any], inbox: Handover) -> None:
+    def __init__(self, function: Callable[[], Any], context: contextvars.Context) -> None:
         self.future: Future[T] = Future()
-        # Nobody cancels it but `cancel`: what has begun ends before its future does.
+        # Nobody cancels it but `RuntimeThread.cancel`: what has begun ends before its future does.
         self.future.set_running_or_notify_cancel()
-        self._inbox = inbox
+        self.context: Final = context
         self._function = function
         self._scope = trio.CancelScope()
-
-    def cancel(self) -> None:
-        """Have it end soon; wait for its future then. From any thread."""
-        try:
-            self._inbox.put(self._scope.cancel)
-        except trio.RunFinishedError:
-            logger.debug("the runtime had ended before a call was cancelled")
+        self._has_begun = self._is_closed = False
 
     def fail(self, error: BaseException) -> None:
         """It is not to be done, or can no longer be; does nothing where it is done."""
         with contextlib.suppress(InvalidStateError):
             self.future.set_exception(error)
 
+    # --- on the trio thread ---
+
+    def begin(self, calls: trio.Nursery, closed: Callable[[], RuntimeClosed]) -> None:
+        """Begin it in a task of its own; does nothing where it was cancelled before."""
+        if not self.future.done():
+            self._has_begun = True
+            calls.start_soon(self.run, closed)
+
+    def cancel(self) -> None:
+        """Have it end soon."""
+        self._scope.cancel()
+        if not self._has_begun:
+            # Whoever calls was interrupted before it was sent.
+            self.fail(CancelledError())
+
+    def close(self) -> None:
+        """The same, since the runtime ends."""
+        self._is_closed = True
+        self._scope.cancel()
+
     async def run(self, closed: Callable[[], RuntimeClosed]) -> None:
-        """Do it, in a task of trio, and settle the future, whatever becomes of it; with `closed()` where that ends."""
+        """Do it, and settle the future, whatever becomes of it; with `closed()` where the runtime ends."""
         try:
             with self._scope:
                 self.future.set_result(await self._result())
                 return
-            self.future.set_exception(CancelledError())
+            self.future.set_exception(closed() if self._is_closed else CancelledError())
         except trio.Cancelled:
             self.future.set_exception(closed())
             raise
@@ -124,15 +140,13 @@ class RuntimeThread:
     does not wait. Then what was answered is on disk, as after a kill.
     """
 
-    def __init__(
-        self, opening: AbstractAsyncContextManager[Runtime], variables: Callable[[], object] = lambda: None
-    ) -> None:
+    def __init__(self, opening: AbstractAsyncContextManager[Runtime]) -> None:
         self.opened: Future[Runtime] = Future()
         self.ended: Future[None] = Future()
         self._opening = opening
-        self._set_variables = variables
+        self._set_variables: Callable[[], object] = lambda: None
         self._thread: threading.Thread | None = None
-        self._pid = os.getpid()
+        self._pid = 0
         self._inbox: Handover | None = None
         self._main_scope = trio.CancelScope()
         self._closing = trio.Event()
@@ -141,18 +155,28 @@ class RuntimeThread:
         self._failure: BaseException | None = None
         self._unsettled: set[Call[Any]] = set()
 
-    def start(self) -> None:
-        """Open the runtime; may be called once."""
+    def start(self, variables: Callable[[], object] = lambda: None) -> None:
+        """Open the runtime; may be called once. `variables` sets contextvars that hold for it and for every call."""
         if self._thread is not None:
             raise RuntimeClosed("A portal can be entered once. Make another, with another Runtime.open(...).")
         for future in (self.opened, self.ended):
             future.set_running_or_notify_cancel()
+        self._set_variables = variables
+        # The process that it lives in, which may be a child of the one that the portal was made in.
+        self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:
+            # Interrupted, maybe when it had begun; nothing tells whether it has.
+            self.give_up()
+            with contextlib.suppress(TimeoutError):
+                self.ended.exception(INTERRUPTED_START_SECONDS)
+            raise
 
     def close(self) -> Future[None]:
         """Close the runtime in order, and say when it has ended. Does nothing in a forked child."""
-        if os.getpid() != self._pid:
+        if self._is_elsewhere:
             elsewhere: Future[None] = Future()
             elsewhere.set_result(None)
             return elsewhere
@@ -161,7 +185,7 @@ class RuntimeThread:
 
     def join(self) -> None:
         """Wait for the last steps of the thread, once it has `ended`."""
-        if self._thread is not None and os.getpid() == self._pid:
+        if self._thread is not None and not self._is_elsewhere:
             self._thread.join()
 
     def give_up(self) -> None:
@@ -170,45 +194,75 @@ class RuntimeThread:
         self._tell(self._main_scope.cancel)
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Call[Any]:
-        """Begin a call of a function, async or not, in a task of its own and in the context of whoever calls.
+        """A call of a function, async or not, in a task of its own and in the context of whoever calls; `begin` it.
 
         Raises `RuntimeClosed`, `WrongThread` on the trio thread itself, `StoreForked`.
         """
-        if self._inbox is None:
-            raise RuntimeClosed("The portal was not entered yet: write `with portal:`, or `async with portal:`.")
-        if os.getpid() != self._pid:
+        self._check_entered()
+        if self._is_elsewhere:
             raise StoreForked(self.opened.result()._store.path)
         if threading.current_thread() is self._thread:
             raise WrongThread("A portal", is_for_others=True, instead="the function itself")
-        call: Call[Any] = Call(functools.partial(function, *args, **kwargs), self._inbox)
         context = contextvars.copy_context()
         context.run(self._set_variables)
-        self._unsettled.add(call)
+        call: Call[Any] = Call(functools.partial(function, *args, **kwargs), context)
         call.future.add_done_callback(lambda _: self._unsettled.discard(call))
-        with contextlib.suppress(trio.RunFinishedError):
-            self._inbox.put(functools.partial(context.run, self._begin, call))
-        if self._is_over:
-            call.fail(self._closed())
         return call
 
+    def begin(self, call: Call[Any]) -> None:
+        """Begin it. Whoever is interrupted meanwhile cancels it."""
+        self._send(call, functools.partial(call.context.run, self._begin, call))
+
+    def cancel(self, call: Call[Any]) -> None:
+        """Have it end soon, begun or not; wait for its future then. From any thread."""
+        if self._is_elsewhere:
+            # Nobody else would ever tell.
+            call.fail(CancelledError())
+        else:
+            self._send(call, call.cancel)
+
     def enter(self, manager: AbstractAsyncContextManager[T]) -> Stay[T]:
-        """Begin a stay in an asynchronous context. Raises what `call` does."""
+        """A stay in an asynchronous context; begin its call. Raises what `call` does."""
         stay = Stay(manager)
         stay.call = self.call(stay.run)
         stay.call.future.add_done_callback(stay.over)
         return stay
 
-    def leave(self, stay: Stay[Any], failure: Exception | None) -> Call[bool]:
-        """End a stay; its call ends when it was left. Raises what `call` does."""
-        if not stay.call.future.done():
-            self.call(stay.leave, failure)
-        return stay.call
+    def leave(self, stay: Stay[Any], failure: Exception | None) -> None:
+        """End a stay; its call ends when it was left. In a forked child only the block ends."""
+        if not self._is_elsewhere:
+            self._send(stay.call, functools.partial(stay.leave, failure))
+        elif not stay.call.future.done():
+            stay.call.future.set_result(False)
+
+    @property
+    def runtime(self) -> Runtime:
+        """Also when it is closed. Raises `RuntimeClosed` before it is opened, or why it could not be."""
+        self._check_entered()
+        return self.opened.result()
+
+    def _check_entered(self) -> None:
+        if not self.opened.done():
+            raise RuntimeClosed("The portal was not entered yet: write `with portal:`, or `async with portal:`.")
+
+    @property
+    def _is_elsewhere(self) -> bool:
+        return os.getpid() != self._pid
+
+    def _send(self, call: Call[Any], function: Callable[[], object]) -> None:
+        """Have the trio thread do something for a call, which ends with the runtime at the latest."""
+        self._unsettled.add(call)
+        self._tell(function)
+        if self._is_over:
+            call.fail(self._closed())
+        if call.future.done():
+            self._unsettled.discard(call)
 
     def _begin(self, call: Call[Any]) -> None:
         if self._calls is None:
             call.fail(self._closed())
         else:
-            self._calls.start_soon(call.run, self._closed)
+            call.begin(self._calls, self._closed)
 
     def _tell(self, function: Callable[[], object]) -> None:
         if self._inbox is not None:
@@ -254,7 +308,9 @@ class RuntimeThread:
                 # Raised again outside of the nursery, which would wrap it in a group.
                 self._failure = error
             self._calls = None
-            calls.cancel_scope.cancel()
+            # Each by its own scope, which takes all that it ends out of what a nursery of its raises.
+            for call in list(self._unsettled):
+                call.close()
         if self._failure is not None:
             raise self._failure
 

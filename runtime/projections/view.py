@@ -92,7 +92,7 @@ class View(Generic[R]):
 
     async def get(
         self,
-        *key: Any,
+        *key: object,
         at_least: Receipt | int | None = None,
         timeout: float | None = None,
         on_timeout: OnTimeout = "raise",

@@ -47,7 +47,7 @@ class RunningSagas:
         """
         return SagaRef(self._supervised, saga_id(self._supervised.class_of(saga_class), key))
 
-    async def signal(self, saga_class: type[Saga], key: str, signal: str, payload: Any = None) -> bool:
+    async def signal(self, saga_class: type[Saga], key: str, signal: str, payload: object = None) -> bool:
         """Send a saga a signal that `ctx.approval` waits for; see `SagaRef.signal`."""
         return await self.saga(saga_class, key).signal(signal, payload)
 

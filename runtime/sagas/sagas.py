@@ -110,7 +110,7 @@ class SagaRef(Generic[S]):
         saga_class = self._sagas.class_named(self.id)
         return SagaOutcome(history.status, history.error, self._sagas.codec.decode_state(saga_class, history.state))  # type: ignore[arg-type]
 
-    async def signal(self, signal: str, payload: Any = None) -> bool:
+    async def signal(self, signal: str, payload: object = None) -> bool:
         """Send it a signal; whether it is the first of its name, which alone counts.
 
         Raises `UnknownSaga`, `UnknownSignal`, `SagaEnded`, `RuntimeClosed`, or `EncodingError` for a payload that is

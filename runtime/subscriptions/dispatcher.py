@@ -24,7 +24,7 @@ from ...storage.errors import EventSourcingError, described
 from ...storage.limits import Limits
 from ...storage.record import StoredEvent
 from ...storage.store import EventReader
-from ..errors import NotInHistory, SubscriptionDeleted, SubscriptionDiverged, SubscriptionFull
+from ..errors import NotInHistory, SubscriptionDeleted, SubscriptionDiverged, SubscriptionFull, WrongThread
 from ..events import Wanted
 from ..on_board import on_board
 from .lane import LANE_EVENTS_MAX, Held, Lane, Rest
@@ -48,7 +48,8 @@ logger = logging.getLogger("eventsrc.subscription")
 class Message:
     """One event in the hands of one consumer: acknowledge it with `ack`, or say that it failed with `fail`.
 
-    It stands for this one time that the event is handed out: what becomes of it says nothing of a later one.
+    It stands for this one time that the event is handed out: what becomes of it says nothing of a later one. Its
+    methods belong on the trio thread, and raise `WrongThread` elsewhere: write `portal.call(message.fail, error)`.
     """
 
     event: StoredEvent
@@ -71,23 +72,25 @@ class Message:
 
     def ack_soon(self) -> None:
         """The same without waiting for the disk: after a crash in the next moment it is handed out again."""
-        dispatcher, lane = self._settle()
+        dispatcher, lane = self._settle("ack", "message.ack")
         if dispatcher is not None and lane is not None:
             dispatcher.acknowledge(lane)
 
     def fail(self, error: BaseException | str) -> None:
         """It could not be handled: it is handed out again after a back-off, and parked after `ATTEMPTS_MAX` times."""
-        dispatcher, lane = self._settle()
+        dispatcher, lane = self._settle("fail", "message.fail, error")
         if dispatcher is not None and lane is not None:
             dispatcher.failed(lane, kept_text(error if isinstance(error, str) else described(error)))
 
     def release(self) -> None:
         """It was not handled and nothing is known against it: it goes to the next consumer."""
-        dispatcher, lane = self._settle()
+        dispatcher, lane = self._settle("release", "message.release")
         if dispatcher is not None and lane is not None:
             dispatcher.released(lane)
 
-    def _settle(self) -> "tuple[Dispatcher | None, Lane | None]":
+    def _settle(self, method: str, example: str) -> "tuple[Dispatcher | None, Lane | None]":
+        if not trio.lowlevel.in_trio_run():
+            raise WrongThread(method, example=example)
         dispatcher, self._dispatcher = self._dispatcher, None
         return dispatcher, self._lane
 

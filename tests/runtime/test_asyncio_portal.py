@@ -176,6 +176,35 @@ def test_commands_of_cancelled_tasks_take_effect_once_or_not_at_all(tmp_path: Pa
     on_loop(main)
 
 
+def test_a_call_is_answered_on_the_loop_that_it_comes_from() -> None:
+    async def in_another_thread(portal: AsyncioPortal) -> int:
+        async with portal.enter(told([])) as value:
+            assert value == "value"
+        return (await portal.call(portal.runtime.actor(Account, "ann").ask, Deposit(1))).version
+
+    async def main() -> None:
+        async with bank() as portal:
+            answering = asyncio.to_thread(asyncio.run, in_another_thread(portal), debug=True)
+            assert await asyncio.wait_for(answering, 60) == 1
+
+    on_loop(main)
+
+
+def test_off_asyncio_a_call_says_so_and_does_nothing() -> None:
+    async def main() -> None:
+        async with bank() as portal:
+            ann = portal.runtime.actor(Account, "ann")
+
+            async def elsewhere() -> None:
+                await portal.call(ann.ask, Deposit(1))
+
+            with pytest.raises(RuntimeError, match="no running event loop"):
+                await asyncio.to_thread(trio.run, elsewhere)
+            assert (await portal.call(ann.ask, Deposit(1))).version == 1
+
+    on_loop(main)
+
+
 # --- beginning and end ---
 
 

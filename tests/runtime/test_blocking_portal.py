@@ -129,6 +129,22 @@ def test_a_consumer_is_entered_and_acknowledges(tmp_path: Path) -> None:
                     break
 
 
+def test_what_belongs_on_the_runtimes_thread_says_so_elsewhere_and_does_nothing(tmp_path: Path) -> None:
+    with bank(tmp_path / "store") as portal:
+        runtime = portal.runtime
+        portal.call(runtime.actor(Account, "ann").ask_many, [Deposit(1)] * 2)
+        with portal.enter(runtime.consume("mailer")) as consumer:
+            message = next(portal.iterate(consumer))
+            for method, arguments in ((message.ack_soon, ()), (message.fail, ("broken",)), (message.release, ())):
+                with pytest.raises(WrongThread, match=r"write portal\.call\(message\."):
+                    method(*arguments)
+            assert message.is_in_hand
+            portal.call(message.ack)
+            assert next(portal.iterate(consumer)).event.position == 2
+        with pytest.raises(WrongThread, match=r"portal\.call\(runtime\.lag\)"):
+            runtime.lag()
+
+
 @asynccontextmanager
 async def told(log: list[str], swallows: type[Exception] | tuple[()] = ()) -> AsyncIterator[str]:
     """Tells how it is entered and left; its nursery can be left by the task that entered it alone."""
@@ -267,6 +283,8 @@ def test_a_portal_is_used_within_its_block() -> None:
     portal = BlockingPortal(Runtime.open(MemoryLog(), aggregates=[Account]))
     with pytest.raises(RuntimeClosed, match=r"`with portal:`"):
         portal.call(len, "")
+    with pytest.raises(RuntimeClosed, match=r"`with portal:`"):
+        portal.runtime.actor(Account, "ann")
     with portal:
         ann = portal.runtime.actor(Account, "ann")
     with pytest.raises(RuntimeClosed):

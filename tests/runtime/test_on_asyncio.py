@@ -5,7 +5,7 @@ import contextvars
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import trio
@@ -191,6 +191,37 @@ def test_one_that_does_not_end_is_waited_for_so_long(monkeypatch: pytest.MonkeyP
         async with bank() as portal:
             assert await portal.call(wait_for) == "went on"
             until.set()
+
+    on_loop(main)
+
+
+def test_any_factory_of_tasks_will_do() -> None:
+    async def model(prompt: str) -> str:
+        await asyncio.sleep(0)
+        return f"{name_of_caller.get()}: {prompt}"
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(lambda loop, work: asyncio.Task(work, loop=loop))  # type: ignore[arg-type]
+        async with bank() as portal:
+            name_of_caller.set("ann")
+            assert await portal.call(on_asyncio(model), "why") == "ann: why"
+
+    on_loop(main)
+
+
+def test_a_factory_of_tasks_that_fails_is_told_to_whoever_awaits() -> None:
+    def refuse(*_: object, **__: object) -> Any:
+        raise LookupError("no tasks here")
+
+    async def model() -> str:
+        return ""
+
+    async def main() -> None:
+        async with bank() as portal:
+            asyncio.get_running_loop().set_task_factory(refuse)
+            with pytest.raises(LookupError, match="no tasks here"):
+                await portal.call(on_asyncio(model))
+            asyncio.get_running_loop().set_task_factory(None)
 
     on_loop(main)
 
