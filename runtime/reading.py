@@ -225,7 +225,7 @@ class Reading:
         return self._projections
 
     def lag(self) -> dict[str, Lag]:
-        """How far each projection is behind the log, by name. On the trio thread, or it raises `WrongThread`."""
+        """How far each projection is behind the log, by name. Any thread may ask."""
         return self._projections.lags()
 
     # --- the past ---

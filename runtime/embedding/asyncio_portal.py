@@ -16,7 +16,7 @@ import trio
 from ..runtime import Runtime
 from .errors import AsyncioTaskCancelled, NoAsyncioLoop
 from .handover import Handover
-from .runtime_thread import Call, RuntimeThread, Stay
+from .runtime_thread import Call, RuntimeThread, Stay, log_failure
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -77,6 +77,7 @@ class AsyncioPortal:
             if not isinstance(error, asyncio.CancelledError):
                 await self._end_of(ended)
                 self._thread.join()
+                log_failure(ended)
             raise
         self._thread.join()
         ended.result()
@@ -220,6 +221,8 @@ class _Task(Generic[T]):
             with contextlib.suppress(NoAsyncioLoop), trio.move_on_after(TASK_CANCEL_SECONDS, shield=True):
                 self._have_loop_do(self._cancel)
                 await self._ended.wait()
+            if not self._ended.is_set():
+                logger.warning("a task on asyncio was cancelled and goes on", extra={"function": self._function.func})
             if self._task is None or not self._task.done() or self._task.cancelled():
                 raise
         error, is_cancelled = self._refusal, False

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, overload
 
 from ..runtime import Runtime
-from .runtime_thread import Call, RuntimeThread, Stay
+from .runtime_thread import Call, RuntimeThread, Stay, log_failure
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -57,6 +57,7 @@ class BlockingPortal:
             if not isinstance(error, KeyboardInterrupt):
                 _settled(ended)
                 self._thread.join()
+                log_failure(ended)
             raise
         self._thread.join()
         ended.result()

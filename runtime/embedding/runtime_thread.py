@@ -321,3 +321,10 @@ class RuntimeThread:
         )
         error.__cause__ = self._failure
         return error
+
+
+def log_failure(ended: Future[None]) -> None:
+    """What a runtime ended with, where whoever closed it was interrupted, and raises that."""
+    failure = ended.exception()
+    if failure is not None:
+        logger.error("the runtime ended with an error", exc_info=failure)

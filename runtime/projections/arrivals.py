@@ -2,6 +2,7 @@
 
 import bisect
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Final
 
 import trio
@@ -17,20 +18,21 @@ class Arrivals:
     """Watches the log grow, by the trio clock; what was there before is as old as the time that it was stored with.
 
     The times of events say little of how long they have waited: an import keeps those of long ago, and a clock may be
-    set. `note` is to be called whenever the log has grown.
+    set. `note` is to be called whenever the log has grown. Any thread may ask.
     """
 
     def __init__(self, store: EventReader, wall_clock: Callable[[], int]) -> None:
         self._store = store
         self._wall_clock = wall_clock
+        self._clock = trio.lowlevel.current_clock()
         self._first_position = self._last_position = store.last_position
-        self._began = trio.current_time()
-        self._through: list[int] = []
-        self._times: list[float] = []
+        self._began = self._clock.current_time()
+        self._moments: list[tuple[int, float]] = []
+        """Up to which position the log had grown, and when. It is never changed but at its end."""
 
     def __len__(self) -> int:
         """How many moments are kept."""
-        return len(self._times)
+        return len(self._moments)
 
     def note(self) -> None:
         """The log may have grown."""
@@ -38,26 +40,28 @@ class Arrivals:
         if position <= self._last_position:
             return
         self._last_position = position
-        self._through.append(position)
-        self._times.append(trio.current_time())
-        if len(self._through) > ARRIVALS_MAX:
-            del self._through[:-1:2], self._times[1::2]
+        self._moments.append((position, self._clock.current_time()))
+        if len(self._moments) > ARRIVALS_MAX:
+            # The newest stays as it is; of the others each two become one.
+            *older, newest = self._moments
+            pairs = zip(older[::2], older[1::2], strict=False)
+            self._moments = [(position, came) for (_, came), (position, _) in pairs] + [newest]
 
     def time_of(self, position: int) -> float:
         """When the event at a position that is on disk came, in seconds of the trio clock."""
+        now, moments = self._clock.current_time(), self._moments
         if position <= self._first_position:
             age_seconds = (self._wall_clock() - self._store.time_at(position)) / NS_PER_SECOND
-            return min(trio.current_time() - age_seconds, self._began)
-        found = bisect.bisect_left(self._through, position)
-        return self._times[found] if found < len(self._times) else trio.current_time()
+            return min(now - age_seconds, self._began)
+        found = bisect.bisect_left(moments, position, key=itemgetter(0))
+        return moments[found][1] if found < len(moments) else now
 
     def waited_seconds(self, position: int) -> float:
         """How many seconds the event after `position` has waited; 0 where there is none."""
         if position >= self._store.last_position:
             return 0.0
-        return max(trio.current_time() - self.time_of(position + 1), 0.0)
+        return max(self._clock.current_time() - self.time_of(position + 1), 0.0)
 
     def forget(self, position: int) -> None:
         """Nobody asks for an event up to this position any more."""
-        done = bisect.bisect_left(self._through, position)
-        del self._through[:done], self._times[:done]
+        self._moments = self._moments[bisect.bisect_left(self._moments, position, key=itemgetter(0)) :]

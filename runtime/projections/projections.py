@@ -22,7 +22,7 @@ from ...storage.control.board import ControlBoard
 from ...storage.limits import Limits
 from ...storage.record import StoredEvent
 from ...storage.store import EventReader
-from ..errors import ArgumentInvalid, UnknownProjection, WrongThread
+from ..errors import ArgumentInvalid, UnknownProjection
 from ..on_board import on_board
 from .arrivals import Arrivals
 from .generations import RunningProjection
@@ -176,7 +176,7 @@ class Projections:
         return list(self._running)
 
     def lag(self, projection_class: type[Projection]) -> Lag:
-        """How far one is behind. Raises `UnknownProjection`, and `WrongThread` outside of trio."""
+        """How far one is behind, for any thread. Raises `UnknownProjection`."""
         return self._lag(self.get(projection_class))
 
     def lags(self) -> dict[str, Lag]:
@@ -184,8 +184,6 @@ class Projections:
         return {running.name: self._lag(running) for running in self._running.values()}
 
     def _lag(self, running: RunningProjection) -> Lag:
-        if not trio.lowlevel.in_trio_run():
-            raise WrongThread("lag", example="runtime.lag")
         events = max(self.store.last_position - running.position, 0)
         is_rebuilding = running.building is not None or not running.has_forgotten
         return Lag(events, self._lag_seconds(running), running.state, running.error, is_rebuilding, running.position)

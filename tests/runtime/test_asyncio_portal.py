@@ -21,6 +21,7 @@ from eventsrc import (
     Aggregate,
     AsyncioPortal,
     EventLog,
+    MemoryLog,
     Receipt,
     Rejected,
     Runtime,
@@ -327,6 +328,33 @@ def test_a_task_that_is_cancelled_twice_leaves_the_closing_to_the_thread(tmp_pat
             assert log.last_position == 1
 
     on_loop(main)
+
+
+def test_what_ends_a_runtime_is_logged_where_its_task_was_cancelled(caplog: pytest.LogCaptureFixture) -> None:
+    @asynccontextmanager
+    async def failing() -> AsyncIterator[Runtime]:
+        async with Runtime.open(MemoryLog(), aggregates=[Account]) as runtime:
+            yield runtime
+        await on_asyncio(closing_goes_on.wait)()
+        raise OSError("the disk is gone")
+
+    is_open, closing_goes_on = asyncio.Event(), asyncio.Event()
+
+    async def program() -> None:
+        async with AsyncioPortal(failing()):
+            is_open.set()
+
+    async def main() -> None:
+        running = asyncio.create_task(program())
+        await is_open.wait()
+        running.cancel()
+        await asyncio.sleep(0.01)
+        closing_goes_on.set()
+        await asyncio.wait([running])
+        assert running.cancelled()
+
+    on_loop(main)
+    assert "the runtime ended with an error" in caplog.messages
 
 
 PROGRAM = """

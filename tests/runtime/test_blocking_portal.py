@@ -141,8 +141,7 @@ def test_what_belongs_on_the_runtimes_thread_says_so_elsewhere_and_does_nothing(
             assert message.is_in_hand
             portal.call(message.ack)
             assert next(portal.iterate(consumer)).event.position == 2
-        with pytest.raises(WrongThread, match=r"portal\.call\(runtime\.lag\)"):
-            runtime.lag()
+        assert runtime.lag()["balances"].events in (0, 1, 2), "which any thread may ask"
 
 
 @asynccontextmanager

@@ -170,7 +170,9 @@ def test_a_task_on_asyncio_is_cancelled_with_what_awaits_it_and_ends_before() ->
     on_loop(main)
 
 
-def test_one_that_does_not_end_is_waited_for_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_does_not_end_is_waited_for_so_long(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(asyncio_portal, "TASK_CANCEL_SECONDS", 0.02)
 
     async def deaf(until: asyncio.Event) -> None:
@@ -193,6 +195,7 @@ def test_one_that_does_not_end_is_waited_for_so_long(monkeypatch: pytest.MonkeyP
             until.set()
 
     on_loop(main)
+    assert "a task on asyncio was cancelled and goes on" in caplog.messages
 
 
 def test_any_factory_of_tasks_will_do() -> None:
