@@ -1,6 +1,7 @@
 """A reference to an aggregate: what a program sends commands to, whether or not the actor is in memory."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from typing import Final, Generic, TypeVar, cast
 
@@ -103,12 +104,14 @@ class AggregateRef(Generic[A]):
 
     async def ask_request(self, request: Request, timeout_seconds: float) -> Receipt:
         """`ask` for a request that was made by the router."""
-        around = self._router.around_ask
-        if around is None:
+        arounds = self._router.around_asks
+        if not arounds:
             return await self._answer(request, timeout_seconds)
-        with around(self.stream, request) as answered:
+        with ExitStack() as stack:
+            told = [stack.enter_context(around(self.stream, request)) for around in arounds]
             receipt = await self._answer(request, timeout_seconds)
-            answered(receipt)
+            for answered in told:
+                answered(receipt)
             return receipt
 
     async def _answer(self, request: Request, timeout_seconds: float) -> Receipt:

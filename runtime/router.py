@@ -51,8 +51,8 @@ class Router:
         self.trio_token = trio.lowlevel.current_trio_token()
         self.deadlines = Deadlines()
         self.is_closing = False
-        self.around_ask: AroundAsk | None = None
-        """What each `ask` is done within, if anything: see `telemetry`."""
+        self.around_asks: tuple[AroundAsk, ...] = ()
+        """What each `ask` is done within, if anything, the outermost first: see `telemetry`."""
         self._store = store
         self._residents = residents
         self._thread_id = threading.get_ident()

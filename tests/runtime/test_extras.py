@@ -15,7 +15,20 @@ from eventsrc.runtime.command_line import main
 sys.exit(main(["demo", "bank"]))
 """
 
+NAMED = """
+import sys
+
+sys.modules["opentelemetry"] = None
+
+import eventsrc.runtime.telemetry
+"""
+
 
 def test_a_program_runs_where_no_extra_is_installed() -> None:
     ended = subprocess.run([sys.executable, "-c", CORE_ALONE], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_an_extra_that_is_missing_is_named() -> None:
+    ended = subprocess.run([sys.executable, "-c", NAMED], capture_output=True, text=True, check=False)
+    assert ended.stderr.endswith("Telemetry needs OpenTelemetry: pip install 'eventsrc[telemetry]'\n")

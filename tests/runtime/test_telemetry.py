@@ -1,6 +1,7 @@
 """What a runtime does is told to OpenTelemetry."""
 
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,52 @@ async def test_what_a_runtime_holds_is_observed_when_it_is_collected(tmp_path: P
                 while sdk.values("sagas", "state")["waiting"] != 1:
                     await trio.sleep(0.001)
         assert sdk.points("events") == sdk.points("projection.lag") == sdk.points("sagas") == [], "it is over"
+
+
+async def test_runtimes_are_observed_each_for_itself_at_once_and_one_after_the_other(tmp_path: Path, sdk: Sdk) -> None:
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    async with Runtime.open(first, aggregates=[Account]) as one, Runtime.open(second, aggregates=[Account]) as other:
+        with tell(one, sdk):
+            await one.actor(Account, "ann").ask(Deposit(1))
+            with tell(other, sdk):
+                assert sdk.values("events") == {first: 1, second: 0}
+            assert sdk.values("events") == {first: 1}
+        with tell(other, sdk):
+            assert sdk.values("events") == {second: 0}
+    async with Runtime.open(first, aggregates=[Account]) as opened_again:
+        with tell(opened_again, sdk):
+            assert sdk.values("events") == {first: 1}
+
+
+async def test_several_providers_are_told_each_until_its_own_block_ends(sdk: Sdk) -> None:
+    others = Sdk()
+    async with Runtime.open(MemoryLog(), aggregates=[Account]) as runtime:
+        ann = runtime.actor(Account, "ann")
+        blocks = tell(runtime, sdk), tell(runtime, others)
+        for block in blocks:
+            block.__enter__()
+        await ann.ask(Deposit(1))
+        for block in blocks:  # the one that began first ends first
+            block.__exit__(None, None, None)
+            await ann.ask(Deposit(1))
+    assert (len(sdk.spans), len(others.spans)) == (1, 2)
+
+
+async def test_a_runtime_that_was_closed_before_is_observed_no_more(
+    tmp_path: Path, sdk: Sdk, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "store"
+    async with Runtime.open(path, aggregates=[Account]) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(1))
+    async with AsyncExitStack() as stack:
+        runtime = await stack.enter_async_context(Runtime.open(path, aggregates=[Account], projections=[Balances]))
+        with tell(runtime, sdk):
+            await runtime.projections.pause(Balances)
+            await runtime.actor(Account, "ann").ask(Deposit(1))
+            assert sdk.values("projection.lag", "projection")["balances"] > 0
+            await stack.aclose()
+            assert sdk.points("projection.lag.duration") == []
+    assert not caplog.records
 
 
 def test_so_it_is_through_a_portal_with_the_span_of_the_caller(sdk: Sdk) -> None:
