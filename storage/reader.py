@@ -254,8 +254,10 @@ class LogReader:
 
     def names_in(self, index: Literal["types", "tags"], prefix: str = "") -> list[str]:
         """The stored types, or the tags, of all events, sorted: those that begin with a prefix."""
-        with self._lock, self._environment.read() as transaction:
+        with self._lock:
             newer = [name for tail in self._tails for name in getattr(tail, index) if name.startswith(prefix)]
+        # Not within the lock: who reads may wait for it, and the map grows only when nobody reads.
+        with self._environment.read() as transaction:
             return postings.names(transaction, self._environment.table(index), newer, prefix=prefix)
 
     def idempotency(self, stream: str, keys: Sequence[str], *, now_ns: int) -> dict[str, IdempotencyEntry]:
