@@ -40,7 +40,7 @@ from .history.pace import Speed
 from .history.projection_replay import ProjectionReplay
 from .history.replay import Replay
 from .history.selection import ReplayMode, ReplayOptions, Selection
-from .history.trace import TRACE_EVENTS_MAX, TracedEvent, correlation_at, traced
+from .history.trace import TRACE_EVENTS_MAX, TracedEvent, correlation_of, traced
 from .iteration import Batches, Items
 from .known_names import check_types
 from .opening import Opened
@@ -340,8 +340,7 @@ class Reading:
 
         """
         check_count("limit", limit, least=1)
-        position = of.position if isinstance(of, Receipt) else of
-        correlation_id = position if isinstance(position, str) else correlation_at(self._store, position)
+        correlation_id = correlation_of(self._store, of)
         found = [event async for event in self.events(correlation_id=correlation_id, limit=limit)]
         if not found:
             raise UnknownCorrelation(self._store.path, correlation_id)

@@ -11,7 +11,7 @@ from ...storage.event_query import EventQuery
 from ...storage.query import find_events
 from ...storage.reader import LogReader
 from ..history.errors import UnknownCorrelation
-from ..history.trace import TRACE_EVENTS_MAX, TracedEvent, correlation_at, traced
+from ..history.trace import TRACE_EVENTS_MAX, TracedEvent, correlation_of, traced
 from .inspection import add_correlation, event_cells, event_data
 from .output import make_console, print_json_with, print_tables
 
@@ -23,9 +23,7 @@ DEPTH_SHOWN_MAX: Final = 20
 def print_trace(options: argparse.Namespace) -> int:
     """`eventsrc trace PATH POSITION | --correlation ID`."""
     with closing(LogReader.open(options.path)) as log:
-        correlation_id = options.correlation
-        if correlation_id is None:
-            correlation_id = correlation_at(log, options.position)
+        correlation_id = correlation_of(log, options.position if options.correlation is None else options.correlation)
         found = list(islice(find_events(log, EventQuery(correlation_id=correlation_id)), options.limit + 1))
         if not found:
             raise UnknownCorrelation(str(options.path), correlation_id)
@@ -33,10 +31,12 @@ def print_trace(options: argparse.Namespace) -> int:
     if options.json:
         print_json_with({"correlation_id": correlation_id}, "events", map(_data, lines))
     else:
-        make_console().print(f"correlation {correlation_id}", highlight=False, markup=False)
+        # It is anybody's text, which a terminal may take for orders.
+        shown = correlation_id if correlation_id.isprintable() else repr(correlation_id)
+        make_console().print(f"correlation {shown}", highlight=False, markup=False, soft_wrap=True)
         print_tables(("position", "time", "event", "stream", "payload"), map(_cells, lines))
     if len(found) > options.limit:
-        print(f"the first {options.limit} events of it; --limit shows more", file=sys.stderr)
+        print(f"not all of it: it has more than {options.limit:,} events; --limit N shows more", file=sys.stderr)
     return 0
 
 

@@ -10,11 +10,12 @@ from typing import Final, TypeAlias
 import attrs
 
 from ...actors.aggregates.decision import CAUSED_BY
+from ...actors.aggregates.receipt import Receipt
 from ...actors.messages import stored_name
 from ...actors.sagas.events import SagaStarted
 from ...storage.record import StoredEvent
 from ...storage.store import EventReader
-from ..errors import NotInHistory
+from ..errors import ArgumentInvalid, NotInHistory
 from .history import position_of
 
 TRACE_EVENTS_MAX: Final = 10_000
@@ -35,11 +36,25 @@ class TracedEvent:
     """The command, or the stream of the saga, that caused the one which made it; None where that is not known."""
 
 
-def correlation_at(store: EventReader, position: int) -> str:
-    """The correlation id of the event at a position. Raises `NotInHistory`, `ArgumentInvalid`."""
-    if not position_of(store, position=position):
+def correlation_of(store: EventReader, of: Receipt | int | str) -> str:
+    """The correlation id of what a receipt tells, of the event at a position, or itself.
+
+    Raises `NotInHistory`, `ArgumentInvalid`.
+    """
+    if isinstance(of, str):
+        return of
+    if isinstance(of, Receipt):
+        if not of.events:
+            # Its position is that of what was stored before, by another command.
+            raise NotInHistory(
+                f"The command to {of.stream!r} made no event. Give its correlation id to trace the others."
+            )
+        of = of.position
+    if not isinstance(of, int):
+        raise ArgumentInvalid("of", of, "give a receipt, the position of an event, or a correlation id")
+    if not position_of(store, position=of):
         raise NotInHistory(f"Before the first event of {store.path} there is none that something led to.")
-    return store.read(after=position - 1, limit=1)[0].correlation_id
+    return store.read(after=of - 1, limit=1)[0].correlation_id
 
 
 def traced(events: Sequence[StoredEvent]) -> list[TracedEvent]:

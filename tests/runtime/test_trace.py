@@ -76,7 +76,9 @@ class Shop(Aggregate):
     runtime: ClassVar[Runtime]
 
     @handles
-    async def order(self, command: Order) -> Ordered:
+    async def order(self, command: Order) -> Ordered | None:
+        if command.item == "nothing":
+            return None
         if command.item == "by hand":
             await self.runtime.start_saga(ByHand(), key="1")
         return Ordered(command.item)
@@ -165,8 +167,17 @@ async def test_what_there_is_none_of_is_said(store: EventStore | Path) -> None:
         receipt = await runtime.actor(Shop, "s").ask(Order("apple"))
         with pytest.raises(ArgumentInvalid):
             await runtime.trace(receipt, limit=0)
-        with pytest.raises(ArgumentInvalid):
-            await runtime.trace(1.5)  # type: ignore[arg-type]
+        for odd in (1.5, None, b"s"):
+            with pytest.raises(ArgumentInvalid, match=f"of={odd!r} cannot be used: give a receipt"):
+                await runtime.trace(odd)  # type: ignore[arg-type]
+
+
+async def test_a_command_that_made_no_event_is_not_taken_for_the_one_before_it(store: EventStore | Path) -> None:
+    async with shop(store) as runtime:
+        await runtime.actor(Shop, "s").ask(Order("apple"), correlation_id="another")
+        receipt = await runtime.actor(Shop, "s").ask(Order("nothing"))
+        with pytest.raises(NotInHistory, match="The command to 'shop-s' made no event"):
+            await runtime.trace(receipt)
 
 
 async def test_events_are_found_by_their_correlation(store: EventStore | Path) -> None:
@@ -217,6 +228,7 @@ def test_the_command_line_shows_it(tmp_path: Path, capsys: pytest.CaptureFixture
         async with shop(path) as runtime:
             await runtime.actor(Link, "2").ask(Pass(2), correlation_id="chain")
             await runtime.actor(Link, "7").ask(Pass(0), correlation_id="other")
+            await runtime.actor(Link, "8").ask(Pass(0), correlation_id="red\x1b[31m\nalarm")
 
     def printed(*arguments: str) -> tuple[int, str, str]:
         code = command_line.main(list(arguments))
@@ -240,9 +252,14 @@ def test_the_command_line_shows_it(tmp_path: Path, capsys: pytest.CaptureFixture
         ]
         assert shown["events"][0]["caused_by"] == shown["events"][1]["causation_id"]
     code, out, err = printed("trace", str(path), "1", "--limit", "1", "--json")
-    assert (len(json.loads(out)["events"]), err) == (1, "the first 1 events of it; --limit shows more\n")
+    assert (len(json.loads(out)["events"]), err) == (
+        1,
+        "not all of it: it has more than 1 events; --limit N shows more\n",
+    )
     code, out, err = printed("trace", str(path), "--correlation", "nothing")
     assert (code, out) == (1, "")
     assert err.startswith("eventsrc: No event in ")
+    code, out, _ = printed("trace", str(path), "5")
+    assert (code, out.splitlines()[0]) == (0, r"correlation 'red\x1b[31m\nalarm'"), "a terminal takes no orders of it"
     code, out, _ = printed("events", str(path), "--correlation", "other")
     assert (code, [line.split("\t")[2] for line in out.splitlines()]) == (0, ["link-7"])
