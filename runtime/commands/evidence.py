@@ -15,6 +15,7 @@ from msgspec import structs
 
 from ...storage.evidence.errors import CheckpointInvalid, EvidenceUnavailable
 from ...storage.evidence.proof import prove
+from ...storage.keys.errors import SubjectKeysUnusable
 from ...storage.reader import LogReader
 from ...storage.verification.apart import FINDINGS_MAX, Report, verify_apart
 from ...storage.verification.keys import KEYS, check_keys, key_tags_in
@@ -32,6 +33,7 @@ def print_verification(options: argparse.Namespace) -> int:
     It is 1 when nothing is, of what could be looked at, and the system refused the rest.
     """
     statements = [_checkpoint(file, options.public_key) for file in options.checkpoints or ()]
+    _check_named(options)
     with rich.progress.Progress(
         console=rich.console.Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
     ) as progress:
@@ -41,12 +43,13 @@ def print_verification(options: argparse.Namespace) -> int:
             statements=statements,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    report, note = _with_keys(report, options)
+    report, missing_keys = _with_keys(report, options)
     if options.json:
-        print_json(_data(report))
+        print_json({**_data(report), "missing_keys": missing_keys})
     else:
         _print_report(report, statements)
-        print(note, end="")
+        if missing_keys is not None:
+            print(f"its personal data cannot be read: there are no keys at {missing_keys}")
     for finding in report.findings:
         if not finding.is_damage:
             print(f"eventsrc: {finding}", file=sys.stderr)
@@ -55,17 +58,22 @@ def print_verification(options: argparse.Namespace) -> int:
     return EXIT_ERROR if report.findings else 0
 
 
-def _with_keys(report: Report, options: argparse.Namespace) -> tuple[Report, str]:
-    """The same with what is wrong with the keys of a sound store, and what is to be said of keys that are not there."""
+def _check_named(options: argparse.Namespace) -> None:
+    """Raise `SubjectKeysUnusable` where keys are named that are not there: nothing would look at them."""
+    with closing(keys_in(options, options.keys)) as keys:
+        if options.keys is not None and keys.is_empty:
+            raise SubjectKeysUnusable(keys.path, "there is no such file", "Name it: --keys FILE")
+
+
+def _with_keys(report: Report, options: argparse.Namespace) -> tuple[Report, str | None]:
+    """The same with what is wrong with the keys of a sound store, and where keys that it needs are not there."""
     if report.is_damaged or report.summary is None:
-        return report, ""
+        return report, None
     with closing(LogReader.open(options.path)) as log, closing(keys_in(options, options.keys)) as keys:
         if keys.is_empty:
-            is_missed = bool(key_tags_in(log))
-            note = f"its personal data cannot be read: there are no keys at {keys.path}\n" if is_missed else ""
-            return report, note
+            return report, keys.path if key_tags_in(log) else None
         found = list(islice(check_keys(log, keys), FINDINGS_MAX))
-    return structs.replace(report, findings=[*report.findings, *found]), ""
+    return structs.replace(report, findings=[*report.findings, *found]), None
 
 
 def _data(report: Report) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """`eventsrc verify` looks at the keys of personal data, where they are there."""
 
+import json
 import shutil
 import sqlite3
 from contextlib import closing
@@ -76,5 +77,16 @@ async def test_keys_that_are_not_there_are_no_fault_and_said(path: Path, tmp_pat
     code, out, err = await eventsrc("verify", backup)
     assert (code, err) == (0, "")
     assert out.endswith(f"all sound\nits personal data cannot be read: there are no keys at {keys_of(backup)}\n")
+    _, out, _ = await eventsrc("verify", backup, "--json")
+    assert json.loads(out)["missing_keys"] == str(keys_of(backup))
+    _, out, _ = await eventsrc("verify", path, "--json")
+    assert json.loads(out)["missing_keys"] is None
     code, out, err = await eventsrc("verify", backup, "--keys", keys_of(path))
     assert (code, out.endswith("all sound\n"), err) == (0, True, "")
+
+
+async def test_keys_that_are_named_and_are_not_there_are_not_passed_over(path: Path, tmp_path: Path) -> None:
+    for how in ([], ["--json"]):
+        code, out, err = await eventsrc("verify", path, "--keys", tmp_path / "typo", *how)
+        assert (code, out) == (1, "")
+        assert err == f"eventsrc: The keys of subjects in {tmp_path / 'typo'} cannot be used: there is no such file. Name it: --keys FILE.\n"
