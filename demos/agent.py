@@ -3,17 +3,18 @@
 import argparse
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
 
-from eventsrc import AsyncioPortal, Runtime
+from eventsrc import AsyncioPortal, EventSourcingError, Runtime
 
 from .agent_domain import Budget, Conversation, Trip
 from .agent_world import World
@@ -77,9 +78,8 @@ async def _explain(portal: AsyncioPortal, console: Console) -> None:
 
 def main(folder: Path, console: Console) -> dict[str, Any]:
     """Run the demo in this folder, and return what is in it at the end."""
-    folder.mkdir(parents=True, exist_ok=True)
-    killed = subprocess.run([sys.executable, "-m", __name__, folder], check=False)
-    if killed.returncode:
+    first = subprocess.run([sys.executable, "-m", __name__, folder], check=False)
+    if first.returncode == -signal.SIGKILL:
         console.print("the first process was killed when the flight was booked, before it heard of that\n")
     return asyncio.run(second_life(folder, console))
 
@@ -90,6 +90,11 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--folder", type=Path, help="keep the store and the ledger here (default: a temporary folder)")
     parser.add_argument("--json", action="store_true", help="print what came of it; the story goes to standard error")
     arguments = parser.parse_args(argv)
+    if arguments.folder is not None:
+        try:
+            arguments.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            parser.error(f"--folder: {arguments.folder} cannot be made: {error.strerror}; name another one")
     with tempfile.TemporaryDirectory(prefix="eventsrc-agent-") as folder:
         found = main(arguments.folder or Path(folder), make_console(has_json=arguments.json))
     if arguments.json:
@@ -98,4 +103,5 @@ def run(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    asyncio.run(first_life(Path(sys.argv[1])))
+    with suppress(EventSourcingError):  # the next process gets the same, and tells it
+        asyncio.run(first_life(Path(sys.argv[1])))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from eventsrc.demos import agent
+from eventsrc.runtime import command_line
 
 ENDED = {
     "lines": [
@@ -46,3 +47,21 @@ def test_on_the_same_store_again_nothing_is_done_twice(tmp_path: Path, capsys: p
         printed = capsys.readouterr()
         assert json.loads(printed.out) == ENDED
         assert ("was killed" in printed.err) == is_first
+
+
+def test_a_folder_that_cannot_be_used_is_told_in_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(SystemExit):
+        agent.run(["--folder", str(file)])
+    assert capfd.readouterr().err.endswith(f"error: --folder: {file} cannot be made: File exists; name another one\n")
+
+    (tmp_path / "agent.db").mkdir()
+    (tmp_path / "agent.db" / "data.mdb").write_text("no store")
+    assert command_line.main(["demo", "agent", "--folder", str(tmp_path)]) == 1
+    printed = capfd.readouterr()
+    assert printed.out == "", "no process was killed"
+    assert printed.err.startswith(f"eventsrc: {tmp_path / 'agent.db'} holds no LMDB data")
+    assert printed.err.count("\n") == 1
