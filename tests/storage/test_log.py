@@ -1,9 +1,11 @@
 """The log on LMDB fulfils the contract: wherever its indexes are, and however it ended before."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -86,3 +88,35 @@ def test_the_stored_types_are_those_on_disk_and_those_in_memory(tmp_path: Path) 
         assert log.names_in("types") == ["a", "a.b", "a.c", "ab", "é"]
     with closing(LogReader.open(tmp_path)) as reader:
         assert reader.names_in("types") == ["a", "a.b", "a.c", "ab", "é"]
+
+
+def test_names_that_wait_for_a_growing_map_hold_up_nobody_who_reads(tmp_path: Path) -> None:
+    log = EventLog(tmp_path)
+    log.append([commit(1, append_to("s-1", 2, type="a"))])
+    gate = log.environment._gate
+    names: list[str] = []
+
+    def grow() -> None:
+        with gate.alone():
+            pass
+
+    def read() -> None:
+        with log.environment.read():
+            for other in others:
+                other.start()
+            while not gate._waiting_alone:
+                time.sleep(0.001)
+            others[1].join(0.1)  # time to begin: it waits for the map, and that for this thread
+            assert log.read_type("a", limit=1)
+
+    others = [
+        Thread(target=grow, daemon=True),
+        Thread(target=lambda: names.extend(log.names_in("types")), daemon=True),
+    ]
+    reading = Thread(target=read, daemon=True)
+    reading.start()
+    for thread in (reading, *others):
+        thread.join(10)
+        assert not thread.is_alive()
+    assert names == ["a"]
+    log.close()  # not where a thread holds it: that would wait, too
