@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 CORE_ALONE = """
 import sys
 
@@ -15,20 +17,20 @@ from eventsrc.runtime.command_line import main
 sys.exit(main(["demo", "bank"]))
 """
 
-NAMED = """
-import sys
-
-sys.modules["opentelemetry"] = None
-
-import eventsrc.runtime.telemetry
-"""
-
 
 def test_a_program_runs_where_no_extra_is_installed() -> None:
     ended = subprocess.run([sys.executable, "-c", CORE_ALONE], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_an_extra_that_is_missing_is_named() -> None:
-    ended = subprocess.run([sys.executable, "-c", NAMED], capture_output=True, text=True, check=False)
-    assert ended.stderr.endswith("Telemetry needs OpenTelemetry: pip install 'eventsrc[telemetry]'\n")
+@pytest.mark.parametrize(
+    ("extra", "module", "advice"),
+    [
+        ("opentelemetry", "eventsrc.runtime.telemetry", "OpenTelemetry: pip install 'eventsrc[telemetry]'"),
+        ("sqlalchemy", "eventsrc.actors.views.sql", "SQLAlchemy: pip install 'eventsrc[sql]'"),
+    ],
+)
+def test_an_extra_that_is_missing_is_named(extra: str, module: str, advice: str) -> None:
+    program = f"import sys; sys.modules[{extra!r}] = None; import {module}"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert advice in ended.stderr.splitlines()[-1]

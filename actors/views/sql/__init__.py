@@ -1,5 +1,12 @@
 """Views in SQL, with SQLAlchemy: `SqlViews` is given to `Runtime.open`. The extra `sql` installs what it needs."""
 
-from .sql_view import SqlViews
+try:
+    from .sql_view import SqlViews
+except ModuleNotFoundError as missing:
+    if missing.name != "sqlalchemy":
+        raise
+    raise ImportError(
+        "SQL views need SQLAlchemy: pip install 'eventsrc[sql]' (PostgreSQL: 'eventsrc[postgresql]')"
+    ) from missing
 
 __all__ = ["SqlViews"]

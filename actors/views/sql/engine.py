@@ -6,19 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TypeAlias
 
+import sqlalchemy
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
 from ...errors import DefinitionError
 from ..errors import ViewReadFailed, ViewUnreachable, ViewWriteFailed
 from ..view_store import ViewRetry
-
-try:
-    import sqlalchemy
-    from sqlalchemy import event
-    from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-except ImportError as missing:  # pragma: no cover
-    raise ImportError(
-        "SQL views need SQLAlchemy: pip install 'eventsrc[sql]' (PostgreSQL: 'eventsrc[postgresql]')"
-    ) from missing
-
 from .columns import DECIMAL_COLLATION
 from .values import compare_decimals
 
