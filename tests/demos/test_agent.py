@@ -49,9 +49,7 @@ def test_on_the_same_store_again_nothing_is_done_twice(tmp_path: Path, capsys: p
         assert ("was killed" in printed.err) == is_first
 
 
-def test_a_folder_that_cannot_be_used_is_told_in_one_line(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_that_cannot_be_used_is_told_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(SystemExit):

@@ -89,4 +89,4 @@ async def test_keys_that_are_named_and_are_not_there_are_not_passed_over(path: P
     for how in ([], ["--json"]):
         code, out, err = await eventsrc("verify", path, "--keys", tmp_path / "typo", *how)
         assert (code, out) == (1, "")
-        assert err == f"eventsrc: The keys of subjects in {tmp_path / 'typo'} cannot be used: there is no such file. Name it: --keys FILE.\n"
+        assert f"{tmp_path / 'typo'} cannot be used: there is no such file. Name it: --keys FILE.\n" in err
