@@ -358,7 +358,7 @@ class TooManyTags(LimitExceeded):
 
 
 class TagInvalid(AppendRefused):
-    """A tag cannot be the key of an index: it is empty, too long, has control characters, or is given twice."""
+    """A tag cannot be the key of an index: it is empty, too long, has control characters, is given twice, or is ours."""
 
     code = "tag_invalid"
 

@@ -19,6 +19,7 @@ from ...storage.errors import (
     TooManyTags,
     described,
 )
+from ...storage.keys.subject_keys import KEY_TAG_PREFIX
 from ...storage.limits import Limits
 from ...storage.names import check_stored_name
 from ..errors import EncodingError, NotAnEvent
@@ -121,6 +122,8 @@ def _tags_of(
             check_stored_name(tag)
         except ValueError as error:
             raise TagInvalid(stream, codec.name, tag, str(error)) from error
+        if tag.startswith(KEY_TAG_PREFIX):
+            raise TagInvalid(stream, codec.name, tag, f"those that begin with {KEY_TAG_PREFIX} are the runtime's own")
     return tags
 
 

@@ -306,6 +306,8 @@ async def test_tags_that_cannot_be_stored(store: EventStore | Path) -> None:
         odd = runtime.actor(Odd, "1")
         with pytest.raises(TagInvalid, match=r"cannot be a tag of event 'odd.happened': it is empty"):
             await odd.ask(BeOdd([""]))
+        with pytest.raises(TagInvalid, match=r"those that begin with eventsrc\.key: are the runtime's own"):
+            await odd.ask(BeOdd(["eventsrc.key:mine"]))
         with pytest.raises(EncodingError, match="must be texts"):
             await odd.ask(BeOdd([7]))
         with pytest.raises(TooManyTags, match="16"):
