@@ -18,9 +18,16 @@ class SubjectKeysUnusable(StoreError):
     code = "subject_keys_unusable"
 
     def __init__(
-        self, path: str, reason: str, advice: str = "See that it is the file of keys, and that its disk has room"
+        self,
+        path: str,
+        reason: str,
+        advice: str = "See that it is the file of keys, and that its disk has room",
+        *,
+        is_refused: bool = False,
     ) -> None:
         super().__init__(path, f"The keys of subjects in {path} cannot be used: {reason}. {advice}.")
+        self.is_refused = is_refused
+        """The system did not let it be looked at, or somebody has it locked: it may be sound."""
 
 
 class SubjectKeyMissing(StoreError):

@@ -289,12 +289,14 @@ class KeyFile:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            if getattr(error, "sqlite_errorcode", 0) & PRIMARY_CODE in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            code = getattr(error, "sqlite_errorcode", 0) & PRIMARY_CODE
+            if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 reason = f"somebody else has had it locked for {BUSY_SECONDS_MAX:g} seconds"
-                raise SubjectKeysUnusable(self.path, reason, "End that, and try again") from error
-            raise SubjectKeysUnusable(self.path, str(error)) from error
+                raise SubjectKeysUnusable(self.path, reason, "End that, and try again", is_refused=True) from error
+            is_refused = code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
+            raise SubjectKeysUnusable(self.path, str(error), is_refused=is_refused) from error
         except OSError as error:
-            raise SubjectKeysUnusable(self.path, error.strerror or str(error)) from error
+            raise SubjectKeysUnusable(self.path, error.strerror or str(error), is_refused=True) from error
 
     def close(self) -> None:
         with self._reading_lock, self._writing_lock, self._translated():

@@ -1,20 +1,23 @@
 """The check of the keys of subjects: that their file is sound, and has a key for everything that was sealed."""
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
 from ..keys.errors import SubjectKeysUnusable
-from ..keys.subject_keys import KEY_TAG_PREFIX, SubjectKeys
+from ..keys.subject_keys import KEY_ID_BYTES, KEY_TAG_PREFIX, SubjectKeys
 from ..reader import LogReader
 from .finding import Finding
 
 KEYS: Final = "keys"
 """What findings about them name as their table."""
+KEY_TAG: Final = re.compile(f"{re.escape(KEY_TAG_PREFIX)}[0-9a-f]{{{2 * KEY_ID_BYTES}}}")
 
 
 def key_tags_in(log: LogReader) -> list[str]:
     """The tag of each key that something in a log was sealed with."""
-    return log.names_in("tags", KEY_TAG_PREFIX)
+    # A log that others write, or an older version has written, may have tags that are alike.
+    return [tag for tag in log.names_in("tags", KEY_TAG_PREFIX) if KEY_TAG.fullmatch(tag)]
 
 
 def check_keys(log: LogReader, keys: SubjectKeys) -> Iterator[Finding]:
@@ -35,4 +38,4 @@ def check_keys(log: LogReader, keys: SubjectKeys) -> Iterator[Finding]:
                 problem = f"{keys.path} lacks the key {key_id}: it is another store's, or too old."
                 yield Finding(KEYS, problem, first.stream, first.version, first.position)
     except SubjectKeysUnusable as error:
-        yield Finding(KEYS, str(error))
+        yield Finding(KEYS, str(error), is_damage=not error.is_refused)

@@ -8,9 +8,14 @@ from pathlib import Path
 
 import pytest
 from command_cases import eventsrc
+from msgspec import structs
 from people_domain import Person, Register
 
-from eventsrc import Runtime
+from eventsrc import EventLog, Runtime
+from eventsrc.runtime import command_line
+from eventsrc.storage.contract import append_to, commit
+from eventsrc.storage.keys import key_file
+from eventsrc.storage.keys.subject_keys import KEY_TAG_PREFIX
 
 
 def keys_of(path: Path) -> Path:
@@ -90,3 +95,24 @@ async def test_keys_that_are_named_and_are_not_there_are_not_passed_over(path: P
         code, out, err = await eventsrc("verify", path, "--keys", tmp_path / "typo", *how)
         assert (code, out) == (1, "")
         assert f"{tmp_path / 'typo'} cannot be used: there is no such file. Name it: --keys FILE.\n" in err
+
+
+async def test_keys_that_somebody_has_locked_are_not_known_to_be_damaged(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(key_file, "BUSY_SECONDS_MAX", 0.05)
+    with closing(sqlite3.connect(keys_of(path), isolation_level=None)) as connection:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("BEGIN EXCLUSIVE")
+        assert command_line.main(["verify", str(path)]) == 1
+    printed = capsys.readouterr()
+    assert printed.out.endswith("sound as far as it could be looked at, but NOT all of it could\n")
+    assert "somebody else has had it locked" in printed.err
+
+
+async def test_stored_tags_that_are_like_those_of_keys_are_passed_over(path: Path) -> None:
+    with closing(EventLog(path)) as log:
+        tagged = structs.replace(append_to("s-1", 1).events[0], tags=(f"{KEY_TAG_PREFIX}mine",))
+        log.append([commit(100, structs.replace(append_to("s-1", 1), events=(tagged,)))])
+    code, _, err = await eventsrc("verify", path)
+    assert (code, err) == (0, "")
