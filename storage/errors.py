@@ -358,7 +358,7 @@ class TooManyTags(LimitExceeded):
 
 
 class TagInvalid(AppendRefused):
-    """A tag cannot be the key of an index: it is empty, too long, has control characters, is given twice, or is ours."""
+    """A tag cannot be the key of an index: it is empty, too long, has control characters, given twice, or ours."""
 
     code = "tag_invalid"
 

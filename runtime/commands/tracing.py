@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from itertools import islice
 from typing import Any, Final
@@ -15,6 +15,7 @@ from ..history.trace import TRACE_EVENTS_MAX, TracedEvent, correlation_of, trace
 from .inspection import add_correlation, event_cells, event_data
 from .output import make_console, print_json_with, print_tables
 
+COLUMNS: Final = ("position", "time", "event", "stream", "payload")
 INDENT: Final = "  "
 DEPTH_SHOWN_MAX: Final = 20
 """What is deeper is not indented further: a chain may be a long one."""
@@ -34,10 +35,22 @@ def print_trace(options: argparse.Namespace) -> int:
         # It is anybody's text, which a terminal may take for orders.
         shown = correlation_id if correlation_id.isprintable() else repr(correlation_id)
         make_console().print(f"correlation {shown}", highlight=False, markup=False, soft_wrap=True)
-        print_tables(("position", "time", "event", "stream", "payload"), map(_cells, lines))
+        _print(lines)
     if len(found) > options.limit:
         print(f"not all of it: it has more than {options.limit:,} events; --limit N shows more", file=sys.stderr)
     return 0
+
+
+def _print(lines: Sequence[TracedEvent]) -> None:
+    """On a terminal a table as wide as that; elsewhere a line for each event, however long its payload is."""
+    if sys.stdout.isatty():
+        print_tables(COLUMNS, map(_cells, lines))
+        return
+    rows = [COLUMNS, *map(_cells, lines)]
+    position_width, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+    for position, *cells, payload in rows:
+        padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=False))
+        print(position.rjust(position_width), *padded, payload, sep="  ")
 
 
 def _data(line: TracedEvent) -> dict[str, Any]:

@@ -228,6 +228,7 @@ def test_the_command_line_shows_it(tmp_path: Path, capsys: pytest.CaptureFixture
         async with shop(path) as runtime:
             await runtime.actor(Link, "2").ask(Pass(2), correlation_id="chain")
             await runtime.actor(Link, "7").ask(Pass(0), correlation_id="other")
+            await runtime.actor(Shop, "9").ask(Order("a " * 500), correlation_id="long")
             await runtime.actor(Link, "8").ask(Pass(0), correlation_id="red\x1b[31m\nalarm")
 
     def printed(*arguments: str) -> tuple[int, str, str]:
@@ -260,6 +261,8 @@ def test_the_command_line_shows_it(tmp_path: Path, capsys: pytest.CaptureFixture
     assert (code, out) == (1, "")
     assert err.startswith("eventsrc: No event in ")
     code, out, _ = printed("trace", str(path), "5")
+    assert (code, len(out.splitlines())) == (0, 3), "a line is not broken where there is no terminal"
+    code, out, _ = printed("trace", str(path), "6")
     assert (code, out.splitlines()[0]) == (0, r"correlation 'red\x1b[31m\nalarm'"), "a terminal takes no orders of it"
     code, out, _ = printed("events", str(path), "--correlation", "other")
     assert (code, [line.split("\t")[2] for line in out.splitlines()]) == (0, ["link-7"])
