@@ -20,7 +20,7 @@ import trio
 try:
     from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, Observation, get_meter_provider
     from opentelemetry.trace import Status, StatusCode, Tracer, TracerProvider, get_tracer_provider
-except ImportError as missing:  # pragma: no cover
+except ImportError as missing:
     raise ImportError("Telemetry needs OpenTelemetry: pip install 'eventsrc[telemetry]'") from missing
 
 from ..actors.aggregates.receipt import Receipt
