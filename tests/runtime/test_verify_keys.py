@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 from command_cases import eventsrc
-from msgspec import structs
 from people_domain import Person, Register
 
 from eventsrc import EventLog, Runtime
 from eventsrc.runtime import command_line
-from eventsrc.storage.contract import append_to, commit
+from eventsrc.storage.commit import NO_STREAM, Appended, Commit, NewEvent, StreamAppend
 from eventsrc.storage.keys import key_file
 from eventsrc.storage.keys.subject_keys import KEY_TAG_PREFIX
 
@@ -112,7 +111,8 @@ async def test_keys_that_somebody_has_locked_are_not_known_to_be_damaged(
 
 async def test_stored_tags_that_are_like_those_of_keys_are_passed_over(path: Path) -> None:
     with closing(EventLog(path)) as log:
-        tagged = structs.replace(append_to("s-1", 1).events[0], tags=(f"{KEY_TAG_PREFIX}mine",))
-        log.append([commit(100, structs.replace(append_to("s-1", 1), events=(tagged,)))])
+        tagged = NewEvent("thing.happened", {}, tags=(f"{KEY_TAG_PREFIX}mine",))
+        (stored,) = log.append([Commit(log.last_commit_id + 1, 1, [StreamAppend("thing-1", NO_STREAM, [tagged])])])
+    assert isinstance(stored, Appended)
     code, _, err = await eventsrc("verify", path)
     assert (code, err) == (0, "")
