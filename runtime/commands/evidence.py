@@ -15,7 +15,7 @@ from msgspec import structs
 
 from ...storage.evidence.errors import CheckpointInvalid, EvidenceUnavailable
 from ...storage.evidence.proof import prove
-from ...storage.keys.errors import SubjectKeysUnusable
+from ...storage.keys.errors import no_keys_at
 from ...storage.reader import LogReader
 from ...storage.verification.apart import FINDINGS_MAX, Report, verify_apart
 from ...storage.verification.keys import KEYS, check_keys, key_tags_in
@@ -33,7 +33,11 @@ def print_verification(options: argparse.Namespace) -> int:
     It is 1 when nothing is, of what could be looked at, and the system refused the rest.
     """
     statements = [_checkpoint(file, options.public_key) for file in options.checkpoints or ()]
-    _check_named(options)
+    if options.keys is not None:
+        with closing(keys_in(options, options.keys)) as keys:
+            if keys.is_empty:
+                # Nothing would look at them.
+                raise no_keys_at(keys.path)
     with rich.progress.Progress(
         console=rich.console.Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
     ) as progress:
@@ -56,13 +60,6 @@ def print_verification(options: argparse.Namespace) -> int:
     if report.is_damaged:
         return EXIT_DAMAGED
     return EXIT_ERROR if report.findings else 0
-
-
-def _check_named(options: argparse.Namespace) -> None:
-    """Raise `SubjectKeysUnusable` where keys are named that are not there: nothing would look at them."""
-    with closing(keys_in(options, options.keys)) as keys:
-        if options.keys is not None and keys.is_empty:
-            raise SubjectKeysUnusable(keys.path, "there is no such file", "Name it: --keys FILE")
 
 
 def _with_keys(report: Report, options: argparse.Namespace) -> tuple[Report, str | None]:

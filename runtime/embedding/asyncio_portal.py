@@ -1,13 +1,12 @@
 """A runtime in a program on asyncio: it lives on trio in a thread of its own, and calls are awaited on asyncio."""
 
 import asyncio
-import contextlib
 import contextvars
 import functools
 import logging
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, overload
 
@@ -218,7 +217,7 @@ class _Task(Generic[T]):
         try:
             await self._ended.wait()
         except trio.Cancelled:
-            with contextlib.suppress(NoAsyncioLoop), trio.move_on_after(TASK_CANCEL_SECONDS, shield=True):
+            with suppress(NoAsyncioLoop), trio.move_on_after(TASK_CANCEL_SECONDS, shield=True):
                 self._have_loop_do(self._cancel)
                 await self._ended.wait()
             if not self._ended.is_set():

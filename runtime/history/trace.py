@@ -5,7 +5,7 @@ the step of a saga, the metadata of its events say by which (`caused_by`). A sag
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Final, TypeAlias
+from typing import Final
 
 import attrs
 
@@ -20,9 +20,6 @@ from .history import position_of
 
 TRACE_EVENTS_MAX: Final = 10_000
 SAGA_STARTED: Final = stored_name(SagaStarted)
-
-_Made: TypeAlias = dict[str, list[StoredEvent]]
-"""The events of each command and saga, by its id: in the order of their first ones."""
 
 
 @attrs.frozen
@@ -59,55 +56,59 @@ def correlation_of(store: EventReader, of: Receipt | int | str) -> str:
 
 def traced(events: Sequence[StoredEvent]) -> list[TracedEvent]:
     """The events of one correlation, given by position: what one led to is below it, and before what came after it."""
-    made: _Made = {}
-    for event in events:
-        made.setdefault(event.causation_id, []).append(event)
-    parents = _parents(made)
-    caused: dict[str, list[str]] = {}
-    for each, parent in parents.items():
-        if parent is not None:
-            caused.setdefault(parent, []).append(each)
-    told: set[str] = set()
-    lines: list[TracedEvent] = []
-    # Metadata are the user's: those that say that they caused each other have no beginning among them.
-    for each in (*(each for each in made if parents[each] not in made), *made):
-        if each not in told:
-            lines += _told_from(each, made, caused, told, parents)
-    return lines
+    causes = _Causes(events)
+    return [line for root in causes.roots() for line in causes.told_from(root)]
 
 
-def _parents(made: _Made) -> dict[str, str | None]:
-    """What caused each command or saga, as far as that is known."""
-    makers = {f"{event.stream}@{event.version}": each for each, events in made.items() for event in events}
-    parents: dict[str, str | None] = {}
-    for each, (first, *_) in made.items():
-        sender = first.metadata.get(CAUSED_BY)
-        if isinstance(sender, str):
-            parents[each] = sender
-        else:
-            parents[each] = makers.get(first.payload["cause"]) if first.type == SAGA_STARTED else None
-    return parents
+class _Causes:
+    """What led to what among these events; each is told once."""
 
+    def __init__(self, events: Sequence[StoredEvent]) -> None:
+        self._made: dict[str, list[StoredEvent]] = {}
+        """The events of each command and saga, by its id: in the order of their first ones."""
+        for event in events:
+            self._made.setdefault(event.causation_id, []).append(event)
+        self._parents = self._known_parents()
+        self._caused: dict[str, list[str]] = {}
+        for each, parent in self._parents.items():
+            if parent is not None:
+                self._caused.setdefault(parent, []).append(each)
+        self._told: set[str] = set()
 
-def _told_from(
-    root: str, made: _Made, caused: dict[str, list[str]], told: set[str], parents: dict[str, str | None]
-) -> Iterator[TracedEvent]:
-    """The events of a command or saga, and of all that it led to. Not recursive: a chain may be a long one."""
-    told.add(root)
-    under_way = [_in_turn(root, made, caused)]
-    while under_way:
-        found = next(under_way[-1], None)
-        if found is None:
-            under_way.pop()
-        elif isinstance(found, StoredEvent):
-            yield TracedEvent(found, len(under_way) - 1, parents[found.causation_id])
-        elif found not in told:
-            told.add(found)
-            under_way.append(_in_turn(found, made, caused))
+    def roots(self) -> Iterator[str]:
+        """The commands and sagas that nothing of these is known to have caused, one after the other."""
+        yield from (each for each, parent in self._parents.items() if parent not in self._made)
+        # Metadata are the user's: those that say that they caused each other have no beginning among them.
+        yield from (each for each in self._made if each not in self._told)
 
+    def told_from(self, root: str) -> Iterator[TracedEvent]:
+        """The events of a command or saga, and of all that it led to. Not recursive: a chain may be a long one."""
+        self._told.add(root)
+        under_way = [self._in_turn(root)]
+        while under_way:
+            found = next(under_way[-1], None)
+            if found is None:
+                under_way.pop()
+            elif isinstance(found, StoredEvent):
+                yield TracedEvent(found, len(under_way) - 1, self._parents[found.causation_id])
+            elif found not in self._told:
+                self._told.add(found)
+                under_way.append(self._in_turn(found))
 
-def _in_turn(each: str, made: _Made, caused: dict[str, list[str]]) -> Iterator[StoredEvent | str]:
-    """The events of a command or saga, and the ids of what it caused, by position."""
-    parts: list[tuple[int, StoredEvent | str]] = [(event.position, event) for event in made[each]]
-    parts += [(made[child][0].position, child) for child in caused.get(each, ())]
-    return (part for _, part in sorted(parts, key=lambda part: part[0]))
+    def _known_parents(self) -> dict[str, str | None]:
+        """What caused each command or saga, as far as that is known."""
+        makers = {f"{event.stream}@{event.version}": each for each, events in self._made.items() for event in events}
+        parents: dict[str, str | None] = {}
+        for each, (first, *_) in self._made.items():
+            sender = first.metadata.get(CAUSED_BY)
+            if isinstance(sender, str):
+                parents[each] = sender
+            else:
+                parents[each] = makers.get(first.payload["cause"]) if first.type == SAGA_STARTED else None
+        return parents
+
+    def _in_turn(self, each: str) -> Iterator[StoredEvent | str]:
+        """The events of a command or saga, and the ids of what it caused, by position."""
+        parts: list[tuple[int, StoredEvent | str]] = [(event.position, event) for event in self._made[each]]
+        parts += [(self._made[child][0].position, child) for child in self._caused.get(each, ())]
+        return (part for _, part in sorted(parts, key=lambda part: part[0]))

@@ -30,6 +30,11 @@ class SubjectKeysUnusable(StoreError):
         """The system did not let it be looked at, or somebody has it locked: it may be sound."""
 
 
+def no_keys_at(path: str) -> SubjectKeysUnusable:
+    """The error for a file that is named, and is not there."""
+    return SubjectKeysUnusable(path, "there is no such file", "Name it: --keys FILE")
+
+
 class SubjectKeyMissing(StoreError):
     """Data were sealed with a key that the file does not have, and that was never forgotten: it is another file."""
 

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from ..environment.folder import sync_folder
 from ..errors import FileWriteFailed
-from .errors import SubjectKeysUnusable
+from .errors import SubjectKeysUnusable, no_keys_at
 from .key_table import SubjectKey
 
 APPLICATION_ID: Final = 0x6573_6B79
@@ -137,7 +137,7 @@ class KeyFile:
         with self._reading_lock, self._translated():
             reading = self._to_read(self._place_now())
             if reading is None:
-                raise SubjectKeysUnusable(self.path, "there is no such file", "Name it: --keys FILE")
+                raise no_keys_at(self.path)
             with _written_anew(destination) as new, closing(sqlite3.connect(new)) as copy:
                 reading.backup(copy)
 
