@@ -6,7 +6,6 @@ from itertools import islice
 from typing import Final
 
 from ..storage.query import find_streams
-from ..storage.reader import LogReader
 from ..storage.store import EventReader
 from .errors import UnknownEventType, UnknownStream
 
@@ -26,8 +25,7 @@ def check_types(store: EventReader, types: Iterable[str], of_classes: Collection
     """Raise `UnknownEventType` for a stored type that no event and no class has."""
     for name in types:
         if name not in of_classes and not store.read_type(name, limit=1):
-            stored = store.names_in("types") if isinstance(store, LogReader) else []
-            known = sorted({*stored, *of_classes})
+            known = sorted({*store.names_in("types"), *of_classes})
             raise UnknownEventType(store.path, name, _near(name, known), known[:NAMES_SHOWN_MAX])
 
 

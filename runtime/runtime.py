@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Any, Final, Literal, TypeVar
@@ -206,7 +206,7 @@ class Runtime(Reading, RunningSagas):
         failure: BaseException | None = None
         try:
             # Around the nursery: what runs there may still be writing to it in a worker thread.
-            await trio.to_thread.run_sync(_look_at_stored, opened, codecs, subject_keys)
+            await trio.to_thread.run_sync(_look_at_stored, opened, codecs, aggregate_types.values(), subject_keys)
             async with home_of(opened, projections, views) as home, trio.open_nursery() as keeper:
                 nursery = await nursery_within(keeper)
                 # Failures are raised again outside of the nursery, which would wrap them in a group.
@@ -443,6 +443,8 @@ class Runtime(Reading, RunningSagas):
             raise ShutdownTimeout(self.limits.shutdown_seconds, self._residents.streams)
 
 
-def _look_at_stored(store: Opened, codecs: EventCodecs, keys: SubjectKeys | None) -> None:
+def _look_at_stored(
+    store: Opened, codecs: EventCodecs, types: Iterable[AggregateType], keys: SubjectKeys | None
+) -> None:
     forget_again(store, keys)
-    check_stored_events(store, codecs)
+    check_stored_events(store, codecs, types)

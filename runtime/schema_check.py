@@ -1,26 +1,42 @@
 """Whether the classes of a runtime can read the events that its store holds, found out before it begins."""
 
 import logging
+from collections.abc import Iterable, Iterator
 
+from ..actors.aggregates.aggregate_type import AggregateType
+from ..actors.errors import UnknownEvent
 from ..actors.serialization.event_codecs import EventCodecs
 from ..storage.errors import StoreError
+from ..storage.record import StoredEvent
 from ..storage.store import EventReader
 
 logger = logging.getLogger("eventsrc.runtime")
 
 
-def check_stored_events(store: EventReader, codecs: EventCodecs) -> None:
+def check_stored_events(store: EventReader, codecs: EventCodecs, aggregate_types: Iterable[AggregateType]) -> None:
     """Read the first and the newest stored event of each class, whose versions are the lowest and the highest.
 
     Raises `EventVersionUnknown` for what newer code stored, `UpcasterFailed`, and `DecodingError` where a class was
-    changed and its version was not raised. An event that the store itself cannot read is left to who asks for it.
+    changed and its version was not raised. Two things are left to who asks for them, and logged as warnings: an event
+    that the store itself cannot read, and those of a class that an aggregate had and has no more. Aggregates without
+    such events work.
     """
     for codec in codecs.of_class.values():
-        try:
-            first = store.read_type(codec.name, limit=1)
-            newest = store.read_type(codec.name, limit=1, backwards=True)
-        except StoreError as error:
-            logger.warning("stored events not checked: %s", error, extra={"event_type": codec.name})
-            continue
-        for stored in (*first, *newest):
+        for stored in _first_and_newest(store, codec.name):
             codecs.decode_as(codec, stored)
+    of_category = {aggregate_type.category: aggregate_type for aggregate_type in aggregate_types}
+    for name in store.names_in("types"):
+        for stored in _first_and_newest(store, name):
+            aggregate_type = of_category.get(stored.category)
+            if aggregate_type is not None and not aggregate_type.knows(name):
+                unknown = UnknownEvent(aggregate_type.aggregate_class, stored.stream, name, stored.position)
+                logger.warning("aggregates cannot be loaded: %s", unknown, extra={"event_type": name})
+                break
+
+
+def _first_and_newest(store: EventReader, event_type: str) -> Iterator[StoredEvent]:
+    try:
+        yield from store.read_type(event_type, limit=1)
+        yield from store.read_type(event_type, limit=1, backwards=True)
+    except StoreError as error:
+        logger.warning("stored events not checked: %s", error, extra={"event_type": event_type})

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 import msgspec
 
@@ -160,6 +160,10 @@ class MemoryLog:
     ) -> list[StoredEvent]:
         self._check_open()
         return self._fetch(_between(self._index.tags.get(tag, ()), after, before), backwards, limit)
+
+    def names_in(self, index: Literal["types", "tags"], prefix: str = "") -> list[str]:
+        self._check_open()
+        return sorted(name for name in getattr(self._index, index) if name.startswith(prefix))
 
     def idempotency(self, stream: str, keys: Sequence[str], *, now_ns: int) -> dict[str, IdempotencyEntry]:
         self._check_open()

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from .commit import IdempotencyEntry
 from .record import StoredEvent, StreamHead
@@ -99,6 +99,10 @@ class PastLog:
 
     def read_tag(self, tag: str, **bounds: Any) -> list[StoredEvent]:
         return self._until(self._store.read_tag, tag, **bounds)
+
+    def names_in(self, index: Literal["types", "tags"], prefix: str = "") -> list[str]:
+        read = self.read_type if index == "types" else self.read_tag
+        return [name for name in self._store.names_in(index, prefix) if read(name, limit=1)]
 
     def _until(
         self, read: Callable[..., list[StoredEvent]], *names: str, before: int | None = None, **bounds: Any

@@ -253,7 +253,6 @@ class LogReader:
         return self._read_postings("tags", lambda tail: tail.tags.get(tag, ()), tag, after, before, backwards, limit)
 
     def names_in(self, index: Literal["types", "tags"], prefix: str = "") -> list[str]:
-        """The stored types, or the tags, of all events, sorted: those that begin with a prefix."""
         with self._lock:
             newer = [name for tail in self._tails for name in getattr(tail, index) if name.startswith(prefix)]
         # Not within the lock: who reads may wait for it, and the map grows only when nobody reads.

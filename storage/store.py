@@ -1,7 +1,7 @@
-"""The port: what every event store offers. `contract.py` is its meaning: tests that any store must pass."""
+"""The port: what every event store offers. `contract/` is its meaning: tests that any store must pass."""
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from .commit import Appended, Commit, IdempotencyEntry
 from .errors import EventSourcingError
@@ -101,6 +101,9 @@ class EventReader(Protocol):
         limit: int = READ_BATCH_EVENTS,
     ) -> list[StoredEvent]:
         """The same for the events that carry one tag."""
+
+    def names_in(self, index: Literal["types", "tags"], prefix: str = "") -> list[str]:
+        """The stored types, or the tags, of all events, sorted: those that begin with a prefix."""
 
     def idempotency(self, stream: str, keys: Sequence[str], *, now_ns: int) -> dict[str, IdempotencyEntry]:
         """What the commands with these keys did: those that are known and whose window is open at `now_ns` (UTC)."""

@@ -124,6 +124,10 @@ class AggregateType:
             )
         return payload, returned
 
+    def knows(self, event_type: str) -> bool:
+        """Whether it has a class for events of this stored name."""
+        return event_type in self._events.of_name
+
     def decode_event(self, stored: StoredEvent) -> Any:
         """The event object for a stored event. Raises `UnknownEvent` or `DecodingError`."""
         event = self._events.decode(stored)

@@ -427,3 +427,19 @@ async def test_a_reader_whose_writer_goes_on_with_newer_code_says_so(tmp_path: P
             while (lag := reader.lag()["spent"]).state != "failed":
                 await trio.sleep(0.01)
     assert "stored with version 2 of its schema, and PaidCents here is version 1" in lag.error
+
+
+class TillWithoutEvents(Aggregate, category="till"):
+    cents: int = 0
+
+
+async def test_a_class_that_was_removed_is_warned_of_when_the_store_is_opened(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Runtime.open(tmp_path, aggregates=[FirstTill]) as runtime:
+        await runtime.actor(FirstTill, "one").ask(Pay(5))
+    async with Runtime.open(tmp_path, aggregates=[]):
+        assert not caplog.messages
+    async with Runtime.open(tmp_path, aggregates=[TillWithoutEvents]):
+        (warning,) = caplog.messages
+        assert "'till-one' holds an event 'till.paid' (position 1) that TillWithoutEvents does not apply" in warning

@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite(
-    "eventsrc.storage.contract", "eventsrc.storage.contract_reading", "eventsrc.storage.contract_writing"
-)
+pytest.register_assert_rewrite("eventsrc.storage.contract")
 
 from environment_cases import fill  # noqa: E402 (assertions are rewritten first)
 

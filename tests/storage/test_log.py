@@ -11,9 +11,7 @@ import pytest
 
 from eventsrc import EventLog, Limits
 from eventsrc.storage import log as log_module
-from eventsrc.storage.contract import append_to, commit
-from eventsrc.storage.contract_reading import ReadingContract
-from eventsrc.storage.contract_writing import WritingContract
+from eventsrc.storage.contract import ReadingContract, WritingContract, append_to, commit
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.store import EventStore
 from eventsrc.storage.verification.verify import verify

@@ -1,8 +1,7 @@
 """The store in memory fulfils the contract."""
 
 from eventsrc import Limits, MemoryLog
-from eventsrc.storage.contract_reading import ReadingContract
-from eventsrc.storage.contract_writing import WritingContract
+from eventsrc.storage.contract import ReadingContract, WritingContract
 from eventsrc.storage.store import EventStore
 
 

@@ -6,10 +6,16 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
-from .commit import ANY, IdempotencyEntry, StreamAppend
-from .contract import (
+from ..commit import ANY, IdempotencyEntry, StreamAppend
+from ..errors import (
+    StoreClosed,
+    VersionConflict,
+)
+from ..record import StreamHead
+from ..snapshot import Snapshot
+from .cases import (
     TIME_NS,
-    StoreContract,
+    StoreCases,
     append_to,
     appended,
     commit,
@@ -20,15 +26,9 @@ from .contract import (
     refused,
     where,
 )
-from .errors import (
-    StoreClosed,
-    VersionConflict,
-)
-from .record import StreamHead
-from .snapshot import Snapshot
 
 
-class ReadingContract(StoreContract):
+class ReadingContract(StoreCases):
     """The tests of what is read."""
 
     # -- reading
@@ -95,8 +95,21 @@ class ReadingContract(StoreContract):
         assert store.read_tag("even", limit=1)[0].tags == ("even",)
         assert store.read(after=5, limit=1)[0].tags == ("even", "third")
 
+    def test_the_names_of_stored_types_and_tags(self) -> None:
+        store = self.open_store()
+        assert store.names_in("types") == store.names_in("tags") == []
+        for number, name in enumerate(("é", "b.c", "b", "a", "b.a", "a"), 1):
+            event = new_event(number, type=name, tags=(f"{name}:{number}",))
+            appended(store.append([commit(number, StreamAppend("s-1", ANY, [event]))])[0])
+        store = self.reopen(store)
+        assert store.names_in("types") == ["a", "b", "b.a", "b.c", "é"]
+        assert store.names_in("types", "b") == ["b", "b.a", "b.c"]
+        assert store.names_in("tags", "a:") == ["a:4", "a:6"]
+        assert store.names_in("tags", "c") == []
+
     def test_reading_what_no_key_can_name_finds_nothing(self) -> None:
         store = self.filled()
+        assert store.names_in("types", "x" * 600) == store.names_in("tags", "x\x00y") == []
         for name in ("", "x" * 600, "x\x00y"):
             assert (store.head(name), store.read_stream(name), store.snapshots(name)) == (None, [], [])
             assert (store.read_type(name), store.read_category(name), store.streams(after="x" * 600)) == ([], [], [])

@@ -4,21 +4,8 @@ from typing import Any
 
 import msgspec
 
-from .commit import ANY, NO_STREAM, STREAM_EXISTS, Appended, ExpectedVersion, NewEvent, StreamAppend
-from .contract import (
-    TIME_NS,
-    StoreContract,
-    append_to,
-    appended,
-    check_chains,
-    commit,
-    key_entry,
-    new_event,
-    positions,
-    refused,
-    where,
-)
-from .errors import (
+from ..commit import ANY, NO_STREAM, STREAM_EXISTS, Appended, ExpectedVersion, NewEvent, StreamAppend
+from ..errors import (
     CommitAbandoned,
     CommitAlreadyApplied,
     CommitTooLarge,
@@ -34,11 +21,24 @@ from .errors import (
     TooManyTags,
     VersionConflict,
 )
-from .event_query import EventQuery
-from .limits import Limits
+from ..event_query import EventQuery
+from ..limits import Limits
+from .cases import (
+    TIME_NS,
+    StoreCases,
+    append_to,
+    appended,
+    check_chains,
+    commit,
+    key_entry,
+    new_event,
+    positions,
+    refused,
+    where,
+)
 
 
-class WritingContract(StoreContract):
+class WritingContract(StoreCases):
     """The tests of `append`."""
 
     # -- appending

@@ -1,23 +1,16 @@
-"""What any event store must do, as tests: what `contract_writing` and `contract_reading` share.
-
-A new store is tested by a class that says how it is opened, which pytest then runs:
-
-    class TestMyStore(WritingContract, ReadingContract):
-        def open_store(self, limits: Limits | None = None) -> EventStore:
-            return MyStore(limits=limits)
-"""
+"""What the tests of the contract share: how stores are opened and filled, how commits and outcomes are written down."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
-from .commit import ANY, Appended, Commit, ExpectedVersion, IdempotencyEntry, NewEvent, StreamAppend
-from .errors import EventSourcingError
-from .event_query import EventQuery
-from .limits import Limits
-from .record import GENESIS_HASH, StoredEvent, content_hash
-from .store import EventStore
+from ..commit import ANY, Appended, Commit, ExpectedVersion, IdempotencyEntry, NewEvent, StreamAppend
+from ..errors import EventSourcingError
+from ..event_query import EventQuery
+from ..limits import Limits
+from ..record import GENESIS_HASH, StoredEvent, content_hash
+from ..store import EventStore
 
 E = TypeVar("E", bound=BaseException)
 Outcome: TypeAlias = Appended | EventSourcingError
@@ -100,11 +93,8 @@ def check_chains(events: Sequence[StoredEvent]) -> None:
         last[event.stream] = event.hash
 
 
-class StoreContract:
-    """The tests that every store passes.
-
-    A subclass says how a store is opened, and, where it keeps anything, how it is opened again.
-    """
+class StoreCases:
+    """What the tests open. A subclass says how, and, where the store keeps anything, how it is opened again."""
 
     def open_store(self, limits: Limits | None = None) -> EventStore:
         """An empty store."""

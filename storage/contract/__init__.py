@@ -1,0 +1,36 @@
+"""What any event store must do, as tests.
+
+A new store is tested by a class that says how it is opened, which pytest then runs:
+
+    class TestMyStore(WritingContract, ReadingContract):
+        def open_store(self, limits: Limits | None = None) -> EventStore:
+            return MyStore(limits=limits)
+"""
+
+from .cases import (
+    TIME_NS,
+    Outcome,
+    append_to,
+    appended,
+    commit,
+    key_entry,
+    new_event,
+    raised,
+    refused,
+)
+from .reading import ReadingContract
+from .writing import WritingContract
+
+__all__ = [
+    "TIME_NS",
+    "Outcome",
+    "ReadingContract",
+    "WritingContract",
+    "append_to",
+    "appended",
+    "commit",
+    "key_entry",
+    "new_event",
+    "raised",
+    "refused",
+]
