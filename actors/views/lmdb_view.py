@@ -81,6 +81,18 @@ class LmdbViews:
             folder.rename(folder.with_name(f"{DROPPED}{folder.name}-{time.time_ns()}"))
         self.tidy(projection)
 
+    def remove(self, projection: str) -> bool:
+        """Remove every view of a projection that nobody has open; returns whether there was one. May take long."""
+        folder = self.path / projection
+        with self._translated():
+            if not folder.exists():
+                return False
+        for generation in self.generations(projection):
+            self.drop(projection, generation)
+        with self._translated():
+            shutil.rmtree(folder)
+        return True
+
     def tidy(self, projection: str) -> None:
         with self._translated():
             for dropped in (self.path / projection).glob(f"{DROPPED}*"):

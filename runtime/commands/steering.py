@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 import attrs
 
+from ...actors.views.lmdb_view import LmdbViews
 from ...storage.control.board import PROJECTION_PREFIX, Action, ControlBoard, ProjectionAction, SubscriptionAction
-from ...storage.environment.folder import CONTROL_FOLDER, READERS_FOLDER
+from ...storage.environment.folder import CONTROL_FOLDER, READERS_FOLDER, VIEWS_FOLDER
 from ...storage.errors import EventSourcingError, StorePathInvalid
 from ...storage.reader import LogReader
 from ...storage.record import NS_PER_SECOND
@@ -21,6 +22,8 @@ from .output import format_time, print_json, print_rows
 ANSWER_SECONDS_MAX: Final = 10.0
 """How long a request waits for the runtime's answer before the command ends without it."""
 ANSWER_POLL_SECONDS: Final = 0.05
+AskedOfProjection: TypeAlias = ProjectionAction | Literal["retry", "delete"]
+"""`retry` is asked of a runtime as `resume`; `delete` is done without one."""
 WRITER: Final = "writer"
 """The name of the place beside the log."""
 
@@ -39,6 +42,8 @@ class Place:
     """A runtime's control board: the writer's beside the log, or that of one of the readers."""
 
     name: str
+    folder: Path
+    """With the board and the views."""
     board: ControlBoard
 
     @property
@@ -72,7 +77,7 @@ def places(path: str) -> Iterator[list[Place]]:
             if (folder / CONTROL_FOLDER).is_dir():
                 board = ControlBoard(folder / CONTROL_FOLDER)
                 stack.callback(board.close)
-                found.append(Place(name, board))
+                found.append(Place(name, folder, board))
         if not found:
             raise StorePathInvalid(path, f"No runtime has ever run on a store at {path}.")
         yield found
@@ -88,12 +93,11 @@ def steer_projections(options: argparse.Namespace) -> int:
             rows = _all_projection_rows(found, options.path)
             print_rows(rows if options.action is None else [row for row in rows if row["error"]], as_json=options.json)
             return 0
-        action: ProjectionAction = "resume" if options.action == "retry" else options.action
         concerned = [place for place in found if options.name in place.projections]
         if not concerned:
             known = sorted({name for place in found for name in place.projections})
             raise NoSuchProjection(options.path, options.name or "", known)
-        answers = [_steer_projection(place, action, options.name) for place in concerned]
+        answers = [_steer_projection(place, options.action, options.name) for place in concerned]
     return print_answers(concerned, answers, options)
 
 
@@ -139,7 +143,10 @@ def _lag_now(log: LogReader | None, position: int) -> tuple[int | None, float | 
     return behind, time.time() - log.time_at(position + 1) / NS_PER_SECOND if behind else 0.0
 
 
-def _steer_projection(place: Place, action: ProjectionAction, name: str) -> tuple[str, bool]:
+def _steer_projection(place: Place, asked: AskedOfProjection, name: str) -> tuple[str, bool]:
+    if asked == "delete":
+        return _delete_projection(place, name)
+    action: ProjectionAction = "resume" if asked == "retry" else asked
     if place.board.has_runtime:
         return ask_runtime(place.board, action, name)
     if action == "rebuild":
@@ -148,6 +155,15 @@ def _steer_projection(place: Place, action: ProjectionAction, name: str) -> tupl
     place.board.set_paused(name, paused=action == "pause")
     what = "stay where it is" if action == "pause" else "go on"
     return f"no runtime has the store open; {name} will {what} when one does", True
+
+
+def _delete_projection(place: Place, name: str) -> tuple[str, bool]:
+    """Of a projection that no program has any more; a runtime that is there, and has it, keeps it."""
+    if name in place.running_projections:
+        return f"the runtime has {name}; open it without, then delete", False
+    was_here = LmdbViews(place.folder / VIEWS_FOLDER).remove(name)
+    place.board.forget_projection(name)
+    return f"{name} is deleted" if was_here else f"{name} had no view here; one in SQL is yours to drop there", True
 
 
 # --- subscriptions ---
@@ -269,6 +285,7 @@ def add_commands(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
             "resume": "have it go on",
             "retry": "have it try again after it failed",
             "rebuild": "build it anew beside the view that answers",
+            "delete": "remove the view of one that no program has any more",
             "parked": "list those that stand still on an event, with the error",
         },
         unnamed=("parked",),

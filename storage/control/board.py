@@ -319,6 +319,15 @@ class ControlBoard:
         with self._environment.read() as transaction, transaction.cursor(self._table("paused")) as cursor:
             return {key.decode() for key in cursor.iternext(values=False)}
 
+    def forget_projection(self, projection: str) -> None:
+        """Remember nothing of a projection any more."""
+
+        def work(transaction: Transaction) -> None:
+            transaction.delete(projection.encode(), db=self._table("paused"))
+            transaction.delete(f"{PROJECTION_PREFIX}{projection}".encode(), db=self._table("status"))
+
+        self._environment.write(work)
+
     # --- positions ---
 
     def position(self, follower: str) -> int | None:

@@ -356,3 +356,21 @@ async def test_watching_shows_what_a_running_store_does(tmp_path: Path) -> None:
     assert code == 0
     assert "events/s 0" in out
     assert "balances: not running, " in out
+
+
+async def test_the_view_of_a_projection_that_no_program_has_any_more_is_deleted(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(1), wait_for=[Balances])
+        await runtime.projections.pause(Balances)
+        code, out, _ = await eventsrc("projections", tmp_path, "delete", "balances")
+        assert (code, out) == (1, "writer: the runtime has balances; open it without, then delete\n")
+        assert (tmp_path / "views" / "balances").exists()
+    async with Runtime.open(tmp_path, aggregates=[Account]):
+        await listed(lambda found: [row["state"] for row in found] == ["paused"], "projections", tmp_path)
+        assert (await one("projections", tmp_path, "delete", "balances"))["answer"] == "balances is deleted"
+        assert not (tmp_path / "views" / "balances").exists()
+        assert await rows("projections", tmp_path) == []
+    code, _, err = await eventsrc("projections", tmp_path, "delete", "balances")
+    assert (code, "has no projection 'balances'" in err) == (1, True)
+    async with open_store(tmp_path) as runtime:
+        assert await runtime.view(Balances).get("ann", at_least=1) == Balance("ann", 1, 1)
