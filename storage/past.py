@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
 from .commit import IdempotencyEntry
+from .errors import StoreError
 from .record import StoredEvent, StreamHead
 from .snapshot import Snapshot
 from .store import POSITION_MAX, READ_BATCH_EVENTS, EventReader
@@ -102,7 +103,15 @@ class PastLog:
 
     def names_in(self, index: Literal["types", "tags"], prefix: str = "") -> list[str]:
         read = self.read_type if index == "types" else self.read_tag
-        return [name for name in self._store.names_in(index, prefix) if read(name, limit=1)]
+
+        def has(name: str) -> bool:
+            try:
+                return bool(read(name, limit=1))
+            except StoreError:
+                # It is there, as whoever reads it is told.
+                return True
+
+        return [name for name in self._store.names_in(index, prefix) if has(name)]
 
     def _until(
         self, read: Callable[..., list[StoredEvent]], *names: str, before: int | None = None, **bounds: Any

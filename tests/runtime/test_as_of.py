@@ -1,6 +1,8 @@
 """A runtime as of a moment: nothing can be changed in it, and what has come since does not show."""
 
+import shutil
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,9 @@ from eventsrc import (
     UnknownProjection,
 )
 from eventsrc.runtime.testing import EPOCH, WallClock
+from eventsrc.storage.archive.errors import ArchiveUnreachable
+from eventsrc.storage.past import PastLog
+from eventsrc.storage.reader import LogReader
 from eventsrc.storage.store import EventStore
 
 CHANGES: dict[str, Callable[[Runtime], Any]] = {
@@ -91,6 +96,21 @@ async def test_what_came_since_does_not_show(tmp_path: Path) -> None:
                 async with past.as_of(position=1) as before:
                     assert (await before.actor(Account, "ann").state()).balance == 1
         assert (await ann.state()).notes == 1
+
+
+async def test_the_names_of_what_came_since_are_not_known_in_the_past(path: Path) -> None:
+    async with Runtime.open(path, aggregates=[Account], limits=COMPACTION_LIMITS) as runtime:
+        newest = runtime.last_position
+        await runtime.maintenance.compact(Account, "ann")
+        await runtime.actor(Account, "zoe").ask(Note("new"))
+    for without_archive in (False, True):
+        if without_archive:
+            shutil.rmtree(path / "archive")
+        with closing(LogReader.open(path)) as log:
+            assert log.names_in("types") == ["account.deposited", "account.noted"]
+            assert PastLog(log, newest).names_in("types") == ["account.deposited"]
+    with closing(LogReader.open(path)) as log, pytest.raises(ArchiveUnreachable):
+        log.read_type("account.deposited", limit=1)
 
 
 async def test_a_view_that_was_not_asked_for_is_said_with_where_to_ask_for_it(tmp_path: Path) -> None:
