@@ -130,7 +130,7 @@ from .runtime.projections.view import Query, View
 from .runtime.reference import AggregateRef
 from .runtime.runtime import Runtime
 from .runtime.sagas.sagas import SagaOutcome, SagaRef
-from .runtime.subscriptions.consumers import Consumer
+from .runtime.subscriptions.consumer import Consumer
 from .runtime.subscriptions.dispatcher import Message
 from .storage.archive.errors import ArchiveUnreachable, CompactionRefused, CompactionTooSmall
 from .storage.commit import ANY, NO_STREAM, STREAM_EXISTS, ExpectedVersion

@@ -30,7 +30,7 @@ from .maintenance.maintenance import Maintenance
 from .on_board import on_board
 from .projections.projections import Projections
 from .sagas.sagas import Sagas
-from .subscriptions.consumers import Subscriptions
+from .subscriptions.subscriptions import Subscriptions
 
 PERIOD_SECONDS: Final = 0.5
 """How often the board is looked at and the status published."""

@@ -47,8 +47,9 @@ from .opening import Opened
 from .projections.projections import Projections
 from .projections.steering import Lag, ProjectionSteering
 from .projections.view import View
-from .subscriptions.consumers import Consumer, Subscriptions
+from .subscriptions.consumer import Consumer
 from .subscriptions.subscription import SUBSCRIPTION_BATCH_EVENTS, Subscription
+from .subscriptions.subscriptions import Subscriptions
 
 A = TypeVar("A", bound=Aggregate)
 R = TypeVar("R")

@@ -50,7 +50,7 @@ from .router import Router
 from .sagas.running_sagas import RunningSagas
 from .sagas.sagas import Sagas
 from .schema_check import check_stored_events
-from .subscriptions.consumers import Subscriptions
+from .subscriptions.subscriptions import Subscriptions
 from .transaction import Part, Transaction
 
 A = TypeVar("A", bound=Aggregate)

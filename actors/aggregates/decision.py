@@ -70,7 +70,9 @@ def encode_decision(
         tags = () if codec.tags is None else _tags_of(stream, codec, codec.tags, event, limits)
         if codec.has_personal_data:
             tags += codec.key_tags(payload)
-        size = overhead + len(payload) + sum(len(tag.encode()) + TAG_OVERHEAD_BYTES for tag in tags)
+        size = overhead + len(payload)
+        if tags:
+            size += sum(len(tag.encode()) + TAG_OVERHEAD_BYTES for tag in tags)
         if size > limits.event_size_bytes_max:
             raise EventTooLarge(stream, codec.name, size, limits.event_size_bytes_max)
         size_bytes += size

@@ -10,7 +10,8 @@ import rich.console
 import rich.progress
 
 from ...storage.copies.backup import backup, fork, restore
-from ...storage.copies.transfer import STANDARD_STREAM, export_events, import_store
+from ...storage.copies.exporting import STANDARD_STREAM, export_events
+from ...storage.copies.importing import import_store
 from ...storage.reader import LogReader
 from .output import print_json
 

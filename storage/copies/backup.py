@@ -18,8 +18,9 @@ from ..reader import LogReader
 from ..record import utc_time
 from ..verification.verify import Summary, verify
 from .errors import CopyInterrupted, CopyUnsound, CopyUnverified, PointUnreachable
+from .importing import import_events
 from .partial import empty_folder, partial_folder
-from .transfer import ReportPosition, copy_events, import_events
+from .transfer import ReportPosition, copy_events
 
 FINDINGS_MAX: Final = 10
 """Faults of a copy that its error tells."""

@@ -12,7 +12,8 @@ import pytest
 from eventsrc import EventLog
 from eventsrc.demos.flights_data import SAMPLE, Step, read_flights, steps_by_day
 from eventsrc.storage.commit import ANY, Appended, Commit, NewEvent, StreamAppend
-from eventsrc.storage.copies.transfer import export_events, import_events
+from eventsrc.storage.copies.exporting import export_events
+from eventsrc.storage.copies.importing import import_events
 from eventsrc.storage.reader import LogReader
 
 YEAR = Path(__file__).parents[3] / "shared" / "data" / "flights-nyc-2013.csv.gz"

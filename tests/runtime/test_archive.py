@@ -30,7 +30,7 @@ from eventsrc.runtime.command_line import main
 from eventsrc.storage.archive.archive import Archive, Segment
 from eventsrc.storage.archive.segment_cache import SegmentCache
 from eventsrc.storage.archive.segment_numbers import SEGMENTS_KEY, segment_numbers
-from eventsrc.storage.copies.transfer import export_events
+from eventsrc.storage.copies.exporting import export_events
 from eventsrc.storage.environment.environment import Environment, Transaction
 from eventsrc.storage.evidence.proof import prove
 from eventsrc.storage.reader import LogReader

@@ -15,7 +15,8 @@ from eventsrc.storage.archive.archive import Archive
 from eventsrc.storage.archive.compaction import unused_segments
 from eventsrc.storage.copies import transfer
 from eventsrc.storage.copies.backup import backup, fork, restore
-from eventsrc.storage.copies.transfer import export_events, import_store
+from eventsrc.storage.copies.exporting import export_events
+from eventsrc.storage.copies.importing import import_store
 from eventsrc.storage.environment.environment import Environment
 from eventsrc.storage.reader import LogReader
 

@@ -25,7 +25,8 @@ from eventsrc.storage.copies.errors import (
     ImportGap,
     PointUnreachable,
 )
-from eventsrc.storage.copies.transfer import export_events, import_store
+from eventsrc.storage.copies.exporting import export_events
+from eventsrc.storage.copies.importing import import_store
 from eventsrc.storage.environment.environment import Environment
 from eventsrc.storage.environment.gate import Gate
 from eventsrc.storage.environment.outlet import Outlet

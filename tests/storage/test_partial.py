@@ -17,8 +17,9 @@ from eventsrc.storage.copies.errors import (
     DestinationOverlaps,
     DestinationUnusable,
 )
+from eventsrc.storage.copies.exporting import export_events
+from eventsrc.storage.copies.importing import import_store
 from eventsrc.storage.copies.partial import partial_folder
-from eventsrc.storage.copies.transfer import export_events, import_store
 from eventsrc.storage.reader import LogReader
 
 
@@ -126,7 +127,8 @@ OPERATIONS = {
 PRELUDE = """
     from pathlib import Path
     from eventsrc.storage.copies.backup import backup, fork, restore
-    from eventsrc.storage.copies.transfer import export_events, import_store
+    from eventsrc.storage.copies.exporting import export_events
+    from eventsrc.storage.copies.importing import import_store
     source, to, at = sys.argv[1], sys.argv[2], int(sys.argv[3])
 """
 COUNTED = """

@@ -21,7 +21,8 @@ from eventsrc.runtime.command_line import main
 from eventsrc.runtime.errors import ArgumentInvalid
 from eventsrc.storage.contract import raised
 from eventsrc.storage.copies.backup import backup, fork, restore
-from eventsrc.storage.copies.transfer import export_events, import_store
+from eventsrc.storage.copies.exporting import export_events
+from eventsrc.storage.copies.importing import import_store
 from eventsrc.storage.environment import environment, folder
 from eventsrc.storage.errors import VerificationImpossible
 from eventsrc.storage.reader import LogReader

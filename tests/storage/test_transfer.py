@@ -29,7 +29,8 @@ from eventsrc.storage.copies.errors import (
     ImportRefused,
     PointUnreachable,
 )
-from eventsrc.storage.copies.transfer import export_events, import_events, import_store
+from eventsrc.storage.copies.exporting import export_events
+from eventsrc.storage.copies.importing import import_events, import_store
 from eventsrc.storage.errors import CorruptRecord, StoreInUse, StorePathInvalid
 from eventsrc.storage.limits import Limits
 from eventsrc.storage.log import EventLog

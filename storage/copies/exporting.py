@@ -1,0 +1,45 @@
+"""Out of a log into JSON Lines."""
+
+import sys
+from pathlib import Path
+from typing import IO, Final
+
+from ..evidence.proof import root_at
+from ..reader import LogReader
+from .errors import PointUnreachable
+from .export import EXPORT_VERSION, ExportWriter, Header, packed
+from .partial import partial_file, translated_errors
+from .transfer import ReportPosition, groups_of
+
+STANDARD_STREAM: Final = Path("-")
+"""Names standard output for an export, standard input for an import."""
+
+
+def export_events(store: LogReader, path: Path, *, after: int = 0, progress: ReportPosition | None = None) -> int:
+    """Write the events after a position to a new file of JSON Lines, packed by gzip where its name ends in .gz.
+
+    Returns how many. Raises `PointUnreachable` for a position that the log does not have, `DestinationExists` and the
+    other errors of `partial_file`, and `CorruptRecord` or `ArchiveUnreachable` where the store is damaged; the file is
+    there as a whole or not at all.
+    """
+    through = store.last_position
+    if not 0 <= after <= through:
+        raise PointUnreachable(store.path, f"position {after}", f"it goes to {through}")
+    if path == STANDARD_STREAM:
+        with translated_errors("standard output"):
+            _export(store, sys.stdout.buffer, after, through, progress)
+            sys.stdout.buffer.flush()
+    else:
+        with partial_file(path, source=store.path) as file, packed(file, path) as packing:
+            _export(store, packing, after, through, progress)
+    return through - after
+
+
+def _export(store: LogReader, file: IO[bytes], after: int, through: int, progress: ReportPosition | None) -> None:
+    header = Header(EXPORT_VERSION, after, root_at(store, after).hex(), through - after, through)
+    writer = ExportWriter(file, header)
+    for group in groups_of(store, after=after, through=through):
+        writer.add(group)
+        if progress is not None:
+            progress(group.events[-1].position)
+    writer.end(through - after, through, root_at(store, through).hex())
