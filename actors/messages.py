@@ -10,6 +10,7 @@ import attrs
 from ..storage.limits import IDEMPOTENCY_WINDOW_SECONDS_MAX
 from ..storage.record import Kind
 from .errors import DefinitionError
+from .serialization.models import is_pydantic_model, is_struct
 
 C = TypeVar("C")
 Upcaster: TypeAlias = Callable[[dict[str, Any]], Mapping[str, Any]] | Callable[[Any], Mapping[str, Any]]
@@ -61,7 +62,7 @@ def command(
         idempotency_window_seconds: how long its idempotency keys are remembered, instead of the runtime's default.
 
     Raises:
-        DefinitionError: when the window is not positive, or longer than a hundred years.
+        DefinitionError: when the window is not positive, or longer than a hundred years, or the class is a model.
 
     """
     window = idempotency_window_seconds
@@ -69,7 +70,7 @@ def command(
         raise DefinitionError(f"idempotency_window_seconds must be positive, and at most a hundred years, not {window}")
 
     def decorate(decorated: type[C]) -> type[C]:
-        frozen = attrs.frozen(decorated)
+        frozen = _frozen(decorated)
         setattr(frozen, _COMMAND, CommandType(frozen.__name__, idempotency_window_seconds))
         return frozen
 
@@ -192,11 +193,20 @@ def _takes_payload(upcaster: object) -> bool:
 
 def _declare(event_type: EventType) -> Callable[[type[C]], type[C]]:
     def decorate(decorated: type[C]) -> type[C]:
-        frozen = attrs.frozen(decorated)
+        frozen = _frozen(decorated)
         setattr(frozen, _EVENT, event_type)
         return frozen
 
     return decorate
+
+
+def _frozen(decorated: type[C]) -> type[C]:
+    if is_pydantic_model(decorated) or is_struct(decorated):
+        raise DefinitionError(
+            f"{decorated.__name__} is made an attrs class, and cannot be a model of pydantic or a msgspec.Struct as "
+            "well: write it without that base. The types of its fields may be such."
+        )
+    return attrs.frozen(decorated)
 
 
 def command_type(cls: type) -> CommandType | None:

@@ -19,6 +19,7 @@ import attrs
 
 from ..errors import SchemaError
 from .annotations import annotations_of, field_types, has_fields, without_alias
+from .models import model_field_types
 
 _UNSET: Final = ...
 
@@ -123,11 +124,17 @@ def _check_can_be_marked(cls: type) -> None:
     """Raise `SchemaError` for marks in what is neither an attrs class nor a dataclass: nothing would be sealed."""
     if has_fields(cls) or not getattr(cls, "__annotations__", None):
         return
-    for name, hint in annotations_of(cls, with_marks=True).items():
+    of_model = model_field_types(cls)
+    for name, hint in (of_model or annotations_of(cls, with_marks=True)).items():
         if _marks(hint) or _is_marked_within(hint):
             raise SchemaError(
                 f"{cls.__name__}.{name} is marked as personal, and {cls.__name__} is neither an attrs class nor a "
                 "dataclass: make it one, so that its personal data are sealed."
+            )
+        if of_model and has_personal_data(hint):
+            raise SchemaError(
+                f"{cls.__name__}.{name} holds personal data, and {cls.__name__} turns all that it holds into data "
+                "itself, which would not be sealed: make it an attrs class or a dataclass."
             )
 
 
@@ -164,7 +171,8 @@ def _classes_within(hint: Any, seen: set[Any]) -> Iterator[tuple[type, dict[str,
         seen.add(hint)
         types = field_types(hint, with_marks=True)
         yield hint, types
-        for part in (*types.values(), *(hint.__subclasses__() if has_fields(hint) else ())):
+        subclasses: list[type] = hint.__subclasses__() if has_fields(hint) else []
+        for part in (*types.values(), *model_field_types(hint).values(), *subclasses):
             yield from _classes_within(part, seen)
 
 

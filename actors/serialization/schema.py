@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .annotations import field_types
+from .models import model_field_types
 
 
 def schema_of(cls: type, versions: Mapping[str, int] | None = None) -> str:
@@ -33,7 +34,7 @@ def _lines(cls: Any, seen: set[Any]) -> Iterator[str]:
     if issubclass(cls, enum.Enum):
         yield f"{number}={[member.value for member in cls]}"
         return
-    types = field_types(cls)
+    types = field_types(cls) or model_field_types(cls)
     for name, field_type in types.items():
         yield f"{number}.{name}:{field_type}"
     for field_type in types.values():

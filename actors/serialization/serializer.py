@@ -17,6 +17,7 @@ from cattrs.strategies import configure_union_passthrough
 from ...storage.errors import EventSourcingError, StoreError
 from ..errors import DecodingError, DefinitionError, EncodingError, SchemaError
 from .annotations import has_fields
+from .models import explanation_of, register_models
 from .personal import check_personal, has_personal_data, is_refused, personal_fields, plain_type
 from .sealing import Sealing, check_sealed, key_tags, sealing, seals, unsealed
 
@@ -31,7 +32,8 @@ def make_converter() -> cattrs.Converter:
     """A converter as the runtime uses it; register hooks of your own on it and pass it to `Runtime.open`.
 
     Attrs classes and dataclasses become dicts; sets and tuples lists; dates, times, UUIDs, decimals and paths strings
-    that lose nothing; a timedelta its days, seconds and microseconds; an enum its value. A union of classes is told
+    that lose nothing; a timedelta its days, seconds and microseconds; an enum its value; models of pydantic and structs
+    of msgspec what they are made by their own library. A union of classes is told
     apart by a field that is a `Literal` in each of them, or by fields that only one of them has. Stored fields that a
     class does not have are passed over; fields that are missing take their defaults.
     """
@@ -48,6 +50,7 @@ def make_converter() -> cattrs.Converter:
     converter.register_structure_hook(timedelta, lambda value, _: timedelta(*value))
     configure_union_passthrough(bool | int | float | str | bytes | None, converter)
     converter.register_structure_hook_factory(_is_partly_plain, _structure_partly_plain)
+    register_models(converter)
     return converter
 
 
@@ -67,6 +70,11 @@ def _structure_partly_plain(union: Any, own: cattrs.Converter) -> Callable[[Any,
     plain = {part for part in parts if part in _PLAIN} | ({int} if float in parts else set())
     classes: Any = Union[tuple(part for part in parts if part not in _PLAIN)]  # noqa: UP007 (made of a tuple)
     return lambda value, _: value if type(value) in plain else own.structure(value, classes)
+
+
+def _explained(error: BaseException, hint: Any) -> str:
+    said = explanation_of(error)
+    return cattrs.v.format_exception(error, hint) if said is None else f"{getattr(hint, '__name__', hint)}: {said}"
 
 
 def _in_order(values: Iterable[Any]) -> list[Any]:
@@ -260,5 +268,5 @@ class Serializer:
         try:
             self._explaining.structure(data, cls)
         except Exception as detailed:
-            return "; ".join(cattrs.transform_error(detailed))
+            return "; ".join(cattrs.transform_error(detailed, format_exception=_explained))
         return str(error)

@@ -9,7 +9,7 @@ from pathlib import Path
 from eventsrc.runtime import command_line
 
 README = Path(__file__).parents[2] / "README.md"
-EXAMPLES = ("commands", "tests", "portals", "views", "sagas", "changes", "forgetting", "telemetry")
+EXAMPLES = ("commands", "tests", "fields", "portals", "views", "sagas", "changes", "forgetting", "telemetry")
 
 
 def run_example(name: str, folder: Path) -> str:
@@ -33,6 +33,11 @@ def test_the_first_example_runs_as_it_stands(tmp_path: Path) -> None:
 
 def test_the_example_of_tests_runs_as_it_stands(tmp_path: Path) -> None:
     assert run_example("tests", tmp_path) == ""
+
+
+def test_the_example_of_fields_runs_as_it_stands(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert run_example("fields", tmp_path) == "{'limit': 10}\n"
 
 
 def test_the_example_of_portals_runs_as_it_stands(tmp_path: Path) -> None:

@@ -1,0 +1,89 @@
+"""Models of pydantic and structs of msgspec as parts of events, states and rows: their own library makes them data.
+
+So `anthropic.types.Message`, say, is the type of a field as any other. What a model does when it is validated is done
+when it is read again, too. pydantic is imported only where a program has done so.
+"""
+
+from collections.abc import Callable
+from types import UnionType
+from typing import Annotated, Any, Final, Union, get_args, get_origin
+
+import cattrs
+import msgspec
+
+_PLAIN: Final = frozenset({bool, int, float, str, type(None)})
+_to_json: Final = msgspec.json.Encoder().encode
+
+
+def is_pydantic_model(cls: Any) -> bool:
+    """Whether it is a class made with pydantic's `BaseModel`, of pydantic 2."""
+    return isinstance(cls, type) and hasattr(cls, "__pydantic_validator__") and hasattr(cls, "model_validate_json")
+
+
+def is_struct(cls: Any) -> bool:
+    """Whether it is a class made with `msgspec.Struct`."""
+    return isinstance(cls, type) and issubclass(cls, msgspec.Struct)
+
+
+def model_field_types(cls: Any) -> dict[str, Any]:
+    """The types of the fields of a model or a struct, by name, with what they are annotated with; else none."""
+    if is_struct(cls):
+        return {field.name: field.type for field in msgspec.structs.fields(cls)}
+    if is_pydantic_model(cls):
+        return {
+            name: Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+            for name, field in cls.model_fields.items()
+        }
+    return {}
+
+
+def register_models(converter: cattrs.Converter) -> None:
+    """Have a converter turn models and structs into data, and unions of models with each other and with plain types."""
+    converter.register_unstructure_hook_factory(is_pydantic_model, lambda _: _dumped)
+    converter.register_structure_hook_factory(is_pydantic_model, lambda _: _validated)
+    converter.register_structure_hook_factory(_is_union_of_models, _one_of)
+    converter.register_unstructure_hook_factory(is_struct, _struct_dumped)
+    converter.register_structure_hook_factory(is_struct, _struct_converted)
+
+
+def explanation_of(error: BaseException) -> str | None:
+    """What a model or a struct says of data that do not fit it; None for any other error."""
+    if isinstance(error, msgspec.ValidationError):
+        return str(error)
+    if type(error).__module__.startswith("pydantic") and isinstance(error, ValueError) and hasattr(error, "errors"):
+        faults = error.errors(include_url=False, include_input=False)
+        return "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
+    return None
+
+
+def _dumped(model: Any) -> Any:
+    # As JSON: a model says how that is done of every type it may have, and what is wrong with it.
+    return model.model_dump(mode="json", by_alias=True, round_trip=True, warnings="error")
+
+
+def _validated(data: Any, cls: Any) -> Any:
+    return cls.model_validate_json(_to_json(data))
+
+
+def _is_union_of_models(hint: Any) -> bool:
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else ()
+    models = [part for part in parts if is_pydantic_model(part)]
+    return bool(models) and all(part in _PLAIN or is_pydantic_model(part) for part in parts)
+
+
+def _one_of(union: Any) -> Callable[[Any, Any], Any]:
+    from pydantic import TypeAdapter  # noqa: PLC0415 (there is a model, so pydantic is there)
+
+    adapter = TypeAdapter(union)
+    return lambda data, _: adapter.validate_json(_to_json(data))
+
+
+def _struct_dumped(_: Any, own: cattrs.Converter) -> Callable[[Any], Any]:
+    return lambda struct: msgspec.to_builtins(struct, builtin_types=(bytes,), enc_hook=own.unstructure)
+
+
+def _struct_converted(_: Any, own: cattrs.Converter) -> Callable[[Any, Any], Any]:
+    def convert(data: Any, cls: Any) -> Any:
+        return msgspec.convert(data, cls, builtin_types=(bytes,), dec_hook=lambda hint, part: own.structure(part, hint))
+
+    return convert

@@ -1,0 +1,330 @@
+"""Models of pydantic and structs of msgspec are types of fields as any other, in events, states and rows."""
+
+import types
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import attrs
+import msgspec
+import pydantic
+import pytest
+
+from eventsrc import (
+    Aggregate,
+    DecodingError,
+    DefinitionError,
+    EncodingError,
+    EventMeta,
+    Limits,
+    Personal,
+    Projection,
+    Runtime,
+    SchemaError,
+    Table,
+    applies,
+    command,
+    event,
+    handles,
+    on,
+)
+from eventsrc.actors.serialization.schema import schema_of
+from eventsrc.actors.serialization.serializer import Serializer
+from eventsrc.actors.views.sql.sql_view import SqlViews
+from eventsrc.runtime.testing import event_from
+
+P = TypeVar("P")
+
+
+class Text(pydantic.BaseModel):
+    kind: Literal["text"] = "text"
+    text: str
+
+
+class ToolUse(pydantic.BaseModel):
+    kind: Literal["tool"] = "tool"
+    name: str
+    arguments: dict[str, Any]
+
+
+class Message(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+
+    role: Literal["user", "assistant"]
+    content: list[Annotated[Text | ToolUse, pydantic.Field(discriminator="kind")]]
+    sent: datetime
+    cost: Decimal = Decimal("0.00")
+    max_tokens: int = pydantic.Field(default=10, alias="maxTokens")
+
+    @pydantic.computed_field  # type: ignore[prop-decorator]
+    @property
+    def length(self) -> int:
+        return len(self.content)
+
+
+class Page(pydantic.BaseModel, Generic[P]):
+    items: tuple[P, ...]
+
+
+class Names(pydantic.RootModel[list[str]]):
+    pass
+
+
+class Usage(msgspec.Struct, frozen=True):
+    tokens: int
+    model: str
+    since: datetime
+    digest: bytes = b"\xff"
+    place: Path = Path("/")
+
+
+MESSAGE = Message(
+    role="assistant",
+    content=[Text(text="hi"), ToolUse(name="search", arguments={"q": ["é", 1, None]})],
+    sent=datetime(2026, 1, 2, 3, 4, 5, 6, UTC),
+    cost=Decimal("1.10"),
+)
+USAGE = Usage(5, "small", datetime(2026, 1, 2, tzinfo=UTC))
+
+
+@command
+class Say:
+    said: Any
+
+
+@event("chat.said")
+class Said:
+    message: Message
+    usage: Usage
+    block: Text | ToolUse | str | None = None
+    blocks: list[Text | ToolUse] = attrs.Factory(list)
+    page: Page[int] | None = None
+    names: Names = attrs.Factory(lambda: Names([]))
+
+
+class Chat(Aggregate):
+    messages: list[Message] = attrs.Factory(list)
+    last: Said | None = None
+
+    @handles
+    def say(self, command: Say) -> Said:
+        if isinstance(command.said, Said):
+            return command.said
+        return Said(command.said, USAGE)
+
+    @applies
+    def said(self, event: Said) -> None:
+        self.messages = [*self.messages, event.message]
+        self.last = event
+
+
+@attrs.frozen
+class Last:
+    chat: str
+    message: Message
+    usage: Usage
+
+
+class Lasts(Projection):
+    rows = Table(Last, key="chat")
+
+    @on(Said)
+    def said(self, event: Said, meta: EventMeta) -> None:
+        self.rows.put(Last(meta.aggregate_id, event.message, event.usage))
+
+
+EVERYTHING = Said(
+    MESSAGE,
+    USAGE,
+    ToolUse(name="x", arguments={}),
+    [Text(text="a"), ToolUse(name="b", arguments={})],
+    Page[int](items=(1, 2)),
+    Names(["ann"]),
+)
+
+
+@pytest.mark.parametrize("place", ["lmdb", "sqlite"])
+async def test_they_come_back_from_the_log_from_a_snapshot_and_from_a_view(tmp_path: Path, place: str) -> None:
+    views = {Lasts: SqlViews(f"sqlite:///{tmp_path}/views.db")} if place == "sqlite" else None
+    for _ in range(2):
+        async with Runtime.open(
+            tmp_path / "store",
+            aggregates=[Chat],
+            projections=[Lasts],
+            views=views,
+            limits=Limits(snapshot_every_events=2),
+        ) as runtime:
+            chat = runtime.actor(Chat, "one")
+            for said in (MESSAGE, MESSAGE, EVERYTHING):
+                (told,) = (await chat.ask(Say(said), wait_for=[Lasts])).events
+            assert told == EVERYTHING
+            assert (await chat.state()).last == EVERYTHING
+            assert await runtime.view(Lasts).get("one") == Last("one", MESSAGE, USAGE)
+    async with Runtime.open(tmp_path / "store", aggregates=[Chat]) as runtime:
+        state = await runtime.actor(Chat, "one").state()
+        assert (state.messages, state.last) == ([MESSAGE] * 6, EVERYTHING)
+        assert isinstance(state.messages[0].content[1], ToolUse)
+        assert (await runtime.actor(Chat, "one").state(at_version=3)).messages == [MESSAGE] * 3
+        assert runtime.decode(await anext(aiter(runtime.events(limit=1)))).message == MESSAGE
+
+
+async def test_what_is_stored_is_plain_data_under_the_names_of_the_model(tmp_path: Path) -> None:
+    async with Runtime.open(tmp_path, aggregates=[Chat]) as runtime:
+        await runtime.actor(Chat, "one").ask(Say(MESSAGE))
+        (stored,) = [each async for each in runtime.events()]
+    message = stored.payload["message"]
+    assert (message["sent"], message["cost"], message["maxTokens"]) == ("2026-01-02T03:04:05.000006Z", "1.10", 10)
+    assert "length" not in message
+    assert stored.payload["usage"] == {
+        "tokens": 5,
+        "model": "small",
+        "since": "2026-01-02T00:00:00Z",
+        "digest": b"\xff",
+        "place": "/",
+    }
+
+
+class LongMessage(Message):
+    summary: str
+
+
+class Blob(pydantic.BaseModel):
+    content: bytes
+
+
+@event("blob.put")
+class Put:
+    blob: Blob
+
+
+class Store(Aggregate):
+    blob: Blob | None = None
+
+    @handles
+    def say(self, command: Say) -> Put:
+        return Put(command.said)
+
+    @applies
+    def put(self, event: Put) -> None:
+        self.blob = event.blob
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (Said("hi", USAGE), "cannot be stored"),  # type: ignore[arg-type]
+        (Said(MESSAGE, Usage("many", "small", USAGE.since)), "could not be read again"),  # type: ignore[arg-type]
+        (
+            Said(LongMessage(**MESSAGE.model_dump(by_alias=True, exclude={"length"}), summary="s"), USAGE),
+            r"could not be read again: Message: summary: Extra inputs are not permitted @ \$\.message",
+        ),
+        (Said(MESSAGE.model_copy(update={"cost": "free"}), USAGE), "cannot be stored.*Expected `decimal`"),
+    ],
+)
+async def test_what_would_not_come_back_is_refused(tmp_path: Path, said: Said, reason: str) -> None:
+    async with Runtime.open(tmp_path, aggregates=[Chat]) as runtime:
+        chat = runtime.actor(Chat, "one")
+        with pytest.raises(EncodingError, match=f"(?s){reason}"):
+            await chat.ask(Say(said))
+        assert (await chat.ask(Say(MESSAGE))).version == 1
+
+
+async def test_bytes_that_are_no_text_need_a_model_that_says_how_they_are_written(tmp_path: Path) -> None:
+    async with Runtime.open(tmp_path, aggregates=[Store]) as runtime:
+        with pytest.raises(EncodingError, match="utf-8"):
+            await runtime.actor(Store, "one").ask(Say(Blob(content=b"\xff")))
+        await runtime.actor(Store, "one").ask(Say(Blob(content=b"plain")))
+        assert (await runtime.actor(Store, "one").state()).blob == Blob(content=b"plain")
+
+
+def test_data_that_do_not_fit_say_where() -> None:
+    payload = {"message": {"role": "user", "content": [], "sent": "yesterday"}, "usage": {}}
+    with pytest.raises(DecodingError, match=r"does not fit Said: Message: sent: Input should be .* @ \$\.message"):
+        event_from(Said, payload, version=1)
+    payload["message"] = MESSAGE.model_dump(mode="json", by_alias=True, round_trip=True)
+    with pytest.raises(DecodingError, match=r"does not fit Said: Usage: .*missing required field `tokens` @ \$\.usage"):
+        event_from(Said, payload, version=1)
+
+
+def test_the_shape_of_a_class_covers_its_models() -> None:
+    def shape(**fields: Any) -> str:
+        model = pydantic.create_model("Model", **fields)
+        return schema_of(attrs.make_class("Holder", {"model": attrs.field(type=model)}))
+
+    assert shape(a=int) == shape(a=int) != shape(a=str)
+    structs = [msgspec.defstruct("Struct", [("a", kind)]) for kind in (int, int, str)]
+    first, same, other = [schema_of(attrs.make_class("Holder", {"s": attrs.field(type=each)})) for each in structs]
+    assert first == same != other
+
+
+@pytest.mark.parametrize("base", [pydantic.BaseModel, msgspec.Struct])
+@pytest.mark.parametrize("declare", [command, event("model.made")])
+def test_a_command_or_an_event_is_no_model_itself(base: type, declare: Callable[[type], type]) -> None:
+    made = types.new_class("Made", (base,))
+    with pytest.raises(DefinitionError, match=r"Made is made an attrs class.*types of its fields may be such"):
+        declare(made)
+
+
+@attrs.frozen
+class Customer:
+    id: str
+    name: Annotated[str, Personal("id")]
+
+
+class WithMark(pydantic.BaseModel):
+    id: str
+    name: Annotated[str, Personal("id")]
+
+
+class Deep(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
+    customer: Customer
+
+
+class Deeper(pydantic.BaseModel):
+    deep: list[Deep]
+
+
+class StructWithMark(msgspec.Struct):
+    id: str
+    name: Annotated[str, Personal("id")]
+
+
+class StructAround(msgspec.Struct):
+    customer: Customer | None
+
+
+@pytest.mark.parametrize("cls", [WithMark, Deep, Deeper, StructWithMark, StructAround])
+def test_personal_data_within_that_would_not_be_sealed_are_refused(cls: type) -> None:
+    holder = attrs.make_class("Holder", {"value": attrs.field(type=list[cls])})  # type: ignore[valid-type]
+    with pytest.raises(SchemaError, match="make it"):
+        Serializer().prepare(holder)
+
+
+async def test_a_model_as_a_whole_may_be_personal(tmp_path: Path) -> None:
+    @event("profile.given")
+    class Given:
+        customer: str
+        profile: Annotated[Text | None, Personal("customer")] = None
+
+    class Profile(Aggregate):
+        profile: Annotated[Text | None, Personal("id")] = None
+
+        @handles
+        def say(self, command: Say) -> Given:
+            return Given(self.id, command.said)
+
+        @applies
+        def given(self, event: Given) -> None:
+            self.profile = event.profile
+
+    async with Runtime.open(tmp_path / "store", aggregates=[Profile]) as runtime:
+        ann = runtime.actor(Profile, "ann")
+        await ann.ask(Say(Text(text="likes tea")))
+        assert (await ann.state()).profile == Text(text="likes tea")
+        (stored,) = [each async for each in runtime.events(category="profile")]
+        assert b"tea" not in msgspec.msgpack.encode(stored)
+        await runtime.forget("ann")
+        assert (await ann.state()).profile is None
