@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar, cast
 
+import cattrs
 import msgspec
 import trio
 
@@ -101,10 +102,15 @@ class FaultyLog(MemoryLog):
         return super().append(commits, snapshots)
 
 
-def scenario(aggregate_class: type[A], *, aggregate_id: str = "test") -> "Scenario[A]":
-    """Begin a test of one aggregate, without a store or a runtime. Raises `DefinitionError` for what is none."""
+def scenario(
+    aggregate_class: type[A], *, aggregate_id: str = "test", converter: cattrs.Converter | None = None
+) -> "Scenario[A]":
+    """Begin a test of one aggregate, without a store or a runtime. Raises `DefinitionError` for what is none.
+
+    `converter` is the one that the program gives to `Runtime.open`, if any.
+    """
     check_class(aggregate_class, Aggregate)
-    return Scenario(aggregate_class, aggregate_id)
+    return Scenario(aggregate_class, aggregate_id, converter)
 
 
 class Scenario(Generic[A]):
@@ -113,9 +119,9 @@ class Scenario(Generic[A]):
     Events go through the serializer as they would through a store, so a field that cannot be stored fails here.
     """
 
-    def __init__(self, aggregate_class: type[A], aggregate_id: str) -> None:
+    def __init__(self, aggregate_class: type[A], aggregate_id: str, converter: cattrs.Converter | None = None) -> None:
         self._keys = SubjectKeys(KeysInMemory())
-        self._type = AggregateType(aggregate_class, Serializer(keys=self._keys))
+        self._type = AggregateType(aggregate_class, Serializer(converter, self._keys))
         self._past: list[tuple[EventCodec, bytes]] = []
         self._stream = self._type.stream(aggregate_id)
         self.state: Any = self._type.initial_state(aggregate_id)
@@ -229,8 +235,12 @@ class Scenario(Generic[A]):
         )
 
 
-def event_from(event_class: type[E], payload: Mapping[str, Any], *, version: int) -> E:
+def event_from(
+    event_class: type[E], payload: Mapping[str, Any], *, version: int, converter: cattrs.Converter | None = None
+) -> E:
     """The event that is read where this payload was stored with this version of its schema; tests of upcasters ask it.
+
+    `converter` is the one that the program gives to `Runtime.open`, if any.
 
     Raises `EventVersionUnknown`, `UpcasterFailed` or `DecodingError`, as reading it would; `DefinitionError` for what
     is no event class, `ArgumentInvalid` for what could not be stored as a payload.
@@ -257,7 +267,8 @@ def event_from(event_class: type[E], payload: Mapping[str, Any], *, version: int
         tags=(),
         hash=b"",
     )
-    return cast("E", EventCodecs([event_class], Serializer(keys=SubjectKeys(KeysInMemory()))).decode(stored))
+    serializer = Serializer(converter, SubjectKeys(KeysInMemory()))
+    return cast("E", EventCodecs([event_class], serializer).decode(stored))
 
 
 def _finished(returned: Any) -> Any:

@@ -8,6 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import attrs
+import cattrs
+
 from ...actors.aggregates.aggregate import Aggregate
 from ...actors.aggregates.aggregate_type import AggregateType
 from ...actors.errors import DefinitionError
@@ -17,12 +20,21 @@ from ...storage.keys.subject_keys import SubjectKeys
 from ..opening import KEYS_SUFFIX, keys_of
 
 
-def aggregates_in(modules: Sequence[str]) -> list[type[Aggregate]]:
-    """The aggregate classes in these modules, which may be in the current folder.
+@attrs.frozen
+class Domain:
+    """What modules have of a domain: the aggregate classes, and the converter with the hooks for their fields."""
 
-    Raises `DefinitionError` for a module that cannot be imported.
+    aggregates: list[type[Aggregate]]
+    converter: cattrs.Converter | None
+
+
+def domain_in(modules: Sequence[str]) -> Domain:
+    """The domain in these modules, which may be in the current folder.
+
+    Raises `DefinitionError` for a module that cannot be imported, and where there are several converters.
     """
-    found: dict[type[Aggregate], None] = {}
+    aggregates: dict[type[Aggregate], None] = {}
+    converters: dict[int, tuple[str, cattrs.Converter]] = {}
     sys.path.insert(0, "")
     try:
         for name in modules:
@@ -31,12 +43,17 @@ def aggregates_in(modules: Sequence[str]) -> list[type[Aggregate]]:
             except Exception as error:
                 reason = error if isinstance(error, ImportError) else described(error)
                 raise DefinitionError(f"The module {name!r} cannot be imported: {reason}.") from error
-            for value in vars(module).values():
+            for variable, value in vars(module).items():
                 if inspect.isclass(value) and issubclass(value, Aggregate) and value is not Aggregate:
-                    found[value] = None
+                    aggregates[value] = None
+                elif isinstance(value, cattrs.Converter):
+                    converters.setdefault(id(value), (f"{name}.{variable}", value))
     finally:
         sys.path.remove("")
-    return list(found)
+    if len(converters) > 1:
+        named = ", ".join(variable for variable, _ in converters.values())
+        raise DefinitionError(f"There is more than one converter in {', '.join(modules)}: {named}. Leave one of them.")
+    return Domain(list(aggregates), next((converter for _, converter in converters.values()), None))
 
 
 def add_import(
@@ -74,7 +91,8 @@ def aggregate_of(
     """
     modules: Sequence[str] = options.modules
     category, _, aggregate_id = stream.partition("-")
-    known = {each.__eventsrc_definition__.category: each for each in aggregates_in(modules)}
+    domain = domain_in(modules)
+    known = {each.__eventsrc_definition__.category: each for each in domain.aggregates}
     if category not in known:
         raise DefinitionError(
             f"No aggregate of the category {category!r} is in {', '.join(modules)}; there is "
@@ -82,4 +100,4 @@ def aggregate_of(
         )
     own = None if path is None else Path(f"{path}{KEYS_SUFFIX}")
     with closing(keys_in(options, own if own is not None and own.exists() else options.keys)) as keys:
-        yield AggregateType(known[category], Serializer(keys=keys)), aggregate_id
+        yield AggregateType(known[category], Serializer(domain.converter, keys)), aggregate_id

@@ -2,14 +2,13 @@
 
 import argparse
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
 import attrs
 import trio
 
-from ...actors.aggregates.aggregate import Aggregate
 from ...storage.archive.compacted import Compacted
 from ...storage.group import STUB
 from ...storage.limits import Limits
@@ -21,7 +20,7 @@ from ..maintenance.compactor import Compaction
 from ..maintenance.maintenance import Retention
 from ..maintenance.retention import RetentionPolicy
 from ..runtime import Runtime
-from .domain_modules import add_import, aggregates_in
+from .domain_modules import Domain, add_import, domain_in
 from .exit_codes import EXIT_REFUSED
 from .output import format_time, print_rows
 from .steering import ask_writer, check_store
@@ -49,7 +48,7 @@ def run_compact(options: argparse.Namespace) -> int:
             with closing(LogReader.open(options.path)) as log:
                 print_rows([_compacted_row(each) for each in _compacted(log, options.stream)], as_json=options.json)
         return asked
-    done: Retention = trio.run(_compact, options, aggregates_in(options.modules))
+    done: Retention = trio.run(_compact, options, domain_in(options.modules))
     print_rows([_row(each) for each in done.compacted], as_json=options.json)
     for stream, reason in done.refused.items():
         print_rows([{"stream": stream, "refused": reason}], as_json=options.json)
@@ -120,9 +119,11 @@ def _row(done: Compaction) -> dict[str, Any]:
     return attrs.asdict(done)
 
 
-async def _compact(options: argparse.Namespace, classes: Sequence[type[Aggregate]]) -> Retention:
+async def _compact(options: argparse.Namespace, domain: Domain) -> Retention:
     stream: str | None = options.stream
-    async with Runtime.open(options.path, aggregates=classes, keys=options.keys) as runtime:
+    async with Runtime.open(
+        options.path, aggregates=domain.aggregates, converter=domain.converter, keys=options.keys
+    ) as runtime:
         if stream is None:
             return await runtime.maintenance.retain()
         return Retention([], [await runtime.maintenance.compact_stream(stream)], {})
