@@ -54,9 +54,9 @@ class AsyncioPortal:
         try:
             await self._end_of(self._thread.opened)
             self._thread.opened.result()
-        except BaseException:
+        except BaseException as error:
             self._thread.give_up()
-            await self._end_of(self._thread.ended)
+            await self._end_of(self._thread.ended, error)
             self._thread.join()
             raise
         return self
@@ -71,10 +71,10 @@ class AsyncioPortal:
         """
         ended = self._thread.close()
         try:
-            await self._end_of(ended)
-        except asyncio.CancelledError:
+            await self._end_of(ended, error)
+        except asyncio.CancelledError as cancelled:
             if not isinstance(error, asyncio.CancelledError):
-                await self._end_of(ended)
+                await self._end_of(ended, cancelled)
                 self._thread.join()
                 log_failure(ended)
             raise
@@ -123,9 +123,9 @@ class AsyncioPortal:
         except Exception as failure:
             if not await self._left(stay, failure):
                 raise
-        except BaseException:
+        except BaseException as error:
             self._thread.cancel(stay.call)
-            await self._end_of(stay.call.future)
+            await self._end_of(stay.call.future, error)
             raise
         else:
             await self._left(stay, None)
@@ -141,13 +141,14 @@ class AsyncioPortal:
         begin()
         try:
             await self._end_of(future)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as cancelled:
             self._thread.cancel(call)
-            await self._end_of(call.future)
+            await self._end_of(call.future, cancelled)
             raise
         return future.result()
 
-    async def _end_of(self, future: Future[Any]) -> None:
+    async def _end_of(self, future: Future[Any], after: BaseException | None = None) -> None:
+        """Wait for it. A cancellation cuts that short, unless it is the one again `after` which the wait was begun."""
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()
         # Calls may come from any loop, and each is answered on its own.
@@ -160,7 +161,17 @@ class AsyncioPortal:
                 logger.debug("asyncio had ended before a call")
 
         future.add_done_callback(tell)
-        await ended.wait()
+        while not ended.is_set():
+            try:
+                await ended.wait()
+            except asyncio.CancelledError as error:
+                if not _is_same(error, after):
+                    raise
+
+
+def _is_same(error: asyncio.CancelledError, earlier: BaseException | None) -> bool:
+    """Whether it is an earlier one again: anyio cancels a task, in the same words, until it has left the scope."""
+    return isinstance(earlier, asyncio.CancelledError) and bool(error.args) and error.args == earlier.args
 
 
 class _Items(AsyncIterator[T], Generic[T]):

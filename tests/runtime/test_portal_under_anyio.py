@@ -1,0 +1,77 @@
+"""A portal in a program that is written with anyio, as web frameworks are: its scopes cancel a task again and again."""
+
+import asyncio
+from contextlib import closing
+from pathlib import Path
+
+import anyio
+import pytest
+import trio
+from bank_domain import Account, Deposit
+from portal_cases import bank, on_loop
+
+from eventsrc import AsyncioPortal, EventLog, Runtime
+
+OPENED_SECONDS = 0.05
+
+
+def test_a_cancelled_call_has_ended_when_its_scope_is_left() -> None:
+    log: list[str] = []
+
+    async def slow(name: str) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.01)
+            log.append(name)
+
+    async def main() -> None:
+        async with bank() as portal:
+
+            async def call_slow() -> None:
+                await portal.call(slow, "group")
+
+            with anyio.move_on_after(0.05) as scope:
+                await portal.call(slow, "timeout")
+            assert scope.cancelled_caught
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(call_slow)
+                await asyncio.sleep(0.01)
+                tasks.cancel_scope.cancel()
+            assert log == ["timeout", "group"]
+            assert (await portal.call(portal.runtime.actor(Account, "ann").ask, Deposit(1))).version == 1
+
+    on_loop(main)
+
+
+@pytest.mark.parametrize("is_cancelled_in_block", [True, False])
+def test_a_runtime_is_closed_in_order_when_its_scope_is_left(tmp_path: Path, is_cancelled_in_block: bool) -> None:
+    async def main() -> None:
+        with anyio.CancelScope() as scope:
+            async with AsyncioPortal(Runtime.open(tmp_path / "store", aggregates=[Account])) as portal:
+                for _ in range(20):
+                    portal.runtime.actor(Account, "ann").tell(Deposit(1))
+                scope.cancel()
+                if is_cancelled_in_block:
+                    await anyio.sleep_forever()
+        assert scope.cancelled_caught
+        with closing(EventLog(tmp_path / "store")) as log:
+            assert log.last_position == 20
+
+    on_loop(main)
+
+
+def test_a_context_is_left_when_its_scope_is(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with bank(tmp_path / "store") as portal:
+            await portal.call(portal.runtime.actor(Account, "ann").ask, Deposit(1))
+            with anyio.move_on_after(OPENED_SECONDS):
+                async with portal.enter(portal.runtime.consume("mailer")) as consumer:
+                    await portal.call(anext, consumer)
+                    await anyio.sleep_forever()
+            # What was not acknowledged goes to the next one at once.
+            async with portal.enter(portal.runtime.consume("mailer")) as consumer:
+                assert (await portal.call(anext, consumer)).event.position == 1
+
+    on_loop(main)
