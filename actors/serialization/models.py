@@ -41,9 +41,10 @@ def register_models(converter: cattrs.Converter) -> None:
     """Have a converter turn models and structs into data, and unions of models with each other and with plain types."""
     converter.register_unstructure_hook_factory(is_pydantic_model, lambda _: _dumped)
     converter.register_structure_hook_factory(is_pydantic_model, lambda _: _validated)
-    converter.register_structure_hook_factory(_is_union_of_models, _one_of)
+    converter.register_structure_hook_factory(lambda hint: _is_union_of(is_pydantic_model, hint), _one_of_models)
     converter.register_unstructure_hook_factory(is_struct, _struct_dumped)
     converter.register_structure_hook_factory(is_struct, _struct_converted)
+    converter.register_structure_hook_factory(lambda hint: _is_union_of(is_struct, hint), _one_of_structs)
 
 
 def explanation_of(error: BaseException) -> str | None:
@@ -65,17 +66,23 @@ def _validated(data: Any, cls: Any) -> Any:
     return cls.model_validate_json(_to_json(data))
 
 
-def _is_union_of_models(hint: Any) -> bool:
+def _is_union_of(is_one: Callable[[Any], bool], hint: Any) -> bool:
+    """Whether it is a union of such classes with each other, or with plain types."""
     parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else ()
-    models = [part for part in parts if is_pydantic_model(part)]
-    return bool(models) and all(part in _PLAIN or is_pydantic_model(part) for part in parts)
+    return any(map(is_one, parts)) and all(part in _PLAIN or is_one(part) for part in parts)
 
 
-def _one_of(union: Any) -> Callable[[Any, Any], Any]:
+def _one_of_models(union: Any) -> Callable[[Any, Any], Any]:
     from pydantic import TypeAdapter  # noqa: PLC0415 (there is a model, so pydantic is there)
 
     adapter = TypeAdapter(union)
     return lambda data, _: adapter.validate_json(_to_json(data))
+
+
+def _one_of_structs(union: Any, own: cattrs.Converter) -> Callable[[Any, Any], Any]:
+    # Now, rather than with the first event: they are told apart by their tags, and may have none.
+    msgspec.json.Decoder(union)
+    return _struct_converted(union, own)
 
 
 def _struct_dumped(_: Any, own: cattrs.Converter) -> Callable[[Any], Any]:

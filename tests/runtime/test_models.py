@@ -1,7 +1,8 @@
 """Models of pydantic and structs of msgspec are types of fields as any other, in events, states and rows."""
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -72,6 +73,14 @@ class Names(pydantic.RootModel[list[str]]):
     pass
 
 
+class Card(msgspec.Struct, tag=True, frozen=True):
+    number: str
+
+
+class Cash(msgspec.Struct, tag=True, frozen=True):
+    pass
+
+
 class Usage(msgspec.Struct, frozen=True):
     tokens: int
     model: str
@@ -102,6 +111,8 @@ class Said:
     blocks: list[Text | ToolUse] = attrs.Factory(list)
     page: Page[int] | None = None
     names: Names = attrs.Factory(lambda: Names([]))
+    paid: Card | Cash | None = None
+    tips: list[Card | Cash] = attrs.Factory(list)
 
 
 class Chat(Aggregate):
@@ -142,19 +153,27 @@ EVERYTHING = Said(
     [Text(text="a"), ToolUse(name="b", arguments={})],
     Page[int](items=(1, 2)),
     Names(["ann"]),
+    Cash(),
+    [Cash(), Card("1")],
 )
 
 
-@pytest.mark.parametrize("place", ["lmdb", "sqlite"])
-async def test_they_come_back_from_the_log_from_a_snapshot_and_from_a_view(tmp_path: Path, place: str) -> None:
-    views = {Lasts: SqlViews(f"sqlite:///{tmp_path}/views.db")} if place == "sqlite" else None
+@pytest.fixture(params=["lmdb", "sqlite"])
+def views(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[type[Lasts], SqlViews] | None]:
+    if request.param == "lmdb":
+        yield None
+        return
+    with closing(SqlViews(f"sqlite:///{tmp_path}/views.db")) as views:
+        yield {Lasts: views}
+
+
+async def test_they_come_back_from_the_log_from_a_snapshot_and_from_a_view(
+    tmp_path: Path, views: dict[type[Lasts], SqlViews] | None
+) -> None:
+    limits = Limits(snapshot_every_events=2)
     for _ in range(2):
         async with Runtime.open(
-            tmp_path / "store",
-            aggregates=[Chat],
-            projections=[Lasts],
-            views=views,
-            limits=Limits(snapshot_every_events=2),
+            tmp_path / "store", aggregates=[Chat], projections=[Lasts], views=views, limits=limits
         ) as runtime:
             chat = runtime.actor(Chat, "one")
             for said in (MESSAGE, MESSAGE, EVERYTHING):
@@ -257,6 +276,16 @@ def test_the_shape_of_a_class_covers_its_models() -> None:
     structs = [msgspec.defstruct("Struct", [("a", kind)]) for kind in (int, int, str)]
     first, same, other = [schema_of(attrs.make_class("Holder", {"s": attrs.field(type=each)})) for each in structs]
     assert first == same != other
+
+
+class Untagged(msgspec.Struct):
+    tokens: int
+
+
+def test_structs_that_cannot_be_told_apart_are_refused() -> None:
+    holder = attrs.make_class("Holder", {"value": attrs.field(type=Usage | Untagged)})
+    with pytest.raises(SchemaError, match=r"Holder.value cannot be .*all Struct types must be tagged"):
+        Serializer().prepare(holder)
 
 
 @pytest.mark.parametrize("base", [pydantic.BaseModel, msgspec.Struct])
