@@ -14,8 +14,10 @@ from ..errors import DecodingError, DefinitionError, EncodingError
 from ..messages import check_names, stored_name
 from ..serialization.event_codecs import EventCodecs
 from ..serialization.serializer import Serializer
+from .effect_result import EffectResult
 from .events import SAGA_EVENTS, SagaRemade, SagaStarted, StepDone
 from .failure import FAILURE_BYTES
+from .plain_data import plain_data
 from .saga import Saga
 
 STATES: Final = (SagaStarted, SagaRemade, StepDone)
@@ -23,7 +25,6 @@ STATES: Final = (SagaStarted, SagaRemade, StepDone)
 
 E = TypeVar("E")
 _encode: Final = msgspec.msgpack.Encoder().encode
-_decode: Final = msgspec.msgpack.Decoder().decode
 
 
 class SagaCodec:
@@ -77,6 +78,12 @@ class SagaCodec:
         """A saga with this state. Raises `DecodingError`."""
         return self._serializer.structure(state, saga_class)
 
+    # --- results of effects ---
+
+    def result_of(self, effect: str, returns: type[Any] | None) -> EffectResult:
+        """For what an effect returns. Raises `DefinitionError`."""
+        return EffectResult(effect, returns, self._serializer)
+
     # --- events that sagas wait for ---
 
     def payload(self, stored: StoredEvent) -> Mapping[str, Any] | None:
@@ -111,15 +118,6 @@ class SagaCodec:
         codecs = self._waited.get(name, self._codecs)
         check_names((codecs.of_name[name].event_class, event_class))
         return codecs
-
-
-def plain_data(value: Any, subject: str) -> Any:
-    """A value from outside as it will be read again. Raises `EncodingError`, which tells of the subject."""
-    try:
-        # A time comes back as a text, as it does in a state.
-        return _decode(_encode(msgspec.to_builtins(value, builtin_types=(bytes, bytearray, memoryview))))
-    except Exception as error:
-        raise EncodingError(f"{subject} is no plain data: {error}") from error
 
 
 def _check_untyped(name: str, value: Any) -> None:

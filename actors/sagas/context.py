@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, Final, NoReturn, Protocol, TypeVar
+from typing import Any, Final, NoReturn, Protocol, TypeVar, overload
 
 import trio
 
@@ -13,7 +13,7 @@ from ..aggregates.aggregate import Aggregate
 from ..aggregates.receipt import Receipt
 from ..errors import DefinitionError
 from ..messages import stored_name, stored_version
-from .codec import plain_data
+from .effect_result import EffectResult
 from .errors import CallAmbiguous, EffectUncertain, WaitInvalid, WaitTimeout
 from .events import EffectBegun, EffectDone, EffectFailed, WaitBegun, WaitOver
 from .failure import text_of
@@ -143,8 +143,30 @@ class SagaContext:
 
     # --- outside ---
 
+    @overload
+    async def effect(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        *args: Any,
+        returns: type[T],
+        idempotent: bool = False,
+        **kwargs: Any,
+    ) -> T: ...
+
+    @overload
     async def effect(
         self, name: str, function: Callable[..., Any], *args: Any, idempotent: bool = False, **kwargs: Any
+    ) -> Any: ...
+
+    async def effect(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        *args: Any,
+        returns: type[Any] | None = None,
+        idempotent: bool = False,
+        **kwargs: Any,
     ) -> Any:
         """Call something outside, once: what it returned is stored, and returned again when the step is run again.
 
@@ -153,16 +175,18 @@ class SagaContext:
             function: an async function, or a plain one, which is called in a worker thread. If it has a parameter
                 `idempotency_key`, it gets the effect's key, which stays the same whenever it is tried again.
             args: what it is called with.
+            returns: the type of what it returns, such as `Message` or `list[Message]`: any that a field may have.
             idempotent: it may be called again where nobody knows whether it took place.
             kwargs: the same by name.
 
         Returns:
-            What it returned, as plain data: what MessagePack can hold.
+            What it returned, as it is read again: of the type `returns`, or else plain data, what MessagePack can hold.
 
         Raises:
             CallAmbiguous: two tasks of the step call it by the same name.
             EffectUncertain: it was begun before, and nobody knows whether it took place.
-            EncodingError: what it returned is no plain data.
+            EncodingError: what it returned is no plain data, or would not come back as `returns`.
+            DefinitionError: `returns` has personal data, which would not be sealed.
             Exception: what it raised; the next attempt at the step calls it again.
 
         """
@@ -171,12 +195,13 @@ class SagaContext:
             raise DefinitionError(f"The name of an effect is a text, not {name!r}.")
         if not callable(function):
             raise DefinitionError(f"The effect {name!r} calls a function, not {function!r:.100}.")
+        result = run.host.codec.result_of(name, returns)
         call = self._numbered(name)
         key = f"{run.stream}/{self._scope}/{call}"
         before = run.history.effects.get((self._scope, call))
         if isinstance(before, EffectDone):
             run.took_effect = True
-            return before.result
+            return result.decode(before.result)
         if isinstance(before, EffectBegun) and not idempotent:
             run.took_effect = True
             raise EffectUncertain(name, key)
@@ -185,25 +210,25 @@ class SagaContext:
             kwargs[KEY_ARGUMENT] = key
         called = partial(function, *args, **kwargs)
         if _is_async(function):
-            return await self._take_effect(name, call, called)
+            return await self._take_effect(call, called, result)
         # It is not begun before there is a thread for it.
         async with run.host.threads.place() as place:
-            return await self._take_effect(name, call, partial(place.call, called))
+            return await self._take_effect(call, partial(place.call, called), result)
 
-    async def _take_effect(self, name: str, call: str, function: Callable[[], Awaitable[Any]]) -> Any:
+    async def _take_effect(self, call: str, function: Callable[[], Awaitable[Any]], result: EffectResult) -> Any:
         run = self._run
         await run.record(EffectBegun(self._scope, call))
         run.took_effect = True
         try:
-            result = await function()
-            if isinstance(result, Awaitable):
-                result = await result
-            plain = plain_data(result, f"The effect {name!r} returned what")
+            returned = await function()
+            if isinstance(returned, Awaitable):
+                returned = await returned
+            plain, again = result.encode(returned)
         except Exception as error:
             await run.record(EffectFailed(self._scope, call, text_of(error)))
             raise
         await run.record(EffectDone(self._scope, call, plain))
-        return plain
+        return again
 
     # --- time ---
 

@@ -18,13 +18,14 @@ from ...actors.errors import DefinitionError, RuntimeClosed
 from ...actors.feed import Feed
 from ...actors.future import TrioFuture
 from ...actors.journal.journal import Journal
-from ...actors.sagas.codec import SagaCodec, plain_data
+from ...actors.sagas.codec import SagaCodec
 from ...actors.sagas.errors import DeadlinePassed, SagaTimeout, SagaWaitsForItself, UnknownSaga, UnknownSignal
 from ...actors.sagas.events import SagaStarted
 from ...actors.sagas.history import SagaHistory, SagaState
 from ...actors.sagas.host import AggregateCalls
 from ...actors.sagas.instance import SagaInstance, SagaInstances, begun
 from ...actors.sagas.orders import DecideParked, SagaOrder, SendSignal, StartSaga
+from ...actors.sagas.plain_data import plain_data
 from ...actors.sagas.saga import CATEGORY_PREFIX, WAIT_SECONDS_MAX, Saga, is_number, saga_id
 from ...actors.sagas.supervisor import ORDER_LOST, SagaSupervisor
 from ...actors.sagas.threads import SagaThreads

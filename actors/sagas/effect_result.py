@@ -1,0 +1,63 @@
+"""The result of an effect: what it returned becomes plain data, and comes back when the step is run again."""
+
+from typing import Any
+
+from ..errors import DecodingError, DefinitionError, EncodingError
+from ..serialization.personal import has_personal_data
+from ..serialization.serializer import Serializer
+from .plain_data import plain_data
+
+
+class EffectResult:
+    """Encodes and decodes what one effect returns: objects of the type `returns`, plain data where that is None.
+
+    Raises `DefinitionError` for a type that cannot be stored, or would be without being sealed.
+    """
+
+    def __init__(self, effect: str, returns: type[Any] | None, serializer: Serializer) -> None:
+        self._effect = effect
+        self._returns = returns
+        if returns is None:
+            return
+        if has_personal_data(returns):
+            raise DefinitionError(
+                f"The effect {effect!r} returns {_name(returns)}, which has personal data, and what effects return is "
+                "not sealed: have it return the rest, or a key to it."
+            )
+        try:
+            self._unstructure, self._structure = serializer.plain_functions(returns)
+        except Exception as error:
+            raise DefinitionError(f"What the effect {effect!r} returns cannot be turned into data: {error}") from error
+
+    def encode(self, result: Any) -> tuple[Any, Any]:
+        """(as plain data, as it is read again). Raises `EncodingError` where that is something else."""
+        subject = f"The effect {self._effect!r} returned what"
+        if self._returns is None:
+            plain = plain_data(result, subject)
+            return plain, plain
+        try:
+            plain = plain_data(self._unstructure(result), subject)
+            again = self._structure(plain, self._returns)
+            is_same = again == result or plain_data(self._unstructure(again), subject) == plain
+        except EncodingError:
+            raise
+        except Exception as error:
+            raise EncodingError(f"{subject} is no {_name(self._returns)}: {error}") from error
+        if not is_same:
+            raise EncodingError(f"{subject} would come back as {again!r:.200} instead of {result!r:.200}")
+        return plain, again
+
+    def decode(self, plain: Any) -> Any:
+        """What it returned before. Raises `DecodingError`."""
+        if self._returns is None:
+            return plain
+        try:
+            return self._structure(plain, self._returns)
+        except Exception as error:
+            raise DecodingError(
+                f"What the effect {self._effect!r} returned before does not fit {_name(self._returns)}: {error}"
+            ) from error
+
+
+def _name(returns: Any) -> str:
+    return returns.__name__ if isinstance(returns, type) else str(returns)
