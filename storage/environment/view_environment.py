@@ -67,6 +67,7 @@ class ViewEnvironment:
         self._is_wanted_alone = False
         self._is_full = False
         self._is_lost = False
+        self._is_left_to_readers = False
         folder = Path(self.path)
         try:
             if _was_open_when_the_machine_stopped(folder):
@@ -138,6 +139,8 @@ class ViewEnvironment:
             with self._turn:
                 self._readers -= 1
                 self._turn.notify_all()
+                if self._is_left_to_readers and not self._readers:
+                    self._end()
 
     def check_welcome(self) -> None:
         """For a long read: raises `ViewBusy` when the view has to grow, `ViewClosed` when it is about to close."""
@@ -242,7 +245,14 @@ class ViewEnvironment:
         self._closed = True
         with self._turn:
             self._turn.notify_all()
-            self._turn.wait_for(lambda: not self._readers, ALONE_SECONDS_MAX)
+            if not self._turn.wait_for(lambda: not self._readers, ALONE_SECONDS_MAX):
+                # Beneath a reader its memory would be gone, and the process with it.
+                logger.warning("a view is still looked at, and closed after that", extra={"path": self.path})
+                self._is_left_to_readers = True
+                return
+        self._end()
+
+    def _end(self) -> None:
         try:
             self._environment.sync(True)
             (Path(self.path) / MARK_FILE).unlink(missing_ok=True)

@@ -20,12 +20,15 @@ from eventsrc import (
     StoreError,
     StoreFull,
     StoreReadOnly,
+    ViewClosed,
 )
 from eventsrc.actors.views.lmdb_view import LmdbViews
 from eventsrc.actors.views.view_store import Generation
 from eventsrc.storage.commit import NewEvent, StreamAppend
 from eventsrc.storage.contract import append_to, appended, commit, raised, refused
 from eventsrc.storage.control.board import ControlBoard
+from eventsrc.storage.environment import view_environment
+from eventsrc.storage.environment.view_environment import ViewEnvironment
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.verification.verify import verify
 
@@ -124,6 +127,23 @@ def test_the_map_of_a_view_that_cannot_grow_is_an_error_and_the_view_goes_on(tmp
     """
     ran = run_python(code, tmp_path / "view")
     assert ran.stdout.split() == ["StoreMapRefused", "True", "True"], ran
+
+
+def test_a_view_that_is_still_looked_at_is_closed_after_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(view_environment, "ALONE_SECONDS_MAX", 0.01)
+    view = ViewEnvironment(tmp_path / "rows", {})
+    with view.write() as transaction:
+        view.put_meta(transaction, b"key", b"value")
+    with view.read() as transaction:
+        view.close()
+        assert view.meta(transaction, b"key") == b"value"
+        with pytest.raises(ViewClosed):
+            view.check_welcome()
+    assert caplog.messages == ["a view is still looked at, and closed after that"]
+    with closing(ViewEnvironment(tmp_path / "rows", {})) as again, again.read() as transaction:
+        assert again.meta(transaction, b"key") == b"value"
 
 
 def test_a_file_size_limit_is_a_full_store(path: Path) -> None:
