@@ -11,7 +11,7 @@ from ...storage.errors import StoreError, described
 from ...storage.record import Kind, StoredEvent
 from ..errors import DecodingError, EventVersionUnknown, UpcasterFailed
 from ..messages import Upcaster, event_type
-from .sealing import key_tags
+from .sealing import are_all_marked, key_tags
 from .serializer import Serializer
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -113,7 +113,8 @@ class EventCodecs:
     def decode_as(self, codec: EventCodec, stored: StoredEvent) -> Any:
         """The same by a codec that may not be the one of that name: classes may share it. Raises `DecodingError`.
 
-        Also where something is sealed that the class does not call personal, and would be read as bytes are.
+        Also where something is sealed that the class, or one within it, does not call personal, and would be read as
+        bytes are.
         """
         sealed = key_tags(_encode(stored.payload))
         if sealed and not codec.has_personal_data:
@@ -124,11 +125,18 @@ class EventCodecs:
             )
         payload = codec.upcast(stored)
         try:
-            return codec.structure(payload, codec.event_class)
+            event = codec.structure(payload, codec.event_class)
         except StoreError:
             raise
         except Exception as error:
             raise self._misfit(codec, stored, error) from error
+        if sealed and payload is stored.payload and not are_all_marked(event, payload):
+            raise DecodingError(
+                f"The event {stored.type!r} of {stored.stream!r} at position {stored.position} holds personal data, "
+                f"which are sealed, in a class within {codec.event_class.__name__} that does not mark them any more: "
+                "mark its field with Annotated[..., Personal(...)]."
+            )
+        return event
 
     def upcast(self, stored: StoredEvent) -> Any:
         """The payload of a stored event as its class has it today; as it is where none of these classes has it.

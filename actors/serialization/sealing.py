@@ -201,23 +201,39 @@ def check_sealed(instance: object, data: Any) -> None:
         )
 
 
+def are_all_marked(instance: object, data: Any) -> bool:
+    """Whether each value that is sealed in data has a field that is marked in the object that was made of them.
+
+    Where a class within it has no marks any more, what is sealed was read as a text, say.
+    """
+    return sum(1 for _ in _sealed_within(data)) <= sum(1 for _ in _marked_within(instance))
+
+
 def _personal_within(value: Any) -> Iterator[str]:
     """The personal values in an object, each by class and field; what is within one of them is sealed with it."""
+    for cls, name, part in _marked_within(value):
+        # A default may be left out by the converter.
+        if not (_is(part, personal_fields(cls)[name].forgotten) or _is(part, default_of(cls, name))):
+            yield f"{cls.__name__}.{name}"
+
+
+def _marked_within(value: Any) -> Iterator[tuple[type, str, Any]]:
+    """The fields in an object that are marked as personal: their class, name and value."""
     if isinstance(value, Mapping):
         for part in (*value.keys(), *value.values()):
-            yield from _personal_within(part)
+            yield from _marked_within(part)
     elif isinstance(value, list | tuple | set | frozenset):
         for part in value:
-            yield from _personal_within(part)
+            yield from _marked_within(part)
     elif has_fields(type(value)):
-        marks = personal_fields(type(value))
-        for name in field_types(type(value)):
+        cls = type(value)
+        marks = personal_fields(cls)
+        for name in field_types(cls):
             part = getattr(value, name, None)
-            if name not in marks:
-                yield from _personal_within(part)
-            elif not (_is(part, marks[name].forgotten) or _is(part, default_of(type(value), name))):
-                # A default may be left out by the converter.
-                yield f"{type(value).__name__}.{name}"
+            if name in marks:
+                yield cls, name, part
+            else:
+                yield from _marked_within(part)
 
 
 def _sealed_within(data: Any) -> Iterator[None]:

@@ -343,6 +343,43 @@ def test_a_field_that_is_not_marked_any_more_is_told() -> None:
         EventCodecs([Careless], Serializer(keys=keys)).decode(old)
 
 
+def test_a_class_within_that_has_no_marks_any_more_is_told() -> None:
+    @attrs.frozen
+    class Address:
+        who: str
+        street: Annotated[str, Personal("who", forgotten="")]
+
+    @attrs.frozen
+    class Unmarked:
+        who: str
+        street: str
+
+    @event("person.named")
+    class Before:
+        who: str
+        name: Annotated[str, Personal("who", forgotten="")]
+        to: list[Address]
+
+    @event("person.named")
+    class After:
+        who: str
+        name: Annotated[str, Personal("who", forgotten="")]
+        to: list[Unmarked]
+
+    keys = SubjectKeys(KeysInMemory())
+    old = stored_event(stored(Before("ann", "Ann", [Address("ann", "Main Street")]), Serializer(keys=keys)))
+
+    def read_by(event_class: type) -> Any:
+        codecs = EventCodecs([event_class], Serializer(keys=keys))
+        return codecs.decode_as(codecs.of_class[event_class], old)
+
+    assert read_by(Before) == Before("ann", "Ann", [Address("ann", "Main Street")])
+    with pytest.raises(DecodingError, match="a class within After that does not mark them any more"):
+        read_by(After)
+    keys.forget("ann")
+    assert read_by(Before) == Before("ann", "", [Address("ann", "")])
+
+
 def test_whole_numbers_are_ids_and_other_things_are_not() -> None:
     @attrs.frozen
     class Numbered:
