@@ -66,10 +66,11 @@ class Control:
         self._maintenance = maintenance
         self._forgetting = forgetting
         self._busy: set[tuple[Any, str]] = set()
-        self._answered = trio.Event()
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
         self._published: dict[str, Any] = {}
+        self._publishing = trio.Lock()
+        """One at a time: what was looked up earlier must not be written later."""
 
     async def run(self) -> None:
         """Until it is stopped. What goes wrong is logged, and tried again: nothing here may end the runtime."""
@@ -88,15 +89,12 @@ class Control:
     async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
             while True:
-                self._answered = trio.Event()
                 try:
                     self._begin(self._board.requests(), nursery)
-                    await self.publish()
                 except Exception as error:
                     _report(error)
-                with trio.move_on_after(PERIOD_SECONDS):
-                    # Whoever was answered is to find published what has come of it.
-                    await self._answered.wait()
+                await self._publish_if_possible()
+                await trio.sleep(PERIOD_SECONDS)
 
     def _begin(self, requests: Sequence[ControlRequest], nursery: trio.Nursery) -> None:
         """Have each subject's requests done in their order; a subject that hangs holds up no other."""
@@ -113,8 +111,9 @@ class Control:
             for request in requests:
                 answer = await self._answer(request)
                 if answer is not None:
+                    # Whoever is answered is to find published what has come of it.
+                    await self._publish_if_possible()
                     await on_board(self._board, partial(self._board.done, request, answer))
-                    self._answered.set()
         except Exception as error:
             _report(error)
         finally:
@@ -122,10 +121,7 @@ class Control:
 
     async def close(self) -> None:
         """Publish how things are at the end."""
-        try:
-            await self.publish()
-        except Exception as error:
-            _report(error)
+        await self._publish_if_possible()
 
     async def _answer(self, request: ControlRequest) -> str | None:
         """Do it. What is wrong with it, empty when nothing is; None when it has to wait."""
@@ -199,15 +195,22 @@ class Control:
         await self._subscriptions.retry(request.subject, request.argument or None)
         return ""
 
-    async def publish(self) -> None:
+    async def _publish_if_possible(self) -> None:
+        try:
+            async with self._publishing:
+                await self._publish()
+        except Exception as error:
+            _report(error)
+
+    async def _publish(self) -> None:
         """Put on the board how things are, if that has changed."""
         status: dict[str, Any] = {
             PROJECTION_PREFIX + name: msgspec.to_builtins(lag) for name, lag in self._projections.lags().items()
         }
         status["runtime"] = {**self._numbers(), "projections": list(self._projections.lags())}
         if status != self._published:
-            self._published = status
             await on_board(self._board, partial(self._board.set_status, status | {"published": time.time()}))
+            self._published = status
 
 
 def _report(error: Exception) -> None:

@@ -129,6 +129,7 @@ class RunningProjection:
                 await self._open_stored(stored)
             else:
                 await self._begin(stored)
+            await self.forget()  # who was forgotten meanwhile
         except BaseException as error:
             self._error = str(error)
             await self._close_all()
@@ -186,9 +187,16 @@ class RunningProjection:
                 self.building = await self._build_new(await self._stored())
 
     async def _begin(self, stored: Sequence[Generation]) -> None:
-        """Let a new generation answer from its beginning."""
-        self.active = await self._build_new(stored)
-        await self._in_thread(self._views.activate, self.name, self.active.generation)
+        """Let a new generation answer from its beginning, as soon as it is stored that it does."""
+        built = await self._build_new(stored, starts=False)
+        try:
+            await self._in_thread(self._views.activate, self.name, built.generation)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await built.close()
+            raise
+        self._start(built)
+        self.active = built
 
     async def _open_stored(self, stored: Sequence[Generation]) -> None:
         first, *others = stored
@@ -199,6 +207,7 @@ class RunningProjection:
                 extra={"projection": self.name, "position": active.checkpoint.position},
             )
             await active.close()
+            self.active = None
             await self._begin(stored)
             self._drop_later(stored)
             return
@@ -218,7 +227,7 @@ class RunningProjection:
             self.building = await self._build_new(stored)
         self._drop_later(others)
 
-    async def _build_new(self, stored: Sequence[Generation]) -> OpenGeneration:
+    async def _build_new(self, stored: Sequence[Generation], *, starts: bool = True) -> OpenGeneration:
         # No number twice: what had it before may still be on its way out.
         known = max((generation.number for generation in stored), default=0)
         self._newest_number = max(self._newest_number, known)
@@ -228,7 +237,8 @@ class RunningProjection:
             built = await self._open_generation(generation)
             try:
                 if generation in await self._stored():
-                    self._start(built)
+                    if starts:
+                        self._start(built)
                     return built
             except BaseException:
                 # Nobody else knows of it, and a view that is left open could not be opened again.

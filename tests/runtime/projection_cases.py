@@ -21,6 +21,12 @@ async def settle(runtime: Runtime, projection: type[Projection] = Balances, *, b
             await trio.sleep(0.001)
 
 
+async def tidied(runtime: Runtime, projection: type[Projection] = Balances) -> None:
+    """Wait until what answered before is removed: closed before that, a runtime leaves it to the next one."""
+    running = runtime._projections.get(projection)
+    await until(lambda: running.is_tidy)
+
+
 async def until(is_so: Callable[[], bool]) -> None:
     """Wait until something is so, whoever brings it about."""
     with trio.fail_after(60):

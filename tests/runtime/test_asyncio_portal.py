@@ -6,7 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import ClassVar
@@ -114,7 +114,8 @@ def test_a_context_is_left_with_what_became_of_its_block() -> None:
     log: list[str] = []
 
     async def block(portal: AsyncioPortal) -> None:
-        async with portal.enter(told(log)):
+        async with asyncio.timeout(None) as time, portal.enter(told(log)):
+            time.reschedule(0)
             await asyncio.Event().wait()
 
     async def main() -> None:
@@ -128,7 +129,7 @@ def test_a_context_is_left_with_what_became_of_its_block() -> None:
                     raise error
             assert raised.value is error
             with pytest.raises(TimeoutError):
-                await asyncio.wait_for(block(portal), 0.05)
+                await block(portal)
         assert log == [
             *("entered", "failed: of the block", "left"),
             *("entered", "failed: of another", "left"),
@@ -141,8 +142,9 @@ def test_a_context_is_left_with_what_became_of_its_block() -> None:
 def test_a_cancelled_call_has_ended_when_its_task_goes_on() -> None:
     log: list[str] = []
 
-    async def slow() -> None:
+    async def slow(tell_that_it_has_begun: Callable[[], object]) -> None:
         try:
+            tell_that_it_has_begun()
             await trio.sleep_forever()
         finally:
             with trio.CancelScope(shield=True):
@@ -150,10 +152,11 @@ def test_a_cancelled_call_has_ended_when_its_task_goes_on() -> None:
             log.append("ended")
 
     async def main() -> None:
+        loop = asyncio.get_running_loop()
         async with bank() as portal:
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.05):
-                    await portal.call(slow)
+                async with asyncio.timeout(None) as time:
+                    await portal.call(slow, lambda: loop.call_soon_threadsafe(time.reschedule, 0))
             assert log == ["ended"]
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0):
@@ -320,6 +323,7 @@ def test_a_task_that_is_cancelled_twice_leaves_the_closing_to_the_thread(tmp_pat
         for _ in range(2):
             running.cancel()
             await asyncio.sleep(0.01)
+        await asyncio.wait([running], timeout=60)
         assert running.cancelled()
         Gate.opened.set()
         while any(thread.name == THREAD_NAME for thread in threading.enumerate()):

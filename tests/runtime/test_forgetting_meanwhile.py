@@ -10,7 +10,7 @@ import attrs
 import pytest
 import trio
 from people_domain import Message, Name, Names, Person, Register, Registered, Said, Say
-from projection_cases import settle
+from projection_cases import settle, tidied
 
 from eventsrc import (
     Aggregate,
@@ -248,6 +248,7 @@ async def test_views_of_readers_that_are_gone_are_removed(tmp_path: Path) -> Non
     async with here() as reader:
         await settle(reader, Names, building=True)
         assert await reader.view(Names.rows).get("ann") == Name("ann", "somebody")
+        await tidied(reader, Names)
     assert not any(b"Ann Secret" in file.read_bytes() for file in path.rglob("*") if file.is_file())
 
 

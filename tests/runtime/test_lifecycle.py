@@ -381,7 +381,7 @@ async def test_the_control_board_is_closed_after_the_last_write_to_it(
 
     def slow_set_status(board: ControlBoard, status: dict[str, Any]) -> None:
         writing.set()
-        finish.wait(5)
+        finish.wait(60)
         set_status(board, status)
         writing.clear()
 
@@ -394,11 +394,10 @@ async def test_the_control_board_is_closed_after_the_last_write_to_it(
     monkeypatch.setattr(ControlBoard, "set_status", slow_set_status)
     monkeypatch.setattr(ControlBoard, "close", watched_close)
     async with trio.open_nursery() as nursery, Runtime.open(tmp_path / "store", aggregates=[Account]):
-        await trio.to_thread.run_sync(writing.wait, 5)
-        assert writing.is_set()
+        assert await trio.to_thread.run_sync(writing.wait, 60)
 
         async def let_it_finish() -> None:
-            await trio.sleep(0.1)
+            await trio.testing.wait_all_tasks_blocked()  # whoever closes waits for the write
             finish.set()
 
         nursery.start_soon(let_it_finish)

@@ -138,10 +138,19 @@ def test_an_error_on_asyncio_is_that_of_the_handler() -> None:
     on_loop(main)
 
 
+async def cut_off(function: Callable[[Callable[[], None]], Awaitable[str]]) -> str:
+    """Await a function on asyncio, and cancel that once it has begun, which it tells."""
+    token = trio.lowlevel.current_trio_token()
+    with trio.CancelScope() as scope:
+        return await on_asyncio(function)(lambda: token.run_sync_soon(scope.cancel))
+    return "went on"
+
+
 def test_a_task_on_asyncio_is_cancelled_with_what_awaits_it_and_ends_before() -> None:
     log: list[str] = []
 
-    async def stubborn() -> str:
+    async def stubborn(tell_that_it_has_begun: Callable[[], None]) -> str:
+        tell_that_it_has_begun()
         try:
             await asyncio.Event().wait()
         finally:
@@ -149,23 +158,19 @@ def test_a_task_on_asyncio_is_cancelled_with_what_awaits_it_and_ends_before() ->
             log.append("ended")
         return ""
 
-    async def in_time() -> str:
+    async def in_time(tell_that_it_has_begun: Callable[[], None]) -> str:
+        tell_that_it_has_begun()
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             return "done in spite of it"
         return ""
 
-    async def wait_for(function: Callable[[], Awaitable[str]]) -> str | None:
-        with trio.move_on_after(0.02):
-            return await on_asyncio(function)()
-        return None
-
     async def main() -> None:
         async with bank() as portal:
-            assert await portal.call(wait_for, stubborn) is None
+            assert await portal.call(cut_off, stubborn) == "went on"
             assert log == ["ended"]
-            assert await portal.call(wait_for, in_time) == "done in spite of it"
+            assert await portal.call(cut_off, in_time) == "done in spite of it"
 
     on_loop(main)
 
@@ -175,23 +180,20 @@ def test_one_that_does_not_end_is_waited_for_so_long(
 ) -> None:
     monkeypatch.setattr(asyncio_portal, "TASK_CANCEL_SECONDS", 0.02)
 
-    async def deaf(until: asyncio.Event) -> None:
-        while not until.is_set():
-            try:
-                await until.wait()
-            except asyncio.CancelledError:
-                continue
-
     async def main() -> None:
         until = asyncio.Event()
 
-        async def wait_for() -> str:
-            with trio.move_on_after(0.02):
-                await on_asyncio(deaf)(until)
-            return "went on"
+        async def deaf(tell_that_it_has_begun: Callable[[], None]) -> str:
+            tell_that_it_has_begun()
+            while not until.is_set():
+                try:
+                    await until.wait()
+                except asyncio.CancelledError:
+                    continue
+            return ""
 
         async with bank() as portal:
-            assert await portal.call(wait_for) == "went on"
+            assert await portal.call(cut_off, deaf) == "went on"
             until.set()
 
     on_loop(main)

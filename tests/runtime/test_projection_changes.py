@@ -7,7 +7,7 @@ import pytest
 from attrs import define, evolve, frozen
 from bank_domain import Account, Deposit, Deposited, Withdrawn
 from bank_views import Balance, Balances
-from projection_cases import settle
+from projection_cases import settle, tidied
 
 from eventsrc import (
     DefinitionError,
@@ -201,6 +201,7 @@ async def test_a_raised_version_is_built_beside_the_old_view_which_keeps_answeri
         receipt = await runtime.actor(Account, "ann").ask(Deposit(1), wait_for=[newer])
         assert await view.get("ann", at_least=receipt) == Balance("ann", 1501, 501)
         assert not runtime.lag()["balances"].rebuilding
+        await tidied(runtime, newer)
     async with Runtime.open(tmp_path, aggregates=[Account], projections=[newer]) as runtime:
         assert not runtime.lag()["balances"].rebuilding
         assert await runtime.view(newer).get("ann") == Balance("ann", 1501, 501)

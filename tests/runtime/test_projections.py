@@ -256,8 +256,8 @@ async def test_projections_that_are_waited_for_at_once_do_not_time_each_other_ou
 
         async def ask(name: str, both: list[type[Projection]]) -> None:
             for number in range(20):
-                await runtime.actor(Account, name).ask(Deposit(number + 1), wait_for=both, timeout=5)
-                await runtime.actor(Account, name).ask(Note("text"), wait_for=both[::-1], timeout=5)
+                await runtime.actor(Account, name).ask(Deposit(number + 1), wait_for=both, timeout=60)
+                await runtime.actor(Account, name).ask(Note("text"), wait_for=both[::-1], timeout=60)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask, "ann", [Balances, Notes])

@@ -59,6 +59,24 @@ async def test_a_running_projection_is_paused_and_resumed(tmp_path: Path) -> Non
         assert await runtime.view(Balances).get("ann", at_least=2) == Balance("ann", 2, 2)
 
 
+async def test_whoever_is_answered_finds_published_what_has_come_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, published = ControlBoard.done, list[str]()
+
+    def look(board: ControlBoard, request: ControlRequest, answer: str) -> None:
+        published.append(board.status()["projection balances"]["state"])
+        done(board, request, answer)
+
+    monkeypatch.setattr(ControlBoard, "done", look)
+    async with open_store(tmp_path) as runtime:
+        assert runtime._control is not None
+        board = runtime._control._board
+        request = board.request("pause", "balances")
+        await until(lambda: board.answer(request) == "")
+    assert published == ["paused"]
+
+
 async def test_a_pause_holds_over_a_restart_until_it_is_resumed(tmp_path: Path) -> None:
     async with open_store(tmp_path) as runtime:
         await runtime.actor(Account, "ann").ask(Deposit(1), wait_for=[Balances])
@@ -142,12 +160,13 @@ async def test_a_projection_that_hangs_holds_up_what_is_asked_of_it_and_of_no_ot
         assert runtime.lag()["balances"].state == "paused", "what was asked last was done last"
 
 
-async def test_how_far_a_view_is_behind_is_not_guessed(tmp_path: Path) -> None:
+async def test_how_far_a_view_is_behind_is_not_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_store(tmp_path) as runtime:
         await runtime.actor(Account, "ann").ask(Deposit(1), wait_for=[Balances])
         await runtime.projections.pause(Balances)
         await runtime.actor(Account, "ann").ask(Deposit(1))
         await until(lambda: runtime.lag()["balances"].events == 1)
+        await the_board_was_looked_at(monkeypatch)  # and with each look it is published how things are
     code, out, _ = await eventsrc("watch", tmp_path, "--seconds", 1)
     assert (code, "balances: paused, 1 events" in out) == (0, True), out
     (tmp_path / "data.mdb").rename(tmp_path / "away")
@@ -339,15 +358,15 @@ async def test_watching_shows_what_a_running_store_does(tmp_path: Path) -> None:
         for number in range(20):
             nursery.start_soon(client, f"c{number}")
         nursery.start_soon(importer)
-        pictures = await rows("watch", tmp_path, "--seconds", 3)
+        # In the second between two looks a busy machine may have published nothing, or stored nothing.
+        rates = ("groups_per_second", "events_per_second")
+        pictures = await listed(lambda found: all(found[-1][rate] for rate in rates), "watch", tmp_path, "--seconds", 1)
         nursery.cancel_scope.cancel()
     last = pictures[-1]
     assert last["is_running"]
     assert last["resident_actors"] == 20
-    assert last["events_per_second"] > 0
     # What one call stores shares a transaction, too.
     assert last["events_per_group"] > 20
-    assert last["groups_per_second"] > 0
     assert last["commit_seconds"] > 0
     assert [(view["projection"], view["state"] in ("live", "catching_up")) for view in last["projections"]] == [
         ("balances", True)

@@ -32,7 +32,7 @@ async def test_what_is_stored_and_then_what_comes_without_a_gap_or_a_repeat(stor
         async def read() -> None:
             found.extend(await positions(runtime.subscribe(), 500))
 
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(read)
                 for _ in range(250):
@@ -44,7 +44,7 @@ async def test_filters_positions_and_batch_sizes(store: EventStore | Path) -> No
     async with Runtime.open(store, aggregates=[Account]) as runtime:
         for number in range(10):
             await runtime.actor(Account, f"a{number % 2}").ask(Deposit(1) if number % 3 else Note("x"))
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             assert await positions(runtime.subscribe(types=[Noted]), 4) == [1, 4, 7, 10]
             assert await positions(runtime.subscribe(types=["account.deposited"], after=5), 3) == [6, 8, 9]
             assert await positions(runtime.subscribe(stream="account-a1"), 5) == [2, 4, 6, 8, 10]
@@ -63,7 +63,7 @@ async def test_a_subscription_that_ends_does_not_end_its_subscriber(store: Event
             assert batch
         done.append("the subscription has ended and I go on")
 
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery, Runtime.open(store, aggregates=[Account]) as runtime:
             nursery.start_soon(read, runtime)
             await runtime.actor(Account, "ann").ask(Deposit(1))
@@ -77,8 +77,9 @@ async def test_a_subscriber_that_is_cancelled_in_the_middle_of_a_batch_disturbs_
     async with Runtime.open(store, aggregates=[Account]) as runtime:
         ann = runtime.actor(Account, "ann")
         await ann.ask_many([Deposit(1)] * 30)
-        with trio.move_on_after(0.01):
+        with trio.CancelScope() as scope:
             async for _ in runtime.subscribe(batch_size=10):
+                scope.cancel()
                 await trio.sleep_forever()
         assert await positions(runtime.subscribe(after=20), 10) == list(range(21, 31))
         await ann.ask(Deposit(1))
@@ -120,7 +121,7 @@ async def test_a_subscription_that_looks_for_little_lets_others_run(store: Event
                 turns += 1
 
         nursery.start_soon(run_beside)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             batch = await anext(runtime.subscribe(stream="account-ann", types=[Noted]))
         assert [event.position for event in batch] == [3_001]
         assert turns >= 3_000 // QUERY_BATCH_EVENTS - 1, "others had their turn between the steps"
@@ -136,7 +137,7 @@ async def test_a_rare_event_does_not_wait_for_the_log_to_come_to_rest(store: Eve
 
         nursery.start_soon(write)
         await runtime.actor(Account, "ann").ask(Note("rare"))
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             (event,) = await anext(runtime.subscribe(stream="account-ann", types=[Noted]))
         assert event.type == "account.noted"
         nursery.cancel_scope.cancel()
