@@ -415,6 +415,8 @@ class Runtime(Reading, RunningSagas):
     async def _shut_down(self) -> None:
         """Drain the mailboxes and write what they decide; then nothing is in flight any more."""
         self._router.is_closing = True
+        if self._journal is not None:
+            self._journal.admission.release_all()  # what drains does not wait for views that are behind, too
         # From the last to the first; each is closed, whatever another raises. Each bounds its own time.
         with trio.CancelScope(shield=True):
             async with AsyncExitStack() as closing:

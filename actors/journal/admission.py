@@ -48,7 +48,7 @@ class Admission:
             self._admit(write)
 
     def release_all(self) -> None:
-        """Let everything through: the runtime closes, and what was decided is to be stored."""
+        """Let everything through, from now on: the runtime closes, and what is decided is to be stored."""
         self.admits = None
         self.release()
 
