@@ -306,9 +306,9 @@ class Runtime(Reading, RunningSagas):
         """Forget a subject: destroy its keys, so that nobody can read what is stored of it, here or in a copy.
 
         Events stay, with what their personal fields are once they are `forgotten`; states are loaded again, and views
-        that may show it are built anew. What was begun is done to its end: where the process ends meanwhile, when the
-        store is opened again. Handlers and steps that are under way end first; what they, and commands meanwhile, store
-        of the subject may be forgotten, too. What is stored of it after that is sealed with a new key.
+        that may show it are built anew. What was begun is done to its end: where it fails, a minute later; where the
+        process ends, when the store is opened again. Handlers and steps that are under way end first; what they, and
+        commands meanwhile, store of it may be forgotten, too; what is stored after that is sealed with a new key.
 
         Args:
             subject: its id, as the personal fields name it.
@@ -321,7 +321,7 @@ class Runtime(Reading, RunningSagas):
             SubjectInSagas, SagaHoldsSubject: sagas that have not ended hold something of it; nothing was forgotten.
             RuntimeReadOnly, ArgumentInvalid, EncodingError: nothing was forgotten.
             ProjectionUnavailable: one of `wait_for` is paused, or has failed.
-            SubjectKeysUnusable, ArchiveUnreachable, StoreError: the rest is done when the store is opened again.
+            SubjectKeysUnusable, ArchiveUnreachable, StoreError: where keys were destroyed, the rest is tried again.
 
         """
         check_subject(subject)
