@@ -3,10 +3,12 @@
 import json
 import shutil
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+import trio
 from command_cases import eventsrc
 from people_domain import Person, Register
 
@@ -15,6 +17,13 @@ from eventsrc.runtime import command_line
 from eventsrc.storage.commit import NO_STREAM, Appended, Commit, NewEvent, StreamAppend
 from eventsrc.storage.keys import key_file
 from eventsrc.storage.keys.subject_keys import KEY_TAG_PREFIX
+
+WITHOUT_ROOM = """
+import resource, sys
+from eventsrc.runtime.command_line import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+sys.exit(main())
+"""
 
 
 def keys_of(path: Path) -> Path:
@@ -51,6 +60,17 @@ async def test_a_file_that_lacks_keys_is_told_with_the_first_event_of_each(path:
     assert cleo.startswith("keys, position 3, stream person-cleo, version 1: ")
     assert f"{tmp_path / 'older'} lacks the key " in bob
     assert end.endswith("sound in itself, but NOT the keys of its personal data")
+
+
+async def test_a_file_that_a_full_disk_does_not_let_be_read_may_be_sound(path: Path) -> None:
+    """SQLite puts a file beside it, for which there is no room: the limit on files stands for a full disk."""
+    ran = await trio.run_process(
+        [sys.executable, "-c", WITHOUT_ROOM, "verify", str(path)], capture_stdout=True, capture_stderr=True, check=False
+    )
+    said = ran.stdout.decode()
+    assert ran.returncode == 1, said
+    assert said.endswith("sound as far as it could be looked at, but NOT all of it could\n")
+    assert "cannot be used: disk I/O error" in ran.stderr.decode()
 
 
 async def test_a_damaged_file_is_told(path: Path, tmp_path: Path) -> None:
