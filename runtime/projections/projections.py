@@ -233,6 +233,11 @@ class Projections:
         """Whether the log may grow: no projection that slows writers down would be too far behind."""
         return all(self._admits(running, reached_position, event_count) for running in self._slow)
 
+    def let_writers_go(self) -> None:
+        """Slow nobody down any more: the runtime closes, and what drains does not wait for views as well."""
+        self._slow.clear()
+        self.on_advance()
+
     # --- steering ---
 
     async def pause(self, projection_class: type[Projection]) -> None:
