@@ -1,7 +1,7 @@
 """The projections of one runtime: how far they are, waiting for them, steering them, and slowing writers down."""
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Final
@@ -82,6 +82,7 @@ class Projections:
         self._forgetful: set[RunningProjection] = set()
         """Those that a task waits for, until they know nothing of that subject."""
         self._pasts: list[Projections] = []
+        self._renewals: list[Callable[[], Awaitable[None]]] = []
 
     async def open(
         self,
@@ -267,6 +268,8 @@ class Projections:
         self.forgotten_position = position
         for past in self._pasts:
             past.forget(position)
+        for renew in self._renewals:
+            self._nursery.start_soon(in_background, renew, name="eventsrc replay: forgetting")
         concerned = [running for running in self._running.values() if must_forget(running.projection_class)]
         for running in concerned:
             running.forgotten(position)
@@ -280,6 +283,15 @@ class Projections:
             yield
         finally:
             self._pasts.remove(past)
+
+    @contextmanager
+    def renewing(self, renew: Callable[[], Awaitable[None]]) -> Iterator[None]:
+        """Have a view that is none of ours be made anew whenever a subject was forgotten, for as long as it is there."""
+        self._renewals.append(renew)
+        try:
+            yield
+        finally:
+            self._renewals.remove(renew)
 
     async def forget_along(self, told: AsyncIterator[Sequence[StoredEvent]]) -> None:
         """Do so whenever another process, which writes the log, has forgotten a subject."""
