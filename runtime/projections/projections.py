@@ -20,6 +20,7 @@ from ...actors.views.errors import ProjectionUnavailable, ViewUnreachable
 from ...actors.views.view_store import ViewStore
 from ...storage.control.board import ControlBoard
 from ...storage.limits import Limits
+from ...storage.past import PastLog
 from ...storage.record import StoredEvent
 from ...storage.store import EventReader
 from ..errors import ArgumentInvalid, UnknownProjection
@@ -270,7 +271,8 @@ class Projections:
             past.forget(position)
         for renew in self._renewals:
             self._nursery.start_soon(in_background, renew, name="eventsrc replay: forgetting")
-        concerned = [running for running in self._running.values() if must_forget(running.projection_class)]
+        is_past = isinstance(self.store, PastLog)
+        concerned = [each for each in self._running.values() if must_forget(each.projection_class, is_past=is_past)]
         for running in concerned:
             running.forgotten(position)
             self._nursery.start_soon(in_background, self._forget, running, name=f"{running.name}: forgetting")
@@ -286,7 +288,7 @@ class Projections:
 
     @contextmanager
     def renewing(self, renew: Callable[[], Awaitable[None]]) -> Iterator[None]:
-        """Have a view that is none of ours be made anew whenever a subject was forgotten, for as long as it is there."""
+        """Have a view that is none of ours made anew whenever a subject was forgotten, for as long as it is there."""
         self._renewals.append(renew)
         try:
             yield

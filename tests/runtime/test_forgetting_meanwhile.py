@@ -15,12 +15,9 @@ from projection_cases import settle
 from eventsrc import (
     Aggregate,
     AggregateRef,
-    EventMeta,
     Limits,
     MemoryLog,
     Personal,
-    Projection,
-    ReplayHandlerFailed,
     Runtime,
     RuntimeClosed,
     Saga,
@@ -30,12 +27,10 @@ from eventsrc import (
     SubjectKeyMissing,
     SubjectKeys,
     SubjectKeysUnusable,
-    Table,
     applies,
     command,
     event,
     handles,
-    on,
     step,
 )
 from eventsrc.actors.journal.thread_journal import ThreadJournal
@@ -223,94 +218,6 @@ async def test_a_compaction_under_way_is_taken_back(tmp_path: Path) -> None:
 
 
 # --- elsewhere ---
-
-
-async def test_views_of_the_past_forget_along(store: MemoryLog | Path) -> None:
-    async with Runtime.open(store, aggregates=[Person], projections=[Names]) as runtime:
-        await runtime.actor(Person, "ann").ask(Register("Ann Secret"))
-        async with runtime.as_of(position=1, projections=[Names]) as past:
-            assert await past.view(Names.rows).get("ann") == Name("ann", "Ann Secret")
-            await runtime.forget("ann", wait_for=[Names])
-            with trio.fail_after(60):
-                while await past.view(Names.rows).get("ann") != Name("ann", "somebody"):
-                    await trio.sleep(0.001)
-
-
-class Welcomed(Projection):
-    """Takes no name that is not one, and removes who is forgotten itself, which a replay of before does not see."""
-
-    rows = Table(Name, key="person")
-
-    @on(Registered)
-    def registered(self, event: Registered, meta: EventMeta) -> None:
-        if event.name == "somebody":
-            raise ValueError("nobody can be welcomed")
-        self.rows.put(Name(event.person, event.name))
-
-    @on(SubjectForgotten)
-    def forgotten(self, event: SubjectForgotten, meta: EventMeta) -> None:
-        self.rows.delete(event.subject)
-
-
-@pytest.mark.parametrize(
-    ("when", "shown"),
-    [("before", set()), ("paused", {"Ann Secret", "Bob"}), ("at the end", {"Ann Secret", "Bob", "Cleo"})],
-)
-async def test_a_replay_into_a_view_forgets_along(store: MemoryLog | Path, when: str, shown: set[str]) -> None:
-    async with Runtime.open(store, aggregates=[Person]) as runtime:
-        for name in ("Ann Secret", "Bob", "Cleo"):
-            await runtime.actor(Person, name[:3].lower()).ask(Register(name))
-        async with runtime.replay("full", projection=Names) as replay, trio.open_nursery() as nursery:
-            if when == "paused":
-                replay.run_to(2)
-                nursery.start_soon(replay.run)
-                await replay.wait_paused()
-            elif when == "at the end":
-                await replay.run()
-            folder = replay._folder
-            assert folder is not None
-            shown = {row.name for row in replay.rows(Names.rows)}
-            assert shown == set(
-                {"before": (), "paused": ("Ann Secret", "Bob")}.get(when, ("Ann Secret", "Bob", "Cleo"))
-            )
-            await runtime.forget("ann")
-            with trio.fail_after(60):
-                while [each.name for each in (folder.path / "names").iterdir()] != ["2"]:
-                    await trio.sleep(0.001)
-            assert {row.name for row in replay.rows(Names.rows)} == {
-                "somebody" if name == "Ann Secret" else name for name in shown
-            }
-            assert not any(b"Ann Secret" in file.read_bytes() for file in folder.path.rglob("*") if file.is_file())
-            replay.resume()
-            if when == "before":
-                await replay.run()
-            with trio.fail_after(60):
-                while len(replay.rows(Names.rows)) < 3:
-                    await trio.sleep(0.001)
-            assert {row.name for row in replay.rows(Names.rows)} == {"somebody", "Bob", "Cleo"}
-
-
-async def test_a_replay_whose_projection_cannot_take_what_is_left_says_so(store: MemoryLog | Path) -> None:
-    async with Runtime.open(store, aggregates=[Person]) as runtime:
-        for name in ("Bob", "Ann Secret", "Cleo"):
-            await runtime.actor(Person, name[:3].lower()).ask(Register(name))
-        async with runtime.replay("full", projection=Welcomed) as replay:
-            replay.run_to(2)
-            async with trio.open_nursery() as nursery:
-
-                async def run() -> None:
-                    with pytest.raises(ReplayHandlerFailed, match="nobody can be welcomed") as caught:
-                        await replay.run()
-                    assert caught.value.position == 2
-
-                nursery.start_soon(run)
-                await replay.wait_paused()
-                await runtime.forget("ann")
-                with trio.fail_after(60):
-                    while len(replay.rows(Welcomed.rows)) > 1:
-                        await trio.sleep(0.001)
-                replay.resume()
-            assert [row.name for row in replay.rows(Welcomed.rows)] == ["Bob"]
 
 
 async def test_views_of_readers_that_are_gone_are_removed(tmp_path: Path) -> None:

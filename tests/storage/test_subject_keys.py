@@ -1,7 +1,6 @@
 """Keys of subjects: what is sealed with them is read again until they are destroyed, and then by nobody."""
 
 import os
-import resource
 import shutil
 import sqlite3
 import stat
@@ -16,7 +15,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from eventsrc import FileWriteFailed, SealedDataDamaged, SubjectKeyMissing, SubjectKeys, SubjectKeysUnusable
+from eventsrc import SealedDataDamaged, SubjectKeyMissing, SubjectKeys, SubjectKeysUnusable
 from eventsrc.storage.keys import key_file
 from eventsrc.storage.keys.key_file import KeyFile
 from eventsrc.storage.keys.key_table import KeysInMemory, KeyTable, SubjectKey
@@ -168,27 +167,6 @@ def test_nothing_is_left_beside_the_file_by_whoever_closes_it_last(tmp_path: Pat
         with closing(SubjectKeys(KeyFile(tmp_path / "keys", access))) as again:
             assert again.unseal(sealed) == b"value"
         assert [path.name for path in tmp_path.iterdir()] == ["keys"]
-
-
-def test_a_copy_for_which_there_is_no_room_is_told_of_and_the_older_one_stays(tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    with closing(SubjectKeys(KeyFile(tmp_path / "keys"))) as keys:
-        sealed = keys.seal("ann", b"value")
-        keys.flush()
-        keys.copy_to(copy)
-        keys.seal("bob", b"value")
-        keys.flush()
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-        try:
-            with pytest.raises(FileWriteFailed) as caught:
-                keys.copy_to(copy)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        assert caught.value.path == str(copy), "and not the file that is copied"
-    with closing(SubjectKeys(KeyFile(copy, "read"))) as older:
-        assert older.unseal(sealed) == b"value"
-    assert {path.name for path in tmp_path.iterdir()} == {"keys", "copy"}
 
 
 def test_what_is_sealed_while_a_subject_leaves_is_gone_with_it(table: KeyTable) -> None:
