@@ -190,6 +190,7 @@ class Forgetting:
                         self._residents.distrust_personal()
                     await self._until_out_of_mind(request, ids)
                 # What was decided before, and the snapshots of it, are stored or refused by then.
+                await self._journal.admission.passed()
                 await self._journal.run(lambda: None)
                 await self._journal.until_saved()
                 events, streams = await self._traces(ids)
