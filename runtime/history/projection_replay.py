@@ -1,6 +1,7 @@
 """A replay into a view of its own, which nothing else sees."""
 
 import logging
+import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Final, Self, TypeAlias, TypeVar
@@ -17,7 +18,7 @@ from ...actors.views.row_type import RowType
 from ...actors.views.session import EventFailed, ViewSession
 from ...actors.views.view_store import Checkpoint, Generation
 from ...storage.environment.temporary_folder import TemporaryFolder
-from ...storage.errors import EventSourcingError
+from ...storage.errors import EventSourcingError, FileWriteFailed
 from ...storage.record import StoredEvent
 from ...storage.store import EventReader
 from .errors import ReplayHandlerFailed, ReplayNotEntered
@@ -38,7 +39,8 @@ class ProjectionReplay(Replay):
     """A replay into a view of its own, which is there as long as the block of `async with` lasts.
 
     The view that answers queries is left alone. When a subject is forgotten, it is made anew from the events that were
-    replayed, beside what it shows until then.
+    replayed, beside what it shows until then. To enter the block raises `FileWriteFailed` or `ViewUnusable` where the
+    system's folder for temporary files has no room.
     """
 
     _has_own = _takes_batches = True
@@ -123,7 +125,10 @@ class ProjectionReplay(Replay):
     # --- the view ---
 
     def _open(self) -> None:
-        self._folder = TemporaryFolder("eventsrc-replay-")
+        try:
+            self._folder = TemporaryFolder("eventsrc-replay-")
+        except OSError as error:
+            raise FileWriteFailed(tempfile.gettempdir(), str(error)) from error
         self._opened = self._begun(self._folder, 1)
 
     def _begun(self, folder: TemporaryFolder, number: int) -> "_Opened":
