@@ -139,7 +139,7 @@ class KeyFile:
             self._reading = None
         if self._reading is None and self._is_there():
             self._is_reading_alone = self._is_alone()
-            self._reading, self._reading_place = self._opened("read"), place
+            self._reading, self._reading_place = self._opened_to_read(), place
             self._openings += 1
         return self._reading
 
@@ -273,6 +273,17 @@ class KeyFile:
         """
         path = self._path
         return not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists()
+
+    def _opened_to_read(self) -> sqlite3.Connection:
+        """Where a full disk has no room for what SQLite shares with who writes, nobody does, unless it is there."""
+        try:
+            return self._opened("read")
+        except sqlite3.OperationalError as error:
+            log = self._path.with_name(f"{self._path.name}-wal")
+            if _code_of(error) != sqlite3.SQLITE_IOERR or (log.exists() and log.stat().st_size):
+                raise
+            self._is_reading_alone = True
+            return self._opened("read")
 
     def _opened(self, access: Access) -> sqlite3.Connection:
         """Raises `sqlite3.Error`, `SubjectKeysUnusable`."""
