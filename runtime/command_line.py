@@ -65,7 +65,11 @@ def demo_main(argv: Sequence[str] | None = None) -> int:
     listing.description = "Run the demo of this name, or list the demos. eventsrc demo NAME --help tells more."
     listing.add_argument("--json", action="store_true", help="one JSON object a line")
     rows = [{"name": name, "description": description} for name, (_, description) in sorted(demos.DEMOS.items())]
-    output.print_rows(rows, as_json=listing.parse_args(arguments).json)
+    return _guarded(partial(_list, rows, as_json=listing.parse_args(arguments).json))
+
+
+def _list(rows: Sequence[dict[str, str]], *, as_json: bool) -> int:
+    output.print_rows(rows, as_json=as_json)
     return 0
 
 
@@ -83,21 +87,29 @@ def _guarded(work: Callable[[], int]) -> int:
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     output.escape_what_cannot_be_printed()
     try:
-        return work()
+        code = work()
+        print(end="", flush=True)
+        return code
     except EventSourcingError as error:
         print(f"eventsrc: {error}", file=sys.stderr)
+        output.give_up_rest()
         return EXIT_ERROR
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except OSError:
+        if not output.is_refused():
+            raise
+        return EXIT_ERROR
     except BaseExceptionGroup as group:
         # trio wraps what ends its nurseries.
         interrupts, rest = group.split(KeyboardInterrupt)
         errors, rest = (None, None) if rest is None else rest.split(EventSourcingError)
-        if rest is not None:
+        if rest is not None and not (rest.split(OSError)[1] is None and output.is_refused()):
             raise
         # An error that a hundred commands got at once is printed once.
         for said in dict.fromkeys(str(leaf) for leaf in _leaves(errors)):
             print(f"eventsrc: {said}", file=sys.stderr)
+        output.give_up_rest()
         return EXIT_INTERRUPTED if interrupts is not None else EXIT_ERROR
 
 

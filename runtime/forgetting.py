@@ -109,6 +109,7 @@ class Forgetting:
         self._limits = limits
         self._wall_clock = wall_clock
         self._one_at_a_time = trio.Lock()
+        self._broken_off = trio.Event()
         self.sagas: SagaSupervisor | None = None
 
     async def forget(self, subject: str, metadata: Mapping[str, Any], *, even_in_sagas: bool = False) -> Forgotten:
@@ -134,10 +135,12 @@ class Forgetting:
             outcome.fail(_closed(subject))
         except EventSourcingError as error:
             outcome.fail(error)
+            self._broken_off.set()
         except Exception as error:
             # A fault of ours: whoever asked is told, and the runtime goes on.
             logger.exception("a subject was not forgotten")
             outcome.fail(error)
+            self._broken_off.set()
         except BaseException:
             outcome.fail(_closed(subject))
             raise
@@ -147,9 +150,15 @@ class Forgetting:
         return [*self._keys.ids_of(subject), *self._keys.unfinished.get(subject, ())]
 
     async def finish_interrupted(self) -> None:
-        """Go on with what was interrupted, until all is done. What goes wrong is logged, and tried again."""
+        """Go on with what was interrupted, before the store was opened or since, whenever anything was.
+
+        What goes wrong is logged, and tried again.
+        """
         is_done = self._keys.is_empty or await self._finish_all()
-        while not is_done:
+        while True:
+            if is_done:
+                await self._broken_off.wait()
+                self._broken_off = trio.Event()
             await trio.sleep(RETRY_SECONDS)
             is_done = await self._finish_all()
 
@@ -181,6 +190,7 @@ class Forgetting:
                         self._residents.distrust_personal()
                     await self._until_out_of_mind(request, ids)
                 # What was decided before, and the snapshots of it, are stored or refused by then.
+                await self._journal.admission.passed()
                 await self._journal.run(lambda: None)
                 await self._journal.until_saved()
                 events, streams = await self._traces(ids)

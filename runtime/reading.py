@@ -281,7 +281,7 @@ class Reading:
                 "selective", what the filters select; "time_travel", up to a version, a position or a time.
             aggregate: (class, id): into its state, `replay.state`.
             projection: into a view of its own: `async with runtime.replay(..., projection=Balances) as replay`. The
-                view that answers queries is left alone.
+                view that answers queries is left alone. Both are built anew when a subject is forgotten.
             into: a function, async or not, that is called with each event; also besides the others.
             speed: times the original pace, 0.1 to `Limits.replay_speed_max`; as fast as it goes unless given or "flat".
             wait_seconds_max: the longest wait between two events at a pace. Unless given it is as long as it was: days
@@ -313,6 +313,7 @@ class Reading:
         if aggregate is not None and aggregate_type is not None:
             return AggregateReplay(self._store, aggregate_type, aggregate[1], selection, **how)
         if projection is not None:
+            how |= {"renewing": self._projections.renewing}
             return ProjectionReplay(self._store, projection, self._serializer, selection, **how)
         return Replay(self._store, selection, **how)
 

@@ -305,10 +305,9 @@ class Runtime(Reading, RunningSagas):
     ) -> Forgotten:
         """Forget a subject: destroy its keys, so that nobody can read what is stored of it, here or in a copy.
 
-        Events stay, with what their personal fields are once they are `forgotten`; states are loaded again, and views
-        that may show it are built anew. What was begun is done to its end: where the process ends meanwhile, when the
-        store is opened again. Handlers and steps that are under way end first; what they, and commands meanwhile, store
-        of the subject may be forgotten, too. What is stored of it after that is sealed with a new key.
+        Events stay, with what their personal fields are once they are `forgotten`; states are loaded, and views built,
+        anew. What fails is tried again once a minute, and when the store is opened. Handlers and steps under way end
+        first; what is stored of it meanwhile may be forgotten, too, and is sealed with a new key after that.
 
         Args:
             subject: its id, as the personal fields name it.
@@ -321,7 +320,7 @@ class Runtime(Reading, RunningSagas):
             SubjectInSagas, SagaHoldsSubject: sagas that have not ended hold something of it; nothing was forgotten.
             RuntimeReadOnly, ArgumentInvalid, EncodingError: nothing was forgotten.
             ProjectionUnavailable: one of `wait_for` is paused, or has failed.
-            SubjectKeysUnusable, ArchiveUnreachable, StoreError: the rest is done when the store is opened again.
+            SubjectKeysUnusable, ArchiveUnreachable, StoreError: where keys were destroyed, the rest is tried again.
 
         """
         check_subject(subject)
@@ -415,6 +414,7 @@ class Runtime(Reading, RunningSagas):
     async def _shut_down(self) -> None:
         """Drain the mailboxes and write what they decide; then nothing is in flight any more."""
         self._router.is_closing = True
+        self._projections.let_writers_go()
         # From the last to the first; each is closed, whatever another raises. Each bounds its own time.
         with trio.CancelScope(shield=True):
             async with AsyncExitStack() as closing:

@@ -4,6 +4,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import trio
+
 from ...storage.store import EventReader
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ class Admission:
         self._store = store
         self._admit = admit
         self._held: deque[Write] = deque()
+        self._held_count = self._released_count = 0
+        self._released = trio.lowlevel.ParkingLot()
         self._under_way_events = 0
         self.admits: Callable[[int, int], bool] | None = None
 
@@ -32,6 +36,7 @@ class Admission:
         """Let a write through, or have it wait behind those that do."""
         if self._held or not self._fits(write):
             self._held.append(write)
+            self._held_count += 1
         else:
             self._under_way_events += write.event_count
             self._admit(write)
@@ -44,11 +49,19 @@ class Admission:
         """Let through what fits by now."""
         while self._held and self._fits(self._held[0]):
             write = self._held.popleft()
+            self._released_count += 1
             self._under_way_events += write.event_count
             self._admit(write)
+        self._released.unpark_all()
+
+    async def passed(self) -> None:
+        """Wait until all that waits here by now was let through."""
+        count = self._held_count
+        while self._released_count < count:
+            await self._released.park()
 
     def release_all(self) -> None:
-        """Let everything through: the runtime closes, and what was decided is to be stored."""
+        """Let everything through, from now on: the runtime closes, and what is decided is to be stored."""
         self.admits = None
         self.release()
 

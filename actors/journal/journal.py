@@ -35,7 +35,8 @@ class Journal(Protocol):
     async def run(self, work: Callable[[], T]) -> T:
         """Do something between two commits, in the thread that writes. Raises what that raises, or `RuntimeClosed`.
 
-        What was submitted before is settled by then. Cancelling the caller does not withdraw the work.
+        What was submitted before, and does not wait to be admitted, is settled by then. Cancelling the caller does not
+        withdraw the work.
         """
 
     @property

@@ -122,7 +122,10 @@ class Projection:
     max_lag_seconds: ClassVar[float | None] = None
     """How long the oldest event that it has not seen may have waited for it."""
     on_lag: ClassVar[Literal["report", "slow_writers"]] = "report"
-    """What happens at these bounds: a warning in the log, or commands wait until it has caught up."""
+    """What happens at these bounds: a warning in the log, or commands wait until it has caught up.
+
+    A commit of more events than the bound goes when the view has seen all; nothing waits once the runtime closes.
+    """
 
     __eventsrc_projection__: ClassVar[ProjectionDefinition]
 

@@ -47,8 +47,14 @@ class StepRun(Protocol):
     def now_ns(self) -> int:
         """The wall clock's time."""
 
+    outcomes: dict[tuple[str, str], EffectDone | EffectFailed]
+    """How effects ended that this process knows of, and has not stored."""
+
     async def record(self, *events: Any) -> None:
         """Put records into the saga's stream and wait until they are on disk."""
+
+    async def record_outcome(self, outcome: EffectDone | EffectFailed) -> None:
+        """The same with how an effect ended, which a later run still knows where it is refused."""
 
     def send(self, commands: Commands, key: str, timeout: float | None) -> Awaitable[list[Receipt]]:
         """Send commands, as a transaction if there are several, with an idempotency key."""
@@ -199,6 +205,10 @@ class SagaContext:
         call = self._numbered(name)
         key = f"{run.stream}/{self._scope}/{call}"
         before = run.history.effects.get((self._scope, call))
+        known = run.outcomes.get((self._scope, call))
+        if isinstance(before, EffectBegun) and known is not None:
+            await run.record_outcome(known)
+            before = known
         if isinstance(before, EffectDone):
             run.took_effect = True
             return result.decode(before.result)
@@ -225,9 +235,9 @@ class SagaContext:
                 returned = await returned
             plain, again = result.encode(returned)
         except Exception as error:
-            await run.record(EffectFailed(self._scope, call, text_of(error)))
+            await run.record_outcome(EffectFailed(self._scope, call, text_of(error)))
             raise
-        await run.record(EffectDone(self._scope, call, plain))
+        await run.record_outcome(EffectDone(self._scope, call, plain))
         return again
 
     # --- time ---

@@ -34,6 +34,8 @@ from .events import (
     CompensationBegun,
     CompensationDone,
     CompensationFailed,
+    EffectDone,
+    EffectFailed,
     SagaCompensated,
     SagaCompleted,
     SagaParked,
@@ -63,6 +65,8 @@ class SagaRun:
         self.history = history
         self.took_effect = False
         self.uncertain: dict[str, Commands] = {}
+        self.outcomes: dict[tuple[str, str], EffectDone | EffectFailed] = {}
+        """How effects ended of which that could not be stored; the next run has them from this one."""
         self.looked_until = 0
         self.is_stopping = False
         """Told to come to rest after the step under way."""
@@ -388,6 +392,14 @@ class SagaRun:
     async def record(self, *events: Any) -> None:
         self.note(*events)
         await self.stored()
+
+    async def record_outcome(self, outcome: EffectDone | EffectFailed) -> None:
+        effect = outcome.scope, outcome.call
+        self.note(outcome)
+        # A payment that was made stays known where the disk is full: nobody could tell it once it was forgotten.
+        self.outcomes[effect] = outcome
+        await self.stored()
+        del self.outcomes[effect]
 
     def signal(self, signal: str, payload: Any) -> None:
         """Take in a signal while it runs."""

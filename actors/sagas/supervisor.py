@@ -20,7 +20,7 @@ from ..mailbox import answer as answer_message
 from ..trio_actor import TrioActor
 from .alarms import SagaAlarms
 from .errors import NothingToSkip, SagaEnded, SagaNotParked, UnknownSaga
-from .events import CompensationSkipped, SagaAbandoned, SagaParked, SagaRemade, SagaResumed
+from .events import CompensationSkipped, EffectDone, EffectFailed, SagaAbandoned, SagaParked, SagaRemade, SagaResumed
 from .history import SagaHistory
 from .host import SagaHost
 from .instance import SagaInstance
@@ -70,6 +70,8 @@ class SagaSupervisor(TrioActor):
         self._waits = EventWaits(host.codec.payload)
         self._signal_waits: set[str] = set()
         self._failures: dict[str, int] = {}
+        self._outcomes: dict[str, dict[tuple[str, str], EffectDone | EffectFailed]] = {}
+        """Of sagas that were interrupted: how effects ended, where that could not be stored."""
         self._watched: dict[str, TrioFuture[SagaHistory]] = {}
         self._moved = trio.lowlevel.ParkingLot()
         self._is_stopping = False
@@ -286,6 +288,7 @@ class SagaSupervisor(TrioActor):
                 # It stays as it is in the log, for a runtime that knows its class and its records.
                 logger.error("a saga cannot be resumed: %s", error, extra={"saga": stream})
                 continue
+            run.outcomes = self._outcomes.pop(stream, {})
             self._launch(stream, run)
 
     def _launch(self, stream: str, run: SagaRun) -> None:
@@ -310,6 +313,8 @@ class SagaSupervisor(TrioActor):
             self._rest_after_failure(stream)
         finally:
             del self._running[stream]
+            if run.outcomes and not run.history.is_ended:
+                self._outcomes[stream] = run.outcomes
             self._moved.unpark_all()
             self._tell_watchers(run)
             if run.is_unwritten:

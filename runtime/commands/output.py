@@ -3,10 +3,12 @@
 import base64
 import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final, TextIO
 
 import rich.console
@@ -66,6 +68,28 @@ def escape_what_cannot_be_printed() -> None:
     """Where standard output is not UTF-8, escape the characters that it lacks, in place of an error."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def is_refused() -> bool:
+    """Whether standard output takes no more, as where it is a file on a full disk; says so, and gives up the rest."""
+    try:
+        print(flush=True)
+    except OSError as error:
+        give_up_rest()
+        advice = "What was printed is not whole: free some space, or have it written elsewhere"
+        reason = error.strerror or str(error)
+        print(f"eventsrc: standard output cannot be written: {reason}. {advice}.", file=sys.stderr)
+        return True
+    return False
+
+
+def give_up_rest() -> None:
+    """Print what waits to be; where that is refused, let Python not try it again at its end, and tell of it there."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _takes_all() -> bool:

@@ -1,12 +1,16 @@
 """A replay into a view of its own, which nothing else sees."""
 
-from collections.abc import Sequence
-from typing import Any, Self, TypeVar
+import logging
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, Final, Self, TypeAlias, TypeVar
 
 import trio
 
 from ...actors.errors import DefinitionError
 from ...actors.projections.projection import Projection, Table
+from ...actors.serialization.personal import has_personal_data
 from ...actors.serialization.serializer import Serializer
 from ...actors.views.criteria import RowQuery, criteria_of
 from ...actors.views.lmdb_view import LmdbView, LmdbViews
@@ -14,19 +18,29 @@ from ...actors.views.row_type import RowType
 from ...actors.views.session import EventFailed, ViewSession
 from ...actors.views.view_store import Checkpoint, Generation
 from ...storage.environment.temporary_folder import TemporaryFolder
+from ...storage.errors import EventSourcingError, FileWriteFailed
 from ...storage.record import StoredEvent
 from ...storage.store import EventReader
 from .errors import ReplayHandlerFailed, ReplayNotEntered
 from .replay import Replay
 from .selection import Selection
 
+RENEWAL_RETRY_SECONDS: Final = 1.0
+"""After which it is tried again to make a view anew, where there was no room for it, say."""
+
 R = TypeVar("R")
+Renewing: TypeAlias = Callable[[Callable[[], Awaitable[None]]], AbstractContextManager[None]]
+"""Has what it is given called whenever a subject was forgotten, for as long as its block lasts."""
+
+logger = logging.getLogger("eventsrc.replay")
 
 
 class ProjectionReplay(Replay):
     """A replay into a view of its own, which is there as long as the block of `async with` lasts.
 
-    The view that answers queries is left alone.
+    The view that answers queries is left alone. When a subject is forgotten, it is made anew from the events that were
+    replayed, beside what it shows until then. To enter the block raises `FileWriteFailed` or `ViewUnusable` where the
+    system's folder for temporary files has no room.
     """
 
     _has_own = _takes_batches = True
@@ -37,6 +51,8 @@ class ProjectionReplay(Replay):
         projection: type[Projection],
         serializer: Serializer,
         selection: Selection,
+        *,
+        renewing: Renewing,
         **options: Any,
     ) -> None:
         super().__init__(store, selection, **options)
@@ -45,7 +61,14 @@ class ProjectionReplay(Replay):
         tables = projection.__eventsrc_projection__.tables
         self._tables = {name: RowType(table, serializer) for name, table in tables.items()}
         self._folder: TemporaryFolder | None = None
-        self._opened: tuple[LmdbView, ViewSession] | None = None
+        self._opened: _Opened | None = None
+        self._renewing = renewing
+        self._entered = ExitStack()
+        self._one_at_a_time = trio.Lock()
+        """Held by who makes the view anew."""
+        self._taken_position = 0
+        self._failure: ReplayHandlerFailed | None = None
+        """Of a method that raised on what is left of an event, when the view was made anew."""
 
     async def __aenter__(self) -> Self:
         try:
@@ -53,9 +76,12 @@ class ProjectionReplay(Replay):
         except BaseException:
             await self._remove()
             raise
+        if any(map(has_personal_data, self._projection.__eventsrc_projection__.handlers)):
+            self._entered.enter_context(self._renewing(self._renew))
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._entered.close()
         await self._remove()
 
     async def run(self) -> Self:
@@ -72,41 +98,138 @@ class ProjectionReplay(Replay):
         if row_type is None:
             raise DefinitionError(f"The projection that is replayed has no table {table.name!r}.")
         query = RowQuery(criteria_of(row_type.fields, table.name, criteria))
-        with self._in_hand()[0].reading() as reading:
+        with self._in_hand().view.reading() as reading:
             return reading.find(row_type, query)
 
     def _take(self, events: Sequence[StoredEvent]) -> None:
         if not events:
             return
-        _, session = self._in_hand()
+        opened = self._in_hand()
+        if self._failure is not None:
+            raise self._failure
         try:
-            session.apply(events, Checkpoint(events[-1].position, events[-1].hash))
+            opened.apply(events)
         except EventFailed as failure:
             # Nothing of the batch is stored: what came before the event is shown, as it was replayed.
             before = [event for event in events if event.position < failure.event.position]
             self._take(before)
             self._passed(before)
-            event = failure.event
-            raise ReplayHandlerFailed(
-                event.stream, event.version, event.position, event.type, failure.error
-            ) from failure.error
+            raise _failed(failure) from failure.error
+        self._taken_position = events[-1].position
 
-    def _in_hand(self) -> tuple[LmdbView, ViewSession]:
+    def _in_hand(self) -> "_Opened":
         if self._opened is None:
             raise ReplayNotEntered(self._projection)
         return self._opened
 
+    # --- the view ---
+
     def _open(self) -> None:
-        name = self._projection.__eventsrc_projection__.name
-        self._folder = TemporaryFolder("eventsrc-replay-")
-        view = LmdbViews(self._folder.path).open(name, Generation(1, 1, ""), self._tables.values())
-        self._opened = view, ViewSession(self._projection, view, self._serializer)
+        try:
+            self._folder = TemporaryFolder("eventsrc-replay-")
+        except OSError as error:
+            raise FileWriteFailed(tempfile.gettempdir(), str(error)) from error
+        self._opened = self._begun(self._folder, 1)
+
+    def _begun(self, folder: TemporaryFolder, number: int) -> "_Opened":
+        return _Opened(LmdbViews(folder.path), number, self._projection, self._tables, self._serializer)
+
+    async def _renew(self) -> None:
+        """A subject was forgotten: make the view anew, until that is done or the block is left."""
+        async with self._one_at_a_time:
+            while self._opened is not None:
+                try:
+                    await self._replace(self._opened)
+                except Exception as error:
+                    logger.warning(
+                        "a view that is replayed into cannot be built anew yet: %s",
+                        error,
+                        exc_info=None if isinstance(error, EventSourcingError) else error,
+                        extra={"projection": self._projection.__eventsrc_projection__.name},
+                    )
+                    await trio.sleep(RENEWAL_RETRY_SECONDS)
+                else:
+                    return
+
+    async def _replace(self, old: "_Opened") -> None:
+        assert self._folder is not None, "what is open has a folder"
+        new = await trio.to_thread.run_sync(self._begun, self._folder, old.number + 1)
+        failure = None
+        try:
+            failure = await self._catch_up(new)
+            if self._opened is old:
+                self._opened, self._failure, new = new, failure or self._failure, old
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(new.remove)
+
+    async def _catch_up(self, new: "_Opened") -> ReplayHandlerFailed | None:
+        """Bring it to where the other is by then, or to the event on which a method raises."""
+        batches = self._selection.batches(self._store, self._extent)
+        coming: list[StoredEvent] = []
+        while self._opened is not None:
+            until = self._taken_position
+            if not coming:
+                found = next(batches, None)
+                if found is None:
+                    return None
+                coming = found
+                await trio.lowlevel.checkpoint()
+            now = [event for event in coming if event.position <= until]
+            try:
+                if now:
+                    await trio.to_thread.run_sync(new.apply, now)
+            except EventFailed as failure:
+                before = [event for event in now if event.position < failure.event.position]
+                await trio.to_thread.run_sync(new.apply, before)
+                error = _failed(failure)
+                error.__cause__ = failure.error
+                return error
+            if len(now) < len(coming) and until == self._taken_position:
+                return None
+            coming = coming[len(now) :]
+        return None
 
     async def _remove(self) -> None:
         opened, self._opened = self._opened, None
-        if opened is not None:
-            opened[0].close()
-        folder, self._folder = self._folder, None
-        if folder is not None:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(folder.remove)
+        with trio.CancelScope(shield=True):
+            async with self._one_at_a_time:
+                if opened is not None:
+                    opened.view.close()
+                folder, self._folder = self._folder, None
+                if folder is not None:
+                    await trio.to_thread.run_sync(folder.remove)
+
+
+class _Opened:
+    """A view that is replayed into, while it is open."""
+
+    def __init__(
+        self,
+        views: LmdbViews,
+        number: int,
+        projection: type[Projection],
+        tables: dict[str, RowType[Any]],
+        serializer: Serializer,
+    ) -> None:
+        self.number = number
+        self._views = views
+        self._name = projection.__eventsrc_projection__.name
+        self._generation = Generation(number, 1, "")
+        self.view: LmdbView = views.open(self._name, self._generation, tables.values())
+        self._session = ViewSession(projection, self.view, serializer)
+
+    def apply(self, events: Sequence[StoredEvent]) -> None:
+        """Take events into it, all or none. Raises `EventFailed`."""
+        if events:
+            self._session.apply(events, Checkpoint(events[-1].position, events[-1].hash))
+
+    def remove(self) -> None:
+        """Close it, and take it from the disk."""
+        self.view.close()
+        self._views.drop(self._name, self._generation)
+
+
+def _failed(failure: EventFailed) -> ReplayHandlerFailed:
+    event = failure.event
+    return ReplayHandlerFailed(event.stream, event.version, event.position, event.type, failure.error)

@@ -1,7 +1,7 @@
 """The projections of one runtime: how far they are, waiting for them, steering them, and slowing writers down."""
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Final
@@ -20,6 +20,7 @@ from ...actors.views.errors import ProjectionUnavailable, ViewUnreachable
 from ...actors.views.view_store import ViewStore
 from ...storage.control.board import ControlBoard
 from ...storage.limits import Limits
+from ...storage.past import PastLog
 from ...storage.record import StoredEvent
 from ...storage.store import EventReader
 from ..errors import ArgumentInvalid, UnknownProjection
@@ -82,6 +83,7 @@ class Projections:
         self._forgetful: set[RunningProjection] = set()
         """Those that a task waits for, until they know nothing of that subject."""
         self._pasts: list[Projections] = []
+        self._renewals: list[Callable[[], Awaitable[None]]] = []
 
     async def open(
         self,
@@ -233,6 +235,11 @@ class Projections:
         """Whether the log may grow: no projection that slows writers down would be too far behind."""
         return all(self._admits(running, reached_position, event_count) for running in self._slow)
 
+    def let_writers_go(self) -> None:
+        """Slow nobody down any more: the runtime closes, and what drains does not wait for views as well."""
+        self._slow.clear()
+        self.on_advance()
+
     # --- steering ---
 
     async def pause(self, projection_class: type[Projection]) -> None:
@@ -262,7 +269,10 @@ class Projections:
         self.forgotten_position = position
         for past in self._pasts:
             past.forget(position)
-        concerned = [running for running in self._running.values() if must_forget(running.projection_class)]
+        for renew in self._renewals:
+            self._nursery.start_soon(in_background, renew, name="eventsrc replay: forgetting")
+        is_past = isinstance(self.store, PastLog)
+        concerned = [each for each in self._running.values() if must_forget(each.projection_class, is_past=is_past)]
         for running in concerned:
             running.forgotten(position)
             self._nursery.start_soon(in_background, self._forget, running, name=f"{running.name}: forgetting")
@@ -275,6 +285,15 @@ class Projections:
             yield
         finally:
             self._pasts.remove(past)
+
+    @contextmanager
+    def renewing(self, renew: Callable[[], Awaitable[None]]) -> Iterator[None]:
+        """Have a view that is none of ours made anew whenever a subject was forgotten, for as long as it is there."""
+        self._renewals.append(renew)
+        try:
+            yield
+        finally:
+            self._renewals.remove(renew)
 
     async def forget_along(self, told: AsyncIterator[Sequence[StoredEvent]]) -> None:
         """Do so whenever another process, which writes the log, has forgotten a subject."""

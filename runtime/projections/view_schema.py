@@ -53,10 +53,13 @@ class ViewSchema:
         return self.is_of_class(generation) and _parts(generation)[1] >= self.forgotten_position
 
 
-def must_forget(projection_class: type[Projection]) -> bool:
-    """Whether its view is built anew when a subject is forgotten: it may show what is personal, and removes none."""
+def must_forget(projection_class: type[Projection], *, is_past: bool = False) -> bool:
+    """Whether its view is built anew when a subject is forgotten: it may show what is personal, and removes none.
+
+    That of a past in which nobody was forgotten yet cannot, whatever its projection does about it.
+    """
     handlers = projection_class.__eventsrc_projection__.handlers
-    return SubjectForgotten not in handlers and any(map(has_personal_data, handlers))
+    return (is_past or SubjectForgotten not in handlers) and any(map(has_personal_data, handlers))
 
 
 def _parts(generation: Generation) -> tuple[str, int]:

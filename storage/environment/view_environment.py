@@ -86,8 +86,9 @@ class ViewEnvironment:
         """Open it, or make it; returns its format."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # On the disk before anything that is written after it.
-            write_durably(folder / MARK_FILE, boot_id().encode())
+            if not _is_marked(folder):
+                # On the disk before anything that is written after it.
+                write_durably(folder / MARK_FILE, boot_id().encode())
             reserve_lock_file(folder)
             self._environment = lmdb.open(
                 os.fsencode(self.path),
@@ -278,6 +279,12 @@ class ViewBusy(Exception):
 
 def _size_of(file: Path) -> int:
     return file.stat().st_size if file.exists() else 0
+
+
+def _is_marked(folder: Path) -> bool:
+    """Whether it is marked as open since the machine started: a full disk may have no room to say so once more."""
+    mark = folder / MARK_FILE
+    return mark.exists() and mark.read_text() == boot_id()
 
 
 def _was_open_when_the_machine_stopped(folder: Path) -> bool:

@@ -29,6 +29,18 @@ ACCESS: Final = 0o600
 """Nobody but the user of the process may read the file."""
 PRIMARY_CODE: Final = 0xFF
 """Of an error of SQLite: the rest says more."""
+_REFUSED: Final = frozenset(
+    (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOMEM)
+)
+"""What the system refuses says nothing of the file: on a full disk there is no room for what SQLite puts beside it."""
+_UNWRITTEN: Final = frozenset(
+    (
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR_WRITE,
+        sqlite3.SQLITE_IOERR_FSYNC,
+        sqlite3.SQLITE_IOERR_TRUNCATE,
+    )
+)
 _CREATE: Final = """
     CREATE TABLE subject_keys (id BLOB PRIMARY KEY, subject TEXT NOT NULL, slot INTEGER) WITHOUT ROWID;
     CREATE INDEX keys_of_subjects ON subject_keys (subject) WHERE subject <> '';
@@ -127,7 +139,7 @@ class KeyFile:
             self._reading = None
         if self._reading is None and self._is_there():
             self._is_reading_alone = self._is_alone()
-            self._reading, self._reading_place = self._opened("read"), place
+            self._reading, self._reading_place = self._opened_to_read(), place
             self._openings += 1
         return self._reading
 
@@ -139,7 +151,13 @@ class KeyFile:
             if reading is None:
                 raise no_keys_at(self.path)
             with _written_anew(destination) as new, closing(sqlite3.connect(new)) as copy:
-                reading.backup(copy)
+                try:
+                    reading.backup(copy)
+                except sqlite3.DatabaseError as error:
+                    if getattr(error, "sqlite_errorcode", 0) not in _UNWRITTEN:
+                        raise
+                    # It is the copy that is written.
+                    raise FileWriteFailed(str(destination), str(error)) from error
 
     # --- writing ---
 
@@ -256,6 +274,17 @@ class KeyFile:
         path = self._path
         return not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists()
 
+    def _opened_to_read(self) -> sqlite3.Connection:
+        """Where a full disk has no room for what SQLite shares with who writes, nobody does, unless it is there."""
+        try:
+            return self._opened("read")
+        except sqlite3.OperationalError as error:
+            log = self._path.with_name(f"{self._path.name}-wal")
+            if _code_of(error) != sqlite3.SQLITE_IOERR or (log.exists() and log.stat().st_size):
+                raise
+            self._is_reading_alone = True
+            return self._opened("read")
+
     def _opened(self, access: Access) -> sqlite3.Connection:
         """Raises `sqlite3.Error`, `SubjectKeysUnusable`."""
         mode = "immutable=1" if access == "read" and self._is_reading_alone else "mode=rw"
@@ -289,12 +318,11 @@ class KeyFile:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            code = getattr(error, "sqlite_errorcode", 0) & PRIMARY_CODE
+            code = _code_of(error)
             if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 reason = f"somebody else has had it locked for {BUSY_SECONDS_MAX:g} seconds"
                 raise SubjectKeysUnusable(self.path, reason, "End that, and try again", is_refused=True) from error
-            is_refused = code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
-            raise SubjectKeysUnusable(self.path, str(error), is_refused=is_refused) from error
+            raise SubjectKeysUnusable(self.path, str(error), is_refused=code in _REFUSED) from error
         except OSError as error:
             raise SubjectKeysUnusable(self.path, error.strerror or str(error), is_refused=True) from error
 
@@ -305,6 +333,11 @@ class KeyFile:
                 if connection is not None:
                     connection.close()
             self._reading = self._writing = None
+
+
+def _code_of(error: sqlite3.Error) -> int:
+    """The primary code of an error of SQLite; 0 where the driver itself raised it."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & PRIMARY_CODE
 
 
 def _begun(path: Path) -> Path:

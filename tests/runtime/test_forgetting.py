@@ -41,6 +41,7 @@ from eventsrc import (
     SubjectKeysUnusable,
     UnknownSubject,
 )
+from eventsrc.runtime.testing import FaultyLog
 from eventsrc.storage.keys.key_file import KeyFile
 from eventsrc.storage.log import EventLog
 from eventsrc.storage.reader import LogReader
@@ -372,6 +373,30 @@ async def test_what_was_interrupted_is_finished_when_the_store_is_opened_again(
         assert await runtime.view(Names.rows).get("ann") == Name("ann", "somebody")
     with closing(LogReader.open(tmp_path / "store")) as log:
         assert log.snapshots("person-ann") == []
+
+
+async def test_what_failed_on_a_full_disk_is_finished_when_there_is_room(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, full = FaultyLog(), StoreFull("disk", "no room, the test says")
+    async with Runtime.open(log, **OPENED) as runtime:
+        await fill(runtime)
+        log.fail_next(full)
+        with pytest.raises(StoreFull):
+            await runtime.forget("ann")
+        assert await runtime.view(Names.rows).get("ann") == Name("ann", "Ann Secret"), "views were told nothing"
+        await runtime.actor(Person, "ann").ask(Register("Ann again"))
+        log.fail_next(full, times=2)
+        await trio.sleep(600)
+        await settle(runtime, Names, building=True)
+        told = [stored.position async for stored in runtime.events(types=[SubjectForgotten])]
+        assert told == [6]
+        registered = runtime.events(stream="person-ann", types=[Registered])
+        names = [getattr(runtime.decode(stored), "name", None) async for stored in registered]
+        assert names == ["somebody", "Ann again"], "who came back meanwhile stays"
+        assert await runtime.view(Names.rows).get("ann") == Name("ann", "Ann again")
+        await trio.sleep(600)
+        assert runtime.last_position == 6, "it is done once"
 
 
 def keys_left(path: Path) -> dict[str, list[bytes]]:

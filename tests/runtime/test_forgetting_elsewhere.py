@@ -1,4 +1,4 @@
-"""Forgetting where several have a part in it: other processes, databases, the command line."""
+"""Forgetting where several have a part in it: other processes, databases, the command line; and in the past."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from projection_cases import settle
 from test_command_line import eventsrc
 from test_readers import child, say
 
-from eventsrc import MemoryLog, Runtime, SubjectForgotten
+from eventsrc import EventMeta, MemoryLog, Projection, ReplayHandlerFailed, Runtime, SubjectForgotten, Table, on
 from eventsrc.actors.views.sql import SqlViews
 from eventsrc.runtime import command_line
 from eventsrc.storage.store import EventStore
@@ -250,3 +250,96 @@ def out(*arguments: object) -> list[str]:
     done = eventsrc(*arguments)
     assert (done.returncode, done.stderr) == (0, ""), done
     return done.stdout.splitlines()
+
+
+# --- the past, and replays ---
+
+
+@pytest.mark.parametrize("projection", [Names, Directory])
+async def test_views_of_the_past_forget_along(store: MemoryLog | Path, projection: type[Names | Directory]) -> None:
+    """Also that of a projection that removes who is forgotten itself: in that past nobody is."""
+    async with Runtime.open(store, aggregates=[Person], projections=[projection]) as runtime:
+        await runtime.actor(Person, "ann").ask(Register("Ann Secret"))
+        async with runtime.as_of(position=1, projections=[projection]) as past:
+            assert await past.view(projection.rows).get("ann") == Name("ann", "Ann Secret")
+            await runtime.forget("ann", wait_for=[projection])
+            with trio.fail_after(60):
+                while await past.view(projection.rows).get("ann") != Name("ann", "somebody"):
+                    await trio.sleep(0.001)
+
+
+class Welcomed(Projection):
+    """Takes no name that is not one, and removes who is forgotten itself, which a replay of before does not see."""
+
+    rows = Table(Name, key="person")
+
+    @on(Registered)
+    def registered(self, event: Registered, meta: EventMeta) -> None:
+        if event.name == "somebody":
+            raise ValueError("nobody can be welcomed")
+        self.rows.put(Name(event.person, event.name))
+
+    @on(SubjectForgotten)
+    def forgotten(self, event: SubjectForgotten, meta: EventMeta) -> None:
+        self.rows.delete(event.subject)
+
+
+@pytest.mark.parametrize(
+    ("when", "shown"),
+    [("before", set()), ("paused", {"Ann Secret", "Bob"}), ("at the end", {"Ann Secret", "Bob", "Cleo"})],
+)
+async def test_a_replay_into_a_view_forgets_along(store: MemoryLog | Path, when: str, shown: set[str]) -> None:
+    async with Runtime.open(store, aggregates=[Person]) as runtime:
+        for name in ("Ann Secret", "Bob", "Cleo"):
+            await runtime.actor(Person, name[:3].lower()).ask(Register(name))
+        async with runtime.replay("full", projection=Names) as replay, trio.open_nursery() as nursery:
+            if when == "paused":
+                replay.run_to(2)
+                nursery.start_soon(replay.run)
+                await replay.wait_paused()
+            elif when == "at the end":
+                await replay.run()
+            folder = replay._folder
+            assert folder is not None
+            shown = {row.name for row in replay.rows(Names.rows)}
+            assert shown == set(
+                {"before": (), "paused": ("Ann Secret", "Bob")}.get(when, ("Ann Secret", "Bob", "Cleo"))
+            )
+            await runtime.forget("ann")
+            with trio.fail_after(60):
+                while [each.name for each in (folder.path / "names").iterdir()] != ["2"]:
+                    await trio.sleep(0.001)
+            assert {row.name for row in replay.rows(Names.rows)} == {
+                "somebody" if name == "Ann Secret" else name for name in shown
+            }
+            assert not any(b"Ann Secret" in file.read_bytes() for file in folder.path.rglob("*") if file.is_file())
+            replay.resume()
+            if when == "before":
+                await replay.run()
+            with trio.fail_after(60):
+                while len(replay.rows(Names.rows)) < 3:
+                    await trio.sleep(0.001)
+            assert {row.name for row in replay.rows(Names.rows)} == {"somebody", "Bob", "Cleo"}
+
+
+async def test_a_replay_whose_projection_cannot_take_what_is_left_says_so(store: MemoryLog | Path) -> None:
+    async with Runtime.open(store, aggregates=[Person]) as runtime:
+        for name in ("Bob", "Ann Secret", "Cleo"):
+            await runtime.actor(Person, name[:3].lower()).ask(Register(name))
+        async with runtime.replay("full", projection=Welcomed) as replay:
+            replay.run_to(2)
+            async with trio.open_nursery() as nursery:
+
+                async def run() -> None:
+                    with pytest.raises(ReplayHandlerFailed, match="nobody can be welcomed") as caught:
+                        await replay.run()
+                    assert caught.value.position == 2
+
+                nursery.start_soon(run)
+                await replay.wait_paused()
+                await runtime.forget("ann")
+                with trio.fail_after(60):
+                    while len(replay.rows(Welcomed.rows)) > 1:
+                        await trio.sleep(0.001)
+                replay.resume()
+            assert [row.name for row in replay.rows(Welcomed.rows)] == ["Bob"]

@@ -4,17 +4,19 @@ import fcntl
 import shutil
 from functools import partial
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import attrs
 import pytest
 import trio
+import trio.testing
 from people_domain import Message, Name, Names, Person, Register, Registered, Said, Say
 from projection_cases import settle, tidied
 
 from eventsrc import (
     Aggregate,
     AggregateRef,
+    Forgotten,
     Limits,
     MemoryLog,
     Personal,
@@ -34,6 +36,7 @@ from eventsrc import (
     step,
 )
 from eventsrc.actors.journal.thread_journal import ThreadJournal
+from eventsrc.actors.projections.projector import Projector
 
 
 @command
@@ -217,18 +220,33 @@ async def test_a_compaction_under_way_is_taken_back(tmp_path: Path) -> None:
         assert (await ann.state()).nickname == "somebody"
 
 
+async def test_what_waits_for_a_view_that_slows_writers_down_is_counted(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply = Projector._apply
+
+    async def slowly(self: Projector, *others: Any, **options: Any) -> None:
+        await trio.sleep(1)
+        await apply(self, *others, **options)
+
+    monkeypatch.setattr(Projector, "_apply", slowly)
+
+    class Bounded(Names):
+        max_lag_events = 1
+        on_lag = "slow_writers"
+
+    async with (
+        Runtime.open(MemoryLog(), aggregates=[Person], projections=[Bounded]) as runtime,
+        trio.open_nursery() as nursery,
+    ):
+        for name in ("bob", "ann", "cleo"):
+            nursery.start_soon(partial(runtime.actor(Person, name).ask, Register(name), timeout=100))
+            await trio.testing.wait_all_tasks_blocked()
+        assert runtime.last_position == 1
+        assert await runtime.forget("ann") == Forgotten("ann", 1, ["person-ann"], 4)
+
+
 # --- elsewhere ---
-
-
-async def test_views_of_the_past_forget_along(store: MemoryLog | Path) -> None:
-    async with Runtime.open(store, aggregates=[Person], projections=[Names]) as runtime:
-        await runtime.actor(Person, "ann").ask(Register("Ann Secret"))
-        async with runtime.as_of(position=1, projections=[Names]) as past:
-            assert await past.view(Names.rows).get("ann") == Name("ann", "Ann Secret")
-            await runtime.forget("ann", wait_for=[Names])
-            with trio.fail_after(60):
-                while await past.view(Names.rows).get("ann") != Name("ann", "somebody"):
-                    await trio.sleep(0.001)
 
 
 async def test_views_of_readers_that_are_gone_are_removed(tmp_path: Path) -> None:

@@ -130,3 +130,36 @@ async def test_commands_go_on_while_a_new_version_is_built(tmp_path: Path, monke
         may_go_on.set()
         await settle(runtime, newer, building=True)
         assert await runtime.view(newer).get("ann") == Balance("ann", 15, 15)
+
+
+async def test_closing_does_not_wait_for_a_view_that_slows_writers_down(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply = Projector._apply
+
+    async def slowly(self: Projector, *others: Any, **options: Any) -> None:
+        await trio.sleep(100)
+        await apply(self, *others, **options)
+
+    monkeypatch.setattr(Projector, "_apply", slowly)
+
+    class Bounded(Balances):
+        max_lag_events = 2
+        on_lag = "slow_writers"
+
+    log, answered = MemoryLog(), list[float]()
+
+    async def deposit(name: str) -> None:
+        await runtime.actor(Account, name).ask(Deposit(1), timeout=1000)
+        answered.append(trio.current_time() - began)
+
+    async with trio.open_nursery() as nursery:
+        async with Runtime.open(log, aggregates=[Account], projections=[Bounded]) as runtime:
+            began = trio.current_time()
+            for number in range(10):
+                nursery.start_soon(deposit, f"a{number}")
+            await trio.sleep(10)
+            assert len(answered) == log.last_position == 2, "the others wait for the view"
+        await trio.testing.wait_all_tasks_blocked()
+    assert log.last_position == 10, "what was sent before is decided and stored"
+    assert sorted(answered) == pytest.approx([0.0] * 2 + [10.0] * 8, abs=0.1)

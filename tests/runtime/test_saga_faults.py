@@ -241,6 +241,53 @@ async def test_a_saga_goes_on_when_there_is_room_again(gateway: Gateway) -> None
         assert list(gateway.paid.values()) == list(gateway.refunded.values()) == [1]
 
 
+@pytest.mark.parametrize("fails", [False, True])
+async def test_how_an_effect_ended_is_known_where_the_disk_was_full_when_it_did(fails: bool) -> None:
+    """Its begin is on disk: without its end it would be uncertain, although this process knows it."""
+    calls: list[str] = []
+
+    async def pay(idempotency_key: str) -> str:
+        calls.append(idempotency_key)
+        log.refuses = lambda commit: commit.appends[0].stream.startswith("saga_")
+        if fails and len(calls) == 1:
+            raise OSError("no connection")
+        return "paid"
+
+    class Buy(Saga):
+        payment: str = ""
+
+        @step(compensation="refund", retry=Retry(attempts=2, backoff_seconds=0.001))
+        async def pay(self, ctx: SagaContext) -> None:
+            self.payment = await ctx.effect("pay", pay)
+
+        @step
+        async def fail(self, ctx: SagaContext) -> None:
+            raise Rejected("sold out")
+
+        async def refund(self, ctx: SagaContext) -> None:
+            await ctx.effect("refund", refund, self.payment)
+
+    async def refund(payment: str) -> None:
+        calls.append(f"{payment} back")
+        log.refuses = lambda commit: commit.appends[0].stream.startswith("saga_")
+
+    log = RefusingLog(lambda commit: False)
+
+    async def make_room() -> None:
+        while True:
+            if log.refused >= 3:
+                log.refused, log.refuses = 0, lambda commit: False
+            await trio.sleep(0.001)
+
+    async with open_runtime(log, Buy, limits=QUICK) as runtime, trio.open_nursery() as nursery:
+        nursery.start_soon(make_room)
+        status = await (await runtime.start_saga(Buy(), key="1")).wait(timeout=20)
+        nursery.cancel_scope.cancel()
+    assert (status.state, status.error) == ("compensated", "Rejected: sold out")
+    key = "saga_buy-1/pay/pay"
+    assert calls == [*([key] if fails else []), key, "paid back"]
+
+
 # --- compensations of many calls ---
 
 

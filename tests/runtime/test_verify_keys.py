@@ -3,10 +3,12 @@
 import json
 import shutil
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+import trio
 from command_cases import eventsrc
 from people_domain import Person, Register
 
@@ -15,6 +17,13 @@ from eventsrc.runtime import command_line
 from eventsrc.storage.commit import NO_STREAM, Appended, Commit, NewEvent, StreamAppend
 from eventsrc.storage.keys import key_file
 from eventsrc.storage.keys.subject_keys import KEY_TAG_PREFIX
+
+WITHOUT_ROOM = """
+import resource, sys
+from eventsrc.runtime.command_line import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+sys.exit(main())
+"""
 
 
 def keys_of(path: Path) -> Path:
@@ -51,6 +60,27 @@ async def test_a_file_that_lacks_keys_is_told_with_the_first_event_of_each(path:
     assert cleo.startswith("keys, position 3, stream person-cleo, version 1: ")
     assert f"{tmp_path / 'older'} lacks the key " in bob
     assert end.endswith("sound in itself, but NOT the keys of its personal data")
+
+
+async def test_keys_are_read_on_a_full_disk_and_may_be_sound_where_they_cannot_be(path: Path, tmp_path: Path) -> None:
+    """SQLite puts a file beside them, for which there is no room: the limit on files stands for a full disk."""
+    killed = tmp_path / "killed"
+    async with Runtime.open(path, aggregates=[Person]) as runtime:
+        await runtime.actor(Person, "dora").ask(Register("Dora"))
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{keys_of(path)}{suffix}", f"{killed}{suffix}")
+
+    async def verified_without_room(*options: object) -> tuple[int, str, str]:
+        command = [sys.executable, "-c", WITHOUT_ROOM, "verify", str(path), *map(str, options)]
+        ran = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
+        return ran.returncode, ran.stdout.decode(), ran.stderr.decode()
+
+    code, out, _ = await verified_without_room()
+    assert (code, out.endswith("all sound\n")) == (0, True)
+    code, out, err = await verified_without_room("--keys", killed)
+    assert code == 1, "what is not yet in the file itself cannot be read without that"
+    assert out.endswith("sound as far as it could be looked at, but NOT all of it could\n")
+    assert "cannot be used: disk I/O error" in err
 
 
 async def test_a_damaged_file_is_told(path: Path, tmp_path: Path) -> None:

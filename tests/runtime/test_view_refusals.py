@@ -1,5 +1,6 @@
 """The system refuses a write to a view: every event takes effect once, and closing says so in one line."""
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ import trio
 from bank_domain import Account, Deposit, Note
 from bank_views import Balances
 
-from eventsrc import FileWriteFailed, Limits, Runtime
+from eventsrc import FileWriteFailed, Limits, MemoryLog, Runtime
 from eventsrc.actors.views.lmdb_view import LmdbViews
 from eventsrc.actors.views.view_store import Generation
 from eventsrc.storage.environment.view_environment import ViewEnvironment
@@ -86,3 +87,18 @@ async def test_a_generation_that_cannot_be_looked_for_again_is_closed(
             while runtime.lag()["balances"].rebuilding:
                 await trio.sleep(0.001)
     assert caught.value, "what is left open must not be closed by being forgotten"
+
+
+async def test_a_replay_for_whose_view_there_is_no_room_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "full").touch()
+    async with Runtime.open(MemoryLog(), aggregates=[Account]) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(3))
+        with monkeypatch.context() as patched:
+            patched.setattr(tempfile, "tempdir", str(tmp_path / "full"))
+            with pytest.raises(FileWriteFailed, match="full cannot be written"):
+                await runtime.replay("full", projection=Balances).__aenter__()
+        async with runtime.replay("full", projection=Balances) as replay:
+            await replay.run()
+            assert [row.amount for row in replay.rows(Balances.rows)] == [3]

@@ -171,11 +171,30 @@ def test_a_view_that_cannot_be_opened_again_is_tried_again(tmp_path: Path, monke
     with closing(view):
         view._environment = Panicking(view._environment)  # type: ignore[assignment]
         with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", RefusedAt(os.fsync, 1, errno.EIO))
+            patch.setattr(lmdb, "open", RefusedAt(lmdb.open, 1, errno.EIO))
             with pytest.raises(FileWriteFailed), view.write():
                 pass
         with view.read() as transaction:
             assert transaction.get(b"key", db=view.rows["rows"]) is None
+
+
+def test_a_view_on_a_full_disk_can_be_read_after_a_commit_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is opened anew then, for which there may be no room for a file of a few bytes."""
+    with closing(ViewEnvironment(tmp_path, {"rows": []})) as view:
+        with view.write() as transaction:
+            transaction.put(b"key", b"value", db=view.rows["rows"])
+        view._environment = Panicking(view._environment)  # type: ignore[assignment]
+
+        def without_room(path: Path, content: bytes) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr("eventsrc.storage.environment.view_environment.write_durably", without_room)
+        with pytest.raises(FileWriteFailed), view.write():
+            pass
+        with view.read() as transaction:
+            assert transaction.get(b"key", db=view.rows["rows"]) == b"value"
 
 
 @pytest.mark.parametrize("step", ["read_bytes", "iterdir", "unlink"])

@@ -20,6 +20,7 @@ from eventsrc import (
     StoreError,
     StoreFull,
     StoreReadOnly,
+    SubjectKeys,
     ViewClosed,
 )
 from eventsrc.actors.views.lmdb_view import LmdbViews
@@ -29,6 +30,7 @@ from eventsrc.storage.contract import append_to, appended, commit, raised, refus
 from eventsrc.storage.control.board import ControlBoard
 from eventsrc.storage.environment import view_environment
 from eventsrc.storage.environment.view_environment import ViewEnvironment
+from eventsrc.storage.keys.key_file import KeyFile
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.verification.verify import verify
 
@@ -196,6 +198,27 @@ def test_a_file_that_is_not_the_log_is_not_told_of_as_a_commit_that_failed(path:
             error = raised(FileWriteFailed, write)
             advice = "See that its disk works and has room, then do it again."
             assert str(error) == f"{error.path} cannot be written: {error.reason}. {advice}"
+
+
+def test_a_copy_of_keys_for_which_there_is_no_room_is_told_of_and_the_older_one_stays(tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    with closing(SubjectKeys(KeyFile(tmp_path / "keys"))) as keys:
+        sealed = keys.seal("ann", b"value")
+        keys.flush()
+        keys.copy_to(copy)
+        keys.seal("bob", b"value")
+        keys.flush()
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+        try:
+            with pytest.raises(FileWriteFailed) as caught:
+                keys.copy_to(copy)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert caught.value.path == str(copy), "and not the file that is copied"
+    with closing(SubjectKeys(KeyFile(copy, "read"))) as older:
+        assert older.unseal(sealed) == b"value"
+    assert {path.name for path in tmp_path.iterdir()} == {"keys", "copy"}
 
 
 UNTIL_FULL = """
