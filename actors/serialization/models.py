@@ -6,35 +6,16 @@ when it is read again, too. pydantic is imported only where a program has done s
 
 from collections.abc import Callable
 from types import UnionType
-from typing import Annotated, Any, Final, Union, get_args, get_origin
+from typing import Any, Final, Union, get_args, get_origin
 
 import cattrs
 import msgspec
 
+from .model_types import is_pydantic_model, is_struct
+from .unsealed import check_nothing_personal
+
 _PLAIN: Final = frozenset({bool, int, float, str, type(None)})
 _to_json: Final = msgspec.json.Encoder().encode
-
-
-def is_pydantic_model(cls: Any) -> bool:
-    """Whether it is a class made with pydantic's `BaseModel`, of pydantic 2."""
-    return isinstance(cls, type) and hasattr(cls, "__pydantic_validator__") and hasattr(cls, "model_validate_json")
-
-
-def is_struct(cls: Any) -> bool:
-    """Whether it is a class made with `msgspec.Struct`."""
-    return isinstance(cls, type) and issubclass(cls, msgspec.Struct)
-
-
-def model_field_types(cls: Any) -> dict[str, Any]:
-    """The types of the fields of a model or a struct, by name, with what they are annotated with; else none."""
-    if is_struct(cls):
-        return {field.name: field.type for field in msgspec.structs.fields(cls)}
-    if is_pydantic_model(cls):
-        return {
-            name: Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
-            for name, field in cls.model_fields.items()
-        }
-    return {}
 
 
 def register_models(converter: cattrs.Converter) -> None:
@@ -58,6 +39,7 @@ def explanation_of(error: BaseException) -> str | None:
 
 
 def _dumped(model: Any) -> Any:
+    check_nothing_personal(model)
     # As JSON: a model says how that is done of every type it may have, and what is wrong with it.
     return model.model_dump(mode="json", by_alias=True, round_trip=True, warnings="error")
 
@@ -86,7 +68,11 @@ def _one_of_structs(union: Any, own: cattrs.Converter) -> Callable[[Any, Any], A
 
 
 def _struct_dumped(_: Any, own: cattrs.Converter) -> Callable[[Any], Any]:
-    return lambda struct: msgspec.to_builtins(struct, builtin_types=(bytes,), enc_hook=own.unstructure)
+    def dump(struct: Any) -> Any:
+        check_nothing_personal(struct)
+        return msgspec.to_builtins(struct, builtin_types=(bytes,), enc_hook=own.unstructure)
+
+    return dump
 
 
 def _struct_converted(_: Any, own: cattrs.Converter) -> Callable[[Any, Any], Any]:

@@ -20,7 +20,6 @@ from eventsrc import (
     EncodingError,
     EventMeta,
     Limits,
-    Personal,
     Projection,
     Runtime,
     SchemaError,
@@ -294,66 +293,3 @@ def test_a_command_or_an_event_is_no_model_itself(base: type, declare: Callable[
     made = types.new_class("Made", (base,))
     with pytest.raises(DefinitionError, match=r"Made is made an attrs class.*types of its fields may be such"):
         declare(made)
-
-
-@attrs.frozen
-class Customer:
-    id: str
-    name: Annotated[str, Personal("id")]
-
-
-class WithMark(pydantic.BaseModel):
-    id: str
-    name: Annotated[str, Personal("id")]
-
-
-class Deep(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
-    customer: Customer
-
-
-class Deeper(pydantic.BaseModel):
-    deep: list[Deep]
-
-
-class StructWithMark(msgspec.Struct):
-    id: str
-    name: Annotated[str, Personal("id")]
-
-
-class StructAround(msgspec.Struct):
-    customer: Customer | None
-
-
-@pytest.mark.parametrize("cls", [WithMark, Deep, Deeper, StructWithMark, StructAround])
-def test_personal_data_within_that_would_not_be_sealed_are_refused(cls: type) -> None:
-    holder = attrs.make_class("Holder", {"value": attrs.field(type=list[cls])})  # type: ignore[valid-type]
-    with pytest.raises(SchemaError, match="make it"):
-        Serializer().prepare(holder)
-
-
-async def test_a_model_as_a_whole_may_be_personal(tmp_path: Path) -> None:
-    @event("profile.given")
-    class Given:
-        customer: str
-        profile: Annotated[Text | None, Personal("customer")] = None
-
-    class Profile(Aggregate):
-        profile: Annotated[Text | None, Personal("id")] = None
-
-        @handles
-        def say(self, command: Say) -> Given:
-            return Given(self.id, command.said)
-
-        @applies
-        def given(self, event: Given) -> None:
-            self.profile = event.profile
-
-    async with Runtime.open(tmp_path / "store", aggregates=[Profile]) as runtime:
-        ann = runtime.actor(Profile, "ann")
-        await ann.ask(Say(Text(text="likes tea")))
-        assert (await ann.state()).profile == Text(text="likes tea")
-        (stored,) = [each async for each in runtime.events(category="profile")]
-        assert b"tea" not in msgspec.msgpack.encode(stored)
-        await runtime.forget("ann")
-        assert (await ann.state()).profile is None
