@@ -31,7 +31,7 @@ from eventsrc import (
     on,
 )
 from eventsrc.actors.serialization.schema import schema_of
-from eventsrc.actors.serialization.serializer import Serializer
+from eventsrc.actors.serialization.serializer import Serializer, make_converter
 from eventsrc.actors.views.sql.sql_view import SqlViews
 from eventsrc.runtime.testing import event_from
 
@@ -293,3 +293,59 @@ def test_a_command_or_an_event_is_no_model_itself(base: type, declare: Callable[
     made = types.new_class("Made", (base,))
     with pytest.raises(DefinitionError, match=r"Made is made an attrs class.*types of its fields may be such"):
         declare(made)
+
+
+def wrapped(value: Any) -> dict[str, Any]:
+    return {"mine": value.model_dump() if isinstance(value, pydantic.BaseModel) else msgspec.to_builtins(value)}
+
+
+def unwrapped(data: dict[str, Any], cls: Any) -> Any:
+    return msgspec.convert(data["mine"], cls) if issubclass(cls, msgspec.Struct) else cls.model_validate(data["mine"])
+
+
+@pytest.mark.parametrize("base", [pydantic.BaseModel, msgspec.Struct])
+@pytest.mark.parametrize("is_predicate", [True, False])
+def test_hooks_of_the_program_for_such_classes_go_first_in_unions_too(base: type, is_predicate: bool) -> None:
+    converter = make_converter()
+    if is_predicate:
+        converter.register_unstructure_hook_func(lambda cls: isinstance(cls, type) and issubclass(cls, base), wrapped)
+        converter.register_structure_hook_func(lambda cls: isinstance(cls, type) and issubclass(cls, base), unwrapped)
+    else:
+        converter.register_unstructure_hook(base, wrapped)
+        converter.register_structure_hook(base, unwrapped)
+    value, other = (Text(text="a"), ToolUse) if base is pydantic.BaseModel else (Card("1"), Cash)
+    cls: Any = type(value)
+    for hint in (cls, cls | None, cls | str, list[cls]):
+        holder = attrs.make_class("Holder", {"value": attrs.field(type=hint)})
+        serializer = Serializer(converter)
+        serializer.prepare(holder)
+        for held in ([value], []) if hint == list[cls] else (value, *(["s"] if hint == cls | str else [])):
+            data = serializer.unstructure(holder(held))
+            assert "mine" in str(data) or held in ("s", [])
+            assert serializer.structure(data, holder) == holder(held)
+    holder = attrs.make_class("Holder", {"value": attrs.field(type=cls | other)})
+    with pytest.raises(SchemaError, match=r"Holder.value cannot be .*there has to be one that tells them apart"):
+        Serializer(converter).prepare(holder)
+
+
+class Labelled(msgspec.Struct, Generic[P]):
+    label: P
+
+
+@pytest.mark.parametrize("hint", [Labelled[datetime], Labelled[datetime] | None, list[Labelled[datetime]]])
+def test_a_generic_struct_is_of_its_parameters(hint: Any) -> None:
+    holder = attrs.make_class("Holder", {"value": attrs.field(type=hint)})
+    serializer = Serializer()
+    serializer.prepare(holder)
+    labelled = Labelled(datetime(2026, 1, 2, tzinfo=UTC))
+    value = [labelled] if hint == list[Labelled[datetime]] else labelled
+    data = serializer.unstructure(holder(value))
+    assert "2026-01-02T00:00:00Z" in str(data)
+    assert serializer.structure(data, holder) == holder(value)
+
+
+@pytest.mark.parametrize("base", [pydantic.BaseModel, msgspec.Struct])
+def test_the_base_class_of_all_is_no_type_of_a_field(base: type) -> None:
+    holder = attrs.make_class("Holder", {"value": attrs.field(type=base)})
+    with pytest.raises(SchemaError, match=r"Holder.value cannot be turned into data"):
+        Serializer().prepare(holder)
