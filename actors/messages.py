@@ -10,7 +10,7 @@ import attrs
 from ..storage.limits import IDEMPOTENCY_WINDOW_SECONDS_MAX
 from ..storage.record import Kind
 from .errors import DefinitionError
-from .serialization.models import is_pydantic_model, is_struct
+from .serialization.model_types import is_pydantic_model, is_struct
 
 C = TypeVar("C")
 Upcaster: TypeAlias = Callable[[dict[str, Any]], Mapping[str, Any]] | Callable[[Any], Mapping[str, Any]]

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from ..errors import DecodingError, DefinitionError, EncodingError
-from ..serialization.personal import has_personal_data
+from ..errors import DecodingError, DefinitionError, EncodingError, SchemaError
+from ..serialization.personal import check_personal, has_personal_data
 from ..serialization.serializer import Serializer
+from ..serialization.unsealed import check_nothing_personal
 from .plain_data import plain_data
 
 
@@ -25,6 +26,10 @@ class EffectResult:
                 "not sealed: have it return the rest, or a key to it."
             )
         try:
+            check_personal(returns)
+        except SchemaError as error:
+            raise DefinitionError(f"What the effect {effect!r} returns would not be sealed: {error}") from error
+        try:
             self._unstructure, self._structure = serializer.plain_functions(returns)
         except Exception as error:
             raise DefinitionError(f"What the effect {effect!r} returns cannot be turned into data: {error}") from error
@@ -35,6 +40,8 @@ class EffectResult:
         if self._returns is None:
             plain = plain_data(result, subject)
             return plain, plain
+        # Also where the type does not tell, as in a `dict[str, Any]`.
+        check_nothing_personal(result)
         try:
             plain = plain_data(self._unstructure(result), subject)
             again = self._structure(plain, self._returns)

@@ -6,35 +6,17 @@ when it is read again, too. pydantic is imported only where a program has done s
 
 from collections.abc import Callable
 from types import UnionType
-from typing import Annotated, Any, Final, Union, get_args, get_origin
+from typing import Any, Final, Union, get_args, get_origin
 
 import cattrs
 import msgspec
 
+from .model_types import is_pydantic_model, is_struct
+from .unsealed import check_nothing_personal
+
 _PLAIN: Final = frozenset({bool, int, float, str, type(None)})
+_CONVERTS: Final = "__eventsrc_converts__"
 _to_json: Final = msgspec.json.Encoder().encode
-
-
-def is_pydantic_model(cls: Any) -> bool:
-    """Whether it is a class made with pydantic's `BaseModel`, of pydantic 2."""
-    return isinstance(cls, type) and hasattr(cls, "__pydantic_validator__") and hasattr(cls, "model_validate_json")
-
-
-def is_struct(cls: Any) -> bool:
-    """Whether it is a class made with `msgspec.Struct`."""
-    return isinstance(cls, type) and issubclass(cls, msgspec.Struct)
-
-
-def model_field_types(cls: Any) -> dict[str, Any]:
-    """The types of the fields of a model or a struct, by name, with what they are annotated with; else none."""
-    if is_struct(cls):
-        return {field.name: field.type for field in msgspec.structs.fields(cls)}
-    if is_pydantic_model(cls):
-        return {
-            name: Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
-            for name, field in cls.model_fields.items()
-        }
-    return {}
 
 
 def register_models(converter: cattrs.Converter) -> None:
@@ -58,6 +40,7 @@ def explanation_of(error: BaseException) -> str | None:
 
 
 def _dumped(model: Any) -> Any:
+    check_nothing_personal(model)
     # As JSON: a model says how that is done of every type it may have, and what is wrong with it.
     return model.model_dump(mode="json", by_alias=True, round_trip=True, warnings="error")
 
@@ -72,7 +55,9 @@ def _is_union_of(is_one: Callable[[Any], bool], hint: Any) -> bool:
     return any(map(is_one, parts)) and all(part in _PLAIN or is_one(part) for part in parts)
 
 
-def _one_of_models(union: Any) -> Callable[[Any, Any], Any]:
+def _one_of_models(union: Any, own: cattrs.Converter) -> Callable[[Any, Any], Any]:
+    if _has_others_hook(union, own):
+        return _one_by_hook(union, own)
     from pydantic import TypeAdapter  # noqa: PLC0415 (there is a model, so pydantic is there)
 
     adapter = TypeAdapter(union)
@@ -80,17 +65,38 @@ def _one_of_models(union: Any) -> Callable[[Any, Any], Any]:
 
 
 def _one_of_structs(union: Any, own: cattrs.Converter) -> Callable[[Any, Any], Any]:
+    if _has_others_hook(union, own):
+        return _one_by_hook(union, own)
     # Now, rather than with the first event: they are told apart by their tags, and may have none.
     msgspec.json.Decoder(union)
     return _struct_converted(union, own)
 
 
+def _has_others_hook(union: Any, own: cattrs.Converter) -> bool:
+    """Whether a program has registered a hook of its own for one of the classes: what that made only it can read."""
+    hooks = [own.get_structure_hook(part) for part in get_args(union) if part not in _PLAIN]
+    return not all(hook is _validated or hasattr(hook, _CONVERTS) for hook in hooks)
+
+
+def _one_by_hook(union: Any, own: cattrs.Converter) -> Callable[[Any, Any], Any]:
+    classes = [part for part in get_args(union) if part not in _PLAIN]
+    if len(classes) > 1:
+        raise TypeError(f"a hook is registered for one of {union}, so there has to be one that tells them apart")
+    plain = {part for part in get_args(union) if part in _PLAIN} | ({int} if float in get_args(union) else set())
+    return lambda data, _: data if type(data) in plain else own.structure(data, classes[0])
+
+
 def _struct_dumped(_: Any, own: cattrs.Converter) -> Callable[[Any], Any]:
-    return lambda struct: msgspec.to_builtins(struct, builtin_types=(bytes,), enc_hook=own.unstructure)
+    def dump(struct: Any) -> Any:
+        check_nothing_personal(struct)
+        return msgspec.to_builtins(struct, builtin_types=(bytes,), enc_hook=own.unstructure)
+
+    return dump
 
 
 def _struct_converted(_: Any, own: cattrs.Converter) -> Callable[[Any, Any], Any]:
     def convert(data: Any, cls: Any) -> Any:
         return msgspec.convert(data, cls, builtin_types=(bytes,), dec_hook=lambda hint, part: own.structure(part, hint))
 
+    setattr(convert, _CONVERTS, True)
     return convert

@@ -12,14 +12,14 @@ that it can be moved, renamed and copied without being opened.
 
 import dataclasses
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import attrs
 
 from ..errors import SchemaError
 from .annotations import annotations_of, field_types, has_fields, without_alias
-from .models import model_field_types
+from .model_types import is_struct, model_field_types
 
 _UNSET: Final = ...
 
@@ -122,20 +122,35 @@ def _checked_marks(cls: type, name: str, hint: Any) -> list[Personal]:
 
 def _check_can_be_marked(cls: type) -> None:
     """Raise `SchemaError` for marks in what is neither an attrs class nor a dataclass: nothing would be sealed."""
-    if has_fields(cls) or not getattr(cls, "__annotations__", None):
+    origin = typing.get_origin(cls)
+    if has_fields(origin) and personal_fields(origin):
+        raise SchemaError(
+            f"{cls} is generic and has personal data, which would not be sealed: use a subclass of it in its place, "
+            f"class Its{cls.__name__}({cls.__name__}[...])."
+        )
+    if has_fields(cls):
         return
     of_model = model_field_types(cls)
-    for name, hint in (of_model or annotations_of(cls, with_marks=True)).items():
-        if _marks(hint) or _is_marked_within(hint):
-            raise SchemaError(
-                f"{cls.__name__}.{name} is marked as personal, and {cls.__name__} is neither an attrs class nor a "
-                "dataclass: make it one, so that its personal data are sealed."
-            )
+    types = of_model or annotations_of(cls, with_marks=True)
+    marked = marked_name(types)
+    if marked is not None:
+        raise SchemaError(
+            f"{cls.__name__}.{marked} is marked as personal, and {cls.__name__} is neither an attrs class nor a "
+            "dataclass: make it one, so that its personal data are sealed."
+        )
+    for name, hint in types.items():
         if of_model and has_personal_data(hint):
             raise SchemaError(
                 f"{cls.__name__}.{name} holds personal data, and {cls.__name__} turns all that it holds into data "
                 "itself, which would not be sealed: make it an attrs class or a dataclass."
             )
+
+
+def marked_name(types: Mapping[str, Any]) -> str | None:
+    """The first of these fields that is marked as personal, in whatever way; None where none is."""
+    return next(
+        (name for name, hint in types.items() if _marks(hint) or _is_marked_within(hint) or _has_bare_mark(hint)), None
+    )
 
 
 def _marks(hint: Any) -> list[Personal]:
@@ -167,6 +182,16 @@ def _classes_within(hint: Any, seen: set[Any]) -> Iterator[tuple[type, dict[str,
     hint = without_alias(hint)
     for part in (*typing.get_args(hint), *_meant_by(hint)):
         yield from _classes_within(part, seen)
+    origin = typing.get_origin(hint)
+    if is_struct(origin) and hint not in seen:
+        # A generic one with its parameters.
+        seen.add(hint)
+        yield hint, {}
+        for part in model_field_types(hint).values():
+            yield from _classes_within(part, seen)
+    elif has_fields(origin):
+        yield hint, {}
+        yield from _classes_within(origin, seen)
     if isinstance(hint, type) and hint not in seen:
         seen.add(hint)
         types = field_types(hint, with_marks=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .annotations import field_types
-from .models import model_field_types
+from .model_types import model_field_types
 
 
 def schema_of(cls: type, versions: Mapping[str, int] | None = None) -> str:

@@ -23,6 +23,8 @@ P = ParamSpec("P")
 
 TASK_CANCEL_SECONDS: Final = 10.0
 """How long a task on asyncio that is cancelled from trio is waited for."""
+SCOPE_SAYS: Final = ("Cancelled via cancel scope ", "Cancelled by cancel scope ")
+"""What the cancellations of anyio's scopes begin with, today and in older versions."""
 _END: Final = object()
 _loop: Final = contextvars.ContextVar[asyncio.AbstractEventLoop | None]("eventsrc asyncio loop", default=None)
 """Where the program runs that the runtime of this context is embedded in."""
@@ -165,13 +167,22 @@ class AsyncioPortal:
             try:
                 await ended.wait()
             except asyncio.CancelledError as error:
-                if not _is_same(error, after):
+                if not _is_again(error, after):
                     raise
 
 
-def _is_same(error: asyncio.CancelledError, earlier: BaseException | None) -> bool:
-    """Whether it is an earlier one again: anyio cancels a task, in the same words, until it has left the scope."""
-    return isinstance(earlier, asyncio.CancelledError) and bool(error.args) and error.args == earlier.args
+def _is_again(error: asyncio.CancelledError, earlier: BaseException | None) -> bool:
+    """Whether it is anyio's, and an earlier one was: it cancels a task until that has left the scope.
+
+    In the words of whichever scope tells it then: the one around, or that of a task group within.
+    """
+    return _is_of_anyio(error) and _is_of_anyio(earlier)
+
+
+def _is_of_anyio(error: BaseException | None) -> bool:
+    # As anyio itself knows them.
+    said = error.args[0] if isinstance(error, asyncio.CancelledError) and error.args else None
+    return isinstance(said, str) and said.startswith(SCOPE_SAYS)
 
 
 class _Items(AsyncIterator[T], Generic[T]):

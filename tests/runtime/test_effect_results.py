@@ -31,6 +31,11 @@ class Passenger:
     name: Annotated[str, Personal("id")]
 
 
+class Profile(pydantic.BaseModel):
+    id: str
+    name: Annotated[str, Personal("id")]
+
+
 def saga_of(returned: object, returns: Any, seen: list[Any]) -> type[Saga]:
     """A saga whose only step fails once behind its effect, so that it is run again."""
 
@@ -87,6 +92,9 @@ async def test_a_step_that_is_run_again_gets_an_object_of_the_type(
         (Ticket(1, "free"), Ticket, "EncodingError: The effect 'ask' returned what is no Ticket"),  # type: ignore[arg-type]
         ([1], list[Ticket], "EncodingError: The effect 'ask' returned what is no list[test_effect_results.Ticket]"),
         (Passenger("p", "Ann"), Passenger, "DefinitionError: The effect 'ask' returns Passenger, which has personal"),
+        (None, Profile, "DefinitionError: What the effect 'ask' returns would not be sealed: Profile.name is marked"),
+        (Passenger("p", "Ann"), None, "EncodingError: Passenger.name is marked as personal, and would not be sealed"),
+        ({"a": [Passenger("p", "Ann")]}, dict[str, Any], "EncodingError: Passenger.name is marked as personal"),
         (None, complex, "DefinitionError: What the effect 'ask' returns cannot be turned into data"),
     ],
 )

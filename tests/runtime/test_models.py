@@ -20,7 +20,6 @@ from eventsrc import (
     EncodingError,
     EventMeta,
     Limits,
-    Personal,
     Projection,
     Runtime,
     SchemaError,
@@ -32,7 +31,7 @@ from eventsrc import (
     on,
 )
 from eventsrc.actors.serialization.schema import schema_of
-from eventsrc.actors.serialization.serializer import Serializer
+from eventsrc.actors.serialization.serializer import Serializer, make_converter
 from eventsrc.actors.views.sql.sql_view import SqlViews
 from eventsrc.runtime.testing import event_from
 
@@ -296,64 +295,57 @@ def test_a_command_or_an_event_is_no_model_itself(base: type, declare: Callable[
         declare(made)
 
 
-@attrs.frozen
-class Customer:
-    id: str
-    name: Annotated[str, Personal("id")]
+def wrapped(value: Any) -> dict[str, Any]:
+    return {"mine": value.model_dump() if isinstance(value, pydantic.BaseModel) else msgspec.to_builtins(value)}
 
 
-class WithMark(pydantic.BaseModel):
-    id: str
-    name: Annotated[str, Personal("id")]
+def unwrapped(data: dict[str, Any], cls: Any) -> Any:
+    return msgspec.convert(data["mine"], cls) if issubclass(cls, msgspec.Struct) else cls.model_validate(data["mine"])
 
 
-class Deep(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
-    customer: Customer
+@pytest.mark.parametrize("base", [pydantic.BaseModel, msgspec.Struct])
+@pytest.mark.parametrize("is_predicate", [True, False])
+def test_hooks_of_the_program_for_such_classes_go_first_in_unions_too(base: type, is_predicate: bool) -> None:
+    converter = make_converter()
+    if is_predicate:
+        converter.register_unstructure_hook_func(lambda cls: isinstance(cls, type) and issubclass(cls, base), wrapped)
+        converter.register_structure_hook_func(lambda cls: isinstance(cls, type) and issubclass(cls, base), unwrapped)
+    else:
+        converter.register_unstructure_hook(base, wrapped)
+        converter.register_structure_hook(base, unwrapped)
+    value, other = (Text(text="a"), ToolUse) if base is pydantic.BaseModel else (Card("1"), Cash)
+    cls: Any = type(value)
+    for hint in (cls, cls | None, cls | str, list[cls]):
+        holder = attrs.make_class("Holder", {"value": attrs.field(type=hint)})
+        serializer = Serializer(converter)
+        serializer.prepare(holder)
+        for held in ([value], []) if hint == list[cls] else (value, *(["s"] if hint == cls | str else [])):
+            data = serializer.unstructure(holder(held))
+            assert "mine" in str(data) or held in ("s", [])
+            assert serializer.structure(data, holder) == holder(held)
+    holder = attrs.make_class("Holder", {"value": attrs.field(type=cls | other)})
+    with pytest.raises(SchemaError, match=r"Holder.value cannot be .*there has to be one that tells them apart"):
+        Serializer(converter).prepare(holder)
 
 
-class Deeper(pydantic.BaseModel):
-    deep: list[Deep]
+class Labelled(msgspec.Struct, Generic[P]):
+    label: P
 
 
-class StructWithMark(msgspec.Struct):
-    id: str
-    name: Annotated[str, Personal("id")]
+@pytest.mark.parametrize("hint", [Labelled[datetime], Labelled[datetime] | None, list[Labelled[datetime]]])
+def test_a_generic_struct_is_of_its_parameters(hint: Any) -> None:
+    holder = attrs.make_class("Holder", {"value": attrs.field(type=hint)})
+    serializer = Serializer()
+    serializer.prepare(holder)
+    labelled = Labelled(datetime(2026, 1, 2, tzinfo=UTC))
+    value = [labelled] if hint == list[Labelled[datetime]] else labelled
+    data = serializer.unstructure(holder(value))
+    assert "2026-01-02T00:00:00Z" in str(data)
+    assert serializer.structure(data, holder) == holder(value)
 
 
-class StructAround(msgspec.Struct):
-    customer: Customer | None
-
-
-@pytest.mark.parametrize("cls", [WithMark, Deep, Deeper, StructWithMark, StructAround])
-def test_personal_data_within_that_would_not_be_sealed_are_refused(cls: type) -> None:
-    holder = attrs.make_class("Holder", {"value": attrs.field(type=list[cls])})  # type: ignore[valid-type]
-    with pytest.raises(SchemaError, match="make it"):
+@pytest.mark.parametrize("base", [pydantic.BaseModel, msgspec.Struct])
+def test_the_base_class_of_all_is_no_type_of_a_field(base: type) -> None:
+    holder = attrs.make_class("Holder", {"value": attrs.field(type=base)})
+    with pytest.raises(SchemaError, match=r"Holder.value cannot be turned into data"):
         Serializer().prepare(holder)
-
-
-async def test_a_model_as_a_whole_may_be_personal(tmp_path: Path) -> None:
-    @event("profile.given")
-    class Given:
-        customer: str
-        profile: Annotated[Text | None, Personal("customer")] = None
-
-    class Profile(Aggregate):
-        profile: Annotated[Text | None, Personal("id")] = None
-
-        @handles
-        def say(self, command: Say) -> Given:
-            return Given(self.id, command.said)
-
-        @applies
-        def given(self, event: Given) -> None:
-            self.profile = event.profile
-
-    async with Runtime.open(tmp_path / "store", aggregates=[Profile]) as runtime:
-        ann = runtime.actor(Profile, "ann")
-        await ann.ask(Say(Text(text="likes tea")))
-        assert (await ann.state()).profile == Text(text="likes tea")
-        (stored,) = [each async for each in runtime.events(category="profile")]
-        assert b"tea" not in msgspec.msgpack.encode(stored)
-        await runtime.forget("ann")
-        assert (await ann.state()).profile is None

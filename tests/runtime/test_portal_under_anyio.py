@@ -45,6 +45,57 @@ def test_a_cancelled_call_has_ended_when_its_scope_is_left() -> None:
     on_loop(main)
 
 
+@pytest.mark.parametrize("is_in_group", [True, False])
+def test_a_cancelled_call_is_waited_for_when_another_scope_is_cancelled_meanwhile(is_in_group: bool) -> None:
+    log: list[str] = []
+
+    async def slow() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.2)
+            log.append("ended")
+
+    async def main() -> None:
+        async with bank() as portal:
+            with anyio.CancelScope() as outer, anyio.CancelScope() as inner:
+                asyncio.get_running_loop().call_later(0.05, outer.cancel)
+                if is_in_group:
+                    # The group cancels its own scope as soon as this task has left it.
+                    async with anyio.create_task_group() as tasks:
+                        tasks.start_soon(portal.call, slow)
+                        await anyio.sleep_forever()
+                asyncio.get_running_loop().call_later(0.1, inner.cancel)
+                await portal.call(slow)
+            assert outer.cancelled_caught
+            assert log == ["ended"]
+
+    on_loop(main)
+
+
+@pytest.mark.parametrize("message", [None, "stop"])
+def test_a_plain_task_leaves_a_call_at_once_when_it_is_cancelled_again(message: str | None) -> None:
+    ended: list[float] = []
+
+    async def stubborn() -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(1)
+        ended.append(trio.current_time())
+
+    async def main() -> None:
+        async with bank() as portal:
+            task = asyncio.create_task(portal.call(stubborn))
+            for _ in range(2):
+                await asyncio.sleep(0.05)
+                task.cancel(message)
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert not ended
+
+    on_loop(main)
+
+
 @pytest.mark.parametrize("is_cancelled_in_block", [True, False])
 def test_a_runtime_is_closed_in_order_when_its_scope_is_left(tmp_path: Path, is_cancelled_in_block: bool) -> None:
     async def main() -> None:

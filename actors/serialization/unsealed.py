@@ -1,0 +1,55 @@
+"""What is made data by others, pydantic and msgspec, must hold nothing personal: it would not be sealed."""
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, Final, Literal, get_origin
+from weakref import WeakKeyDictionary
+
+from ..errors import EncodingError
+from .annotations import field_types, has_fields
+from .model_types import is_pydantic_model, is_struct, model_field_types
+from .personal import marked_name
+
+_PLAIN: Final = frozenset({bool, int, float, str, bytes, type(None)})
+_fields: Final[WeakKeyDictionary[type, tuple[str, ...]]] = WeakKeyDictionary()
+"""By class the fields whose values may hold an object."""
+
+
+def check_nothing_personal(value: Any) -> None:
+    """Raise `EncodingError` where an object, or one within it, is of a class with fields marked as personal.
+
+    The types of fields tell that beforehand; but one of them may be `Any`, or the object of a subclass.
+    """
+    cls = type(value)
+    if cls in _PLAIN:
+        return
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            check_nothing_personal(key)
+            check_nothing_personal(part)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for part in value:
+            check_nothing_personal(part)
+    elif is_pydantic_model(cls) or is_struct(cls) or has_fields(cls):
+        names = _fields.get(cls)
+        for name in _fields_of(cls) if names is None else names:
+            check_nothing_personal(getattr(value, name, None))
+
+
+def _fields_of(cls: type) -> tuple[str, ...]:
+    types = model_field_types(cls) or field_types(cls, with_marks=True)
+    marked = marked_name(types)
+    if marked is not None:
+        raise EncodingError(
+            f"{cls.__name__}.{marked} is marked as personal, and would not be sealed where it is: within what a model "
+            "of pydantic or a struct of msgspec holds, or in what a saga is given from outside."
+        )
+    extra = ("__pydantic_extra__",) if is_pydantic_model(cls) else ()
+    found = _fields[cls] = (*(name for name, hint in types.items() if not _is_plain(hint)), *extra)
+    return found
+
+
+def _is_plain(hint: Any) -> bool:
+    if isinstance(hint, type):
+        return hint in _PLAIN or issubclass(hint, Enum)
+    return get_origin(hint) is Literal
