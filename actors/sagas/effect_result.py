@@ -19,6 +19,7 @@ class EffectResult:
     def __init__(self, effect: str, returns: type[Any] | None, serializer: Serializer) -> None:
         self._effect = effect
         self._returns = returns
+        self._serializer = serializer
         if returns is None:
             return
         if has_personal_data(returns):
@@ -65,7 +66,8 @@ class EffectResult:
             return self._structure(plain, self._returns)
         except Exception as error:
             raise DecodingError(
-                f"What the effect {self._effect!r} returned before does not fit {_name(self._returns)}: {error}"
+                f"What the effect {self._effect!r} returned before does not fit {_name(self._returns)}: "
+                f"{self._serializer.explain(plain, self._returns, error)}"
             ) from error
 
 

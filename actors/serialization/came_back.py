@@ -42,8 +42,13 @@ def _is_lost(value: Any, again: Any) -> bool:
     if value == again:
         return False
     if type(value) is type(again) and _is_leaf(value):
-        return bool(value == value) and type(value).__eq__ is not object.__eq__
+        # A NaN is unequal to itself.
+        return bool(value == value) and _compares_values(type(value))
     return is_model_lost(value, again)
+
+
+def _compares_values(cls: Any) -> bool:
+    return cls.__eq__ is not object.__eq__
 
 
 def _is_leaf(value: Any) -> bool:

@@ -325,7 +325,8 @@ def test_hooks_of_the_program_for_such_classes_go_first_in_unions_too(base: type
         converter.register_structure_hook(base, unwrapped)
     value, other = (Text(text="a"), ToolUse) if base is pydantic.BaseModel else (Card("1"), Cash)
     cls: Any = type(value)
-    for hint in (cls, cls | None, cls | str, list[cls]):
+    hints: list[Any] = [cls, cls | None, cls | str, list[cls]]
+    for hint in hints:
         holder = attrs.make_class("Holder", {"value": attrs.field(type=hint)})
         serializer = Serializer(converter)
         serializer.prepare(holder)
