@@ -3,6 +3,7 @@
 from typing import Any
 
 from ..errors import DecodingError, DefinitionError, EncodingError, SchemaError
+from ..serialization.came_back import is_model_lost
 from ..serialization.personal import check_personal, has_personal_data
 from ..serialization.serializer import Serializer
 from ..serialization.unsealed import check_nothing_personal
@@ -18,6 +19,7 @@ class EffectResult:
     def __init__(self, effect: str, returns: type[Any] | None, serializer: Serializer) -> None:
         self._effect = effect
         self._returns = returns
+        self._serializer = serializer
         if returns is None:
             return
         if has_personal_data(returns):
@@ -45,7 +47,9 @@ class EffectResult:
         try:
             plain = plain_data(self._unstructure(result), subject)
             again = self._structure(plain, self._returns)
-            is_same = again == result or plain_data(self._unstructure(again), subject) == plain
+            is_same = again == result or (
+                plain_data(self._unstructure(again), subject) == plain and not is_model_lost(result, again)
+            )
         except EncodingError:
             raise
         except Exception as error:
@@ -62,7 +66,8 @@ class EffectResult:
             return self._structure(plain, self._returns)
         except Exception as error:
             raise DecodingError(
-                f"What the effect {self._effect!r} returned before does not fit {_name(self._returns)}: {error}"
+                f"What the effect {self._effect!r} returned before does not fit {_name(self._returns)}: "
+                f"{self._serializer.explain(plain, self._returns, error)}"
             ) from error
 
 

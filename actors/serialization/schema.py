@@ -4,9 +4,10 @@ import enum
 import hashlib
 import typing
 from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
-from .annotations import field_types
+from .annotations import field_types, without_alias
 from .model_types import model_field_types
 
 
@@ -22,20 +23,29 @@ def schema_of(cls: type, versions: Mapping[str, int] | None = None) -> str:
 
 def _lines(cls: Any, seen: set[Any]) -> Iterator[str]:
     """What there is to say of a type and of those within it, each once."""
+    cls = without_alias(cls)
     if cls in seen:
         return
     seen.add(cls)
     number = len(seen)
     for part in typing.get_args(cls):
-        if isinstance(part, type) or typing.get_args(part):
+        if isinstance(part, type) or typing.get_args(part) or without_alias(part) is not part:
             yield from _lines(part, seen)
     if not isinstance(cls, type):
         return
     if issubclass(cls, enum.Enum):
         yield f"{number}={[member.value for member in cls]}"
         return
-    types = field_types(cls) or model_field_types(cls)
+    types = field_types(cls) or _without_annotations(model_field_types(cls))
     for name, field_type in types.items():
         yield f"{number}.{name}:{field_type}"
     for field_type in types.values():
         yield from _lines(field_type, seen)
+
+
+def _without_annotations(types: Mapping[str, Any]) -> dict[str, Any]:
+    """Types without what they are annotated with: of a validator, say, the text is another in every process."""
+    try:
+        return typing.get_type_hints(SimpleNamespace(__annotations__=types))
+    except (NameError, AttributeError, TypeError):
+        return dict(types)

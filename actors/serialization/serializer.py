@@ -74,7 +74,9 @@ def _structure_partly_plain(union: Any, own: cattrs.Converter) -> Callable[[Any,
 
 def _explained(error: BaseException, hint: Any) -> str:
     said = explanation_of(error)
-    return cattrs.v.format_exception(error, hint) if said is None else f"{getattr(hint, '__name__', hint)}: {said}"
+    if said is None:
+        return cattrs.v.format_exception(error, hint)
+    return said if hint is None else f"{getattr(hint, '__name__', hint)}: {said}"
 
 
 def _in_order(values: Iterable[Any]) -> list[Any]:

@@ -6,7 +6,7 @@ from typing import Any, Final, Literal, get_origin
 from weakref import WeakKeyDictionary
 
 from ..errors import EncodingError
-from .annotations import field_types, has_fields
+from .annotations import alternatives, field_types, has_fields
 from .model_types import is_pydantic_model, is_struct, model_field_types
 from .personal import marked_name
 
@@ -52,4 +52,4 @@ def _fields_of(cls: type) -> tuple[str, ...]:
 def _is_plain(hint: Any) -> bool:
     if isinstance(hint, type):
         return hint in _PLAIN or issubclass(hint, Enum)
-    return get_origin(hint) is Literal
+    return get_origin(hint) is Literal or (len(parts := alternatives(hint)) > 1 and all(map(_is_plain, parts)))

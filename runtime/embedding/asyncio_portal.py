@@ -79,6 +79,9 @@ class AsyncioPortal:
                 await self._end_of(ended, cancelled)
                 self._thread.join()
                 log_failure(ended)
+            if isinstance(error, Exception) and _is_of_anyio(cancelled):
+                # The block has failed, which would be lost; the scope cancels again what goes on in it.
+                return
             raise
         self._thread.join()
         ended.result()
@@ -123,7 +126,13 @@ class AsyncioPortal:
         try:
             yield value
         except Exception as failure:
-            if not await self._left(stay, failure):
+            try:
+                is_swallowed = await self._left(stay, failure)
+            except asyncio.CancelledError as cancelled:
+                if _is_of_anyio(cancelled):
+                    raise failure from None
+                raise
+            if not is_swallowed:
                 raise
         except BaseException as error:
             self._thread.cancel(stay.call)

@@ -30,6 +30,7 @@ from eventsrc import (
     handles,
     on,
 )
+from eventsrc.actors.aggregates.aggregate_type import AggregateType
 from eventsrc.actors.serialization.schema import schema_of
 from eventsrc.actors.serialization.serializer import Serializer, make_converter
 from eventsrc.actors.views.sql.sql_view import SqlViews
@@ -277,6 +278,15 @@ def test_the_shape_of_a_class_covers_its_models() -> None:
     assert first == same != other
 
 
+def test_the_shape_is_the_same_in_every_process() -> None:
+    def shape(kind: type) -> str:
+        checked = Annotated[kind, pydantic.AfterValidator(lambda value: value)]  # of another address each time
+        model = pydantic.create_model("Model", one=checked, many=list[checked] | None)  # type: ignore[valid-type]
+        return schema_of(attrs.make_class("Holder", {"model": attrs.field(type=model)}))
+
+    assert shape(int) == shape(int) != shape(str)
+
+
 class Untagged(msgspec.Struct):
     tokens: int
 
@@ -315,7 +325,8 @@ def test_hooks_of_the_program_for_such_classes_go_first_in_unions_too(base: type
         converter.register_structure_hook(base, unwrapped)
     value, other = (Text(text="a"), ToolUse) if base is pydantic.BaseModel else (Card("1"), Cash)
     cls: Any = type(value)
-    for hint in (cls, cls | None, cls | str, list[cls]):
+    hints: list[Any] = [cls, cls | None, cls | str, list[cls]]
+    for hint in hints:
         holder = attrs.make_class("Holder", {"value": attrs.field(type=hint)})
         serializer = Serializer(converter)
         serializer.prepare(holder)
@@ -349,3 +360,61 @@ def test_the_base_class_of_all_is_no_type_of_a_field(base: type) -> None:
     holder = attrs.make_class("Holder", {"value": attrs.field(type=base)})
     with pytest.raises(SchemaError, match=r"Holder.value cannot be turned into data"):
         Serializer().prepare(holder)
+
+
+class Euros(pydantic.BaseModel):
+    amount: int
+
+
+class Dollars(pydantic.BaseModel):
+    amount: int
+
+
+class Price(pydantic.BaseModel):
+    of: Euros | Dollars
+
+
+class Login(pydantic.BaseModel):
+    password: pydantic.SecretStr
+
+
+class Cached(pydantic.BaseModel):
+    """With what is no part of its data."""
+
+    text: str
+    length: int = pydantic.Field(default=0, exclude=True)
+    _words: int = pydantic.PrivateAttr(default=0)
+
+
+def encoded(hint: Any, value: Any) -> Any:
+    """As an event with a field of this type is applied."""
+    kept = event("thing.kept")(
+        types.new_class("Kept", exec_body=lambda body: body.update(__annotations__={"thing": hint}))
+    )
+
+    class Keeping(Aggregate):
+        @applies
+        def keep(self, event: kept) -> None: ...  # type: ignore[valid-type]
+
+    aggregate_type = AggregateType(Keeping, Serializer())
+    return aggregate_type.encode_event(aggregate_type.codecs[kept], kept(value))[1].thing
+
+
+@pytest.mark.parametrize(
+    ("hint", "value"),
+    [
+        (Euros | Dollars, Dollars(amount=1)),
+        (dict[str, list[Euros | Dollars]], {"a": [Euros(amount=1), Dollars(amount=1)]}),
+        (Price, Price(of=Dollars(amount=1))),
+        (Euros, Dollars(amount=1)),
+        (Login, Login(password=pydantic.SecretStr("secret"))),
+    ],
+)
+def test_a_model_that_would_come_back_as_another_is_refused(hint: Any, value: Any) -> None:
+    with pytest.raises(EncodingError, match="would come back as"):
+        encoded(hint, value)
+
+
+def test_what_is_no_part_of_the_data_of_a_model_does_not_come_back() -> None:
+    assert encoded(Cached, Cached(text="a", length=1)) == Cached(text="a")
+    assert encoded(Euros | Dollars, Euros(amount=1)) == Euros(amount=1)

@@ -164,7 +164,7 @@ class Talk(Aggregate):
     [
         (MarkedText(text="a", id="1", name="Ann"), "MarkedText.name"),
         (Anything(value={"who": [Person("1", "Ann")]}), "Person.name"),
-        (Anything(who=Customer("1", "Ann")), "Customer.name"),
+        (Anything.model_validate({"who": Customer("1", "Ann")}), "Customer.name"),
         (StructOfAnything(Customer("1", "Ann")), "Customer.name"),
         (StructOfAnything(Anything(value=Person("1", "Ann"))), "Person.name"),
     ],

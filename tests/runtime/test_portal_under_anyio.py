@@ -1,7 +1,7 @@
 """A portal in a program that is written with anyio, as web frameworks are: its scopes cancel a task again and again."""
 
 import asyncio
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
 import anyio
@@ -126,3 +126,21 @@ def test_a_context_is_left_when_its_scope_is(tmp_path: Path) -> None:
                 assert (await portal.call(anext, consumer)).event.position == 1
 
     on_loop(main)
+
+
+@pytest.mark.parametrize("manager", ["portal", "context"])
+def test_what_a_cancelled_block_fails_with_is_not_lost(tmp_path: Path, manager: str) -> None:
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            scope = stack.enter_context(anyio.CancelScope())
+            portal = await stack.enter_async_context(AsyncioPortal(Runtime.open(tmp_path, aggregates=[Account])))
+            if manager == "context":
+                await stack.enter_async_context(portal.enter(portal.runtime.consume("mailer")))
+            scope.cancel()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                raise OSError("while cleaning up")
+
+    with pytest.raises(OSError, match="while cleaning up"):
+        on_loop(main)

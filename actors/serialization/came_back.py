@@ -1,0 +1,57 @@
+"""Whether a model comes back as it was, although the same data are made of both."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from .annotations import has_fields
+from .model_types import is_pydantic_model, is_struct, model_field_types
+
+
+def is_model_lost(value: Any, again: Any) -> bool:
+    """Whether a model in `value` is one of another class in `again`, which is read from its data, or holds less.
+
+    A union of two of the same fields tells nothing of which it was, and a secret is written as stars. What was plain
+    data all the time, as in an `Any`, and an object of a subclass that adds nothing, are let pass, as those of attrs
+    classes are.
+    """
+    if isinstance(value, Mapping) and isinstance(again, Mapping):
+        return any(map(is_model_lost, value.values(), again.values()))
+    if isinstance(value, list | tuple) and isinstance(again, list | tuple):
+        return any(map(is_model_lost, value, again))
+    cls = type(again)
+    if is_pydantic_model(cls) or is_struct(cls):
+        return not isinstance(value, cls) or any(
+            _is_lost(getattr(value, name, None), getattr(again, name, None)) for name in _stored_fields(cls)
+        )
+    if has_fields(cls) and isinstance(value, cls):
+        names = [field.name for field in attrs.fields(cls)] if attrs.has(cls) else [*cls.__dataclass_fields__]
+        return any(is_model_lost(getattr(value, name, None), getattr(again, name, None)) for name in names)
+    return False
+
+
+def _stored_fields(cls: Any) -> list[str]:
+    """Without those that a model is told to leave out."""
+    excluded = {name for name, field in cls.model_fields.items() if field.exclude} if is_pydantic_model(cls) else ()
+    return [name for name in model_field_types(cls) if name not in excluded]
+
+
+def _is_lost(value: Any, again: Any) -> bool:
+    """Of a value that a model holds."""
+    if value == again:
+        return False
+    if type(value) is type(again) and _is_leaf(value):
+        # A NaN is unequal to itself.
+        return bool(value == value) and _compares_values(type(value))
+    return is_model_lost(value, again)
+
+
+def _compares_values(cls: Any) -> bool:
+    return cls.__eq__ is not object.__eq__
+
+
+def _is_leaf(value: Any) -> bool:
+    cls = type(value)
+    is_container = isinstance(value, Mapping | list | tuple | set | frozenset)
+    return not (is_container or is_pydantic_model(cls) or is_struct(cls) or has_fields(cls))
