@@ -7,6 +7,7 @@ from typing import Annotated, Any, get_origin
 
 import msgspec
 
+from ..errors import SchemaError
 from .annotations import without_alias
 
 
@@ -22,9 +23,18 @@ def is_struct(cls: Any) -> bool:
 
 
 def model_field_types(cls: Any) -> dict[str, Any]:
-    """The types of the fields of a model or a struct, by name, with what they are annotated with; else none."""
+    """The types of the fields of a model or a struct, by name, with what they are annotated with; else none.
+
+    Raises `SchemaError` where a struct names what is not there.
+    """
     if is_struct(cls):
-        return {field.name: without_alias(field.type) for field in msgspec.structs.fields(cls)}
+        try:
+            return {field.name: without_alias(field.type) for field in msgspec.structs.fields(cls)}
+        except NameError as error:
+            raise SchemaError(
+                f"{cls.__name__} cannot be turned into data: {error}, which the type of one of its fields names. "
+                "Import it where the class is, not for type checkers alone."
+            ) from error
     if not is_pydantic_model(cls):
         return {}
     if not cls.__pydantic_complete__:

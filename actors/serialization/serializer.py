@@ -145,18 +145,13 @@ class Serializer:
                 "kept: Runtime.open(..., keys=PATH)."
             )
         self._keys.check()
-        if not (seals(self._converter.get_unstructure_hook(cls)) and seals(self._converter.get_structure_hook(cls))):
-            raise SchemaError(
-                f"The personal data of {cls.__name__} would not be sealed: a hook is registered for it on the "
-                "converter. Register hooks for the types of its fields instead."
-            )
         for name, mark in personal_fields(cls).items():
             hint = plain_type(cls, name)
             try:
                 again = self.converter.structure(self.converter.unstructure(mark.forgotten, hint), hint)
+                is_same = type(again) is type(mark.forgotten) and again == mark.forgotten
             except Exception:
-                again = None
-            is_same = type(again) is type(mark.forgotten) and again == mark.forgotten
+                is_same = False
             if not is_same or is_refused(cls, name, mark.forgotten):
                 written = hint.__name__ if isinstance(hint, type) else hint
                 why = "its validator refuses" if is_same else f"is no {written}"
@@ -164,6 +159,11 @@ class Serializer:
                     f"{cls.__name__}.{name} would be {mark.forgotten!r} once it was forgotten, which {why}: say what "
                     f'it is then: Personal("{mark.of}", forgotten=...).'
                 )
+        if not (seals(self._converter.get_unstructure_hook(cls)) and seals(self._converter.get_structure_hook(cls))):
+            raise SchemaError(
+                f"The personal data of {cls.__name__} would not be sealed: a hook is registered for it on the "
+                "converter. Register hooks for the types of its fields instead."
+            )
 
     def _culprit(self, cls: type) -> str:
         """Which field of the class has a type without a hook, where that can be told."""

@@ -418,3 +418,10 @@ def test_a_model_that_would_come_back_as_another_is_refused(hint: Any, value: An
 def test_what_is_no_part_of_the_data_of_a_model_does_not_come_back() -> None:
     assert encoded(Cached, Cached(text="a", length=1)) == Cached(text="a")
     assert encoded(Euros | Dollars, Euros(amount=1)) == Euros(amount=1)
+
+
+def test_a_struct_that_names_what_is_not_there_is_refused() -> None:
+    struct = msgspec.defstruct("Struct", [("value", "list[Absent]")])
+    holder = attrs.make_class("Holder", {"value": attrs.field(type=struct)})
+    with pytest.raises(SchemaError, match="Struct cannot be turned into data: name 'Absent' is not defined"):
+        Serializer().prepare(holder)

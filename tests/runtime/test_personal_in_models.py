@@ -12,6 +12,8 @@ from typing_extensions import TypeAliasType
 
 from eventsrc import Aggregate, EncodingError, Personal, Runtime, SchemaError, applies, command, event, handles
 from eventsrc.actors.serialization.serializer import Serializer
+from eventsrc.storage.keys.key_table import KeysInMemory
+from eventsrc.storage.keys.subject_keys import SubjectKeys
 
 P = TypeVar("P")
 MARKED = Annotated[str, Personal("id")]
@@ -212,3 +214,17 @@ async def test_a_model_as_a_whole_may_be_personal(tmp_path: Path) -> None:
         assert b"tea" not in msgspec.msgpack.encode(stored)
         await runtime.forget("ann")
         assert (await ann.state()).profile is None
+
+
+@pytest.mark.parametrize("cls", [Text, StructOfAnything])
+def test_one_that_has_to_be_there_says_what_it_is_once_it_is_forgotten(cls: type) -> None:
+    @attrs.frozen
+    class Holder:
+        id: str
+        value: Annotated[cls, Personal("id")]  # type: ignore[valid-type]
+
+    keys = SubjectKeys(KeysInMemory())
+    with pytest.raises(
+        SchemaError, match=rf"would be None once it was forgotten, which is no {cls.__name__}: say what"
+    ):
+        Serializer(keys=keys).prepare(Holder)
