@@ -40,7 +40,10 @@ class EffectResult:
         """(as plain data, as it is read again). Raises `EncodingError` where that is something else."""
         subject = f"The effect {self._effect!r} returned what"
         if self._returns is None:
-            plain = plain_data(result, subject)
+            try:
+                plain = plain_data(result, subject)
+            except EncodingError as error:
+                raise EncodingError(f"{error}. Say what type it is: ctx.effect(..., returns=...)") from error
             return plain, plain
         # Also where the type does not tell, as in a `dict[str, Any]`.
         check_nothing_personal(result)

@@ -153,6 +153,7 @@ async def test_a_result_that_is_no_data_fails_the_step(store: EventStore | Path)
         status = await result_of(runtime, saga_class)
         assert status.state == "compensated"
         assert status.error.startswith("EncodingError: The effect 'it' returned what is no plain data")
+        assert status.error.endswith("Say what type it is: ctx.effect(..., returns=...)")
 
 
 # --- killed at every boundary ---
