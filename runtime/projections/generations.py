@@ -123,17 +123,19 @@ class RunningProjection:
 
     async def open(self) -> None:
         """Open what is stored, or begin. Raises `StoreError` or `ViewUnreachable`; it may be called again then."""
-        try:
-            stored = await self._stored()
-            if stored:
-                await self._open_stored(stored)
-            else:
-                await self._begin(stored)
-            await self.forget()  # who was forgotten meanwhile
-        except BaseException as error:
-            self._error = str(error)
-            await self._close_all()
-            raise
+        # Who is forgotten meanwhile has a view built anew as well: two at once would leave one of them for ever.
+        async with self._changing:
+            try:
+                stored = await self._stored()
+                if stored:
+                    await self._open_stored(stored)
+                else:
+                    await self._begin(stored)
+                await self._renew_if_told()
+            except BaseException as error:
+                self._error = str(error)
+                await self._close_all()
+                raise
         self._nursery.start_soon(in_background, self._tidy, name=f"{self.name}: tidy")
 
     async def close(self) -> None:
@@ -183,8 +185,11 @@ class RunningProjection:
         have none ever get there.
         """
         async with self._changing:
-            if self.building is None and not self.has_forgotten:
-                self.building = await self._build_new(await self._stored())
+            await self._renew_if_told()
+
+    async def _renew_if_told(self) -> None:
+        if self.building is None and not self.has_forgotten:
+            self.building = await self._build_new(await self._stored())
 
     async def _begin(self, stored: Sequence[Generation]) -> None:
         """Let a new generation answer from its beginning, as soon as it is stored that it does."""
