@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-import attrs
-
-from .annotations import has_fields
+from .annotations import field_types, has_fields
 from .model_types import is_pydantic_model, is_struct, model_field_types
 
 
@@ -26,8 +24,7 @@ def is_model_lost(value: Any, again: Any) -> bool:
             _is_lost(getattr(value, name, None), getattr(again, name, None)) for name in _stored_fields(cls)
         )
     if has_fields(cls) and isinstance(value, cls):
-        names = [field.name for field in attrs.fields(cls)] if attrs.has(cls) else [*cls.__dataclass_fields__]
-        return any(is_model_lost(getattr(value, name, None), getattr(again, name, None)) for name in names)
+        return any(is_model_lost(getattr(value, name, None), getattr(again, name, None)) for name in field_types(cls))
     return False
 
 
