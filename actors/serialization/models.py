@@ -12,6 +12,7 @@ import cattrs
 import msgspec
 
 from .model_types import is_pydantic_model, is_struct
+from .partly_plain import structure_partly_plain
 from .unsealed import check_nothing_personal
 
 _PLAIN: Final = frozenset({bool, int, float, str, type(None)})
@@ -82,8 +83,7 @@ def _one_by_hook(union: Any, own: cattrs.Converter) -> Callable[[Any, Any], Any]
     classes = [part for part in get_args(union) if part not in _PLAIN]
     if len(classes) > 1:
         raise TypeError(f"a hook is registered for one of {union}, so there has to be one that tells them apart")
-    plain = {part for part in get_args(union) if part in _PLAIN} | ({int} if float in get_args(union) else set())
-    return lambda data, _: data if type(data) in plain else own.structure(data, classes[0])
+    return structure_partly_plain(union, own)
 
 
 def _struct_dumped(_: Any, own: cattrs.Converter) -> Callable[[Any], Any]:

@@ -5,8 +5,7 @@ from collections.abc import Set as AbstractSet
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path, PurePath
-from types import UnionType
-from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Final, TypeVar, get_type_hints
 from uuid import UUID
 
 import attrs
@@ -16,14 +15,12 @@ from cattrs.strategies import configure_union_passthrough
 
 from ...storage.errors import EventSourcingError, StoreError
 from ..errors import DecodingError, DefinitionError, EncodingError, SchemaError
-from .annotations import has_fields
 from .models import explanation_of, register_models
+from .partly_plain import is_partly_plain, structure_partly_plain
 from .personal import check_personal, has_personal_data, is_refused, personal_fields, plain_type
 from .sealing import Sealing, check_sealed, key_tags, sealing, seals, unsealed
 
 T = TypeVar("T")
-_PLAIN: Final = frozenset({bool, int, float, str, bytes, type(None)})
-"""What is stored as it is, also in a union."""
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder().decode
 
@@ -49,27 +46,9 @@ def make_converter() -> cattrs.Converter:
     converter.register_unstructure_hook(timedelta, lambda value: [value.days, value.seconds, value.microseconds])
     converter.register_structure_hook(timedelta, lambda value, _: timedelta(*value))
     configure_union_passthrough(bool | int | float | str | bytes | None, converter)
-    converter.register_structure_hook_factory(_is_partly_plain, _structure_partly_plain)
+    converter.register_structure_hook_factory(is_partly_plain, structure_partly_plain)
     register_models(converter)
     return converter
-
-
-def _is_partly_plain(hint: Any) -> bool:
-    """Whether it is a union of classes with what is stored as it is, `Card | Account | None` say."""
-    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else ()
-    plain = [part for part in parts if part in _PLAIN]
-    return bool(plain) and len(parts) - len(plain) > 1 and all(map(has_fields, set(parts) - _PLAIN))
-
-
-def _structure_partly_plain(union: Any, own: cattrs.Converter) -> Callable[[Any, Any], Any]:
-    """Of cattrs' own function the same, which has the classes structured by the converter that it was made for first.
-
-    That would be one that seals nothing.
-    """
-    parts = get_args(union)
-    plain = {part for part in parts if part in _PLAIN} | ({int} if float in parts else set())
-    classes: Any = Union[tuple(part for part in parts if part not in _PLAIN)]  # noqa: UP007 (made of a tuple)
-    return lambda value, _: value if type(value) in plain else own.structure(value, classes)
 
 
 def _explained(error: BaseException, hint: Any) -> str:
