@@ -29,6 +29,7 @@ from ...storage.errors import StreamNameInvalid
 from ...storage.names import check_stream_name
 from ..errors import DefinitionError
 from ..messages import event_type
+from ..serialization.annotations import own_annotations
 from ..state_fields import check_field, check_no_init
 
 if TYPE_CHECKING:
@@ -324,12 +325,12 @@ def _check_method(cls: type, function: Any) -> None:
 
 def _declare_what_methods_set(cls: type, functions: Sequence[Any]) -> None:
     """Make fields of what methods set and nobody declares: it would be lost when a step is run again."""
-    declared = {name for base in cls.__mro__ for name in vars(base).get("__annotations__", ())}
+    declared = {name for base in cls.__mro__ for name in own_annotations(base)}
     for function in functions:
         for name in _set_by(function):
             if name not in declared and inspect.getattr_static(cls, name, attrs.NOTHING) is attrs.NOTHING:
                 declared.add(name)
-                cls.__annotations__[name] = Any
+                cls.__annotations__ = {**own_annotations(cls), name: Any}
                 setattr(cls, name, attrs.field(default=None, kw_only=True, metadata={_UNTYPED: True}))
 
 

@@ -1,11 +1,15 @@
 """What type annotations say, however they are written."""
 
 import dataclasses
+import sys
 import types
 import typing
 from typing import Any
 
 import attrs
+
+if sys.version_info >= (3, 14):
+    import annotationlib
 
 
 def alternatives(annotation: Any) -> tuple[Any, ...]:
@@ -22,9 +26,17 @@ def field_types(cls: Any, *, with_marks: bool = False) -> dict[str, Any]:
     """
     if not isinstance(cls, type) or not has_fields(cls):
         return {}
-    fields = attrs.fields(cls) if attrs.has(cls) else dataclasses.fields(cls)
     hints = annotations_of(cls, with_marks=with_marks)
-    return {field.name: without_alias(hints.get(field.name, field.type)) for field in fields}
+    return {field.name: without_alias(hints.get(field.name, field.type)) for field in _fields(cls)}
+
+
+def field_names(cls: Any) -> list[str]:
+    """The names of the fields of an attrs class or a dataclass."""
+    return [field.name for field in _fields(cls)]
+
+
+def _fields(cls: Any) -> tuple[Any, ...]:
+    return attrs.fields(cls) if attrs.has(cls) else dataclasses.fields(cls)
 
 
 def has_fields(cls: Any) -> bool:
@@ -38,6 +50,14 @@ def annotations_of(cls: type, *, with_marks: bool = False) -> dict[str, Any]:
         return typing.get_type_hints(cls, include_extras=with_marks)
     except (NameError, AttributeError, TypeError):
         return {}
+
+
+def own_annotations(cls: type) -> dict[str, Any]:
+    """What is annotated in a class itself, as far as it can be told while the class is being made."""
+    if sys.version_info >= (3, 14):
+        return annotationlib.get_annotations(cls, format=annotationlib.Format.FORWARDREF)
+    found: dict[str, Any] = vars(cls).get("__annotations__", {})
+    return found
 
 
 def without_alias(annotation: Any) -> Any:

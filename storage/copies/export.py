@@ -30,6 +30,8 @@ GZIP_MAGIC: Final = b"\x1f\x8b"
 LINE_SIZE_BYTES_MAX: Final = 1 << 30
 GROUP_SIZE_BYTES_MAX: Final = 1 << 30
 """Of the records of one group commit."""
+UNPACKED_BYTES: Final = 8 << 10
+"""Of a packed file, had at a time: where it is cut off, what is shorter than that cannot be read."""
 _END: Final = b'{"end":'
 
 
@@ -175,7 +177,9 @@ class Export:
             self._file.seek(0)
             is_packed = self._file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
             self._file.seek(0)
-            file: Any = io.BufferedReader(gzip.GzipFile(fileobj=self._file)) if is_packed else self._file
+            file: Any = self._file
+            if is_packed:
+                file = io.BufferedReader(gzip.GzipFile(fileobj=self._file), UNPACKED_BYTES)
             number = 0
             while text := file.readline(LINE_SIZE_BYTES_MAX):
                 number += 1

@@ -112,7 +112,7 @@ def test_the_keys_of_a_dict_come_back_as_what_they_were(sql: SqlViews) -> None:
         (("-when",), {"when": between(NOON, None)}),
         (("when",), {}),
         ((), {"price": None}),
-        (("-price",), {}),
+        (("-price",), {"price": between(Decimal(1), None)}),
     ],
 )
 def test_sqlite_finds_and_sorts_by_an_index_what_it_compares_by_more_than_its_text(
