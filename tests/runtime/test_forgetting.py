@@ -378,17 +378,18 @@ async def test_what_was_interrupted_is_finished_when_the_store_is_opened_again(
 async def test_what_failed_on_a_full_disk_is_finished_when_there_is_room(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The clock waits for threads a moment before it jumps.
+    autojump_clock.autojump_threshold = 0.01
     log, full = FaultyLog(), StoreFull("disk", "no room, the test says")
     async with Runtime.open(log, **OPENED) as runtime:
         await fill(runtime)
         log.fail_next(full)
         with pytest.raises(StoreFull):
             await runtime.forget("ann")
+        await settle(runtime, Names)
         assert await runtime.view(Names.rows).get("ann") == Name("ann", "Ann Secret"), "views were told nothing"
         await runtime.actor(Person, "ann").ask(Register("Ann again"))
         log.fail_next(full, times=2)
-        # The clock waits for threads a moment, and this for as many moments as it takes.
-        autojump_clock.autojump_threshold = 0.01
         with trio.fail_after(1_000_000):
             while runtime.last_position < 6:
                 await trio.sleep(60)
