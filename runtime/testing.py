@@ -242,8 +242,8 @@ def event_from(
 
     `converter` is the one that the program gives to `Runtime.open`, if any.
 
-    Raises `EventVersionUnknown`, `UpcasterFailed` or `DecodingError`, as reading it would; `DefinitionError` for what
-    is no event class, `ArgumentInvalid` for what could not be stored as a payload.
+    Raises `EventVersionUnknown`, `UpcasterFailed` or `DecodingError`, as opening a store that has it would;
+    `DefinitionError` for what is no event class, `ArgumentInvalid` for what could not be stored as a payload.
     """
     if not isinstance(event_class, type):
         raise DefinitionError(f"event_from takes the class of an event, not {event_class!r:.100}")
@@ -268,7 +268,8 @@ def event_from(
         hash=b"",
     )
     serializer = Serializer(converter, SubjectKeys(KeysInMemory()))
-    return cast("E", EventCodecs([event_class], serializer).decode(stored))
+    codecs = EventCodecs([event_class], serializer)
+    return cast("E", codecs.decode_as(codecs.of_class[event_class], stored))
 
 
 def _finished(returned: Any) -> Any:

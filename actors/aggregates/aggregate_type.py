@@ -11,7 +11,7 @@ from ...storage.errors import StoreError, StreamNameInvalid
 from ...storage.names import check_stream_name
 from ...storage.record import StoredEvent
 from ..errors import AggregateDeleted, EncodingError, Rejected, UnknownCommand, UnknownEvent
-from ..serialization.came_back import is_model_lost
+from ..serialization.came_back import is_changed
 from ..serialization.event_codecs import EventCodec, EventCodecs
 from ..serialization.schema import schema_of
 from ..serialization.serializer import Serializer
@@ -113,7 +113,7 @@ class AggregateType:
             is_same = (
                 returned == event
                 or (codec.has_personal_data and self._serializer.is_forgetting)
-                or (_encode(codec.unstructure(returned)) == payload and not is_model_lost(event, returned))
+                or (_encode(codec.unstructure(returned)) == payload and not is_changed(event, returned))
             )
         except Exception as error:
             reason = self._serializer.explain(data, codec.event_class, error)

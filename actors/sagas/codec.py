@@ -12,6 +12,7 @@ from ...storage.record import StoredEvent
 from ..aggregates.decision import RECORD_OVERHEAD_BYTES
 from ..errors import DecodingError, DefinitionError, EncodingError
 from ..messages import check_names, stored_name
+from ..serialization.came_back import is_changed
 from ..serialization.event_codecs import EventCodecs
 from ..serialization.serializer import Serializer
 from .effect_result import EffectResult
@@ -68,10 +69,12 @@ class SagaCodec:
             _check_untyped(name, getattr(saga, name))
         data: dict[str, Any] = self._serializer.unstructure(saga)
         try:
-            self.decode_state(type(saga), data)
+            again = self.decode_state(type(saga), data)
         except DecodingError as error:
             # Stored all the same, it could be neither gone on with nor undone.
             raise EncodingError(f"The state of the saga could not be read again: {error}") from error
+        if is_changed(saga, again):
+            raise EncodingError(f"The state of the saga, {saga!r:.200}, would come back as {again!r:.200}")
         return data
 
     def decode_state(self, saga_class: type[Saga], state: Mapping[str, Any]) -> Saga:

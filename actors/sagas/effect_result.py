@@ -3,7 +3,7 @@
 from typing import Any
 
 from ..errors import DecodingError, DefinitionError, EncodingError, SchemaError
-from ..serialization.came_back import is_model_lost
+from ..serialization.came_back import is_changed
 from ..serialization.personal import check_personal, has_personal_data
 from ..serialization.serializer import Serializer
 from ..serialization.unsealed import check_nothing_personal
@@ -51,7 +51,7 @@ class EffectResult:
             plain = plain_data(self._unstructure(result), subject)
             again = self._structure(plain, self._returns)
             is_same = again == result or (
-                plain_data(self._unstructure(again), subject) == plain and not is_model_lost(result, again)
+                plain_data(self._unstructure(again), subject) == plain and not is_changed(result, again)
             )
         except EncodingError:
             raise

@@ -1,30 +1,34 @@
-"""Whether a model comes back as it was, although the same data are made of both."""
+"""Whether a value comes back as it was, although the same data are made of both."""
 
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from .annotations import field_types, has_fields
+from .annotations import field_names, has_fields
 from .model_types import is_pydantic_model, is_struct, model_field_types
 
 
-def is_model_lost(value: Any, again: Any) -> bool:
-    """Whether a model in `value` is one of another class in `again`, which is read from its data, or holds less.
+def is_changed(value: Any, again: Any) -> bool:
+    """Whether something in `value` is something else in `again`, which is read from its data.
 
-    A union of two of the same fields tells nothing of which it was, and a secret is written as stars. What was plain
-    data all the time, as in an `Any`, and an object of a subclass that adds nothing, are let pass, as those of attrs
-    classes are.
+    That is a text, bytes or a mapping of which a collection was made, of its characters or keys. And it is a model that
+    is one of another class, or holds less: a union of two of the same fields tells nothing of which it was, and a
+    secret is written as stars. What was plain data all the time, as in an `Any`, and an object of a subclass that adds
+    nothing, are let pass, as those of attrs classes are.
     """
     if isinstance(value, Mapping) and isinstance(again, Mapping):
-        return any(map(is_model_lost, value.values(), again.values()))
-    if isinstance(value, list | tuple) and isinstance(again, list | tuple):
-        return any(map(is_model_lost, value, again))
+        return any(is_changed(part, again[key]) for key, part in value.items() if key in again)
+    if isinstance(again, list | tuple | set | frozenset | deque):
+        if isinstance(value, list | tuple) and isinstance(again, list | tuple):
+            return any(map(is_changed, value, again))
+        return isinstance(value, str | bytes | bytearray | memoryview | Mapping)
     cls = type(again)
     if is_pydantic_model(cls) or is_struct(cls):
         return not isinstance(value, cls) or any(
             _is_lost(getattr(value, name, None), getattr(again, name, None)) for name in _stored_fields(cls)
         )
     if has_fields(cls) and isinstance(value, cls):
-        return any(is_model_lost(getattr(value, name, None), getattr(again, name, None)) for name in field_types(cls))
+        return any(is_changed(getattr(value, name, None), getattr(again, name, None)) for name in field_names(cls))
     return False
 
 
@@ -41,7 +45,7 @@ def _is_lost(value: Any, again: Any) -> bool:
     if type(value) is type(again) and _is_leaf(value):
         # A NaN is unequal to itself.
         return bool(value == value) and _compares_values(type(value))
-    return is_model_lost(value, again)
+    return is_changed(value, again)
 
 
 def _compares_values(cls: Any) -> bool:

@@ -18,6 +18,7 @@ from ..errors import DecodingError, DefinitionError, EncodingError, SchemaError
 from .models import explanation_of, register_models
 from .partly_plain import is_partly_plain, structure_partly_plain
 from .personal import check_personal, has_personal_data, is_refused, personal_fields, plain_type
+from .primitives import NotOfType, register_primitives
 from .sealing import Sealing, check_sealed, key_tags, sealing, seals, unsealed
 
 T = TypeVar("T")
@@ -32,11 +33,13 @@ def make_converter() -> cattrs.Converter:
     that lose nothing; a timedelta its days, seconds and microseconds; an enum its value; models of pydantic and structs
     of msgspec what they are made by their own library. A union of classes is told
     apart by a field that is a `Literal` in each of them, or by fields that only one of them has. Stored fields that a
-    class does not have are passed over; fields that are missing take their defaults.
+    class does not have are passed over; fields that are missing take their defaults. A number, a truth, a text or bytes
+    that are stored as something else are refused, but for a number that is equal.
     """
     converter = cattrs.Converter(
         detailed_validation=False, unstruct_collection_overrides={AbstractSet: _in_order, tuple: list}
     )
+    register_primitives(converter)
     for text_class in (datetime, date, time):
         converter.register_unstructure_hook(text_class, text_class.isoformat)
         converter.register_structure_hook(text_class, _from_iso)
@@ -52,6 +55,8 @@ def make_converter() -> cattrs.Converter:
 
 
 def _explained(error: BaseException, hint: Any) -> str:
+    if isinstance(error, NotOfType):
+        return str(error)
     said = explanation_of(error)
     if said is None:
         return cattrs.v.format_exception(error, hint)

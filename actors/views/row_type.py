@@ -13,6 +13,7 @@ import msgspec
 from ...storage.ordered_key import NotOrdered, encode_indexed, encode_key
 from ..errors import DecodingError
 from ..projections.projection import Table
+from ..serialization.came_back import is_changed
 from ..serialization.exact_fields import ExactFields, values_getter
 from ..serialization.immutable import is_immutable
 from ..serialization.schema import schema_of
@@ -43,6 +44,7 @@ class RowType(Generic[R]):
         self._serializer = serializer
         self._key_of = values_getter(table.key)
         self._exact_fields = ExactFields(table.row_class, serializer)
+        self._advice = ""
 
     @property
     def schema(self) -> str:
@@ -51,10 +53,11 @@ class RowType(Generic[R]):
         declared = f"{self.name}|{','.join(self.key_fields)}|{','.join(self.indexes)}|{shape}"
         return hashlib.sha256(declared.encode()).hexdigest()[:16]
 
-    def without_indexes(self) -> "RowType[R]":
-        """The same for a view that may lack the indexes: its rows are looked at one by one."""
+    def for_older_rows(self) -> "RowType[R]":
+        """The same for a view of an older class: it may lack the indexes, so its rows are looked at one by one."""
         other = copy.copy(self)
         other.indexes = ()
+        other._advice = " It is of an older class, and its view is being built anew: ask again when that is done."
         return other
 
     def tell_of_scan(self, fields: Iterable[str]) -> None:
@@ -125,7 +128,10 @@ class RowType(Generic[R]):
             raise RowInvalid(f"A row of {self.name} {what}: {row!r}", row) from error
         # A row without equality, or with NaN in it, is compared as bytes; one with a list for a tuple, or 1 for 1.0, as
         # data.
-        if not is_same and (other := self.encode(again)) != value and _decode(other) != data:
+        is_same = is_same or (
+            ((other := self.encode(again)) == value or _decode(other) == data) and not is_changed(row, again)
+        )
+        if not is_same:
             raise RowInvalid(f"A row of {self.name} would come back as another: {again!r} instead of {row!r}", row)
         return again
 
@@ -156,5 +162,5 @@ class RowType(Generic[R]):
         except Exception as error:
             reason = self._serializer.explain(data, self.row_class, error)
             raise DecodingError(
-                f"A stored row of {self.name} does not fit {self.row_class.__name__}: {reason}"
+                f"A stored row of {self.name} does not fit {self.row_class.__name__}: {reason}.{self._advice}"
             ) from error

@@ -257,8 +257,7 @@ class RunningProjection:
     async def _open_generation(self, generation: Generation) -> OpenGeneration:
         tables = self.tables
         if not self.schema.has_rows_of(generation):
-            # Of an older class: its indexes may be others, so its rows are looked at one by one.
-            tables = {name: table.without_indexes() for name, table in tables.items()}
+            tables = {name: table.for_older_rows() for name, table in tables.items()}
 
         def open_it() -> tuple[StoredView, Checkpoint]:
             view = self._views.open(self.name, generation, list(tables.values()))

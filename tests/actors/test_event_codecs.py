@@ -88,6 +88,36 @@ def test_where_upcasters_make_what_does_not_fit_they_are_named_as_what_is_to_be_
         event_from(noted(dict), {"tags": 5}, version=2)
 
 
+@event("thing.shared")
+class Shared:
+    names: list[str] = attrs.field(factory=list)
+    pair: tuple[str, ...] = ()
+    kinds: frozenset[str] = frozenset()
+    note: str = ""
+    parts: dict[str, list[str]] = attrs.field(factory=dict)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"names": "ann"},
+        {"names": {"ann": 1}},
+        {"pair": "ab"},
+        {"kinds": b"ab"},
+        {"note": None},
+        {"parts": {"a": "ann"}},
+    ],
+)
+def test_a_field_that_has_changed_its_type_is_told_and_not_read_as_something_else(payload: dict[str, Any]) -> None:
+    with pytest.raises(DecodingError, match=r"does not fit Shared: .*(would be read as|is no str).*raise its version"):
+        event_from(Shared, payload, version=1)
+
+
+def test_what_fits_is_read_whatever_other_fields_were_stored() -> None:
+    stored = {"names": ["ann"], "kinds": ["b", "a"], "parts": {"a": ["b"]}, "removed": "x"}
+    assert event_from(Shared, stored, version=1) == Shared(["ann"], (), frozenset("ab"), "", {"a": ["b"]})
+
+
 # --- `event_from` ---
 
 

@@ -2,12 +2,13 @@
 
 import enum
 import json
+import re
 import threading
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 from uuid import UUID
 
 import attrs
@@ -142,6 +143,57 @@ def test_data_that_does_not_fit_names_the_field() -> None:
         Serializer().structure({"when": "2026-01-01T00:00:00", "amount": "much"}, Inner)
     with pytest.raises(DecodingError, match=r"required field missing @ \$\.when"):
         Serializer().structure({"amount": "1"}, Inner)
+
+
+@attrs.frozen
+class Measured:
+    count: int = 0
+    name: str = ""
+    done: bool = False
+    share: float = 0.0
+    digest: bytes = b""
+    level: Level = Level.LOW
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("count", 3.7),
+        ("count", "12"),
+        ("count", None),
+        ("name", 5),
+        ("name", None),
+        ("name", ["a"]),
+        ("done", "no"),
+        ("done", 2),
+        ("share", "1.5"),
+        ("share", 2**53 + 1),
+        ("digest", 3),
+        ("digest", "abc"),
+        ("level", "1"),
+    ],
+)
+def test_what_is_of_another_type_is_not_taken_for_what_it_would_become(field: str, value: object) -> None:
+    with pytest.raises(DecodingError, match=rf"fit Measured: {re.escape(repr(value))} is no \w+ @ \$\.{field}"):
+        Serializer().structure({field: value}, Measured)
+
+
+def test_a_number_that_is_equal_is_read() -> None:
+    read = Serializer().structure({"count": 3.0, "share": 3, "done": 1, "level": 1}, Measured)
+    assert read == Measured(3, "", True, 3.0)
+    assert list(map(type, attrs.astuple(read))) == [int, str, bool, float, bytes, Level]
+
+
+def test_a_class_of_ones_own_may_make_of_a_text_what_it_likes() -> None:
+    class Address(str):
+        def __new__(cls, text: str) -> Self:
+            return super().__new__(cls, text.lower())
+
+    @attrs.frozen
+    class Person:
+        address: Address
+
+    assert Serializer().structure({"address": "Ann@X.org"}, Person) == Person(Address("ann@x.org"))
 
 
 def test_a_type_without_a_hook_is_found_when_the_class_is_prepared() -> None:

@@ -206,7 +206,7 @@ def test_a_scenario_finds_a_handler_that_changes_what_is_in_a_field() -> None:
         scenario(Careless).when(Deposit(1))
 
 
-@pytest.mark.parametrize(("value", "words"), [(1.5, "would come back as WasSet"), ("abc", "could not be read again")])
+@pytest.mark.parametrize(("value", "words"), [(1.5, r"1\.5 is no int"), ("abc", "'abc' is no int")])
 async def test_an_event_that_would_not_come_back_as_it_is_is_not_stored(
     store: EventStore | Path, value: object, words: str
 ) -> None:
@@ -224,6 +224,38 @@ class Clocks(tzinfo):
 
     def dst(self, when: datetime | None) -> None:
         return None
+
+
+@command
+class Rename:
+    names: Any
+
+
+@event("team.renamed")
+class Renamed:
+    names: Sequence[str]
+
+
+class Team(Aggregate):
+    names: tuple[str, ...] = ()
+
+    @handles
+    def rename(self, command: Rename) -> Renamed:
+        return Renamed(command.names)
+
+    @applies
+    def renamed(self, event: Renamed) -> None:
+        self.names = tuple(event.names)
+
+
+@pytest.mark.parametrize("names", ["ann", b"ann", {"ann": 1}])
+async def test_a_text_is_no_list_of_its_characters(store: EventStore | Path, names: object) -> None:
+    async with Runtime.open(store, aggregates=[Team]) as runtime:
+        team = runtime.actor(Team, "1")
+        with pytest.raises(EncodingError, match=r"would come back as Renamed|97 is no str"):
+            await team.ask(Rename(names))
+        await team.ask(Rename(["ann"]))
+        assert (await team.state()).names == ("ann",)
 
 
 @command

@@ -1,0 +1,50 @@
+"""Numbers, truths, texts and bytes are read as what they are: cattrs alone takes 3.7 for 3, and None for "None".
+
+A class whose field has changed its type would read what is stored as something else, and nobody would be told.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import cattrs
+import msgspec
+
+_ACCEPTED: Final[dict[type, tuple[type, ...]]] = {
+    bool: (bool, int),
+    int: (int, float),
+    float: (float, int),
+    str: (str,),
+    bytes: (bytes, bytearray, memoryview),
+}
+
+
+class NotOfType(TypeError):
+    """What is stored is not of the type that it is to be read as."""
+
+    def __init__(self, value: Any, cls: Any) -> None:
+        if isinstance(value, msgspec.msgpack.Ext):
+            super().__init__(
+                f"what is sealed is no {cls.__name__}: mark its field as personal, with Annotated[..., Personal(...)]"
+            )
+        else:
+            super().__init__(f"{value!r:.100} is no {cls.__name__}")
+
+
+def register_primitives(converter: cattrs.Converter) -> None:
+    """Have a converter refuse what is stored of another type, but for a number that is equal: 3 for 3.0."""
+    for primitive, accepted in _ACCEPTED.items():
+        converter.register_structure_hook(primitive, _structure(primitive, accepted))
+
+
+def _structure(primitive: type, accepted: tuple[type, ...]) -> Callable[[Any, Any], Any]:
+    def structure(value: Any, cls: Any) -> Any:
+        if type(value) is cls:
+            return value
+        if isinstance(value, accepted):
+            made = cls(value)
+            # A subclass may make of a value what it likes.
+            if cls is not primitive or made == value:
+                return made
+        raise NotOfType(value, cls)
+
+    return structure
