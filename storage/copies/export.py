@@ -179,7 +179,7 @@ class Export:
             self._file.seek(0)
             file: Any = self._file
             if is_packed:
-                file = io.BufferedReader(gzip.GzipFile(fileobj=self._file), UNPACKED_BYTES)
+                file = io.BufferedReader(gzip.GzipFile(fileobj=self._file, mode="rb"), UNPACKED_BYTES)
             number = 0
             while text := file.readline(LINE_SIZE_BYTES_MAX):
                 number += 1
