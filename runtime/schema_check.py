@@ -17,13 +17,22 @@ def check_stored_events(store: EventReader, codecs: EventCodecs, aggregate_types
     """Read the first and the newest stored event of each class, whose versions are the lowest and the highest.
 
     Raises `EventVersionUnknown` for what newer code stored, `UpcasterFailed`, and `DecodingError` where a class was
-    changed and its version was not raised. Two things are left to who asks for them, and logged as warnings: an event
-    that the store itself cannot read, and those of a class that an aggregate had and has no more. Aggregates without
-    such events work.
+    changed and its version was not raised. Three things are left to who asks for them, and logged as warnings: an event
+    that the store itself cannot read, one of which a field may have been renamed, and those of a class that an
+    aggregate had and has no more. Aggregates without such events work.
     """
     for codec in codecs.of_class.values():
         for stored in _first_and_newest(store, codec.name):
             codecs.decode_as(codec, stored)
+            passed_over, missing = codecs.exchanged_fields(codec, stored)
+            if missing:
+                logger.warning(
+                    "of the event %r at position %d the class %s passes over what was stored as %s, and %s take their "
+                    "defaults: where a field was renamed, raise the version and give an upcaster",
+                    *(stored.type, stored.position, codec.event_class.__name__),
+                    *(", ".join(passed_over), ", ".join(missing)),
+                    extra={"event_type": stored.type},
+                )
     of_category = {aggregate_type.category: aggregate_type for aggregate_type in aggregate_types}
     for name in store.names_in("types"):
         for stored in _first_and_newest(store, name):

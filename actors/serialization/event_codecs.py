@@ -142,6 +142,18 @@ class EventCodecs:
             raise self._misfit(codec, stored, ValueError(f"{payload!r:.200} would be read as {again!r:.200}"))
         return event
 
+    def exchanged_fields(self, codec: EventCodec, stored: StoredEvent) -> tuple[list[str], list[str]]:
+        """(fields of a stored event that are passed over, fields of the class that take their defaults in their place).
+
+        Both are empty unless there are some of each, which may be one that was renamed.
+        """
+        if not self._serializer.is_standard:
+            return [], []
+        names = {field.name for field in attrs.fields(codec.event_class) if field.init}
+        given = codec.upcast(stored).keys()
+        passed_over, missing = sorted(given - names), sorted(names - given)
+        return (passed_over, missing) if passed_over and missing else ([], [])
+
     def upcast(self, stored: StoredEvent) -> Any:
         """The payload of a stored event as its class has it today; as it is where none of these classes has it.
 
