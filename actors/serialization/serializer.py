@@ -16,6 +16,7 @@ from cattrs.strategies import configure_union_passthrough
 from ...storage.errors import EventSourcingError, StoreError
 from ..errors import DecodingError, DefinitionError, EncodingError, SchemaError
 from .models import explanation_of, register_models
+from .named_tuples import register_named_tuples
 from .partly_plain import is_partly_plain, structure_partly_plain
 from .personal import check_personal, has_personal_data, is_refused, personal_fields, plain_type
 from .sealing import Sealing, check_sealed, key_tags, sealing, seals, unsealed
@@ -47,6 +48,7 @@ def make_converter() -> cattrs.Converter:
     converter.register_structure_hook(timedelta, lambda value, _: timedelta(*value))
     configure_union_passthrough(bool | int | float | str | bytes | None, converter)
     converter.register_structure_hook_factory(is_partly_plain, structure_partly_plain)
+    register_named_tuples(converter)
     register_models(converter)
     return converter
 
