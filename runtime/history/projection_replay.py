@@ -21,6 +21,7 @@ from ...storage.environment.temporary_folder import TemporaryFolder
 from ...storage.errors import EventSourcingError, FileWriteFailed
 from ...storage.record import StoredEvent
 from ...storage.store import EventReader
+from ..trio_thread import check_on_trio
 from .errors import ReplayHandlerFailed, ReplayNotEntered
 from .replay import Replay
 from .selection import Selection
@@ -71,6 +72,7 @@ class ProjectionReplay(Replay):
         """Of a method that raised on what is left of an event, when the view was made anew."""
 
     async def __aenter__(self) -> Self:
+        check_on_trio("replay", "portal.enter(replay)")
         try:
             await trio.to_thread.run_sync(self._open)
         except BaseException:

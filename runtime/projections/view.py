@@ -17,6 +17,7 @@ from ...actors.views.view_store import ViewLookLong, ViewReading, ViewRetry
 from ..arguments import check_timeout, checked_timeout
 from ..errors import ArgumentInvalid, ViewTooOld
 from ..iteration import Batches, Items
+from ..trio_thread import check_on_trio
 from .generations import RunningProjection
 from .open_generation import OpenGeneration
 from .projections import Projections
@@ -150,6 +151,7 @@ class View(Generic[R]):
 
     async def _wait(self, fresh: Freshness) -> None:
         running = self._running
+        check_on_trio("A query", "portal.call(view.get, key) or portal.call(query.rows)")
         await trio.lowlevel.checkpoint()
         if running.position >= fresh.position:
             return

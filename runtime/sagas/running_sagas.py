@@ -12,6 +12,7 @@ from ..errors import ArgumentInvalid
 from ..opening import Opened, refusal
 from ..projections.projections import Projections
 from ..projections.view import Query, View
+from ..trio_thread import check_on_trio
 from .sagas import SagaRef, Sagas
 
 S = TypeVar("S", bound=Saga)
@@ -38,6 +39,7 @@ class RunningSagas:
             MailboxFull, RuntimeClosed, StoreError: it was not started.
 
         """
+        check_on_trio("runtime.start_saga")
         return await self._supervised.start(saga, key, deadline_seconds)
 
     def saga(self, saga_class: type[S], key: str) -> SagaRef[S]:
