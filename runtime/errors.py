@@ -205,15 +205,12 @@ class ViewTooOld(EventSourcingError):
 
 
 class RuntimeReadOnly(EventSourcingError):
-    """A command was sent by a runtime that was opened with role="reader"."""
+    """A runtime that was opened with role="reader" was sent a command, or asked for what only a writer has."""
 
     code: ClassVar[str] = "runtime_read_only"
 
-    def __init__(self, path: str) -> None:
-        super().__init__(
-            f'This runtime reads the store {path!r} (role="reader"), so it takes no commands. Send them to the process '
-            "that writes it."
-        )
+    def __init__(self, path: str, what: str = "it takes no commands. Send them to the process that writes it.") -> None:
+        super().__init__(f'This runtime reads the store {path!r} (role="reader"), so {what}')
         self.path = path
 
 

@@ -39,7 +39,7 @@ from ...storage.query import find_events
 from ...storage.record import NS_PER_SECOND, StoredEvent
 from ...storage.store import EventReader
 from ..arguments import check_text, check_timeout
-from ..errors import ArgumentInvalid
+from ..errors import ArgumentInvalid, RuntimeReadOnly
 from ..projections.projections import Projections
 from ..projections.view import View
 from ..router import Router
@@ -48,6 +48,10 @@ from .calls import SagaCalls
 from .starts import SagaStarts
 
 RESUME_ROWS: Final = 1_000
+RUNS_NO_SAGAS: Final = (
+    "it runs no sagas: leave out sagas=. Ask the process that writes it for them; how they stand is shown here, too, "
+    "by a projection of yours with @on(SagaStarted), @on(SagaCompleted), ..."
+)
 
 S = TypeVar("S", bound=Saga)
 
@@ -149,6 +153,8 @@ class Sagas:
         serializer: Serializer,
         codecs: EventCodecs,
     ) -> None:
+        if router.is_reader:
+            raise RuntimeReadOnly(store.path, RUNS_NO_SAGAS)
         self.journal: Journal = router.journal
         self.wall_clock = router.wall_clock
         self.store = store
