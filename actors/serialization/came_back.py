@@ -1,6 +1,7 @@
-"""Whether a model comes back as it was, although the same data are made of both."""
+"""Whether a value comes back as it was, although the same data are made of both."""
 
-from collections.abc import Mapping
+import typing
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from .annotations import field_types, has_fields
@@ -10,9 +11,10 @@ from .model_types import is_pydantic_model, is_struct, model_field_types
 def is_model_lost(value: Any, again: Any) -> bool:
     """Whether a model in `value` is one of another class in `again`, which is read from its data, or holds less.
 
-    A union of two of the same fields tells nothing of which it was, and a secret is written as stars. What was plain
-    data all the time, as in an `Any`, and an object of a subclass that adds nothing, are let pass, as those of attrs
-    classes are.
+    A union of two of the same fields tells nothing of which it was, and a secret is written as stars. Lost is, too,
+    what is stored as a text, a time say, and read as one: by a field that is a `str`, or a `datetime | str`. What was
+    plain data all the time, as in an `Any`, and an object of a subclass that adds nothing, are let pass, as those of
+    attrs classes are.
     """
     if isinstance(value, Mapping) and isinstance(again, Mapping):
         return any(map(is_model_lost, value.values(), again.values()))
@@ -24,8 +26,32 @@ def is_model_lost(value: Any, again: Any) -> bool:
             _is_lost(getattr(value, name, None), getattr(again, name, None)) for name in _stored_fields(cls)
         )
     if has_fields(cls) and isinstance(value, cls):
-        return any(is_model_lost(getattr(value, name, None), getattr(again, name, None)) for name in field_types(cls))
+        return any(
+            _is_field_lost(hint, getattr(value, name, None), getattr(again, name, None))
+            for name, hint in field_types(cls).items()
+        )
     return False
+
+
+def _is_field_lost(hint: Any, value: Any, again: Any) -> bool:
+    return is_model_lost(value, again) or (not _admits_anything(hint) and _is_text_now(value, again))
+
+
+def _admits_anything(hint: Any) -> bool:
+    """Whether something in it is of no type that is known, as in an `Any`, a bare `dict` or a type variable."""
+    if hint in (Any, object) or isinstance(hint, typing.TypeVar):
+        return True
+    if isinstance(hint, type):
+        return issubclass(hint, Collection) and not issubclass(hint, str)
+    return any(map(_admits_anything, typing.get_args(hint)))
+
+
+def _is_text_now(value: Any, again: Any) -> bool:
+    if isinstance(value, Mapping) and isinstance(again, Mapping):
+        return any(map(_is_text_now, value.values(), again.values()))
+    if isinstance(value, list | tuple) and isinstance(again, list | tuple):
+        return any(map(_is_text_now, value, again))
+    return isinstance(again, str) and not isinstance(value, str)
 
 
 def _stored_fields(cls: Any) -> list[str]:
