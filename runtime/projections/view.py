@@ -108,10 +108,9 @@ class View(Generic[R]):
     def where(self, **criteria: Any) -> "Query[R]":
         """The rows that meet all criteria: a value, `between(10, 20)`, `one_of("a", "b")`, `starting_with("x")`.
 
-        Raises `QueryInvalid` for a field that the rows do not have.
+        Raises `QueryInvalid` for a field that the rows do not have, and for a list where a field never holds one.
         """
-        table = self._table_type
-        return Query(self, RowQuery(criteria_of(table.fields, table.name, criteria)), _ANY)
+        return Query(self, RowQuery(self._table_type.criteria(criteria)), _ANY)
 
     def all(self) -> "Query[R]":
         """Every row."""
