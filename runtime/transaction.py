@@ -187,7 +187,7 @@ class Transaction:
             error.add_note(f"{type(part.command).__name__} to {part.stream!r}, in a transaction: nothing was stored")
             raise
         except Exception as error:
-            logger.error("handler failed", exc_info=error, extra={"stream": part.stream})
+            logger.error("handler failed: %s", part.stream, exc_info=error, extra={"stream": part.stream})
             raise HandlerFailed(part.stream, part.command, error) from error
         finally:
             current_cause.set(before)

@@ -401,6 +401,7 @@ class Projections:
             running.warned_at = now
             lag = self._lag(running)
             logger.warning(
-                "a projection is too far behind",
+                "a projection is too far behind: %s",
+                running.name,
                 extra={"projection": running.name, "events": lag.events, "seconds": round(lag.seconds, 3)},
             )

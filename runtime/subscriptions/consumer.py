@@ -43,7 +43,8 @@ class Consumer:
                 if inspect.isawaitable(handled):
                     await handled
             except Exception as error:
-                logger.warning("a handler failed: %r", error, extra={"position": message.event.position})
+                position = message.event.position
+                logger.warning("a handler failed at position %d: %r", position, error, extra={"position": position})
                 message.fail(error)
             else:
                 if not inspect.isawaitable(handled):

@@ -281,7 +281,9 @@ class Dispatcher:
             heapq.heappush(self._resting, (trio.current_time() + seconds, next(self._rests), lane))
         else:
             logger.error(
-                "an event is parked: %s",
+                "the event at position %d is parked in %s: %s",
+                held.event.position,
+                self.name,
                 error,
                 extra={"subscription": self.name, "stream": lane.stream, "position": held.event.position},
             )
