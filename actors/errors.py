@@ -67,10 +67,11 @@ class NotAnEvent(EventSourcingError):
 
     code: ClassVar[str] = "not_an_event"
 
-    def __init__(self, stream: str, command: object, returned: object) -> None:
+    def __init__(self, stream: str, command: object, returned: object, among: object = None) -> None:
+        culprit = "" if among is None else f", and nothing applies {among!r:.100}"
         super().__init__(
-            f"The handler for {type(command).__name__} of {stream!r} returned {returned!r:.200}. Return an object of "
-            "an @event class that the aggregate has an @applies method for, a sequence of them, or None."
+            f"The handler for {type(command).__name__} of {stream!r} returned {returned!r:.200}{culprit}. Return an "
+            "object of an @event class that the aggregate has an @applies method for, a sequence of them, or None."
         )
         self.stream = stream
         self.command = command

@@ -60,14 +60,14 @@ class WrongThread(EventSourcingError):
     code: ClassVar[str] = "wrong_thread"
 
     def __init__(
-        self, method: str, *, is_for_others: bool = False, instead: str = "ask()", example: str = "ref.ask, command"
+        self, method: str, *, is_for_others: bool = False, instead: str = "portal.call(ref.ask, command)"
     ) -> None:
         super().__init__(
             f"{method} was called on the trio thread that the runtime lives on, and would block it. Await {instead}."
             if is_for_others
             else f"{method} was called outside of the trio thread that the runtime lives on. In a program that does "
-            f"not run on trio, write portal.call({example}); in a worker thread of trio use trio.from_thread, or for "
-            "commands ask_from_thread() and tell()."
+            f"not run on trio, write {instead}; in a worker thread of trio use trio.from_thread, or for commands "
+            "ask_from_thread() and tell()."
         )
         self.method = method
 
@@ -205,15 +205,12 @@ class ViewTooOld(EventSourcingError):
 
 
 class RuntimeReadOnly(EventSourcingError):
-    """A command was sent by a runtime that was opened with role="reader"."""
+    """A runtime that was opened with role="reader" was sent a command, or asked for what only a writer has."""
 
     code: ClassVar[str] = "runtime_read_only"
 
-    def __init__(self, path: str) -> None:
-        super().__init__(
-            f'This runtime reads the store {path!r} (role="reader"), so it takes no commands. Send them to the process '
-            "that writes it."
-        )
+    def __init__(self, path: str, what: str = "it takes no commands. Send them to the process that writes it.") -> None:
+        super().__init__(f'This runtime reads the store {path!r} (role="reader"), so {what}')
         self.path = path
 
 

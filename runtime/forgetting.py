@@ -50,6 +50,7 @@ from .maintenance.maintenance import Maintenance
 from .opening import drop_unclaimed_views
 from .projections.projections import Projections
 from .residents import Residents
+from .trio_thread import check_on_trio
 
 SUBJECTS_STREAM: Final = "eventsrc.subjects"
 """Before the month in the names of the streams that tell who was forgotten: a stream does not hold everybody."""
@@ -114,6 +115,7 @@ class Forgetting:
 
     async def forget(self, subject: str, metadata: Mapping[str, Any], *, even_in_sagas: bool = False) -> Forgotten:
         """See `Runtime.forget`."""
+        check_on_trio("runtime.forget")
         _check_encodable(metadata, self._limits)
         outcome: TrioFuture[Forgotten] = TrioFuture()
         request = _Request(subject, metadata, even_in_sagas, current_cause.get(), self._residents.in_hand_of_this_task)

@@ -6,6 +6,8 @@ An async generator that is not exhausted has to be closed by whoever uses it, an
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Generic, TypeVar
 
+from .trio_thread import check_on_trio
+
 T = TypeVar("T")
 
 
@@ -16,6 +18,7 @@ class Batches(AsyncIterator[list[T]]):
         self._fetch = fetch
 
     async def __anext__(self) -> list[T]:
+        _check_on_trio()
         batch = await self._fetch()
         if not batch:
             raise StopAsyncIteration
@@ -32,8 +35,13 @@ class Items(AsyncIterator[T], Generic[T]):
     async def __anext__(self) -> T:
         for item in self._items:
             return item
+        _check_on_trio()
         batch = await self._fetch()
         if not batch:
             raise StopAsyncIteration
         self._items = iter(batch)
         return next(self._items)
+
+
+def _check_on_trio() -> None:
+    check_on_trio("An asynchronous iteration", "portal.iterate(...)")

@@ -50,6 +50,7 @@ from .projections.view import View
 from .subscriptions.consumer import Consumer
 from .subscriptions.subscription import SUBSCRIPTION_BATCH_EVENTS, Subscription
 from .subscriptions.subscriptions import Subscriptions
+from .trio_thread import check_on_trio
 
 A = TypeVar("A", bound=Aggregate)
 R = TypeVar("R")
@@ -322,10 +323,12 @@ class Reading:
 
         Raises `NotInHistory` for a version that it does not have.
         """
+        check_on_trio("runtime.diff")
         return await difference(self._store, self._type_of(aggregate_class), aggregate_id, first, second)
 
     async def blame(self, aggregate_class: type[Aggregate], aggregate_id: str) -> dict[str, Blame]:
         """For each field of an aggregate's state that was ever changed: which event, command and principal set it."""
+        check_on_trio("runtime.blame")
         return await blame(self._store, self._type_of(aggregate_class), aggregate_id)
 
     async def trace(self, of: Receipt | int | str, *, limit: int = TRACE_EVENTS_MAX) -> list[TracedEvent]:
@@ -341,6 +344,7 @@ class Reading:
         Raises `NotInHistory` for a position or a receipt without an event, `UnknownCorrelation`, `ArgumentInvalid`.
 
         """
+        check_on_trio("runtime.trace")
         check_count("limit", limit, least=1)
         correlation_id = correlation_of(self._store, of)
         found = [event async for event in self.events(correlation_id=correlation_id, limit=limit)]
@@ -355,6 +359,7 @@ class Reading:
         `DestinationUnusable`, `DestinationInUse`, `DestinationFull` and `CopyUnsound`, which are `BackupRefused`, as is
         the error for a store in memory: it has no copy.
         """
+        check_on_trio("runtime.backup")
         return await trio.to_thread.run_sync(backup, self._store_on_disk, destination)
 
     async def fork(self, at_position: int, destination: str | os.PathLike[str]) -> None:
@@ -363,6 +368,7 @@ class Reading:
         A position within a commit, such as that of a transaction, splits it: the fork has its events up to there.
         Raises `NotInHistory` for a position that the log does not have, and what `backup` raises.
         """
+        check_on_trio("runtime.fork")
         if not position_of(self._store, position=at_position):
             raise NotInHistory(f"A fork of {self._store.path} shares at least the event at position 1.")
         await trio.to_thread.run_sync(fork, self._store_on_disk, at_position, destination)

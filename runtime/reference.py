@@ -23,6 +23,7 @@ from .deadlines import withdraw
 from .errors import ArgumentInvalid
 from .projections.view import wait_for_views
 from .router import Router
+from .trio_thread import check_on_trio
 
 COMMANDS_PER_MESSAGE: Final = 100
 """`ask_many` sends so many commands to the actor at a time."""
@@ -86,6 +87,7 @@ class AggregateRef(Generic[A]):
 
         A caller that is cancelled withdraws the command if the actor had not begun with it.
         """
+        check_on_trio("ask", "portal.call(ref.ask, command)")
         router = self._router
         if wait_for:
             router.projections.check(wait_for)
@@ -253,6 +255,7 @@ class AggregateRef(Generic[A]):
 
     async def version(self) -> int:
         """How many events it has on disk; 0 where there is none. Ask before `state`, to name it in `transact`."""
+        check_on_trio("ref.version", "portal.call(ref.version)")
         await trio.lowlevel.checkpoint()
         return self._router.version(self.stream)
 
@@ -272,6 +275,7 @@ class AggregateRef(Generic[A]):
         Raises `CommandTimeout` after `timeout` seconds, `EncodingError` when the state is not data, `AggregateDeleted`
         for one that is deleted, or was then, `NotInHistory` for a moment that the log does not reach.
         """
+        check_on_trio("state", "portal.call(ref.state)")
         router = self._router
         if at_version is not None or at_position is not None or at_time is not None:
             return cast(

@@ -127,7 +127,9 @@ class Router:
     ) -> TrioFuture[Any]:
         """Put a message into the mailbox of an aggregate's actor, and return the future of its answer."""
         if threading.get_ident() != self._thread_id:
-            raise WrongThread("state" if isinstance(message, StateQuery) else "ask")
+            if isinstance(message, StateQuery):
+                raise WrongThread("state", instead="portal.call(ref.state)")
+            raise WrongThread("ask")
         self._check_open()
         actor = self._actors.get(aggregate_type, stream, aggregate_id)
         if isinstance(message, Request) and actor.can_decide_now(message):
@@ -160,7 +162,7 @@ class Router:
     def run_from_thread(self, function: Callable[[], Awaitable[T]]) -> T:
         """Run an async function on the trio thread, and wait for it. Raises `WrongThread`, `RuntimeClosed`."""
         if threading.get_ident() == self._thread_id:
-            raise WrongThread("ask_from_thread", is_for_others=True)
+            raise WrongThread("ask_from_thread", is_for_others=True, instead="ask()")
         try:
             return trio.from_thread.run(function, trio_token=self.trio_token)
         except trio.RunFinishedError:

@@ -277,7 +277,6 @@ class Runtime(Reading, RunningSagas):
         if not commands:
             return []
         seconds = checked_timeout(timeout, self.limits)
-        deadline = trio.current_time() + seconds
         transaction = Transaction(
             self._router,
             [Part(self._type_of(of), each, command) for of, each, command in checked_triples("commands", commands)],
@@ -292,7 +291,7 @@ class Runtime(Reading, RunningSagas):
         )
         receipts = await transaction.run(seconds)
         for receipt in receipts if wait_for else ():
-            await wait_for_views(self._projections, wait_for, receipt, deadline)
+            await wait_for_views(self._projections, wait_for, receipt, transaction.deadline)
         return receipts
 
     async def forget(

@@ -5,6 +5,7 @@ wait for each other. They go on when the commit is stored or refused.
 """
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from types import CoroutineType
 from typing import Any, Final
@@ -29,6 +30,7 @@ from ..storage.record import NS_PER_SECOND
 from .arguments import PART_SEPARATOR, check_expected_version
 from .errors import TransactionKeyReused, TransactionTimeout, TransactionTooLarge
 from .router import Router
+from .trio_thread import check_on_trio
 
 TURNS_TO_COME_FREE: Final = 2
 """Turns of trio's scheduler until an aggregate that stood still has gone on."""
@@ -73,6 +75,8 @@ class Transaction:
         self._parts = parts
         self._unchanged = unchanged
         self._key = idempotency_key
+        self.deadline = math.inf
+        """By trio's clock, once it runs."""
         self._conditions: tuple[EventQuery, ...] = () if unless is None else (unless,)
         self._types = {part.stream: part for part in sorted(parts, key=lambda part: part.stream)}
         for append in unchanged:
@@ -98,6 +102,8 @@ class Transaction:
 
     async def run(self, timeout_seconds: float) -> list[Receipt]:
         """Have it happen; the receipts come in the order of the commands."""
+        check_on_trio("runtime.transact")
+        self.deadline = trio.current_time() + timeout_seconds
         try:
             with trio.move_on_after(timeout_seconds):
                 self._conditions = tuple([await self._router.narrowed(each) for each in self._conditions])
@@ -181,7 +187,7 @@ class Transaction:
             error.add_note(f"{type(part.command).__name__} to {part.stream!r}, in a transaction: nothing was stored")
             raise
         except Exception as error:
-            logger.error("handler failed", exc_info=error, extra={"stream": part.stream})
+            logger.error("handler failed: %s", part.stream, exc_info=error, extra={"stream": part.stream})
             raise HandlerFailed(part.stream, part.command, error) from error
         finally:
             current_cause.set(before)

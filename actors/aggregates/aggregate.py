@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Final, TypeVar, dataclass_transform
 import attrs
 
 from ..errors import DefinitionError, Rejected, StateReadOnly
+from ..marked_methods import mark_of, names_in
 from ..messages import check_names, command_type, event_type
 from ..serialization.annotations import alternatives
 from ..state_fields import check_field, check_no_init
@@ -80,7 +81,8 @@ class Aggregate:
     `<category>-<id>`; the category is the class's name in lower case, or the one given:
     `class Aircraft(Aggregate, category="plane")`. `snapshots=` says when its state is stored, by default every
     `Limits.snapshot_every_events` events. A method that sets what is no field fails with `DefinitionError`: no snapshot
-    would hold it.
+    would hold it. A subclass has the methods of its base; one that overrides another is what that is, `@handles` or
+    `@applies`, unless it is marked itself.
     """
 
     __eventsrc_definition__: ClassVar[AggregateDefinition]
@@ -203,9 +205,9 @@ def _check_fields(cls: type) -> None:
 def _methods(cls: type, role: str, local_names: Mapping[str, Any]) -> dict[type, Callable[[Any, Any], Any]]:
     """The functions of one role by the class they are for; a child's method replaces its parent's of the same name."""
     found: dict[type, Callable[[Any, Any], Any]] = {}
-    for name in dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base)):
+    for name in names_in(cls):
         function = inspect.getattr_static(cls, name)
-        if getattr(function, _ROLE, None) != role:
+        if mark_of(cls, name, _ROLE) != role or not callable(function):
             continue
         if role == "applies" and inspect.iscoroutinefunction(function):
             raise DefinitionError(

@@ -323,12 +323,12 @@ class AggregateActor(TrioActor):
 
     def _answer_error(self, request: Request, reply: Reply, error: Exception) -> None:
         if not isinstance(error, EventSourcingError):
-            logger.error("handler failed", exc_info=error, extra={"stream": self.stream})
+            logger.error("handler failed: %s", self.stream, exc_info=error, extra={"stream": self.stream})
             failure = HandlerFailed(self.stream, request.command, error)
             failure.__cause__ = error
             error = failure
         if reply.to is None:
-            logger.warning("a command told took no effect: %s", error, extra={"stream": self.stream})
+            logger.warning("a command told to %s took no effect: %s", self.stream, error, extra={"stream": self.stream})
         reply.error = error
         self._pipeline.put_in_line(reply, self._version)
 

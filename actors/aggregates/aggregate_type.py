@@ -10,7 +10,7 @@ import msgspec
 from ...storage.errors import StoreError, StreamNameInvalid
 from ...storage.names import check_stream_name
 from ...storage.record import StoredEvent
-from ..errors import AggregateDeleted, EncodingError, Rejected, UnknownCommand, UnknownEvent
+from ..errors import AggregateDeleted, DecodingError, EncodingError, Rejected, UnknownCommand, UnknownEvent
 from ..serialization.came_back import is_changed
 from ..serialization.event_codecs import EventCodec, EventCodecs
 from ..serialization.schema import schema_of
@@ -165,11 +165,19 @@ class AggregateType:
     def copy_state(self, state: Aggregate) -> Aggregate:
         """A copy of an aggregate that shares nothing with it.
 
-        Raises `AggregateDeleted`, `EncodingError`, `DecodingError`.
+        Raises `AggregateDeleted`, `EncodingError`.
         """
+        stream = self.stream(state.id)
         if state.is_deleted:
-            raise AggregateDeleted(self.stream(state.id))
-        return self.decode_state(self._plain(state), state.id)
+            raise AggregateDeleted(stream)
+        try:
+            return self.decode_state(self._plain(state), state.id)
+        except DecodingError as error:
+            raise EncodingError(
+                f"The state of {stream!r} could not be read again, nor can its snapshots. {error}. Have the methods of "
+                f"{self.aggregate_class.__name__} with @applies set its fields to values of the types that "
+                "they are annotated with."
+            ) from error
 
     def decode_state(self, data: Any, aggregate_id: str) -> Aggregate:
         """An aggregate with this state. Raises `DecodingError`."""

@@ -104,6 +104,7 @@ def _events_in(aggregate_type: AggregateType, stream: str, request: Request, ret
         events = tuple(returned)
         if all(type(event) in codecs for event in events):
             return events
+        raise NotAnEvent(stream, request.command, returned, next(each for each in events if type(each) not in codecs))
     raise NotAnEvent(stream, request.command, returned)
 
 

@@ -99,7 +99,9 @@ def _from_snapshot(
         if snapshot.schema != aggregate_type.schema:
             # To be expected after a change of the class's fields, until there are snapshots of the new shape.
             logger.info(
-                "snapshot of another shape of the class passed over",
+                "snapshot of another shape of the class passed over: %s at version %d",
+                stream,
+                snapshot.version,
                 extra={"stream": stream, "version": snapshot.version},
             )
             continue
@@ -113,7 +115,10 @@ def _from_snapshot(
             return Recovered(state, snapshot.version, 0, snapshot.time_ns)
         except DecodingError as error:
             logger.warning(
-                "snapshot passed over",
+                "snapshot passed over: %s at version %d: %s",
+                stream,
+                snapshot.version,
+                error,
                 extra={"stream": stream, "version": snapshot.version, "reason": str(error)},
             )
     return Recovered(aggregate_type.initial_state(aggregate_id), 0, 0)

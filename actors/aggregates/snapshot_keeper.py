@@ -44,7 +44,8 @@ class SnapshotKeeper:
             try:
                 turn.snapshot_state = self._type.encode_state(state)
             except EventSourcingError as error:
-                logger.warning("no snapshot: %s", error, extra={"stream": self._stream, "version": turn.version})
+                where = {"stream": self._stream, "version": turn.version}
+                logger.warning("no snapshot of %s: %s", self._stream, error, extra=where)
 
     def save(self, turn: Turn, state: msgspec.Raw, outcome: Appended) -> None:
         """The turn is on disk: store the snapshot that was kept with it, along with later commits."""

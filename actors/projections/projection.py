@@ -13,6 +13,7 @@ import attrs
 
 from ...storage.record import StoredEvent
 from ..errors import DefinitionError
+from ..marked_methods import mark_of, names_in
 from ..messages import check_names, event_type
 from ..serialization.annotations import alternatives
 
@@ -155,7 +156,7 @@ class Projection:
 def _tables_of(cls: type[Projection]) -> dict[str, Table[Any]]:
     """Its tables by name. One that is inherited, or has two names, becomes a table of its own for each."""
     found: dict[str, Table[Any]] = {}
-    for name in _names(cls):
+    for name in names_in(cls):
         table = inspect.getattr_static(cls, name)
         if not isinstance(table, Table):
             continue
@@ -169,9 +170,9 @@ def _tables_of(cls: type[Projection]) -> dict[str, Table[Any]]:
 
 def _handlers_of(cls: type) -> dict[type, Callable[[Any, Any, EventMeta], None]]:
     found: dict[type, Callable[[Any, Any, EventMeta], None]] = {}
-    for name in _names(cls):
+    for name in names_in(cls):
         function = inspect.getattr_static(cls, name)
-        for event_class in _events_of(cls, name) if callable(function) else ():
+        for event_class in mark_of(cls, name, _HANDLES) or () if callable(function) else ():
             where = f"{cls.__name__}.{name}"
             if inspect.iscoroutinefunction(function):
                 raise DefinitionError(
@@ -195,17 +196,6 @@ def _handlers_of(cls: type) -> dict[type, Callable[[Any, Any, EventMeta], None]]
             found[event_class] = function
     check_names(found)
     return found
-
-
-def _names(cls: type) -> list[str]:
-    """What the class and its bases define, those of the bases first."""
-    return list(dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base)))
-
-
-def _events_of(cls: type, name: str) -> Sequence[type]:
-    """The events that a method handles; without an `@on` of its own, those of the method that it overrides."""
-    marks = (getattr(vars(base).get(name), _HANDLES, None) for base in cls.__mro__)
-    return next((mark for mark in marks if mark is not None), ())
 
 
 def _hint(function: Callable[..., Any], parameter: str) -> Any:

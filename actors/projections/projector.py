@@ -176,15 +176,16 @@ class Projector(TrioActor):
             self._failures += 1
             self._attempts += 1
             if self._failures >= ATTEMPTS_MAX:
-                logger.error("projection failed", exc_info=failure.error, extra=self._facts(event))
+                what, facts = f"{self.name}: {self.error}", self._facts(event)
+                logger.error("projection failed: %s", what, exc_info=failure.error, extra=facts)
                 self._become("failed")
                 return
-            logger.warning("projection will try again: %s", self.error, extra=self._facts(event))
+            logger.warning("projection will try again: %s: %s", self.name, self.error, extra=self._facts(event))
             self._rest()
         except EventSourcingError as error:
             self._attempts += 1
             self.error = kept_text(str(error))
-            logger.warning("projection will try again: %s", error, extra=self._facts())
+            logger.warning("projection will try again: %s: %s", self.name, error, extra=self._facts())
             self._rest()
             if isinstance(error, ViewRemoved):
                 self._host.removed(self)

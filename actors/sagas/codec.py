@@ -73,7 +73,7 @@ class SagaCodec:
         except DecodingError as error:
             # Stored all the same, it could be neither gone on with nor undone.
             raise EncodingError(f"The state of the saga could not be read again: {error}") from error
-        if is_changed(saga, again):
+        if again != saga and is_changed(saga, again):
             raise EncodingError(f"The state of the saga, {saga!r:.200}, would come back as {again!r:.200}")
         return data
 

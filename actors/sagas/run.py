@@ -181,7 +181,9 @@ class SagaRun:
         if history.attempt < step.retry.attempts and not is_final(error):
             retry_at_ns = self.now_ns + int(step.retry.wait_seconds(history.attempt) * NS_PER_SECOND)
         logger.warning(
-            "a step failed: %s",
+            "step %s of %s failed: %s",
+            step.name,
+            self.stream,
             text_of(error),
             extra={"saga": self.stream, "step": step.name, "attempt": history.attempt},
         )
@@ -278,7 +280,8 @@ class SagaRun:
             retry_at_ns = self.now_ns + int(retry.wait_seconds(attempt) * NS_PER_SECOND)
             self.note(CompensationFailed(step.name, attempt, text_of(error), retry_at_ns))
             return
-        logger.error("a compensation is parked: %s", text_of(error), extra={"saga": self.stream, "step": step.name})
+        facts = {"saga": self.stream, "step": step.name}
+        logger.error("%s is parked at step %s: %s", self.stream, step.name, text_of(error), extra=facts)
         self.note(
             CompensationFailed(step.name, attempt, text_of(error), None),
             SagaParked(f"{step.compensation} of {step.name} failed {attempt} times: {text_of(error)}"),

@@ -28,6 +28,7 @@ import attrs
 from ...storage.errors import StreamNameInvalid
 from ...storage.names import check_stream_name
 from ..errors import DefinitionError
+from ..marked_methods import mark_of, names_in
 from ..messages import event_type
 from ..serialization.annotations import own_annotations
 from ..state_fields import check_field, check_no_init
@@ -225,7 +226,8 @@ class Saga:
     Class arguments, all optional: `name`, by default the class's in snake case; `version` of the definition; `signals`
     that `ctx.approval` may wait for; `deadline_seconds` after which it is undone unless it is done; `older_instances`,
     what becomes of those begun by a lower version: "continue" (with the steps of this class that are not done),
-    "compensate" or "park" (at once when a runtime is opened, also where they wait).
+    "compensate" or "park" (at once when a runtime is opened, also where they wait). A subclass has the steps of its
+    base, before its own; a method that overrides a step, or one with `@starts_on`, is one, unless it is marked itself.
     """
 
     __eventsrc_saga__: ClassVar[SagaDefinition]
@@ -241,8 +243,7 @@ class Saga:
     ) -> None:
         super().__init_subclass__()
         check_no_init(cls, ": the fields are its arguments")
-        functions = [inspect.getattr_static(cls, each) for each in _names(cls)]
-        _declare_what_methods_set(cls, functions)
+        _declare_what_methods_set(cls, [inspect.getattr_static(cls, each) for each in names_in(cls)])
         attrs.define(cls, slots=False)
         own_name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower() if name is None else name
         if not (isinstance(own_name, str) and SAGA_NAME.fullmatch(own_name)):
@@ -273,22 +274,19 @@ class Saga:
             known,
             deadline_seconds,
             older_instances,
-            _steps(cls, functions),
-            _starts(cls, functions),
+            _steps(cls),
+            _starts(cls),
             frozenset(fields),
             frozenset(name for name, field in fields.items() if _UNTYPED in field.metadata),
         )
 
 
-def _names(cls: type) -> dict[str, None]:
-    return dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base))
-
-
-def _steps(cls: type, functions: Sequence[Any]) -> dict[str, StepDefinition]:
+def _steps(cls: type) -> dict[str, StepDefinition]:
     steps: dict[str, StepDefinition] = {}
-    for function in functions:
-        declared = getattr(function, _STEP, None)
-        if declared is None:
+    for attribute in names_in(cls):
+        function = inspect.getattr_static(cls, attribute)
+        declared = mark_of(cls, attribute, _STEP)
+        if declared is None or not callable(function):
             continue
         name = function.__name__
         compensation, retry, compensation_retry, timeout_seconds = declared
@@ -347,12 +345,13 @@ def _set_by(method: Any) -> Iterator[str]:
             yield stored.argval
 
 
-def _starts(cls: type, functions: Sequence[Any]) -> dict[type, Callable[..., Any]]:
+def _starts(cls: type) -> dict[type, Callable[..., Any]]:
     starts: dict[type, Callable[..., Any]] = {}
-    for attribute in functions:
+    for name in names_in(cls):
+        attribute = inspect.getattr_static(cls, name)
         function = attribute.__func__ if isinstance(attribute, classmethod) else attribute
-        event_class = getattr(function, _STARTS_ON, None)
-        if event_class is None:
+        event_class = mark_of(cls, name, _STARTS_ON)
+        if event_class is None or function is None:
             continue
         if not isinstance(attribute, classmethod):
             raise DefinitionError(

@@ -26,17 +26,9 @@ def field_types(cls: Any, *, with_marks: bool = False) -> dict[str, Any]:
     """
     if not isinstance(cls, type) or not has_fields(cls):
         return {}
+    fields = attrs.fields(cls) if attrs.has(cls) else dataclasses.fields(cls)
     hints = annotations_of(cls, with_marks=with_marks)
-    return {field.name: without_alias(hints.get(field.name, field.type)) for field in _fields(cls)}
-
-
-def field_names(cls: Any) -> list[str]:
-    """The names of the fields of an attrs class or a dataclass."""
-    return [field.name for field in _fields(cls)]
-
-
-def _fields(cls: Any) -> tuple[Any, ...]:
-    return attrs.fields(cls) if attrs.has(cls) else dataclasses.fields(cls)
+    return {field.name: without_alias(hints.get(field.name, field.type)) for field in fields}
 
 
 def has_fields(cls: Any) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from .annotations import field_types, without_alias
 from .model_types import model_field_types
+from .named_tuples import named_tuple_types
 
 
 def schema_of(cls: type, versions: Mapping[str, int] | None = None) -> str:
@@ -31,12 +32,13 @@ def _lines(cls: Any, seen: set[Any]) -> Iterator[str]:
     for part in typing.get_args(cls):
         if isinstance(part, type) or typing.get_args(part) or without_alias(part) is not part:
             yield from _lines(part, seen)
-    if not isinstance(cls, type):
+    own_class = typing.get_origin(cls) or cls
+    if not isinstance(own_class, type):
         return
-    if issubclass(cls, enum.Enum):
-        yield f"{number}={[member.value for member in cls]}"
+    if issubclass(own_class, enum.Enum):
+        yield f"{number}={[member.value for member in own_class]}"
         return
-    types = field_types(cls) or _without_annotations(model_field_types(cls))
+    types = field_types(own_class) or named_tuple_types(cls) or _without_annotations(model_field_types(cls))
     for name, field_type in types.items():
         yield f"{number}.{name}:{field_type}"
     for field_type in types.values():

@@ -1,5 +1,6 @@
 """Objects to plain data and back, by cattrs: events, commands and state, with the types that domains are made of."""
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import date, datetime, time, timedelta
@@ -15,11 +16,14 @@ from cattrs.strategies import configure_union_passthrough
 
 from ...storage.errors import EventSourcingError, StoreError
 from ..errors import DecodingError, DefinitionError, EncodingError, SchemaError
+from .annotations import field_types
 from .models import explanation_of, register_models
+from .named_tuples import register_named_tuples
 from .partly_plain import is_partly_plain, structure_partly_plain
 from .personal import check_personal, has_personal_data, is_refused, personal_fields, plain_type
 from .primitives import NotOfType, register_primitives
 from .sealing import Sealing, check_sealed, key_tags, sealing, seals, unsealed
+from .unusable_keys import unusable_key
 
 T = TypeVar("T")
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -50,6 +54,7 @@ def make_converter() -> cattrs.Converter:
     converter.register_structure_hook(timedelta, lambda value, _: timedelta(*value))
     configure_union_passthrough(bool | int | float | str | bytes | None, converter)
     converter.register_structure_hook_factory(is_partly_plain, structure_partly_plain)
+    register_named_tuples(converter)
     register_models(converter)
     return converter
 
@@ -61,6 +66,16 @@ def _explained(error: BaseException, hint: Any) -> str:
     if said is None:
         return cattrs.v.format_exception(error, hint)
     return said if hint is None else f"{getattr(hint, '__name__', hint)}: {said}"
+
+
+def _check_keys(cls: type) -> None:
+    for name, hint in field_types(cls).items():
+        key = unusable_key(hint)
+        if key is not None:
+            raise SchemaError(
+                f"{cls.__name__}.{name} cannot be turned into data: it has keys of {inspect.formatannotation(key)}, "
+                "which would be lists or dicts, and those are no keys. Use a text as key, or a list of entries."
+            )
 
 
 def _in_order(values: Iterable[Any]) -> list[Any]:
@@ -104,6 +119,8 @@ class Serializer:
         `PrivacyUnavailable`.
         """
         personal = check_personal(cls)
+        if self.is_standard:
+            _check_keys(cls)
         try:
             for each in personal:
                 self._check_sealed(each)

@@ -1,11 +1,15 @@
 """A table made ready to run: how its rows become bytes and come back, and what their keys and indexed values are."""
 
 import copy
+import enum
 import hashlib
 import logging
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import date, time, timedelta
+from decimal import Decimal
 from typing import Any, Final, Generic, TypeVar
+from uuid import UUID
 
 import attrs
 import msgspec
@@ -13,12 +17,14 @@ import msgspec
 from ...storage.ordered_key import NotOrdered, encode_indexed, encode_key
 from ..errors import DecodingError
 from ..projections.projection import Table
+from ..serialization.annotations import alternatives, field_types
 from ..serialization.came_back import is_changed
 from ..serialization.exact_fields import ExactFields, values_getter
 from ..serialization.immutable import is_immutable
 from ..serialization.schema import schema_of
 from ..serialization.serializer import Serializer
-from .errors import RowInvalid
+from .criteria import Criterion, OneOf, criteria_of
+from .errors import QueryInvalid, RowInvalid
 
 R = TypeVar("R")
 logger = logging.getLogger("eventsrc.views")
@@ -36,6 +42,8 @@ class RowType(Generic[R]):
         self.key_fields = table.key
         self.indexes: tuple[str, ...] = table.indexes
         self.fields = frozenset(field.name for field in attrs.fields(table.row_class))  # type: ignore[arg-type]
+        types = field_types(table.row_class)
+        self._single = {name for name, hint in types.items() if all(map(_is_single, alternatives(hint)))}
         # Rows that cannot be changed, nor anything in them, may be kept from one batch to the next, and handed out.
         self.is_immutable = is_immutable(table.row_class)
         serializer.prepare(table.row_class)
@@ -59,6 +67,23 @@ class RowType(Generic[R]):
         other.indexes = ()
         other._advice = " It is of an older class, and its view is being built anew: ask again when that is done."
         return other
+
+    def criteria(self, given: Mapping[str, Any]) -> dict[str, Criterion]:
+        """The keyword arguments of `where` as criteria.
+
+        Raises `QueryInvalid` for a field that the rows do not have, and for a list where a field never holds one.
+        """
+        criteria = criteria_of(self.fields, self.name, given)
+        for field in criteria.keys() & self._single:
+            criterion = criteria[field]
+            values = criterion.values if isinstance(criterion, OneOf) else (getattr(criterion, "value", None),)
+            for value in values:
+                if isinstance(value, list | tuple | set | frozenset):
+                    raise QueryInvalid(
+                        f"{field} of {self.name} is never a {type(value).__name__}, such as {value!r:.100}. For rows "
+                        f"with one of its items write {field}=one_of(*items)."
+                    )
+        return criteria
 
     def tell_of_scan(self, fields: Iterable[str]) -> None:
         """Log, for debugging, that a query by these fields looks at every row."""
@@ -164,3 +189,9 @@ class RowType(Generic[R]):
             raise DecodingError(
                 f"A stored row of {self.name} does not fit {self.row_class.__name__}: {reason}.{self._advice}"
             ) from error
+
+
+def _is_single(hint: Any) -> bool:
+    """Whether it is a type whose values hold no others."""
+    kinds = (str, bytes, int, float, Decimal, date, time, timedelta, UUID, enum.Enum, type(None))
+    return isinstance(hint, type) and issubclass(hint, kinds)

@@ -8,7 +8,7 @@ from ...storage.record import StoredEvent
 from ..projections.projection import Projection
 from ..serialization.event_codecs import EventCodecs
 from ..serialization.serializer import Serializer
-from .criteria import RowQuery, criteria_of
+from .criteria import RowQuery
 from .errors import QueryTooLarge, RowInvalid
 from .row_type import RowType
 from .view_store import Checkpoint, RowChange, StoredView, ViewRetry, ViewWriting
@@ -93,7 +93,7 @@ class SessionRows(Generic[R]):
 
     def where(self, **criteria: Any) -> list[R]:
         row_type = self._type
-        query = RowQuery(criteria_of(row_type.fields, row_type.name, criteria), limit=ROWS_FOUND_MAX + 1)
+        query = RowQuery(row_type.criteria(criteria), limit=ROWS_FOUND_MAX + 1)
         self._batch.check()
         self.flush()
         found: list[R] = self._batch.transaction.find(row_type, query)

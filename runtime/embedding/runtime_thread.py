@@ -20,7 +20,7 @@ import trio
 
 from ...actors.errors import RuntimeClosed
 from ...storage.errors import StoreForked
-from ..errors import WrongThread
+from ..errors import ArgumentInvalid, WrongThread
 from ..runtime import Runtime
 from .handover import Handover
 
@@ -196,13 +196,18 @@ class RuntimeThread:
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Call[Any]:
         """A call of a function, async or not, in a task of its own and in the context of whoever calls; `begin` it.
 
-        Raises `RuntimeClosed`, `WrongThread` on the trio thread itself, `StoreForked`.
+        Raises `RuntimeClosed`, `WrongThread` on the trio thread itself, `StoreForked`, `ArgumentInvalid`.
         """
         self._check_entered()
         if self._is_elsewhere:
             raise StoreForked(self.opened.result()._store.path)
         if threading.current_thread() is self._thread:
             raise WrongThread("A portal", is_for_others=True, instead="the function itself")
+        if not callable(function):
+            if inspect.iscoroutine(function):
+                function.close()
+            advice = "give the function, and after it what to call it with: portal.call(ref.ask, command)"
+            raise ArgumentInvalid("function", function, advice)
         context = contextvars.copy_context()
         context.run(self._set_variables)
         call: Call[Any] = Call(functools.partial(function, *args, **kwargs), context)

@@ -12,7 +12,7 @@ from ...actors.errors import DefinitionError
 from ...actors.projections.projection import Projection, Table
 from ...actors.serialization.personal import has_personal_data
 from ...actors.serialization.serializer import Serializer
-from ...actors.views.criteria import RowQuery, criteria_of
+from ...actors.views.criteria import RowQuery
 from ...actors.views.lmdb_view import LmdbView, LmdbViews
 from ...actors.views.row_type import RowType
 from ...actors.views.session import EventFailed, ViewSession
@@ -21,6 +21,7 @@ from ...storage.environment.temporary_folder import TemporaryFolder
 from ...storage.errors import EventSourcingError, FileWriteFailed
 from ...storage.record import StoredEvent
 from ...storage.store import EventReader
+from ..trio_thread import check_on_trio
 from .errors import ReplayHandlerFailed, ReplayNotEntered
 from .replay import Replay
 from .selection import Selection
@@ -71,6 +72,7 @@ class ProjectionReplay(Replay):
         """Of a method that raised on what is left of an event, when the view was made anew."""
 
     async def __aenter__(self) -> Self:
+        check_on_trio("replay", "portal.enter(replay)")
         try:
             await trio.to_thread.run_sync(self._open)
         except BaseException:
@@ -97,7 +99,7 @@ class ProjectionReplay(Replay):
         row_type = self._tables.get(table.name)
         if row_type is None:
             raise DefinitionError(f"The projection that is replayed has no table {table.name!r}.")
-        query = RowQuery(criteria_of(row_type.fields, table.name, criteria))
+        query = RowQuery(row_type.criteria(criteria))
         with self._in_hand().view.reading() as reading:
             return reading.find(row_type, query)
 

@@ -17,6 +17,7 @@ from ...storage.record import StoredEvent
 from ...storage.store import EventReader
 from ..arguments import check_count
 from ..errors import NotInHistory
+from ..trio_thread import check_on_trio
 from .errors import ReplayHandlerFailed, ReplayPositionPassed, ReplayStarted
 from .history import find_snapshot
 from .pace import Pace, Speed, checked_speed
@@ -215,6 +216,7 @@ class Replay:
             StoreError: the log cannot be read.
 
         """
+        check_on_trio("replay.run", "portal.call(replay.run)")
         if self._has_begun:
             raise ReplayStarted
         self._has_begun = True

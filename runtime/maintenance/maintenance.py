@@ -19,6 +19,7 @@ from ...storage.log import EventLog
 from ...storage.query import find_streams
 from ...storage.snapshot import Snapshot
 from ...storage.store import EventStore
+from ..trio_thread import check_on_trio
 from .compactor import Compaction, Compactor
 from .retention import Candidate
 from .snapshot_prover import ProofCounts, SnapshotProver
@@ -102,10 +103,12 @@ class Maintenance:
 
     async def compact_stream(self, stream: str) -> Compaction:
         """`compact` for a stream by its name."""
+        check_on_trio("maintenance.compact")
         return await self._compacting(stream).compact(stream)
 
     async def uncompact_stream(self, stream: str) -> int:
         """`uncompact` for a stream by its name."""
+        check_on_trio("maintenance.uncompact")
         return await self._compacting(stream).uncompact(stream)
 
     @asynccontextmanager
@@ -132,6 +135,7 @@ class Maintenance:
         An unfinished saga keeps a stream as it is where events that the saga caused would be moved. With `dry_run` it
         only tells which.
         """
+        check_on_trio("maintenance.retain")
         compactor = self._compacting("*")
         candidates = await compactor.candidates()
         done: list[Compaction] = []
@@ -187,6 +191,7 @@ class Maintenance:
 
         Raises `ApplierFailed`, `UnknownEvent`, `DecodingError` or a `StoreError` where its events cannot be replayed.
         """
+        check_on_trio("maintenance.prove")
         return await self.prover.prove_stream(self._type_of(aggregate_class).stream(aggregate_id))
 
     async def quarantined(self) -> list[Snapshot]:
@@ -196,4 +201,5 @@ class Maintenance:
             heads = find_streams(self._store)
             return [each for head in heads for each in self._store.snapshots(head.stream, quarantined=True)]
 
+        check_on_trio("maintenance.quarantined")
         return await trio.to_thread.run_sync(find)

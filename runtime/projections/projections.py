@@ -25,6 +25,7 @@ from ...storage.record import StoredEvent
 from ...storage.store import EventReader
 from ..errors import ArgumentInvalid, UnknownProjection
 from ..on_board import on_board
+from ..trio_thread import check_on_trio
 from .arrivals import Arrivals
 from .generations import RunningProjection
 from .intake_rate import IntakeRate
@@ -251,12 +252,14 @@ class Projections:
         await self._set_paused(self.get(projection_class), paused=False)
 
     async def _set_paused(self, running: RunningProjection, *, paused: bool) -> None:
+        check_on_trio("projections.pause" if paused else "projections.resume")
         if self._board is not None:
             await on_board(self._board, partial(self._board.set_paused, running.name, paused=paused))
         await running.set_paused(paused=paused)
 
     async def rebuild(self, projection_class: type[Projection]) -> None:
         """See `ProjectionSteering`."""
+        check_on_trio("projections.rebuild")
         running = self.get(projection_class)
         if running.active is None:
             raise ProjectionUnavailable(running.name, running.state, running.error)
@@ -398,6 +401,7 @@ class Projections:
             running.warned_at = now
             lag = self._lag(running)
             logger.warning(
-                "a projection is too far behind",
+                "a projection is too far behind: %s",
+                running.name,
                 extra={"projection": running.name, "events": lag.events, "seconds": round(lag.seconds, 3)},
             )

@@ -17,6 +17,7 @@ from ...actors.views.view_store import ViewLookLong, ViewReading, ViewRetry
 from ..arguments import check_timeout, checked_timeout
 from ..errors import ArgumentInvalid, ViewTooOld
 from ..iteration import Batches, Items
+from ..trio_thread import check_on_trio
 from .generations import RunningProjection
 from .open_generation import OpenGeneration
 from .projections import Projections
@@ -107,10 +108,9 @@ class View(Generic[R]):
     def where(self, **criteria: Any) -> "Query[R]":
         """The rows that meet all criteria: a value, `between(10, 20)`, `one_of("a", "b")`, `starting_with("x")`.
 
-        Raises `QueryInvalid` for a field that the rows do not have.
+        Raises `QueryInvalid` for a field that the rows do not have, and for a list where a field never holds one.
         """
-        table = self._table_type
-        return Query(self, RowQuery(criteria_of(table.fields, table.name, criteria)), _ANY)
+        return Query(self, RowQuery(self._table_type.criteria(criteria)), _ANY)
 
     def all(self) -> "Query[R]":
         """Every row."""
@@ -150,6 +150,7 @@ class View(Generic[R]):
 
     async def _wait(self, fresh: Freshness) -> None:
         running = self._running
+        check_on_trio("A query", "portal.call(view.get, key) or portal.call(query.rows)")
         await trio.lowlevel.checkpoint()
         if running.position >= fresh.position:
             return

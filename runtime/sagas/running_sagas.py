@@ -8,11 +8,13 @@ from ...actors.sagas.instance import SagaInstance, SagaInstances
 from ...actors.sagas.saga import Saga, saga_id
 from ...storage.past import PastLog
 from ..classes import check_class
-from ..errors import ArgumentInvalid
+from ..errors import ArgumentInvalid, RuntimeReadOnly
 from ..opening import Opened, refusal
 from ..projections.projections import Projections
 from ..projections.view import Query, View
-from .sagas import SagaRef, Sagas
+from ..router import Router
+from ..trio_thread import check_on_trio
+from .sagas import RUNS_NO_SAGAS, SagaRef, Sagas
 
 S = TypeVar("S", bound=Saga)
 
@@ -23,6 +25,7 @@ class RunningSagas:
     _store: Opened
     _projections: Projections
     _sagas: Sagas | None
+    _router: Router
 
     async def start_saga(self, saga: S, *, key: str, deadline_seconds: float | None = None) -> SagaRef[S]:
         """Start a saga; returns when that is on disk. A second one of its class with the same key is not started.
@@ -38,6 +41,7 @@ class RunningSagas:
             MailboxFull, RuntimeClosed, StoreError: it was not started.
 
         """
+        check_on_trio("runtime.start_saga")
         return await self._supervised.start(saga, key, deadline_seconds)
 
     def saga(self, saga_class: type[S], key: str) -> SagaRef[S]:
@@ -75,6 +79,8 @@ class RunningSagas:
     def _supervised(self) -> Sagas:
         if isinstance(self._store, PastLog):
             raise refusal(self._store)
+        if self._sagas is None and self._router.is_reader:
+            raise RuntimeReadOnly(self._store.path, RUNS_NO_SAGAS)
         if self._sagas is None:
             raise UnknownSaga("The runtime was opened without sagas. Give their classes: Runtime.open(sagas=[...]).")
         return self._sagas

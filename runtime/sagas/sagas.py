@@ -39,14 +39,19 @@ from ...storage.query import find_events
 from ...storage.record import NS_PER_SECOND, StoredEvent
 from ...storage.store import EventReader
 from ..arguments import check_text, check_timeout
-from ..errors import ArgumentInvalid
+from ..errors import ArgumentInvalid, RuntimeReadOnly
 from ..projections.projections import Projections
 from ..projections.view import View
 from ..router import Router
+from ..trio_thread import check_on_trio
 from .calls import SagaCalls
 from .starts import SagaStarts
 
 RESUME_ROWS: Final = 1_000
+RUNS_NO_SAGAS: Final = (
+    "it runs no sagas: leave out sagas=. Ask the process that writes it for them; how they stand is shown here, too, "
+    "by a projection of yours with @on(SagaStarted), @on(SagaCompleted), ..."
+)
 
 S = TypeVar("S", bound=Saga)
 
@@ -78,6 +83,7 @@ class SagaRef(Generic[S]):
 
     async def status(self) -> SagaInstance:
         """How it stands, from its own stream. Raises `UnknownSaga`, `RuntimeClosed`."""
+        check_on_trio("saga.status", "portal.call(saga.status)")
         await trio.lowlevel.checkpoint()
         return self._sagas.instance(self.id)
 
@@ -86,6 +92,7 @@ class SagaRef(Generic[S]):
 
         Raises `UnknownSaga`, `SagaWaitsForItself`, `RuntimeClosed`, and `SagaTimeout` after `timeout` seconds.
         """
+        check_on_trio("saga.wait", "portal.call(saga.wait)")
         cause = current_cause.get()
         if cause is not None and cause.causation_id == self.id:
             raise SagaWaitsForItself(self.id)
@@ -146,6 +153,8 @@ class Sagas:
         serializer: Serializer,
         codecs: EventCodecs,
     ) -> None:
+        if router.is_reader:
+            raise RuntimeReadOnly(store.path, RUNS_NO_SAGAS)
         self.journal: Journal = router.journal
         self.wall_clock = router.wall_clock
         self.store = store
@@ -245,6 +254,7 @@ class Sagas:
 
     async def signal(self, saga_id: str, signal: str, payload: Any) -> bool:
         """Send a saga a signal."""
+        check_on_trio("saga.signal")
         self._check_open("the signal was not sent")
         saga_class = self.class_named(saga_id)
         if signal not in saga_class.__eventsrc_saga__.signals:
@@ -256,6 +266,7 @@ class Sagas:
 
     async def decide(self, saga_id: str, action: str, reason: str) -> None:
         """An operator's decision on a parked saga."""
+        check_on_trio(f"saga.{action}")
         self._check_open(f"the saga stays as it is: {action} took no effect")
         self.class_named(saga_id)
         check_text("reason", reason)

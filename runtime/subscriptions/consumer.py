@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from ...storage.record import StoredEvent
+from ..trio_thread import check_on_trio
 from .dispatcher import Dispatcher, Message
 
 logger = logging.getLogger("eventsrc.subscription")
@@ -22,6 +23,7 @@ class Consumer:
 
     async def __anext__(self) -> Message:
         """The next event. Ends when the runtime closes; raises `SubscriptionDeleted`, `SubscriptionFull`."""
+        check_on_trio("A consumer", "portal.iterate(consumer) or portal.call(consumer.run, handler)")
         message = await self._dispatcher.next_message()
         if message is None:
             raise StopAsyncIteration
@@ -41,7 +43,8 @@ class Consumer:
                 if inspect.isawaitable(handled):
                     await handled
             except Exception as error:
-                logger.warning("a handler failed: %r", error, extra={"position": message.event.position})
+                position = message.event.position
+                logger.warning("a handler failed at position %d: %r", position, error, extra={"position": position})
                 message.fail(error)
             else:
                 if not inspect.isawaitable(handled):

@@ -24,9 +24,10 @@ from ...storage.errors import EventSourcingError, described
 from ...storage.limits import Limits
 from ...storage.record import StoredEvent
 from ...storage.store import EventReader
-from ..errors import NotInHistory, SubscriptionDeleted, SubscriptionDiverged, SubscriptionFull, WrongThread
+from ..errors import NotInHistory, SubscriptionDeleted, SubscriptionDiverged, SubscriptionFull
 from ..events import Wanted
 from ..on_board import on_board
+from ..trio_thread import check_on_trio
 from .lane import LANE_EVENTS_MAX, Held, Lane, Rest
 from .subscription import Search
 
@@ -89,8 +90,7 @@ class Message:
             dispatcher.released(lane)
 
     def _settle(self, method: str, example: str) -> "tuple[Dispatcher | None, Lane | None]":
-        if not trio.lowlevel.in_trio_run():
-            raise WrongThread(method, example=example)
+        check_on_trio(method, f"portal.call({example})")
         dispatcher, self._dispatcher = self._dispatcher, None
         return dispatcher, self._lane
 
@@ -281,7 +281,9 @@ class Dispatcher:
             heapq.heappush(self._resting, (trio.current_time() + seconds, next(self._rests), lane))
         else:
             logger.error(
-                "an event is parked: %s",
+                "the event at position %d is parked in %s: %s",
+                held.event.position,
+                self.name,
                 error,
                 extra={"subscription": self.name, "stream": lane.stream, "position": held.event.position},
             )

@@ -24,6 +24,7 @@ from ..arguments import check_count
 from ..errors import NoPlaceForProgress, SubscriptionFilterDiffers, SubscriptionNameInvalid, UnknownSubscription
 from ..events import Wanted
 from ..on_board import on_board
+from ..trio_thread import check_on_trio
 from .consumer import Consumer
 from .dispatcher import Dispatcher
 
@@ -80,6 +81,7 @@ class Subscriptions:
     @asynccontextmanager
     async def consume(self, name: str, wanted: Wanted, after: int) -> AsyncIterator[Consumer]:
         """Be one of the consumers of a subscription for as long as the block lasts."""
+        check_on_trio("consume", "portal.enter(runtime.consume(...))")
         _check_name(name)
         check_count("after", after, least=0)
         if self._feed.is_closed:
@@ -108,6 +110,7 @@ class Subscriptions:
 
     async def parked(self, name: str | None = None) -> list[ParkedEvent]:
         """What is parked, of one subscription or of all. Raises `SubscriptionNameInvalid`."""
+        check_on_trio("subscriptions.parked")
         if name is not None:
             _check_name(name)
         for dispatcher in tuple(self._dispatchers.values()):
@@ -121,6 +124,7 @@ class Subscriptions:
         Where nobody consumes it now, that is done, and 0 returned, for the next one who does. Raises
         `UnknownSubscription`.
         """
+        check_on_trio("subscriptions.retry")
         if self.is_consumed(name):
             return self._dispatchers[name].retry_parked(stream)
         known = await on_board(self._board, self._board.subscriptions)
@@ -145,6 +149,7 @@ class Subscriptions:
 
         Raises `SubscriptionNameInvalid`.
         """
+        check_on_trio("subscriptions.delete")
         _check_name(name)
         dispatcher = self._dispatchers.pop(name, None)
         if dispatcher is not None:

@@ -4,6 +4,7 @@ import enum
 import json
 import re
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -55,6 +56,12 @@ class Inner:
 @dataclass(frozen=True)
 class Plain:
     name: str
+
+
+@dataclass(frozen=True)
+class Gridded:
+    cells: dict[timedelta, str]
+    within: "Gridded | None" = None
 
 
 @attrs.frozen
@@ -203,6 +210,20 @@ def test_a_type_without_a_hook_is_found_when_the_class_is_prepared() -> None:
 
     with pytest.raises(SchemaError, match=r"Locked.lock cannot be turned into data: .*\w\. Use another"):
         Serializer().prepare(Locked)
+
+
+@pytest.mark.parametrize(
+    "hint",
+    [dict[tuple[int, int], str], list[Mapping[Point, int] | None], dict[str, dict[Plain | str, int]], Gridded | None],
+)
+def test_keys_that_would_be_no_keys_are_found_when_the_class_is_prepared(hint: Any) -> None:
+    wanted = r"Holder\.held cannot be turned into data: it has keys of .*, which would be lists or dicts"
+    holder = attrs.make_class("Holder", {"held": attrs.field(type=hint)})
+    with pytest.raises(SchemaError, match=wanted):
+        Serializer().prepare(holder)
+    # Hooks of one's own may make something else of them.
+    Serializer(make_converter()).prepare(holder)
+    Serializer().prepare(attrs.make_class("Holder", {"held": attrs.field(type=dict[int | Color | date, Point])}))
 
 
 def test_hooks_of_ones_own() -> None:

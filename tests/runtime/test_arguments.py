@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import attrs
 import pytest
@@ -214,6 +215,48 @@ async def test_an_event_that_would_not_come_back_as_it_is_is_not_stored(
         with pytest.raises(EncodingError, match=words):
             await runtime.actor(Box, "1").ask(Set(value))
         assert (await runtime.actor(Box, "1").ask(Set(2))).version == 1
+
+
+@command
+class Remember:
+    when: datetime | str
+    others: dict[str, list[UUID | str | None]] = attrs.field(factory=dict)
+    name: str = ""
+    anything: Any = None
+    bare: dict = attrs.field(factory=dict)  # type: ignore[type-arg]
+
+
+@event("memory.remembered")
+class Remembered:
+    when: datetime | str
+    others: dict[str, list[UUID | str | None]]
+    name: str
+    anything: Any
+    bare: dict  # type: ignore[type-arg]
+
+
+class Memory(Aggregate):
+    @handles
+    def remember(self, command: Remember) -> Remembered:
+        return Remembered(command.when, command.others, command.name, command.anything, command.bare)
+
+    @applies
+    def remembered(self, event: Remembered) -> None: ...
+
+
+def test_an_event_in_which_a_time_would_come_back_as_a_text_is_refused() -> None:
+    others: dict[str, list[UUID | str | None]] = {"who": ["ann", None]}
+    kept = UUID(int=1)
+    scenario(Memory).when(Remember("today", others, "x", kept, {"x": kept})).then(
+        Remembered("today", others, "x", str(kept), {"x": str(kept)})
+    )
+    for lost in (
+        Remember(datetime(2026, 1, 1)),
+        Remember("today", {"who": [UUID(int=1)]}),
+        Remember("today", name=UUID(int=1)),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(EncodingError, match=r"would come back as|UUID\(.*\) is no str @ \$\.name"):
+            scenario(Memory).when(lost)
 
 
 class Clocks(tzinfo):

@@ -103,7 +103,7 @@ async def test_a_handler_that_raises_fails_its_command_and_not_the_actor(
             await runtime.actor(Account, "ann").ask(Break())
         assert isinstance(caught.value.__cause__, ZeroDivisionError)
         await works(runtime)
-    assert any("handler failed" in record.message for record in caplog.records)
+    assert any(record.message == "handler failed: account-ann" for record in caplog.records)
 
 
 class Speechless(Exception):

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 from bank_domain import Account, Deposit
@@ -18,12 +19,21 @@ from bank_views import Balance, Balances
 
 from eventsrc import (
     ArgumentInvalid,
+    EventMeta,
     EventSourcingError,
     Limits,
     NoPlaceForProgress,
+    Projection,
     Runtime,
     RuntimeReadOnly,
+    Saga,
+    SagaCompleted,
+    SagaContext,
+    SagaStarted,
     StoreReplaced,
+    Table,
+    on,
+    step,
 )
 
 HERE = Path(__file__).parent
@@ -162,6 +172,36 @@ async def test_a_reader_takes_no_commands(tmp_path: Path) -> None:
             reader.actor(Account, "ann").tell(Deposit(1))
         assert [event.position async for event in reader.events()] == [1]
         assert (await reader.actor(Account, "ann").state()).balance == 3
+
+
+async def test_a_reader_runs_no_sagas_and_its_projections_see_how_they_stand(tmp_path: Path) -> None:
+    class Greet(Saga):
+        @step
+        async def only(self, ctx: SagaContext) -> None: ...
+
+    @attrs.frozen
+    class Stand:
+        saga: str
+        state: str
+
+    class Stands(Projection):
+        rows = Table(Stand, key="saga")
+
+        @on(SagaStarted, SagaCompleted)
+        def changed(self, event: SagaStarted | SagaCompleted, meta: EventMeta) -> None:
+            self.rows.put(Stand(meta.stream, type(event).__name__))
+
+    async with Runtime.open(tmp_path, sagas=[Greet]) as runtime:
+        await (await runtime.start_saga(Greet(), key="1")).wait()
+    with pytest.raises(RuntimeReadOnly, match="runs no sagas: leave out sagas="):
+        async with Runtime.open(tmp_path, sagas=[Greet], role="reader"):
+            pass
+    async with Runtime.open(tmp_path, projections=[Stands], role="reader") as reader:
+        for ask in (lambda: reader.saga(Greet, "1"), reader.sagas):
+            with pytest.raises(RuntimeReadOnly, match=r"runs no sagas.*by a projection of yours"):
+                ask()
+        row = await reader.view(Stands).get("saga_greet-1", at_least=reader.last_position)
+        assert row == Stand("saga_greet-1", "SagaCompleted")
 
 
 async def test_a_reader_keeps_progress_in_a_folder_of_its_own_or_not_at_all(

@@ -161,11 +161,14 @@ class Eventful(Saga):
         await ctx.effect("refund", str)
 
 
-async def test_the_timeline_of_a_saga_has_attempts_effects_waits_durations_and_errors(tmp_path: Path) -> None:
+async def test_the_timeline_of_a_saga_has_attempts_effects_waits_durations_and_errors(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with Runtime.open(tmp_path, aggregates=[Account], sagas=[Eventful]) as runtime:
         await (await runtime.start_saga(Eventful(), key="t")).wait(timeout=10)
     shown = await one("sagas", tmp_path, "saga_eventful-t")
     assert (shown["state"], shown["error"]) == ("compensated", "ValueError: told to fail")
+    assert "step rest of saga_eventful-t failed: ValueError: told to fail" in caplog.messages
     details = [re.sub(r", retry_at [^,]*", "", line["details"]) for line in shown["timeline"]]
     lines = [(line["what"], line["of"], text) for line, text in zip(shown["timeline"], details, strict=True)][1:]
     failed = ("effect failed", "charge/pay", "error OSError: no route")

@@ -90,6 +90,16 @@ def test_what_is_wrong_with_the_class_is_raised_as_by_the_runtime() -> None:
         scenario(Slow).when(Deposit(1))
 
 
+def test_of_several_events_the_one_that_nothing_applies_is_named() -> None:
+    class Mixed(Account):
+        @handles
+        def grow(self, command: Grow) -> list[object]:
+            return [Deposited(command.by), Moved()]
+
+    with pytest.raises(NotAnEvent, match=r"returned \[Deposited\(.*, and nothing applies Moved\(\)\. Return"):
+        scenario(Mixed).when(Grow(1))
+
+
 async def test_async_handlers_in_async_tests() -> None:
     with pytest.raises(HandlerIsAsync, match="when_async"):
         scenario(Mover).when(Move())

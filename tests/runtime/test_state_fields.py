@@ -9,6 +9,7 @@ from eventsrc import (
     Aggregate,
     ApplierFailed,
     DefinitionError,
+    EncodingError,
     MemoryLog,
     Runtime,
     StateReadOnly,
@@ -98,3 +99,24 @@ async def test_a_handler_sets_no_field_that_has_a_validator_either(aggregate_cla
         assert (state.count, state.twice) == (2, 4)
         with pytest.raises(ApplierFailed, match="'count' must be <= 10"):
             await ann.ask(Add(9))
+
+
+async def test_a_value_of_another_type_than_its_field_has_is_told_with_the_stream_and_the_field() -> None:
+    class Wrong(Aggregate):
+        size: int = 0
+
+        @handles
+        def add(self, command: Add) -> Added:
+            return Added(command.count)
+
+        @applies
+        def added(self, event: Added) -> None:
+            self.size = "large"  # type: ignore[assignment]
+
+    async with Runtime.open(MemoryLog(), aggregates=[Wrong]) as runtime:
+        wrong = runtime.actor(Wrong, "w")
+        await wrong.ask(Add(1))
+        with pytest.raises(
+            EncodingError, match=r"state of 'wrong-w' .*'large' is no int @ \$\.size\. Have the methods of Wrong"
+        ):
+            await wrong.state()
