@@ -15,6 +15,7 @@ import trio
 from ..runtime import Runtime
 from .errors import AsyncioTaskCancelled, NoAsyncioLoop
 from .handover import Handover
+from .item_arrivals import END, ItemArrivals
 from .runtime_thread import Call, RuntimeThread, Stay, log_failure
 
 T = TypeVar("T")
@@ -25,7 +26,6 @@ TASK_CANCEL_SECONDS: Final = 10.0
 """How long a task on asyncio that is cancelled from trio is waited for."""
 SCOPE_SAYS: Final = ("Cancelled via cancel scope ", "Cancelled by cancel scope ")
 """What the cancellations of anyio's scopes begin with, today and in older versions."""
-_END: Final = object()
 _loop: Final = contextvars.ContextVar[asyncio.AbstractEventLoop | None]("eventsrc asyncio loop", default=None)
 """Where the program runs that the runtime of this context is embedded in."""
 
@@ -111,7 +111,7 @@ class AsyncioPortal:
     def iterate(self, items: AsyncIterable[T]) -> AsyncIterator[T]:
         """What an iterator on trio gives, one call for each: `async for batch in portal.iterate(runtime.subscribe())`.
 
-        Raises what `call` does.
+        What came in the moment in which a task was cancelled is what it gives next. Raises what `call` does.
         """
         return _Items(self, aiter(items))
 
@@ -195,15 +195,17 @@ def _is_of_anyio(error: BaseException | None) -> bool:
 
 
 class _Items(AsyncIterator[T], Generic[T]):
-    """Holds nothing: it may be left at any time."""
+    """May be left at any time."""
 
     def __init__(self, portal: AsyncioPortal, items: AsyncIterator[T]) -> None:
         self._portal = portal
-        self._items = items
+        self._arrivals = ItemArrivals(items)
 
     async def __anext__(self) -> T:
-        item: Any = await self._portal.call(anext, self._items, _END)
-        if item is _END:
+        while not self._arrivals:
+            await self._portal.call(self._arrivals.fetch)
+        item = self._arrivals.take()
+        if item is END:
             raise StopAsyncIteration
         return item  # type: ignore[no-any-return]
 

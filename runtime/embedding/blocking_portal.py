@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, overload
 
 from ..runtime import Runtime
+from .item_arrivals import END, ItemArrivals
 from .runtime_thread import Call, RuntimeThread, Stay, log_failure
 
 T = TypeVar("T")
@@ -15,7 +16,6 @@ P = ParamSpec("P")
 
 SIGNALS_SECONDS: Final = 0.2
 """How long Ctrl-C may have to wait."""
-_END: Final = object()
 
 
 class BlockingPortal:
@@ -87,7 +87,7 @@ class BlockingPortal:
     def iterate(self, items: AsyncIterable[T]) -> Iterator[T]:
         """What an asynchronous iterator gives, one call for each: `for batch in portal.iterate(runtime.subscribe())`.
 
-        Raises what `call` does.
+        What came in the moment in which a thread was interrupted is what it gives next. Raises what `call` does.
         """
         return _Items(self, aiter(items))
 
@@ -130,15 +130,17 @@ class BlockingPortal:
 
 
 class _Items(Iterator[T], Generic[T]):
-    """Holds nothing: it may be left at any time."""
+    """May be left at any time."""
 
     def __init__(self, portal: BlockingPortal, items: AsyncIterator[T]) -> None:
         self._portal = portal
-        self._items = items
+        self._arrivals = ItemArrivals(items)
 
     def __next__(self) -> T:
-        item: Any = self._portal.call(anext, self._items, _END)
-        if item is _END:
+        while not self._arrivals:
+            self._portal.call(self._arrivals.fetch)
+        item = self._arrivals.take()
+        if item is END:
             raise StopIteration
         return item  # type: ignore[no-any-return]
 
