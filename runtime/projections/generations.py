@@ -197,8 +197,7 @@ class RunningProjection:
         try:
             await self._in_thread(self._views.activate, self.name, built.generation)
         except BaseException:
-            with trio.CancelScope(shield=True):
-                await built.close()
+            await built.close()
             raise
         self._start(built)
         self.active = built
@@ -246,9 +245,8 @@ class RunningProjection:
                         self._start(built)
                     return built
             except BaseException:
-                # Nobody else knows of it, and a view that is left open could not be opened again.
-                with trio.CancelScope(shield=True):
-                    await built.close()
+                # Nobody else knows of it.
+                await built.close()
                 raise
             # Another process began one of another version under this number.
             await built.close()
@@ -349,9 +347,8 @@ class RunningProjection:
         try:
             await old.unused()
         finally:
-            # Also when the runtime ends meanwhile: a view left open could not be opened again by this process.
-            with trio.CancelScope(shield=True):
-                await old.close()
+            # Also when the runtime ends meanwhile.
+            await old.close()
         if old.removed_position is None:
             await self._drop(old.generation)
         else:
