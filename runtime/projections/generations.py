@@ -154,15 +154,18 @@ class RunningProjection:
     async def set_paused(self, *, paused: bool) -> None:
         """Have its projectors stay where they are, or go on; also those that are still to come."""
         self.is_paused = paused
-        for built in (self.active, self.building):
-            if built is not None and built.projector is not None:
-                await built.projector.order(Pause() if paused else Resume())
+        working = [each.projector for each in (self.active, self.building) if each and each.projector]
+        # All of them are told before the first is waited for: whoever waits may be cut off.
+        for obeyed in [projector.told(Pause() if paused else Resume()) for projector in working]:
+            await obeyed
 
     async def rebuild(self) -> None:
         """Begin a new generation beside the one that answers, unless one is being built already."""
         async with self._changing:
             if self.building is None:
-                self.building = await self._build_new(await self._stored())
+                # Also for a caller that is cut off: one that was stored, and nobody builds, is built after a restart.
+                with trio.CancelScope(shield=True):
+                    self.building = await self._build_new(await self._stored())
 
     @property
     def has_forgotten(self) -> bool:
