@@ -9,13 +9,14 @@ from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, overload
+from weakref import WeakKeyDictionary
 
 import trio
 
 from ..runtime import Runtime
 from .errors import AsyncioTaskCancelled, NoAsyncioLoop
 from .handover import Handover
-from .item_arrivals import END, ItemArrivals
+from .item_arrivals import END, ItemArrivals, Kept
 from .runtime_thread import Call, RuntimeThread, Stay, log_failure
 
 T = TypeVar("T")
@@ -45,6 +46,7 @@ class AsyncioPortal:
 
     def __init__(self, opening: AbstractAsyncContextManager[Runtime]) -> None:
         self._thread = RuntimeThread(opening)
+        self._kept: Kept = WeakKeyDictionary()
         self._loop: asyncio.AbstractEventLoop
         self._answers: Handover
 
@@ -111,7 +113,8 @@ class AsyncioPortal:
     def iterate(self, items: AsyncIterable[T]) -> AsyncIterator[T]:
         """What an iterator on trio gives, one call for each: `async for batch in portal.iterate(runtime.subscribe())`.
 
-        What came in the moment in which a task was cancelled is what it gives next. Raises what `call` does.
+        What came in the moment in which a task was cancelled comes next, also where the same is iterated over once
+        more. Raises what `call` does.
         """
         return _Items(self, aiter(items))
 
@@ -199,7 +202,7 @@ class _Items(AsyncIterator[T], Generic[T]):
 
     def __init__(self, portal: AsyncioPortal, items: AsyncIterator[T]) -> None:
         self._portal = portal
-        self._arrivals = ItemArrivals(items)
+        self._arrivals = ItemArrivals(items, portal._kept)
 
     async def __anext__(self) -> T:
         while not self._arrivals:

@@ -6,9 +6,10 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, overload
+from weakref import WeakKeyDictionary
 
 from ..runtime import Runtime
-from .item_arrivals import END, ItemArrivals
+from .item_arrivals import END, ItemArrivals, Kept
 from .runtime_thread import Call, RuntimeThread, Stay, log_failure
 
 T = TypeVar("T")
@@ -31,6 +32,7 @@ class BlockingPortal:
 
     def __init__(self, opening: contextlib.AbstractAsyncContextManager[Runtime]) -> None:
         self._thread = RuntimeThread(opening)
+        self._kept: Kept = WeakKeyDictionary()
 
     def __enter__(self) -> Self:
         """Raises what `Runtime.open` does."""
@@ -87,7 +89,8 @@ class BlockingPortal:
     def iterate(self, items: AsyncIterable[T]) -> Iterator[T]:
         """What an asynchronous iterator gives, one call for each: `for batch in portal.iterate(runtime.subscribe())`.
 
-        What came in the moment in which a thread was interrupted is what it gives next. Raises what `call` does.
+        What came in the moment in which a thread was interrupted comes next, also where the same is iterated over once
+        more. Raises what `call` does.
         """
         return _Items(self, aiter(items))
 
@@ -134,7 +137,7 @@ class _Items(Iterator[T], Generic[T]):
 
     def __init__(self, portal: BlockingPortal, items: AsyncIterator[T]) -> None:
         self._portal = portal
-        self._arrivals = ItemArrivals(items)
+        self._arrivals = ItemArrivals(items, portal._kept)
 
     def __next__(self) -> T:
         while not self._arrivals:

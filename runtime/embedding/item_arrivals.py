@@ -1,19 +1,27 @@
 """What an iterator on trio has given, on its way to another thread."""
 
 from collections import deque
-from collections.abc import AsyncIterator
-from typing import Any, Final
+from collections.abc import AsyncIterator, MutableMapping
+from typing import Any, Final, TypeAlias
 
 END: Final = object()
 """Stands for the end of the items."""
+Kept: TypeAlias = MutableMapping[AsyncIterator[Any], deque[Any]]
+"""What iterators have given that was not taken, for as long as there are these: a `WeakKeyDictionary`."""
 
 
 class ItemArrivals:
-    """Keeps an item until it is taken: whoever waited for it may be cut off when it was fetched already."""
+    """Keeps an item until it is taken: whoever waited for it may be cut off when it was fetched already.
 
-    def __init__(self, items: AsyncIterator[Any]) -> None:
+    Whoever iterates over the same once more finds it, too.
+    """
+
+    def __init__(self, items: AsyncIterator[Any], kept: Kept) -> None:
         self._items = items
-        self._arrived: deque[Any] = deque()
+        try:
+            self._arrived = kept.setdefault(items, deque())
+        except TypeError:  # it cannot be a key, or there are no weak references to it
+            self._arrived = deque()
 
     def __bool__(self) -> bool:
         return bool(self._arrived)

@@ -29,10 +29,17 @@ class Numbers(AsyncIterator[int]):
         raise StopAsyncIteration
 
 
-def test_what_came_when_the_task_was_cancelled_comes_next() -> None:
+class BareNumbers(Numbers):
+    """Cannot be the key of a mapping."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(("kind", "begun_again"), [(Numbers, False), (Numbers, True), (BareNumbers, False)])
+def test_what_came_when_the_task_was_cancelled_comes_next(kind: type[Numbers], begun_again: bool) -> None:
     async def main() -> None:
         async with bank() as portal:
-            numbers = Numbers()
+            numbers = kind()
             items = portal.iterate(numbers)
             waiting = asyncio.create_task(anext(items))  # type: ignore[arg-type]
             await asyncio.sleep(0)
@@ -41,6 +48,8 @@ def test_what_came_when_the_task_was_cancelled_comes_next() -> None:
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
+            if begun_again:
+                items = portal.iterate(numbers)
             assert [number async for number in items] == [1, 2, 3]
             assert [number async for number in items] == []
 
