@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from bank_domain import Account, Deposit
+from bank_views import Balance, Balances
 from cancelled_at_step import Moment, cancelled_at_step
 from consumer_cases import take, take_positions
 
 from eventsrc import MemoryLog, Runtime, SubscriptionDeleted
+from eventsrc.runtime.projections.generations import RunningProjection
+from eventsrc.runtime.projections.projections import Projections
 from eventsrc.storage.record import StoredEvent
 
 MOMENTS = pytest.mark.parametrize("moment", ["before", "after"])
@@ -40,6 +44,23 @@ async def test_a_sink_that_is_cancelled_gives_the_event_in_hand_back() -> None:
                     with trio.CancelScope() as running:
                         await consumer.run(index)
     assert seen == [1, 2, 2, 3]
+
+
+async def test_a_view_that_is_there_when_the_time_is_over_is_not_too_old(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait_for = Projections.wait_for
+
+    async def too_long(projections: Projections, running: RunningProjection, position: int) -> None:
+        await projections.resume(running.projection_class)
+        await wait_for(projections, running, position)
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(Projections, "wait_for", too_long)
+    async with Runtime.open(MemoryLog(), aggregates=[Account], projections=[Balances]) as runtime:
+        await runtime.projections.pause(Balances)
+        receipt = await runtime.actor(Account, "ann").ask(Deposit(1), wait_for=[Balances])
+        assert await runtime.view(Balances).get("ann", at_least=receipt) == Balance("ann", 1, 1)
 
 
 @MOMENTS
