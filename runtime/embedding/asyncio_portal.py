@@ -16,7 +16,7 @@ import trio
 from ..runtime import Runtime
 from .errors import AsyncioTaskCancelled, NoAsyncioLoop
 from .handover import Handover
-from .item_arrivals import END, ItemArrivals, Kept
+from .item_arrivals import END, NOTHING_YET, ItemArrivals, Kept
 from .runtime_thread import Call, RuntimeThread, Stay, log_failure
 
 T = TypeVar("T")
@@ -205,9 +205,8 @@ class _Items(AsyncIterator[T], Generic[T]):
         self._arrivals = ItemArrivals(items, portal._kept)
 
     async def __anext__(self) -> T:
-        while not self._arrivals:
+        while (item := self._arrivals.take()) is NOTHING_YET:
             await self._portal.call(self._arrivals.fetch)
-        item = self._arrivals.take()
         if item is END:
             raise StopAsyncIteration
         return item  # type: ignore[no-any-return]

@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, overload
 from weakref import WeakKeyDictionary
 
 from ..runtime import Runtime
-from .item_arrivals import END, ItemArrivals, Kept
+from .item_arrivals import END, NOTHING_YET, ItemArrivals, Kept
 from .runtime_thread import Call, RuntimeThread, Stay, log_failure
 
 T = TypeVar("T")
@@ -140,9 +140,8 @@ class _Items(Iterator[T], Generic[T]):
         self._arrivals = ItemArrivals(items, portal._kept)
 
     def __next__(self) -> T:
-        while not self._arrivals:
+        while (item := self._arrivals.take()) is NOTHING_YET:
             self._portal.call(self._arrivals.fetch)
-        item = self._arrivals.take()
         if item is END:
             raise StopIteration
         return item  # type: ignore[no-any-return]

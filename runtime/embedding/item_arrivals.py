@@ -6,6 +6,8 @@ from typing import Any, Final, TypeAlias
 
 END: Final = object()
 """Stands for the end of the items."""
+NOTHING_YET: Final = object()
+"""Is taken where nothing has arrived."""
 Kept: TypeAlias = MutableMapping[AsyncIterator[Any], deque[Any]]
 """What iterators have given that was not taken, for as long as there are these: a `WeakKeyDictionary`."""
 
@@ -23,13 +25,13 @@ class ItemArrivals:
         except TypeError:  # it cannot be a key, or there are no weak references to it
             self._arrived = deque()
 
-    def __bool__(self) -> bool:
-        return bool(self._arrived)
-
     async def fetch(self) -> None:
         """Wait for the next item, or the `END`. On the trio thread."""
         self._arrived.append(await anext(self._items, END))
 
     def take(self) -> Any:
-        """The oldest that was not taken, from any thread; ask first whether there is one."""
-        return self._arrived.popleft()
+        """The oldest that was not taken, from any thread; others may have taken what this one has fetched."""
+        try:
+            return self._arrived.popleft()
+        except IndexError:
+            return NOTHING_YET

@@ -3,7 +3,8 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -16,10 +17,10 @@ pytestmark = pytest.mark.usefixtures("no_runtime_thread_is_left")
 
 
 class Numbers(AsyncIterator[int]):
-    """1, 2 and 3, on trio; `given` is set when one was."""
+    """1, 2, 3 and so on, on trio; `given` is set when one was."""
 
-    def __init__(self) -> None:
-        self._numbers = iter((1, 2, 3))
+    def __init__(self, count: int = 3) -> None:
+        self._numbers = iter(range(1, count + 1))
         self.given = threading.Event()
 
     async def __anext__(self) -> int:
@@ -64,6 +65,13 @@ def test_tasks_that_share_an_iterator_get_each_item_once() -> None:
             assert sorted(filter(None, got)) == [1, 2, 3]
 
     on_loop(main)
+
+
+def test_threads_that_share_an_iterator_get_each_item_once() -> None:
+    with BlockingPortal(Runtime.open(MemoryLog())) as portal, ThreadPoolExecutor(4) as threads:
+        items = portal.iterate(Numbers(400))
+        got = list(chain.from_iterable(threads.map(lambda _: list(items), range(4))))
+    assert sorted(got) == list(range(1, 401))
 
 
 def test_what_came_when_the_thread_was_interrupted_comes_next(monkeypatch: pytest.MonkeyPatch) -> None:
