@@ -438,7 +438,7 @@ class Runtime(Reading, RunningSagas):
             return
         with trio.move_on_after(self.limits.shutdown_seconds) as scope:
             await self._residents.stop()
-        if scope.cancelled_caught:
+        if scope.cancelled_caught and len(self._residents):
             raise ShutdownTimeout(self.limits.shutdown_seconds, self._residents.streams)
 
 

@@ -69,6 +69,7 @@ class ThreadJournal:
         await self.run(partial(self._order.store, snapshots))
 
     async def run(self, work: Callable[[], T]) -> T:
+        await trio.lowlevel.checkpoint_if_cancelled()
         if self._closing != "no":
             raise _closed()
         done = trio.Event()
@@ -79,7 +80,9 @@ class ThreadJournal:
             self._call_soon(done.set)
 
         self._actor.tell(Work(work, settle))
-        await done.wait()
+        # It will be done in any case: a caller that is cut off must not let others begin with the same before.
+        with trio.CancelScope(shield=True):
+            await done.wait()
         if isinstance(outcome[0], EventSourcingError):
             raise outcome[0]
         result: T = outcome[0]

@@ -140,8 +140,12 @@ class Projector(TrioActor):
 
     async def order(self, message: Pause | Resume | GiveUp | _ActorStop) -> None:
         """Send it a message and wait until it has obeyed."""
+        await self.told(message)
+
+    def told(self, message: Pause | Resume | GiveUp | _ActorStop) -> TrioFuture[Any]:
+        """Send it a message; the future is settled when it has obeyed."""
         obeyed: TrioFuture[Any] = self.actor_ref.ask(message, block=False)  # type: ignore[assignment]
-        await obeyed
+        return obeyed
 
     async def on_receive(self, message: Any) -> None:
         match message:

@@ -9,12 +9,14 @@ from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, overload
+from weakref import WeakKeyDictionary
 
 import trio
 
 from ..runtime import Runtime
 from .errors import AsyncioTaskCancelled, NoAsyncioLoop
 from .handover import Handover
+from .item_arrivals import END, NOTHING_YET, ItemArrivals, Kept
 from .runtime_thread import Call, RuntimeThread, Stay, log_failure
 
 T = TypeVar("T")
@@ -25,7 +27,6 @@ TASK_CANCEL_SECONDS: Final = 10.0
 """How long a task on asyncio that is cancelled from trio is waited for."""
 SCOPE_SAYS: Final = ("Cancelled via cancel scope ", "Cancelled by cancel scope ")
 """What the cancellations of anyio's scopes begin with, today and in older versions."""
-_END: Final = object()
 _loop: Final = contextvars.ContextVar[asyncio.AbstractEventLoop | None]("eventsrc asyncio loop", default=None)
 """Where the program runs that the runtime of this context is embedded in."""
 
@@ -45,6 +46,7 @@ class AsyncioPortal:
 
     def __init__(self, opening: AbstractAsyncContextManager[Runtime]) -> None:
         self._thread = RuntimeThread(opening)
+        self._kept: Kept = WeakKeyDictionary()
         self._loop: asyncio.AbstractEventLoop
         self._answers: Handover
 
@@ -111,7 +113,8 @@ class AsyncioPortal:
     def iterate(self, items: AsyncIterable[T]) -> AsyncIterator[T]:
         """What an iterator on trio gives, one call for each: `async for batch in portal.iterate(runtime.subscribe())`.
 
-        Raises what `call` does.
+        What came in the moment in which a task was cancelled comes next, also where the same is iterated over once
+        more. Raises what `call` does.
         """
         return _Items(self, aiter(items))
 
@@ -195,15 +198,16 @@ def _is_of_anyio(error: BaseException | None) -> bool:
 
 
 class _Items(AsyncIterator[T], Generic[T]):
-    """Holds nothing: it may be left at any time."""
+    """May be left at any time."""
 
     def __init__(self, portal: AsyncioPortal, items: AsyncIterator[T]) -> None:
         self._portal = portal
-        self._items = items
+        self._arrivals = ItemArrivals(items, portal._kept)
 
     async def __anext__(self) -> T:
-        item: Any = await self._portal.call(anext, self._items, _END)
-        if item is _END:
+        while (item := self._arrivals.take()) is NOTHING_YET:
+            await self._portal.call(self._arrivals.fetch)
+        if item is END:
             raise StopAsyncIteration
         return item  # type: ignore[no-any-return]
 

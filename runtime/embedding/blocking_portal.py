@@ -6,8 +6,10 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Final, Generic, ParamSpec, Self, TypeVar, overload
+from weakref import WeakKeyDictionary
 
 from ..runtime import Runtime
+from .item_arrivals import END, NOTHING_YET, ItemArrivals, Kept
 from .runtime_thread import Call, RuntimeThread, Stay, log_failure
 
 T = TypeVar("T")
@@ -15,7 +17,6 @@ P = ParamSpec("P")
 
 SIGNALS_SECONDS: Final = 0.2
 """How long Ctrl-C may have to wait."""
-_END: Final = object()
 
 
 class BlockingPortal:
@@ -31,6 +32,7 @@ class BlockingPortal:
 
     def __init__(self, opening: contextlib.AbstractAsyncContextManager[Runtime]) -> None:
         self._thread = RuntimeThread(opening)
+        self._kept: Kept = WeakKeyDictionary()
 
     def __enter__(self) -> Self:
         """Raises what `Runtime.open` does."""
@@ -87,7 +89,8 @@ class BlockingPortal:
     def iterate(self, items: AsyncIterable[T]) -> Iterator[T]:
         """What an asynchronous iterator gives, one call for each: `for batch in portal.iterate(runtime.subscribe())`.
 
-        Raises what `call` does.
+        What came in the moment in which a thread was interrupted comes next, also where the same is iterated over once
+        more. Raises what `call` does.
         """
         return _Items(self, aiter(items))
 
@@ -130,15 +133,16 @@ class BlockingPortal:
 
 
 class _Items(Iterator[T], Generic[T]):
-    """Holds nothing: it may be left at any time."""
+    """May be left at any time."""
 
     def __init__(self, portal: BlockingPortal, items: AsyncIterator[T]) -> None:
         self._portal = portal
-        self._items = items
+        self._arrivals = ItemArrivals(items, portal._kept)
 
     def __next__(self) -> T:
-        item: Any = self._portal.call(anext, self._items, _END)
-        if item is _END:
+        while (item := self._arrivals.take()) is NOTHING_YET:
+            self._portal.call(self._arrivals.fetch)
+        if item is END:
             raise StopIteration
         return item  # type: ignore[no-any-return]
 

@@ -154,15 +154,18 @@ class RunningProjection:
     async def set_paused(self, *, paused: bool) -> None:
         """Have its projectors stay where they are, or go on; also those that are still to come."""
         self.is_paused = paused
-        for built in (self.active, self.building):
-            if built is not None and built.projector is not None:
-                await built.projector.order(Pause() if paused else Resume())
+        working = [each.projector for each in (self.active, self.building) if each and each.projector]
+        # All of them are told before the first is waited for: whoever waits may be cut off.
+        for obeyed in [projector.told(Pause() if paused else Resume()) for projector in working]:
+            await obeyed
 
     async def rebuild(self) -> None:
         """Begin a new generation beside the one that answers, unless one is being built already."""
         async with self._changing:
             if self.building is None:
-                self.building = await self._build_new(await self._stored())
+                # Also for a caller that is cut off: one that was stored, and nobody builds, is built after a restart.
+                with trio.CancelScope(shield=True):
+                    self.building = await self._build_new(await self._stored())
 
     @property
     def has_forgotten(self) -> bool:
@@ -197,8 +200,7 @@ class RunningProjection:
         try:
             await self._in_thread(self._views.activate, self.name, built.generation)
         except BaseException:
-            with trio.CancelScope(shield=True):
-                await built.close()
+            await built.close()
             raise
         self._start(built)
         self.active = built
@@ -246,9 +248,8 @@ class RunningProjection:
                         self._start(built)
                     return built
             except BaseException:
-                # Nobody else knows of it, and a view that is left open could not be opened again.
-                with trio.CancelScope(shield=True):
-                    await built.close()
+                # Nobody else knows of it.
+                await built.close()
                 raise
             # Another process began one of another version under this number.
             await built.close()
@@ -348,9 +349,8 @@ class RunningProjection:
         try:
             await old.unused()
         finally:
-            # Also when the runtime ends meanwhile: a view left open could not be opened again by this process.
-            with trio.CancelScope(shield=True):
-                await old.close()
+            # Also when the runtime ends meanwhile.
+            await old.close()
         if old.removed_position is None:
             await self._drop(old.generation)
         else:

@@ -56,9 +56,13 @@ class OpenGeneration:
                 await self._left.park()
 
     async def close(self) -> None:
-        """End its projector and close the view."""
-        try:
-            if self.projector is not None:
-                await self.projector.end()
-        finally:
-            await trio.to_thread.run_sync(self.view.close)
+        """End its projector and close the view.
+
+        Also for a caller that is cut off: a view left open could not be opened again by this process.
+        """
+        with trio.CancelScope(shield=True):
+            try:
+                if self.projector is not None:
+                    await self.projector.end()
+            finally:
+                await trio.to_thread.run_sync(self.view.close)

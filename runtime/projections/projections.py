@@ -143,6 +143,9 @@ class Projections:
         seconds = limits.restart_backoff_seconds
         while running.active is None:
             await trio.sleep(seconds)
+            if self._is_closed:
+                # Nobody would close it any more.
+                return
             seconds = min(2 * seconds, limits.restart_backoff_seconds_max)
             try:
                 await running.open()

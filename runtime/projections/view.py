@@ -286,7 +286,7 @@ async def wait_for_views(
         except ProjectionUnavailable as unavailable:
             unavailable.receipt = receipt
             raise
-        if scope.cancelled_caught:
+        if scope.cancelled_caught and running.position < receipt.position:
             too_old = ViewTooOld(
                 running.name, running.position, receipt.position, deadline - started, running.state, running.error
             )

@@ -35,7 +35,8 @@ class Consumer:
         """Feed a sink: call `handler` with each event; acknowledged when it returns, failed when it raises.
 
         Each event gets there at least once: it goes on without waiting for the disk, so that after a crash the handler
-        may see an event again. Raises `TypeError` for a handler that is not async, whose events stay unacknowledged.
+        may see an event again. Where it is cancelled, the event in hand is given back. Raises `TypeError` for a handler
+        that is not async, whose events stay unacknowledged.
         """
         async for message in self:
             try:
@@ -46,6 +47,10 @@ class Consumer:
                 position = message.event.position
                 logger.warning("a handler failed at position %d: %r", position, error, extra={"position": position})
                 message.fail(error)
+            except BaseException:
+                # Cut off: it is nobody's fault, and whoever comes next is to have it.
+                message.release()
+                raise
             else:
                 if not inspect.isawaitable(handled):
                     raise TypeError(f"run() needs an async function, not {handler!r}: write async def.")

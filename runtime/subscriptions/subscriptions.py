@@ -151,10 +151,14 @@ class Subscriptions:
         """
         check_on_trio("subscriptions.delete")
         _check_name(name)
-        dispatcher = self._dispatchers.pop(name, None)
+        dispatcher = self._dispatchers.get(name)
+        # First of all: where it is refused, or whoever asks is cut off before, those who consume it go on.
+        was_there = await on_board(self._board, partial(self._board.delete, name))
         if dispatcher is not None:
             dispatcher.deleted()
-        return await on_board(self._board, partial(self._board.delete, name))
+            if self._dispatchers.get(name) is dispatcher:
+                del self._dispatchers[name]
+        return was_there
 
     async def close(self) -> None:
         """Bring to the disk what was acknowledged."""

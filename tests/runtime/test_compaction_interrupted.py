@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from bank_domain import Account
 from compaction_cases import LIMITS, all_events, fill, sound, stored_values
 
 from eventsrc import CompactionRefused, Runtime, RuntimeClosed, StoreWriteFailed
 from eventsrc.runtime.maintenance import compactor
 from eventsrc.storage.archive.archive import Archive
+from eventsrc.storage.archive.compacted import Compacted
+from eventsrc.storage.archive.compaction import store_compacted
+from eventsrc.storage.log import EventLog
 
 
 @pytest.mark.parametrize(
@@ -109,3 +113,40 @@ async def test_the_archive_is_not_closed_under_what_a_compaction_writes_to_it(
     monkeypatch.undo()
     assert is_writing_at_the_end == [False]
     assert sound(path)
+
+
+async def test_one_that_is_cancelled_ends_what_it_has_the_journal_do_before_another_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the other drops the segments that are not in use yet, and the log is told of them after that."""
+    path = tmp_path / "store"
+    storing, may_store = threading.Event(), threading.Event()
+
+    def store_late(log: EventLog, compacted: Compacted) -> None:
+        storing.set()
+        assert may_store.wait(60)
+        store_compacted(log, compacted)
+
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        await fill(runtime)
+    before = all_events(path)
+    monkeypatch.setattr(compactor, "store_compacted", store_late)
+    async with (
+        Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime,
+        trio.open_nursery() as others,
+        trio.open_nursery() as callers,
+    ):
+        callers.start_soon(runtime.maintenance.compact, Account, "ann")
+        await trio.to_thread.run_sync(storing.wait, 60)
+        others.start_soon(runtime.maintenance.compact, Account, "ann")
+        callers.cancel_scope.cancel()
+        # What another one does in threads has time to be done.
+        with trio.CancelScope(shield=True):
+            await trio.testing.wait_all_tasks_blocked(0.1)
+        others.cancel_scope.cancel()
+        may_store.set()
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+        with suppress(CompactionRefused):  # it was finished already
+            await runtime.maintenance.compact(Account, "ann")
+    assert sound(path)
+    assert all_events(path) == before

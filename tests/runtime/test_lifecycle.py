@@ -27,6 +27,7 @@ from eventsrc import (
     applies,
     handles,
 )
+from eventsrc.runtime.residents import Residents
 from eventsrc.storage.commit import Appended, Commit
 from eventsrc.storage.control.board import ControlBoard
 from eventsrc.storage.reader import LogReader
@@ -165,6 +166,22 @@ async def test_closing_does_not_wait_for_ever(autojump_clock: trio.testing.MockC
             for _ in range(5):
                 slow.tell(Wait())
     assert log.last_position == 0
+
+
+async def test_closing_whose_time_is_over_when_all_have_just_ended(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = Residents.stop
+
+    async def stop_and_wait(residents: Residents) -> None:
+        await stop(residents)
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(Residents, "stop", stop_and_wait)
+    log = MemoryLog()
+    async with Runtime.open(log, aggregates=[Slow]) as runtime:
+        runtime.actor(Slow, "s").tell(Grow(1))
+    assert log.last_position == 1
 
 
 class Relay(Aggregate):

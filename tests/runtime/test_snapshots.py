@@ -1,7 +1,9 @@
 """Snapshots: taken as the class says, proved in the background, and never loaded when their events say otherwise."""
 
+import itertools
 import logging
 from contextlib import closing
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 import trio
 import trio.testing
 from bank_domain import Account, Deposit, Deposited, Withdraw
+from cancelled_at_step import cancelled_at_step
 from msgspec import structs
 
 from eventsrc import (
@@ -180,7 +183,7 @@ async def test_the_rate_of_proofs_is_bounded(autojump_clock: trio.testing.MockCl
 def forge(path: Path, stream: str, **changes: object) -> Snapshot:
     """Change the newest snapshot of a stream behind the back of the runtime."""
     with closing(EventLog(path)) as log:
-        newest = log.snapshots(stream)[0]
+        newest = (log.snapshots(stream) or log.snapshots(stream, quarantined=True))[0]
         forged = structs.replace(newest, **{"is_proved": False, **changes})
         log.append([], [forged])
         return forged
@@ -279,6 +282,27 @@ async def test_an_aggregate_in_memory_lets_go_of_a_state_that_came_from_a_wrong_
         assert (await ann.state()).balance == 10
         with pytest.raises(Rejected):
             await ann.ask(Withdraw(900))
+
+
+async def test_it_does_so_whenever_whoever_had_that_proved_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Runtime.open(tmp_path, aggregates=[Account], limits=LIMITS) as runtime:
+        await runtime.actor(Account, "ann").ask_many([Deposit(1)] * 10)
+    monkeypatch.setattr(SnapshotProver, "_scan", AsyncMock())
+    for step in itertools.count():
+        forge(tmp_path, "account-ann", state={"balance": 1_000_000, "notes": 0}, quarantined="")
+        async with Runtime.open(tmp_path, aggregates=[Account], limits=LIMITS) as runtime:
+            ann = runtime.actor(Account, "ann")
+            assert (await ann.state()).balance == 1_000_000
+            prove = partial(runtime.maintenance.prove, Account, "ann")
+            attempt = await cancelled_at_step(step, prove, moment="after")
+            await runtime.actor(Account, "bob").ask(Deposit(1))  # behind what the journal was told
+            is_in_use = bool(runtime.maintenance.snapshots(Account, "ann"))
+            assert (await ann.state()).balance == (1_000_000 if is_in_use else 10)
+        if attempt.is_over:
+            assert step > 1
+            break
 
 
 async def test_a_snapshot_is_reported_as_quarantined_once_nothing_uses_it(
