@@ -2,8 +2,16 @@
 
 from typing import Final
 
+from ..storage.errors import described
+
 ERROR_CHARACTERS_MAX: Final = 2_000
 """How much of a text is kept."""
+
+
+def told(error: BaseException) -> str:
+    """What is told of an error that a program's own code raised, with advice where it awaited asyncio on trio."""
+    is_of_asyncio = isinstance(error, RuntimeError) and error.args == ("no running event loop",)
+    return described(error) + (" (it runs on trio: await on_asyncio(function)(...) there)" if is_of_asyncio else "")
 
 
 def kept_text(text: str) -> str:

@@ -14,7 +14,7 @@ import trio
 from ..actors.aggregates.aggregate import Aggregate
 from ..actors.aggregates.aggregate_type import AggregateType
 from ..actors.aggregates.receipt import Receipt
-from ..actors.errors import UnknownEvent
+from ..actors.errors import DefinitionError, UnknownEvent
 from ..actors.feed import Feed
 from ..actors.projections.projection import Projection, Table
 from ..actors.serialization.event_codecs import EventCodecs
@@ -218,6 +218,10 @@ class Reading:
         Raises `UnknownProjection`, or `DefinitionError` where a projection has several tables and none is named.
         """
         if isinstance(of, Table):
+            if not hasattr(of, "projection"):
+                raise DefinitionError(
+                    f"This table of {of.row_class.__name__} is in no projection: name one that is, view(Balances.rows)."
+                )
             return View(self._projections, self._projections.get(of.projection), of)
         return View(self._projections, self._projections.get(of), None)
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import Final
 
-from ...storage.errors import CommitAbandoned, EventTooLarge, StoreError, described
+from ...storage.errors import CommitAbandoned, EventTooLarge, StoreError
+from ..error_text import told
 from ..errors import (
     AggregateUnavailable,
     DefinitionError,
@@ -69,7 +70,7 @@ def text_of(error: BaseException) -> str:
     """What is stored of it."""
     if isinstance(error, BaseExceptionGroup):
         return "; ".join(text_of(leaf) for leaf in _leaves(error))[:ERROR_CHARACTERS_MAX]
-    text = described(error)[:ERROR_CHARACTERS_MAX]
+    text = told(error)[:ERROR_CHARACTERS_MAX]
     return text.encode(errors="backslashreplace").decode()[:ERROR_CHARACTERS_MAX]
 
 

@@ -16,11 +16,11 @@ from typing import Final
 import attrs
 import trio
 
-from ...actors.error_text import kept_text
+from ...actors.error_text import kept_text, told
 from ...actors.errors import RuntimeClosed
 from ...actors.feed import Feed
 from ...storage.control.board import ControlBoard, ParkedEvent, SubscriptionProgress
-from ...storage.errors import EventSourcingError, described
+from ...storage.errors import EventSourcingError
 from ...storage.limits import Limits
 from ...storage.record import StoredEvent
 from ...storage.store import EventReader
@@ -81,7 +81,7 @@ class Message:
         """It could not be handled: it is handed out again after a back-off, and parked after `ATTEMPTS_MAX` times."""
         dispatcher, lane = self._settle("fail", "message.fail, error")
         if dispatcher is not None and lane is not None:
-            dispatcher.failed(lane, kept_text(error if isinstance(error, str) else described(error)))
+            dispatcher.failed(lane, kept_text(error if isinstance(error, str) else told(error)))
 
     def release(self) -> None:
         """It was not handled and nothing is known against it: it goes to the next consumer."""

@@ -20,6 +20,7 @@ from eventsrc import (
     Limits,
     MemoryLog,
     NoAsyncioLoop,
+    Retry,
     Runtime,
     Saga,
     SagaContext,
@@ -229,6 +230,36 @@ def test_a_factory_of_tasks_that_fails_is_told_to_whoever_awaits() -> None:
             asyncio.get_running_loop().set_task_factory(None)
 
     on_loop(main)
+
+
+def test_what_awaits_asyncio_without_it_is_told_to_use_it() -> None:
+    async def model(prompt: str) -> str:
+        await asyncio.sleep(1)
+        return prompt
+
+    class Hasty(Saga):
+        @step(retry=Retry(attempts=1))
+        async def ask(self, ctx: SagaContext) -> None:
+            await model("why")
+
+    async def main() -> None:
+        async with AsyncioPortal(Runtime.open(MemoryLog(), sagas=[Hasty])) as portal:
+            saga = await portal.call(portal.runtime.start_saga, Hasty(), key="h")
+            assert (
+                "RuntimeError: no running event loop (it runs on trio: await on_asyncio("
+                in (await portal.call(saga.wait)).error
+            )
+        with pytest.raises(HandlerFailed, match=r"no running event loop \(it runs on trio: await on_asyncio\("):
+            async with AsyncioPortal(Runtime.open(MemoryLog(), aggregates=[Careless])) as portal:
+                await portal.call(portal.runtime.actor(Careless, "c").ask, Think("why"))
+
+    on_loop(main)
+
+
+class Careless(Aggregate):
+    @handles
+    async def think(self, command: Think) -> None:
+        await asyncio.sleep(1)
 
 
 async def test_without_a_loop_it_says_how_to_have_one() -> None:

@@ -181,6 +181,8 @@ async def test_queries(store: EventStore | Path, caplog: pytest.LogCaptureFixtur
 
 async def test_queries_that_make_no_sense(store: EventStore | Path) -> None:
     async with Runtime.open(store, aggregates=[Account], projections=[Balances]) as runtime:
+        with pytest.raises(DefinitionError, match="table of Balance is in no projection: name one that is"):
+            runtime.view(Table(Balance, key="account"))
         view = runtime.view(Balances)
         with pytest.raises(QueryInvalid, match="no field 'owner'; it has account, amount, changes"):
             view.where(owner="ann")
