@@ -58,9 +58,12 @@ class RunningSagas:
     def sagas(self, *, state: SagaState | None = None, saga: type[Saga] | None = None) -> Query[SagaInstance]:
         """The sagas in this state, of this class: `await runtime.sagas(state="parked").rows()`. As of now.
 
-        Raises `ArgumentInvalid` for what is no state, `DefinitionError` for what is no saga.
+        A reader, and the past, have them where they were opened with `projections=[SagaInstances]`.
+
+        Raises `ArgumentInvalid` for what is no state, `DefinitionError` for what is no saga, `RuntimeReadOnly`.
         """
-        self._supervised  # noqa: B018 (raises where there are none)
+        if SagaInstances not in self._projections.all():
+            self._supervised  # noqa: B018 (raises where there are none)
         if state is not None and state not in SAGA_STATES:
             raise ArgumentInvalid("state", state, f"it is one of {', '.join(SAGA_STATES)}")
         criteria: dict[str, Any] = {} if state is None else {"state": state}

@@ -49,8 +49,8 @@ from .starts import SagaStarts
 
 RESUME_ROWS: Final = 1_000
 RUNS_NO_SAGAS: Final = (
-    "it runs no sagas: leave out sagas=. Ask the process that writes it for them; how they stand is shown here, too, "
-    "by a projection of yours with @on(SagaStarted), @on(SagaCompleted), ..."
+    "it runs no sagas: leave out sagas=, and ask the process that writes it for them. How they stand runtime.sagas() "
+    "tells here, too: open it with projections=[SagaInstances]."
 )
 
 S = TypeVar("S", bound=Saga)

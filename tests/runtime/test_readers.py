@@ -29,6 +29,7 @@ from eventsrc import (
     Saga,
     SagaCompleted,
     SagaContext,
+    SagaInstances,
     SagaStarted,
     StoreReplaced,
     Table,
@@ -174,7 +175,7 @@ async def test_a_reader_takes_no_commands(tmp_path: Path) -> None:
         assert (await reader.actor(Account, "ann").state()).balance == 3
 
 
-async def test_a_reader_runs_no_sagas_and_its_projections_see_how_they_stand(tmp_path: Path) -> None:
+async def test_a_reader_runs_no_sagas_and_shows_how_they_stand(tmp_path: Path) -> None:
     class Greet(Saga):
         @step
         async def only(self, ctx: SagaContext) -> None: ...
@@ -198,10 +199,16 @@ async def test_a_reader_runs_no_sagas_and_its_projections_see_how_they_stand(tmp
             pass
     async with Runtime.open(tmp_path, projections=[Stands], role="reader") as reader:
         for ask in (lambda: reader.saga(Greet, "1"), reader.sagas):
-            with pytest.raises(RuntimeReadOnly, match=r"runs no sagas.*by a projection of yours"):
+            with pytest.raises(RuntimeReadOnly, match=r"runs no sagas.*projections=\[SagaInstances\]"):
                 ask()
         row = await reader.view(Stands).get("saga_greet-1", at_least=reader.last_position)
         assert row == Stand("saga_greet-1", "SagaCompleted")
+    async with Runtime.open(tmp_path, projections=[SagaInstances], role="reader") as reader:
+        assert [row.id for row in await reader.sagas(state="completed", saga=Greet).rows()] == ["saga_greet-1"]
+        with pytest.raises(RuntimeReadOnly):
+            await reader.start_saga(Greet(), key="2")
+        async with reader.as_of(position=1, projections=[SagaInstances]) as past:
+            assert [row.state for row in await past.sagas().rows()] == ["running"]
 
 
 async def test_a_reader_keeps_progress_in_a_folder_of_its_own_or_not_at_all(
