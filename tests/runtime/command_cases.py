@@ -36,12 +36,6 @@ async def listed(condition: Callable[[list[dict[str, Any]]], bool], *arguments: 
         return found
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(60):
-        while not condition():
-            await trio.lowlevel.checkpoint()
-
-
 def shown_on(master: int) -> str:
     """All that is written to a terminal until nobody holds it any more."""
     shown = b""

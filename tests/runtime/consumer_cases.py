@@ -1,20 +1,11 @@
 """What the tests of durable subscriptions share."""
 
-from collections.abc import Callable
-
 import trio
 import trio.testing
 
 from eventsrc import Consumer, Limits, Message
 
 QUICK = Limits(restart_backoff_seconds=0.001, restart_backoff_seconds_max=0.002)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let others run until it is so."""
-    with trio.fail_after(60):
-        while not condition():
-            await trio.lowlevel.checkpoint()
 
 
 async def take(consumer: Consumer, count: int) -> list[Message]:

@@ -1,9 +1,8 @@
 """What the tests of projections share."""
 
-from collections.abc import Callable
-
 import trio
 from bank_views import Balances
+from waiting import until
 
 from eventsrc import (
     Projection,
@@ -25,10 +24,3 @@ async def tidied(runtime: Runtime, projection: type[Projection] = Balances) -> N
     """Wait until what answered before is removed: closed before that, a runtime leaves it to the next one."""
     running = runtime._projections.get(projection)
     await until(lambda: running.is_tidy)
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    """Wait until something is so, whoever brings it about."""
-    with trio.fail_after(60):
-        while not is_so():
-            await trio.sleep(0.001)

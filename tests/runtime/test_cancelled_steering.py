@@ -13,7 +13,8 @@ import trio.testing
 from bank_domain import Account, Deposit
 from bank_views import Balances, Notes
 from cancelled_at_step import Moment, cancelled_at_step
-from projection_cases import settle, tidied, until
+from projection_cases import settle, tidied
+from waiting import until
 
 from eventsrc import Limits, MemoryLog, Runtime, ViewUnreachable
 from eventsrc.actors.views.lmdb_view import LmdbView, LmdbViews

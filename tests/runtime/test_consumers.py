@@ -6,7 +6,8 @@ import pytest
 import trio
 import trio.testing
 from bank_domain import Account, Deposit, Deposited, Noted
-from consumer_cases import QUICK, expect_nothing, take, take_positions, until
+from consumer_cases import QUICK, expect_nothing, take, take_positions
+from waiting import until_while_the_clock_stands
 
 from eventsrc import (
     ArgumentInvalid,
@@ -71,7 +72,7 @@ async def test_consumers_share_the_events_and_each_stream_stays_in_order(store: 
             nursery.start_soon(consume, number)
         for name in range(20):
             await runtime.actor(Account, f"a{name}").ask_many([Deposit(1)] * 20)
-        await until(lambda: sum(map(len, seen.values())) == 400)
+        await until_while_the_clock_stands(lambda: sum(map(len, seen.values())) == 400)
         nursery.cancel_scope.cancel()
     assert len(seen) == 20
     assert all(versions == list(range(1, 21)) for versions in seen.values())
@@ -150,13 +151,13 @@ async def test_an_event_that_keeps_failing_is_parked_with_what_follows_in_its_st
                 await consumer.run(handle)
 
         nursery.start_soon(consume)
-        await until(lambda: len(handled) == 2)
+        await until_while_the_clock_stands(lambda: len(handled) == 2)
         with trio.fail_after(10):
             while len(await runtime.subscriptions.parked("mailer")) < 2:
                 await trio.lowlevel.checkpoint()
         await ann.ask(Deposit(5))
         await bob.ask(Deposit(6))
-        await until(lambda: len(handled) == 3)
+        await until_while_the_clock_stands(lambda: len(handled) == 3)
         assert sorted(handled) == [1, 4, 6], "the other stream goes on"
         parked = await runtime.subscriptions.parked()
         assert [(event.position, event.error, event.attempts) for event in parked] == [
@@ -167,7 +168,7 @@ async def test_an_event_that_keeps_failing_is_parked_with_what_follows_in_its_st
         is_repaired = True
         await ann.ask(Deposit(7))
         assert await runtime.subscriptions.retry("mailer", "account-ann") in (3, 4)
-        await until(lambda: len(handled) == 7)
+        await until_while_the_clock_stands(lambda: len(handled) == 7)
         assert [position for position in handled if position not in (4, 6)] == [1, 2, 3, 5, 7], "in order"
         assert await runtime.subscriptions.parked() == []
         nursery.cancel_scope.cancel()
@@ -290,7 +291,7 @@ async def test_a_stream_that_fails_holds_up_no_other_and_is_parked_however_long_
                 await consumer.run(handle)
 
         nursery.start_soon(consume)
-        await until(lambda: handled == [count + 1])
+        await until_while_the_clock_stands(lambda: handled == [count + 1])
         with trio.fail_after(10):
             while len(parked := await runtime.subscriptions.parked("mailer")) < count:
                 await trio.sleep(0.001)
@@ -299,7 +300,7 @@ async def test_a_stream_that_fails_holds_up_no_other_and_is_parked_however_long_
         await runtime.actor(Account, "bad").ask(Deposit(1))
         is_repaired = True
         await runtime.subscriptions.retry("mailer")
-        await until(lambda: len(handled) == count + 2)
+        await until_while_the_clock_stands(lambda: len(handled) == count + 2)
         assert handled[1:] == [*range(1, count + 1), count + 2], "in order, also what came in between"
         nursery.cancel_scope.cancel()
 
@@ -383,7 +384,7 @@ async def test_any_async_callable_is_a_sink_that_gets_each_event_at_least_once(t
                 await consumer.run(sink)
 
         nursery.start_soon(feed)
-        await until(lambda: len(sink.rows) == 6)
+        await until_while_the_clock_stands(lambda: len(sink.rows) == 6)
         assert sink.rows == [1, 2, 3, 3, 4, 5], "its checkpoint is behind what was handled, never ahead of it"
         nursery.cancel_scope.cancel()
 

@@ -6,7 +6,8 @@ from unittest.mock import Mock
 import pytest
 import trio
 from bank_domain import Account, Deposit
-from consumer_cases import QUICK, expect_nothing, take, until
+from consumer_cases import QUICK, expect_nothing, take
+from waiting import until_while_the_clock_stands
 
 from eventsrc import Message, Runtime, RuntimeClosed
 from eventsrc.storage.control.board import ControlBoard
@@ -82,7 +83,7 @@ async def test_progress_that_cannot_be_stored_for_any_reason_is_stored_later(
                 patched.setattr(ControlBoard, "save", fail := Mock(side_effect=RuntimeError("can't start new thread")))
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(message.ack)
-                    await until(lambda: fail.call_count > 1)
+                    await until_while_the_clock_stands(lambda: fail.call_count > 1)
                     nursery.cancel_scope.cancel()
     async with (
         Runtime.open(tmp_path / "store", aggregates=[Account], limits=QUICK) as again,

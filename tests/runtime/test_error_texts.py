@@ -6,7 +6,7 @@ import pytest
 from bank_domain import Account, Deposit, Deposited
 from bank_views import Balances
 from consumer_cases import QUICK, take
-from projection_cases import until
+from waiting import until
 
 from eventsrc import EventMeta, Runtime, on
 from eventsrc.storage.control.board import ControlBoard

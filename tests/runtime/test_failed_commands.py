@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from projection_cases import until
+from waiting import until
 
 from eventsrc import (
     Aggregate,

@@ -7,7 +7,8 @@ import pytest
 from bank_domain import Account, Deposit
 from bank_views import Balance, Balances
 from people_domain import Name, Names, Person, Register
-from projection_cases import settle, until
+from projection_cases import settle
+from waiting import until
 
 from eventsrc import Limits, MemoryLog, Projection, ProjectionUnavailable, Runtime, ViewUnreachable
 from eventsrc.actors.views.lmdb_view import LmdbViews

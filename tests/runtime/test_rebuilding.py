@@ -14,7 +14,8 @@ import trio.lowlevel
 import trio.testing
 from bank_domain import Account, Deposit, Deposited
 from bank_views import Balance, Balances
-from projection_cases import settle, until
+from projection_cases import settle
+from waiting import until
 
 from eventsrc import EventMeta, Limits, MemoryLog, Projection, ProjectionUnavailable, Runtime, Table, ViewTooOld, on
 from eventsrc.actors.views.lmdb_view import LmdbViews

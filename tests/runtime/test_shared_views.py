@@ -10,8 +10,9 @@ import pytest
 import trio
 from bank_domain import Account, Deposit
 from bank_views import Balance, Balances
-from projection_cases import settle, until
+from projection_cases import settle
 from test_readers import child, say
+from waiting import until
 
 from eventsrc import EventStore, Limits, MemoryLog, Projection, ProjectionUnavailable, Runtime, ViewRemoved
 from eventsrc.actors.serialization.serializer import Serializer

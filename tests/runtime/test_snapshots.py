@@ -17,6 +17,7 @@ import trio.testing
 from bank_domain import Account, Deposit, Deposited, Withdraw
 from cancelled_at_step import cancelled_at_step
 from msgspec import structs
+from waiting import until
 
 from eventsrc import (
     Aggregate,
@@ -143,13 +144,6 @@ async def test_a_predicate_that_fails_is_no_commands_fault(caplog: pytest.LogCap
 # --- proofs
 
 LIMITS = Limits(snapshot_every_events=10)
-
-
-async def until(condition: object, *, seconds: float = 600) -> None:
-    assert callable(condition)
-    with trio.fail_after(seconds):
-        while not condition():
-            await trio.sleep(0.05)
 
 
 async def test_snapshots_are_proved_in_the_background(

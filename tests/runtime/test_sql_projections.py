@@ -9,7 +9,7 @@ import sqlalchemy
 import trio
 from bank_domain import Account, Deposit
 from bank_views import Balance, Balances, Notes
-from projection_cases import until
+from waiting import until
 
 from eventsrc import Limits, ProjectionUnavailable, Runtime, ViewReadFailed, ViewUnreachable, between
 from eventsrc.actors.views.sql import SqlViews, engine, sql_view

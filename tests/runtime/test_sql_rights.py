@@ -10,7 +10,7 @@ import trio
 from bank_domain import Account, Deposit, Note
 from bank_views import Balance, Balances
 from postgres_server import PostgresServer
-from projection_cases import until
+from waiting import until
 
 from eventsrc import Limits, Runtime, ViewClosed
 from eventsrc.actors.views.errors import ViewReadFailed

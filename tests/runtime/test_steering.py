@@ -8,7 +8,8 @@ import pytest
 import trio
 from bank_domain import Account, Deposit, Deposited
 from bank_views import Balance, Balances
-from command_cases import eventsrc, listed, one, rows, until
+from command_cases import eventsrc, listed, one, rows
+from waiting import until
 
 from eventsrc import (
     EventMeta,
