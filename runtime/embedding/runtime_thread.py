@@ -216,7 +216,10 @@ class RuntimeThread:
 
     def begin(self, call: Call[Any]) -> None:
         """Begin it. Whoever is interrupted meanwhile cancels it."""
-        self._send(call, functools.partial(call.context.run, self._begin, call))
+        if self._is_over:
+            call.fail(self._not_begun())
+        else:
+            self._send(call, functools.partial(call.context.run, self._begin, call))
 
     def cancel(self, call: Call[Any]) -> None:
         """Have it end soon, begun or not; wait for its future then. From any thread."""
@@ -265,7 +268,7 @@ class RuntimeThread:
 
     def _begin(self, call: Call[Any]) -> None:
         if self._calls is None:
-            call.fail(self._closed())
+            call.fail(self._not_begun())
         else:
             call.begin(self._calls, self._closed)
 
@@ -319,11 +322,17 @@ class RuntimeThread:
         if self._failure is not None:
             raise self._failure
 
+    def _not_begun(self) -> RuntimeClosed:
+        return self._because("The runtime is closed or closes; what was called was not begun.")
+
     def _closed(self) -> RuntimeClosed:
-        error = RuntimeClosed(
+        return self._because(
             "The runtime was closed before this was done. A command may have taken effect: send it again with the same "
             "idempotency key, and it takes effect once."
         )
+
+    def _because(self, message: str) -> RuntimeClosed:
+        error = RuntimeClosed(message)
         error.__cause__ = self._failure
         return error
 

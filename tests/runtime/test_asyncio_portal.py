@@ -224,7 +224,7 @@ def test_what_cannot_be_opened_or_is_not_open_says_so(tmp_path: Path) -> None:
         async with bank() as portal:
             with pytest.raises(WrongThread, match="Await the function itself"):
                 await portal.call(lambda: portal.call(len, ""))
-        with pytest.raises(RuntimeClosed):
+        with pytest.raises(RuntimeClosed, match="was not begun"):
             await portal.call(len, "")
         with pytest.raises(RuntimeClosed, match="entered once"):
             async with portal:

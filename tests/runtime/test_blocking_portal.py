@@ -286,7 +286,7 @@ def test_a_portal_is_used_within_its_block() -> None:
         portal.runtime.actor(Account, "ann")
     with portal:
         ann = portal.runtime.actor(Account, "ann")
-    with pytest.raises(RuntimeClosed):
+    with pytest.raises(RuntimeClosed, match="was not begun"):
         portal.call(ann.ask, Deposit(1))
     with pytest.raises(RuntimeClosed, match="entered once"), portal:
         pytest.fail("it was entered twice")
