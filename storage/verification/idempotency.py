@@ -51,7 +51,8 @@ class IdempotencyCheck:
         self._now_ns = now_ns
         self._found = Counts()
         self._stored = Counts()
-        self.rows = 0
+        self.keys = 0
+        """Those that are in the table, and those that have not come there yet."""
 
     def check_window(self, transaction: Transaction, window: Window) -> Iterator[Finding]:
         """Look for the rows of the keys that a window of the log holds."""
@@ -59,6 +60,8 @@ class IdempotencyCheck:
         # The time is taken after the transaction has begun: what it does not show has expired by then, or is missing.
         live_after_ns = max(self._now_ns(), self._walk.time_ns)
         flushed = set(map(id, window.keys[: window.flushed_keys]))
+        waiting = [entry for entry in window.keys[window.flushed_keys :] if entry.expires_ns > live_after_ns]
+        self.keys += len({(entry.stream, entry.key) for entry in waiting})
         for stream, entries in groupby(sorted(window.keys, key=_stream_of), key=_stream_of):
             wanted = {encode_row(entry): entry for entry in entries}
             missing = dict(wanted)
@@ -84,7 +87,7 @@ class IdempotencyCheck:
             expires_ns, rows = decode_chunk(value)
         except ValueError as error:
             return [Finding("idempotency", f"the entry {key!r} cannot be read: {error}")]
-        self.rows += len(rows)
+        self.keys += len(rows)
         self._stored.add(stream, len(rows))
         found: list[Finding] = []
         digests = [row[0] for row in rows]

@@ -155,7 +155,7 @@ class Verification:
             events=self._walk.events,
             streams=sum(state.version > 0 for state in self._walk.streams.values()),
             snapshots=self._snapshots.count,
-            idempotency_keys=self._keys.rows,
+            idempotency_keys=self._keys.keys,
             size_bytes=self._environment.sizes()[0],
             findings=self._findings,
         )

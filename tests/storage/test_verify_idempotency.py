@@ -20,14 +20,18 @@ EXPIRES_NS = TIME_NS + 1_000
 ENTRIES = [IdempotencyEntry("a-1", f"key-{number}", number, number, 1, EXPIRES_NS) for number in (1, 2, 3)]
 
 
+def fill(log: EventLog) -> None:
+    for number in (1, 2, 3):
+        keys = [IdempotencyEntry("a-1", f"key-{number}", number, 0, 1, EXPIRES_NS)]
+        events = StreamAppend("a-1", ANY, [new_event(number)])
+        (outcome,) = log.append([commit(number, events, keys=keys)])
+        appended(outcome)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     with closing(EventLog(tmp_path / "store")) as log:
-        for number in (1, 2, 3):
-            keys = [IdempotencyEntry("a-1", f"key-{number}", number, 0, 1, EXPIRES_NS)]
-            events = StreamAppend("a-1", ANY, [new_event(number)])
-            (outcome,) = log.append([commit(number, events, keys=keys)])
-            appended(outcome)
+        fill(log)
     return tmp_path / "store"
 
 
@@ -49,6 +53,21 @@ def chunk_of(*entries: IdempotencyEntry) -> Callable[[dict[bytes, bytes]], None]
 def test_the_rows_are_those_of_the_log(store: Path) -> None:
     assert found_at(store, TIME_NS) == []
     assert found_at(store, EXPIRES_NS) == []
+
+
+def test_keys_are_counted_wherever_they_are(tmp_path: Path) -> None:
+    def counted(log: EventLog, now_ns: int) -> int:
+        verification = verify(log, now_ns=lambda: now_ns)
+        assert list(verification) == []
+        assert verification.summary is not None
+        return verification.summary.idempotency_keys
+
+    with closing(EventLog(tmp_path / "store")) as log:
+        fill(log)
+        assert counted(log, TIME_NS) == 3, "they are in the log alone"
+        assert counted(log, EXPIRES_NS) == 0
+    with closing(EventLog(tmp_path / "store")) as log:
+        assert counted(log, TIME_NS) == 3
 
 
 def test_a_row_that_is_missing_within_its_window(store: Path) -> None:
