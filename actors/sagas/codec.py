@@ -26,6 +26,7 @@ STATES: Final = (SagaStarted, SagaRemade, StepDone)
 
 E = TypeVar("E")
 _encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder().decode
 
 
 class SagaCodec:
@@ -69,7 +70,7 @@ class SagaCodec:
             _check_untyped(name, getattr(saga, name))
         data: dict[str, Any] = self._serializer.unstructure(saga)
         try:
-            again = self.decode_state(type(saga), data)
+            again = self.decode_state(type(saga), _decode(_encode(data)))
         except DecodingError as error:
             # Stored all the same, it could be neither gone on with nor undone.
             raise EncodingError(f"The state of the saga could not be read again: {error}") from error
