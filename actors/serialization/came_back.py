@@ -40,6 +40,9 @@ def is_misread(data: Any, value: Any) -> bool:
         return any(is_misread(part, getattr(value, name, None)) for name, part in data.items())
     if isinstance(data, list) and isinstance(value, list | tuple | deque):
         return any(map(is_misread, data, value))
+    if isinstance(data, list) and isinstance(value, set | frozenset):
+        texts = [part for part in data if isinstance(part, str | bytes) and part not in value]
+        return bool(texts) and any(_is_taken_apart(texts[0], part) for part in value)
     return _is_taken_apart(data, value)
 
 

@@ -149,9 +149,10 @@ class EventCodecs:
         """
         if not self._serializer.is_standard:
             return [], []
-        names = {field.name for field in attrs.fields(codec.event_class) if field.init}
+        fields = attrs.fields(codec.event_class)
         given = codec.upcast(stored).keys()
-        passed_over, missing = sorted(given - names), sorted(names - given)
+        passed_over = sorted(given - {field.name for field in fields})
+        missing = sorted({field.name for field in fields if field.init} - given)
         return (passed_over, missing) if passed_over and missing else ([], [])
 
     def upcast(self, stored: StoredEvent) -> Any:
