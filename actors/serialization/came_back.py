@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 from .annotations import field_types, has_fields
 from .model_types import is_pydantic_model, is_struct, model_field_types
+from .named_tuples import named_tuple_types
 
 _PLAIN: Final = frozenset({bool, int, float, str, bytes, type(None)})
 _fields: Final[WeakKeyDictionary[type, dict[str, bool]]] = WeakKeyDictionary()
@@ -17,11 +18,11 @@ _fields: Final[WeakKeyDictionary[type, dict[str, bool]]] = WeakKeyDictionary()
 def is_changed(value: Any, again: Any, hint: Any = Any) -> bool:
     """Whether something in `value` is something else in `again`, which is read from its data by the type `hint`.
 
-    That is a text, bytes or a mapping of which a collection was made, of its characters or keys; and what is stored as
-    a text or a number, a time or an enum say, and read as that, by a field that is a `str`, or a `datetime | str`. And
-    it is a model that is one of another class, or holds less: a union of two of the same fields tells nothing of which
-    it was, and a secret is written as stars. What was plain data all the time, as in an `Any`, and an object of a
-    subclass that adds nothing, are let pass, as those of attrs classes are.
+    That is a text, bytes, a mapping or a model of which a collection was made, of its characters, keys or fields; and
+    what is stored as a text or a number, a time or an enum say, and read as that, by a field that is a `str`, or a
+    `datetime | str`. And it is a model that is one of another class, or holds less: a union of two of the same fields
+    tells nothing of which it was, and a secret is written as stars. What was plain data all the time, as in an `Any`,
+    and an object of a subclass that adds nothing, are let pass, as those of attrs classes are.
     """
     return _is_other(value, again) or (not _admits_anything(hint) and _is_plain_now(value, again))
 
@@ -47,8 +48,10 @@ def is_misread(data: Any, value: Any) -> bool:
 
 
 def _is_taken_apart(value: Any, again: Any) -> bool:
-    is_collection = isinstance(again, list | tuple | set | frozenset | deque)
-    return is_collection and isinstance(value, str | bytes | bytearray | memoryview | Mapping)
+    if not isinstance(again, list | tuple | set | frozenset | deque):
+        return False
+    # What iterates over a model gets its fields.
+    return isinstance(value, str | bytes | bytearray | memoryview | Mapping) or is_pydantic_model(type(value))
 
 
 def _is_other(value: Any, again: Any) -> bool:
@@ -84,8 +87,11 @@ def _admits_anything(hint: Any) -> bool:
     """Whether something in it is of no type that is known, as in an `Any`, a bare `dict` or a type variable."""
     if hint in (Any, object) or isinstance(hint, typing.TypeVar):
         return True
+    named = named_tuple_types(hint)
+    if named:
+        return any(map(_admits_anything, named.values()))
     if isinstance(hint, type):
-        return issubclass(hint, Collection) and not issubclass(hint, str)
+        return issubclass(hint, Collection) and not issubclass(hint, str | bytes)
     return any(map(_admits_anything, typing.get_args(hint)))
 
 

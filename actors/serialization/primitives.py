@@ -33,6 +33,9 @@ def register_primitives(converter: cattrs.Converter) -> None:
     """Have a converter refuse what is stored of another type, but for a number that is equal: 3 for 3.0."""
     for primitive in _ACCEPTED:
         converter.register_structure_hook(primitive, _structure)
+    for view in (bytearray, memoryview):
+        # They are written as bytes are.
+        converter.register_unstructure_hook(view, bytes)
 
 
 def _structure(value: Any, cls: Any) -> Any:

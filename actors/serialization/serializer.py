@@ -49,8 +49,8 @@ def make_converter() -> cattrs.Converter:
     for text_class in (datetime, date, time):
         converter.register_unstructure_hook(text_class, text_class.isoformat)
         converter.register_structure_hook(text_class, _from_iso)
-    for plain_class in (Decimal, Path, PurePath):
-        converter.register_unstructure_hook(plain_class, str)
+    for plain_class, to_text in ((Decimal, str), (Path, _path_to_text), (PurePath, _path_to_text)):
+        converter.register_unstructure_hook(plain_class, to_text)
         converter.register_structure_hook(plain_class, _from_text)
     converter.register_unstructure_hook(UUID, _uuid_to_text)
     converter.register_structure_hook(UUID, _uuid_from_text)
@@ -93,6 +93,13 @@ def _from_iso(value: str, cls: Any) -> Any:
 
 def _from_text(value: str, cls: Any) -> Any:
     return cls(value)
+
+
+def _path_to_text(value: Any) -> str:
+    # `str` would make a path of anything, of None the one "None".
+    if isinstance(value, PurePath | str):
+        return str(value)
+    raise TypeError(f"{value!r:.100} is no path")
 
 
 def _uuid_to_text(value: Any) -> Any:
