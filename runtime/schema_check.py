@@ -22,10 +22,11 @@ def check_stored_events(store: EventReader, codecs: EventCodecs, aggregate_types
     aggregate had and has no more. Aggregates without such events work.
     """
     for codec in codecs.of_class.values():
+        is_told = False
         for stored in _first_and_newest(store, codec.name):
             codecs.decode_as(codec, stored)
             passed_over, missing = codecs.exchanged_fields(codec, stored)
-            if missing:
+            if missing and not is_told:
                 logger.warning(
                     "of the event %r at position %d the class %s passes over what was stored as %s, and %s take their "
                     "defaults: where a field was renamed, raise the version and give an upcaster",
@@ -33,6 +34,7 @@ def check_stored_events(store: EventReader, codecs: EventCodecs, aggregate_types
                     *(", ".join(passed_over), ", ".join(missing)),
                     extra={"event_type": stored.type},
                 )
+                is_told = True
     of_category = {aggregate_type.category: aggregate_type for aggregate_type in aggregate_types}
     for name in store.names_in("types"):
         for stored in _first_and_newest(store, name):

@@ -19,6 +19,7 @@ from .aggregate import IS_DECIDING, Aggregate
 from .tombstone import Delete, Recreate
 
 _encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder().decode
 
 
 class AggregateType:
@@ -108,12 +109,14 @@ class AggregateType:
         except Exception as error:
             raise EncodingError(f"{codec.event_class.__name__} cannot be stored: {error}") from error
         try:
-            returned = codec.structure(data, codec.event_class)
+            # What a hook of others makes of a value may become something else when it is written: a time a text.
+            stored = data if self._serializer.is_standard else _decode(payload)
+            returned = codec.structure(stored, codec.event_class)
             # Equal events may compare unequal, as those with NaN in them do.
             is_same = (
                 returned == event
                 or (codec.has_personal_data and self._serializer.is_forgetting)
-                or (_encode(codec.unstructure(returned)) == payload and not is_changed(event, returned))
+                or (self._is_same_data(codec.unstructure(returned), data, payload) and not is_changed(event, returned))
             )
         except Exception as error:
             reason = self._serializer.explain(data, codec.event_class, error)
@@ -124,6 +127,10 @@ class AggregateType:
                 "are annotated with."
             )
         return payload, returned
+
+    def _is_same_data(self, again: Any, data: Any, payload: bytes) -> bool:
+        # 1 is not written as 1.0 is, and a NaN is unequal to itself.
+        return bool(again == data) or _encode(again) == payload
 
     def knows(self, event_type: str) -> bool:
         """Whether it has a class for events of this stored name."""
@@ -145,7 +152,7 @@ class AggregateType:
         return self._unshared(self._serializer.unstructure(state))
 
     def _unshared(self, data: Any) -> dict[str, Any]:
-        plain: dict[str, Any] = msgspec.msgpack.decode(self._encoded_state(data))
+        plain: dict[str, Any] = _decode(self._encoded_state(data))
         return plain
 
     def plain(self, value: object) -> Any:
@@ -170,14 +177,21 @@ class AggregateType:
         stream = self.stream(state.id)
         if state.is_deleted:
             raise AggregateDeleted(stream)
+        advice = (
+            f"Have the methods of {self.aggregate_class.__name__} with @applies set its fields to values of the types "
+            "that they are annotated with."
+        )
         try:
-            return self.decode_state(self._plain(state), state.id)
+            copied = self.decode_state(self._plain(state), state.id)
         except DecodingError as error:
             raise EncodingError(
-                f"The state of {stream!r} could not be read again, nor can its snapshots. {error}. Have the methods of "
-                f"{self.aggregate_class.__name__} with @applies set its fields to values of the types that "
-                "they are annotated with."
+                f"The state of {stream!r} could not be read again, nor can its snapshots. {error}. {advice}"
             ) from error
+        if copied != state and is_changed(state, copied):
+            raise EncodingError(
+                f"The state of {stream!r}, {state!r:.200}, would come back as {copied!r:.200}. {advice}"
+            )
+        return copied
 
     def decode_state(self, data: Any, aggregate_id: str) -> Aggregate:
         """An aggregate with this state. Raises `DecodingError`."""

@@ -26,6 +26,7 @@ STATES: Final = (SagaStarted, SagaRemade, StepDone)
 
 E = TypeVar("E")
 _encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder().decode
 
 
 class SagaCodec:
@@ -69,7 +70,11 @@ class SagaCodec:
             _check_untyped(name, getattr(saga, name))
         data: dict[str, Any] = self._serializer.unstructure(saga)
         try:
-            again = self.decode_state(type(saga), data)
+            stored = _decode(_encode(data))
+        except Exception as error:
+            raise EncodingError(f"The state of the saga cannot be stored: {error}") from error
+        try:
+            again = self.decode_state(type(saga), stored)
         except DecodingError as error:
             # Stored all the same, it could be neither gone on with nor undone.
             raise EncodingError(f"The state of the saga could not be read again: {error}") from error

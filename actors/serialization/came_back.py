@@ -3,27 +3,64 @@
 import typing
 from collections import deque
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from .annotations import field_types, has_fields
 from .model_types import is_pydantic_model, is_struct, model_field_types
+from .named_tuples import named_tuple_types
+
+_PLAIN: Final = frozenset({bool, int, float, str, bytes, type(None)})
+_fields: Final[WeakKeyDictionary[type, dict[str, bool]]] = WeakKeyDictionary()
+"""By class its fields, and whether one admits anything."""
 
 
-def is_changed(value: Any, again: Any) -> bool:
-    """Whether something in `value` is something else in `again`, which is read from its data.
+def is_changed(value: Any, again: Any, hint: Any = Any) -> bool:
+    """Whether something in `value` is something else in `again`, which is read from its data by the type `hint`.
 
-    That is a text, bytes or a mapping of which a collection was made, of its characters or keys; and what is stored as
-    a text, a time say, and read as one, by a field that is a `str`, or a `datetime | str`. And it is a model that is
-    one of another class, or holds less: a union of two of the same fields tells nothing of which it was, and a secret
-    is written as stars. What was plain data all the time, as in an `Any`, and an object of a subclass that adds
-    nothing, are let pass, as those of attrs classes are.
+    That is a text, bytes, a mapping or a model of which a collection was made, of its characters, keys or fields; and
+    what is stored as a text or a number, a time or an enum say, and read as that, by a field that is a `str`, or a
+    `datetime | str`. And it is a model that is one of another class, or holds less: a union of two of the same fields
+    tells nothing of which it was, and a secret is written as stars. What was plain data all the time, as in an `Any`,
+    and an object of a subclass that adds nothing, are let pass, as those of attrs classes are.
     """
+    return _is_other(value, again) or (not _admits_anything(hint) and _is_plain_now(value, again))
+
+
+def is_misread(data: Any, value: Any) -> bool:
+    """Whether a collection was made of a text, bytes or a mapping in stored `data`, of which `value` was read.
+
+    Not so within models, which say themselves what they are read from: a validator may split a text.
+    """
+    cls = type(value)
+    if is_pydantic_model(cls) or is_struct(cls):
+        return False
+    if isinstance(data, Mapping) and isinstance(value, Mapping):
+        return any(map(is_misread, data.values(), value.values()))
+    if isinstance(data, Mapping) and has_fields(cls):
+        return any(is_misread(part, getattr(value, name, None)) for name, part in data.items())
+    if isinstance(data, list) and isinstance(value, list | tuple | deque):
+        return any(map(is_misread, data, value))
+    if isinstance(data, list) and isinstance(value, set | frozenset):
+        texts = [part for part in data if isinstance(part, str | bytes) and part not in value]
+        return bool(texts) and any(_is_taken_apart(texts[0], part) for part in value)
+    return _is_taken_apart(data, value)
+
+
+def _is_taken_apart(value: Any, again: Any) -> bool:
+    if not isinstance(again, list | tuple | set | frozenset | deque):
+        return False
+    # What iterates over a model gets its fields.
+    return isinstance(value, str | bytes | bytearray | memoryview | Mapping) or is_pydantic_model(type(value))
+
+
+def _is_other(value: Any, again: Any) -> bool:
+    if type(again) in _PLAIN:
+        return False
     if isinstance(value, Mapping) and isinstance(again, Mapping):
-        return any(is_changed(part, again[key]) for key, part in value.items() if key in again)
-    if isinstance(again, list | tuple | set | frozenset | deque):
-        if isinstance(value, list | tuple) and isinstance(again, list | tuple):
-            return any(map(is_changed, value, again))
-        return isinstance(value, str | bytes | bytearray | memoryview | Mapping)
+        return any(_is_other(part, again[key]) for key, part in value.items() if key in again)
+    if isinstance(value, list | tuple) and isinstance(again, list | tuple):
+        return any(map(_is_other, value, again))
     cls = type(again)
     if is_pydantic_model(cls) or is_struct(cls):
         return not isinstance(value, cls) or any(
@@ -31,31 +68,47 @@ def is_changed(value: Any, again: Any) -> bool:
         )
     if has_fields(cls) and isinstance(value, cls):
         return any(
-            _is_field_changed(hint, getattr(value, name, None), getattr(again, name, None))
-            for name, hint in field_types(cls).items()
+            _is_field_changed(getattr(value, name, None), getattr(again, name, None), admits_anything)
+            for name, admits_anything in (_fields.get(cls) or _fields_of(cls)).items()
         )
-    return False
+    return _is_taken_apart(value, again)
 
 
-def _is_field_changed(hint: Any, value: Any, again: Any) -> bool:
-    return is_changed(value, again) or (not _admits_anything(hint) and _is_text_now(value, again))
+def _fields_of(cls: type) -> dict[str, bool]:
+    found = _fields[cls] = {name: _admits_anything(hint) for name, hint in field_types(cls).items()}
+    return found
+
+
+def _is_field_changed(value: Any, again: Any, admits_anything: bool) -> bool:
+    return _is_other(value, again) or (not admits_anything and _is_plain_now(value, again))
 
 
 def _admits_anything(hint: Any) -> bool:
     """Whether something in it is of no type that is known, as in an `Any`, a bare `dict` or a type variable."""
     if hint in (Any, object) or isinstance(hint, typing.TypeVar):
         return True
+    named = named_tuple_types(hint)
+    if named:
+        return any(map(_admits_anything, named.values()))
     if isinstance(hint, type):
-        return issubclass(hint, Collection) and not issubclass(hint, str)
+        return issubclass(hint, Collection) and not issubclass(hint, str | bytes)
     return any(map(_admits_anything, typing.get_args(hint)))
 
 
-def _is_text_now(value: Any, again: Any) -> bool:
+def _is_plain_now(value: Any, again: Any) -> bool:
     if isinstance(value, Mapping) and isinstance(again, Mapping):
-        return any(_is_text_now(part, again[key]) for key, part in value.items() if key in again)
+        shared = value.keys() & again.keys()
+        return any(_is_new(key, value) for key in again) or any(_is_plain_now(value[key], again[key]) for key in shared)
     if isinstance(value, list | tuple) and isinstance(again, list | tuple):
-        return any(map(_is_text_now, value, again))
-    return isinstance(again, str) and not isinstance(value, str)
+        return any(map(_is_plain_now, value, again))
+    if isinstance(value, Collection) and isinstance(again, list | tuple | set | frozenset | deque):
+        return any(_is_new(part, value) for part in again)
+    return type(again) in _PLAIN and value != again and not isinstance(value, type(again))
+
+
+def _is_new(part: Any, value: Collection[Any]) -> bool:
+    # A NaN is in no collection but as the very object.
+    return type(part) in _PLAIN and part == part and part not in value
 
 
 def _stored_fields(cls: Any) -> list[str]:
@@ -71,7 +124,7 @@ def _is_lost(value: Any, again: Any) -> bool:
     if type(value) is type(again) and _is_leaf(value):
         # A NaN is unequal to itself.
         return bool(value == value) and _compares_values(type(value))
-    return is_changed(value, again)
+    return _is_other(value, again)
 
 
 def _compares_values(cls: Any) -> bool:

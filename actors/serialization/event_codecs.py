@@ -11,7 +11,7 @@ from ...storage.errors import StoreError, described
 from ...storage.record import Kind, StoredEvent
 from ..errors import DecodingError, EventVersionUnknown, UpcasterFailed
 from ..messages import Upcaster, event_type
-from .came_back import is_changed
+from .came_back import is_misread
 from .sealing import are_all_marked, key_tags
 from .serializer import Serializer
 
@@ -138,8 +138,8 @@ class EventCodecs:
                 "mark its field with Annotated[..., Personal(...)]."
             )
         # A hook of the user's own may read what was stored in another form.
-        if self._serializer.is_standard and is_changed(payload, again := self._serializer.plain(event)):
-            raise self._misfit(codec, stored, ValueError(f"{payload!r:.200} would be read as {again!r:.200}"))
+        if self._serializer.is_standard and is_misread(payload, event):
+            raise self._misfit(codec, stored, ValueError(f"{payload!r:.200} would be read as {event!r:.200}"))
         return event
 
     def exchanged_fields(self, codec: EventCodec, stored: StoredEvent) -> tuple[list[str], list[str]]:
@@ -149,9 +149,10 @@ class EventCodecs:
         """
         if not self._serializer.is_standard:
             return [], []
-        names = {field.name for field in attrs.fields(codec.event_class) if field.init}
+        fields = attrs.fields(codec.event_class)
         given = codec.upcast(stored).keys()
-        passed_over, missing = sorted(given - names), sorted(names - given)
+        passed_over = sorted(given - {field.name for field in fields})
+        missing = sorted({field.name for field in fields if field.init} - given)
         return (passed_over, missing) if passed_over and missing else ([], [])
 
     def upcast(self, stored: StoredEvent) -> Any:

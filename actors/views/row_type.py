@@ -138,7 +138,10 @@ class RowType(Generic[R]):
 
     def _copy(self, row: R) -> R:
         value = self.encode(row)
-        data = _decode(value)
+        try:
+            data = _decode(value)
+        except msgspec.DecodeError as error:
+            raise RowInvalid(f"A row of {self.name} cannot be read again: {error}: {row!r}", row) from error
         try:
             again: R = self._structure(data, self.row_class)
         except Exception as error:

@@ -93,6 +93,7 @@ class Shared:
     names: list[str] = attrs.field(factory=list)
     pair: tuple[str, ...] = ()
     kinds: frozenset[str] = frozenset()
+    groups: frozenset[frozenset[str]] = attrs.field(default=frozenset(), kw_only=True)
     note: str = ""
     parts: dict[str, list[str]] = attrs.field(factory=dict)
 
@@ -104,6 +105,7 @@ class Shared:
         {"names": {"ann": 1}},
         {"pair": "ab"},
         {"kinds": b"ab"},
+        {"groups": ["ab"]},
         {"note": None},
         {"parts": {"a": "ann"}},
     ],
@@ -114,8 +116,10 @@ def test_a_field_that_has_changed_its_type_is_told_and_not_read_as_something_els
 
 
 def test_what_fits_is_read_whatever_other_fields_were_stored() -> None:
-    stored = {"names": ["ann"], "kinds": ["b", "a"], "parts": {"a": ["b"]}, "removed": "x"}
-    assert event_from(Shared, stored, version=1) == Shared(["ann"], (), frozenset("ab"), "", {"a": ["b"]})
+    stored = {"names": ["ann"], "kinds": ["b", "a"], "groups": [["c"]], "parts": {"a": ["b"]}, "removed": "x"}
+    assert event_from(Shared, stored, version=1) == Shared(
+        ["ann"], (), frozenset("ab"), "", {"a": ["b"]}, groups=frozenset({frozenset("c")})
+    )
 
 
 # --- `event_from` ---

@@ -1,9 +1,11 @@
 """What an effect of a saga returns comes back as what it was, when its type is told."""
 
+import math
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, assert_type
+from uuid import UUID
 
 import attrs
 import pydantic
@@ -90,6 +92,7 @@ async def test_a_step_that_is_run_again_gets_an_object_of_the_type(
     [
         ("a text", Completion, "EncodingError: The effect 'ask' returned what is no Completion"),
         (Ticket(1, "free"), Ticket, "EncodingError: The effect 'ask' returned what is no Ticket"),  # type: ignore[arg-type]
+        ([UUID(int=1)], list[str], "EncodingError: The effect 'ask' returned what would come back as ['0000"),
         ([1], list[Ticket], "EncodingError: The effect 'ask' returned what is no list[test_effect_results.Ticket]"),
         (Passenger("p", "Ann"), Passenger, "DefinitionError: The effect 'ask' returns Passenger, which has personal"),
         (None, Profile, "DefinitionError: What the effect 'ask' returns would not be sealed: Profile.name is marked"),
@@ -109,6 +112,14 @@ async def test_what_would_not_come_back_fails_the_step_and_is_not_asked_for_agai
     assert (state, reason.startswith(error)) == ("compensated", True), reason
     assert len(begun) == (error.startswith("Encoding"))
     assert not seen
+
+
+async def test_a_result_that_is_unequal_to_itself_comes_back(store: EventStore | Path) -> None:
+    seen: list[Any] = []
+    saga_class = saga_of([math.nan, 1.5], list[float], seen)
+    async with open_runtime(store, saga_class) as runtime:
+        assert await outcome_of(runtime, saga_class) == ("completed", "")
+    assert repr(seen) == "[[nan, 1.5], [nan, 1.5]]"
 
 
 async def test_a_result_that_no_longer_fits_its_type_is_said(store: EventStore | Path) -> None:

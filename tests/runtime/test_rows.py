@@ -271,3 +271,21 @@ async def test_a_view_makes_room_for_itself_also_in_the_middle_of_a_method(monke
             await runtime.actor(Account, "ann").ask(Deposit(2_000), wait_for=[Many], timeout=60)
         assert runtime.lag()["many"].error == ""
         assert await runtime.view(Many).all().count() == 6_000
+
+
+def test_a_row_with_what_would_come_back_as_none_or_as_no_key_is_refused() -> None:
+    class Answer(enum.Enum):
+        NONE = None
+
+    @frozen
+    class Row:
+        account: str
+        answer: Answer | None = None
+        counts: dict[str, int] = field(factory=dict)
+
+    rows = row_type_of(Row)
+    assert rows.checked(Row("ann", None, {"a": 1})) == Row("ann", None, {"a": 1})
+    with pytest.raises(RowInvalid, match="would come back as another"):
+        rows.checked(Row("ann", Answer.NONE))
+    with pytest.raises(RowInvalid, match=r"cannot be read again: .*keys"):
+        rows.checked(Row("ann", counts={Noticed("ann"): 1}))  # type: ignore[dict-item]
