@@ -140,7 +140,7 @@ class RowType(Generic[R]):
         value = self.encode(row)
         try:
             data = _decode(value)
-        except msgspec.DecodeError as error:
+        except Exception as error:
             raise RowInvalid(f"A row of {self.name} cannot be read again: {error}: {row!r}", row) from error
         try:
             again: R = self._structure(data, self.row_class)
