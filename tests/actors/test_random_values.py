@@ -102,7 +102,7 @@ hints = st.recursive(st.sampled_from(LEAVES), _wider, max_leaves=3)
 @example(Orbit, [Orbit.EARTH])
 @example(Status | str, [Status.OPEN])
 @example(Any, [[Status.OPEN, bytearray(b"a")]])
-@settings(derandomize=True)
+@settings(derandomize=True, deadline=None)
 @given(hints, st.lists(values, min_size=5, max_size=10))
 def test_what_is_accepted_is_the_same_each_time_it_is_read(hint: Any, held: list[Any]) -> None:
     made = event("thing.held")(type("Held", (), {"__annotations__": {"value": hint}}))
