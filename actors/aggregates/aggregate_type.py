@@ -11,7 +11,7 @@ from ...storage.errors import StoreError, StreamNameInvalid
 from ...storage.names import check_stream_name
 from ...storage.record import StoredEvent
 from ..errors import AggregateDeleted, DecodingError, EncodingError, Rejected, UnknownCommand, UnknownEvent
-from ..serialization.came_back import is_changed
+from ..serialization.came_back import is_changed, is_same_data
 from ..serialization.event_codecs import EventCodec, EventCodecs
 from ..serialization.schema import schema_of
 from ..serialization.serializer import Serializer
@@ -116,7 +116,7 @@ class AggregateType:
             is_same = (
                 returned == event
                 or (codec.has_personal_data and self._serializer.is_forgetting)
-                or (self._is_same_data(codec.unstructure(returned), data, payload) and not is_changed(event, returned))
+                or (is_same_data(codec.unstructure(returned), data) and not is_changed(event, returned))
             )
         except Exception as error:
             reason = self._serializer.explain(data, codec.event_class, error)
@@ -127,10 +127,6 @@ class AggregateType:
                 "are annotated with."
             )
         return payload, returned
-
-    def _is_same_data(self, again: Any, data: Any, payload: bytes) -> bool:
-        # 1 is not written as 1.0 is, and a NaN is unequal to itself.
-        return bool(again == data) or _encode(again) == payload
 
     def knows(self, event_type: str) -> bool:
         """Whether it has a class for events of this stored name."""

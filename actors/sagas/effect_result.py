@@ -1,17 +1,13 @@
 """The result of an effect: what it returned becomes plain data, and comes back when the step is run again."""
 
-from typing import Any, Final
-
-import msgspec
+from typing import Any
 
 from ..errors import DecodingError, DefinitionError, EncodingError, SchemaError
-from ..serialization.came_back import is_changed
+from ..serialization.came_back import is_changed, is_same_data
 from ..serialization.personal import check_personal, has_personal_data
 from ..serialization.serializer import Serializer
 from ..serialization.unsealed import check_nothing_personal
 from .plain_data import plain_data
-
-_encode: Final = msgspec.msgpack.Encoder().encode
 
 
 class EffectResult:
@@ -55,7 +51,7 @@ class EffectResult:
             plain = plain_data(self._unstructure(result), subject)
             again = self._structure(plain, self._returns)
             is_same = again == result or (
-                _is_equal(plain_data(self._unstructure(again), subject), plain)
+                is_same_data(plain_data(self._unstructure(again), subject), plain)
                 and not is_changed(result, again, self._returns)
             )
         except EncodingError:
@@ -77,11 +73,6 @@ class EffectResult:
                 f"What the effect {self._effect!r} returned before does not fit {_name(self._returns)}: "
                 f"{self._serializer.explain(plain, self._returns, error)}"
             ) from error
-
-
-def _is_equal(data: Any, other: Any) -> bool:
-    # A NaN is unequal to itself, and 1 is not written as 1.0 is.
-    return bool(data == other) or _encode(data) == _encode(other)
 
 
 def _name(returns: Any) -> str:

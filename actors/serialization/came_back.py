@@ -6,11 +6,14 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+import msgspec
+
 from .annotations import field_types, has_fields
 from .model_types import is_pydantic_model, is_struct, model_field_types
 from .named_tuples import named_tuple_types
+from .primitives import PLAIN
 
-_PLAIN: Final = frozenset({bool, int, float, str, bytes, type(None)})
+_encode: Final = msgspec.msgpack.Encoder().encode
 _fields: Final[WeakKeyDictionary[type, dict[str, bool]]] = WeakKeyDictionary()
 """By class its fields, and whether one admits anything."""
 
@@ -25,6 +28,11 @@ def is_changed(value: Any, again: Any, hint: Any = Any) -> bool:
     and an object of a subclass that adds nothing, are let pass, as those of attrs classes are.
     """
     return _is_other(value, again) or (not _admits_anything(hint) and _is_plain_now(value, again))
+
+
+def is_same_data(data: Any, other: Any) -> bool:
+    """Whether two values that can be stored are the same: a NaN is unequal to itself, and 1 not written as 1.0 is."""
+    return bool(data == other) or _encode(data) == _encode(other)
 
 
 def is_misread(data: Any, value: Any) -> bool:
@@ -55,7 +63,7 @@ def _is_taken_apart(value: Any, again: Any) -> bool:
 
 
 def _is_other(value: Any, again: Any) -> bool:
-    if type(again) in _PLAIN:
+    if type(again) in PLAIN:
         return False
     if isinstance(value, Mapping) and isinstance(again, Mapping):
         return any(_is_other(part, again[key]) for key, part in value.items() if key in again)
@@ -103,12 +111,12 @@ def _is_plain_now(value: Any, again: Any) -> bool:
         return any(map(_is_plain_now, value, again))
     if isinstance(value, Collection) and isinstance(again, list | tuple | set | frozenset | deque):
         return any(_is_new(part, value) for part in again)
-    return type(again) in _PLAIN and value != again and not isinstance(value, type(again))
+    return type(again) in PLAIN and value != again and not isinstance(value, type(again))
 
 
 def _is_new(part: Any, value: Collection[Any]) -> bool:
     # A NaN is in no collection but as the very object.
-    return type(part) in _PLAIN and part == part and part not in value
+    return type(part) in PLAIN and part == part and part not in value
 
 
 def _stored_fields(cls: Any) -> list[str]:

@@ -12,7 +12,8 @@ from typing import Any, Final
 import cattrs
 import msgspec
 
-_PLAIN: Final = frozenset({bool, int, float, str, bytes, type(None)})
+from .primitives import PLAIN
+
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -36,7 +37,7 @@ def _is_compound(cls: Any) -> bool:
     return (
         isinstance(cls, type)
         and issubclass(cls, enum.Enum)
-        and not all(type(member.value) in _PLAIN for member in cls.__members__.values())
+        and not all(type(member.value) in PLAIN for member in cls.__members__.values())
     )
 
 

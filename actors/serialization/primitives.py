@@ -8,6 +8,8 @@ from typing import Any, Final
 import cattrs
 import msgspec
 
+PLAIN: Final = frozenset({bool, int, float, str, bytes, type(None)})
+"""The classes whose objects are stored as they are."""
 _ACCEPTED: Final[dict[type, tuple[type, ...]]] = {
     bool: (bool, int),
     int: (int, float),

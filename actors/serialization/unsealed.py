@@ -9,8 +9,8 @@ from ..errors import EncodingError
 from .annotations import alternatives, field_types, has_fields
 from .model_types import is_pydantic_model, is_struct, model_field_types
 from .personal import marked_name
+from .primitives import PLAIN
 
-_PLAIN: Final = frozenset({bool, int, float, str, bytes, type(None)})
 _fields: Final[WeakKeyDictionary[type, tuple[str, ...]]] = WeakKeyDictionary()
 """By class the fields whose values may hold an object."""
 
@@ -21,7 +21,7 @@ def check_nothing_personal(value: Any) -> None:
     The types of fields tell that beforehand; but one of them may be `Any`, or the object of a subclass.
     """
     cls = type(value)
-    if cls in _PLAIN:
+    if cls in PLAIN:
         return
     if isinstance(value, Mapping):
         for key, part in value.items():
@@ -51,5 +51,5 @@ def _fields_of(cls: type) -> tuple[str, ...]:
 
 def _is_plain(hint: Any) -> bool:
     if isinstance(hint, type):
-        return hint in _PLAIN or issubclass(hint, Enum)
+        return hint in PLAIN or issubclass(hint, Enum)
     return get_origin(hint) is Literal or (len(parts := alternatives(hint)) > 1 and all(map(_is_plain, parts)))
