@@ -12,6 +12,7 @@ from uuid import UUID
 import attrs
 
 from .annotations import alternatives
+from .readers import is_made_of_its_fields
 from .serializer import Serializer
 
 _PLAIN: Final = frozenset({type(None), bool, int, str, bytes})
@@ -29,7 +30,7 @@ class ExactFields:
 
     def __init__(self, cls: type, serializer: Serializer) -> None:
         fields = attrs.fields(cls)
-        self._is_known = serializer.is_standard and _is_made_of_its_fields(cls)
+        self._is_known = serializer.is_standard and is_made_of_its_fields(cls) and attrs.inspect(cls).is_frozen
         self._values_of = values_getter([field.name for field in fields])
         self._classes = [exact_classes(field.type) for field in fields]
         literals = {field.name: literal_values(field.type) for field in fields}
@@ -87,16 +88,6 @@ def _without_none(hint: Any) -> Any:
     """Of `X | None` the X; every other type as it is."""
     parts = [part for part in alternatives(hint) if part is not type(None)]
     return parts[0] if len(parts) == 1 else hint
-
-
-def _is_made_of_its_fields(cls: type) -> bool:
-    """Whether its objects are frozen, and are nothing but the values that they are made with."""
-    properties = attrs.inspect(cls)
-    if not (properties.is_frozen and properties.added_init):
-        return False
-    if hasattr(cls, "__attrs_pre_init__") or hasattr(cls, "__attrs_post_init__"):
-        return False
-    return all(field.init and field.converter is None for field in attrs.fields(cls))
 
 
 def _is_exact(value: datetime | time | Decimal | None) -> bool:

@@ -34,14 +34,15 @@ class NotOfType(TypeError):
 def register_primitives(converter: cattrs.Converter) -> None:
     """Have a converter refuse what is stored of another type, but for a number that is equal: 3 for 3.0."""
     for primitive in _ACCEPTED:
-        converter.register_structure_hook(primitive, _structure)
+        converter.register_structure_hook(primitive, structure_primitive)
     for view in (bytearray, memoryview):
         # They are written as bytes are.
         converter.register_unstructure_hook(view, bytes)
 
 
-def _structure(value: Any, cls: Any) -> Any:
-    # This is called for most fields of all that is read.
+def structure_primitive(value: Any, cls: Any) -> Any:
+    """The value, where it is of the class, or a number that is equal to it. Raises `NotOfType`."""
+    # This is called for much of all that is read.
     return value if value.__class__ is cls else _made(value, cls)
 
 

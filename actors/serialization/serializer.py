@@ -23,6 +23,7 @@ from .named_tuples import register_named_tuples
 from .partly_plain import is_partly_plain, structure_partly_plain
 from .personal import check_personal, has_personal_data, is_refused, personal_fields, plain_type
 from .primitives import NotOfType, register_primitives
+from .readers import register_readers
 from .sealing import Sealing, check_sealed, key_tags, sealing, seals, unsealed
 from .unusable_keys import unusable_key
 
@@ -45,6 +46,7 @@ def make_converter() -> cattrs.Converter:
         detailed_validation=False, unstruct_collection_overrides={AbstractSet: _in_order, tuple: list}
     )
     register_primitives(converter)
+    register_readers(converter)
     register_enums(converter)
     for text_class in (datetime, date, time):
         converter.register_unstructure_hook(text_class, text_class.isoformat)
