@@ -104,6 +104,7 @@ from .runtime.errors import (
     UnknownStream,
     UnknownSubject,
     UnknownSubscription,
+    ViewStillRemembers,
     ViewTooOld,
     WrongThread,
 )
@@ -409,6 +410,7 @@ __all__ = [
     "ViewClosed",
     "ViewReadFailed",
     "ViewRemoved",
+    "ViewStillRemembers",
     "ViewStore",
     "ViewTooOld",
     "ViewUnreachable",

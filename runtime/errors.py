@@ -204,6 +204,25 @@ class ViewTooOld(EventSourcingError):
         """Of the command that waited, whose events are on disk; None for a query."""
 
 
+class ViewStillRemembers(EventSourcingError):
+    """A subject was forgotten, and a view that may show it was not built anew in time; it will be."""
+
+    code: ClassVar[str] = "view_still_remembers"
+
+    def __init__(self, name: str, subject: str, seconds: float, state: str, reason: str = "") -> None:
+        because = f" Its projection is {state} ({reason})." if reason else ""
+        super().__init__(
+            f"{subject!r} is forgotten, but the view {name!r} may still show it after {seconds:g} seconds: it is being "
+            f"built anew.{because} runtime.projections.lag tells when that is done; for longer waits give a timeout."
+        )
+        self.name = name
+        self.subject = subject
+        self.state = state
+        """What its projection was doing: "catching_up", "retrying", ..."""
+        self.reason = reason
+        """The error of its projection; empty when there is none."""
+
+
 class RuntimeReadOnly(EventSourcingError):
     """A runtime that was opened with role="reader" was sent a command, or asked for what only a writer has."""
 

@@ -101,7 +101,7 @@ class AggregateRef(Generic[A]):
                 raise CommandTimeout(self.stream, command, seconds, may_take_effect=False)
         receipt = await self.ask_request(request, seconds)
         if wait_for:
-            await wait_for_views(router.projections, wait_for, receipt, deadline)
+            await wait_for_views(router.projections, wait_for, receipt.position, deadline, receipt)
         return receipt
 
     async def ask_request(self, request: Request, timeout_seconds: float) -> Receipt:

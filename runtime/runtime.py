@@ -1,12 +1,13 @@
 """The runtime: opens a store, routes commands to aggregates, and closes in order."""
 
 import logging
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
-from typing import Any, Final, Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 import cattrs
 import trio
@@ -32,17 +33,18 @@ from ..storage.memory import MemoryLog
 from ..storage.past import PastLog
 from ..storage.reader import LogReader
 from ..storage.store import EventStore
-from .arguments import check_key, check_metadata, check_subject, checked_timeout, checked_triples
+from .arguments import check_key, check_metadata, check_subject, check_timeout, checked_timeout, checked_triples
 from .classes import event_classes, types_of, with_sagas_view
 from .control import Control
 from .errors import ShutdownTimeout, UnknownSubject
 from .events import resolved
+from .figures import Figures
 from .forgetting import Forgetting, Forgotten, forget_again
 from .history.history import position_of
 from .maintenance.maintenance import Maintenance
 from .opening import Home, Opened, P, ViewsGiven, close_store, follow, home_of, keys_of, open_store, refusal
 from .projections.projections import Projections
-from .projections.view import wait_for_views
+from .projections.view import wait_for_views, wait_until_forgotten
 from .reading import Reading
 from .reference import AggregateRef
 from .residents import Residents
@@ -59,7 +61,7 @@ logger = logging.getLogger("eventsrc.runtime")
 DEFAULT_LIMITS: Final = Limits()
 
 
-class Runtime(Reading, RunningSagas):
+class Runtime(Reading, RunningSagas, Figures):
     """Aggregates, their actors and their log. Make one with `Runtime.open`; use it on the trio thread."""
 
     def __init__(
@@ -291,7 +293,7 @@ class Runtime(Reading, RunningSagas):
         )
         receipts = await transaction.run(seconds)
         for receipt in receipts if wait_for else ():
-            await wait_for_views(self._projections, wait_for, receipt, transaction.deadline)
+            await wait_for_views(self._projections, wait_for, receipt.position, transaction.deadline, receipt)
         return receipts
 
     async def forget(
@@ -301,6 +303,7 @@ class Runtime(Reading, RunningSagas):
         even_in_sagas: bool = False,
         metadata: Mapping[str, object] | None = None,
         wait_for: Sequence[type[Projection]] = (),
+        timeout: float | None = None,
     ) -> Forgotten:
         """Forget a subject: destroy its keys, so that nobody can read what is stored of it, here or in a copy.
 
@@ -313,16 +316,19 @@ class Runtime(Reading, RunningSagas):
             even_in_sagas: also where sagas hold something of it that have not ended; they go on with what is left.
             metadata: plain data stored with the `SubjectForgotten`: who asked for it, say.
             wait_for: projections whose views are to have forgotten it before this returns.
+            timeout: how many seconds to wait for those; for ever by default, since they may be built from all events.
 
         Raises:
             UnknownSubject: it was forgotten before, or nothing personal was ever stored of it.
             SubjectInSagas, SagaHoldsSubject: sagas that have not ended hold something of it; nothing was forgotten.
             RuntimeReadOnly, ArgumentInvalid, EncodingError: nothing was forgotten.
-            ProjectionUnavailable: one of `wait_for` is paused, or has failed.
+            ProjectionUnavailable: one of `wait_for` is paused, or has failed; the subject is forgotten.
+            ViewStillRemembers: one of `wait_for` took longer than `timeout`; the subject is forgotten.
             SubjectKeysUnusable, ArchiveUnreachable, StoreError: where keys were destroyed, the rest is tried again.
 
         """
         check_subject(subject)
+        check_timeout(timeout)
         self._projections.check(wait_for)
         if metadata is not None:
             check_metadata(metadata)
@@ -331,8 +337,7 @@ class Runtime(Reading, RunningSagas):
         if self._forgetting is None:
             raise refusal(self._store)
         forgotten = await self._forgetting.forget(subject, metadata or {}, even_in_sagas=even_in_sagas)
-        for projection in wait_for:
-            await self._projections.wait_until_forgotten(projection)
+        await wait_until_forgotten(self._projections, wait_for, subject, math.inf if timeout is None else timeout)
         return forgotten
 
     # --- the past ---
@@ -344,15 +349,20 @@ class Runtime(Reading, RunningSagas):
         position: int | None = None,
         time: datetime | None = None,
         projections: Sequence[type[Projection]] = (),
+        timeout: float | None = None,
     ) -> "AsyncIterator[Runtime]":
         """A runtime that only reads, in which states, events and views are as they were then.
 
         `async with runtime.as_of(time=...) as past: await past.actor(Account, "ann").state()`. The views of the
-        `projections` are built for it, and ready when the block begins. A position inside of a transaction shows the
-        part of it up to there; a time, all that was stored then or before: never a part of a transaction.
+        `projections` are built for it, from all events until then, and ready when the block begins; `timeout` is for
+        how many seconds that may take, by default any. A position inside of a transaction shows the part of it up to
+        there; a time, all that was stored then or before: never a part of a transaction.
 
-        Raises `NotInHistory` for a moment that the log does not reach, and inside `PastReadOnly` for what changes.
+        Raises `ViewTooOld` after `timeout`, `NotInHistory` for a moment that the log does not reach, and inside
+        `PastReadOnly` for what changes.
         """
+        check_timeout(timeout)
+        deadline = math.inf if timeout is None else trio.current_time() + timeout
         past = PastLog(self._store, position_of(self._store, position=position, time=time))
         async with Runtime.open(
             past,
@@ -363,8 +373,7 @@ class Runtime(Reading, RunningSagas):
             limits=self.limits,
             converter=self._serializer.converter,
         ) as runtime:
-            for projection in projections:
-                await runtime._projections.wait_for(runtime._projections.get(projection), past.last_position)
+            await wait_for_views(runtime._projections, projections, past.last_position, deadline)
             with self._projections.taking_along(runtime._projections):
                 yield runtime
 
@@ -374,41 +383,6 @@ class Runtime(Reading, RunningSagas):
         if self._maintenance is None:
             raise refusal(self._store)
         return self._maintenance
-
-    def _numbers(self) -> dict[str, Any]:
-        groups, commits = self.journal_counts
-        return {
-            "position": self.last_position,
-            "resident_actors": self.resident_actors,
-            "group_commits": groups,
-            "commits": commits,
-            "commit_seconds": self.disk_seconds,
-        }
-
-    @property
-    def disk_seconds(self) -> float:
-        """What the disk takes for a group commit, of late."""
-        return getattr(self._store, "disk_seconds", 0.0)
-
-    @property
-    def last_position(self) -> int:
-        """The position of the newest event that is on disk."""
-        return self._store.last_position
-
-    @property
-    def resident_actors(self) -> int:
-        """How many aggregates are in memory."""
-        return 0 if self._residents is None else len(self._residents)
-
-    @property
-    def resident_streams(self) -> list[str]:
-        """Their streams, the least recently used first."""
-        return [] if self._residents is None else self._residents.streams
-
-    @property
-    def journal_counts(self) -> tuple[int, int]:
-        """(group commits, commits in them) since the runtime was opened."""
-        return (0, 0) if self._journal is None else (self._journal.group_count, self._journal.commit_count)
 
     async def _shut_down(self) -> None:
         """Drain the mailboxes and write what they decide; then nothing is in flight any more."""

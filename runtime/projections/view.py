@@ -15,7 +15,7 @@ from ...actors.views.errors import ProjectionUnavailable, QueryInvalid, ViewRemo
 from ...actors.views.row_type import RowType
 from ...actors.views.view_store import ViewLookLong, ViewReading, ViewRetry
 from ..arguments import check_timeout, checked_timeout
-from ..errors import ArgumentInvalid, ViewTooOld
+from ..errors import ArgumentInvalid, ViewStillRemembers, ViewTooOld
 from ..iteration import Batches, Items
 from ..trio_thread import check_on_trio
 from .generations import RunningProjection
@@ -269,26 +269,45 @@ def _not_negative(name: str, count: int) -> int:
 
 
 async def wait_for_views(
-    projections: Projections, classes: Sequence[type[Projection]], receipt: Receipt, deadline: float
+    projections: Projections,
+    classes: Sequence[type[Projection]],
+    position: int,
+    deadline: float,
+    receipt: Receipt | None = None,
 ) -> None:
-    """Wait until the views of these projections hold what a command did, until the trio time `deadline`.
+    """Wait until the views of these projections have seen a position, until the trio time `deadline`.
 
-    Raises `ViewTooOld` or `ProjectionUnavailable` with the `receipt`.
+    Raises `ViewTooOld` or `ProjectionUnavailable`, with the `receipt` of the command whose events are there.
     """
     started = trio.current_time()
     for projection_class in classes:
         running = projections.get(projection_class)
-        if running.position >= receipt.position:
+        if running.position >= position:
             continue
         try:
             with trio.move_on_at(deadline) as scope:
-                await projections.wait_for(running, receipt.position)
+                await projections.wait_for(running, position)
         except ProjectionUnavailable as unavailable:
             unavailable.receipt = receipt
             raise
-        if scope.cancelled_caught and running.position < receipt.position:
+        if scope.cancelled_caught and running.position < position:
             too_old = ViewTooOld(
-                running.name, running.position, receipt.position, deadline - started, running.state, running.error
+                running.name, running.position, position, deadline - started, running.state, running.error
             )
             too_old.receipt = receipt
             raise too_old
+
+
+async def wait_until_forgotten(
+    projections: Projections, classes: Sequence[type[Projection]], subject: str, seconds: float
+) -> None:
+    """Wait until the views of these projections show nothing of a subject that was forgotten.
+
+    Raises `ViewStillRemembers` or `ProjectionUnavailable`.
+    """
+    with trio.move_on_after(seconds) as scope:
+        for projection_class in classes:
+            await projections.wait_until_forgotten(projection_class)
+    left = [running for running in map(projections.get, classes) if not (running.has_forgotten and running.is_tidy)]
+    if scope.cancelled_caught and left:
+        raise ViewStillRemembers(left[0].name, subject, seconds, left[0].state, left[0].error)

@@ -1,5 +1,6 @@
 """A runtime as of a moment: nothing can be changed in it, and what has come since does not show."""
 
+import math
 import shutil
 from collections.abc import Awaitable, Callable
 from contextlib import closing
@@ -24,6 +25,7 @@ from eventsrc import (
     Runtime,
     RuntimeReadOnly,
     UnknownProjection,
+    ViewTooOld,
 )
 from eventsrc.runtime.testing import EPOCH, WallClock
 from eventsrc.storage.archive.errors import ArchiveUnreachable
@@ -31,6 +33,8 @@ from eventsrc.storage.past import PastLog
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.store import EventStore
 
+DEPOSITS = 3_000
+"""More than a view takes in at once."""
 CHANGES: dict[str, Callable[[Runtime], Any]] = {
     "ask": lambda past: past.actor(Account, "ann").ask(Deposit(1)),
     "ask with a condition": lambda past: past.actor(Account, "ann").ask(Deposit(1), unless=EventQuery(types=["x"])),
@@ -150,6 +154,19 @@ async def _answers(runtime: Runtime, position: int) -> tuple[Any, ...]:
         rows = await past.view(Balances.rows).all().rows()
         events = [event.hash async for event in past.events()]
         return (await past.actor(Account, "ann").state()).balance, rows, events
+
+
+async def test_the_wait_for_views_of_then_has_a_bound(store: EventStore | Path) -> None:
+    async with Runtime.open(store, aggregates=[Account]) as runtime:
+        await runtime.actor(Account, "ann").ask_many([Deposit(1)] * DEPOSITS)
+        with pytest.raises(ViewTooOld, match="seen position"):
+            async with runtime.as_of(position=DEPOSITS, projections=[Balances], timeout=0):
+                pytest.fail("its views are not ready")
+        async with runtime.as_of(position=DEPOSITS, projections=[Balances], timeout=60) as past:
+            assert len(await past.view(Balances.rows).all().rows()) == 1
+        with pytest.raises(ArgumentInvalid, match="timeout"):
+            async with runtime.as_of(position=1, timeout=math.nan):
+                pytest.fail("that is no time")
 
 
 async def test_a_position_inside_of_a_transaction_shows_a_part_of_it_and_a_time_does_not(

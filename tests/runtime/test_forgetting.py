@@ -40,6 +40,7 @@ from eventsrc import (
     SubjectKeys,
     SubjectKeysUnusable,
     UnknownSubject,
+    ViewStillRemembers,
 )
 from eventsrc.runtime.testing import FaultyLog
 from eventsrc.storage.keys.key_file import KeyFile
@@ -47,6 +48,8 @@ from eventsrc.storage.log import EventLog
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.store import EventStore
 
+MESSAGES = 3_000
+"""More than a view takes in at once."""
 SNAPSHOTS = Limits(snapshot_every_events=2)
 COMPACTED = Limits(snapshot_every_events=5, compaction_events_min=5)
 
@@ -83,6 +86,22 @@ async def test_what_was_stored_of_a_subject_reads_as_forgotten_everywhere(store:
         bob = await runtime.actor(Person, "bob").state()
         assert (bob.name, bob.messages) == ("Bob", [Message("bob", "hello")])
         assert await runtime.view(Names.rows).get("bob") == Name("bob", "Bob")
+
+
+async def test_the_wait_for_views_that_are_to_forget_has_a_bound(tmp_path: Path) -> None:
+    async with Runtime.open(tmp_path / "store", **OPENED) as runtime:
+        await fill(runtime)
+        await runtime.actor(Person, "bob").ask_many([Say("hello")] * MESSAGES)
+        await runtime.actor(Person, "bob").ask(Say("the last"), wait_for=[Names])
+        with pytest.raises(ViewStillRemembers, match="built anew") as told:
+            await runtime.forget("ann", wait_for=[Names], timeout=0)
+        assert (told.value.name, told.value.subject) == ("names", "ann")
+        assert (await runtime.actor(Person, "ann").state()).name == "somebody"
+        await settle(runtime, Names, building=True)
+        assert await runtime.view(Names.rows).get("ann") == Name("ann", "somebody")
+        with pytest.raises(ArgumentInvalid, match="timeout"):
+            await runtime.forget("bob", wait_for=[Names], timeout=-1)
+        assert (await runtime.actor(Person, "bob").state()).name == "Bob"
 
 
 async def test_it_stays_forgotten_when_the_store_is_opened_again(tmp_path: Path) -> None:
