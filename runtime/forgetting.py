@@ -116,6 +116,8 @@ class Forgetting:
     async def forget(self, subject: str, metadata: Mapping[str, Any], *, even_in_sagas: bool = False) -> Forgotten:
         """See `Runtime.forget`."""
         check_on_trio("runtime.forget")
+        # From here on it is done to the end.
+        await trio.lowlevel.checkpoint_if_cancelled()
         _check_encodable(metadata, self._limits)
         outcome: TrioFuture[Forgotten] = TrioFuture()
         request = _Request(subject, metadata, even_in_sagas, current_cause.get(), self._residents.in_hand_of_this_task)

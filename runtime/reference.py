@@ -85,7 +85,8 @@ class AggregateRef(Generic[A]):
             MailboxFull, AggregateUnavailable, ResidencyFull, RuntimeClosed: it was not taken.
             LimitExceeded, EncodingError, StoreError: its events could not be stored.
 
-        A caller that is cancelled withdraws the command if the actor had not begun with it.
+        A caller that is cancelled withdraws the command if the actor had not begun with it; one that is cancelled
+        already when it asks sends none.
         """
         check_on_trio("ask", "portal.call(ref.ask, command)")
         router = self._router
@@ -117,6 +118,8 @@ class AggregateRef(Generic[A]):
             return receipt
 
     async def _answer(self, request: Request, timeout_seconds: float) -> Receipt:
+        # Before it is sent: an aggregate that is idle decides at once.
+        await trio.lowlevel.checkpoint_if_cancelled()
         router = self._router
         future: TrioFuture[Receipt] = router.send(self._aggregate_type, self.stream, self.aggregate_id, request)
         router.deadlines.add(self.stream, [request], future, timeout_seconds)
@@ -150,6 +153,7 @@ class AggregateRef(Generic[A]):
         if idempotency_keys is not None and len(idempotency_keys) != len(commands):
             advice = f"{len(commands)} commands need as many keys, not {len(idempotency_keys)}"
             raise ArgumentInvalid("idempotency_keys", idempotency_keys, advice)
+        await trio.lowlevel.checkpoint_if_cancelled()
         router = self._router
         seconds = checked_timeout(timeout, router.limits)
         answers: list[Receipt | EventSourcingError] = []

@@ -281,6 +281,8 @@ class Sagas:
             raise RuntimeClosed(f"The runtime is closed or closes; {outcome}.")
 
     async def _answer_to(self, order: SagaOrder) -> bool:
+        # What was told is done, whatever becomes of the caller.
+        await trio.lowlevel.checkpoint_if_cancelled()
         try:
             self.supervisor.actor_ref.tell(order)
             return await order.answer

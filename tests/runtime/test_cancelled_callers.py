@@ -148,6 +148,26 @@ async def test_it_takes_effect_once(
     assert sound(tmp_path / "store")
 
 
+@pytest.mark.parametrize("asking", [ask, ask_unless, ask_many, delete, transact, ask_who_asks, run_saga])
+@pytest.mark.parametrize("is_idle", [True, False])
+async def test_a_caller_that_is_cancelled_already_asks_for_nothing(tmp_path: Path, asking: Ask, is_idle: bool) -> None:
+    classes: dict[str, Any] = {"aggregates": [Account, Teller], "projections": [Balances], "sagas": [DepositTwice]}
+    async with Runtime.open(tmp_path / "store", **classes) as runtime:
+        Teller.runtime = runtime
+        bob = runtime.actor(Account, "bob")
+        if is_idle:
+            await runtime.actor(Account, "ann").ask(Deposit(5))
+            await runtime.actor(Teller, "1").ask(Forward("ann"))
+        await bob.ask(Deposit(1))
+        position = runtime.last_position
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await asking(runtime, "ann")
+        assert scope.cancelled_caught
+        await bob.ask(Deposit(1), wait_for=[Balances])
+        assert runtime.last_position == position + 1
+
+
 @pytest.mark.parametrize("first_step", range(3))
 async def test_a_store_whose_opening_or_closing_is_cancelled_is_opened_at_once(tmp_path: Path, first_step: int) -> None:
     classes: dict[str, Any] = {"aggregates": [Account], "projections": [Balances], "sagas": [DepositTwice]}

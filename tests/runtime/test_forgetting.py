@@ -253,9 +253,11 @@ async def test_commands_go_on_while_a_subject_is_forgotten(tmp_path: Path) -> No
 async def test_whoever_asks_may_give_up_and_it_is_done_all_the_same(tmp_path: Path) -> None:
     async with Runtime.open(tmp_path / "store", **OPENED) as runtime:
         await fill(runtime)
-        with trio.CancelScope() as scope:
-            scope.cancel()
-            await runtime.forget("ann")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(runtime.forget, "ann")
+            for _ in range(2):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
         with trio.fail_after(60):
             while [stored async for stored in runtime.events(subject="ann")] or runtime.last_position == 4:
                 await trio.sleep(0.001)
@@ -263,6 +265,17 @@ async def test_whoever_asks_may_give_up_and_it_is_done_all_the_same(tmp_path: Pa
 
 
 # --- refused ---
+
+
+async def test_who_is_cancelled_before_asking_has_nobody_forgotten(store: EventStore | Path) -> None:
+    async with Runtime.open(store, **OPENED) as runtime:
+        await fill(runtime)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await runtime.forget("ann")
+        assert scope.cancelled_caught
+        await runtime.forget("bob")
+        assert (await runtime.actor(Person, "ann").state()).name == "Ann Secret"
 
 
 async def test_who_is_not_known_cannot_be_forgotten(store: EventStore | Path) -> None:
