@@ -1,6 +1,6 @@
 """The base of every error of eventsrc, and the errors of the storage layer."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 class EventSourcingError(Exception):
@@ -123,11 +123,16 @@ class StoreFull(StoreError):
 
     code = "store_full"
 
-    def __init__(self, path: str, reason: str, *, is_read: bool = False) -> None:
-        if is_read:
+    def __init__(self, path: str, reason: str, to: Literal["write", "open", "read"] = "write") -> None:
+        if to == "read":
             message = (
                 f"The store {path} cannot be read: there is no room for {reason}. Free some space, or copy its folder "
                 "to another disk and read that."
+            )
+        elif to == "open":
+            message = (
+                f"The store {path} cannot be opened for writing: there is no room ({reason}). Nothing that was "
+                "answered is lost: free some space and open it again."
             )
         else:
             message = (

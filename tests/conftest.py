@@ -2,12 +2,13 @@
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 from postgres_server import PostgresServer, find_binaries
+from small_disk import mounted_at
 
 _numbers = itertools.count(1)
 
@@ -44,3 +45,9 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'views.db'}"
     found: str = request.getfixturevalue("postgres_url")
     return found
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """A small file system in memory, mounted with these options; needs root and a kernel that lets it."""
+    yield from mounted_at(tmp_path / "disk")

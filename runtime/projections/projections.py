@@ -19,6 +19,8 @@ from ...actors.subjects import SUBJECT_FORGOTTEN
 from ...actors.views.errors import ProjectionUnavailable, ViewUnreachable
 from ...actors.views.view_store import ViewStore
 from ...storage.control.board import ControlBoard
+from ...storage.environment.refusals import lacks_room
+from ...storage.errors import StoreError
 from ...storage.limits import Limits
 from ...storage.past import PastLog
 from ...storage.record import StoredEvent
@@ -117,10 +119,12 @@ class Projections:
             running.is_paused = running.name in paused
             self._running[projection_class] = self._of_name[running.name] = running
             try:
-                # Commands do not wait for somebody else's server: not for long, and not once for each of its views.
+                # Commands do not wait for somebody else's server, nor for room: not for long, and not for each view.
                 if views not in away:
                     await running.open()
-            except ViewUnreachable as error:
+            except StoreError as error:
+                if not (isinstance(error, ViewUnreachable) or lacks_room(error)):
+                    raise
                 logger.warning("a view cannot be opened yet: %s", error, extra={"projection": running.name})
                 away.append(views)
             if views in away:

@@ -170,7 +170,7 @@ def take_room_to_read(folder: Path) -> None:
     except OSError as error:
         if error.errno in NO_ROOM:
             what = f"its {LOCK_FILE}, in which LMDB notes who reads ({error.strerror})"
-            raise StoreFull(str(folder), what, is_read=True) from error
+            raise StoreFull(str(folder), what, "read") from error
 
 
 def reserve_lock_file(folder: Path) -> None:
@@ -260,7 +260,7 @@ def _folder_error(path: str, error: OSError) -> StoreError:
             path, f'{path} is on a read-only file system. What is there can be read with role="reader".'
         )
     if error.errno in NO_ROOM:
-        return StoreFull(path, reason)
+        return StoreFull(path, reason, "open")
     advice = (
         IF_SYSTEM_REFUSES if error.errno in NOT_OF_THE_PATH else "Name another folder, or get the right to this one"
     )

@@ -32,7 +32,7 @@ def open_error(path: str, error: lmdb.Error, map_size_bytes: int) -> StoreError:
     if os.strerror(errno.EROFS) in reason:
         return StoreReadOnly(path, f"{path} is on a read-only file system. Put a copy where it can be written.")
     if _says_no_room(reason):
-        return StoreFull(path, reason)
+        return StoreFull(path, reason, "open")
     if "already open" in reason:
         return StoreInUse(path, "this process")
     problem = str(error) if isinstance(error, LockFileUnusable) else _refusal(path, error)

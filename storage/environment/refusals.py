@@ -1,11 +1,13 @@
 """Whether an error says that the system refused something, which tells nothing of what is stored."""
 
+import os
 from typing import Final
 
 import lmdb
 
 from ..errors import StoreFull, StoreMapRefused, StoreReadOnly
 from .errors import StoreUnreadable
+from .folder import NO_ROOM
 
 ABSENT: Final = (FileNotFoundError, NotADirectoryError)
 """What the system says of a file that is not there: that is known then."""
@@ -18,6 +20,17 @@ _OF_LMDB: Final = (
     lmdb.ReadersFullError,
     lmdb.TlsFullError,
 )
+
+
+def lacks_room(error: BaseException | None) -> bool:
+    """Whether it, or what it was caused by, is that a disk is full, or what may be put on it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            return True
+        if isinstance(error, lmdb.Error) and any(os.strerror(code) in str(error) for code in NO_ROOM):
+            return True
+        error = error.__cause__
+    return False
 
 
 def is_refusal(error: BaseException | None) -> bool:

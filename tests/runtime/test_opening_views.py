@@ -1,6 +1,9 @@
 """A view that cannot be opened at first: nothing answers before it is stored that it does."""
 
+import shutil
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,9 +11,20 @@ from bank_domain import Account, Deposit
 from bank_views import Balance, Balances
 from people_domain import Name, Names, Person, Register
 from projection_cases import settle
+from small_disk import fill_up
 from waiting import until
 
-from eventsrc import Limits, MemoryLog, Projection, ProjectionUnavailable, Runtime, ViewUnreachable
+from eventsrc import (
+    EventLog,
+    Limits,
+    MemoryLog,
+    Projection,
+    ProjectionUnavailable,
+    Runtime,
+    StoreError,
+    StoreFull,
+    ViewUnreachable,
+)
 from eventsrc.actors.views.lmdb_view import LmdbViews
 from eventsrc.actors.views.view_store import Generation
 
@@ -85,3 +99,50 @@ async def test_who_is_forgotten_while_it_is_opened_is_not_in_it(late: LateViews)
         await until_opened(runtime, Names)
         await settle(runtime, Names, building=True)
         assert await runtime.view(Names.rows).get("ann", at_least=forgotten.position) == Name("ann", "somebody")
+
+
+@pytest.mark.parametrize("is_new", [False, True])
+async def test_commands_go_on_while_there_is_no_room_to_open_a_view(
+    tmp_path: Path, disk: Callable[[str], Path], is_new: bool
+) -> None:
+    small = disk("size=800k")
+    opened = partial(
+        Runtime.open,
+        tmp_path / "store",
+        aggregates=[Account],
+        projections=[Balances],
+        views=small / "views",
+        limits=QUICK,
+    )
+    async with opened() as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(1), wait_for=[Balances])
+    if is_new:
+        shutil.rmtree(small / "views" / "views")
+    ballast = fill_up(small)
+    async with opened() as runtime:
+        ann = runtime.actor(Account, "ann")
+        await ann.ask(Deposit(2))
+        with pytest.raises(ProjectionUnavailable, match=r"retrying .*No space left on device.* goes on by itself"):
+            await runtime.view(Balances).get("ann")
+        ballast.unlink()
+        await until_opened(runtime, Balances)
+        receipt = await ann.ask(Deposit(3), wait_for=[Balances], timeout=60)
+        assert await runtime.view(Balances).get("ann", at_least=receipt) == Balance("ann", 6, 3)
+
+
+async def test_a_view_that_cannot_be_opened_for_another_reason_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "views").mkdir()
+    (tmp_path / "views" / "balances").touch()
+    with pytest.raises(StoreError, match="Not a directory"):
+        async with Runtime.open(
+            MemoryLog(), aggregates=[Account], projections=[Balances], views={Balances: LmdbViews(tmp_path / "views")}
+        ):
+            pytest.fail("it cannot be opened")
+
+
+def test_a_store_on_a_full_disk_is_not_opened_to_write(disk: Callable[[str], Path]) -> None:
+    path = disk("size=800k") / "store"
+    EventLog(path).close()
+    fill_up(path.parent)
+    with pytest.raises(StoreFull, match=r"cannot be opened for writing: there is no room .* open it again"):
+        EventLog(path)

@@ -3,13 +3,14 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from damage_store import make_store
-from environment_cases import IS_ROOT, OPEN_AND_TELL, fill, run_python
+from environment_cases import OPEN_AND_TELL, fill, run_python
+from small_disk import fill_up
 
 from eventsrc import EventLog, StoreReadOnly, StoreReplaced
 from eventsrc.runtime.command_line import main
@@ -88,32 +89,6 @@ def test_a_store_that_is_moved_away_while_it_is_copied(
 # --- a full disk
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """A small file system in memory, mounted with these options; needs root and a kernel that lets it."""
-    at = tmp_path / "disk"
-    at.mkdir()
-
-    def mounted(options: str) -> Path:
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(at)]
-        if not IS_ROOT or subprocess.run(command, capture_output=True, check=False).returncode:
-            pytest.skip("no right to mount a file system")
-        return at
-
-    yield mounted
-    if at.is_mount():
-        subprocess.run(["umount", "-l", str(at)], check=True)
-
-
-def fill_up(disk: Path) -> None:
-    with (disk / "ballast").open("ab", buffering=0) as file:
-        try:
-            while file.write(bytes(4_096)):
-                pass
-        except OSError:
-            return
-
-
 @pytest.mark.parametrize("how", ["without", "sparse"])
 def test_a_reader_on_a_full_disk_is_told_so_and_not_killed(disk: Callable[[str], Path], how: str) -> None:
     """LMDB maps its lock file into memory: where the disk has no room for it, whoever touches it is killed."""
@@ -124,13 +99,13 @@ def test_a_reader_on_a_full_disk_is_told_so_and_not_killed(disk: Callable[[str],
     if how == "sparse":
         (path / LOCK_FILE).touch()
         os.truncate(path / LOCK_FILE, LOCK_FILE_SIZE_BYTES)
-    fill_up(path.parent)
+    ballast = fill_up(path.parent)
     for code in (OPEN_AND_TELL, OPEN_AND_TELL.replace("EventLog(", "LogReader.open(")):
         ran = run_python(code, path)
         assert ran.returncode == 0, ran
         assert ran.stdout.startswith("StoreFull "), ran
     assert "cannot be read: there is no room for its lock.mdb, in which LMDB notes who reads" in ran.stdout
-    (path.parent / "ballast").unlink()
+    ballast.unlink()
     with closing(LogReader.open(path)) as log:
         assert log.last_position == 10
         assert (path / LOCK_FILE).stat().st_blocks * 512 >= LOCK_FILE_SIZE_BYTES
