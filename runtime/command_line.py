@@ -82,9 +82,12 @@ def _guarded(work: Callable[[], int]) -> int:
     # A reader that closes the pipe (`eventsrc events PATH | head`) ends the command quietly, as it ends others.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     # SIGTERM is handled as an interrupt is: stores are closed, and temporary ones removed. Not in a shell's background
-    # job, which may ignore interrupts.
+    # job, which may ignore interrupts. So is a terminal that is closed, unless `nohup` has it ignored.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+            signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGINT))
+    output.replace_closed_streams()
     output.escape_what_cannot_be_printed()
     try:
         code = work()

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -234,6 +235,24 @@ def test_an_output_that_takes_no_more_is_one_line_of_error(store: Path, argument
     assert "No space left on device" in ran.stderr
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("arguments", ["streams", "events --json", "verify", "export -", "demo"])
+def test_streams_that_are_closed_lead_nowhere(store: Path, arguments: str, closed: str) -> None:
+    command, *rest = arguments.split()
+    call = shlex.join([sys.executable, "-m", "eventsrc", command, *([] if command == "demo" else [str(store)]), *rest])
+    ran = subprocess.run(["sh", "-c", f"exec {call} {closed}"], capture_output=True, check=False, timeout=60)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert bool(ran.stdout) == (closed in ("<&-", "2>&-"))
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&-"])
+def test_without_a_stream_an_error_is_no_output(tmp_path: Path, closed: str) -> None:
+    call = shlex.join([sys.executable, "-m", "eventsrc", "import", str(tmp_path / "new"), "-"])
+    ran = subprocess.run(["sh", "-c", f"exec {call} {closed}"], capture_output=True, check=False, timeout=60, input=b"")
+    assert (ran.returncode, ran.stdout) == (1, b"")
+    assert len(ran.stderr.splitlines()) == (closed == "<&-"), ran.stderr
+
+
 def test_the_demos_are_listed() -> None:
     output = eventsrc("demo").stdout
     assert "bank" in output
@@ -259,10 +278,10 @@ def test_what_many_commands_were_told_at_once_is_one_line(
     ]
 
 
-@pytest.mark.parametrize(("sent", "ignored", "code"), [(2, 0, 130), (15, 0, 130), (15, 2, -15)])
+@pytest.mark.parametrize(("sent", "ignored", "code"), [(2, 0, 130), (15, 0, 130), (1, 0, 130), (15, 2, -15)])
 def test_it_ends_when_it_is_told_to(store: Path, sent: int, ignored: int, code: int) -> None:
     # The tests may be a job in the background, which ignores interrupts.
-    how = "--ignore-signal=INT" if ignored else "--default-signal=INT"
+    how = "--ignore-signal=INT" if ignored else "--default-signal=INT,HUP"
     command = ["env", how, sys.executable, "-m", "eventsrc", "events", str(store), "--follow"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
