@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -119,6 +120,14 @@ def _json_fallback(value: object) -> object:
     if isinstance(value, datetime):
         return value.isoformat()
     raise TypeError(f"{type(value).__name__} has no place in JSON")
+
+
+def installed_version(name: str) -> str:
+    """The version of a package, for people; one that is a copy in a zip or a folder on the path tells none."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def bare_table(*, is_terminal: bool = False, show_header: bool = True) -> rich.table.Table:

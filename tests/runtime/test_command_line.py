@@ -3,13 +3,12 @@
 import json
 import os
 import pty
-import shlex
 import signal
 import subprocess
 import sys
 import time
 from contextlib import redirect_stdout
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -235,24 +234,6 @@ def test_an_output_that_takes_no_more_is_one_line_of_error(store: Path, argument
     assert "No space left on device" in ran.stderr
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-@pytest.mark.parametrize("arguments", ["streams", "events --json", "verify", "export -", "demo"])
-def test_streams_that_are_closed_lead_nowhere(store: Path, arguments: str, closed: str) -> None:
-    command, *rest = arguments.split()
-    call = shlex.join([sys.executable, "-m", "eventsrc", command, *([] if command == "demo" else [str(store)]), *rest])
-    ran = subprocess.run(["sh", "-c", f"exec {call} {closed}"], capture_output=True, check=False, timeout=60)
-    assert (ran.returncode, ran.stderr) == (0, b"")
-    assert bool(ran.stdout) == (closed in ("<&-", "2>&-"))
-
-
-@pytest.mark.parametrize("closed", ["2>&-", "<&-"])
-def test_without_a_stream_an_error_is_no_output(tmp_path: Path, closed: str) -> None:
-    call = shlex.join([sys.executable, "-m", "eventsrc", "import", str(tmp_path / "new"), "-"])
-    ran = subprocess.run(["sh", "-c", f"exec {call} {closed}"], capture_output=True, check=False, timeout=60, input=b"")
-    assert (ran.returncode, ran.stdout) == (1, b"")
-    assert len(ran.stderr.splitlines()) == (closed == "<&-"), ran.stderr
-
-
 def test_the_demos_are_listed() -> None:
     output = eventsrc("demo").stdout
     assert "bank" in output
@@ -293,6 +274,20 @@ def test_it_ends_when_it_is_told_to(store: Path, sent: int, ignored: int, code: 
 
 def test_the_version() -> None:
     assert eventsrc("--version").stdout == f"eventsrc {version('eventsrc')}\n"
+
+
+def test_without_an_installation_all_but_the_version_is_known(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(output, "version", missing)
+    with pytest.raises(SystemExit):
+        command_line.main(["streams", "--help"])
+    with pytest.raises(SystemExit):
+        command_line.main(["--version"])
+    assert capsys.readouterr().out.endswith("eventsrc not installed\n")
 
 
 def test_the_installed_names() -> None:
