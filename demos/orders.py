@@ -83,17 +83,19 @@ def _place_orders(store: Path, port: int, count: int, console: Console) -> int:
         with subprocess.Popen(worker, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             ended: Counter[str] = Counter()
-            for line in process.stdout:
-                ended[line.strip()] += 1
-                if kills < KILLS and ended.total() > count * (kills + 1) // (KILLS + 1):
-                    process.kill()
-                    kills += 1
-                    console.print(f"killed the process when it had told of {ended.total():,} orders")
-                    break
-            else:
-                if process.wait() == 0:
-                    return kills
-                raise SystemExit(f"the worker ended with {process.returncode}")
+            try:
+                for line in process.stdout:
+                    ended[line.strip()] += 1
+                    if kills < KILLS and ended.total() > count * (kills + 1) // (KILLS + 1):
+                        kills += 1
+                        console.print(f"killed the process when it had told of {ended.total():,} orders")
+                        break
+                else:
+                    if process.wait() == 0:
+                        return kills
+                    raise SystemExit(f"the worker ended with {process.returncode}")
+            finally:
+                process.kill()  # also when this one is told to end, of which the worker need not hear
 
 
 async def _look(store: Path, gateway: Gateway, count: int, kills: int, console: Console) -> Findings:

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from typing import Final
 
 from ..storage.errors import EventSourcingError
@@ -82,9 +81,12 @@ def _guarded(work: Callable[[], int]) -> int:
     # A reader that closes the pipe (`eventsrc events PATH | head`) ends the command quietly, as it ends others.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     # SIGTERM is handled as an interrupt is: stores are closed, and temporary ones removed. Not in a shell's background
-    # job, which may ignore interrupts.
+    # job, which may ignore interrupts. So is a terminal that is closed, unless `nohup` has it ignored.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+            signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGINT))
+    output.replace_closed_streams()
     output.escape_what_cannot_be_printed()
     try:
         code = work()
@@ -125,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="eventsrc", description="Event sourcing with actors on LMDB.", epilog="eventsrc COMMAND --help tells more."
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {version('eventsrc')}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {output.installed_version('eventsrc')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser("demo", help="run a demo: eventsrc demo [NAME]")
     commands.add_parser("bench", help="measure on this disk")

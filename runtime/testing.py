@@ -152,8 +152,9 @@ class Scenario(Generic[A]):
         """
         snapshot = msgspec.msgpack.decode(self._type.encode_state(self.state))
         self._keys.flush()
-        assert self._keys.forget(subject), (
-            f"nothing personal of {subject!r} was given: look at the id, which is the one that the personal fields name"
+        _check(
+            bool(self._keys.forget(subject)),
+            f"nothing personal of {subject!r} was given: look at the id, which is the one that personal fields name",
         )
         aggregate_id, was_deleted = self.state.id, self.state.is_deleted
         self.state = self._type.initial_state(aggregate_id)
@@ -163,11 +164,13 @@ class Scenario(Generic[A]):
         now = self._type.data(self.state)
         kept = now if was_deleted else self._type.data(self._type.decode_state(snapshot, aggregate_id))
         telling = [name for name, value in kept.items() if value != now[name]]
-        assert not telling, (
-            f"{type(self.state).__name__}.{telling[0]} would be {kept[telling[0]]!r} in a snapshot, and is "
-            f"{now[telling[0]]!r} once {subject!r} is forgotten: mark the field "
-            f"with Annotated[..., Personal(...)], naming what holds {subject!r}"
-        )
+        if telling:
+            name = telling[0]
+            raise AssertionError(
+                f"{type(self.state).__name__}.{name} would be {kept[name]!r} in a snapshot, and is "
+                f"{now[name]!r} once {subject!r} is forgotten: mark the field "
+                f"with Annotated[..., Personal(...)], naming what holds {subject!r}"
+            )
         return self
 
     def when(self, command: object) -> "Scenario[A]":
@@ -216,15 +219,15 @@ class Scenario(Generic[A]):
 
     def then(self, *events: object) -> "Scenario[A]":
         """Assert that the command made exactly these events."""
-        assert self._rejection is None, f"the command was rejected: {self._rejection}"
+        _check(self._rejection is None, f"the command was rejected: {self._rejection}")
         expected = self._as_stored(events)
-        assert self._events == expected, f"the command made {list(self._events)}, not {list(expected)}"
+        _check(self._events == expected, f"the command made {list(self._events)}, not {list(expected)}")
         return self
 
     def then_rejected(self, match: str = "") -> "Scenario[A]":
         """Assert that the domain refused the command, with a message in which the pattern `match` is found."""
-        assert self._rejection is not None, f"the command was not rejected; it made {list(self._events)}"
-        assert re.search(match, str(self._rejection)), f"{str(self._rejection)!r} does not match {match!r}"
+        _check(self._rejection is not None, f"the command was not rejected; it made {list(self._events)}")
+        _check(re.search(match, str(self._rejection)) is not None, f"{str(self._rejection)!r} does not match {match!r}")
         return self
 
     def _as_stored(self, events: Sequence[object]) -> tuple[object, ...]:
@@ -233,6 +236,12 @@ class Scenario(Generic[A]):
             self._type.encode_event(codecs[type(event)], event)[1] if type(event) in codecs else event
             for event in events
         )
+
+
+def _check(holds: bool, otherwise: str) -> None:
+    """`assert`, also under `python -O`, which leaves those out of everything but the tests that pytest rewrites."""
+    if not holds:
+        raise AssertionError(otherwise)
 
 
 def event_from(

@@ -125,7 +125,8 @@ class EventLog(LogReader):
         adopted, streams, known = [], self._stream_count, set[str]()
         position, commit_id, tree = self._last_position, self._last_commit_id, self._tail.tree
         for group in groups:
-            assert group.events[0].position == position + 1, f"position {position + 1} is missing"
+            if group.events[0].position != position + 1:
+                raise AssertionError(f"position {position + 1} is missing")
             draft = Draft(position, commit_id, streams, self._limits, self._head_to_extend, self._first_match)
             draft.adopt(group)
             streams += sum(stream not in known and self.head(stream) is None for stream in draft.heads)
@@ -183,7 +184,8 @@ class EventLog(LogReader):
             table = self._environment.table
             for key, value in groups:
                 stored = transaction.put(key, value, db=table("log"), append=True)
-                assert stored, f"the group at position {KEY.unpack(key)[0]} is not the newest"
+                if not stored:  # not an `assert`, without which (`python -O`) its commands would be answered and lost
+                    raise AssertionError(f"the group at position {KEY.unpack(key)[0]} is not the newest")
             for snapshot in snapshots:
                 self._put_snapshot(transaction, snapshot)
             if any(draft.idempotency for draft, _ in drafts):

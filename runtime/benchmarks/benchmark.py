@@ -8,7 +8,6 @@ import platform
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -17,7 +16,7 @@ import lmdb
 import rich.console
 import trio
 
-from ..commands.output import bare_table, make_console
+from ..commands.output import bare_table, installed_version, make_console
 from ..errors import PlaceUnusable
 from . import embedding_measurements as embedding
 from . import history_measurements as history
@@ -375,7 +374,9 @@ def machine(fsync_seconds: float) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "fdatasync_us": round(fsync_seconds * 1e6, 1),
         "gc_thresholds": gc.get_threshold(),
-        "versions": {name: version(name) for name in ("eventsrc", "lmdb", "trio", "pykka", "msgspec", "cattrs")},
+        "versions": {
+            name: installed_version(name) for name in ("eventsrc", "lmdb", "trio", "pykka", "msgspec", "cattrs")
+        },
     }
 
 

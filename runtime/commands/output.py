@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -64,6 +65,19 @@ def _json(data: object) -> str:
     return json.dumps(data, ensure_ascii=not _takes_all(), default=_json_fallback)
 
 
+def replace_closed_streams() -> None:
+    """Have standard streams that the caller has closed (`>&-`) lead nowhere.
+
+    Python has None in their place, which prints nothing and fails at all else, and what is meant for standard error
+    would be printed on standard output. Files of a store would get their descriptors.
+    """
+    for name, flags in (("stdin", os.O_RDONLY), ("stdout", os.O_WRONLY), ("stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, flags)  # the lowest that is free, which is that of the stream
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, os.fdopen(descriptor, "r" if flags == os.O_RDONLY else "w", encoding="utf-8"))
+
+
 def escape_what_cannot_be_printed() -> None:
     """Where standard output is not UTF-8, escape the characters that it lacks, in place of an error."""
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -106,6 +120,14 @@ def _json_fallback(value: object) -> object:
     if isinstance(value, datetime):
         return value.isoformat()
     raise TypeError(f"{type(value).__name__} has no place in JSON")
+
+
+def installed_version(name: str) -> str:
+    """The version of a package, for people; one that is a copy in a zip or a folder on the path tells none."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def bare_table(*, is_terminal: bool = False, show_header: bool = True) -> rich.table.Table:

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, TextIO, TypeAlias
 import msgspec
 
 from ..environment.board_environment import BoardEnvironment, Transaction
-from ..environment.folder import IF_SYSTEM_REFUSES, RUNTIME_FILE, has_runtime, hold
+from ..environment.folder import IF_SYSTEM_REFUSES, RUNTIME_FILE, drop, has_runtime, hold
 from ..errors import FileWriteFailed, StoreInUse
 from .errors import ControlBoardFull, ControlBoardUnreadable
 
@@ -368,7 +368,8 @@ class ControlBoard:
         """Close it. Idempotent; does nothing in a forked child."""
         self._environment.close()
         if self._runtime_lock is not None and os.getpid() == self._pid:
-            self._runtime_lock.close()
+            drop(self._runtime_lock)
+            self._runtime_lock = None
 
 
 def _parked_key(name: str, position: int) -> bytes:

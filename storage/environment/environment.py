@@ -36,6 +36,7 @@ from .folder import (
     DATA_FILE,
     boot_id,
     check_folder,
+    drop,
     let_go,
     lock_for_writing,
     mark,
@@ -134,7 +135,7 @@ class Environment:
             self._open(create=not existed)
             self._sync_names()
         except BaseException:
-            self._writer_lock.close()
+            drop(self._writer_lock)
             raise
 
     def table(self, name: str) -> Table:
@@ -359,7 +360,7 @@ class Environment:
             self._closed = True
             if self._read_only:
                 raise
-            self._writer_lock.close()
+            drop(self._writer_lock)
             raise StoreOutcomeUnknown(self.path, str(error)) from error
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import resource
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,18 @@ NOT_OF_THE_PATH: Final = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, e
 """What says nothing of whether the folder is the right one."""
 
 logger = logging.getLogger("eventsrc.storage")
+
+_locked: Final = weakref.WeakSet[TextIO]()
+"""Files whose locks this process holds, or tries to."""
+
+
+def _leave_locks_to_parent() -> None:
+    """In a forked child, which may not write: a lock is held for as long as any process has its file open."""
+    for file in list(_locked):
+        file.close()
+
+
+os.register_at_fork(after_in_child=_leave_locks_to_parent)
 
 
 def path_problem(path: str | os.PathLike[str]) -> str:
@@ -104,7 +117,8 @@ def lock_for_writing(folder: Path) -> TextIO:
 
 
 def hold(file: TextIO) -> None:
-    """Take the lock of a file. Raises `OSError` where another process holds it, and does not only look."""
+    """Take the lock of a file until `drop`. Raises `OSError` where another process holds it, and does not only look."""
+    _locked.add(file)
     for _ in range(LOOKS_MAX):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -116,6 +130,13 @@ def hold(file: TextIO) -> None:
         else:
             return
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def drop(file: TextIO) -> None:
+    """Give up the lock of a file, and close it."""
+    # Closing alone is not enough while a process that was forked just now has the file, too.
+    with file:
+        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def is_open_for_writing(folder: Path) -> bool:
@@ -214,7 +235,7 @@ def let_go(writer_lock: TextIO) -> None:
         # The pages are looked at once more then, should the machine stop before the next orderly end.
         logger.warning("a store is closed, but cannot be marked so: %s", error, extra={"path": writer_lock.name})
     finally:
-        writer_lock.close()
+        drop(writer_lock)
 
 
 def was_closed_cleanly(folder: Path) -> bool:

@@ -54,7 +54,8 @@ class IndexFlush:
                 continue
             with transaction.cursor(self._table(name)) as cursor:
                 consumed, _ = cursor.putmulti(pairs)
-            assert consumed == len(pairs), f"LMDB took {consumed} of {len(pairs)} index entries"
+            if consumed != len(pairs):
+                raise AssertionError(f"LMDB took {consumed} of {len(pairs)} index entries")
         if self._done + len(part) == len(self._items):
             transaction.put(INDEXED_THROUGH_KEY, _encode(self.tail.through), db=self._table("meta"))
             transaction.put(TREE_KEY, _encode(self.tail.tree), db=self._table("meta"))

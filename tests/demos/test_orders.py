@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from rich.console import Console
 from eventsrc import Rejected
 from eventsrc.demos import orders, orders_gateway
 from eventsrc.demos.orders_gateway import Gateway, GatewayDown, Ledger
+from eventsrc.storage.environment.folder import is_open_for_writing
 
 
 def test_every_order_is_shipped_and_paid_once_or_cancelled_and_refunded_once(tmp_path: Path) -> None:
@@ -28,6 +30,19 @@ def test_as_json_it_is_one_object(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert orders.run(["--count", "3", "--store", str(tmp_path / "orders.db"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["shipped"] + found["cancelled"], found["wrong"]) == (3, [])
+
+
+def test_told_to_end_it_leaves_no_process_behind(tmp_path: Path) -> None:
+    store = tmp_path / "orders.db"
+    # The tests may be a job in the background, which ignores interrupts.
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "eventsrc", "demo", "orders", "--store", str(store)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not is_open_for_writing(store) and process.poll() is None:
+            time.sleep(0.01)
+        process.terminate()
+        # The worker would have the other end, too.
+        _, told = process.communicate(timeout=60)
+    assert (process.returncode, told, is_open_for_writing(store)) == (130, "", False)
 
 
 def test_a_store_that_exists_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

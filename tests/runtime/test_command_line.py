@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import redirect_stdout
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -259,10 +259,10 @@ def test_what_many_commands_were_told_at_once_is_one_line(
     ]
 
 
-@pytest.mark.parametrize(("sent", "ignored", "code"), [(2, 0, 130), (15, 0, 130), (15, 2, -15)])
+@pytest.mark.parametrize(("sent", "ignored", "code"), [(2, 0, 130), (15, 0, 130), (1, 0, 130), (15, 2, -15)])
 def test_it_ends_when_it_is_told_to(store: Path, sent: int, ignored: int, code: int) -> None:
     # The tests may be a job in the background, which ignores interrupts.
-    how = "--ignore-signal=INT" if ignored else "--default-signal=INT"
+    how = "--ignore-signal=INT" if ignored else "--default-signal=INT,HUP"
     command = ["env", how, sys.executable, "-m", "eventsrc", "events", str(store), "--follow"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -274,6 +274,20 @@ def test_it_ends_when_it_is_told_to(store: Path, sent: int, ignored: int, code: 
 
 def test_the_version() -> None:
     assert eventsrc("--version").stdout == f"eventsrc {version('eventsrc')}\n"
+
+
+def test_without_an_installation_all_but_the_version_is_known(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(output, "version", missing)
+    with pytest.raises(SystemExit):
+        command_line.main(["streams", "--help"])
+    with pytest.raises(SystemExit):
+        command_line.main(["--version"])
+    assert capsys.readouterr().out.endswith("eventsrc not installed\n")
 
 
 def test_the_installed_names() -> None:

@@ -1,5 +1,8 @@
 """The testing helpers that domain authors use."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,6 +76,34 @@ def test_a_scenario_that_does_not_hold_says_what_happened() -> None:
         scenario(Account).when(Withdraw(30)).then()
     with pytest.raises(AssertionError, match="was not rejected"):
         scenario(Account).when(Deposit(30)).then_rejected()
+
+
+def test_what_does_not_hold_is_found_without_assert_statements_too() -> None:
+    code = """
+from people_domain import Person, Registered
+from eventsrc.runtime.testing import scenario
+
+ann = scenario(Person, aggregate_id="ann").given(Registered("ann", "Ann"))
+for step in (
+    lambda: ann.then(Registered("ann", "Ann")),
+    lambda: ann.then_rejected(),
+    lambda: ann.forget("bob"),
+    lambda: ann.forget("ann"),
+):
+    try:
+        step()
+    except AssertionError:
+        print("found")
+"""
+    ran = subprocess.run(
+        [sys.executable, "-O", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    assert ran.stdout.split() == ["found"] * 4, ran
 
 
 def test_a_refusal_is_matched_by_its_words() -> None:

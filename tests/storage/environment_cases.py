@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Sequence
 
 from eventsrc import (
     ANY,
@@ -29,7 +30,9 @@ def every_event(log: LogReader) -> list[StoredEvent]:
     return log.read(limit=1_000_000)
 
 
-def run_python(code: str, *arguments: object, user: int | None = None) -> subprocess.CompletedProcess[str]:
+def run_python(
+    code: str, *arguments: object, user: int | None = None, flags: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
     """Run code in a process of its own; what it does to itself cannot harm this one."""
     # A user without rights to anything still needs the packages, whose folder it may not be allowed to see.
     prelude = "" if user is None else f"import os; os.setgroups([]); os.setgid({user}); os.setuid({user})\n"
@@ -44,7 +47,7 @@ def run_python(code: str, *arguments: object, user: int | None = None) -> subpro
         "    return Commit(number, 1, [StreamAppend('a-1', ANY, [NewEvent('t', {'text': text})])])\n"
     )
     return subprocess.run(
-        [sys.executable, "-c", imports + prelude + textwrap.dedent(code), *map(str, arguments)],
+        [sys.executable, *flags, "-c", imports + prelude + textwrap.dedent(code), *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=60,
