@@ -148,6 +148,23 @@ async def test_commands_meanwhile_seal_nothing_with_a_new_key(store: MemoryLog |
             assert set((await person.state()).texts) <= {"...", "somebody"}
 
 
+async def test_what_is_stored_before_the_event_that_says_so_can_be_read_by_nobody(store: MemoryLog | Path) -> None:
+    async def register(person: AggregateRef[Person]) -> None:
+        while True:
+            await person.ask(Register("Ann Secret"))
+
+    async with Runtime.open(store, aggregates=[Person]) as runtime:
+        for number in range(20):
+            person = runtime.actor(Person, f"ann{number}")
+            await person.ask(Register("Ann Secret"))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(register, person)
+                forgotten = await runtime.forget(f"ann{number}")
+                nursery.cancel_scope.cancel()
+            before = runtime.events(stream=f"person-ann{number}", before=forgotten.position)
+            assert {runtime.decode(stored).name async for stored in before} == {"somebody"}
+
+
 async def test_a_handler_may_have_its_own_subject_forgotten(store: MemoryLog | Path) -> None:
     class Leaver(Person):
         runtime: ClassVar[Runtime]
