@@ -9,7 +9,7 @@ The steps, each of which may be done again where it was interrupted:
    meanwhile can be opened by nobody either.
 3. The log is told, by `SubjectForgotten`: from there on every view that may show the subject is built anew, also by
    other processes, and sinks remove what they have copied. Who comes back gets a new key from there on, and not before:
-   nothing can be read that was stored before it.
+   nothing can be read that was stored before it. (Where this failed, and is tried again, they may have come back.)
 4. The snapshots of the streams that held something of the subject are removed, since they may tell it, too, and what
    compaction has put in the place of their events is taken back.
 5. The file of keys is told that all is done, and does not name the subject any more.
@@ -18,6 +18,7 @@ The steps, each of which may be done again where it was interrupted:
 import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -168,11 +169,15 @@ class Forgetting:
     async def _finish_all(self) -> bool:
         """Whether all is done."""
         try:
-            # Read here: nothing is to be sealed for them before.
-            for subject in self._keys.unfinished:
-                async with self._one_at_a_time:
-                    if subject in self._keys.unfinished:  # nobody has asked again meanwhile
-                        await self._do(_Request(subject), interrupted=True)
+            with ExitStack() as stack:
+                # Begun here: what waits for its turn, or for a compaction, gets no new key meanwhile.
+                unfinished = self._keys.unfinished
+                for subject in unfinished:
+                    stack.enter_context(self._keys.leaving(subject))
+                for subject in unfinished:
+                    async with self._one_at_a_time:
+                        if subject in self._keys.unfinished:  # nobody has asked again meanwhile
+                            await self._do(_Request(subject), interrupted=True)
         except Exception as error:
             is_expected = isinstance(error, EventSourcingError)
             logger.warning("a subject is not wholly forgotten yet: %s", error, exc_info=None if is_expected else error)
