@@ -23,6 +23,8 @@ EVENT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,199}")
 _COMMAND: Final = "__eventsrc_command__"
 _EVENT: Final = "__eventsrc_event__"
 DECLARED_KINDS: Final = ("created", "updated", "deleted")
+SAGA_STEP: Final = "saga_step"
+"""The kind of what a saga stores of itself."""
 RESERVED_NAMES: Final = ("saga.", "eventsrc.")
 """What the stored names of the runtime's own events begin with."""
 
@@ -140,7 +142,7 @@ def own_event(name: str, *, kind: Kind) -> Callable[[type[C]], type[C]]:
 @dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
 def saga_record(name: str) -> Callable[[type[C]], type[C]]:
     """`event` for what a saga stores of itself."""
-    return own_event(name, kind="saga_step")
+    return own_event(name, kind=SAGA_STEP)
 
 
 def _check_upcasters(name: str, version: int, upcasters: Mapping[int, Upcaster]) -> None:

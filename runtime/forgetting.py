@@ -7,16 +7,18 @@ The steps, each of which may be done again where it was interrupted:
 2. Aggregates in memory load their states again, from their events alone: a state may hold what its class does not call
    personal. Handlers and steps of sagas that are under way have the rest of their time: what they seal for the subject
    meanwhile can be opened by nobody either.
-3. For the same reason the snapshots of the streams that held something of the subject are removed, and what compaction
-   has put in the place of their events is taken back.
-4. The log is told, by `SubjectForgotten`: from there on every view that may show the subject is built anew, also by
-   other processes, and sinks remove what they have copied.
+3. The log is told, by `SubjectForgotten`: from there on every view that may show the subject is built anew, also by
+   other processes, and sinks remove what they have copied. Who comes back gets a new key from there on, and not before:
+   nothing can be read that was stored before it. (Where this failed, and is tried again, they may have come back.)
+4. The snapshots of the streams that held something of the subject are removed, since they may tell it, too, and what
+   compaction has put in the place of their events is taken back.
 5. The file of keys is told that all is done, and does not name the subject any more.
 """
 
 import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -169,11 +171,15 @@ class Forgetting:
     async def _finish_all(self) -> bool:
         """Whether all is done."""
         try:
-            # Read here: nothing is to be sealed for them before.
-            for subject in self._keys.unfinished:
-                async with self._one_at_a_time:
-                    if subject in self._keys.unfinished:  # nobody has asked again meanwhile
-                        await self._do(_Request(subject), interrupted=True)
+            with ExitStack() as stack:
+                # Begun here: what waits for its turn, or for a compaction, gets no new key meanwhile.
+                unfinished = self._keys.unfinished
+                for subject in unfinished:
+                    stack.enter_context(self._keys.leaving(subject))
+                for subject in unfinished:
+                    async with self._one_at_a_time:
+                        if subject in self._keys.unfinished:  # nobody has asked again meanwhile
+                            await self._do(_Request(subject), interrupted=True)
         except Exception as error:
             is_expected = isinstance(error, EventSourcingError)
             logger.warning("a subject is not wholly forgotten yet: %s", error, exc_info=None if is_expected else error)
@@ -193,7 +199,11 @@ class Forgetting:
                         # Also where it is not known whether they are destroyed.
                         self._residents.distrust_personal()
                     await self._until_out_of_mind(request, ids)
+                    await self._journal.admission.passed()
+                    # In one go with the end of the block: what is sealed with a new key is stored after it.
+                    told = self._tell(subject, ids, request.metadata)
                 # What was decided before, and the snapshots of it, are stored or refused by then.
+                position = await told
                 await self._journal.admission.passed()
                 await self._journal.run(lambda: None)
                 await self._journal.until_saved()
@@ -203,7 +213,6 @@ class Forgetting:
                     await self._maintenance.take_back(stream)
         if isinstance(self._store, EventLog):
             await trio.to_thread.run_sync(drop_unclaimed_views, Path(self._store.path))
-        position = await self._tell(subject, ids, request.metadata)
         self._projections.forget(position)
         await trio.to_thread.run_sync(self._keys.forgotten, subject)
         logger.info("forgotten", extra={"events": events, "streams": len(streams), "position": position})
@@ -258,27 +267,28 @@ class Forgetting:
                 await trio.lowlevel.checkpoint()
         return len(positions), streams
 
-    async def _tell(self, subject: str, ids: Sequence[bytes], metadata: Mapping[str, Any]) -> int:
-        """Store the event that says so, unless it is there; returns its position."""
+    def _tell(self, subject: str, ids: Sequence[bytes], metadata: Mapping[str, Any]) -> TrioFuture[int]:
+        """Store the event that says so, unless it is there; its position, once it is on disk."""
+        outcome: TrioFuture[int] = TrioFuture()
         tags = tuple(map(key_tag, ids))
         told = next(find_events(self._store, EventQuery(types=(SUBJECT_FORGOTTEN,), tags=(tags[0],))), None)
         if told is not None:
-            return told.position
+            outcome.settle(told.position)
+            return outcome
         command_id = secrets.token_hex(8)
         event = NewEvent(
             SUBJECT_FORGOTTEN, {"subject": subject}, 1, "deleted", command_id, command_id, dict(metadata), tags
         )
         stream = f"{SUBJECTS_STREAM}-{utc_time(self._wall_clock()):%Y-%m}"
-        outcome: TrioFuture[Appended] = TrioFuture()
 
         def settle(answer: Appended | EventSourcingError) -> None:
             if isinstance(answer, Appended):
-                outcome.settle(answer)
+                outcome.settle(answer.last_position)
             else:
                 outcome.fail(answer)
 
         self._journal.submit(Write((StreamAppend(stream, ANY, (event,)),), (), 1, 1, CommitSeries(), settle))
-        return (await outcome).last_position
+        return outcome
 
 
 def _closed(subject: str) -> RuntimeClosed:

@@ -10,7 +10,7 @@ import msgspec
 from ...storage.errors import StoreError, described
 from ...storage.record import Kind, StoredEvent
 from ..errors import DecodingError, EventVersionUnknown, UpcasterFailed
-from ..messages import Upcaster, event_type
+from ..messages import SAGA_STEP, Upcaster, event_type
 from .came_back import is_misread
 from .sealing import are_all_marked, key_tags
 from .serializer import Serializer
@@ -117,7 +117,8 @@ class EventCodecs:
         Also where something is sealed that the class, or one within it, does not call personal, and would be read as
         bytes are.
         """
-        sealed = key_tags(_encode(stored.payload))
+        # A saga's records hold its state as it is stored: the class of the saga calls personal what is sealed there.
+        sealed = () if codec.kind == SAGA_STEP else key_tags(_encode(stored.payload))
         if sealed and not codec.has_personal_data:
             raise DecodingError(
                 f"The event {stored.type!r} of {stored.stream!r} at position {stored.position} holds personal data, "

@@ -37,6 +37,7 @@ from eventsrc import (
 )
 from eventsrc.actors.journal.thread_journal import ThreadJournal
 from eventsrc.actors.projections.projector import Projector
+from eventsrc.runtime.forgetting import Forgetting
 
 
 @command
@@ -146,6 +147,45 @@ async def test_commands_meanwhile_seal_nothing_with_a_new_key(store: MemoryLog |
                 await runtime.forget(f"ann{number}")
                 nursery.cancel_scope.cancel()
             assert set((await person.state()).texts) <= {"...", "somebody"}
+
+
+async def test_what_is_stored_before_the_event_that_says_so_can_be_read_by_nobody(store: MemoryLog | Path) -> None:
+    async def register(person: AggregateRef[Person]) -> None:
+        while True:
+            await person.ask(Register("Ann Secret"))
+
+    async with Runtime.open(store, aggregates=[Person]) as runtime:
+        for number in range(20):
+            person = runtime.actor(Person, f"ann{number}")
+            await person.ask(Register("Ann Secret"))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(register, person)
+                forgotten = await runtime.forget(f"ann{number}")
+                nursery.cancel_scope.cancel()
+            before = runtime.events(stream=f"person-ann{number}", before=forgotten.position)
+            assert {runtime.decode(stored).name async for stored in before} == {"somebody"}
+
+
+async def test_nor_where_the_process_was_killed_before_it_was_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeClosed("The process was killed, the test says.")
+
+    async with Runtime.open(tmp_path / "store", aggregates=[Person]) as runtime:
+        for name in ("ann", "bob"):
+            await runtime.actor(Person, name).ask(Register("Secret"))
+            with monkeypatch.context() as patched, pytest.raises(RuntimeClosed):
+                patched.setattr(Forgetting, "_tell", refuse)
+                await runtime.forget(name)
+    async with Runtime.open(tmp_path / "store", aggregates=[Person]) as runtime:
+        with trio.fail_after(60):
+            while len(told := [stored async for stored in runtime.events(types=[SubjectForgotten])]) < 2:
+                for name in ("ann", "bob"):
+                    await runtime.actor(Person, name).ask(Register("Secret"))
+        for name, stored in zip(("ann", "bob"), told, strict=True):
+            before = runtime.events(stream=f"person-{name}", before=stored.position)
+            assert {runtime.decode(event).name async for event in before} == {"somebody"}
 
 
 async def test_a_handler_may_have_its_own_subject_forgotten(store: MemoryLog | Path) -> None:

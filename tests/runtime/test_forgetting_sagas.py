@@ -10,7 +10,7 @@ import trio.testing
 from people_domain import OPENED, Person, Register, Welcome
 from test_forgetting import found_in
 
-from eventsrc import Personal, Runtime, Saga, SagaContext, SubjectInSagas, step
+from eventsrc import Personal, Runtime, Saga, SagaContext, SagaInstances, SubjectInSagas, step
 from eventsrc.storage.store import EventStore
 
 
@@ -71,3 +71,17 @@ async def test_sagas_hold_nothing_that_can_be_read(tmp_path: Path) -> None:
     async with Runtime.open(tmp_path / "store", aggregates=[Person], sagas=[Welcome]) as runtime:
         await runtime.start_saga(Welcome("ann", "Ann Secret"), key="ann")
     assert found_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("is_forgotten", [False, True])
+async def test_a_store_whose_sagas_hold_something_personal_is_opened_again(tmp_path: Path, is_forgotten: bool) -> None:
+    async with Runtime.open(tmp_path / "store", **OPENED, sagas=[Welcome]) as runtime:
+        await runtime.start_saga(Welcome("ann", "Ann Secret"), key="ann")
+        if is_forgotten:
+            await runtime.forget("ann", even_in_sagas=True)
+    async with Runtime.open(tmp_path / "store", **OPENED, sagas=[Welcome]) as runtime:
+        saga = runtime.saga(Welcome, "ann")
+        assert await saga.signal("go")
+        assert (await saga.wait()).saga.name == ("somebody" if is_forgotten else "Ann Secret")
+    async with Runtime.open(tmp_path / "store", projections=[SagaInstances], role="reader") as reader:
+        assert [row.state async for row in reader.sagas()] == ["completed"]
