@@ -12,7 +12,7 @@ from uuid import UUID
 import attrs
 
 from .annotations import alternatives
-from .readers import is_made_of_its_fields
+from .class_readers import is_made_of_its_fields
 from .serializer import Serializer
 
 _PLAIN: Final = frozenset({type(None), bool, int, str, bytes})

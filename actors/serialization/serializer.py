@@ -17,13 +17,13 @@ from cattrs.strategies import configure_union_passthrough
 from ...storage.errors import EventSourcingError, StoreError
 from ..errors import DecodingError, DefinitionError, EncodingError, SchemaError
 from .annotations import field_types
+from .class_readers import register_class_readers
 from .enums import register_enums
 from .models import explanation_of, register_models
 from .named_tuples import register_named_tuples
 from .partly_plain import is_partly_plain, structure_partly_plain
 from .personal import check_personal, has_personal_data, is_refused, personal_fields, plain_type
 from .primitives import NotOfType, register_primitives
-from .readers import register_readers
 from .sealing import Sealing, check_sealed, key_tags, sealing, seals, unsealed
 from .unusable_keys import unusable_key
 
@@ -46,7 +46,7 @@ def make_converter() -> cattrs.Converter:
         detailed_validation=False, unstruct_collection_overrides={AbstractSet: _in_order, tuple: list}
     )
     register_primitives(converter)
-    register_readers(converter)
+    register_class_readers(converter)
     register_enums(converter)
     for text_class in (datetime, date, time):
         converter.register_unstructure_hook(text_class, text_class.isoformat)

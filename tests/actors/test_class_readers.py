@@ -9,7 +9,7 @@ import cattrs
 import pytest
 from cattrs.gen import override
 
-from eventsrc.actors.serialization.readers import is_made_of_its_fields
+from eventsrc.actors.serialization.class_readers import is_made_of_its_fields
 from eventsrc.actors.serialization.serializer import make_converter
 
 T = TypeVar("T")

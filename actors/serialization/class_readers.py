@@ -19,7 +19,7 @@ _Structure: TypeAlias = Callable[[Any, Any], Any]
 _CACHED: Final = attrs.ClassProps.Hashability.HASHABLE_CACHED
 
 
-def register_readers(converter: cattrs.Converter) -> None:
+def register_class_readers(converter: cattrs.Converter) -> None:
     """Have a converter read plain attrs classes by readers; hooks that are registered later go before."""
     under_way: set[tuple[int, cattrs.Converter, type]] = set()
 
