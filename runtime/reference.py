@@ -148,6 +148,7 @@ class AggregateRef(Generic[A]):
             CommandTimeout, RuntimeClosed, ...: as `ask`, for what concerns the call as a whole.
 
         """
+        check_on_trio("ask_many", "portal.call(ref.ask_many, commands)")
         if isinstance(commands, str | bytes) or not isinstance(commands, Sequence):
             raise ArgumentInvalid("commands", commands, "give a list of them")
         if idempotency_keys is not None and len(idempotency_keys) != len(commands):

@@ -54,6 +54,7 @@ from .sagas.sagas import Sagas
 from .schema_check import check_stored_events
 from .subscriptions.subscriptions import Subscriptions
 from .transaction import Part, Transaction
+from .trio_thread import check_on_trio
 
 A = TypeVar("A", bound=Aggregate)
 
@@ -361,6 +362,7 @@ class Runtime(Reading, RunningSagas, Figures):
         Raises `ViewTooOld` after `timeout`, `NotInHistory` for a moment that the log does not reach, and inside
         `PastReadOnly` for what changes.
         """
+        check_on_trio("runtime.as_of", "portal.enter(runtime.as_of(...))")
         check_timeout(timeout)
         deadline = math.inf if timeout is None else trio.current_time() + timeout
         past = PastLog(self._store, position_of(self._store, position=position, time=time))

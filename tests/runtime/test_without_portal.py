@@ -42,9 +42,9 @@ def forgetful(runtime: Runtime, path: Path) -> dict[str, list[Callable[[], Await
         r"portal\.call\(ref\.ask, command\)": [
             lambda: ann.ask(Deposit(1)),
             lambda: ann.ask(Deposit(1), wait_for=[Balances]),
-            lambda: ann.ask_many([Deposit(1)]),
             ann.delete,
         ],
+        r"portal\.call\(ref\.ask_many, commands\)": [lambda: ann.ask_many([Deposit(1)])],
         r"portal\.call\(ref\.state\)": [ann.state, lambda: ann.state(at_version=0)],
         r"portal\.call\(ref\.version\)": [ann.version],
         r"portal\.call\(runtime\.transact, \.\.\.\)": [lambda: runtime.transact([(Account, "ann", Deposit(1))])],
@@ -70,6 +70,7 @@ def forgetful(runtime: Runtime, path: Path) -> dict[str, list[Callable[[], Await
         ],
         r"portal\.enter\(": [
             lambda: entered(runtime.consume("mailer")),
+            lambda: entered(runtime.as_of(position=1, timeout=1)),
             lambda: entered(runtime.replay("full", projection=Balances)),
         ],
         r"portal\.call\(runtime\.": [
