@@ -83,9 +83,9 @@ def _guarded(work: Callable[[], int]) -> int:
     # SIGTERM is handled as an interrupt is: stores are closed, and temporary ones removed. Not in a shell's background
     # job, which may ignore interrupts. So is a terminal that is closed, unless `nohup` has it ignored.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        signal.signal(signal.SIGTERM, _interrupt)
         if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-            signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGINT))
+            signal.signal(signal.SIGHUP, _interrupt)
     output.replace_closed_streams()
     output.escape_what_cannot_be_printed()
     try:
@@ -121,6 +121,10 @@ def _leaves(group: BaseExceptionGroup[BaseException] | None) -> Iterator[BaseExc
             yield from _leaves(error)
         else:
             yield error
+
+
+def _interrupt(*_: object) -> None:
+    signal.raise_signal(signal.SIGINT)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -24,8 +24,8 @@ def register_class_readers(converter: cattrs.Converter) -> None:
     under_way: set[tuple[int, cattrs.Converter, type]] = set()
 
     def structuring(cls: type, own: cattrs.Converter) -> _Structure:
-        types = _types_of_plain(cls)
-        if types is None or not _is_as_usual(own):
+        types = _types_of_plain(cls) if _is_as_usual(own) else None
+        if types is None:
             return own.gen_structure_attrs_fromdict(cls)
         this = threading.get_ident(), own, cls
         if this in under_way:
@@ -63,9 +63,11 @@ def _is_as_usual(converter: cattrs.Converter) -> bool:
 
 def _types_of_plain(cls: type) -> dict[str, Any] | None:
     """The types of the fields of a class, by name, where a reader can be made for it."""
+    if not is_made_of_its_fields(cls):
+        return None
     hints = annotations_of(cls, with_marks=True)
     fields = attrs.fields(cls)
-    if not is_made_of_its_fields(cls) or not all(_is_plain(cls, field, hints.get(field.name)) for field in fields):
+    if not all(_is_plain(cls, field, hints.get(field.name)) for field in fields):
         return None
     return {field.name: hints[field.name] for field in fields}
 

@@ -329,13 +329,18 @@ class Projections:
         except Exception as error:
             logger.warning("a view cannot be built anew yet: %s", error, extra={"projection": running.name})
 
+    def has_forgotten(self, projection_class: type[Projection]) -> bool:
+        """Whether what answers knows nothing of those who were forgotten, and what did answer is removed."""
+        running = self.get(projection_class)
+        return running.has_forgotten and running.is_tidy
+
     async def wait_until_forgotten(self, projection_class: type[Projection]) -> None:
-        """Wait until what answers knows nothing of those who were forgotten, and what did answer is removed.
+        """Wait until it `has_forgotten`.
 
         Raises `ProjectionUnavailable` when it is paused, has failed or was closed, so that it would not come to it.
         """
         running = self.get(projection_class)
-        while not (running.has_forgotten and running.is_tidy):
+        while not self.has_forgotten(projection_class):
             if self._is_closed:
                 raise ProjectionUnavailable(running.name, "closed", "with its runtime")
             if running.will_not_come:

@@ -308,6 +308,6 @@ async def wait_until_forgotten(
     with trio.move_on_after(seconds) as scope:
         for projection_class in classes:
             await projections.wait_until_forgotten(projection_class)
-    left = [running for running in map(projections.get, classes) if not (running.has_forgotten and running.is_tidy)]
+    left = [projections.get(each) for each in classes if not projections.has_forgotten(each)]
     if scope.cancelled_caught and left:
         raise ViewStillRemembers(left[0].name, subject, seconds, left[0].state, left[0].error)

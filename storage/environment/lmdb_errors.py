@@ -31,7 +31,7 @@ def open_error(path: str, error: lmdb.Error, map_size_bytes: int) -> StoreError:
         return StoreMapRefused(path, map_size_bytes)
     if os.strerror(errno.EROFS) in reason:
         return StoreReadOnly(path, f"{path} is on a read-only file system. Put a copy where it can be written.")
-    if _says_no_room(reason):
+    if says_no_room(reason):
         return StoreFull(path, reason, "open")
     if "already open" in reason:
         return StoreInUse(path, "this process")
@@ -89,10 +89,11 @@ def write_error(path: str, error: lmdb.Error) -> StoreError:
     if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError):
         return CorruptRecord(path, 0, reason)
     # LMDB reports a write that came to an end halfway, as on a disk that has become full, as an I/O error.
-    if _says_no_room(reason) or (os.strerror(errno.EIO) in reason and not has_room(Path(path))):
+    if says_no_room(reason) or (os.strerror(errno.EIO) in reason and not has_room(Path(path))):
         return StoreFull(path, reason)
     return StoreWriteFailed(path, reason)
 
 
-def _says_no_room(reason: str) -> bool:
+def says_no_room(reason: str) -> bool:
+    """Whether what LMDB said is that a disk is full, or what may be put on it."""
     return any(os.strerror(code) in reason for code in NO_ROOM)

@@ -1,6 +1,5 @@
 """Whether an error says that the system refused something, which tells nothing of what is stored."""
 
-import os
 from typing import Final
 
 import lmdb
@@ -8,6 +7,7 @@ import lmdb
 from ..errors import StoreFull, StoreMapRefused, StoreReadOnly
 from .errors import StoreUnreadable
 from .folder import NO_ROOM
+from .lmdb_errors import says_no_room
 
 ABSENT: Final = (FileNotFoundError, NotADirectoryError)
 """What the system says of a file that is not there: that is known then."""
@@ -27,7 +27,7 @@ def lacks_room(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             return True
-        if isinstance(error, lmdb.Error) and any(os.strerror(code) in str(error) for code in NO_ROOM):
+        if isinstance(error, lmdb.Error) and says_no_room(str(error)):
             return True
         error = error.__cause__
     return False
