@@ -78,8 +78,6 @@ def bench_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _guarded(work: Callable[[], int]) -> int:
-    # A reader that closes the pipe (`eventsrc events PATH | head`) ends the command quietly, as it ends others.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     # SIGTERM is handled as an interrupt is: stores are closed, and temporary ones removed. Not in a shell's background
     # job, which may ignore interrupts. So is a terminal that is closed, unless `nohup` has it ignored.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -99,20 +97,24 @@ def _guarded(work: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except OSError:
-        if not output.is_refused():
+        code = output.code_where_refused()
+        if not code:
             raise
-        return EXIT_ERROR
+        return code
     except BaseExceptionGroup as group:
         # trio wraps what ends its nurseries.
         interrupts, rest = group.split(KeyboardInterrupt)
         errors, rest = (None, None) if rest is None else rest.split(EventSourcingError)
-        if rest is not None and not (rest.split(OSError)[1] is None and output.is_refused()):
-            raise
+        code = EXIT_ERROR
+        if rest is not None:
+            code = output.code_where_refused() if rest.split(OSError)[1] is None else 0
+            if not code:
+                raise
         # An error that a hundred commands got at once is printed once.
         for said in dict.fromkeys(str(leaf) for leaf in _leaves(errors)):
             print(f"eventsrc: {said}", file=sys.stderr)
         output.give_up_rest()
-        return EXIT_INTERRUPTED if interrupts is not None else EXIT_ERROR
+        return EXIT_INTERRUPTED if interrupts is not None else code
 
 
 def _leaves(group: BaseExceptionGroup[BaseException] | None) -> Iterator[BaseException]:

@@ -74,12 +74,12 @@ class StoreTruncated(StoreError):
 
 
 class StoreReplaced(StoreError):
-    """The folder of a store that is read was moved away, or another store was put in its place."""
+    """The folder of an open store was moved away or removed, or another store was put in its place."""
 
     code = "store_replaced"
 
     def __init__(self, path: str) -> None:
-        super().__init__(path, f"{path} was moved or replaced while it was read. Open what is there now.")
+        super().__init__(path, f"{path} was moved, removed or replaced while it was open. Open what is there now.")
 
 
 class StoreInUse(StoreError):

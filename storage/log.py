@@ -10,7 +10,8 @@ from typing import Final
 from .commit import Appended, Commit
 from .draft import Draft
 from .environment.environment import MAP_SIZE_BYTES, Environment, Transaction
-from .errors import CorruptRecord, EventSourcingError, StoreError, StoreOutcomeUnknown
+from .environment.folder import WRITER_FILE
+from .errors import CorruptRecord, EventSourcingError, StoreError, StoreInUse, StoreOutcomeUnknown
 from .event_query import EventQuery
 from .evidence.merkle import Nodes, Tree
 from .group import KEY, MovedGroup, encode_group
@@ -98,7 +99,7 @@ class EventLog(LogReader):
             if not commits:
                 raise
             unknown = isinstance(error, StoreOutcomeUnknown)
-            if unknown or draft.is_empty or not self._holds(draft.last_commit_id):
+            if unknown or draft.is_empty or not self._holds(draft.last_commit_id, tree):
                 return [error if isinstance(outcome, Appended) else outcome for outcome in outcomes]
         if not draft.is_empty:
             self._publish(draft, tree, nodes)
@@ -182,6 +183,8 @@ class EventLog(LogReader):
 
         def work(transaction: Transaction) -> int:
             table = self._environment.table
+            if groups:
+                self._check_alone(transaction)
             for key, value in groups:
                 stored = transaction.put(key, value, db=table("log"), append=True)
                 if not stored:  # not an `assert`, without which (`python -O`) its commands would be answered and lost
@@ -197,6 +200,12 @@ class EventLog(LogReader):
         count = self._environment.write(work)
         if flush:
             self._advance(flush, count)
+
+    def _check_alone(self, transaction: Transaction) -> None:
+        """Two may write once somebody has removed the file whose lock keeps the second one out."""
+        with transaction.cursor(self._environment.table("log")) as cursor:
+            if cursor.set_range(KEY.pack(self._last_position + 1, self._last_commit_id + 1)):
+                raise StoreInUse(self.path, f"another process, too, since its {WRITER_FILE} was removed")
 
     def _put_snapshot(self, transaction: Transaction, snapshot: Snapshot) -> None:
         table = self._environment.table("snapshots")
@@ -245,11 +254,11 @@ class EventLog(LogReader):
             with self._lock:
                 self._tails = (self._tail,)
 
-    def _holds(self, commit_id: int) -> bool:
-        """Whether a commit whose outcome is unknown was stored after all."""
+    def _holds(self, commit_id: int, tree: Tree) -> bool:
+        """Whether commits of unknown outcome were stored after all: those up to this one, which make this tree."""
         with self._environment.read() as transaction:
             last = self._last_group(transaction)
-        return last is not None and last.last_commit_id >= commit_id
+        return last is not None and (last.last_commit_id, last.root) == (commit_id, tree.root)
 
     def _load_heads(self) -> None:
         try:

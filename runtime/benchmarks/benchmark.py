@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import platform
+import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -13,7 +14,6 @@ from typing import Any, Final, TypeVar
 
 import attrs
 import lmdb
-import rich.console
 import trio
 
 from ..commands.output import bare_table, installed_version, make_console
@@ -391,7 +391,7 @@ def run(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     if options.path is not None and not options.path.is_dir():
         parser.error(f"--path {options.path}: there is no such folder")
-    console = rich.console.Console(stderr=options.json)
+    console = make_console(sys.stderr)  # the results alone are on standard output
     chosen = QUICK if options.quick else LARGE if options.large else FULL
     place = options.path or Path.cwd()
     if os.fsencode(place).decode(errors="replace") != str(place):

@@ -10,5 +10,7 @@ EXIT_USAGE: Final = 2
 """The arguments do not go together, as with `argparse`."""
 EXIT_DAMAGED: Final = 2
 """A verification has found something."""
+EXIT_UNREAD: Final = 141
+"""Whoever read its output has stopped to: 128 and the number of SIGPIPE, which ends other programs."""
 EXIT_INTERRUPTED: Final = 130
 """Ended by Ctrl-C: 128 and the number of SIGINT."""

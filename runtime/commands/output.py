@@ -1,6 +1,7 @@
 """How the command line prints: tables for people, one JSON object a line for programs."""
 
 import base64
+import errno
 import io
 import json
 import os
@@ -17,6 +18,7 @@ import rich.table
 
 from ...actors.serialization.sealing import is_sealed, key_id_of
 from ...storage.record import utc_time
+from .exit_codes import EXIT_ERROR, EXIT_UNREAD
 
 NUMBERS: Final = (
     "position",
@@ -84,17 +86,24 @@ def escape_what_cannot_be_printed() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def is_refused() -> bool:
-    """Whether standard output takes no more, as where it is a file on a full disk; says so, and gives up the rest."""
+def code_where_refused() -> int:
+    """The exit code where standard output takes no more, else 0; gives up the rest, and says so.
+
+    It may be a file on a full disk, or a pipe whose reader has seen enough (`eventsrc events PATH | head`), of which
+    nothing is said.
+    """
     try:
         print(flush=True)
+    except BrokenPipeError:
+        give_up_rest()
+        return EXIT_UNREAD
     except OSError as error:
         give_up_rest()
         advice = "What was printed is not whole: free some space, or have it written elsewhere"
         reason = error.strerror or str(error)
         print(f"eventsrc: standard output cannot be written: {reason}. {advice}.", file=sys.stderr)
-        return True
-    return False
+        return EXIT_ERROR
+    return 0
 
 
 def give_up_rest() -> None:
@@ -166,7 +175,14 @@ def make_console(file: TextIO | None = None, *, markup: bool = False, highlight:
     """
     out = sys.stdout if file is None else file
     width = None if out.isatty() else WIDTH_PIPED
-    return rich.console.Console(file=out, width=width, markup=markup, highlight=highlight)
+    return _Console(file=out, width=width, markup=markup, highlight=highlight)
+
+
+class _Console(rich.console.Console):
+    """Where nobody reads any more, rich's own ends the program from wherever it is; stores are to be closed first."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:

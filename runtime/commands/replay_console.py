@@ -13,6 +13,7 @@ import rich.progress
 import trio
 
 from ...storage.errors import EventSourcingError
+from ..history.errors import ReplayHandlerFailed
 from ..history.replay import Progress, Replay
 
 HELP: Final = "p: pause, r: go on, s or Enter: one event, a position: on to there, q: end"
@@ -36,7 +37,13 @@ async def run_on_console(replay: Replay, *, step: bool) -> None:
         # Where events are printed on the same screen, they are the progress.
         if sys.stderr.isatty() and not sys.stdout.isatty():
             nursery.start_soon(_show_progress, replay)
-        await replay.run()
+        try:
+            await replay.run()
+        except ReplayHandlerFailed as error:
+            # What it is replayed into prints: no event is to blame.
+            if isinstance(error.__cause__, OSError):
+                raise error.__cause__ from None
+            raise
         nursery.cancel_scope.cancel()
 
 

@@ -20,7 +20,7 @@ def export_events(store: LogReader, path: Path, *, after: int = 0, progress: Rep
 
     Returns how many. Raises `PointUnreachable` for a position that the log does not have, `DestinationExists` and the
     other errors of `partial_file`, and `CorruptRecord` or `ArchiveUnreachable` where the store is damaged; the file is
-    there as a whole or not at all.
+    there as a whole or not at all. To standard output, `BrokenPipeError` is raised where nobody reads it any more.
     """
     through = store.last_position
     if not 0 <= after <= through:

@@ -219,9 +219,11 @@ def empty_folder(partial: Path) -> None:
 
 @contextmanager
 def translated_errors(name: str) -> Iterator[None]:
-    """Turn what the system says of a destination into our errors."""
+    """Turn what the system says of a destination into our errors; that nobody reads it any more is none of them."""
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             raise DestinationExists(name) from error

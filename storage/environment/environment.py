@@ -37,6 +37,8 @@ from .folder import (
     boot_id,
     check_folder,
     drop,
+    identity,
+    is_in_place,
     let_go,
     lock_for_writing,
     mark,
@@ -161,9 +163,8 @@ class Environment:
 
     def check_in_place(self) -> None:
         """Raise `StoreReplaced` where what is open is no longer the file at its path."""
-        with translated_errors(self._folder):
-            if _identity(self._folder) != self._identity:
-                raise StoreReplaced(self.path)
+        if not is_in_place(self.path, self._identity):
+            raise StoreReplaced(self.path)
 
     def read(self) -> AbstractContextManager[Transaction]:
         """A read transaction. Keep it short, and never hold it across an await or a call of user code."""
@@ -241,10 +242,12 @@ class Environment:
     def write(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` in a write transaction and commit it durably; run it again after the map had to grow.
 
+        Raises `StoreReplaced`, and stores nothing, where its file is no longer at its path: it would be lost with it.
         Raises `StoreFull`, `StoreMapRefused` or `StoreWriteFailed` when the system refuses; the environment has then
         been opened anew, so that the caller can look whether the commit is there.
         """
         self.check_usable()
+        self.check_in_place()
         for _ in range(MAP_GROWTHS_MAX):
             is_cleared = False
             try:
@@ -315,7 +318,7 @@ class Environment:
             }
             environment.reader_check()
             self._map_size_bytes = environment.info()["map_size"]
-            self._identity = _identity(self._folder)
+            self._identity = identity(self.path)
             return environment
         except lmdb.Error as error:
             environment.close()
@@ -424,15 +427,6 @@ def page_problem(folder: Path) -> str:
     except lmdb.verify.VerifyError as error:
         return str(error)
     return problems[0] if problems else ""
-
-
-def _identity(folder: Path) -> tuple[int, int] | None:
-    """What tells the data file in a folder from every other; None where there is none."""
-    try:
-        status = (folder / DATA_FILE).stat()
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _check_length(folder: Path, environment: lmdb.Environment) -> None:

@@ -265,6 +265,24 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def identity(path: str) -> tuple[int, int]:
+    """What tells the data file of a store from every other. Raises `OSError`."""
+    status = os.stat(f"{path}/{DATA_FILE}")  # noqa: PTH116 - with each commit: a `Path` takes longer than the call
+    return status.st_dev, status.st_ino
+
+
+def is_in_place(path: str, data_file: tuple[int, int]) -> bool:
+    """Whether the data file at this path is still this one, as far as this user may look. Raises a `StoreError`."""
+    try:
+        return identity(path) == data_file
+    except FileNotFoundError:
+        return False
+    except PermissionError:
+        return True  # a program may give up its rights once the store is open
+    except OSError as error:
+        raise _folder_error(path, error) from error
+
+
 @contextmanager
 def translated_errors(folder: Path) -> Iterator[None]:
     """Turn what the system says of the files of a store into our errors."""

@@ -4,10 +4,9 @@ import json
 import os
 import pty
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -61,9 +60,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+def run(store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(Path(__file__).parent)
-    handler = signal.getsignal(signal.SIGPIPE)
 
     def call(command: str, *arguments: object) -> Result:
         try:
@@ -73,8 +71,7 @@ def run(store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
         printed = capsys.readouterr()
         return Result(code, str(printed.out), str(printed.err))
 
-    yield call
-    signal.signal(signal.SIGPIPE, handler)
+    return call
 
 
 ONE = "cart-a[/b]"

@@ -243,7 +243,7 @@ async def test_a_reader_whose_store_is_replaced_ends_and_says_so(tmp_path: Path)
             path.rename(tmp_path / "before")
             other.rename(path)
             await trio.sleep(60)
-    assert ended.group_contains(StoreReplaced, match="was moved or replaced")
+    assert ended.group_contains(StoreReplaced, match="was moved, removed or replaced")
     async with Runtime.open(path, aggregates=[Account], projections=[Balances], role="reader") as reader:
         row = await reader.view(Balances).get("ann", at_least=13)
         assert row is not None

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 from damage_store import make_store
-from environment_cases import OPEN_AND_TELL, fill, run_python
+from environment_cases import NOBODY, OPEN_AND_TELL, fill, run_python
 from small_disk import fill_up
 
-from eventsrc import EventLog, StoreReadOnly, StoreReplaced
+from eventsrc import ANY, EventLog, StoreReadOnly, StoreReplaced
 from eventsrc.runtime.command_line import main
 from eventsrc.storage.archive.archive import Archive
-from eventsrc.storage.contract import raised
+from eventsrc.storage.commit import NewEvent, StreamAppend
+from eventsrc.storage.contract import commit, raised
 from eventsrc.storage.control.board import ControlBoard
 from eventsrc.storage.copies.backup import backup
 from eventsrc.storage.environment.folder import LOCK_FILE, LOCK_FILE_SIZE_BYTES
@@ -61,7 +62,7 @@ def test_a_store_that_is_moved_away_while_it_is_verified_is_not_damaged(
     monkeypatch.setattr(apart, "verify", moved_meanwhile)
     monkeypatch.setattr(subprocess, "Popen", no_process)
     with pytest.raises(
-        VerificationImpossible, match=r"was moved or replaced while it was read\. Open what is there now"
+        VerificationImpossible, match=r"was moved, removed or replaced while it was open\. Open what is there now"
     ):
         apart.verify_apart(store)
     shutil.rmtree(store, ignore_errors=True)
@@ -84,6 +85,45 @@ def test_a_store_that_is_moved_away_while_it_is_copied(
     with closing(LogReader.open(store)) as log:
         raised(StoreReplaced, lambda: backup(log, tmp_path / "copy"))
     assert {each.name for each in tmp_path.iterdir()} <= {"store", "away"}
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+@pytest.mark.parametrize("how", ["moved", "removed"])
+def test_nothing_is_answered_by_who_writes_a_store_that_is_not_there_any_more(
+    made: Path, store: Path, how: str, *, is_replaced: bool
+) -> None:
+    with closing(EventLog(store)) as log:
+        before = log.last_position
+        if how == "moved":
+            move_away(store, made if is_replaced else None)
+        else:
+            shutil.rmtree(store)
+            if is_replaced:
+                shutil.copytree(made, store)
+        for _ in range(2):
+            event = StreamAppend("a-1", ANY, [NewEvent("thing.happened", {})])
+            (outcome,) = log.append([commit(log.last_commit_id + 1, event)])
+            assert isinstance(outcome, StoreReplaced), outcome
+        assert log.last_position == before
+
+
+def test_who_may_not_look_any_more_writes_on(tmp_path: Path) -> None:
+    code = f"""
+        log = EventLog(sys.argv[1])
+        os.chmod(os.path.dirname(sys.argv[1]), 0)
+        if os.getuid() == 0:
+            os.setuid({NOBODY})
+        print(*log.append([one(1)]))
+    """
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    try:
+        ran = run_python(code, folder / "store")
+    finally:
+        folder.chmod(0o700)
+    assert ran.stdout.startswith("Appended("), ran
+    with closing(LogReader.open(folder / "store")) as log:
+        assert log.last_position == 1
 
 
 # --- a full disk
