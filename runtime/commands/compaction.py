@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -20,10 +20,11 @@ from ..maintenance.compactor import Compaction
 from ..maintenance.maintenance import Retention
 from ..maintenance.retention import RetentionPolicy
 from ..runtime import Runtime
+from .argument_types import AddCommand
+from .control_boards import ask_writer, check_store
 from .domain_modules import Domain, add_import, domain_in
 from .exit_codes import EXIT_REFUSED
 from .output import format_time, print_rows
-from .steering import ask_writer, check_store
 
 
 def run_compact(options: argparse.Namespace) -> int:
@@ -134,7 +135,7 @@ async def _uncompact(path: str, stream: str) -> int:
         return await runtime.maintenance.uncompact_stream(stream)
 
 
-def add_commands(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
+def add_commands(add: AddCommand) -> None:
     """Add these commands to the command line."""
     compacting = add("compact", "move the events of long streams, and of those that ended long ago, to the archive")
     compacting.add_argument("stream", nargs="?", metavar="STREAM", help="only this one; without it as the policy says")
