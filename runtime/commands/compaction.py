@@ -17,7 +17,7 @@ from ...storage.reader import LogReader
 from ...storage.snapshot import Snapshot
 from ..known_names import check_stream
 from ..maintenance.compactor import Compaction
-from ..maintenance.maintenance import Retention
+from ..maintenance.maintenance import RetentionReport
 from ..maintenance.retention import RetentionPolicy
 from ..runtime import Runtime
 from .argument_types import AddCommand
@@ -49,7 +49,7 @@ def run_compact(options: argparse.Namespace) -> int:
             with closing(LogReader.open(options.path)) as log:
                 print_rows([_compacted_row(each) for each in _compacted(log, options.stream)], as_json=options.json)
         return asked
-    done: Retention = trio.run(_compact, options, domain_in(options.modules))
+    done: RetentionReport = trio.run(_compact, options, domain_in(options.modules))
     print_rows([_row(each) for each in done.compacted], as_json=options.json)
     for stream, reason in done.refused.items():
         print_rows([{"stream": stream, "refused": reason}], as_json=options.json)
@@ -120,14 +120,14 @@ def _row(done: Compaction) -> dict[str, Any]:
     return attrs.asdict(done)
 
 
-async def _compact(options: argparse.Namespace, domain: Domain) -> Retention:
+async def _compact(options: argparse.Namespace, domain: Domain) -> RetentionReport:
     stream: str | None = options.stream
     async with Runtime.open(
         options.path, aggregates=domain.aggregates, converter=domain.converter, keys=options.keys
     ) as runtime:
         if stream is None:
             return await runtime.maintenance.retain()
-        return Retention([], [await runtime.maintenance.compact_stream(stream)], {})
+        return RetentionReport([], [await runtime.maintenance.compact_stream(stream)], {})
 
 
 async def _uncompact(path: str, stream: str) -> int:
