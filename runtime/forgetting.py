@@ -93,6 +93,7 @@ class Forgetting:
 
     def __init__(
         self,
+        *,
         keys: SubjectKeys,
         store: EventStore,
         journal: Journal,
