@@ -28,7 +28,7 @@ from ..storage.past import PastLog
 from ..storage.query import find_streams
 from ..storage.reader import LogReader
 from ..storage.record import StoredEvent, StreamHead
-from ..storage.verification.verify import Summary
+from ..storage.verification.verify import VerificationSummary
 from .arguments import check_count
 from .classes import check_class
 from .errors import ArgumentInvalid, NoPlaceForProgress, NotInHistory, PastReadOnly, UnknownAggregate
@@ -356,7 +356,7 @@ class Reading:
             raise UnknownCorrelation(self._store.path, correlation_id)
         return traced(found)
 
-    async def backup(self, destination: str | os.PathLike[str]) -> Summary:
+    async def backup(self, destination: str | os.PathLike[str]) -> VerificationSummary:
         """Copy the store into a new folder while commands go on, and verify the copy.
 
         The folder is there as a whole or not at all. Raises `DestinationExists`, `DestinationOverlaps`,

@@ -112,11 +112,6 @@ class Projector(TrioActor):
         """How far the view has come: it shows the effects of all events up to there, and of no other."""
         return self._shown.position
 
-    @property
-    def session(self) -> ViewSession:
-        """What it works with."""
-        return self._session
-
     def on_start(self) -> None:
         self._host.feed.listen(self, self.wake)
         self.wake()

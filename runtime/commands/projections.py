@@ -27,6 +27,9 @@ class NoSuchProjection(EventSourcingError):
 
     def __init__(self, path: str, name: str, known: Sequence[str]) -> None:
         super().__init__(f"{path} has no projection {name!r}. Those that it has: {', '.join(known) or 'none'}.")
+        self.path = path
+        self.name = name
+        self.known = known
 
 
 def steer_projections(options: argparse.Namespace) -> int:

@@ -30,6 +30,7 @@ from ...storage.record import NS_PER_SECOND, StoredEvent
 from ..arguments import check_text
 from .argument_types import AddCommand
 from .control_boards import Place, ask_or_leave, places, print_answers
+from .exit_codes import EXIT_USAGE
 from .output import compact_json, format_time, make_console, make_table, print_json
 
 ACTIONS: Final[dict[str, SagaAction]] = {action.removeprefix(SAGA_PREFIX): action for action in get_args(SagaAction)}
@@ -165,11 +166,11 @@ def _steer(options: argparse.Namespace) -> int:
     if options.action == "signal":
         if options.name is None:
             print("eventsrc: name the signal: signal NAME", file=sys.stderr)
-            return 2
+            return EXIT_USAGE
         argument = {"signal": options.name, "payload": _payload(options.payload)}
     elif not (options.reason or "").strip():
         print(f"eventsrc: say why: {options.action} --reason TEXT; it is recorded", file=sys.stderr)
-        return 2
+        return EXIT_USAGE
     with closing(LogReader.open(options.path)) as log:
         if log.head(options.id) is None:
             raise UnknownSaga(f"There is no saga {options.id!r} in {options.path}.")
