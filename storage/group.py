@@ -116,7 +116,7 @@ class Group:
             raise GroupDamaged(str(error)) from error
 
     def record(self, position: int) -> Record:
-        """One record, decoded alone."""
+        """One record, decoded alone, or the content of its stub."""
         encoded = self.encoded(position)
         if is_stub(encoded):
             return encoded[2:]

@@ -110,7 +110,7 @@ class CompactedStreams:
         self._environment = environment
 
     def of(self, stream: str) -> Compacted | None:
-        """The entry of a stream; None where there is none."""
+        """The entry of a stream; None if the stream has none."""
         with self._environment.read() as transaction:
             try:
                 value = transaction.get(stream.encode(), db=self._environment.table("compacted"))

@@ -102,7 +102,7 @@ class BoardEnvironment:
             with self._usable(), self.opened.begin(write=True) as transaction:
                 return work(transaction)
         except lmdb.Error as error:
-            # After a failed commit LMDB may refuse everything until it is opened anew.
+            # After a failed commit LMDB may refuse everything until the environment is reopened.
             self._is_lost = True
             raise FileWriteFailed(self.path, str(error)) from error
 

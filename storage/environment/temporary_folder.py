@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 HELD_FILE: Final = "eventsrc-temporary.lock"
-"""The lock file in each temporary folder. It is locked before it gets this name, until its program ends."""
+"""The lock file in each temporary folder, locked from before it gets this name until its program removes it or ends."""
 
 
 class TemporaryFolder:
