@@ -79,7 +79,7 @@ def restore_step(log: EventLog, compacted: Compacted, after: int, records: Mappi
     return _change(log, compacted, after, records.get)
 
 
-def forget_compacted(log: EventLog, compacted: Compacted) -> None:
+def remove_compacted(log: EventLog, compacted: Compacted) -> None:
     """Delete a `compacted` event whose records are restored; its segments become unused. Raises `StoreError`."""
 
     def work(transaction: Transaction) -> None:
@@ -91,7 +91,7 @@ def forget_compacted(log: EventLog, compacted: Compacted) -> None:
     log.environment.write(work)
 
 
-def forget_unused(log: EventLog, dropped: Collection[int]) -> None:
+def remove_unused(log: EventLog, dropped: Collection[int]) -> None:
     """Remove segments that were dropped from the archive from the list of unused ones. Raises `StoreError`."""
     log.environment.write(
         lambda transaction: _put_numbers(log, transaction, _numbers(log, transaction).without(dropped))

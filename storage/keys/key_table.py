@@ -55,7 +55,7 @@ class KeyTable(Protocol):
     def destroy(self, subject: str) -> list[bytes]:
         """Destroy all keys of a subject durably; return their ids.
 
-        The subject of the keys stays stored until `forgotten` is called, since forgetting may be interrupted.
+        The subject of the keys stays stored until `finish_forgetting` is called, since forgetting may be interrupted.
         """
 
     def destroy_again(self, key_ids: Sequence[bytes]) -> None:
@@ -65,9 +65,9 @@ class KeyTable(Protocol):
         """Erase the secrets that an interrupted destruction may have left in the file."""
 
     def unfinished(self) -> dict[str, list[bytes]]:
-        """The ids of destroyed keys by subject, for the subjects for which `forgotten` was not called yet."""
+        """The ids of destroyed keys by subject, until `finish_forgetting` is called for the subject."""
 
-    def forgotten(self, subject: str) -> None:
+    def finish_forgetting(self, subject: str) -> None:
         """Complete the forgetting of a subject: remove its id from its destroyed keys."""
 
     def copy_to(self, destination: Path) -> None:
@@ -125,7 +125,7 @@ class KeysInMemory:
                 found.setdefault(key.subject, []).append(key.id)
         return found
 
-    def forgotten(self, subject: str) -> None:
+    def finish_forgetting(self, subject: str) -> None:
         for key_id in self.unfinished().get(subject, ()):
             self._keys[key_id] = SubjectKey(key_id, "", None)
 

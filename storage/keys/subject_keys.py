@@ -204,8 +204,8 @@ class SubjectKeys:
     def forget(self, subject: str) -> list[bytes]:
         """Destroy every key of a subject durably; return their ids. Values sealed later get a new key.
 
-        Until `forgotten` is called, calling this again returns the same ids. Raises `SubjectKeysUnusable`; the keys may
-        or may not be destroyed then, and the next use looks them up again.
+        Until `finish_forgetting` is called, calling this again returns the same ids. Raises `SubjectKeysUnusable`; the
+        keys may or may not be destroyed then, and the next use looks them up again.
         """
         with self._changing:
             self._add_new()
@@ -243,12 +243,12 @@ class SubjectKeys:
 
     @property
     def unfinished(self) -> dict[str, list[bytes]]:
-        """The ids of destroyed keys by subject, for the subjects for which `forgotten` was not called yet."""
+        """The ids of destroyed keys by subject, until `finish_forgetting` is called for the subject."""
         return self._table.unfinished()
 
-    def forgotten(self, subject: str) -> None:
+    def finish_forgetting(self, subject: str) -> None:
         """Complete the forgetting of a subject: remove its id from its destroyed keys. Raises `SubjectKeysUnusable`."""
-        self._table.forgotten(subject)
+        self._table.finish_forgetting(subject)
 
     def copy_to(self, destination: Path) -> None:
         """Copy the file, which may be in use, to `destination`, replacing an older copy.
