@@ -55,13 +55,13 @@ class Limits:
     projections_max: int = _count(64)
     """Projections of one runtime (`TooManyProjections`)."""
     retention_days: int = _count(30)
-    """The age of a stream's final `deleted` event, in days, from which on even a short stream is compacted."""
+    """The age of a stream's final `deleted` event, in days, from which on even a short stream may be compacted."""
     command_timeout_seconds: float = _seconds(5.0)
     """How long `ask` waits for its answer (`CommandTimeout`)."""
     replay_speed_max: float = _seconds(100.0)
     """The highest speed of a replay, as a multiple of the original pace (`ReplaySpeedInvalid`)."""
     compaction_events_min: int = _count(1_000)
-    """A stream is compacted if it has more events than this in the log, or `retention_days` after it was deleted.
+    """A stream may be compacted if it has more events than this in the log, or `retention_days` after it was deleted.
 
     Otherwise compaction is refused (`CompactionTooSmall`).
     """

@@ -213,7 +213,7 @@ class SubjectKeys:
                 return self._table.destroy(subject)
 
     def forget_again(self, key_ids: Sequence[bytes]) -> bool:
-        """Destroy those of the given keys that an older copy of the file has restored; return whether there were any.
+        """Destroy those of the given keys that an older copy of the file has restored; return whether the file changed.
 
         `key_ids` are keys that the log records as destroyed. A key that the file does not know is recorded as destroyed
         as well. A reader does nothing. Raises `SubjectKeysUnusable`.
