@@ -1,4 +1,4 @@
-"""What the command line shows and asks of projections and subscriptions, of a store that is running or not."""
+"""The commands for projections and subscriptions, whether or not a runtime has the store open."""
 
 import argparse
 import time
@@ -20,10 +20,10 @@ from .exit_codes import EXIT_REFUSED
 from .output import format_time, print_json, print_rows
 
 ANSWER_SECONDS_MAX: Final = 10.0
-"""How long a request waits for the runtime's answer before the command ends without it."""
+"""How long a command waits for the runtime's answer before it ends without one."""
 ANSWER_POLL_SECONDS: Final = 0.05
 AskedOfProjection: TypeAlias = ProjectionAction | Literal["retry", "delete"]
-"""`retry` is asked of a runtime as `resume`; `delete` is done without one."""
+"""`retry` is sent to a runtime as `resume`; `delete` is done without one."""
 WRITER: Final = "writer"
 """The name of the place beside the log."""
 
@@ -39,16 +39,16 @@ class NoSuchProjection(EventSourcingError):
 
 @attrs.frozen
 class Place:
-    """A runtime's control board: the writer's beside the log, or that of one of the readers."""
+    """A runtime's control board: the writer's, beside the log, or a reader's."""
 
     name: str
     folder: Path
-    """With the board and the views."""
+    """The folder of the board and the views."""
     board: ControlBoard
 
     @property
     def projections(self) -> dict[str, dict[str, Any]]:
-        """What its runtime published last about each of its projections, by name."""
+        """The last published status of each of the runtime's projections, by name."""
         return {
             subject.removeprefix(PROJECTION_PREFIX): value
             for subject, value in self.board.status().items()
@@ -57,7 +57,7 @@ class Place:
 
     @property
     def running_projections(self) -> list[str]:
-        """The names of those that a runtime works on now."""
+        """The names of the projections that a running runtime works on."""
         if not self.board.has_runtime:
             return []
         names: list[str] = self.board.status().get("runtime", {}).get("projections", [])
@@ -66,7 +66,7 @@ class Place:
 
 @contextmanager
 def places(path: str) -> Iterator[list[Place]]:
-    """Open the boards of a store. Raises `StorePathInvalid` where there is none."""
+    """Open the control boards of a store. Raises `StorePathInvalid` where there are none."""
     folders = {WRITER: Path(path)}
     readers = Path(path) / READERS_FOLDER
     if readers.is_dir():
@@ -105,16 +105,16 @@ def _all_projection_rows(found: Sequence[Place], path: str) -> list[dict[str, An
     try:
         log = LogReader.open(path)
     except EventSourcingError:
-        # Beside no log, or beside one that cannot be read, an operator sees at least what was published.
+        # Without a readable log, an operator sees at least the published status.
         return [row for place in found for row in projection_rows(place, None)]
     with closing(log):
         return [row for place in found for row in projection_rows(place, log)]
 
 
 def projection_rows(place: Place, log: LogReader | None) -> Iterator[dict[str, Any]]:
-    """A row for each projection of one place; of a runtime that is gone, from what it published last.
+    """A row for each projection of one place; without a running runtime, from the status published last.
 
-    How far one of those is behind is told from the log; None without it.
+    Then the log tells how far the projection is behind, and without a log that is None.
     """
     paused = place.board.paused()
     running = place.running_projections
@@ -135,11 +135,11 @@ def projection_rows(place: Place, log: LogReader | None) -> Iterator[dict[str, A
 
 
 def _lag_now(log: LogReader | None, position: int) -> tuple[int | None, float | None]:
-    """How far a view that nobody works on is behind the log."""
+    """How far a view that no runtime works on is behind the log: events and seconds."""
     if log is None:
         return None, None
     behind = max(log.last_position - position, 0)
-    # The time alone: the event may be in an archive that is out of reach.
+    # Only the event's time is read: the event itself may be in an archive that is out of reach.
     return behind, time.time() - log.time_at(position + 1) / NS_PER_SECOND if behind else 0.0
 
 
@@ -158,7 +158,7 @@ def _steer_projection(place: Place, asked: AskedOfProjection, name: str) -> tupl
 
 
 def _delete_projection(place: Place, name: str) -> tuple[str, bool]:
-    """Of a projection that no program has any more; a runtime that is there, and has it, keeps it."""
+    """Delete the view of a projection that no program has any more; a running runtime keeps its projections."""
     if name in place.running_projections:
         return f"the runtime has {name}; open it without, then delete", False
     was_here = LmdbViews(place.folder / VIEWS_FOLDER).remove(name)
@@ -229,7 +229,7 @@ def _steer_subscription(board: ControlBoard, action: SubscriptionAction, name: s
 
 
 def ask_or_leave(board: ControlBoard, action: Action, subject: str, argument: str, left: str) -> tuple[str, bool]:
-    """Ask the runtime that is there; where none is, leave the request for the next one and say so by `left`."""
+    """Ask the running runtime; without one, leave the request for the next runtime and answer with `left`."""
     if board.has_runtime:
         return ask_runtime(board, action, subject, argument)
     board.request(action, subject, argument)
@@ -237,7 +237,7 @@ def ask_or_leave(board: ControlBoard, action: Action, subject: str, argument: st
 
 
 def ask_runtime(board: ControlBoard, action: Action, subject: str, argument: str = "") -> tuple[str, bool]:
-    """Ask, and wait for the answer: what to print, and whether all is well."""
+    """Ask, and wait for the answer; returns the text to print, and whether all is well."""
     request_id = board.request(action, subject, argument)
     deadline = time.monotonic() + ANSWER_SECONDS_MAX
     while time.monotonic() < deadline:
@@ -249,7 +249,7 @@ def ask_runtime(board: ControlBoard, action: Action, subject: str, argument: str
 
 
 def ask_writer(options: argparse.Namespace, action: Action, subject: str | None, argument: str = "") -> int | None:
-    """Ask the runtime that has the store open for writing; return the exit code, or None where no runtime has."""
+    """Ask the runtime that has the store open for writing; return the exit code, or None without such a runtime."""
     try:
         with places(options.path) as found:
             running = [place for place in found if place.name == WRITER and place.board.has_runtime]
@@ -261,12 +261,12 @@ def ask_writer(options: argparse.Namespace, action: Action, subject: str | None,
 
 
 def check_store(path: str) -> None:
-    """Raise `StoreError` where there is no store: opening it for writing would make one."""
+    """Raise `StoreError` where there is no store, since opening a store for writing would make one."""
     LogReader.open(path).close()
 
 
 def print_answers(asked: Sequence[Place], answers: Sequence[tuple[str, bool]], options: argparse.Namespace) -> int:
-    """Print what became of requests; returns the exit code."""
+    """Print the answers to requests; returns the exit code."""
     for place, (text, is_well) in zip(asked, answers, strict=True):
         if options.json:
             print_json({"at": place.name, "answer": text, "ok": is_well})
@@ -307,7 +307,7 @@ def add_commands(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
 
 
 def _add_actions(parser: argparse.ArgumentParser, actions: dict[str, str], *, unnamed: Sequence[str]) -> None:
-    """`PATH [ACTION] [NAME]`; a name is needed for all actions but those `unnamed`."""
+    """Add `PATH [ACTION] [NAME]`; every action but those in `unnamed` needs a name."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "actions:\n" + "\n".join(f"  {action:10}{text}" for action, text in actions.items())
     parser.add_argument("action", nargs="?", choices=[*actions], metavar="ACTION", help=", ".join(actions))
