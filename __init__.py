@@ -124,8 +124,8 @@ from .runtime.history.projection_replay import ProjectionReplay
 from .runtime.history.replay import Progress, Replay
 from .runtime.history.trace import TracedEvent
 from .runtime.maintenance.compactor import Compaction
-from .runtime.maintenance.maintenance import Maintenance, Retention
-from .runtime.maintenance.retention import Candidate
+from .runtime.maintenance.maintenance import Maintenance, RetentionReport
+from .runtime.maintenance.retention import CompactionCandidate
 from .runtime.projections.steering import Lag
 from .runtime.projections.view import Query, View
 from .runtime.reference import AggregateRef
@@ -229,7 +229,6 @@ __all__ = [
     "Blame",
     "BlockingPortal",
     "CallAmbiguous",
-    "Candidate",
     "Change",
     "CheckpointInvalid",
     "CheckpointMoved",
@@ -238,6 +237,7 @@ __all__ = [
     "CommitTooLarge",
     "CommitTooManyBytes",
     "Compaction",
+    "CompactionCandidate",
     "CompactionRefused",
     "CompactionTooSmall",
     "ConditionNotMet",
@@ -320,7 +320,7 @@ __all__ = [
     "ReplaySpeedInvalid",
     "ReplayStarted",
     "ResidencyFull",
-    "Retention",
+    "RetentionReport",
     "Retry",
     "RowInvalid",
     "Rows",

@@ -30,7 +30,7 @@ RESERVED_NAMES: Final = ("saga.", "eventsrc.")
 
 
 @attrs.frozen
-class CommandType:
+class CommandDefinition:
     """What `@command` says of a class. `idempotency_window_seconds` of None means the runtime's own."""
 
     name: str
@@ -38,7 +38,7 @@ class CommandType:
 
 
 @attrs.frozen
-class EventType:
+class EventDefinition:
     """What `@event` says of a class: the name and schema version that it is stored with, its kind and its tags."""
 
     name: str
@@ -73,7 +73,7 @@ def command(
 
     def decorate(decorated: type[C]) -> type[C]:
         frozen = _frozen(decorated)
-        setattr(frozen, _COMMAND, CommandType(frozen.__name__, idempotency_window_seconds))
+        setattr(frozen, _COMMAND, CommandDefinition(frozen.__name__, idempotency_window_seconds))
         return frozen
 
     return decorate if cls is None else decorate(cls)
@@ -130,13 +130,13 @@ def event(
             'tags=lambda event: [f"user:{event.user}"]'
         )
     _check_upcasters(name, version, {} if upcasters is None else upcasters)
-    return _declare(EventType(name, version, kind, tags, dict(upcasters or {})))
+    return _declare(EventDefinition(name, version, kind, tags, dict(upcasters or {})))
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
 def own_event(name: str, *, kind: Kind) -> Callable[[type[C]], type[C]]:
     """`event` for what the runtime itself stores."""
-    return _declare(EventType(name, 1, kind, None, {}))
+    return _declare(EventDefinition(name, 1, kind, None, {}))
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
@@ -193,10 +193,10 @@ def _takes_payload(upcaster: object) -> bool:
     return True
 
 
-def _declare(event_type: EventType) -> Callable[[type[C]], type[C]]:
+def _declare(definition: EventDefinition) -> Callable[[type[C]], type[C]]:
     def decorate(decorated: type[C]) -> type[C]:
         frozen = _frozen(decorated)
-        setattr(frozen, _EVENT, event_type)
+        setattr(frozen, _EVENT, definition)
         return frozen
 
     return decorate
@@ -211,15 +211,15 @@ def _frozen(decorated: type[C]) -> type[C]:
     return attrs.frozen(decorated)
 
 
-def command_type(cls: type) -> CommandType | None:
+def command_definition(cls: type) -> CommandDefinition | None:
     """What `@command` says of this very class; None for a class without it, also when its parent has it."""
-    declared: CommandType | None = cls.__dict__.get(_COMMAND)
+    declared: CommandDefinition | None = cls.__dict__.get(_COMMAND)
     return declared
 
 
-def event_type(cls: type) -> EventType | None:
+def event_definition(cls: type) -> EventDefinition | None:
     """What `@event` says of this very class; None for a class without it, also when its parent has it."""
-    declared: EventType | None = cls.__dict__.get(_EVENT)
+    declared: EventDefinition | None = cls.__dict__.get(_EVENT)
     return declared
 
 
@@ -246,8 +246,8 @@ def stored_version(event: type) -> int:
     return _declared(event).version
 
 
-def _declared(event: type) -> EventType:
-    stored = event_type(event)
+def _declared(event: type) -> EventDefinition:
+    stored = event_definition(event)
     if stored is None:
         raise DefinitionError(f"{event.__name__} is not an @event class, so it has no stored name.")
     return stored

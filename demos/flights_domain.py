@@ -2,7 +2,7 @@
 
 The rules are those that the published record keeps. The record has a few aircraft in the air twice at one time (the
 airline reported the wrong tail number), so the domain allows this. It also has flights that departed and are never
-heard of again (diverted), so the domain closes such a flight when the aircraft departs again a day later.
+heard of again (diverted), so the domain closes such a flight when the aircraft departs again a day or more later.
 
 Times are text such as `2013-02-08 17:55`: the airport's local time; the record does not give the zone.
 """

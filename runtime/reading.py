@@ -32,7 +32,7 @@ from ..storage.verification.verify import Summary
 from .arguments import check_count
 from .classes import check_class
 from .errors import ArgumentInvalid, NoPlaceForProgress, NotInHistory, PastReadOnly, UnknownAggregate
-from .events import STREAMS_PER_CHECKPOINT, Wanted, read_events, with_subject
+from .events import STREAMS_PER_CHECKPOINT, EventFilter, read_events, with_subject
 from .history.aggregate_replay import AggregateReplay
 from .history.errors import UnknownCorrelation
 from .history.history import Blame, Difference, blame, difference, position_of
@@ -112,7 +112,7 @@ class Reading:
         """
         filters: dict[str, Any] = {"stream": stream, "types": types, "category": category, "metadata": metadata}
         filters |= {"correlation_id": correlation_id, "after": after}
-        wanted = [Wanted.of(**filters, tag=tags) for tags in with_subject(tag, subject, self._keys)]
+        wanted = [EventFilter.of(**filters, tag=tags) for tags in with_subject(tag, subject, self._keys)]
         return read_events(
             self._store, wanted, before=before, since=since, until=until, limit=limit, backwards=backwards
         )
@@ -166,7 +166,7 @@ class Reading:
         """
         check_count("batch_size", batch_size, least=1)
         check_count("after", after, least=0)
-        wanted = Wanted.of(stream=stream, types=types, category=category, tag=tag)
+        wanted = EventFilter.of(stream=stream, types=types, category=category, tag=tag)
         return Batches(Subscription(self.feed, partial(wanted.batches, self._store), after, batch_size).fetch)
 
     def consume(
@@ -195,7 +195,7 @@ class Reading:
             NotInHistory, ArgumentInvalid: `after` is no position of the log.
             PastReadOnly: the runtime is one of `as_of`.
         """
-        wanted = Wanted.of(types=types, category=category, tag=tag)
+        wanted = EventFilter.of(types=types, category=category, tag=tag)
         return self.subscriptions.consume(name, wanted, after)
 
     @property

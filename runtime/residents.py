@@ -151,7 +151,7 @@ class Residents:
         """Wait until every handler that began before has ended, except a handler of the actor `asking`."""
         for actor in list(self._actors.values()):
             if actor is not asking and actor.has_personal_data:
-                await actor.forgotten()
+                await actor.until_reloaded()
 
     @property
     def in_hand_of_this_task(self) -> AggregateActor | None:

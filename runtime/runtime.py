@@ -49,7 +49,7 @@ from .reading import Reading
 from .reference import AggregateRef
 from .residents import Residents
 from .router import Router
-from .sagas.running_sagas import RunningSagas
+from .sagas.saga_methods import SagaMethods
 from .sagas.sagas import Sagas
 from .schema_check import check_stored_events
 from .subscriptions.subscriptions import Subscriptions
@@ -62,7 +62,7 @@ logger = logging.getLogger("eventsrc.runtime")
 DEFAULT_LIMITS: Final = Limits()
 
 
-class Runtime(Reading, RunningSagas, Figures):
+class Runtime(Reading, SagaMethods, Figures):
     """Aggregates, their actors and their log. Make one with `Runtime.open`; use it on the trio thread."""
 
     def __init__(

@@ -267,7 +267,7 @@ class SagaSupervisor(TrioActor):
     # --- running ---
 
     def _make_ready(self, stream: str) -> None:
-        self._forget(stream)
+        self._stop_waiting(stream)
         self._ready.append(stream)
         self._start_ready()
 
@@ -292,7 +292,7 @@ class SagaSupervisor(TrioActor):
             self._launch(stream, run)
 
     def _launch(self, stream: str, run: SagaRun) -> None:
-        self._forget(stream)
+        self._stop_waiting(stream)
         self._running[stream] = run
         self._nursery.start_soon(in_background, self._run, stream, run, name=stream)
 
@@ -366,7 +366,7 @@ class SagaSupervisor(TrioActor):
         else:
             self._alarms.set(stream, wake_ns)
 
-    def _forget(self, stream: str) -> None:
+    def _stop_waiting(self, stream: str) -> None:
         self._alarms.clear(stream)
         self._signal_waits.discard(stream)
         self._waits.remove(stream)
@@ -374,7 +374,7 @@ class SagaSupervisor(TrioActor):
     async def _keep_time(self) -> None:
         while True:
             for stream in await self._alarms.due():
-                self._forget(stream)
+                self._stop_waiting(stream)
                 self._ready.append(stream)
             self._start_ready()
 
@@ -395,7 +395,7 @@ class SagaSupervisor(TrioActor):
         batch = next_events(self._host.store, types, self._position, until) if types else []
         for event in batch:
             for stream in self._waits.concerned(event):
-                self._forget(stream)
+                self._stop_waiting(stream)
                 self._ready.append(stream)
         # A saga that comes to rest from here on looks for itself among the events up to this one.
         self._position = batch[-1].position if len(batch) == FOLLOW_BATCH_EVENTS else until

@@ -10,7 +10,7 @@ import msgspec
 from ...storage.errors import StoreError, described
 from ...storage.record import Kind, StoredEvent
 from ..errors import DecodingError, EventVersionUnknown, UpcasterFailed
-from ..messages import SAGA_STEP, Upcaster, event_type
+from ..messages import SAGA_STEP, Upcaster, event_definition
 from .came_back import is_misread
 from .sealing import are_all_marked, key_tags
 from .serializer import Serializer
@@ -74,7 +74,7 @@ class EventCodecs:
         the payload must have."""
         for event_class in event_classes:
             is_personal = serializer.prepare(event_class)
-            stored = event_type(event_class)
+            stored = event_definition(event_class)
             assert stored is not None, f"{event_class.__name__} was checked when it was named"
             unstructure, structure = serializer.functions(event_class)
             codec = EventCodec(

@@ -14,7 +14,7 @@ from .criteria import Between, Criterion, Equal, OneOf, RowQuery, StartingWith
 from .errors import QueryTooLarge, RowInvalid
 from .row_order import SORTED_ROWS_MAX, RowOrder
 from .row_type import RowType
-from .view_store import Checkpoint, RowChange, ViewLookLong, ViewRetry
+from .view_store import Checkpoint, RowChange, ViewReadTooLong, ViewRetry
 
 ROWS_BETWEEN_CHECKS: Final = 100
 """Rows that a long look reads before it asks whether the view has to grow or to close."""
@@ -23,7 +23,7 @@ _EVERYWHERE: Final = [(b"", _AFTER_ALL)]
 
 
 class LmdbReading:
-    """One transaction that reads, `rows_max` rows at most: then it raises `ViewLookLong`."""
+    """One transaction that reads, `rows_max` rows at most: then it raises `ViewReadTooLong`."""
 
     def __init__(self, environment: ViewEnvironment, transaction: Transaction, rows_max: int | None = None) -> None:
         self._environment = environment
@@ -82,7 +82,7 @@ class LmdbReading:
         """One more row is looked at; others get their turn in between."""
         self._looked += 1
         if self._rows_max is not None and self._looked > self._rows_max:
-            raise ViewLookLong
+            raise ViewReadTooLong
         if not self._looked % ROWS_BETWEEN_CHECKS:
             self._environment.check_welcome()
 

@@ -66,9 +66,9 @@ class StoredView(Protocol):
     def reading(self, *, rows_max: int | None = None) -> AbstractContextManager[ViewReading]:
         """Look at it.
 
-        One that does not wait raises `ViewLookLong` where a query would look at more than `rows_max` rows, so that the
-        caller can ask in a worker thread. Raises `ViewRetry` where it is to be asked again, `ViewRemoved` where another
-        process has removed it.
+        Raises `ViewReadTooLong` where a query that may not wait would look at more than `rows_max` rows, so that the
+        caller can ask in a worker thread; `ViewRetry` where the caller should ask again; `ViewRemoved` where another
+        process has removed the view.
         """
 
     def writing(self) -> AbstractContextManager[ViewWriting]:
@@ -85,7 +85,7 @@ class ViewRetry(Exception):
     """The transaction made room for itself or met another: run the same again."""
 
 
-class ViewLookLong(Exception):
+class ViewReadTooLong(Exception):
     """A query has to look at more rows than may be looked at in one go on the trio thread."""
 
 

@@ -21,17 +21,17 @@ from ...storage.snapshot import Snapshot
 from ...storage.store import EventStore
 from ..trio_thread import check_on_trio
 from .compactor import Compaction, Compactor
-from .retention import Candidate
+from .retention import CompactionCandidate
 from .snapshot_prover import ProofCounts, SnapshotProver
 
 logger = logging.getLogger("eventsrc.maintenance")
 
 
 @attrs.frozen
-class Retention:
+class RetentionReport:
     """What the retention policy did, or would do."""
 
-    candidates: list[Candidate]
+    candidates: list[CompactionCandidate]
     compacted: list[Compaction]
     refused: dict[str, str]
     """The reason for each stream that was not compacted."""
@@ -128,7 +128,7 @@ class Maintenance:
         if self._compactor is not None and is_compacted:
             await self._compactor.put_back(stream)
 
-    async def retain(self, *, dry_run: bool = False) -> Retention:
+    async def retain(self, *, dry_run: bool = False) -> RetentionReport:
         """Compact every stream that the policy names: long streams, and streams that ended long ago.
 
         A stream is left as it is where the compaction would move events of an unfinished saga's commands. With
@@ -145,7 +145,7 @@ class Maintenance:
             except EventSourcingError as error:
                 logger.warning("not compacted: %s", error, extra={"stream": candidate.stream})
                 refused[candidate.stream] = str(error)
-        return Retention(candidates, done, refused)
+        return RetentionReport(candidates, done, refused)
 
     def compacted(self, aggregate_class: type[Aggregate], aggregate_id: str) -> Compacted | None:
         """The record that stands for the archived events of an aggregate; None where no event is archived."""

@@ -407,7 +407,7 @@ class Projections:
         if rate is not None:
             rate.advance(running.position, self._arrivals)
         if len(self._arrivals) > ARRIVALS_KEPT:
-            self._arrivals.forget(min(each.position for each in self._running.values()))
+            self._arrivals.drop_through(min(each.position for each in self._running.values()))
 
     def _report(self, running: RunningProjection) -> None:
         now = trio.current_time()

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any, Final, get_args
 
@@ -28,8 +28,9 @@ from ...storage.query import find_events, find_streams
 from ...storage.reader import LogReader
 from ...storage.record import NS_PER_SECOND, StoredEvent
 from ..arguments import check_text
+from .argument_types import AddCommand
+from .control_boards import Place, ask_or_leave, places, print_answers
 from .output import compact_json, format_time, make_console, make_table, print_json
-from .steering import Place, ask_or_leave, places, print_answers
 
 ACTIONS: Final[dict[str, SagaAction]] = {action.removeprefix(SAGA_PREFIX): action for action in get_args(SagaAction)}
 """The control board's actions by their names on the command line."""
@@ -190,7 +191,7 @@ def _payload(text: str | None) -> Any:
         return text
 
 
-def add_commands(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
+def add_commands(add: AddCommand) -> None:
     """Add these commands to the command line."""
     sagas = add("sagas", "list the sagas, show the timeline of one, or decide on one that is parked")
     sagas.add_argument("id", nargs="?", metavar="ID", help="the saga's id, as the list shows it")

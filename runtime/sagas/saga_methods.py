@@ -19,7 +19,7 @@ from .sagas import RUNS_NO_SAGAS, SagaRef, Sagas
 S = TypeVar("S", bound=Saga)
 
 
-class RunningSagas:
+class SagaMethods:
     """The part of `Runtime` that concerns sagas."""
 
     _store: Opened
