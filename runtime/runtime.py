@@ -183,8 +183,7 @@ class Runtime(Reading, SagaMethods, Figures):
             aggregates: the classes whose actors may be used.
             projections: the classes whose views are kept up to date.
             sagas: the classes that may be started, and whose instances are resumed.
-            views: the folder for views, by default beside the log; or, for some projections, a `ViewStore` such as
-                `SqlViews(url)`.
+            views: the folder for views, by default beside the log; or a mapping of projections to a `ViewStore`.
             keys: the file of the keys that seal personal data, by default beside the log: `bank.db.keys`.
             role: a "reader" opens the store read-only and follows the process that writes it.
             limits: the bounds, see `Limits`.
@@ -198,8 +197,7 @@ class Runtime(Reading, SagaMethods, Figures):
             DefinitionError: two aggregates have the same category, or a class is of the wrong kind.
             SchemaError: a field of a class cannot be turned into data.
             DecodingError: an event class cannot read its stored events (`EventVersionUnknown`, `UpcasterFailed`).
-            StoreError: the store cannot be opened; or later, in a group, a reader's store was replaced
-                (`StoreReplaced`).
+            StoreError: the store cannot be opened; or later, in a group, `StoreReplaced` for a reader.
             ShutdownTimeout: on leaving, when mailboxes did not drain in `Limits.shutdown_seconds`.
         """
         subject_keys = keys_of(store, keys, role)
@@ -210,8 +208,7 @@ class Runtime(Reading, SagaMethods, Figures):
         opened = await open_store(store, role, limits)
         failure: BaseException | None = None
         try:
-            # The store is opened outside of the nursery: worker threads of the nursery's tasks may still be writing to
-            # it.
+            # Opened outside of the nursery: worker threads of its tasks may still be writing to the store.
             await trio.to_thread.run_sync(_look_at_stored, opened, codecs, aggregate_types.values(), subject_keys)
             async with home_of(opened, projections, views) as home, trio.open_nursery() as keeper:
                 nursery = await nursery_within(keeper)
