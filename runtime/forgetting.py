@@ -94,6 +94,7 @@ class Forgetting:
 
     def __init__(
         self,
+        *,
         keys: SubjectKeys,
         store: EventStore,
         journal: Journal,

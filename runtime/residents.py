@@ -37,6 +37,7 @@ class Residents:
     def __init__(
         self,
         nursery: trio.Nursery,
+        *,
         store: EventStore,
         journal: Journal,
         limits: Limits,

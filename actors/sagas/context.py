@@ -342,8 +342,17 @@ class SagaContext:
     ) -> WaitBegun:
         # What a task of the step has sent and has no answer to is cut off by the wait.
         took_effect = self._run.took_effect or bool(self._run.uncertain)
-        values = dict(where or {})
-        return WaitBegun(self._scope, call, until_ns, event_type, values, after, signal, took_effect, event_version)
+        return WaitBegun(
+            self._scope,
+            call,
+            until_ns,
+            event_type=event_type,
+            where=dict(where or {}),
+            after=after,
+            signal=signal,
+            took_effect=took_effect,
+            event_version=event_version,
+        )
 
     async def _wait(self, known: WaitBegun | None, begun: WaitBegun) -> None:
         """Leave the step, unless it has waited long enough: then return."""

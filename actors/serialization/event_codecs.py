@@ -79,16 +79,16 @@ class EventCodecs:
             unstructure, structure = serializer.functions(event_class)
             codec = EventCodec(
                 event_class,
-                stored.name,
-                stored.version,
-                stored.kind,
-                stored.tags,
-                stored.upcasters,
-                unstructure,
-                structure,
-                serializer.opened,
-                is_personal,
-                serializer.key_tags,
+                name=stored.name,
+                version=stored.version,
+                kind=stored.kind,
+                tags=stored.tags,
+                upcasters=stored.upcasters,
+                unstructure=unstructure,
+                structure=structure,
+                opened=serializer.opened,
+                has_personal_data=is_personal,
+                key_tags=serializer.key_tags,
             )
             self.of_class[event_class] = codec
             self.of_name[codec.name] = codec

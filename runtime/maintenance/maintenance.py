@@ -44,6 +44,7 @@ class Maintenance:
         self,
         store: EventStore,
         journal: ThreadJournal | InlineJournal,
+        *,
         types: Mapping[type[Aggregate], AggregateType],
         limits: Limits,
         wall_clock: Callable[[], int],

@@ -114,8 +114,14 @@ class Projections:
         self.forgotten_position = forgotten[0].position if forgotten else 0
         for projection_class in names.values():
             views = views_of(projection_class)
-            parts = (self._serializer, self, self._nursery, self.forgotten_position)
-            running = RunningProjection(projection_class, views, *parts)
+            running = RunningProjection(
+                projection_class,
+                views,
+                serializer=self._serializer,
+                host=self,
+                nursery=self._nursery,
+                forgotten_position=self.forgotten_position,
+            )
             running.is_paused = running.name in paused
             self._running[projection_class] = self._of_name[running.name] = running
             try:

@@ -41,12 +41,12 @@ class Subscriptions:
     def __init__(
         self,
         nursery: trio.Nursery,
+        *,
         store: EventReader,
         feed: Feed,
         limits: Limits,
         board: ControlBoard,
         wall_clock: Callable[[], int],
-        *,
         keeps_progress: bool,
     ) -> None:
         self._keeps_progress = keeps_progress
