@@ -224,8 +224,7 @@ class Runtime(Reading, SagaMethods, Figures):
         Leaving the block drains every mailbox and closes the store; a second Ctrl-C skips commands that have not begun.
 
         Raises:
-            NotInTrio: not called by a task of trio.
-            DefinitionError: two aggregates have the same category, or a class is of the wrong kind.
+            NotInTrio, DefinitionError: not called by a task of trio; two classes of one category, or of a wrong kind.
             SchemaError: a field of a class cannot be turned into data.
             DecodingError: an event class cannot read its stored events (`EventVersionUnknown`, `UpcasterFailed`).
             StoreError: the store cannot be opened; or later, in a group, `StoreReplaced` for a reader.
