@@ -42,7 +42,7 @@ class AggregateType:
         self._events = EventCodecs(definition.event_classes, serializer)
         self.codecs = self._events.of_class
         self.has_personal_data = is_sealed or any(codec.has_personal_data for codec in self.codecs.values())
-        # If nothing is sealed, both functions give the same, and `unstructure` is already compiled for sealing.
+        # If nothing is sealed, both functions give the same, and `prepare` has made those of `unstructure` already.
         self._plain = serializer.plain if is_sealed else serializer.unstructure
         # Versions are part of the schema: a state made from an older version's events is not the state they give today.
         versions = {name: codec.version for name, codec in self._events.of_name.items()}

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class InlineJournal:
-    """A journal without a thread, for stores that wait for no disk: `submit` settles a write at once, if it is admitted."""
+    """A journal without a thread, for stores that wait for no disk: `submit` settles the write, once it is admitted."""
 
     def __init__(
         self,

@@ -54,13 +54,13 @@ class StepRun(Protocol):
         """Add records to the saga's stream and wait until they are on disk."""
 
     async def record_outcome(self, outcome: EffectDone | EffectFailed) -> None:
-        """Record how an effect ended and wait until it is on disk; if that fails, a later run still knows the outcome."""
+        """Record how an effect ended, and wait until it is on disk; if that fails, a later run still knows it."""
 
     def send(self, commands: Commands, key: str, timeout: float | None) -> Awaitable[list[Receipt]]:
         """Send commands with an idempotency key; several commands are sent as a transaction."""
 
     async def find_call(self, commands: Commands, key: str) -> list[Receipt] | None:
-        """The receipts that these commands of the step, with this key, got in an earlier run; None if none are found."""
+        """The receipts that these commands of the step, with this key, got in an earlier run; None if there is none."""
 
     async def find_event(self, event_type: str, where: Mapping[str, Any], after: int) -> StoredEvent | None:
         """The first event after a position with this type and these values that no earlier wait of the saga has got."""

@@ -186,7 +186,7 @@ class SagaHistory:
                 raise TypeError(f"{type(event).__name__} is no record of a saga")
 
     def after_attempts(self, state: dict[str, Any]) -> dict[str, Any]:
-        """The state after an attempt, including fields that only earlier attempts have set: a compensation needs both."""
+        """The state after an attempt, with fields that only earlier attempts have set: a compensation needs both."""
         before, earlier = self.state, self.failed_state or {}
         return {name: earlier.get(name, value) if value == before.get(name) else value for name, value in state.items()}
 

@@ -124,7 +124,7 @@ class SagaSupervisor(TrioActor):
         return await watched
 
     async def stop_running(self, seconds: float) -> None:
-        """Give the steps under way some seconds to end, and begin no others; cancel the rest, which are run again later."""
+        """Let the steps under way end within `seconds`, and begin no others; cancel the rest, to be run again later."""
         self._is_stopping = self._starter.is_stopping = True
         for run in self._running.values():
             run.is_stopping = True
