@@ -108,7 +108,7 @@ class LmdbReading:
         order: RowOrder | None,
         last: Any,
     ) -> Iterator[Any]:
-        """The rows of the ranges after `last`. With `order`, rows are sorted by the full values, which the index may cut."""
+        """The rows of the ranges after `last`. With `order`, rows are sorted by full values, not by the cut ones."""
         cut = b""
         if last is not None:
             value, key = encode_indexed(getattr(last, field)), table.key(table.key_values(last))
