@@ -133,7 +133,7 @@ class AggregateType:
         return event_type in self._events.of_name
 
     def decode_event(self, stored: StoredEvent) -> Any:
-        """Turn a stored event into an event object. Raises `UnknownEvent` or `DecodingError`."""
+        """Turn a stored event into an event object. Raises `UnknownEvent`, `DecodingError` or a `StoreError`."""
         event = self._events.decode(stored)
         if event is None:
             raise UnknownEvent(self.aggregate_class, stored.stream, stored.type, stored.position)
@@ -190,7 +190,7 @@ class AggregateType:
         return copied
 
     def decode_state(self, data: Any, aggregate_id: str) -> Aggregate:
-        """Make an aggregate with this state. Raises `DecodingError`."""
+        """Make an aggregate with this state. Raises `DecodingError` or a `StoreError`."""
         state = self._serializer.structure(data, self.aggregate_class)
         state._identify(aggregate_id)
         return state

@@ -73,7 +73,7 @@ async def recover(
 
 
 def apply_event(aggregate_type: AggregateType, state: Aggregate, stored: StoredEvent) -> None:
-    """Apply a stored event to a state. Raises `ApplierFailed`, `UnknownEvent` or `DecodingError`."""
+    """Apply a stored event to a state. Raises `ApplierFailed`, `UnknownEvent`, `DecodingError` or a `StoreError`."""
     event = aggregate_type.decode_event(stored)
     try:
         aggregate_type.appliers[type(event)](state, event)

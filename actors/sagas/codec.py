@@ -66,7 +66,7 @@ class SagaCodec:
     # --- states ---
 
     def encode_state(self, saga: Saga) -> dict[str, Any]:
-        """Turn a saga's state into plain data. Raises `EncodingError`."""
+        """Turn a saga's state into plain data. Raises `EncodingError`, `SubjectKeysUnusable`."""
         for name in saga.__eventsrc_saga__.untyped:
             _check_untyped(name, getattr(saga, name))
         data: dict[str, Any] = self._serializer.unstructure(saga)
@@ -84,7 +84,7 @@ class SagaCodec:
         return data
 
     def decode_state(self, saga_class: type[Saga], state: Mapping[str, Any]) -> Saga:
-        """Make a saga with this state. Raises `DecodingError`."""
+        """Make a saga with this state. Raises `DecodingError`, or a `StoreError` if a sealed value cannot be opened."""
         return self._serializer.structure(state, saga_class)
 
     # --- results of effects ---
@@ -116,7 +116,7 @@ class SagaCodec:
         return self._serializer.fields_data(event_class, where)
 
     def decode_event(self, stored: StoredEvent, event_class: type[E]) -> E:
-        """Decode a stored event into an object of its class. Raises `DecodingError`."""
+        """Decode a stored event as this class. Raises `DefinitionError`, `DecodingError` or a `StoreError`."""
         return cast("E", self._codecs_of(event_class).decode(stored))
 
     def _codecs_of(self, event_class: type) -> EventCodecs:

@@ -32,7 +32,7 @@ class EventStarts(Protocol):
         """The orders to start the sagas of an event."""
 
     async def followed(self, position: int) -> None:
-        """Store that the events up to a position have started their sagas."""
+        """Note that the events up to a position have started their sagas."""
 
 
 class StarterHost(Protocol):

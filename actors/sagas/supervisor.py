@@ -50,7 +50,10 @@ class SupervisorHost(SagaHost, StarterHost, Protocol):
         """Whether the saga class of this name does not let instances of its older versions go on."""
 
     def made_again(self, stream: str, cause: str) -> dict[str, Any]:
-        """Make a saga's state from its event, after an earlier attempt failed. Raises what the class raises."""
+        """Make a saga's state from its event, after an earlier attempt failed.
+
+        Raises `UnknownSaga` if the class no longer makes a saga of the event, and what the class raises.
+        """
 
 
 class SagaSupervisor(TrioActor):
