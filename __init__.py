@@ -55,6 +55,7 @@ from .actors.sagas.errors import (
     WaitTimeout,
 )
 from .actors.sagas.events import SagaAbandoned, SagaCompensated, SagaCompleted, SagaParked, SagaStarted
+from .actors.sagas.history import SagaState
 from .actors.sagas.instance import SagaInstance, SagaInstances
 from .actors.sagas.saga import Retry, Saga, starts_on, step
 from .actors.serialization.personal import Personal
@@ -124,17 +125,20 @@ from .runtime.history.projection_replay import ProjectionReplay
 from .runtime.history.replay import Progress, Replay
 from .runtime.history.trace import TracedEvent
 from .runtime.maintenance.compactor import Compaction
-from .runtime.maintenance.maintenance import Maintenance, Retention
-from .runtime.maintenance.retention import Candidate
-from .runtime.projections.steering import Lag
+from .runtime.maintenance.maintenance import Maintenance, RetentionReport
+from .runtime.maintenance.retention import CompactionCandidate
+from .runtime.maintenance.snapshot_prover import ProofCounts
+from .runtime.projections.steering import Lag, ProjectionSteering
 from .runtime.projections.view import Query, View
 from .runtime.reference import AggregateRef
 from .runtime.runtime import Runtime
 from .runtime.sagas.sagas import SagaOutcome, SagaRef
 from .runtime.subscriptions.consumer import Consumer
 from .runtime.subscriptions.dispatcher import Message
+from .storage.archive.compacted import Compacted
 from .storage.archive.errors import ArchiveUnreachable, CompactionRefused, CompactionTooSmall
 from .storage.commit import ANY, NO_STREAM, STREAM_EXISTS, ExpectedVersion
+from .storage.control.board import ParkedEvent
 from .storage.control.errors import ControlBoardFull, ControlBoardUnreadable
 from .storage.copies.errors import (
     BackupRefused,
@@ -158,6 +162,7 @@ from .storage.environment.errors import StoreUnreadable
 from .storage.errors import (
     AppendRefused,
     CommitAbandoned,
+    CommitAlreadyApplied,
     CommitTooLarge,
     CommitTooManyBytes,
     ConditionNotMet,
@@ -186,6 +191,7 @@ from .storage.errors import (
     TagInvalid,
     TooManyStreams,
     TooManyTags,
+    VerificationImpossible,
     VersionConflict,
     ViewClosed,
     ViewUnusable,
@@ -200,6 +206,7 @@ from .storage.memory import MemoryLog
 from .storage.record import StoredEvent, StreamHead
 from .storage.snapshot import Snapshot
 from .storage.store import EventStore
+from .storage.verification.verify import VerificationSummary
 
 __version__ = "0.1.0"
 
@@ -229,15 +236,17 @@ __all__ = [
     "Blame",
     "BlockingPortal",
     "CallAmbiguous",
-    "Candidate",
     "Change",
     "CheckpointInvalid",
     "CheckpointMoved",
     "CommandTimeout",
     "CommitAbandoned",
+    "CommitAlreadyApplied",
     "CommitTooLarge",
     "CommitTooManyBytes",
+    "Compacted",
     "Compaction",
+    "CompactionCandidate",
     "CompactionRefused",
     "CompactionTooSmall",
     "ConditionNotMet",
@@ -295,6 +304,7 @@ __all__ = [
     "NotInHistory",
     "NotInTrio",
     "NothingToSkip",
+    "ParkedEvent",
     "PastReadOnly",
     "PayloadInvalid",
     "Personal",
@@ -303,7 +313,9 @@ __all__ = [
     "Progress",
     "Projection",
     "ProjectionReplay",
+    "ProjectionSteering",
     "ProjectionUnavailable",
+    "ProofCounts",
     "ProofImpossible",
     "Query",
     "QueryInvalid",
@@ -320,7 +332,7 @@ __all__ = [
     "ReplaySpeedInvalid",
     "ReplayStarted",
     "ResidencyFull",
-    "Retention",
+    "RetentionReport",
     "Retry",
     "RowInvalid",
     "Rows",
@@ -341,6 +353,7 @@ __all__ = [
     "SagaParked",
     "SagaRef",
     "SagaStarted",
+    "SagaState",
     "SagaTimeout",
     "SagaWaitsForItself",
     "SchemaError",
@@ -405,6 +418,8 @@ __all__ = [
     "UnknownSubject",
     "UnknownSubscription",
     "UpcasterFailed",
+    "VerificationImpossible",
+    "VerificationSummary",
     "VersionConflict",
     "View",
     "ViewClosed",

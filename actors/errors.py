@@ -294,6 +294,7 @@ class UpcasterFailed(DecodingError):
         self.stored = stored
         self.event_class = event_class
         self.from_version = from_version
+        self.reason = reason
 
 
 class WouldDeadlock(EventSourcingError):

@@ -16,7 +16,7 @@ from .future import TrioFuture
 if TYPE_CHECKING:
     from pykka._envelope import Envelope
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("eventsrc.actor")
 
 
 class Mailbox:

@@ -30,7 +30,7 @@ RESERVED_NAMES: Final = ("saga.", "eventsrc.")
 
 
 @attrs.frozen
-class CommandType:
+class CommandDefinition:
     """What `@command` declares for a class. An `idempotency_window_seconds` of None means the runtime's default."""
 
     name: str
@@ -38,7 +38,7 @@ class CommandType:
 
 
 @attrs.frozen
-class EventType:
+class EventDefinition:
     """What `@event` declares for a class: stored name, schema version, kind, tags and upcasters."""
 
     name: str
@@ -75,7 +75,7 @@ def command(
 
     def decorate(decorated: type[C]) -> type[C]:
         frozen = _frozen(decorated)
-        setattr(frozen, _COMMAND, CommandType(frozen.__name__, idempotency_window_seconds))
+        setattr(frozen, _COMMAND, CommandDefinition(frozen.__name__, idempotency_window_seconds))
         return frozen
 
     return decorate if cls is None else decorate(cls)
@@ -133,13 +133,13 @@ def event(
             'tags=lambda event: [f"user:{event.user}"]'
         )
     _check_upcasters(name, version, {} if upcasters is None else upcasters)
-    return _declare(EventType(name, version, kind, tags, dict(upcasters or {})))
+    return _declare(EventDefinition(name, version, kind, tags, dict(upcasters or {})))
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
 def own_event(name: str, *, kind: Kind) -> Callable[[type[C]], type[C]]:
     """Make a class an event of the runtime itself: like `event`, but the name may begin with a reserved prefix."""
-    return _declare(EventType(name, 1, kind, None, {}))
+    return _declare(EventDefinition(name, 1, kind, None, {}))
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
@@ -196,10 +196,10 @@ def _takes_payload(upcaster: object) -> bool:
     return True
 
 
-def _declare(event_type: EventType) -> Callable[[type[C]], type[C]]:
+def _declare(definition: EventDefinition) -> Callable[[type[C]], type[C]]:
     def decorate(decorated: type[C]) -> type[C]:
         frozen = _frozen(decorated)
-        setattr(frozen, _EVENT, event_type)
+        setattr(frozen, _EVENT, definition)
         return frozen
 
     return decorate
@@ -214,15 +214,15 @@ def _frozen(decorated: type[C]) -> type[C]:
     return attrs.frozen(decorated)
 
 
-def command_type(cls: type) -> CommandType | None:
+def command_definition(cls: type) -> CommandDefinition | None:
     """The `@command` declaration of exactly this class; None for a class without one, even if its parent has one."""
-    declared: CommandType | None = cls.__dict__.get(_COMMAND)
+    declared: CommandDefinition | None = cls.__dict__.get(_COMMAND)
     return declared
 
 
-def event_type(cls: type) -> EventType | None:
+def event_definition(cls: type) -> EventDefinition | None:
     """The `@event` declaration of exactly this class; None for a class without one, even if its parent has one."""
-    declared: EventType | None = cls.__dict__.get(_EVENT)
+    declared: EventDefinition | None = cls.__dict__.get(_EVENT)
     return declared
 
 
@@ -249,8 +249,8 @@ def stored_version(event: type) -> int:
     return _declared(event).version
 
 
-def _declared(event: type) -> EventType:
-    stored = event_type(event)
+def _declared(event: type) -> EventDefinition:
+    stored = event_definition(event)
     if stored is None:
         raise DefinitionError(f"{event.__name__} is not an @event class, so it has no stored name.")
     return stored

@@ -19,7 +19,7 @@ from .mailbox import Mailbox, answer, answer_error
 if TYPE_CHECKING:
     from pykka._envelope import Envelope
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("eventsrc.actor")
 
 # Gives each actor a unique name, at a tenth of the cost of a uuid4.
 _URN_PREFIX: Final = f"urn:eventsrc:{uuid.uuid4().hex[:12]}"

@@ -2,36 +2,47 @@
 
 import argparse
 import importlib
-import json
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
 from ..storage.errors import EventSourcingError
-from ..storage.event_query import AnyOf
-from .arguments import checked_time_ns
 from .commands import (
+    compaction,
+    copies,
+    diff,
+    events,
     evidence,
-    housekeeping,
-    inspection,
-    moving,
+    forget,
     output,
-    past_inspection,
-    privacy,
-    replay_inspection,
-    saga_timeline,
-    steering,
-    stream_inspection,
-    tracing,
+    projections,
+    replay,
+    sagas,
+    show,
+    subscriptions,
+    trace,
     watch,
 )
-from .commands.domain_modules import add_keys
 from .commands.exit_codes import EXIT_ERROR, EXIT_INTERRUPTED
 
-TIME_FORM: Final = "ISO 8601; UTC unless it has a zone"
+COMMANDS: Final = (
+    events,
+    show,
+    replay,
+    diff,
+    trace,
+    copies,
+    evidence,
+    compaction,
+    forget,
+    watch,
+    projections,
+    subscriptions,
+    sagas,
+)
+"""The modules of the commands, in the order of `eventsrc --help`."""
 DEMOS_MODULE: Final = "eventsrc.demos"
 BENCHMARK_MODULE: Final = "eventsrc.runtime.benchmarks.benchmark"
 """Imported when it is run: that takes a tenth of a second, for which no other command is to wait."""
@@ -140,40 +151,8 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("demo", help="run a demo: eventsrc demo [NAME]")
     commands.add_parser("bench", help="measure on this disk")
 
-    streams = _reading(commands, "streams", "list the streams of a store")
-    streams.add_argument("--category", help="only this category")
-    streams.set_defaults(run=inspection.print_streams)
-
-    events = _reading(commands, "events", "list events by position")
-    events.add_argument("--stream", help="only this stream")
-    inspection.add_filters(events, _pair)
-    inspection.add_correlation(events, "only with this correlation id; trace tells what led to what")
-    events.add_argument("--subject", help="only what holds personal data of this subject")
-    events.add_argument("--unseal", action="store_true", help="show personal data as they are, by their keys")
-    add_keys(events)
-    events.add_argument("--after", type=_count, default=0, metavar="POSITION", help="only after this position")
-    events.add_argument("--before", type=_count, metavar="POSITION", help="only before this position")
-    events.add_argument("--since", type=_time, metavar="TIME", help=f"only from this time on ({TIME_FORM})")
-    events.add_argument("--until", type=_time, metavar="TIME", help=f"only before this time ({TIME_FORM})")
-    events.add_argument("--limit", type=_positive, metavar="N", help="at most so many, 1 or more")
-    events.add_argument("--follow", action="store_true", help="go on with new events until interrupted")
-    events.set_defaults(run=inspection.print_events)
-
-    stream_inspection.add_commands(partial(_reading, commands), _count, _time)
-    replay_inspection.add_commands(partial(_reading, commands), _count, _time, _pair)
-    past_inspection.add_commands(partial(_reading, commands), _count)
-    tracing.add_commands(partial(_reading, commands), _positive)
-    moving.add_commands(partial(_reading, commands), _count, _time)
-    evidence.add_commands(partial(_reading, commands), _count)
-    housekeeping.add_commands(partial(_reading, commands))
-    privacy.add_commands(partial(_reading, commands))
-
-    watching = _reading(commands, "watch", "see what a store's runtime is doing, as it does it")
-    watching.add_argument("--seconds", type=_count, metavar="N", help="end after so long; without it when interrupted")
-    watching.set_defaults(run=watch.print_watch)
-
-    steering.add_commands(partial(_reading, commands))
-    saga_timeline.add_commands(partial(_reading, commands))
+    for module in COMMANDS:
+        module.add_commands(partial(_reading, commands))
     return parser
 
 
@@ -188,46 +167,3 @@ def _reading(
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.set_defaults(check=lambda _: None)
     return parser
-
-
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"give a whole number, not {text!r}") from None
-
-
-def _count(text: str) -> int:
-    number = _whole(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError("must not be negative")
-    return number
-
-
-def _positive(text: str) -> int:
-    number = _whole(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return min(number, sys.maxsize)
-
-
-def _pair(text: str) -> tuple[str, AnyOf]:
-    """Metadata: a text, or what it means in JSON: 3 is the number and the text, "3" in quotes the text alone."""
-    key, separator, value = text.partition("=")
-    if not separator:
-        raise argparse.ArgumentTypeError("write KEY=VALUE")
-    try:
-        meant = json.loads(value)
-    except ValueError:
-        return key, AnyOf((value,))
-    return key, AnyOf((meant,) if isinstance(meant, str) else (value, meant))
-
-
-def _time(text: str) -> int:
-    """UTC nanoseconds; a time without a zone is taken as UTC, as times are printed."""
-    try:
-        time = datetime.fromisoformat(text)
-        in_utc = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError("write a time as 2026-01-31T12:00:00Z") from None
-    return checked_time_ns("time", in_utc)

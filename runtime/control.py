@@ -51,6 +51,7 @@ class Control:
     def __init__(
         self,
         board: ControlBoard,
+        *,
         projections: Projections,
         subscriptions: Subscriptions,
         numbers: Callable[[], dict[str, Any]],

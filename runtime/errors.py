@@ -20,6 +20,7 @@ class UnknownAggregate(EventSourcingError):
             f"{', '.join(known) or 'none'}."
         )
         self.aggregate = aggregate
+        self.known = known
 
 
 class ArgumentInvalid(EventSourcingError, ValueError):
@@ -87,6 +88,7 @@ class ShutdownTimeout(EventSourcingError):
             "were not begun and take no effect. Everything that was answered is on disk."
         )
         self.streams = tuple(streams)
+        self.seconds = seconds
 
 
 class UnknownProjection(EventSourcingError):
@@ -100,6 +102,8 @@ class UnknownProjection(EventSourcingError):
             f"The runtime was not opened with {name}; it has {', '.join(known) or 'none'}. "
             "Give it to Runtime.open(projections=[...]), and for the past to as_of(projections=[...])."
         )
+        self.projection = projection
+        self.known = known
 
 
 class NotInHistory(EventSourcingError):
@@ -132,6 +136,7 @@ class UnknownEventType(EventSourcingError):
         self.path = path
         self.event_type = event_type
         self.near = tuple(near)
+        self.known = known
 
 
 class TransactionTooLarge(LimitExceeded):
@@ -202,6 +207,7 @@ class ViewTooOld(EventSourcingError):
         """The error of its projection, which says why it is behind; empty when there is none."""
         self.receipt: Receipt | None = None
         """Of the command that waited, whose events are on disk; None for a query."""
+        self.seconds = seconds
 
 
 class ViewStillRemembers(EventSourcingError):
@@ -221,6 +227,7 @@ class ViewStillRemembers(EventSourcingError):
         """What its projection was doing: "catching_up", "retrying", ..."""
         self.reason = reason
         """The error of its projection; empty when there is none."""
+        self.seconds = seconds
 
 
 class RuntimeReadOnly(EventSourcingError):
@@ -258,6 +265,7 @@ class ReadersFull(EventSourcingError):
             "folder of its own: Runtime.open(..., views=...)."
         )
         self.path = path
+        self.bound = bound
 
 
 class SubscriptionDeleted(EventSourcingError):
@@ -291,6 +299,8 @@ class SignalKnown(EventSourcingError):
 
     def __init__(self, saga_id: str, signal: str) -> None:
         super().__init__(f"The saga {saga_id!r} has the signal {signal!r} already; the first one counts.")
+        self.saga_id = saga_id
+        self.signal = signal
 
 
 class SubscriptionFull(EventSourcingError):
@@ -331,6 +341,8 @@ class SubscriptionFilterDiffers(EventSourcingError):
             f"consumer's ({other or 'any event'}). Consume it with the same one, or under another name."
         )
         self.name = name
+        self.wanted = wanted
+        self.other = other
 
 
 class SubscriptionDiverged(EventSourcingError):
@@ -391,6 +403,7 @@ class UnknownSubject(EventSourcingError):
             "file: it is the one that belongs to the store."
         )
         self.subject = subject
+        self.path = path
 
 
 class SagaHoldsSubject(EventSourcingError):

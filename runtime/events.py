@@ -26,7 +26,7 @@ STREAMS_PER_CHECKPOINT: Final = 100
 
 
 @attrs.frozen(kw_only=True)
-class Wanted:
+class EventFilter:
     """What is asked of the log; the arguments of `Runtime.events`, checked. Equal where the same is asked."""
 
     query: EventQuery
@@ -43,7 +43,7 @@ class Wanted:
         metadata: Mapping[str, Any] | None = None,
         correlation_id: str | None = None,
         after: int = 0,
-    ) -> "Wanted":
+    ) -> "EventFilter":
         """Raises `DefinitionError` for a class that is no event, `ArgumentInvalid` for what cannot be asked."""
         if stream is not None and not isinstance(stream, str):
             raise ArgumentInvalid("stream", stream, "give the name of one, such as 'account-ann'")
@@ -81,7 +81,7 @@ def _check(argument: str, value: object, query: Callable[[], EventQuery]) -> Non
 
 def read_events(
     store: EventReader,
-    wanted: Sequence[Wanted],
+    wanted: Sequence[EventFilter],
     *,
     before: int | None,
     since: datetime | None,

@@ -34,6 +34,7 @@ from ..actors.background import in_background
 from ..actors.errors import EncodingError, RuntimeClosed
 from ..actors.future import TrioFuture
 from ..actors.journal.journal import CommitSeries, Journal, Write
+from ..actors.messages import SAGA_STEP
 from ..actors.sagas.instance import ENDING_TYPES
 from ..actors.sagas.supervisor import SagaSupervisor
 from ..actors.serialization.sealing import key_tag
@@ -92,6 +93,7 @@ class Forgetting:
 
     def __init__(
         self,
+        *,
         keys: SubjectKeys,
         store: EventStore,
         journal: Journal,
@@ -214,7 +216,7 @@ class Forgetting:
         if isinstance(self._store, EventLog):
             await trio.to_thread.run_sync(drop_unclaimed_views, Path(self._store.path))
         self._projections.forget(position)
-        await trio.to_thread.run_sync(self._keys.forgotten, subject)
+        await trio.to_thread.run_sync(self._keys.finish_forgetting, subject)
         logger.info("forgotten", extra={"events": events, "streams": len(streams), "position": position})
         return Forgotten(subject, events, sorted(streams), position)
 
@@ -323,4 +325,4 @@ def _check_encodable(metadata: Mapping[str, Any], limits: Limits) -> None:
 
 def _is_under_way(newest: StoredEvent) -> bool:
     """Whether the newest event of a stream is one of a saga that has not ended."""
-    return newest.kind == "saga_step" and newest.type not in ENDING_TYPES
+    return newest.kind == SAGA_STEP and newest.type not in ENDING_TYPES

@@ -28,11 +28,11 @@ from ..storage.past import PastLog
 from ..storage.query import find_streams
 from ..storage.reader import LogReader
 from ..storage.record import StoredEvent, StreamHead
-from ..storage.verification.verify import Summary
+from ..storage.verification.verify import VerificationSummary
 from .arguments import check_count
 from .classes import check_class
 from .errors import ArgumentInvalid, NoPlaceForProgress, NotInHistory, PastReadOnly, UnknownAggregate
-from .events import STREAMS_PER_CHECKPOINT, Wanted, read_events, with_subject
+from .events import STREAMS_PER_CHECKPOINT, EventFilter, read_events, with_subject
 from .history.aggregate_replay import AggregateReplay
 from .history.errors import UnknownCorrelation
 from .history.history import Blame, Difference, blame, difference, position_of
@@ -111,7 +111,7 @@ class Reading:
         """
         filters: dict[str, Any] = {"stream": stream, "types": types, "category": category, "metadata": metadata}
         filters |= {"correlation_id": correlation_id, "after": after}
-        wanted = [Wanted.of(**filters, tag=tags) for tags in with_subject(tag, subject, self._keys)]
+        wanted = [EventFilter.of(**filters, tag=tags) for tags in with_subject(tag, subject, self._keys)]
         return read_events(
             self._store, wanted, before=before, since=since, until=until, limit=limit, backwards=backwards
         )
@@ -165,7 +165,7 @@ class Reading:
         """
         check_count("batch_size", batch_size, least=1)
         check_count("after", after, least=0)
-        wanted = Wanted.of(stream=stream, types=types, category=category, tag=tag)
+        wanted = EventFilter.of(stream=stream, types=types, category=category, tag=tag)
         return Batches(Subscription(self.feed, partial(wanted.batches, self._store), after, batch_size).fetch)
 
     def consume(
@@ -196,7 +196,7 @@ class Reading:
             PastReadOnly: the runtime is one of `as_of`.
 
         """
-        wanted = Wanted.of(types=types, category=category, tag=tag)
+        wanted = EventFilter.of(types=types, category=category, tag=tag)
         return self.subscriptions.consume(name, wanted, after)
 
     @property
@@ -356,7 +356,7 @@ class Reading:
             raise UnknownCorrelation(self._store.path, correlation_id)
         return traced(found)
 
-    async def backup(self, destination: str | os.PathLike[str]) -> Summary:
+    async def backup(self, destination: str | os.PathLike[str]) -> VerificationSummary:
         """Copy the store into a new folder while commands go on, and verify the copy.
 
         The folder is there as a whole or not at all. Raises `DestinationExists`, `DestinationOverlaps`,

@@ -247,15 +247,24 @@ class AggregateRef(Generic[A]):
         expected_version: ExpectedVersion | None = None,
         idempotency_key: str | None = None,
         timeout: float | None = None,
+        correlation_id: str | None = None,
+        metadata: Mapping[str, object] | None = None,
+        wait_for: Sequence[type[Projection]] = (),
     ) -> Receipt:
-        """End the aggregate with a `Deleted` event: `ask` with the command `Delete`.
+        """End the aggregate with a `Deleted` event: `ask` with the command `Delete`, and the same arguments.
 
         Its history stays; further commands, and `state`, get `AggregateDeleted`, until it is sent `Recreate`.
 
         Raises `Rejected` where there is nothing to delete or the domain refuses, and what `ask` raises.
         """
         return await self.ask(
-            Delete(reason), expected_version=expected_version, idempotency_key=idempotency_key, timeout=timeout
+            Delete(reason),
+            expected_version=expected_version,
+            idempotency_key=idempotency_key,
+            timeout=timeout,
+            correlation_id=correlation_id,
+            metadata=metadata,
+            wait_for=wait_for,
         )
 
     async def version(self) -> int:

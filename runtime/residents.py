@@ -37,6 +37,7 @@ class Residents:
     def __init__(
         self,
         nursery: trio.Nursery,
+        *,
         store: EventStore,
         journal: Journal,
         limits: Limits,
@@ -149,7 +150,7 @@ class Residents:
         """Wait until no handler is under way any more that began before, but for that of the actor that is `asking`."""
         for actor in list(self._actors.values()):
             if actor is not asking and actor.has_personal_data:
-                await actor.forgotten()
+                await actor.until_reloaded()
 
     @property
     def in_hand_of_this_task(self) -> AggregateActor | None:

@@ -4,7 +4,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Final, Literal, TypeVar
@@ -49,7 +49,7 @@ from .reading import Reading
 from .reference import AggregateRef
 from .residents import Residents
 from .router import Router
-from .sagas.running_sagas import RunningSagas
+from .sagas.saga_methods import SagaMethods
 from .sagas.sagas import Sagas
 from .schema_check import check_stored_events
 from .subscriptions.subscriptions import Subscriptions
@@ -62,7 +62,7 @@ logger = logging.getLogger("eventsrc.runtime")
 DEFAULT_LIMITS: Final = Limits()
 
 
-class Runtime(Reading, RunningSagas, Figures):
+class Runtime(Reading, SagaMethods, Figures):
     """Aggregates, their actors and their log. Make one with `Runtime.open`; use it on the trio thread."""
 
     def __init__(
@@ -93,15 +93,14 @@ class Runtime(Reading, RunningSagas, Figures):
         self._maintenance: Maintenance | None = None
         self._forgetting: Forgetting | None = None
         if isinstance(store, EventLog) or not isinstance(store, LogReader | PastLog):
-            self._start_writing(nursery, store, limits, wall_clock)
+            self._start_writing(nursery, store)
         elif isinstance(store, LogReader):
             nursery.start_soon(in_background, follow, store, self.feed, name="eventsrc reader")
         self._router = Router(store, limits, self._projections, self._residents)
         nursery.start_soon(in_background, self._router.deadlines.run, name="eventsrc deadlines")
 
-    def _start_writing(
-        self, nursery: trio.Nursery, store: EventStore, limits: Limits, wall_clock: Callable[[], int]
-    ) -> None:
+    def _start_writing(self, nursery: trio.Nursery, store: EventStore) -> None:
+        limits, wall_clock = self.limits, self._wall_clock
         journal_class = InlineJournal if isinstance(store, MemoryLog) else ThreadJournal
         self._journal = journal_class(
             store,
@@ -111,12 +110,30 @@ class Runtime(Reading, RunningSagas, Figures):
             before_commit=(lambda: None) if self._keys is None else self._keys.flush,
         )
         self._projections.on_advance = self._journal.admission.release
-        self._maintenance = Maintenance(store, self._journal, self._types, limits, wall_clock, self._type_of)
-        self._residents = Residents(nursery, store, self._journal, limits, wall_clock, self._maintenance.prover.taken)
+        self._maintenance = Maintenance(
+            store, self._journal, types=self._types, limits=limits, wall_clock=wall_clock, type_of=self._type_of
+        )
+        self._residents = Residents(
+            nursery,
+            store=store,
+            journal=self._journal,
+            limits=limits,
+            wall_clock=wall_clock,
+            snapshot_taken=self._maintenance.prover.taken,
+        )
         self._maintenance.prover.on_quarantine = self._residents.load_again
         if self._keys is not None:
-            parts = (self._keys, store, self._journal, self._residents, self._projections, nursery)
-            self._forgetting = Forgetting(*parts, self._maintenance, limits, wall_clock)
+            self._forgetting = Forgetting(
+                keys=self._keys,
+                store=store,
+                journal=self._journal,
+                residents=self._residents,
+                projections=self._projections,
+                nursery=nursery,
+                maintenance=self._maintenance,
+                limits=limits,
+                wall_clock=wall_clock,
+            )
             nursery.start_soon(in_background, self._forgetting.finish_interrupted, name="eventsrc forgetting")
         nursery.start_soon(in_background, self._maintenance.run, name="eventsrc maintenance")
         nursery.start_soon(in_background, self._residents.passivate_idle, name="eventsrc passivation")
@@ -125,12 +142,6 @@ class Runtime(Reading, RunningSagas, Figures):
         self, nursery: trio.Nursery, home: Home, projections: Sequence[type[Projection]], sagas: Sequence[type[Saga]]
     ) -> None:
         logger.info("opened", extra={"path": self._store.path, "position": self._store.last_position})
-        await self._follow(nursery, home, projections)
-        await self._open_sagas(nursery, home, sagas)
-        self._take_requests(nursery, home)
-
-    async def _follow(self, nursery: trio.Nursery, home: Home, projections: Sequence[type[Projection]]) -> None:
-        """Start what follows the log."""
         await self._projections.open(projections, home.views_of, home.board)
         if isinstance(self._store, LogReader) and not isinstance(self._store, EventLog):
             told = self.subscribe(types=SUBJECT_FORGOTTEN, after=self._projections.forgotten_position)
@@ -138,27 +149,47 @@ class Runtime(Reading, RunningSagas, Figures):
         if self._journal is not None and self._projections.slow_writers_down:
             self._journal.admission.admits = self._projections.admits
         if home.board is not None and not isinstance(self._store, PastLog):
-            parts = (nursery, self._store, self.feed, self.limits, home.board, self._wall_clock)
-            self._subscriptions = Subscriptions(*parts, keeps_progress=not home.is_numbered)
+            self._subscriptions = Subscriptions(
+                nursery,
+                store=self._store,
+                feed=self.feed,
+                limits=self.limits,
+                board=home.board,
+                wall_clock=self._wall_clock,
+                keeps_progress=not home.is_numbered,
+            )
             await self._subscriptions.open()
+        if sagas:
+            await self._open_sagas(nursery, home, sagas)
+        # What is asked from outside is done once everything that it may be about is there.
+        if home.board is not None and home.board.waits and self._subscriptions is not None:
+            self._control = Control(
+                home.board,
+                projections=self._projections,
+                subscriptions=self._subscriptions,
+                numbers=self._numbers,
+                sagas=self._sagas,
+                maintenance=self._maintenance,
+                forgetting=self._forgetting,
+            )
+            nursery.start_soon(in_background, self._control.run, name="eventsrc control")
 
     async def _open_sagas(self, nursery: trio.Nursery, home: Home, classes: Sequence[type[Saga]]) -> None:
-        if not classes:
-            return
         assert home.board is not None, "sagas have a view, and views have a home"
-        parts = (self._type_of, self._router, self._store, self.feed, self._serializer, self._codecs)
-        sagas = Sagas(nursery, classes, *parts)
+        sagas = Sagas(
+            nursery,
+            classes,
+            type_of=self._type_of,
+            router=self._router,
+            store=self._store,
+            feed=self.feed,
+            serializer=self._serializer,
+            codecs=self._codecs,
+        )
         await sagas.open(self._projections, home.board)
         self._sagas = sagas
         if self._forgetting is not None:
             self._forgetting.sagas = sagas.supervisor
-
-    def _take_requests(self, nursery: trio.Nursery, home: Home) -> None:
-        """Do what is asked from outside, once everything that it may be about is there."""
-        if home.board is not None and home.board.waits and self._subscriptions is not None:
-            parts = (self._projections, self._subscriptions, self._numbers, self._sagas, self._maintenance)
-            self._control = Control(home.board, *parts, self._forgetting)
-            nursery.start_soon(in_background, self._control.run, name="eventsrc control")
 
     @classmethod
     @asynccontextmanager
@@ -209,7 +240,8 @@ class Runtime(Reading, RunningSagas, Figures):
         failure: BaseException | None = None
         try:
             # Around the nursery: what runs there may still be writing to it in a worker thread.
-            await trio.to_thread.run_sync(_look_at_stored, opened, codecs, aggregate_types.values(), subject_keys)
+            await trio.to_thread.run_sync(forget_again, opened, subject_keys)
+            await trio.to_thread.run_sync(check_stored_events, opened, codecs, aggregate_types.values())
             async with home_of(opened, projections, views) as home, trio.open_nursery() as keeper:
                 nursery = await nursery_within(keeper)
                 # Failures are raised again outside of the nursery, which would wrap them in a group.
@@ -416,10 +448,3 @@ class Runtime(Reading, RunningSagas, Figures):
             await self._residents.stop()
         if scope.cancelled_caught and len(self._residents):
             raise ShutdownTimeout(self.limits.shutdown_seconds, self._residents.streams)
-
-
-def _look_at_stored(
-    store: Opened, codecs: EventCodecs, types: Iterable[AggregateType], keys: SubjectKeys | None
-) -> None:
-    forget_again(store, keys)
-    check_stored_events(store, codecs, types)

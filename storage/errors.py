@@ -44,6 +44,7 @@ class ViewUnusable(StoreError):
             f"The view in {path!r} cannot be opened: {reason}. Look at the disk, and at the limits of this process. A "
             "view holds nothing that the log does not: where it is damaged, delete the folder and it is made anew.",
         )
+        self.reason = reason
 
 
 class ViewClosed(StoreError):
@@ -140,6 +141,7 @@ class StoreFull(StoreError):
                 "was answered is lost: free some space and send the command again."
             )
         super().__init__(path, message)
+        self.reason = reason
 
 
 class FileWriteFailed(StoreError):
@@ -165,6 +167,7 @@ class StoreWriteFailed(StoreError):
             f"Writing to the store {path} failed ({reason}). The store was reopened and does not hold this commit: "
             "look at the disk, then send the command again.",
         )
+        self.reason = reason
 
 
 class StoreOutcomeUnknown(StoreError):
@@ -178,6 +181,7 @@ class StoreOutcomeUnknown(StoreError):
             f"A write to the store {path} failed and the store cannot be read any more ({reason}). Whether the commit "
             "is stored shows when it can be opened again: ask again then, with the same idempotency key.",
         )
+        self.reason = reason
 
 
 class CorruptRecord(StoreError):
@@ -192,6 +196,7 @@ class CorruptRecord(StoreError):
             "everything that is wrong, and restore the store from a backup.",
         )
         self.position = position
+        self.reason = reason
 
 
 class AppendRefused(EventSourcingError):
@@ -280,6 +285,7 @@ class StreamNameInvalid(EventSourcingError):
     def __init__(self, stream: str, reason: str) -> None:
         super().__init__(f"{stream[:80]!r} cannot name a stream: {reason}.")
         self.stream = stream
+        self.reason = reason
 
 
 class LimitExceeded(AppendRefused):
@@ -328,6 +334,7 @@ class EventTooLarge(LimitExceeded):
         advice: str = "Store large data elsewhere and its reference in the event.",
     ) -> None:
         super().__init__(f"Bytes of event {event_type!r} for stream {stream!r}", size_bytes, bound, advice)
+        self.event_type = event_type
 
 
 class CommitTooLarge(LimitExceeded):
@@ -353,6 +360,7 @@ class PayloadInvalid(AppendRefused):
         super().__init__(f"An event {event_type!r} for stream {stream!r} cannot be encoded: {reason}.")
         self.stream = stream
         self.event_type = event_type
+        self.reason = reason
 
 
 class TooManyTags(LimitExceeded):
@@ -371,6 +379,8 @@ class TagInvalid(AppendRefused):
         super().__init__(f"{tag!r} cannot be a tag of event {event_type!r}: {reason}.")
         self.stream = stream
         self.tag = tag
+        self.event_type = event_type
+        self.reason = reason
 
 
 class ConditionNotMet(AppendRefused):

@@ -15,7 +15,7 @@ import attrs
 
 from ..errors import DefinitionError, Rejected, StateReadOnly
 from ..marked_methods import mark_of, names_in
-from ..messages import check_names, command_type, event_type
+from ..messages import check_names, command_definition, event_definition
 from ..serialization.annotations import alternatives
 from ..state_fields import check_field, check_no_init
 from .snapshot_policy import Snapshots
@@ -227,7 +227,9 @@ def _parameter_classes(
     cls: type, function: Callable[..., Any], role: str, local_names: Mapping[str, Any]
 ) -> tuple[type, ...]:
     where = f"{cls.__name__}.{function.__name__}"
-    wanted, declared = ("a @command class", command_type) if role == "handles" else ("an @event class", event_type)
+    wanted, declared = (
+        ("a @command class", command_definition) if role == "handles" else ("an @event class", event_definition)
+    )
     parameters = list(inspect.signature(function).parameters.values())[1:]
     if len(parameters) != 1:
         raise DefinitionError(f"{where} has @{role}, so it takes self and one parameter, annotated with {wanted}.")
@@ -247,7 +249,7 @@ def _check_promises(
     """Check that every event in a handler's return annotation is applied."""
     for function in dict.fromkeys(handlers.values()):
         for promised in _mentioned_classes(_hints(cls, function, local_names).get("return")):
-            if event_type(promised) is not None and promised not in appliers:
+            if event_definition(promised) is not None and promised not in appliers:
                 raise DefinitionError(
                     f"{cls.__name__}.{function.__name__} returns {promised.__name__}, which nothing applies. Add a "
                     f"method to {cls.__name__}: @applies def ...(self, event: {promised.__name__}) -> None."

@@ -22,7 +22,7 @@ from ..trio_actor import TrioActor
 from .aggregate import Aggregate
 from .aggregate_type import AggregateType
 from .decision import Decision, encode_decision
-from .host import Host
+from .host import AggregateHost
 from .idempotency import IdempotencyKeys
 from .pipeline import Pipeline
 from .recovery import recover
@@ -38,7 +38,7 @@ logger = logging.getLogger("eventsrc.aggregate")
 class AggregateActor(TrioActor):
     """Started by the runtime. Handles the messages `Request`, `Requests`, `StateQuery` and `Hold`."""
 
-    def __init__(self, host: Host, aggregate_type: AggregateType, stream: str, aggregate_id: str) -> None:
+    def __init__(self, host: AggregateHost, aggregate_type: AggregateType, stream: str, aggregate_id: str) -> None:
         self.stream = stream
         super().__init__(mailbox_capacity=host.limits.mailbox_commands_max)
         self.last_used = 0.0
@@ -200,7 +200,7 @@ class AggregateActor(TrioActor):
                     for later in range(index + 1, len(requests)):
                         answers.put(later, _ended(self.stream))
                     raise
-        self.keys.forget()
+        self.keys.drop_looked_up()
 
     def _handle(self, request: Request, reply: Reply) -> Awaitable[None] | None:
         """Decide one command and queue its answer. Returns an awaitable if anything is left to await."""
@@ -383,7 +383,7 @@ class AggregateActor(TrioActor):
         self._broken = self._broken or error
         self._pipeline.drop_snapshots()
 
-    async def forgotten(self) -> None:
+    async def until_reloaded(self) -> None:
         """Wait until nothing is decided on the distrusted state any more: a handler may be running on it."""
         while self._broken is not None and (self._busy or self.actor_inbox) and not self.actor_stopped.is_set():
             self._rested = self._rested or trio.Event()

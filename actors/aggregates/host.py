@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .aggregate_actor import AggregateActor
 
 
-class Host(Protocol):
+class AggregateHost(Protocol):
     """Implemented by the runtime."""
 
     store: EventStore

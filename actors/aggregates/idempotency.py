@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from ...storage.commit import IdempotencyEntry
 from ...storage.limits import Limits
 from ...storage.record import NS_PER_SECOND
-from ..messages import command_type
+from ..messages import command_definition
 from .aggregate_type import AggregateType
-from .host import Host
+from .host import AggregateHost
 from .receipt import Receipt
 from .request import Request
 from .turn import Reply, Turn
@@ -18,7 +18,7 @@ class IdempotencyKeys:
 
     __slots__ = ("_host", "_in_flight", "_looked_up", "_stream", "_type")
 
-    def __init__(self, host: Host, aggregate_type: AggregateType, stream: str) -> None:
+    def __init__(self, host: AggregateHost, aggregate_type: AggregateType, stream: str) -> None:
         self._host = host
         self._type = aggregate_type
         self._stream = stream
@@ -26,10 +26,10 @@ class IdempotencyKeys:
         self._looked_up: dict[str, IdempotencyEntry | None] | None = None
 
     def look_up(self, requests: Iterable[Request]) -> None:
-        """Read the keys of several commands from the log at once. Call `forget` when the commands are decided."""
+        """Read the keys of several commands from the log at once. Call `drop_looked_up` when they are decided."""
         self._looked_up = self._read([request.idempotency_key for request in requests])
 
-    def forget(self) -> None:
+    def drop_looked_up(self) -> None:
         """Drop what `look_up` found."""
         self._looked_up = None
 
@@ -88,6 +88,6 @@ class IdempotencyKeys:
 
 def window_seconds(command: object, limits: Limits) -> float:
     """How long the idempotency key of a command is remembered, in seconds."""
-    declared = command_type(type(command))
+    declared = command_definition(type(command))
     own = None if declared is None else declared.idempotency_window_seconds
     return limits.idempotency_window_seconds if own is None else own

@@ -15,7 +15,7 @@ from ...storage.errors import EventSourcingError
 from ..journal.journal import CommitSeries, Write
 from .aggregate import Aggregate
 from .aggregate_type import AggregateType
-from .host import Host
+from .host import AggregateHost
 from .idempotency import IdempotencyKeys
 from .snapshot_keeper import SnapshotKeeper
 from .turn import Reply, Turn
@@ -46,7 +46,7 @@ class Pipeline:
 
     def __init__(
         self,
-        host: Host,
+        host: AggregateHost,
         aggregate_type: AggregateType,
         stream: str,
         on_settled: Callable[[Appended | EventSourcingError], None],

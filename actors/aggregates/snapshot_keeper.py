@@ -12,7 +12,7 @@ from ...storage.record import NS_PER_SECOND
 from ...storage.snapshot import Snapshot
 from .aggregate import Aggregate
 from .aggregate_type import AggregateType
-from .host import Host
+from .host import AggregateHost
 from .recovery import Recovered
 from .snapshot_policy import Snapshots
 from .turn import Turn
@@ -25,7 +25,7 @@ class SnapshotKeeper:
 
     __slots__ = ("_host", "_policy", "_size_bytes", "_stream", "_time_ns", "_type")
 
-    def __init__(self, host: Host, aggregate_type: AggregateType, stream: str) -> None:
+    def __init__(self, host: AggregateHost, aggregate_type: AggregateType, stream: str) -> None:
         self._host = host
         self._type = aggregate_type
         self._stream = stream

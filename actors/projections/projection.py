@@ -14,7 +14,7 @@ import attrs
 from ...storage.record import StoredEvent
 from ..errors import DefinitionError
 from ..marked_methods import mark_of, names_in
-from ..messages import check_names, event_type
+from ..messages import check_names, event_definition
 from ..serialization.annotations import alternatives
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -101,7 +101,7 @@ def on(*event_classes: type) -> Callable[[F], F]:
     Raises `DefinitionError` for no classes, or a class that is no event class.
     """
     for event_class in event_classes:
-        if not isinstance(event_class, type) or event_type(event_class) is None:
+        if not isinstance(event_class, type) or event_definition(event_class) is None:
             raise DefinitionError(f"@on takes @event classes, and {event_class!r} is none.")
     if not event_classes:
         raise DefinitionError("@on needs the event classes that the method is for: @on(Deposited).")

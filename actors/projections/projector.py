@@ -113,11 +113,6 @@ class Projector(TrioActor):
         """The position up to which the view shows the effects of all events, and of no later ones."""
         return self._shown.position
 
-    @property
-    def session(self) -> ViewSession:
-        """The session that applies the events."""
-        return self._session
-
     def on_start(self) -> None:
         self._host.feed.listen(self, self.wake)
         self.wake()

@@ -347,8 +347,17 @@ class SagaContext:
     ) -> WaitBegun:
         # The wait cancels commands that the step's tasks have sent and that have no answer yet.
         took_effect = self._run.took_effect or bool(self._run.uncertain)
-        values = dict(where or {})
-        return WaitBegun(self._scope, call, until_ns, event_type, values, after, signal, took_effect, event_version)
+        return WaitBegun(
+            self._scope,
+            call,
+            until_ns,
+            event_type=event_type,
+            where=dict(where or {}),
+            after=after,
+            signal=signal,
+            took_effect=took_effect,
+            event_version=event_version,
+        )
 
     async def _wait(self, known: WaitBegun | None, begun: WaitBegun) -> None:
         """Leave the step; return only if the wait has timed out."""

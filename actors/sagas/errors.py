@@ -29,6 +29,8 @@ class UnknownSignal(EventSourcingError):
             f'Declare it: class {saga.__name__}(Saga, signals=["{signal}"]).'
         )
         self.signal = signal
+        self.saga = saga
+        self.known = known
 
 
 class SagaEnded(EventSourcingError):
@@ -106,6 +108,7 @@ class WaitInvalid(EventSourcingError, ValueError):
         )
         self.argument = argument
         self.value = value
+        self.seconds_max = seconds_max
 
 
 class SagaTimeout(EventSourcingError, trio.TooSlowError):
@@ -160,6 +163,7 @@ class StepsChanged(EventSourcingError):
         )
         self.begun = begun
         self.first = first
+        self.saga = saga
 
 
 class SagaWaitsForItself(EventSourcingError):

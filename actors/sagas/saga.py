@@ -30,7 +30,7 @@ from ...storage.errors import StreamNameInvalid
 from ...storage.names import check_stream_name
 from ..errors import DefinitionError
 from ..marked_methods import mark_of, names_in
-from ..messages import event_type
+from ..messages import event_definition
 from ..serialization.annotations import own_annotations
 from ..state_fields import check_field, check_no_init
 
@@ -204,7 +204,7 @@ def starts_on(event_class: type) -> Callable[[M], M]:
 
     Raises `DefinitionError` if `event_class` is no event class, or when used on a class.
     """
-    if not isinstance(event_class, type) or event_type(event_class) is None:
+    if not isinstance(event_class, type) or event_definition(event_class) is None:
         raise DefinitionError(f"@starts_on takes an @event class, not {event_class!r}.")
 
     def decorate(method: M) -> M:

@@ -270,7 +270,7 @@ class SagaSupervisor(TrioActor):
     # --- running ---
 
     def _make_ready(self, stream: str) -> None:
-        self._forget(stream)
+        self._stop_waiting(stream)
         self._ready.append(stream)
         self._start_ready()
 
@@ -295,7 +295,7 @@ class SagaSupervisor(TrioActor):
             self._launch(stream, run)
 
     def _launch(self, stream: str, run: SagaRun) -> None:
-        self._forget(stream)
+        self._stop_waiting(stream)
         self._running[stream] = run
         self._nursery.start_soon(in_background, self._run, stream, run, name=stream)
 
@@ -369,7 +369,7 @@ class SagaSupervisor(TrioActor):
         else:
             self._alarms.set(stream, wake_ns)
 
-    def _forget(self, stream: str) -> None:
+    def _stop_waiting(self, stream: str) -> None:
         self._alarms.clear(stream)
         self._signal_waits.discard(stream)
         self._waits.remove(stream)
@@ -377,7 +377,7 @@ class SagaSupervisor(TrioActor):
     async def _keep_time(self) -> None:
         while True:
             for stream in await self._alarms.due():
-                self._forget(stream)
+                self._stop_waiting(stream)
                 self._ready.append(stream)
             self._start_ready()
 
@@ -398,7 +398,7 @@ class SagaSupervisor(TrioActor):
         batch = next_events(self._host.store, types, self._position, until) if types else []
         for event in batch:
             for stream in self._waits.concerned(event):
-                self._forget(stream)
+                self._stop_waiting(stream)
                 self._ready.append(stream)
         # A saga that comes to rest from here on checks the events up to this one itself.
         self._position = batch[-1].position if len(batch) == FOLLOW_BATCH_EVENTS else until

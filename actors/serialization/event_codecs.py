@@ -10,7 +10,7 @@ import msgspec
 from ...storage.errors import StoreError, described
 from ...storage.record import Kind, StoredEvent
 from ..errors import DecodingError, EventVersionUnknown, UpcasterFailed
-from ..messages import SAGA_STEP, Upcaster, event_type
+from ..messages import SAGA_STEP, Upcaster, event_definition
 from .came_back import is_misread
 from .sealing import are_all_marked, key_tags
 from .serializer import Serializer
@@ -74,21 +74,21 @@ class EventCodecs:
         version that the payload must have."""
         for event_class in event_classes:
             is_personal = serializer.prepare(event_class)
-            stored = event_type(event_class)
+            stored = event_definition(event_class)
             assert stored is not None, f"{event_class.__name__} was checked when it was named"
             unstructure, structure = serializer.functions(event_class)
             codec = EventCodec(
                 event_class,
-                stored.name,
-                stored.version,
-                stored.kind,
-                stored.tags,
-                stored.upcasters,
-                unstructure,
-                structure,
-                serializer.opened,
-                is_personal,
-                serializer.key_tags,
+                name=stored.name,
+                version=stored.version,
+                kind=stored.kind,
+                tags=stored.tags,
+                upcasters=stored.upcasters,
+                unstructure=unstructure,
+                structure=structure,
+                opened=serializer.opened,
+                has_personal_data=is_personal,
+                key_tags=serializer.key_tags,
             )
             self.of_class[event_class] = codec
             self.of_name[codec.name] = codec

@@ -35,6 +35,7 @@ class QueryTooLarge(EventSourcingError):
             "that it orders by an index, use limit(), or ask for less."
         )
         self.bound = bound
+        self.table = table
 
 
 class ProjectionUnavailable(EventSourcingError):
@@ -58,6 +59,7 @@ class ProjectionUnavailable(EventSourcingError):
         self.state = state
         self.receipt: Receipt | None = None
         """The receipt of the command that waited; its events are on disk."""
+        self.reason = reason
 
 
 class ViewUnreachable(StoreError):
@@ -75,6 +77,7 @@ class ViewUnreachable(StoreError):
             f"The database of a view, {path}, {trouble}: {reason}. The projection tries again with a back-off; "
             f"{advice}.",
         )
+        self.reason = reason
 
 
 class ViewWriteFailed(StoreError):
@@ -88,6 +91,7 @@ class ViewWriteFailed(StoreError):
             f"The database of a view, {path}, refused: {reason}. Nothing of the batch was stored, and it is tried "
             "again with a back-off.",
         )
+        self.reason = reason
 
 
 class ViewReadFailed(StoreError):
@@ -101,6 +105,7 @@ class ViewReadFailed(StoreError):
             f"The database of a view, {path}, could not answer a query: {reason}. The view is as it was: see to the "
             "database, and ask again.",
         )
+        self.reason = reason
 
 
 class ViewRemoved(StoreError):

@@ -14,7 +14,7 @@ from .criteria import Between, Criterion, Equal, OneOf, RowQuery, StartingWith
 from .errors import QueryTooLarge, RowInvalid
 from .row_order import SORTED_ROWS_MAX, RowOrder
 from .row_type import RowType
-from .view_store import Checkpoint, RowChange, ViewLookLong, ViewRetry
+from .view_store import Checkpoint, RowChange, ViewReadTooLong, ViewRetry
 
 ROWS_BETWEEN_CHECKS: Final = 100
 """How many rows a long scan reads before it checks whether the view has to grow or to close."""
@@ -23,7 +23,7 @@ _EVERYWHERE: Final = [(b"", _AFTER_ALL)]
 
 
 class LmdbReading:
-    """One reading transaction. After `rows_max` rows it raises `ViewLookLong`."""
+    """One reading transaction. After `rows_max` rows it raises `ViewReadTooLong`."""
 
     def __init__(self, environment: ViewEnvironment, transaction: Transaction, rows_max: int | None = None) -> None:
         self._environment = environment
@@ -82,7 +82,7 @@ class LmdbReading:
         """Count one more row; now and then check whether the view has to grow or to close."""
         self._looked += 1
         if self._rows_max is not None and self._looked > self._rows_max:
-            raise ViewLookLong
+            raise ViewReadTooLong
         if not self._looked % ROWS_BETWEEN_CHECKS:
             self._environment.check_welcome()
 

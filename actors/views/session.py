@@ -128,7 +128,7 @@ class SessionRows(Generic[R]):
         self._changed.clear()
         self._before.clear()
 
-    def forget(self) -> None:
+    def discard(self) -> None:
         """Drop everything, since the transaction was not committed."""
         self._changed.clear()
         self._before.clear()
@@ -215,14 +215,14 @@ class ViewSession:
             try:
                 return self._apply(events, checkpoint, may_wait=may_wait)
             except ViewRetry:
-                self._forget()
+                self._discard()
                 if waited:
                     raise
             except RowRefused as refused:
-                self._forget()
+                self._discard()
                 raise EventFailed(refused.event, refused.error) from refused.error
             except BaseException:
-                self._forget()
+                self._discard()
                 raise
         raise RuntimeError(f"the view could not be written in {RETRIES_MAX} attempts")
 
@@ -254,9 +254,9 @@ class ViewSession:
             transaction.save(checkpoint)
         return True
 
-    def _forget(self) -> None:
+    def _discard(self) -> None:
         for rows in self._rows:
-            rows.forget()
+            rows.discard()
 
 
 class EventFailed(Exception):

@@ -66,9 +66,9 @@ class StoredView(Protocol):
     def reading(self, *, rows_max: int | None = None) -> AbstractContextManager[ViewReading]:
         """Begin a reading transaction.
 
-        A view that does not wait raises `ViewLookLong` if a query would look at more than `rows_max` rows; the caller
-        can then query in a worker thread. Raises `ViewRetry` if the query must be run again, `ViewRemoved` if another
-        process has removed the view.
+        A view that does not wait raises `ViewReadTooLong` if a query would look at more than `rows_max` rows; the
+        caller can then query in a worker thread. Raises `ViewRetry` if the query must be run again, `ViewRemoved` if
+        another process has removed the view.
         """
 
     def writing(self) -> AbstractContextManager[ViewWriting]:
@@ -85,7 +85,7 @@ class ViewRetry(Exception):
     """The view had to grow, or the transaction met another one: run the same again."""
 
 
-class ViewLookLong(Exception):
+class ViewReadTooLong(Exception):
     """A query would look at more rows than is allowed in one go on the trio thread."""
 
 

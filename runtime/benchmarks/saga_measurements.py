@@ -11,6 +11,7 @@ import msgspec
 import trio
 
 from ...actors.journal.journal import CommitSeries, Write
+from ...actors.messages import SAGA_STEP
 from ...actors.sagas.context import SagaContext
 from ...actors.sagas.saga import Saga, step
 from ...storage.commit import Appended, NewEvent, StreamAppend
@@ -75,7 +76,7 @@ async def directly(store: Path, *, sagas: int) -> float:
         numbers = iter(range(sagas))
         journal = runtime._router.journal
         payload = msgspec.Raw(msgspec.msgpack.encode({"step": "second", "state": {"number": 1}}))
-        record = NewEvent("bench.record", payload, kind="saga_step", correlation_id="bench", causation_id="bench")
+        record = NewEvent("bench.record", payload, kind=SAGA_STEP, correlation_id="bench", causation_id="bench")
 
         async def append(stream: str, version: int, count: int, series: CommitSeries) -> None:
             settled = trio.Event()

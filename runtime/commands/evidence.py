@@ -3,7 +3,7 @@
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,7 @@ from ...storage.keys.errors import no_keys_at
 from ...storage.reader import LogReader
 from ...storage.verification.apart import FINDINGS_MAX, Report, verify_apart
 from ...storage.verification.keys import KEYS, check_keys, key_tags_in
+from .argument_types import AddCommand, count
 from .domain_modules import add_keys, keys_in
 from .exit_codes import EXIT_DAMAGED, EXIT_ERROR
 from .output import print_json
@@ -161,7 +162,7 @@ def _public_key(text: str) -> bytes:
         raise argparse.ArgumentTypeError("write the public key as hexadecimal digits") from None
 
 
-def add_commands(add: Callable[[str, str], argparse.ArgumentParser], count: Callable[[str], int]) -> None:
+def add_commands(add: AddCommand) -> None:
     """Add these commands to the command line."""
     verifying = add("verify", "walk every hash chain, the Merkle tree and every index, and say what is wrong where")
     verifying.add_argument(

@@ -16,6 +16,8 @@ class ReplaySpeedInvalid(EventSourcingError):
             f'{speed!r}; without a speed, or with "flat", it goes as fast as it can.'
         )
         self.speed = speed
+        self.lowest = lowest
+        self.highest = highest
 
 
 class ReplayStarted(EventSourcingError):

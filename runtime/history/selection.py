@@ -9,7 +9,7 @@ import attrs
 from ...storage.record import StoredEvent
 from ...storage.store import EventReader
 from ..errors import ArgumentInvalid
-from ..events import Wanted
+from ..events import EventFilter
 from .history import position_of, position_of_version
 
 ReplayMode: TypeAlias = Literal["full", "from_snapshot", "selective", "time_travel"]
@@ -114,8 +114,8 @@ class Selection:
     def _is_filtered(self) -> bool:
         return any(given is not None for given in (self.types, self.category, self.tag)) or bool(self.metadata)
 
-    def _wanted(self) -> Wanted:
-        return Wanted.of(
+    def _wanted(self) -> EventFilter:
+        return EventFilter.of(
             stream=self.stream, types=self.types, category=self.category, tag=self.tag, metadata=self.metadata
         )
 

@@ -19,15 +19,16 @@ from ...actors.aggregates.recovery import apply_event, recover
 from ...actors.aggregates.snapshot_proof import verdict
 from ...actors.errors import RuntimeClosed
 from ...actors.journal.thread_journal import ThreadJournal
+from ...actors.messages import SAGA_STEP
 from ...actors.sagas.context import CALL_KEY
 from ...actors.sagas.instance import ENDING_TYPES
 from ...storage.archive.archive import SEGMENT_EVENTS_MAX, pack_segment
 from ...storage.archive.compacted import Compacted, SegmentRange
 from ...storage.archive.compaction import (
     check_archive,
-    forget_compacted,
-    forget_unused,
     move_step,
+    remove_compacted,
+    remove_unused,
     reserve_segments,
     restore_step,
     store_compacted,
@@ -41,7 +42,7 @@ from ...storage.names import category_of
 from ...storage.record import GENESIS_HASH, HASH_SIZE_BYTES, StoredEvent, StreamHead, decode_record
 from ...storage.snapshot import Snapshot
 from ..history.history import position_of_version
-from .retention import Candidate, RetentionPolicy
+from .retention import CompactionCandidate, RetentionPolicy
 
 REST_SECONDS_PER_SECOND: Final = 2.0
 """Seconds of rest for each second of work, so that commands to other aggregates hardly notice it."""
@@ -135,7 +136,7 @@ class Compactor:
         logger.info("compacted", extra=attrs.asdict(done))
         return done
 
-    async def candidates(self) -> list[Candidate]:
+    async def candidates(self) -> list[CompactionCandidate]:
         """The streams that the policy would compact now."""
         return await trio.to_thread.run_sync(lambda: list(self._policy.candidates(self._log)))
 
@@ -160,7 +161,7 @@ class Compactor:
         if head is None:
             raise CompactionRefused(stream, "there is no such stream")
         (newest,) = self._log.read_stream(stream, from_version=head.version, limit=1)
-        if newest.kind == "saga_step":
+        if newest.kind == SAGA_STEP:
             ending = "" if newest.type in ENDING_TYPES else ", which has not ended"
             raise CompactionRefused(stream, f"it is the stream of a saga{ending}")
         if aggregate_type is None:
@@ -234,7 +235,7 @@ class Compactor:
         unused = unused_segments(self._log)
         if unused:
             await self._in_background(self._log.archive.drop, unused)
-            await self._journal.run(partial(forget_unused, self._log, frozenset(unused)))
+            await self._journal.run(partial(remove_unused, self._log, frozenset(unused)))
 
     async def _records(self, stream: str, first: int, last: int, sagas: set[str]) -> list[bytes]:
         """The records of a stream, as the log holds them. `sagas` are those that are known to have ended."""
@@ -351,7 +352,7 @@ class Compactor:
             after = segment.first_version - 1
             while after < segment.last_version:
                 after = await self._step(partial(restore_step, self._log, restoring, after, by_version))
-        await self._journal.run(partial(forget_compacted, self._log, compacted))
+        await self._journal.run(partial(remove_compacted, self._log, compacted))
 
 
 async def _rest_since(begun: float) -> None:

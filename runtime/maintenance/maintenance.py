@@ -21,17 +21,17 @@ from ...storage.snapshot import Snapshot
 from ...storage.store import EventStore
 from ..trio_thread import check_on_trio
 from .compactor import Compaction, Compactor
-from .retention import Candidate
+from .retention import CompactionCandidate
 from .snapshot_prover import ProofCounts, SnapshotProver
 
 logger = logging.getLogger("eventsrc.maintenance")
 
 
 @attrs.frozen
-class Retention:
+class RetentionReport:
     """What the policy did, or would do."""
 
-    candidates: list[Candidate]
+    candidates: list[CompactionCandidate]
     compacted: list[Compaction]
     refused: dict[str, str]
     """Why a stream was left as it is."""
@@ -44,6 +44,7 @@ class Maintenance:
         self,
         store: EventStore,
         journal: ThreadJournal | InlineJournal,
+        *,
         types: Mapping[type[Aggregate], AggregateType],
         limits: Limits,
         wall_clock: Callable[[], int],
@@ -129,7 +130,7 @@ class Maintenance:
         if self._compactor is not None and is_compacted:
             await self._compactor.put_back(stream)
 
-    async def retain(self, *, dry_run: bool = False) -> Retention:
+    async def retain(self, *, dry_run: bool = False) -> RetentionReport:
         """Compact every stream that the policy names: long ones, and those that were ended long ago.
 
         An unfinished saga keeps a stream as it is where events that the saga caused would be moved. With `dry_run` it
@@ -146,7 +147,7 @@ class Maintenance:
             except EventSourcingError as error:
                 logger.warning("not compacted: %s", error, extra={"stream": candidate.stream})
                 refused[candidate.stream] = str(error)
-        return Retention(candidates, done, refused)
+        return RetentionReport(candidates, done, refused)
 
     def compacted(self, aggregate_class: type[Aggregate], aggregate_id: str) -> Compacted | None:
         """What stands for the events of an aggregate that are in the archive; None where none is."""

@@ -62,6 +62,6 @@ class Arrivals:
             return 0.0
         return max(self._clock.current_time() - self.time_of(position + 1), 0.0)
 
-    def forget(self, position: int) -> None:
+    def drop_through(self, position: int) -> None:
         """Nobody asks for an event up to this position any more."""
         self._moments = self._moments[bisect.bisect_left(self._moments, position, key=itemgetter(0)) :]

@@ -50,6 +50,7 @@ class RunningProjection:
         self,
         projection_class: type[Projection],
         views: ViewStore,
+        *,
         serializer: Serializer,
         host: GenerationsHost,
         nursery: trio.Nursery,

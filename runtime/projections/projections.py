@@ -114,8 +114,14 @@ class Projections:
         self.forgotten_position = forgotten[0].position if forgotten else 0
         for projection_class in names.values():
             views = views_of(projection_class)
-            parts = (self._serializer, self, self._nursery, self.forgotten_position)
-            running = RunningProjection(projection_class, views, *parts)
+            running = RunningProjection(
+                projection_class,
+                views,
+                serializer=self._serializer,
+                host=self,
+                nursery=self._nursery,
+                forgotten_position=self.forgotten_position,
+            )
             running.is_paused = running.name in paused
             self._running[projection_class] = self._of_name[running.name] = running
             try:
@@ -405,7 +411,7 @@ class Projections:
         if rate is not None:
             rate.advance(running.position, self._arrivals)
         if len(self._arrivals) > ARRIVALS_KEPT:
-            self._arrivals.forget(min(each.position for each in self._running.values()))
+            self._arrivals.drop_through(min(each.position for each in self._running.values()))
 
     def _report(self, running: RunningProjection) -> None:
         now = trio.current_time()

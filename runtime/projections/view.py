@@ -13,7 +13,7 @@ from ...actors.projections.projection import Projection, Table
 from ...actors.views.criteria import Order, RowQuery, criteria_of
 from ...actors.views.errors import ProjectionUnavailable, QueryInvalid, ViewRemoved, ViewUnreachable
 from ...actors.views.row_type import RowType
-from ...actors.views.view_store import ViewLookLong, ViewReading, ViewRetry
+from ...actors.views.view_store import ViewReading, ViewReadTooLong, ViewRetry
 from ..arguments import check_timeout, checked_timeout
 from ..errors import ArgumentInvalid, ViewStillRemembers, ViewTooOld
 from ..iteration import Batches, Items
@@ -139,7 +139,7 @@ class View(Generic[R]):
 
         with built.in_use():
             if not built.view.waits:
-                with contextlib.suppress(ViewLookLong, ViewRetry):
+                with contextlib.suppress(ViewReadTooLong, ViewRetry):
                     return look(ROWS_AT_ONCE)
             limiter = self._projections.queries if built.view.waits else self._projections.scans
             for _ in range(LOOKS_MAX):

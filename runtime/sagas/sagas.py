@@ -146,6 +146,7 @@ class Sagas:
         self,
         nursery: trio.Nursery,
         classes: Sequence[type[Saga]],
+        *,
         type_of: Callable[[type[Aggregate]], AggregateType],
         router: Router,
         store: EventReader,

@@ -25,7 +25,7 @@ from ...storage.limits import Limits
 from ...storage.record import StoredEvent
 from ...storage.store import EventReader
 from ..errors import NotInHistory, SubscriptionDeleted, SubscriptionDiverged, SubscriptionFull
-from ..events import Wanted
+from ..events import EventFilter
 from ..on_board import on_board
 from ..trio_thread import check_on_trio
 from .lane import LANE_EVENTS_MAX, Held, Lane, Rest
@@ -105,7 +105,7 @@ class Dispatcher:
     def __init__(
         self,
         name: str,
-        wanted: Wanted,
+        wanted: EventFilter,
         store: EventReader,
         feed: Feed,
         limits: Limits,

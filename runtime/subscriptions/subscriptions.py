@@ -22,7 +22,7 @@ from ...storage.limits import Limits
 from ...storage.store import EventReader
 from ..arguments import check_count
 from ..errors import NoPlaceForProgress, SubscriptionFilterDiffers, SubscriptionNameInvalid, UnknownSubscription
-from ..events import Wanted
+from ..events import EventFilter
 from ..on_board import on_board
 from ..trio_thread import check_on_trio
 from .consumer import Consumer
@@ -41,12 +41,12 @@ class Subscriptions:
     def __init__(
         self,
         nursery: trio.Nursery,
+        *,
         store: EventReader,
         feed: Feed,
         limits: Limits,
         board: ControlBoard,
         wall_clock: Callable[[], int],
-        *,
         keeps_progress: bool,
     ) -> None:
         self._keeps_progress = keeps_progress
@@ -79,7 +79,7 @@ class Subscriptions:
             )
 
     @asynccontextmanager
-    async def consume(self, name: str, wanted: Wanted, after: int) -> AsyncIterator[Consumer]:
+    async def consume(self, name: str, wanted: EventFilter, after: int) -> AsyncIterator[Consumer]:
         """Be one of the consumers of a subscription for as long as the block lasts."""
         check_on_trio("consume", "portal.enter(runtime.consume(...))")
         _check_name(name)

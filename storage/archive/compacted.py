@@ -62,19 +62,19 @@ class Compacted(msgspec.Struct, frozen=True, array_like=True):
             "state_hash": self.state_hash.hex(),
         }
         return StoredEvent(
-            self.position,
-            self.stream,
-            self.version,
-            COMPACTED_TYPE,
-            1,
-            "compacted",
-            self.time_ns,
-            "",
-            "",
-            {},
-            payload,
-            (),
-            self.event_hash,
+            position=self.position,
+            stream=self.stream,
+            version=self.version,
+            type=COMPACTED_TYPE,
+            schema_version=1,
+            kind="compacted",
+            time_ns=self.time_ns,
+            correlation_id="",
+            causation_id="",
+            metadata={},
+            payload=payload,
+            tags=(),
+            hash=self.event_hash,
         )
 
 

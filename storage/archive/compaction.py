@@ -80,7 +80,7 @@ def restore_step(log: EventLog, compacted: Compacted, after: int, records: Mappi
     return _change(log, compacted, after, records.get)
 
 
-def forget_compacted(log: EventLog, compacted: Compacted) -> None:
+def remove_compacted(log: EventLog, compacted: Compacted) -> None:
     """The stream is uncompacted: nothing stands for its events, and its segments are unused. Raises `StoreError`."""
 
     def work(transaction: Transaction) -> None:
@@ -92,7 +92,7 @@ def forget_compacted(log: EventLog, compacted: Compacted) -> None:
     log.environment.write(work)
 
 
-def forget_unused(log: EventLog, dropped: Collection[int]) -> None:
+def remove_unused(log: EventLog, dropped: Collection[int]) -> None:
     """These segments are not in the archive any more. Raises `StoreError`."""
     log.environment.write(
         lambda transaction: _put_numbers(log, transaction, _numbers(log, transaction).without(dropped))

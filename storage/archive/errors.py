@@ -21,6 +21,7 @@ class ArchiveUnreachable(StoreError):
             "meanwhile.",
         )
         self.position = position
+        self.reason = reason
 
 
 class CompactionRefused(EventSourcingError):
@@ -31,6 +32,7 @@ class CompactionRefused(EventSourcingError):
     def __init__(self, stream: str, reason: str, what: str = "compacted") -> None:
         super().__init__(f"{stream!r} cannot be {what}: {reason}.")
         self.stream = stream
+        self.reason = reason
 
 
 class CompactionTooSmall(CompactionRefused):

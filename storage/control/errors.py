@@ -23,3 +23,4 @@ class ControlBoardUnreadable(StoreError):
 
     def __init__(self, path: str, reason: str, advice: str) -> None:
         super().__init__(path, f"The control board {path} cannot be read: {reason}. {advice}")
+        self.reason = reason

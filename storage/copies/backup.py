@@ -16,7 +16,7 @@ from ..log import EventLog
 from ..query import position_at
 from ..reader import LogReader
 from ..record import utc_time
-from ..verification.verify import Summary, verify
+from ..verification.verify import VerificationSummary, verify
 from .errors import CopyInterrupted, CopyUnsound, CopyUnverified, PointUnreachable
 from .importing import import_events
 from .partial import empty_folder, partial_folder
@@ -28,7 +28,9 @@ COPY_ATTEMPTS_MAX: Final = 5
 """Copies of log and archive until they fit together: a stream may be uncompacted, or the map move, in between."""
 
 
-def backup(store: LogReader, destination: str | os.PathLike[str], *, progress: ReportPosition | None = None) -> Summary:
+def backup(
+    store: LogReader, destination: str | os.PathLike[str], *, progress: ReportPosition | None = None
+) -> VerificationSummary:
     """Copy a store into a folder that is new or empty, without the pages that it has freed, and verify the copy.
 
     Commands go on meanwhile. The copy has everything up to the moment at which it began: events, the archive,
@@ -142,7 +144,7 @@ def _too_early(source: LogReader, time_ns: int) -> PointUnreachable:
     return PointUnreachable(source.path, utc_time(time_ns).isoformat(), begins)
 
 
-def _copy(store: LogReader, folder: Path, progress: ReportPosition | None) -> Summary:
+def _copy(store: LogReader, folder: Path, progress: ReportPosition | None) -> VerificationSummary:
     """Copy log and archive, so that they fit together, and verify the copy."""
     for attempt in range(1, COPY_ATTEMPTS_MAX + 1):
         empty_folder(folder)
@@ -170,7 +172,7 @@ def _copy(store: LogReader, folder: Path, progress: ReportPosition | None) -> Su
     raise CopyUnsound(store.path, ["what its log needs was dropped from its archive each time that both were copied"])
 
 
-def _verified(store: LogReader, folder: Path, progress: ReportPosition | None) -> Summary:
+def _verified(store: LogReader, folder: Path, progress: ReportPosition | None) -> VerificationSummary:
     """Raises `CopyUnsound`, `CopyUnverified`, or `ArchiveUnreachable` where the copy of the archive lacks something."""
     try:
         copy = LogReader.open(folder)

@@ -126,6 +126,7 @@ class PointUnreachable(BackupRefused):
         super().__init__(f"{path} does not reach {wanted}: {reaches}.")
         self.path = path
         self.wanted = wanted
+        self.reaches = reaches
 
 
 # --- what is to be read
@@ -184,6 +185,7 @@ class ImportGap(ImportRefused):
         self.path = path
         self.after = after
         self.last_position = last_position
+        self.store = store
 
 
 class HistoryDiverged(ImportRefused):
@@ -200,3 +202,4 @@ class HistoryDiverged(ImportRefused):
         self.path = path
         self.position = position
         self.is_exact = is_exact
+        self.store = store

@@ -76,19 +76,19 @@ def decode_line(text: bytes) -> tuple[Line, bytes]:
 
 def _plain(event: StoredEvent) -> Line:
     return Line(
-        event.position,
-        event.stream,
-        event.version,
-        event.type,
-        event.schema_version,
-        event.kind,
-        event.time_ns,
-        event.correlation_id,
-        event.causation_id,
-        event.hash.hex(),
-        event.payload,
-        event.metadata,
-        list(event.tags),
+        position=event.position,
+        stream=event.stream,
+        version=event.version,
+        type=event.type,
+        schema_version=event.schema_version,
+        kind=event.kind,
+        time_ns=event.time_ns,
+        correlation_id=event.correlation_id,
+        causation_id=event.causation_id,
+        hash=event.hash.hex(),
+        payload=event.payload,
+        metadata=event.metadata,
+        tags=list(event.tags),
     )
 
 

@@ -14,3 +14,4 @@ class StoreUnreadable(StoreError):
             f"{path} cannot be read now: {reason}. LMDB has room for 126 reads at a time in all processes: end some of "
             "the programs that do, look at the limits of this one, and read it again.",
         )
+        self.reason = reason

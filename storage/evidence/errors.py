@@ -26,6 +26,7 @@ class SigningKeyInvalid(EventSourcingError):
     def __init__(self, path: str, reason: str, advice: str = "Make one: eventsrc checkpoint --new-key") -> None:
         super().__init__(f"{path} cannot be used as an Ed25519 key: {reason}. {advice}.")
         self.path = path
+        self.reason = reason
 
 
 class ProofImpossible(EventSourcingError):

@@ -28,6 +28,7 @@ class SubjectKeysUnusable(StoreError):
         super().__init__(path, f"The keys of subjects in {path} cannot be used: {reason}. {advice}.")
         self.is_refused = is_refused
         """The system did not let it be looked at, or somebody has it locked: it may be sound."""
+        self.reason = reason
 
 
 def no_keys_at(path: str) -> SubjectKeysUnusable:

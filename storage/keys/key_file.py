@@ -204,7 +204,7 @@ class KeyFile:
                 "End that, and forget the subject again",
             )
 
-    def forgotten(self, subject: str) -> None:
+    def finish_forgetting(self, subject: str) -> None:
         with self._changing() as connection:
             connection.execute(f"UPDATE subject_keys SET subject = '' WHERE {_OF_SUBJECT} AND slot IS NULL", (subject,))
         self.sweep()

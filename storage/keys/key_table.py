@@ -65,9 +65,9 @@ class KeyTable(Protocol):
         """Take out what a destruction that was interrupted may have left of what it destroyed."""
 
     def unfinished(self) -> dict[str, list[bytes]]:
-        """The subjects whose keys were destroyed and whose `forgotten` was not called yet, with the ids of the keys."""
+        """Subjects whose keys were destroyed, with the ids of those keys, until `finish_forgetting` is called."""
 
-    def forgotten(self, subject: str) -> None:
+    def finish_forgetting(self, subject: str) -> None:
         """All is done: nothing says any more whose keys they were."""
 
     def copy_to(self, destination: Path) -> None:
@@ -125,7 +125,7 @@ class KeysInMemory:
                 found.setdefault(key.subject, []).append(key.id)
         return found
 
-    def forgotten(self, subject: str) -> None:
+    def finish_forgetting(self, subject: str) -> None:
         for key_id in self.unfinished().get(subject, ()):
             self._keys[key_id] = SubjectKey(key_id, "", None)
 

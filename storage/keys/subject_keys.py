@@ -199,8 +199,8 @@ class SubjectKeys:
     def forget(self, subject: str) -> list[bytes]:
         """Destroy every key of a subject, durably; returns their ids. What is sealed for it later gets a new one.
 
-        It can be called again until `forgotten` is: the ids are the same then. Raises `SubjectKeysUnusable`; whether
-        they are destroyed is looked at each time then.
+        Until `finish_forgetting` is called, calling it again returns the same ids. Raises `SubjectKeysUnusable`; the
+        next call looks whether the keys are destroyed.
         """
         with self._changing:
             self._add_new()
@@ -237,12 +237,12 @@ class SubjectKeys:
 
     @property
     def unfinished(self) -> dict[str, list[bytes]]:
-        """Subjects whose keys were destroyed and whose `forgotten` was not called, with the ids of those keys."""
+        """Subjects whose keys were destroyed, with the ids of those keys, until `finish_forgetting` is called."""
         return self._table.unfinished()
 
-    def forgotten(self, subject: str) -> None:
+    def finish_forgetting(self, subject: str) -> None:
         """All is done: the file does not say any more whose keys they were. Raises `SubjectKeysUnusable`."""
-        self._table.forgotten(subject)
+        self._table.finish_forgetting(subject)
 
     def copy_to(self, destination: Path) -> None:
         """Put a copy of the file in the place of an older one, while it is in use or not.

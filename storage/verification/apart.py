@@ -24,7 +24,7 @@ from ..environment.refusals import is_refusal
 from ..errors import EventSourcingError, StoreError, StoreReplaced, VerificationImpossible, described
 from .finding import Finding
 from .tree import Statement
-from .verify import STORE_PAGES, ReportEvents, Summary, verify, verify_pages
+from .verify import STORE_PAGES, ReportEvents, VerificationSummary, verify, verify_pages
 
 STORE: Final = "store"
 """What a finding about all that was not looked at any more names as its table."""
@@ -39,7 +39,7 @@ class Report(msgspec.Struct, frozen=True):
     """What a verification has found."""
 
     findings: list[Finding]
-    summary: Summary | None
+    summary: VerificationSummary | None
     """None where the walk did not come to its end: what it went through is not known then."""
     is_complete: bool
     """Whether these are all: not where it ended after `FINDINGS_MAX`, or before its end."""
@@ -80,7 +80,7 @@ class _Line(msgspec.Struct, frozen=True, omit_defaults=True):
     refused: str = ""
     is_gone: bool = False
     """Whether the store was moved away meanwhile: nothing that was found is about what is at its path."""
-    summary: Summary | None = None
+    summary: VerificationSummary | None = None
 
 
 _line_of: Final = msgspec.json.Decoder(_Line).decode
@@ -146,7 +146,7 @@ class _Heard:
     def __init__(self, findings: list[Finding], progress: ReportEvents | None) -> None:
         self._findings = findings
         self._progress = progress
-        self._summary: Summary | None = None
+        self._summary: VerificationSummary | None = None
         self._refused = ""
         self._is_gone = False
         self.looking_at = ""

@@ -39,7 +39,7 @@ ReportEvents: TypeAlias = Callable[[int, int], None]
 """Called with the number of events done and the number of all."""
 
 
-class Summary(msgspec.Struct, frozen=True):
+class VerificationSummary(msgspec.Struct, frozen=True):
     """What a verification went through."""
 
     events: int
@@ -149,9 +149,9 @@ class Verification:
                 self._archive.close()
 
     @property
-    def summary(self) -> Summary:
+    def summary(self) -> VerificationSummary:
         """What was walked so far, all of it once the iteration has ended."""
-        return Summary(
+        return VerificationSummary(
             events=self._walk.events,
             streams=sum(state.version > 0 for state in self._walk.streams.values()),
             snapshots=self._snapshots.count,

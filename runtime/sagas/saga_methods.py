@@ -19,7 +19,7 @@ from .sagas import RUNS_NO_SAGAS, SagaRef, Sagas
 S = TypeVar("S", bound=Saga)
 
 
-class RunningSagas:
+class SagaMethods:
     """The part of `Runtime` that is about sagas."""
 
     _store: Opened

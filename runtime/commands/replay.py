@@ -18,9 +18,10 @@ from ..history.pace import Speed
 from ..history.replay import Replay
 from ..history.selection import MODES, ReplayMode, Selection
 from ..known_names import check_stream, check_types
+from .argument_types import AddCommand, count, time_ns
 from .domain_modules import add_import, aggregate_of
+from .events import add_filters, print_event
 from .exit_codes import EXIT_USAGE
-from .inspection import add_filters, print_event
 from .output import compact_json, print_json
 from .replay_console import is_typed, run_on_console, told
 
@@ -131,22 +132,17 @@ def _number(text: str, otherwise: str = "") -> float:
         raise argparse.ArgumentTypeError(f"give a number{otherwise}, not {text!r}") from None
 
 
-def add_commands(
-    add: Callable[[str, str], argparse.ArgumentParser],
-    count: Callable[[str], int],
-    time: Callable[[str], int],
-    pair: Callable[[str], tuple[str, object]],
-) -> None:
+def add_commands(add: AddCommand) -> None:
     """Add the command to the command line."""
     replay = add("replay", "events of the past once more: all, a selection, since a snapshot, or up to a moment")
     replay.add_argument("--mode", choices=MODES, help="what the other options say, unless given")
     replay.add_argument("--stream", help="only this stream")
-    add_filters(replay, pair)
+    add_filters(replay)
     end = replay.add_mutually_exclusive_group()
     end.add_argument("--to-version", type=count, metavar="VERSION", help="up to this version of the stream")
     end.add_argument("--to-position", type=count, metavar="POSITION", help="up to this position")
     end.add_argument(
-        "--to-time", type=time, metavar="TIME", help="up to this moment (ISO 8601; UTC unless it has a zone)"
+        "--to-time", type=time_ns, metavar="TIME", help="up to this moment (ISO 8601; UTC unless it has a zone)"
     )
     replay.add_argument("--speed", type=_speed, metavar="X", help='times the original pace, 0.1 to 100, or "flat"')
     replay.add_argument(

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any, Final, get_args
 
@@ -28,8 +28,10 @@ from ...storage.query import find_events, find_streams
 from ...storage.reader import LogReader
 from ...storage.record import NS_PER_SECOND, StoredEvent
 from ..arguments import check_text
+from .argument_types import AddCommand
+from .control_boards import Place, ask_or_leave, places, print_answers
+from .exit_codes import EXIT_USAGE
 from .output import compact_json, format_time, make_console, make_table, print_json
-from .steering import Place, ask_or_leave, places, print_answers
 
 ACTIONS: Final[dict[str, SagaAction]] = {action.removeprefix(SAGA_PREFIX): action for action in get_args(SagaAction)}
 """What is asked of a runtime, by how the command line calls it."""
@@ -164,11 +166,11 @@ def _steer(options: argparse.Namespace) -> int:
     if options.action == "signal":
         if options.name is None:
             print("eventsrc: name the signal: signal NAME", file=sys.stderr)
-            return 2
+            return EXIT_USAGE
         argument = {"signal": options.name, "payload": _payload(options.payload)}
     elif not (options.reason or "").strip():
         print(f"eventsrc: say why: {options.action} --reason TEXT; it is recorded", file=sys.stderr)
-        return 2
+        return EXIT_USAGE
     with closing(LogReader.open(options.path)) as log:
         if log.head(options.id) is None:
             raise UnknownSaga(f"There is no saga {options.id!r} in {options.path}.")
@@ -190,7 +192,7 @@ def _payload(text: str | None) -> Any:
         return text
 
 
-def add_commands(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
+def add_commands(add: AddCommand) -> None:
     """Add these commands to the command line."""
     sagas = add("sagas", "list the sagas, show the timeline of one, or decide on one that is parked")
     sagas.add_argument("id", nargs="?", metavar="ID", help="the saga's id, as the list shows it")

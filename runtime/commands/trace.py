@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from itertools import islice
 from typing import Any, Final
@@ -12,7 +12,8 @@ from ...storage.query import find_events
 from ...storage.reader import LogReader
 from ..history.errors import UnknownCorrelation
 from ..history.trace import TRACE_EVENTS_MAX, TracedEvent, correlation_of, traced
-from .inspection import add_correlation, event_cells, event_data
+from .argument_types import AddCommand, positive
+from .events import add_correlation, event_cells, event_data
 from .output import make_console, print_json_with, print_tables
 
 COLUMNS: Final = ("position", "time", "event", "stream", "payload")
@@ -62,7 +63,7 @@ def _cells(line: TracedEvent) -> tuple[str, ...]:
     return position, when, INDENT * min(line.depth, DEPTH_SHOWN_MAX) + name, stream, payload
 
 
-def add_commands(add: Callable[[str, str], argparse.ArgumentParser], positive: Callable[[str], int]) -> None:
+def add_commands(add: AddCommand) -> None:
     """Add the command to the command line."""
     trace = add("trace", "everything that came of what an event came of: what led to what, over all streams")
     what = trace.add_mutually_exclusive_group(required=True)

@@ -13,6 +13,7 @@ from ...storage.copies.backup import backup, fork, restore
 from ...storage.copies.exporting import STANDARD_STREAM, export_events
 from ...storage.copies.importing import import_store
 from ...storage.reader import LogReader
+from .argument_types import AddCommand, count, time_ns
 from .output import print_json
 
 
@@ -86,11 +87,7 @@ def _tell(options: argparse.Namespace, facts: dict[str, object], destination: Pa
     return 0
 
 
-def add_commands(
-    add: Callable[..., argparse.ArgumentParser],
-    count: Callable[[str], int],
-    time: Callable[[str], int],
-) -> None:
+def add_commands(add: AddCommand) -> None:
     """Add these commands to the command line."""
     parser = add("backup", "copy a store while it is in use, and verify the copy; or write what came --since to a file")
     parser.add_argument("destination", type=Path, metavar="DEST", help="a new folder; with --since a file, .jsonl.gz")
@@ -101,7 +98,7 @@ def add_commands(
     parser.add_argument("destination", type=Path, metavar="DEST", help="a new folder")
     parser.add_argument("increments", type=Path, nargs="*", metavar="INCREMENT", help="files of backup --since")
     parser.add_argument("--to-position", type=count, metavar="POSITION", help="up to this position")
-    parser.add_argument("--to-time", type=time, metavar="TIME", help="up to this moment (ISO 8601)")
+    parser.add_argument("--to-time", type=time_ns, metavar="TIME", help="up to this moment (ISO 8601)")
     parser.set_defaults(run=run_restore)
 
     parser = add("fork", "a store of its own that shares the history up to a position, for what-if commands")

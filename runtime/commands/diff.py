@@ -20,9 +20,10 @@ from ...storage.record import StoredEvent
 from ..history.changes import ABSENT, Change
 from ..history.history import Blame, blame, changes_between, changes_of_state, check_version, position_of_version
 from ..known_names import check_stream
+from .argument_types import AddCommand, count
 from .domain_modules import add_import, aggregate_of
+from .events import event_data, print_event
 from .exit_codes import EXIT_USAGE
-from .inspection import event_data, print_event
 from .output import (
     compact_json,
     format_time,
@@ -147,10 +148,7 @@ def _blame_data(found: Blame) -> dict[str, Any]:
     return {**attrs.asdict(found, recurse=False), "time": format_time(found.time_ns) if found.is_set else None}
 
 
-def add_commands(
-    add: Callable[[str, str], argparse.ArgumentParser],
-    count: Callable[[str], int],
-) -> None:
+def add_commands(add: AddCommand) -> None:
     """Add these commands to the command line."""
     diff = add("diff", "what happened between two versions, or in one store and not in another")
     diff.add_argument("stream", nargs="?", metavar="STREAM")
