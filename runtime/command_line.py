@@ -1,4 +1,4 @@
-"""The command `eventsrc`: demos, the benchmark, and looking into a store without the classes that wrote it."""
+"""The command `eventsrc`: demos, the benchmark, and commands that inspect a store without the classes that wrote it."""
 
 import argparse
 import importlib
@@ -45,11 +45,11 @@ COMMANDS: Final = (
 """The modules of the commands, in the order of `eventsrc --help`."""
 DEMOS_MODULE: Final = "eventsrc.demos"
 BENCHMARK_MODULE: Final = "eventsrc.runtime.benchmarks.benchmark"
-"""Imported when it is run: that takes a tenth of a second, for which no other command is to wait."""
+"""Imported only when the benchmark runs: the import takes a tenth of a second, which no other command should pay."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code. Errors of ours are one line, not a traceback."""
+    """Run one command; returns the exit code. An `EventSourcingError` is printed as one line, not as a traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["demo"]:
         return demo_main(arguments[1:])
@@ -71,7 +71,7 @@ def demo_main(argv: Sequence[str] | None = None) -> int:
         module_name, _ = demos.DEMOS[options.name]
         module = importlib.import_module(module_name)
         return _guarded(lambda: int(module.run(rest)))
-    # Nothing but the list is asked for, so here the options are known, --help among them.
+    # Only the list is asked for, so all options are known here, including --help.
     listing = argparse.ArgumentParser(prog="eventsrc demo", usage="%(prog)s [-h] [--json] [NAME ...]")
     listing.description = "Run the demo of this name, or list the demos. eventsrc demo NAME --help tells more."
     listing.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -91,8 +91,9 @@ def bench_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _guarded(work: Callable[[], int]) -> int:
-    # SIGTERM is handled as an interrupt is: stores are closed, and temporary ones removed. Not in a shell's background
-    # job, which may ignore interrupts. So is a terminal that is closed, unless `nohup` has it ignored.
+    # SIGTERM is handled like an interrupt: stores are closed and temporary stores are removed. A shell's background
+    # job, which may ignore interrupts, keeps its handler. SIGHUP (a closed terminal) is handled likewise, unless
+    # `nohup` ignores it.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGTERM, _interrupt)
         if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
@@ -115,7 +116,7 @@ def _guarded(work: Callable[[], int]) -> int:
             raise
         return code
     except BaseExceptionGroup as group:
-        # trio wraps what ends its nurseries.
+        # trio wraps errors that end its nurseries in groups.
         interrupts, rest = group.split(KeyboardInterrupt)
         errors, rest = (None, None) if rest is None else rest.split(EventSourcingError)
         code = EXIT_ERROR

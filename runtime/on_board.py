@@ -11,5 +11,5 @@ T = TypeVar("T")
 
 
 async def on_board(board: ControlBoard, call: Callable[[], T]) -> T:
-    """Do something on the control board, in a worker thread where that waits for the disk."""
+    """Call a function of the control board, in a worker thread if the board waits for the disk."""
     return await trio.to_thread.run_sync(call) if board.waits else call()

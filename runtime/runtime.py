@@ -161,7 +161,7 @@ class Runtime(Reading, SagaMethods, Figures):
             await self._subscriptions.open()
         if sagas:
             await self._open_sagas(nursery, home, sagas)
-        # What is asked from outside is done once everything that it may be about is there.
+        # Requests from outside are carried out once every part that they may concern is there.
         if home.board is not None and home.board.waits and self._subscriptions is not None:
             self._control = Control(
                 home.board,
@@ -210,26 +210,25 @@ class Runtime(Reading, SagaMethods, Figures):
         """Open a store and run its aggregates until the block ends.
 
         Args:
-            store: the path of a folder, made if it is not there; or a store such as `MemoryLog()`.
+            store: the path of a folder, made if missing; or a store such as `MemoryLog()`.
             aggregates: the classes whose actors may be used.
             projections: the classes whose views are kept up to date.
             sagas: the classes that may be started, and whose instances are resumed.
-            views: a folder for them, by default beside the log; or for some a `ViewStore`, such as `SqlViews(url)`.
-            keys: the file with the keys that personal data are sealed with, by default beside the log: `bank.db.keys`.
-            role: a "reader" opens the store read-only, while another process writes it, and follows that one.
+            views: the folder for views, by default beside the log; or a mapping of projections to a `ViewStore`.
+            keys: the file of the keys that seal personal data, by default beside the log: `bank.db.keys`.
+            role: a "reader" opens the store read-only and follows the process that writes it.
             limits: the bounds, see `Limits`.
             converter: a cattrs converter with hooks of your own; see `make_converter`.
-            wall_clock: gives the time that events are stored with, in UTC nanoseconds.
+            wall_clock: returns the time that events are stored with, in UTC nanoseconds.
 
-        Leaving the block drains every mailbox and closes the store; a second Ctrl-C skips what was not begun.
+        Leaving the block drains every mailbox and closes the store; a second Ctrl-C skips commands that have not begun.
 
         Raises:
-            NotInTrio, DefinitionError: not called by a task of trio; two classes of one category, or none of its kind.
+            NotInTrio, DefinitionError: not called by a task of trio; two classes of one category, or of a wrong kind.
             SchemaError: a field of a class cannot be turned into data.
-            DecodingError: an event class cannot read what is stored of it (`EventVersionUnknown`, `UpcasterFailed`).
-            StoreError: the store cannot be opened; or later, in a group, a reader's was replaced (`StoreReplaced`).
+            DecodingError: an event class cannot read its stored events (`EventVersionUnknown`, `UpcasterFailed`).
+            StoreError: the store cannot be opened; or later, in a group, `StoreReplaced` for a reader.
             ShutdownTimeout: on leaving, when mailboxes did not drain in `Limits.shutdown_seconds`.
-
         """
         subject_keys = keys_of(store, keys, role)
         serializer = Serializer(converter, subject_keys)
@@ -239,7 +238,7 @@ class Runtime(Reading, SagaMethods, Figures):
         opened = await open_store(store, role, limits)
         failure: BaseException | None = None
         try:
-            # Around the nursery: what runs there may still be writing to it in a worker thread.
+            # Opened outside of the nursery: worker threads of its tasks may still be writing to the store.
             await trio.to_thread.run_sync(forget_again, opened, subject_keys)
             await trio.to_thread.run_sync(check_stored_events, opened, codecs, aggregate_types.values())
             async with home_of(opened, projections, views) as home, trio.open_nursery() as keeper:
@@ -289,22 +288,21 @@ class Runtime(Reading, SagaMethods, Figures):
         `await runtime.transact([(Account, "ann", Withdraw(5)), (Account, "bob", Deposit(5))])`
 
         Args:
-            commands: (class, id, command) of each; one aggregate may get several, which it decides one after the other.
-            unchanged: (class, id, version) of aggregates that were read: the commit fails if they have moved.
+            commands: (class, id, command) of each; an aggregate decides several commands one after the other.
+            unchanged: (class, id, version) of aggregates that were read: the commit fails if one has another version.
             idempotency_key: a second transaction with the same key takes no effect and gets the first one's receipts.
             timeout: seconds for all of it; `Limits.command_timeout_seconds` unless given.
             correlation_id: as in `ask`, for all commands.
             metadata: plain data stored with each event.
             unless: nothing is stored if an event matches this query.
-            wait_for: projections whose views are to hold what was done before the receipts are returned.
+            wait_for: projections whose views must show the transaction's effect before the receipts are returned.
 
         Raises:
             Rejected: one of them refused; nothing was stored.
-            VersionConflict: one of `unchanged` has moved.
+            VersionConflict: one of `unchanged` has another version; nothing was stored.
             TransactionTimeout: it did not end in time; the error says whether it may still take effect.
             TransactionTooLarge, TransactionKeyReused, ConditionNotMet: nothing was stored.
             UnknownCommand, HandlerFailed, MailboxFull, StoreError, ...: as in `ask`; nothing was stored.
-
         """
         self._projections.check(wait_for)
         if idempotency_key is not None:
@@ -338,27 +336,27 @@ class Runtime(Reading, SagaMethods, Figures):
         wait_for: Sequence[type[Projection]] = (),
         timeout: float | None = None,
     ) -> Forgotten:
-        """Forget a subject: destroy its keys, so that nobody can read what is stored of it, here or in a copy.
+        """Forget a subject: destroy its keys, so that nobody can read its personal data, here or in a copy.
 
-        Events stay, with what their personal fields are once they are `forgotten`; states are loaded, and views built,
-        anew. What fails is tried again once a minute, and when the store is opened. Handlers and steps under way end
-        first; what is stored of it meanwhile may be forgotten, too, and is sealed with a new key after that.
+        Events stay, and their personal fields take their `forgotten` values; states are loaded, and views built, anew.
+        A step that fails is tried again once a minute, and when the store is opened. Handlers and saga steps under way
+        end first; data of the subject stored meanwhile may be forgotten as well, and later data are sealed with a new
+        key.
 
         Args:
-            subject: its id, as the personal fields name it.
-            even_in_sagas: also where sagas hold something of it that have not ended; they go on with what is left.
-            metadata: plain data stored with the `SubjectForgotten`: who asked for it, say.
-            wait_for: projections whose views are to have forgotten it before this returns.
-            timeout: how many seconds to wait for those; for ever by default, since they may be built from all events.
+            subject: the id that the personal fields name.
+            even_in_sagas: forget even where unfinished sagas hold data of the subject; they go on without those data.
+            metadata: plain data stored with the `SubjectForgotten` event, for example who asked for it.
+            wait_for: projections whose views must have forgotten the subject before this returns.
+            timeout: seconds to wait for those views; unbounded by default, since they may be built from all events.
 
         Raises:
             UnknownSubject: it was forgotten before, or nothing personal was ever stored of it.
-            SubjectInSagas, SagaHoldsSubject: sagas that have not ended hold something of it; nothing was forgotten.
+            SubjectInSagas, SagaHoldsSubject: unfinished sagas hold data of the subject; nothing was forgotten.
             RuntimeReadOnly, ArgumentInvalid, EncodingError: nothing was forgotten.
-            ProjectionUnavailable: one of `wait_for` is paused, or has failed; the subject is forgotten.
+            ProjectionUnavailable: one of `wait_for` is paused or has failed; the subject is forgotten.
             ViewStillRemembers: one of `wait_for` took longer than `timeout`; the subject is forgotten.
             SubjectKeysUnusable, ArchiveUnreachable, StoreError: where keys were destroyed, the rest is tried again.
-
         """
         check_subject(subject)
         check_timeout(timeout)
@@ -384,15 +382,15 @@ class Runtime(Reading, SagaMethods, Figures):
         projections: Sequence[type[Projection]] = (),
         timeout: float | None = None,
     ) -> "AsyncIterator[Runtime]":
-        """A runtime that only reads, in which states, events and views are as they were then.
+        """A read-only runtime whose states, events and views are as they were at a past moment.
 
-        `async with runtime.as_of(time=...) as past: await past.actor(Account, "ann").state()`. The views of the
-        `projections` are built for it, from all events until then, and ready when the block begins; `timeout` is for
-        how many seconds that may take, by default any. A position inside of a transaction shows the part of it up to
-        there; a time, all that was stored then or before: never a part of a transaction.
+        `async with runtime.as_of(time=...) as past: await past.actor(Account, "ann").state()`. The views of
+        `projections` are built from all events up to that moment and are ready when the block begins; `timeout` bounds
+        that in seconds, and is unbounded by default. A position inside a transaction shows the transaction's events up
+        to it. A time shows all events stored at or before it, and so never a part of a transaction.
 
-        Raises `ViewTooOld` after `timeout`, `NotInHistory` for a moment that the log does not reach, and inside
-        `PastReadOnly` for what changes.
+        Raises `ViewTooOld` after `timeout`, `NotInHistory` for a moment that the log does not reach, and within the
+        block `PastReadOnly` for changes.
         """
         check_on_trio("runtime.as_of", "portal.enter(runtime.as_of(...))")
         check_timeout(timeout)
@@ -413,16 +411,16 @@ class Runtime(Reading, SagaMethods, Figures):
 
     @property
     def maintenance(self) -> Maintenance:
-        """Compaction and its way back, retention, proofs of snapshots. Raises `RuntimeReadOnly` for a reader."""
+        """Compaction and its undoing, retention, proofs of snapshots. Raises `RuntimeReadOnly` for a reader."""
         if self._maintenance is None:
             raise refusal(self._store)
         return self._maintenance
 
     async def _shut_down(self) -> None:
-        """Drain the mailboxes and write what they decide; then nothing is in flight any more."""
+        """Drain the mailboxes and store what they decide, so that nothing is in flight any more."""
         self._router.is_closing = True
         self._projections.let_writers_go()
-        # From the last to the first; each is closed, whatever another raises. Each bounds its own time.
+        # The callbacks run from the last to the first; each runs even if another raises, and each bounds its own time.
         with trio.CancelScope(shield=True):
             async with AsyncExitStack() as closing:
                 if self._subscriptions is not None:

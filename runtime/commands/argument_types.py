@@ -1,4 +1,4 @@
-"""What the options of the command line take: each function reads one text, for `type=` of `argparse`."""
+"""Parsers of the command line's options: each function reads one text, for `type=` of `argparse`."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ TIME_FORM: Final = "ISO 8601; UTC unless it has a zone"
 
 
 class AddCommand(Protocol):
-    """Adds a command that has a PATH, with this help, and `--json`; the command adds its own arguments."""
+    """Adds a command with this help, a PATH and `--json`; the command adds its own arguments."""
 
     def __call__(self, name: str, help_text: str, path_help: str = ...) -> argparse.ArgumentParser: ...
 
@@ -42,7 +42,10 @@ def positive(text: str) -> int:
 
 
 def metadata_pair(text: str) -> tuple[str, AnyOf]:
-    """Metadata: a text, or what it means in JSON: 3 is the number and the text, "3" in quotes the text alone."""
+    """Metadata KEY=VALUE: matches VALUE as a text or as the JSON it spells.
+
+    `3` matches the number and the text, `"3"` in quotes the text alone.
+    """
     key, separator, value = text.partition("=")
     if not separator:
         raise argparse.ArgumentTypeError("write KEY=VALUE")
@@ -54,7 +57,7 @@ def metadata_pair(text: str) -> tuple[str, AnyOf]:
 
 
 def time_ns(text: str) -> int:
-    """UTC nanoseconds; a time without a zone is taken as UTC, as times are printed."""
+    """UTC nanoseconds; a time without a zone is read as UTC, the zone in which times are printed."""
     try:
         given = datetime.fromisoformat(text)
         in_utc = given.replace(tzinfo=UTC) if given.tzinfo is None else given.astimezone(UTC)

@@ -1,4 +1,4 @@
-"""The commands for long histories: compact, uncompact, and the snapshots that they rest on."""
+"""The commands for long histories: compact, uncompact, and the snapshots that compaction relies on."""
 
 import argparse
 import time
@@ -28,7 +28,7 @@ from .output import format_time, print_rows
 
 
 def run_compact(options: argparse.Namespace) -> int:
-    """`eventsrc compact PATH [STREAM] [--dry-run]`: of a running store its runtime does it, else this process."""
+    """`eventsrc compact PATH [STREAM] [--dry-run]`: done by the store's running runtime, or else by this process."""
     if options.dry_run:
         policy = RetentionPolicy(Limits(), time.time_ns)
         with closing(LogReader.open(options.path)) as log:

@@ -1,4 +1,4 @@
-"""The control boards of a store: what the runtimes there have published, and how a command asks something of them."""
+"""The control boards of a store: the published status of its runtimes, and the requests of commands to them."""
 
 import argparse
 import time
@@ -17,7 +17,7 @@ from .exit_codes import EXIT_REFUSED
 from .output import print_json
 
 ANSWER_SECONDS_MAX: Final = 10.0
-"""How long a request waits for the runtime's answer before the command ends without it."""
+"""How long a command waits for the runtime's answer before it ends without one."""
 ANSWER_POLL_SECONDS: Final = 0.05
 WRITER: Final = "writer"
 """The name of the place beside the log."""
@@ -25,16 +25,16 @@ WRITER: Final = "writer"
 
 @attrs.frozen
 class Place:
-    """A runtime's control board: the writer's beside the log, or that of one of the readers."""
+    """A runtime's control board: the writer's, beside the log, or a reader's."""
 
     name: str
     folder: Path
-    """With the board and the views."""
+    """The folder of the board and the views."""
     board: ControlBoard
 
     @property
     def projections(self) -> dict[str, dict[str, Any]]:
-        """What its runtime published last about each of its projections, by name."""
+        """The last published status of each of the runtime's projections, by name."""
         return {
             subject.removeprefix(PROJECTION_PREFIX): value
             for subject, value in self.board.status().items()
@@ -43,7 +43,7 @@ class Place:
 
     @property
     def running_projections(self) -> list[str]:
-        """The names of those that a runtime works on now."""
+        """The names of the projections that a running runtime works on."""
         if not self.board.has_runtime:
             return []
         names: list[str] = self.board.status().get("runtime", {}).get("projections", [])
@@ -52,7 +52,7 @@ class Place:
 
 @contextmanager
 def places(path: str) -> Iterator[list[Place]]:
-    """Open the boards of a store. Raises `StorePathInvalid` where there is none."""
+    """Open the control boards of a store. Raises `StorePathInvalid` where there are none."""
     folders = {WRITER: Path(path)}
     readers = Path(path) / READERS_FOLDER
     if readers.is_dir():
@@ -70,7 +70,7 @@ def places(path: str) -> Iterator[list[Place]]:
 
 
 def ask_or_leave(board: ControlBoard, action: Action, subject: str, argument: str, left: str) -> tuple[str, bool]:
-    """Ask the runtime that is there; where none is, leave the request for the next one and say so by `left`."""
+    """Ask the running runtime; without one, leave the request for the next runtime and answer with `left`."""
     if board.has_runtime:
         return ask_runtime(board, action, subject, argument)
     board.request(action, subject, argument)
@@ -78,7 +78,7 @@ def ask_or_leave(board: ControlBoard, action: Action, subject: str, argument: st
 
 
 def ask_runtime(board: ControlBoard, action: Action, subject: str, argument: str = "") -> tuple[str, bool]:
-    """Ask, and wait for the answer: what to print, and whether all is well."""
+    """Ask, and wait for the answer; returns the text to print, and whether all is well."""
     request_id = board.request(action, subject, argument)
     deadline = time.monotonic() + ANSWER_SECONDS_MAX
     while time.monotonic() < deadline:
@@ -90,7 +90,7 @@ def ask_runtime(board: ControlBoard, action: Action, subject: str, argument: str
 
 
 def ask_writer(options: argparse.Namespace, action: Action, subject: str | None, argument: str = "") -> int | None:
-    """Ask the runtime that has the store open for writing; return the exit code, or None where no runtime has."""
+    """Ask the runtime that has the store open for writing; return the exit code, or None without such a runtime."""
     try:
         with places(options.path) as found:
             running = [place for place in found if place.name == WRITER and place.board.has_runtime]
@@ -102,12 +102,12 @@ def ask_writer(options: argparse.Namespace, action: Action, subject: str | None,
 
 
 def check_store(path: str) -> None:
-    """Raise `StoreError` where there is no store: opening it for writing would make one."""
+    """Raise `StoreError` where there is no store, since opening a store for writing would make one."""
     LogReader.open(path).close()
 
 
 def print_answers(asked: Sequence[Place], answers: Sequence[tuple[str, bool]], options: argparse.Namespace) -> int:
-    """Print what became of requests; returns the exit code."""
+    """Print the answers to requests; returns the exit code."""
     for place, (text, is_well) in zip(asked, answers, strict=True):
         if options.json:
             print_json({"at": place.name, "answer": text, "ok": is_well})
@@ -117,7 +117,7 @@ def print_answers(asked: Sequence[Place], answers: Sequence[tuple[str, bool]], o
 
 
 def add_actions(parser: argparse.ArgumentParser, actions: dict[str, str], *, unnamed: Sequence[str]) -> None:
-    """`PATH [ACTION] [NAME]`; a name is needed for all actions but those `unnamed`."""
+    """Add `PATH [ACTION] [NAME]`; every action but those in `unnamed` needs a name."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "actions:\n" + "\n".join(f"  {action:10}{text}" for action, text in actions.items())
     parser.add_argument("action", nargs="?", choices=[*actions], metavar="ACTION", help=", ".join(actions))

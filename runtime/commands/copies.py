@@ -18,7 +18,7 @@ from .output import print_json
 
 
 def run_backup(options: argparse.Namespace) -> int:
-    """`eventsrc backup PATH DEST [--since POSITION]`: a folder, or a file of what came since."""
+    """`eventsrc backup PATH DEST [--since POSITION]`: to a folder, or with `--since` an increment to a file."""
     with closing(LogReader.open(options.path)) as log, _shown("copying", log.last_position) as progress:
         if options.since is not None:
             count = export_events(log, options.destination, after=options.since, progress=progress)
@@ -38,7 +38,7 @@ def run_restore(options: argparse.Namespace) -> int:
             options.destination,
             increments=options.increments,
             to_position=options.to_position,
-            # Times are told in microseconds: such a time stands for all of its nanoseconds.
+            # Options have microseconds: such a time stands for all of its nanoseconds.
             to_time_ns=None if options.to_time is None else options.to_time + 999,
             progress=progress,
         )
@@ -46,7 +46,7 @@ def run_restore(options: argparse.Namespace) -> int:
 
 
 def run_fork(options: argparse.Namespace) -> int:
-    """`eventsrc fork PATH DEST --at POSITION`: a store of its own that shares the history up to there."""
+    """`eventsrc fork PATH DEST --at POSITION`: makes a separate store that shares the history up to the position."""
     with closing(LogReader.open(options.path)) as log, _shown("copying", options.at) as progress:
         position = fork(log, options.at, options.destination, progress=progress)
     return _tell(options, {"position": position}, options.destination)

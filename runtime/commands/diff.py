@@ -1,4 +1,4 @@
-"""What the command line shows of the past: the difference between two versions or two stores, and who set what."""
+"""The commands for the past: the difference between two versions or two stores, and blame."""
 
 import argparse
 import sys
@@ -84,13 +84,13 @@ def _events_between(log: LogReader, stream: str, first: int, second: int) -> Ite
 
 
 def _value_data(change: Change) -> dict[str, Any]:
-    """One changed value as JSON data; what was added has no "before", what was removed no "after"."""
+    """One changed value as JSON data; an added value has no "before", a removed value no "after"."""
     sides = {"before": change.before, "after": change.after}
     return {"path": change.path, **{name: side for name, side in sides.items() if side is not ABSENT}}
 
 
 def _print_divergence(options: argparse.Namespace) -> int:
-    """`eventsrc diff PATH [STREAM] --with OTHER`: where two stores part, and what each of them has since."""
+    """`eventsrc diff PATH [STREAM] --with OTHER`: the position where two stores part, and the later events of each."""
     with closing(LogReader.open(options.path)) as log, closing(LogReader.open(options.other)) as other:
         if options.stream is not None and other.head(options.stream) is None:
             check_stream(log, options.stream)

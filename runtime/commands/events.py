@@ -1,4 +1,4 @@
-"""What the command line shows of a store: its streams and its events."""
+"""The commands that list a store's streams and events."""
 
 import argparse
 import sys
@@ -44,7 +44,7 @@ def print_streams(options: argparse.Namespace) -> int:
 def print_events(options: argparse.Namespace) -> int:
     """`eventsrc events PATH`."""
     with closing(LogReader.open(options.path)) as log, closing(keys_in(options, options.keys)) as keys:
-        # What is followed may be still to come.
+        # The followed stream or type may not exist yet.
         if not options.follow:
             if options.stream is not None:
                 check_stream(log, options.stream)
@@ -62,7 +62,7 @@ def print_events(options: argparse.Namespace) -> int:
 
 
 def add_filters(parser: argparse.ArgumentParser) -> None:
-    """Add the options that select events by what they are."""
+    """Add the options that select events by type, category, tag and metadata."""
     parser.add_argument(
         "--type", type=_text, action="append", dest="types", help="only this stored type; may be repeated"
     )
@@ -80,7 +80,7 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
 
 
 def add_correlation(parser: argparse._ActionsContainer, help_text: str) -> None:
-    """Add the option that selects events by what they are part of."""
+    """Add the option that selects events by correlation id."""
     parser.add_argument("--correlation", type=_text, metavar="ID", help=help_text)
 
 
@@ -125,7 +125,7 @@ def _tagged(
 
 
 def _followed(log: LogReader, options: argparse.Namespace, keys: SubjectKeys) -> Iterator[StoredEvent]:
-    """Events as they are, and then as they come, until interrupted."""
+    """The stored events, and then new ones as they come, until interrupted."""
     after = options.after
     while True:
         end = log.last_position
@@ -136,7 +136,7 @@ def _followed(log: LogReader, options: argparse.Namespace, keys: SubjectKeys) ->
 
 
 def print_event(event: StoredEvent, *, as_json: bool) -> None:
-    """One line for an event."""
+    """Print one line for an event."""
     if as_json:
         print_json(event_data(event))
     else:

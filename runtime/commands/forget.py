@@ -1,4 +1,4 @@
-"""`eventsrc forget`, by the runtime that has the store open or by this process, and `eventsrc keys`, their copy."""
+"""`eventsrc forget`, done by the store's running runtime or by this process, and `eventsrc keys`, which copies keys."""
 
 import argparse
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""`eventsrc projections PATH`: the projections of a store that is running or not, listed and steered."""
+"""`eventsrc projections PATH`: lists and steers projections, whether or not a runtime has the store open."""
 
 import argparse
 import time
@@ -17,7 +17,7 @@ from .control_boards import Place, add_actions, ask_runtime, places, print_answe
 from .output import print_rows
 
 AskedOfProjection: TypeAlias = ProjectionAction | Literal["retry", "delete"]
-"""`retry` is asked of a runtime as `resume`; `delete` is done without one."""
+"""`retry` is sent to a runtime as `resume`; `delete` is done without one."""
 
 
 class NoSuchProjection(EventSourcingError):
@@ -51,16 +51,16 @@ def _all_projection_rows(found: Sequence[Place], path: str) -> list[dict[str, An
     try:
         log = LogReader.open(path)
     except EventSourcingError:
-        # Beside no log, or beside one that cannot be read, an operator sees at least what was published.
+        # Without a readable log, an operator sees at least the published status.
         return [row for place in found for row in projection_rows(place, None)]
     with closing(log):
         return [row for place in found for row in projection_rows(place, log)]
 
 
 def projection_rows(place: Place, log: LogReader | None) -> Iterator[dict[str, Any]]:
-    """A row for each projection of one place; of a runtime that is gone, from what it published last.
+    """A row for each projection of one place; without a running runtime, from the status published last.
 
-    How far one of those is behind is told from the log; None without it.
+    Then the log tells how far the projection is behind, and without a log that is None.
     """
     paused = place.board.paused()
     running = place.running_projections
@@ -81,11 +81,11 @@ def projection_rows(place: Place, log: LogReader | None) -> Iterator[dict[str, A
 
 
 def _lag_now(log: LogReader | None, position: int) -> tuple[int | None, float | None]:
-    """How far a view that nobody works on is behind the log."""
+    """How far a view that no runtime works on is behind the log: events and seconds."""
     if log is None:
         return None, None
     behind = max(log.last_position - position, 0)
-    # The time alone: the event may be in an archive that is out of reach.
+    # Only the event's time is read: the event itself may be in an archive that is out of reach.
     return behind, time.time() - log.time_at(position + 1) / NS_PER_SECOND if behind else 0.0
 
 
@@ -104,7 +104,7 @@ def _steer_projection(place: Place, asked: AskedOfProjection, name: str) -> tupl
 
 
 def _delete_projection(place: Place, name: str) -> tuple[str, bool]:
-    """Of a projection that no program has any more; a runtime that is there, and has it, keeps it."""
+    """Delete the view of a projection that no program has any more; a running runtime keeps its projections."""
     if name in place.running_projections:
         return f"the runtime has {name}; open it without, then delete", False
     was_here = LmdbViews(place.folder / VIEWS_FOLDER).remove(name)

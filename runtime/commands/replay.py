@@ -1,4 +1,4 @@
-"""`eventsrc replay`: events of the past once more, on the command line."""
+"""`eventsrc replay`: replays past events on the command line."""
 
 import argparse
 import sys
@@ -27,7 +27,7 @@ from .replay_console import is_typed, run_on_console, told
 
 
 def print_replay(options: argparse.Namespace) -> int:
-    """`eventsrc replay PATH`: events at their pace, or as fast as they come, steered by what is typed."""
+    """`eventsrc replay PATH`: prints events at their pace, or as fast as possible, steered by typed lines."""
     selection = _selection(options)
     try:
         selection.check()
@@ -73,7 +73,7 @@ def _mode(options: argparse.Namespace) -> ReplayMode:
 
 
 def _in_options(words: str) -> str:
-    """What the library calls its arguments, as the options of the command line."""
+    """A message with the library's argument names replaced by the options of the command line."""
     words = words.replace("by its stream or itself", "by --stream")
     for name in ("to_version", "to_position", "to_time"):
         words = words.replace(name, f"--{name.replace('_', '-')}")
@@ -95,7 +95,7 @@ def _replay(log: LogReader, selection: Selection, options: argparse.Namespace, s
 
 
 def _letting_steer(show: Callable[[StoredEvent], Any]) -> Callable[[StoredEvent], Awaitable[None]]:
-    """The same, looking after each event at what was typed meanwhile."""
+    """Like `show`, but with a checkpoint after each event, so that typed lines take effect."""
 
     async def show_one(event: StoredEvent) -> None:
         show(event)
@@ -105,7 +105,7 @@ def _letting_steer(show: Callable[[StoredEvent], Any]) -> Callable[[StoredEvent]
 
 
 def _beginning(log: LogReader, stream: str, version: int) -> str:
-    """From where a replay from a snapshot begins, in words."""
+    """Where a replay from a snapshot begins, in words."""
     found = [*log.snapshots(stream), *log.snapshots(stream, quarantined=True)]
     unusable = ", ".join(f"{each}" for each in sorted({each.version for each in found if each.version > version}))
     said = f"from the snapshot at version {version}" if version else "no usable snapshot: from the first event"

@@ -1,4 +1,4 @@
-"""What the command line shows and asks of sagas: a list, the timeline of one, and an operator's decisions."""
+"""The command for sagas: a list, the timeline of one saga, and an operator's decisions."""
 
 import argparse
 import sys
@@ -34,7 +34,7 @@ from .exit_codes import EXIT_USAGE
 from .output import compact_json, format_time, make_console, make_table, print_json
 
 ACTIONS: Final[dict[str, SagaAction]] = {action.removeprefix(SAGA_PREFIX): action for action in get_args(SagaAction)}
-"""What is asked of a runtime, by how the command line calls it."""
+"""The control board's actions by their names on the command line."""
 
 _codecs: Final = EventCodecs(SAGA_EVENTS, Serializer())
 
@@ -88,7 +88,7 @@ def _print_timeline(log: LogReader, options: argparse.Namespace) -> int:
 
 
 def _timeline(log: LogReader, stream: str) -> Iterator[dict[str, Any]]:
-    """A line for each record: what happened, to which step or call, and how long that took from its beginning."""
+    """One line for each record: what happened, to which step or call, and how long it took since that began."""
     began: dict[str, int] = {}
     for stored in find_events(log, EventQuery(), stream=stream):
         record = _codecs.decode(stored)
@@ -111,7 +111,7 @@ def _timeline(log: LogReader, stream: str) -> Iterator[dict[str, Any]]:
 
 
 def _details(record: Any, data: dict[str, Any]) -> str:
-    """What is worth a line of the rest: never the whole state, which `eventsrc show` prints."""
+    """The rest of a record's data, shortened: without the whole state, which `eventsrc show` prints."""
     if not isinstance(record, SagaStarted):
         data.pop("state", None)
     for name in ("after", "event_version"):
@@ -183,7 +183,7 @@ def _steer(options: argparse.Namespace) -> int:
 
 
 def _payload(text: str | None) -> Any:
-    """As JSON, or the text where it is none."""
+    """The payload as JSON, or the text itself where it is not JSON."""
     if text is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""What the command line shows of one stream: `eventsrc show`, as it is or as it was."""
+"""The command for one stream: `eventsrc show`, as it is or as it was."""
 
 import argparse
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ def print_stream(options: argparse.Namespace) -> int:
 
 
 def _version(log: LogReader, options: argparse.Namespace, newest: int) -> int:
-    """The version that is asked for. Raises `NotInHistory`."""
+    """The version that the options ask for. Raises `NotInHistory`."""
     if options.at_position is not None or options.at_time is not None:
         time = None if options.at_time is None else utc_time(options.at_time)
         head = log.head_at(options.stream, position_of(log, position=options.at_position, time=time))

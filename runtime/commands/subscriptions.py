@@ -1,4 +1,4 @@
-"""`eventsrc subscriptions PATH`: the durable subscriptions of a store that is running or not, listed and steered."""
+"""`eventsrc subscriptions PATH`: lists and steers subscriptions, whether or not a runtime has the store open."""
 
 import argparse
 from collections.abc import Iterator

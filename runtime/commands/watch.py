@@ -1,4 +1,4 @@
-"""`eventsrc watch PATH`: what a store's runtime is doing, as it does it."""
+"""`eventsrc watch PATH`: shows the activity of a store's runtime live."""
 
 import argparse
 import sys
@@ -24,16 +24,16 @@ PERIOD_SECONDS: Final = 1.0
 
 @attrs.frozen
 class Picture:
-    """One look at a store; rates are over the time since the look before."""
+    """One observation of a store; rates are averages since the observation before."""
 
     position: int
     events_per_second: float
     resident_actors: int
     events_per_group: float
-    """Events that shared one transaction of the journal, on average."""
+    """Events in one transaction of the journal, on average."""
     groups_per_second: float
     commit_seconds: float
-    """What the disk takes for a transaction."""
+    """How long a transaction takes on the disk."""
     is_running: bool
     projections: list[dict[str, Any]]
 

@@ -1,4 +1,4 @@
-"""Why events cannot be moved to the archive, or reached there."""
+"""Errors of compaction and of the archive."""
 
 from typing import Final
 
@@ -9,7 +9,7 @@ IF_REFUSED: Final = "It is used again once the system lets it be."
 
 
 class ArchiveUnreachable(StoreError):
-    """An event was moved to the archive by compaction, and the archive is missing or damaged."""
+    """Compacted events cannot be read: the archive is missing or damaged, or the system refuses to open it."""
 
     code = "archive_unreachable"
 
@@ -25,7 +25,7 @@ class ArchiveUnreachable(StoreError):
 
 
 class CompactionRefused(EventSourcingError):
-    """A stream cannot be compacted, or uncompacted, as it is now. Nothing was changed."""
+    """A stream cannot be compacted, or uncompacted, in its current state. Nothing was changed."""
 
     code = "compaction_refused"
 
@@ -36,6 +36,6 @@ class CompactionRefused(EventSourcingError):
 
 
 class CompactionTooSmall(CompactionRefused):
-    """The stream has not more than `Limits.compaction_events_min` events, and was not ended long ago."""
+    """The stream has at most `Limits.compaction_events_min` events in the log, and was not ended long ago."""
 
     code = "compaction_too_small"

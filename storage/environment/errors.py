@@ -1,10 +1,10 @@
-"""What keeps a sound environment from being read."""
+"""Errors of reading an environment that is not damaged."""
 
 from ..errors import StoreError
 
 
 class StoreUnreadable(StoreError):
-    """The system, or LMDB, refuses to begin a read: too many look at the store already, or there are no locks left."""
+    """The system or LMDB refuses to begin a read: the store has too many readers, or no locks are left."""
 
     code = "store_unreadable"
 
