@@ -1,4 +1,4 @@
-"""Work beside the caller's own."""
+"""Background tasks: work that runs outside the caller's own task."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVarTuple
@@ -10,17 +10,17 @@ Arguments = TypeVarTuple("Arguments")
 
 @trio.lowlevel.enable_ki_protection
 async def in_background(work: Callable[[*Arguments], Awaitable[object]], *arguments: *Arguments) -> None:
-    """Await `work(*arguments)` in a task of its own: `nursery.start_soon(in_background, self.run)`.
+    """Await `work(*arguments)` in its own task: `nursery.start_soon(in_background, self.run)`.
 
-    Ctrl-C is for the program's main task, which then closes the runtime in order. Where it comes while such a task
-    runs, it must not end the task: its nursery would be cancelled, and what waits in the mailboxes dropped.
+    Ctrl-C belongs to the program's main task, which closes the runtime in order. A KeyboardInterrupt raised inside a
+    background task would cancel its nursery and drop the messages in the mailboxes, so the task is protected from it.
     """
     await work(*arguments)
 
 
 async def nursery_within(keeper: trio.Nursery) -> trio.Nursery:
-    """A nursery whose tasks go on when the task that keeps it is cancelled, until they are told to stop."""
-    # Shielded, since trio does not hand over what is started by a task that is cancelled by then.
+    """Return a nursery whose tasks outlive the cancellation of the task that keeps it; stopping them ends them."""
+    # Shielded: trio hands over nothing that a task starts after it was cancelled.
     with trio.CancelScope(shield=True):
         nursery: trio.Nursery = await keeper.start(_shielded_nursery)
     return nursery
@@ -28,7 +28,7 @@ async def nursery_within(keeper: trio.Nursery) -> trio.Nursery:
 
 @trio.lowlevel.enable_ki_protection
 async def _shielded_nursery(task_status: trio.TaskStatus[trio.Nursery]) -> None:
-    """The home of the actors: when the caller's block is cancelled they go on until they are told to stop."""
+    """Keep the nursery of the actors open when the caller's block is cancelled, until the actors are stopped."""
     with trio.CancelScope(shield=True):
         async with trio.open_nursery() as nursery:
             task_status.started(nursery)
