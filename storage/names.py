@@ -38,3 +38,8 @@ def check_stored_name(name: str) -> None:
 def category_of(stream: str) -> str:
     """The part of a stream's name before its first dash."""
     return stream.partition("-")[0]
+
+
+def aggregate_id_of(stream: str) -> str:
+    """The part of a stream's name after its first dash."""
+    return stream.partition("-")[2]

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec import structs
 
+from ...storage.names import aggregate_id_of
 from ...storage.snapshot import Snapshot, encode_state
 from ...storage.store import READ_BATCH_EVENTS, EventReader
 from ..errors import DecodingError
@@ -76,7 +77,7 @@ def _problem(store: EventReader, aggregate_type: AggregateType, snapshot: Snapsh
 
 def beginning(aggregate_type: AggregateType, stream: str) -> Recovered:
     """The state before the first event of a stream, from which a proof begins that trusts no snapshot."""
-    return Recovered(aggregate_type.initial_state(stream.partition("-")[2]), 0, 0)
+    return Recovered(aggregate_type.initial_state(aggregate_id_of(stream)), 0, 0)
 
 
 def proved_before(store: EventReader, aggregate_type: AggregateType, stream: str, version: int) -> Recovered:
@@ -84,5 +85,5 @@ def proved_before(store: EventReader, aggregate_type: AggregateType, stream: str
     for earlier in store.snapshots(stream, to_version=version - 1):
         is_usable = earlier.is_proved and earlier.schema == aggregate_type.schema
         if is_usable and store.event_hash(stream, earlier.version) == earlier.event_hash:
-            return Recovered(aggregate_type.decode_state(earlier.state, stream.partition("-")[2]), earlier.version, 0)
+            return Recovered(aggregate_type.decode_state(earlier.state, aggregate_id_of(stream)), earlier.version, 0)
     return beginning(aggregate_type, stream)

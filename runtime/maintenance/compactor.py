@@ -38,7 +38,7 @@ from ...storage.archive.errors import ArchiveUnreachable, CompactionRefused, Com
 from ...storage.group import STUB
 from ...storage.limits import Limits
 from ...storage.log import EventLog
-from ...storage.names import category_of
+from ...storage.names import aggregate_id_of, category_of
 from ...storage.record import GENESIS_HASH, HASH_SIZE_BYTES, StoredEvent, StreamHead, decode_record
 from ...storage.snapshot import Snapshot
 from ..history.history import position_of_version
@@ -267,7 +267,7 @@ class Compactor:
         segments: list[SegmentRange],
     ) -> None:
         """Replay the archived events: they must give the snapshot's state. So far nothing was removed from the log."""
-        aggregate_id = snapshot.stream.partition("-")[2]
+        aggregate_id = aggregate_id_of(snapshot.stream)
         state: Aggregate = aggregate_type.initial_state(aggregate_id)
         if before is not None and before.schema == aggregate_type.schema:
             state = aggregate_type.decode_state(before.state, aggregate_id)

@@ -35,6 +35,7 @@ from ...storage.control.board import ControlBoard
 from ...storage.errors import StoreClosed
 from ...storage.event_query import EventQuery
 from ...storage.limits import Limits
+from ...storage.names import category_of
 from ...storage.query import find_events
 from ...storage.record import NS_PER_SECOND, StoredEvent
 from ...storage.store import EventReader
@@ -309,7 +310,7 @@ class Sagas:
 
     def class_named(self, saga_id: str) -> type[Saga]:
         """The class of a saga, by its id. Raises `UnknownSaga`."""
-        category = saga_id.partition("-")[0]
+        category = category_of(saga_id)
         saga_class = self._classes.get(category.removeprefix(CATEGORY_PREFIX))
         if saga_class is None or not category.startswith(CATEGORY_PREFIX):
             raise UnknownSaga(f"The runtime was not opened with the class of the saga {saga_id!r}.")

@@ -256,7 +256,7 @@ class Archive:
         with self._opening:
             if self._closed:
                 raise StoreClosed(str(Path(self.path).parent))
-            if self._environment is None or self._environment.is_lost:
+            if self._environment is None or self._environment.is_closed:
                 self._environment = None
                 if not self.exists:
                     if not create:

@@ -12,7 +12,8 @@ from typing import Any, Final, Literal, TextIO, TypeAlias
 import msgspec
 
 from ..environment.board_environment import BoardEnvironment, Transaction
-from ..environment.folder import IF_SYSTEM_REFUSES, RUNTIME_FILE, drop, has_runtime, hold
+from ..environment.folder import IF_SYSTEM_REFUSES, RUNTIME_FILE
+from ..environment.locks import has_runtime, lock, unlock
 from ..errors import FileWriteFailed, StoreInUse
 from .errors import ControlBoardFull, ControlBoardUnreadable
 
@@ -121,7 +122,7 @@ class ControlBoard:
         except OSError as error:
             raise FileWriteFailed(self.path, str(error)) from error
         try:
-            hold(file)
+            lock(file)
         except BlockingIOError:
             file.close()
             raise StoreInUse(self.path, "another runtime") from None
@@ -370,7 +371,7 @@ class ControlBoard:
         """Close the board and release its claim. Idempotent; does nothing in a forked child."""
         self._environment.close()
         if self._runtime_lock is not None and os.getpid() == self._pid:
-            drop(self._runtime_lock)
+            unlock(self._runtime_lock)
             self._runtime_lock = None
 
 

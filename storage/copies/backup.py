@@ -9,7 +9,8 @@ from typing import Final
 
 from ..archive.compaction import check_archive
 from ..archive.errors import ArchiveUnreachable
-from ..environment.folder import ARCHIVE_FOLDER, take_room
+from ..environment.folder import ARCHIVE_FOLDER
+from ..environment.lock_file import take_room
 from ..environment.refusals import is_refusal
 from ..errors import CorruptRecord, StoreFormatUnknown, StoreTruncated
 from ..log import EventLog

@@ -14,9 +14,9 @@ import msgspec
 from ..control.errors import ControlBoardUnreadable
 from ..errors import FileWriteFailed, StoreClosed, StoreError, StoreForked, StoreInUse, StoreReadOnly
 from .environment import ENGINE
-from .folder import reserve_lock_file
 from .gate import Gate
 from .lmdb_errors import lock_problem
+from .lock_file import reserve_lock_file
 
 ALREADY_OPEN: Final = "already open in this process"
 """The text of py-lmdb's error for an environment that this process has open already."""
@@ -120,7 +120,7 @@ class BoardEnvironment:
         if os.getpid() != self._pid:
             raise StoreForked(self.path)
         if self._is_lost and not self._gate.depth:
-            self._find()
+            self._reopen_if_lost()
         self._gate.enter()
         try:
             if self._closed:
@@ -133,7 +133,7 @@ class BoardEnvironment:
         finally:
             self._gate.leave()
 
-    def _find(self) -> None:
+    def _reopen_if_lost(self) -> None:
         """Reopen the environment after a failed write, once no thread uses it."""
         with self._gate.alone():
             if self._is_lost and not self._closed:

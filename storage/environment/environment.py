@@ -33,26 +33,11 @@ from ..errors import (
 )
 from .durable_file import synced_meanwhile
 from .errors import StoreUnreadable
-from .folder import (
-    DATA_FILE,
-    boot_id,
-    check_folder,
-    drop,
-    identity,
-    is_in_place,
-    let_go,
-    lock_for_writing,
-    mark,
-    needs_lock_file,
-    permission_error,
-    sync_folder,
-    take_room,
-    take_room_to_read,
-    translated_errors,
-    was_closed_cleanly,
-)
+from .folder import DATA_FILE, check_folder, identity, is_in_place, permission_error, sync_folder, translated_errors
 from .gate import Gate
 from .lmdb_errors import lock_problem, open_error, write_error
+from .lock_file import needs_lock_file, take_room, take_room_to_read
+from .locks import boot_id, close_in_order, lock_for_writing, unlock, was_closed_cleanly, write_owner
 from .outlet import Outlet
 from .store_format import check_format
 
@@ -116,7 +101,7 @@ class Environment:
         self.path = str(self._folder)
         self._pid = os.getpid()
         self._map_size_bytes = map_size_bytes
-        self.names = tuple(tables)
+        self.table_names = tuple(tables)
         """The names of the tables."""
         self._gate = Gate()
         self._closed = False
@@ -134,11 +119,11 @@ class Environment:
             with translated_errors(self._folder):
                 if existed and not was_closed_cleanly(self._folder):
                     _verify_pages(self._folder)
-                mark(self._writer_lock, f"{os.getpid()} {boot_id()}")
+                write_owner(self._writer_lock, f"{os.getpid()} {boot_id()}")
             self._open(create=not existed)
             self._sync_names()
         except BaseException:
-            drop(self._writer_lock)
+            unlock(self._writer_lock)
             raise
 
     def table(self, name: str) -> Table:
@@ -151,7 +136,7 @@ class Environment:
         return self._read_only
 
     @property
-    def is_lost(self) -> bool:
+    def is_closed(self) -> bool:
         """Whether the environment is unusable: it was closed, or could not be reopened after a failed write."""
         return self._closed
 
@@ -289,7 +274,7 @@ class Environment:
             self._closed = True
             self._environment.close()
         if not self._read_only:
-            let_go(self._writer_lock)
+            close_in_order(self._writer_lock)
 
     def _open(self, *, create: bool) -> None:
         with translated_errors(self._folder):
@@ -317,7 +302,7 @@ class Environment:
             create = create or (not self._read_only and not environment.stat()["entries"])
             check_format(self.path, environment, create=create)
             self._tables: dict[str, Table] = {
-                name: environment.open_db(name.encode(), create=not self._read_only) for name in self.names
+                name: environment.open_db(name.encode(), create=not self._read_only) for name in self.table_names
             }
             environment.reader_check()
             self._map_size_bytes = environment.info()["map_size"]
@@ -366,7 +351,7 @@ class Environment:
             self._closed = True
             if self._read_only:
                 raise
-            drop(self._writer_lock)
+            unlock(self._writer_lock)
             raise StoreOutcomeUnknown(self.path, str(error)) from error
 
 

@@ -1,25 +1,17 @@
-"""The folder of a store besides LMDB's own work: whether it is usable, who writes it, how it was closed."""
+"""The folder of a store: the names of its files, whether it is usable, and what the system says of it."""
 
 import errno
-import fcntl
-import logging
 import os
 import resource
-import time
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final
 
-from ..errors import StoreError, StoreFull, StoreInUse, StorePathInvalid, StoreReadOnly, StoreTruncated
+from ..errors import StoreError, StoreFull, StorePathInvalid, StoreReadOnly, StoreTruncated
 
 DATA_FILE: Final = "data.mdb"
 LOCK_FILE: Final = "lock.mdb"
-LOCK_FILE_SIZE_BYTES: Final = 8192
-"""The size of LMDB's lock file: a header, and a slot of 64 bytes for each of 126 readers."""
-BLOCK_SIZE_BYTES: Final = 512
-"""The size of the blocks that `st_blocks` counts."""
 WRITER_FILE: Final = "writer.lock"
 ARCHIVE_FOLDER: Final = "archive"
 """Created by the first compaction; see `storage/archive/archive.py`."""
@@ -36,29 +28,12 @@ READERS_FOLDER: Final = "readers"
 """Contains a folder for each reader process that keeps views, with its own control board and views."""
 DATA_SIZE_BYTES_MIN: Final = 8192
 """LMDB begins a file with two pages of at least 4,096 bytes."""
-LOOKS_MAX: Final = 5_000
-LOOK_SECONDS: Final = 0.002
-"""The most attempts, and the pause between them, to take a lock that another process only tests (`_is_held`)."""
 ROOM_BYTES_MIN: Final = 256 * 1024
 """A disk with less free space than this counts as full."""
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 IF_SYSTEM_REFUSES: Final = "Look at the disk, and at the limits of this process, and try again"
 NOT_OF_THE_PATH: Final = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK)
 """Error codes that do not depend on the path: another folder would not help."""
-
-logger = logging.getLogger("eventsrc.storage")
-
-_locked: Final = weakref.WeakSet[TextIO]()
-"""The files whose locks this process holds or tries to take."""
-
-
-def _leave_locks_to_parent() -> None:
-    """Close lock files in a forked child, which may not write: a lock lasts while any process has its file open."""
-    for file in list(_locked):
-        file.close()
-
-
-os.register_at_fork(after_in_child=_leave_locks_to_parent)
 
 
 def path_problem(path: str | os.PathLike[str]) -> str:
@@ -94,176 +69,10 @@ def check_folder(folder: Path, *, create: bool) -> bool:
                 path, f"The store {path} has {size_bytes:,} bytes left: it was cut off. Restore it from a backup."
             )
     except OSError as error:
-        raise _folder_error(path, error) from error
+        raise folder_error(path, error) from error
     if not size_bytes and not create:
         raise StorePathInvalid(path, f"{path} is a folder without a store in it. Name the folder of a store.")
     return bool(size_bytes)
-
-
-def lock_for_writing(folder: Path) -> TextIO:
-    """Lock the store for writing; return the locked file, whose lock ends with `drop` or with the process.
-
-    Raises `StoreInUse` if another process holds the lock, `StorePathInvalid`, `StoreReadOnly` or `StoreFull`.
-    """
-    path = str(folder)
-    try:
-        file = (folder / WRITER_FILE).open("a+", encoding="ascii")
-    except OSError as error:
-        raise _folder_error(path, error) from error
-    try:
-        hold(file)
-    except OSError as error:
-        file.seek(0)
-        owner = file.read().strip()
-        file.close()
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            raise _folder_error(path, error) from error
-        raise StoreInUse(path, f"process {owner.split()[0]}" if owner else "another process") from None
-    return file
-
-
-def hold(file: TextIO) -> None:
-    """Take the exclusive lock of a file until `drop`. Raises `OSError` if another process holds it exclusively."""
-    _locked.add(file)
-    for _ in range(LOOKS_MAX):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            # A process that only tests the lock shares it briefly, which may be long on a busy machine: try again.
-            # Sharing fails, and raises, if the lock is held exclusively.
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            fcntl.flock(file, fcntl.LOCK_UN)
-            time.sleep(LOOK_SECONDS)
-        else:
-            return
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def drop(file: TextIO) -> None:
-    """Release the lock of a file and close the file."""
-    # Closing alone is not enough while a child that was just forked has the file open as well.
-    with file:
-        fcntl.flock(file, fcntl.LOCK_UN)
-
-
-def is_open_for_writing(folder: Path) -> bool:
-    """Whether a process has the store open for writing; True if this user may not read the lock file.
-
-    Raises `OSError` for other errors of the system.
-    """
-    try:
-        return _is_held(folder / WRITER_FILE)
-    except PermissionError:
-        return True
-
-
-def has_runtime(control_folder: Path) -> bool:
-    """Whether a runtime owns this control board and the views beside it now. Raises `OSError`."""
-    return _is_held(control_folder / RUNTIME_FILE)
-
-
-def _is_held(path: Path) -> bool:
-    try:
-        with path.open(encoding="ascii") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return False
-
-
-def needs_lock_file(folder: Path) -> bool:
-    """Whether a reader must use LMDB's lock file: if a process writes the store or may begin to.
-
-    A copy has no lock file and needs none. If nobody writes the store, a reader does not need a lock file that it may
-    not write, as in the store of another user. Raises `OSError` if the system refuses to say.
-    """
-    path = folder / LOCK_FILE
-    return is_open_for_writing(folder) or (path.exists() and os.access(path, os.W_OK))
-
-
-def take_room(folder: Path) -> None:
-    """Call `reserve_lock_file`; raise `StoreFull`, `StoreReadOnly` or `StorePathInvalid` for its `OSError`."""
-    try:
-        reserve_lock_file(folder)
-    except OSError as error:
-        raise _folder_error(str(folder), error) from error
-
-
-def take_room_to_read(folder: Path) -> None:
-    """Call `reserve_lock_file` for a reader. Raises `StoreFull`.
-
-    Other errors are ignored: if the reader may not write the file, LMDB reports it or works without the file.
-    """
-    try:
-        reserve_lock_file(folder)
-    except OSError as error:
-        if error.errno in NO_ROOM:
-            what = f"its {LOCK_FILE}, in which LMDB notes who reads ({error.strerror})"
-            raise StoreFull(str(folder), what, "read") from error
-
-
-def reserve_lock_file(folder: Path) -> None:
-    """Allocate the disk space of LMDB's lock file: the file is memory-mapped, so a full disk would kill the process.
-
-    Raises `OSError`, for example if the disk is full.
-    """
-    path = folder / LOCK_FILE
-    try:
-        # LMDB creates the file sparse, and a tool that copies files may keep it sparse.
-        if path.stat().st_blocks * BLOCK_SIZE_BYTES >= LOCK_FILE_SIZE_BYTES:
-            return
-        is_new = False
-    except FileNotFoundError:
-        is_new = True
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        os.posix_fallocate(descriptor, 0, LOCK_FILE_SIZE_BYTES)
-    except OSError:
-        if is_new:
-            path.unlink()
-        raise
-    finally:
-        os.close(descriptor)
-
-
-def mark(writer_lock: TextIO, text: str) -> None:
-    """Write the lock file's content: the writing process, or nothing after an orderly close. Raises `OSError`."""
-    # Not through the file's buffer: text that the disk refused would stay in it and fail again when the file is closed.
-    descriptor = writer_lock.fileno()
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, text.encode("ascii"))
-    os.fsync(descriptor)
-
-
-def let_go(writer_lock: TextIO) -> None:
-    """Mark the store as closed in order, and release its lock. Logs a warning if the mark cannot be written."""
-    try:
-        mark(writer_lock, "")
-    except OSError as error:
-        # The old mark stays: if the machine stops before the next orderly close, the pages are checked needlessly.
-        logger.warning("a store is closed, but cannot be marked so: %s", error, extra={"path": writer_lock.name})
-    finally:
-        drop(writer_lock)
-
-
-def was_closed_cleanly(folder: Path) -> bool:
-    """Whether the pages can be trusted: the store was closed in order, or its process died but the machine ran on.
-
-    The writes of a killed process are in the page cache, so LMDB's pages stay valid. After a stop of the machine the
-    pages must be checked.
-    """
-    mark = (folder / WRITER_FILE).read_text(encoding="ascii").split()
-    return not mark or mark[1:] == [boot_id()]
-
-
-def boot_id() -> str:
-    """Identifies this start of the machine; "unknown" if the system does not tell."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return "unknown"
 
 
 def sync_folder(folder: Path) -> None:
@@ -290,7 +99,7 @@ def is_in_place(path: str, data_file: tuple[int, int]) -> bool:
     except PermissionError:
         return True  # a program may drop its privileges once the store is open
     except OSError as error:
-        raise _folder_error(path, error) from error
+        raise folder_error(path, error) from error
 
 
 @contextmanager
@@ -299,10 +108,11 @@ def translated_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _folder_error(str(folder), error) from error
+        raise folder_error(str(folder), error) from error
 
 
-def _folder_error(path: str, error: OSError) -> StoreError:
+def folder_error(path: str, error: OSError) -> StoreError:
+    """The `StoreError` for what the system refused at the folder of a store."""
     reason = error.strerror or str(error)
     if error.errno == errno.EROFS:
         return StoreReadOnly(
@@ -319,7 +129,7 @@ def _folder_error(path: str, error: OSError) -> StoreError:
 def permission_error(folder: Path, *, read_only: bool) -> StoreError:
     """The error for a store whose folder is accessible, but whose files LMDB may not open."""
     if not os.access(folder / DATA_FILE, os.R_OK):
-        return _folder_error(str(folder), PermissionError(errno.EACCES, f"{DATA_FILE} may not be read"))
+        return folder_error(str(folder), PermissionError(errno.EACCES, f"{DATA_FILE} may not be read"))
     if read_only:
         what, advice = f"its {LOCK_FILE}, in which LMDB notes who reads", "read a copy (`eventsrc verify` needs none)"
     else:

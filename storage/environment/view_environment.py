@@ -19,7 +19,9 @@ import lmdb
 from ..errors import FileWriteFailed, StoreForked, StoreMapRefused, ViewClosed, ViewUnusable
 from .durable_file import write_durably
 from .environment import ENGINE, MAP_GROWTH_FACTOR, Transaction
-from .folder import DATA_FILE, boot_id, reserve_lock_file
+from .folder import DATA_FILE
+from .lock_file import reserve_lock_file
+from .locks import boot_id
 
 VIEW_FORMAT: Final = b"2"
 VIEW_MAP_SIZE_BYTES: Final = 1 << 34
@@ -129,7 +131,7 @@ class ViewEnvironment:
             if not self._turn.wait_for(lambda: not self._is_wanted_alone or self._closed, ALONE_SECONDS_MAX):
                 raise ViewBusy(self.path)
             self._check()
-            self._find()
+            self._reopen_if_lost()
             self._readers += 1
         try:
             try:
@@ -161,7 +163,7 @@ class ViewEnvironment:
         """
         with self._turn:
             self._check()
-            self._find()
+            self._reopen_if_lost()
         try:
             with self.filling(), self._environment.begin(write=True) as transaction:
                 yield transaction
@@ -199,9 +201,9 @@ class ViewEnvironment:
         with self._alone():
             self._is_lost = True
             with suppress(ViewUnusable):
-                self._find()
+                self._reopen_if_lost()
 
-    def _find(self) -> None:
+    def _reopen_if_lost(self) -> None:
         """Reopen a lost environment unless a reader remains. The caller holds `_turn`. Raises `ViewUnusable`."""
         if self._is_lost and not self._readers:
             self._environment.close()
@@ -225,7 +227,7 @@ class ViewEnvironment:
         except lmdb.Error as error:
             # LMDB has released the old map before the system refused the new one.
             self._is_lost = True
-            self._find()
+            self._reopen_if_lost()
             raise StoreMapRefused(self.path, size_bytes, is_growing=True) from error
         self._map_size_bytes = size_bytes
 

@@ -14,9 +14,9 @@ from ..environment.refusals import is_refusal
 from ..environment.store_format import FORMAT_NAME, FORMAT_VERSION
 from ..group import is_stub, split_stub
 from ..record import HASH_SIZE_BYTES, StoredEvent, decode_record
-from ..record_lookup import RecordLookup
 from .compacted import CompactedCheck
 from .finding import Finding
+from .record_lookup import RecordLookup
 from .tables import unknown_tables, walk_table
 
 if TYPE_CHECKING:

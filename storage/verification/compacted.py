@@ -9,9 +9,9 @@ from msgspec import structs
 from ..archive.compacted import Compacted, CompactedDamaged, decode_compacted
 from ..archive.segment_numbers import segment_numbers
 from ..environment.environment import Environment, Transaction
-from ..record_lookup import RecordLookup
 from ..snapshot import Snapshot, encode_state
 from .finding import Finding
+from .record_lookup import RecordLookup
 
 
 class CompactedCheck:

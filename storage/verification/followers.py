@@ -25,17 +25,16 @@ from ..environment.folder import (
     ROWS_FOLDER,
     RUNTIME_FILE,
     VIEWS_FOLDER,
-    has_runtime,
-    needs_lock_file,
-    take_room_to_read,
 )
 from ..environment.lmdb_errors import lock_problem
+from ..environment.lock_file import needs_lock_file, take_room_to_read
+from ..environment.locks import has_runtime
 from ..environment.refusals import ABSENT, is_refusal
 from ..errors import StoreFull, described
 from ..record import StoredEvent
-from ..record_lookup import RecordLookup
 from .finding import Finding
 from .log import LogWalk
+from .record_lookup import RecordLookup
 
 ENTRIES_AT_ONCE: Final = 1_024
 """The most entries of a table that one transaction reads."""

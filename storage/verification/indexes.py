@@ -21,11 +21,11 @@ from ..indexes.postings import (
 )
 from ..names import category_of
 from ..record import StoredEvent
-from ..record_lookup import RecordLookup
 from .archive import ArchiveWalk
 from .counts import Counts, Surplus
 from .finding import Finding
 from .log import LogWalk, Run, Window
+from .record_lookup import RecordLookup
 from .tables import walk_table
 
 UNREADABLE_ENTRY: Final = (PostingsDamaged, UnicodeDecodeError, lmdb.BadValsizeError)

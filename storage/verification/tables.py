@@ -38,7 +38,7 @@ def walk_table(
 
 def unknown_tables(environment: Environment, name: str) -> Iterator[Finding]:
     """Yield findings for tables that should not exist; `name` is the `table` of these findings."""
-    known = {table.encode() for table in environment.names}
+    known = {table.encode() for table in environment.table_names}
     with environment.read() as transaction, transaction.cursor() as cursor:
         found = [key for key in cursor.iternext(keys=True, values=False) if key not in known]
     for key in found:

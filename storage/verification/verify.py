@@ -15,7 +15,8 @@ import msgspec
 
 from ..archive.archive import Archive
 from ..environment.environment import Environment, page_problem
-from ..environment.folder import ARCHIVE_FOLDER, DATA_FILE, is_open_for_writing
+from ..environment.folder import ARCHIVE_FOLDER, DATA_FILE
+from ..environment.locks import is_open_for_writing
 from ..errors import described
 from ..reader import LogReader
 from .archive import ArchiveWalk

@@ -1,9 +1,9 @@
 """Lookup of records for verification: a record that is missing or damaged is None, not an error."""
 
-from .environment.environment import Environment, Transaction
-from .group import KEY, Group, GroupDamaged, Record
-from .record import HASH_SIZE_BYTES
-from .records import seek_group
+from ..environment.environment import Environment, Transaction
+from ..group import KEY, Group, GroupDamaged, Record
+from ..record import HASH_SIZE_BYTES
+from ..records import seek_group
 
 
 class RecordLookup:
