@@ -15,8 +15,11 @@ ANSWERED_KEPT_MIN: Final = 1_000
 """At least so many answers that were given may stay in the queues before these are cleared of them."""
 
 
-class Pending(msgspec.Struct, gc=False):
-    """An answer that somebody waits for until `deadline` (trio's clock)."""
+class Pending(msgspec.Struct):
+    """An answer that somebody waits for until `deadline` (trio's clock).
+
+    The garbage collector has to see it: an error that is the answer refers, by its traceback, to frames that hold it.
+    """
 
     deadline: float
     timeout_seconds: float

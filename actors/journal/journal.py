@@ -54,8 +54,12 @@ class Journal(Protocol):
         """Where writes wait while a view is too far behind."""
 
 
-class Write(msgspec.Struct, frozen=True, gc=False):
-    """What an actor hands to the journal; `settle` is called on the trio thread with the outcome, in order."""
+class Write(msgspec.Struct, frozen=True):
+    """What an actor hands to the journal; `settle` is called on the trio thread with the outcome, in order.
+
+    The garbage collector has to see it: an error that it is settled with refers, by its traceback, to frames that hold
+    it. So it is with `Work`.
+    """
 
     appends: Sequence[StreamAppend]
     idempotency: Sequence[IdempotencyEntry]
@@ -81,7 +85,7 @@ class CommitSeries:
         self.error: EventSourcingError | None = None
 
 
-class Work(msgspec.Struct, frozen=True, gc=False):
+class Work(msgspec.Struct, frozen=True):
     """Something else that only the thread that writes may do, between two group commits: a step of a compaction."""
 
     run: Callable[[], Any]
