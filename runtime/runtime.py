@@ -15,7 +15,7 @@ import trio
 from ..actors.aggregates.aggregate import Aggregate
 from ..actors.aggregates.aggregate_type import AggregateType
 from ..actors.aggregates.receipt import Receipt
-from ..actors.background import in_background, nursery_within
+from ..actors.background import in_background, in_thread, in_thread_or_here, nursery_within
 from ..actors.feed import Feed
 from ..actors.journal.inline_journal import InlineJournal
 from ..actors.journal.thread_journal import ThreadJournal
@@ -209,7 +209,7 @@ class Runtime(Reading, RunningSagas, Figures):
         failure: BaseException | None = None
         try:
             # Around the nursery: what runs there may still be writing to it in a worker thread.
-            await trio.to_thread.run_sync(_look_at_stored, opened, codecs, aggregate_types.values(), subject_keys)
+            await in_thread(_look_at_stored, opened, codecs, aggregate_types.values(), subject_keys)
             async with home_of(opened, projections, views) as home, trio.open_nursery() as keeper:
                 nursery = await nursery_within(keeper)
                 # Failures are raised again outside of the nursery, which would wrap them in a group.
@@ -228,7 +228,7 @@ class Runtime(Reading, RunningSagas, Figures):
                 nursery.cancel_scope.cancel()
         finally:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(close_store, opened, None if subject_keys is keys else subject_keys)
+                await in_thread_or_here(close_store, opened, None if subject_keys is keys else subject_keys)
             logger.info("closed", extra={"path": opened.path, "position": opened.last_position})
         if failure is not None:
             raise failure

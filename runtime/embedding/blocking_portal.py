@@ -35,7 +35,7 @@ class BlockingPortal:
         self._kept: Kept = WeakKeyDictionary()
 
     def __enter__(self) -> Self:
-        """Raises what `Runtime.open` does."""
+        """Raises what `Runtime.open` does, and `ThreadRefused`."""
         self._thread.start()
         try:
             _settled(self._thread.opened).result()

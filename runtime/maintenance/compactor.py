@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -17,6 +17,7 @@ from ...actors.aggregates.aggregate import Aggregate
 from ...actors.aggregates.aggregate_type import AggregateType
 from ...actors.aggregates.recovery import apply_event, recover
 from ...actors.aggregates.snapshot_proof import verdict
+from ...actors.background import in_thread, in_thread_or_here
 from ...actors.errors import RuntimeClosed
 from ...actors.journal.thread_journal import ThreadJournal
 from ...actors.sagas.context import CALL_KEY
@@ -34,6 +35,7 @@ from ...storage.archive.compaction import (
     unused_segments,
 )
 from ...storage.archive.errors import ArchiveUnreachable, CompactionRefused, CompactionTooSmall
+from ...storage.errors import ThreadRefused
 from ...storage.group import STUB
 from ...storage.limits import Limits
 from ...storage.log import EventLog
@@ -137,7 +139,7 @@ class Compactor:
 
     async def candidates(self) -> list[Candidate]:
         """The streams that the policy would compact now."""
-        return await trio.to_thread.run_sync(lambda: list(self._policy.candidates(self._log)))
+        return await in_thread(lambda: list(self._policy.candidates(self._log)))
 
     async def finish(self, stream: str) -> None:
         """Go on with what was interrupted, if anything was."""
@@ -297,9 +299,15 @@ class Compactor:
         if self._is_closed:
             raise RuntimeClosed("The runtime closed in the middle of a compaction. It goes on when opened again.")
         # Given to it here, where it is closed, too: by the time that another thread begins it may take nothing more.
-        work = self._background.submit(function, *arguments)
+        try:
+            work = self._background.submit(function, *arguments)
+        except RuntimeError as error:
+            # It is done before what comes next, which finds in the archive what nobody uses.
+            raise ThreadRefused(str(error)) from error
+        done, token = trio.Event(), trio.lowlevel.current_trio_token()
+        work.add_done_callback(lambda _: token.run_sync_soon(done.set))
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(wait, [work])
+            await done.wait()
         return work.result()
 
     async def _rested(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -313,7 +321,7 @@ class Compactor:
         """No more compaction; what a caller's is doing with the archive ends first, which may be closed then."""
         self._is_closed = True
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(self._background.shutdown)
+            await in_thread_or_here(self._background.shutdown)
 
     async def _step(self, step: Callable[[], int]) -> int:
         begun = time.perf_counter()

@@ -14,14 +14,23 @@ class Outlet:
         self._cutting: threading.Thread | None = None
 
     def cut(self) -> None:
-        """Make every write after the one that is under way fail. Never waits. Not to be called after `close`."""
+        """Make every write after the one that is under way fail. Never waits, but for want of a thread.
+
+        Not to be called after `close`.
+        """
         if self.is_cut:
             return
         self.is_cut = True
         # Not closed, since the number could become another file's. On a thread, since `dup2` may first wait for the
         # file to be stored, as one on a network is; writes fail before that.
-        self._cutting = threading.Thread(target=os.dup2, args=(self._nowhere, self.descriptor, False), daemon=True)
-        self._cutting.start()
+        cutting = threading.Thread(target=os.dup2, args=(self._nowhere, self.descriptor, False), daemon=True)
+        try:
+            cutting.start()
+        except RuntimeError:
+            # The system starts no further thread; the one that cuts it off may have to wait then.
+            os.dup2(self._nowhere, self.descriptor, inheritable=False)
+        else:
+            self._cutting = cutting
 
     def close(self) -> None:
         """Close it, once nobody writes to it or cuts it off any more."""
