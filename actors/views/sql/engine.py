@@ -1,5 +1,6 @@
 """Connections to the database that SQL views live in, and the errors of its drivers as ours."""
 
+import math
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -71,6 +72,20 @@ def begin_writing(connection: sqlalchemy.Connection) -> sqlalchemy.RootTransacti
     return connection.begin()
 
 
+@contextmanager
+def unbounded(connection: sqlalchemy.Connection) -> Iterator[None]:
+    """Wait in the block for as long as a statement takes: a query may look at any number of rows."""
+    driver: Any = connection.connection.dbapi_connection
+    bound = getattr(driver, "answer_seconds_max", None)
+    if bound is not None:
+        driver.answer_seconds_max = math.inf
+    try:
+        yield
+    finally:
+        if bound is not None:
+            driver.answer_seconds_max = bound
+
+
 def _sqlite(url: sqlalchemy.URL) -> sqlalchemy.Engine:
     if url.database in (None, "", ":memory:") or "mode=memory" in str(url):
         raise DefinitionError("Views on SQLite need a file, since several threads use them: sqlite:///views.db.")
@@ -139,6 +154,13 @@ def _postgresql(url: sqlalchemy.URL) -> sqlalchemy.Engine:
         )
     except ImportError as missing:
         raise ImportError("Views on PostgreSQL need psycopg: pip install 'eventsrc[postgresql]'") from missing
+
+    if engine.dialect.driver == "psycopg":
+        from .postgresql import BoundedConnection  # noqa: PLC0415 (it needs psycopg, which is an extra)
+
+        @event.listens_for(engine, "do_connect")
+        def connect(_dialect: object, _record: object, arguments: Any, options: Any) -> BoundedConnection:
+            return BoundedConnection.connect(*arguments, **options)
 
     @event.listens_for(engine, "connect")
     def connected(connection: Any, _: object) -> None:
