@@ -1,6 +1,7 @@
 """A folder for what need not outlast the program, which the next one removes where this one is killed."""
 
 import fcntl
+import logging
 import os
 import shutil
 import stat
@@ -11,6 +12,8 @@ from typing import Final
 
 HELD_FILE: Final = "eventsrc-temporary.lock"
 """In each such folder, and locked from when it has this name until the folder is removed, or its program is gone."""
+
+logger = logging.getLogger("eventsrc.storage")
 
 
 class TemporaryFolder:
@@ -31,9 +34,11 @@ class TemporaryFolder:
             undoing.pop_all()
 
     def remove(self) -> None:
-        """Remove it with all that is in it. Raises `OSError`."""
+        """Remove it with all that is in it, or leave what cannot be removed to the next one."""
         try:
-            shutil.rmtree(self.path)
+            _remove(self.path)
+        except OSError as error:
+            logger.warning("a temporary folder could not be removed: %s", error, extra={"path": str(self.path)})
         finally:
             self._held.close()
 
@@ -58,10 +63,14 @@ def _remove_unless_held(held: Path) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return
-        # That file last: as long as it is there, what is left of this by a kill is removed by the next.
-        for entry in held.parent.iterdir():
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            elif entry != held:
-                entry.unlink()
-        shutil.rmtree(held.parent)
+        _remove(held.parent)
+
+
+def _remove(folder: Path) -> None:
+    # The file that is held last: as long as it is there, what is left of this is removed by the next.
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != HELD_FILE:
+            entry.unlink()
+    shutil.rmtree(folder)
