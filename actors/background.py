@@ -1,10 +1,13 @@
-"""Background tasks: work that runs outside the caller's own task."""
+"""Background work: in tasks beside the caller's own, and in worker threads."""
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVarTuple
+from typing import TypeVar, TypeVarTuple
 
 import trio
 
+from ..storage.errors import ThreadRefused
+
+T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 
 
@@ -33,3 +36,36 @@ async def _shielded_nursery(task_status: trio.TaskStatus[trio.Nursery]) -> None:
         async with trio.open_nursery() as nursery:
             task_status.started(nursery)
             await trio.sleep_forever()
+
+
+async def in_thread(
+    call: Callable[[*Arguments], T],
+    *arguments: *Arguments,
+    limiter: trio.CapacityLimiter | None = None,
+    abandon_on_cancel: bool = False,
+) -> T:
+    """Call a function that blocks, in one of trio's worker threads. Raises what the function raises.
+
+    Raises `ThreadRefused` if the system starts no further thread; the function was not called.
+    """
+    has_begun = False
+
+    def begin() -> T:
+        nonlocal has_begun
+        has_begun = True
+        return call(*arguments)
+
+    try:
+        return await trio.to_thread.run_sync(begin, limiter=limiter, abandon_on_cancel=abandon_on_cancel)
+    except RuntimeError as error:
+        if has_begun:
+            raise
+        raise ThreadRefused(str(error)) from error
+
+
+async def in_thread_or_here(call: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
+    """Call in a worker thread what must be done, such as closing; if no thread starts, the trio thread waits for it."""
+    try:
+        return await in_thread(call, *arguments)
+    except ThreadRefused:
+        return call(*arguments)

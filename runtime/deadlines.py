@@ -15,8 +15,11 @@ ANSWERED_KEPT_MIN: Final = 1_000
 """The least number of settled answers that may stay in the queues before a clearing removes them."""
 
 
-class Pending(msgspec.Struct, gc=False):
-    """An answer that a caller waits for until `deadline` (trio's clock)."""
+class Pending(msgspec.Struct):
+    """An answer that a caller waits for until `deadline` (trio's clock).
+
+    The garbage collector must see it: the traceback of an error that is the answer refers to frames that hold it.
+    """
 
     deadline: float
     timeout_seconds: float

@@ -31,7 +31,7 @@ import trio
 from ..actors.aggregates.aggregate_actor import AggregateActor
 from ..actors.aggregates.decision import RECORD_OVERHEAD_BYTES
 from ..actors.aggregates.request import Cause, current_cause
-from ..actors.background import in_background
+from ..actors.background import in_background, in_thread
 from ..actors.errors import EncodingError, RuntimeClosed
 from ..actors.future import TrioFuture
 from ..actors.journal.journal import CommitSeries, Journal, Write
@@ -135,7 +135,7 @@ class Forgetting:
         subject = request.subject
         try:
             async with self._one_at_a_time:
-                ids = await trio.to_thread.run_sync(self._ids_of, subject)
+                ids = await in_thread(self._ids_of, subject)
                 if not ids:
                     raise UnknownSubject(subject, self._keys.path)
                 await self._check_sagas(request, ids)
@@ -198,7 +198,7 @@ class Forgetting:
             with self._residents.forgetting():
                 with self._keys.leaving(subject):
                     try:
-                        ids = await trio.to_thread.run_sync(self._destroyed, subject, interrupted)
+                        ids = await in_thread(self._destroyed, subject, interrupted)
                     finally:
                         # Even where it is unknown whether the keys were destroyed.
                         self._residents.distrust_personal()
@@ -217,9 +217,9 @@ class Forgetting:
                 for stream in streams:
                     await self._maintenance.take_back(stream)
         if isinstance(self._store, EventLog):
-            await trio.to_thread.run_sync(drop_unclaimed_views, Path(self._store.path))
+            await in_thread(drop_unclaimed_views, Path(self._store.path))
         self._projections.forget(position)
-        await trio.to_thread.run_sync(self._keys.finish_forgetting, subject)
+        await in_thread(self._keys.finish_forgetting, subject)
         logger.info("forgotten", extra={"events": events, "streams": len(streams), "position": position})
         return Forgotten(subject, events, sorted(streams), position)
 

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar
 import attrs
 import trio
 
+from ..actors.background import in_thread
 from ..actors.feed import Feed
 from ..actors.projections.projection import Projection
 from ..actors.views.lmdb_view import LmdbViews
@@ -58,8 +59,8 @@ async def open_store(store: StoreGiven | PastLog, role: Literal["writer", "reade
         return store
     _check_path("store", store)
     if role == "reader":
-        return await trio.to_thread.run_sync(LogReader.open, store)
-    return await trio.to_thread.run_sync(partial(EventLog, store, limits=limits))
+        return await in_thread(LogReader.open, store)
+    return await in_thread(partial(EventLog, store, limits=limits))
 
 
 def keys_of(
@@ -135,9 +136,9 @@ async def home_of(
             yield Home(special.__getitem__, None, is_numbered=False)
             return
         is_durable = not isinstance(store, MemoryLog | PastLog)
-        board = await trio.to_thread.run_sync(partial(ControlBoard, folder / CONTROL_FOLDER, durable=is_durable))
+        board = await in_thread(partial(ControlBoard, folder / CONTROL_FOLDER, durable=is_durable))
         stack.callback(board.close)
-        await trio.to_thread.run_sync(board.take)
+        await in_thread(board.take)
         beside = LmdbViews(folder / VIEWS_FOLDER)
         is_numbered = folder.parent == Path(store.path) / READERS_FOLDER
         yield Home(lambda projection: special.get(projection, beside), board, is_numbered)
@@ -147,10 +148,10 @@ async def _folder_of(
     store: EventReader, has_projections: bool, views: ViewsGiven[Any], stack: AsyncExitStack
 ) -> Path | None:
     if isinstance(views, str | os.PathLike):
-        return await trio.to_thread.run_sync(_made, Path(views))
+        return await in_thread(_made, Path(views))
     if isinstance(store, MemoryLog | PastLog):
         try:
-            folder = await trio.to_thread.run_sync(TemporaryFolder, "eventsrc-views-")
+            folder = await in_thread(TemporaryFolder, "eventsrc-views-")
         except OSError as error:
             raise FileWriteFailed(tempfile.gettempdir(), str(error)) from error
         stack.callback(folder.remove)
@@ -158,7 +159,7 @@ async def _folder_of(
     if not isinstance(store, LogReader) or isinstance(store, EventLog):
         return Path(store.path)
     if has_projections:
-        return await trio.to_thread.run_sync(_claim_reader, Path(store.path), stack)
+        return await in_thread(_claim_reader, Path(store.path), stack)
     return None
 
 

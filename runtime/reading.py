@@ -14,6 +14,7 @@ import trio
 from ..actors.aggregates.aggregate import Aggregate
 from ..actors.aggregates.aggregate_type import AggregateType
 from ..actors.aggregates.receipt import Receipt
+from ..actors.background import in_thread
 from ..actors.errors import DefinitionError, UnknownEvent
 from ..actors.feed import Feed
 from ..actors.projections.projection import Projection, Table
@@ -362,7 +363,7 @@ class Reading:
         for a store in memory or of the past, which cannot be copied.
         """
         check_on_trio("runtime.backup")
-        return await trio.to_thread.run_sync(backup, self._store_on_disk, destination)
+        return await in_thread(backup, self._store_on_disk, destination)
 
     async def fork(self, at_position: int, destination: str | os.PathLike[str]) -> None:
         """Make a separate store, in a new folder, that shares the history up to a position: for what-if commands.
@@ -373,7 +374,7 @@ class Reading:
         check_on_trio("runtime.fork")
         if not position_of(self._store, position=at_position):
             raise NotInHistory(f"A fork of {self._store.path} shares at least the event at position 1.")
-        await trio.to_thread.run_sync(fork, self._store_on_disk, at_position, destination)
+        await in_thread(fork, self._store_on_disk, at_position, destination)
 
     @property
     def _store_on_disk(self) -> LogReader:

@@ -15,7 +15,7 @@ import trio
 from ..actors.aggregates.aggregate import Aggregate
 from ..actors.aggregates.aggregate_type import AggregateType
 from ..actors.aggregates.receipt import Receipt
-from ..actors.background import in_background, nursery_within
+from ..actors.background import in_background, in_thread, in_thread_or_here, nursery_within
 from ..actors.feed import Feed
 from ..actors.journal.inline_journal import InlineJournal
 from ..actors.journal.thread_journal import ThreadJournal
@@ -239,8 +239,8 @@ class Runtime(Reading, SagaMethods, Figures):
         failure: BaseException | None = None
         try:
             # Opened outside of the nursery: worker threads of its tasks may still be writing to the store.
-            await trio.to_thread.run_sync(forget_again, opened, subject_keys)
-            await trio.to_thread.run_sync(check_stored_events, opened, codecs, aggregate_types.values())
+            await in_thread(forget_again, opened, subject_keys)
+            await in_thread(check_stored_events, opened, codecs, aggregate_types.values())
             async with home_of(opened, projections, views) as home, trio.open_nursery() as keeper:
                 nursery = await nursery_within(keeper)
                 # Failures are raised again outside of the nursery, which would wrap them in a group.
@@ -259,7 +259,7 @@ class Runtime(Reading, SagaMethods, Figures):
                 nursery.cancel_scope.cancel()
         finally:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(close_store, opened, None if subject_keys is keys else subject_keys)
+                await in_thread_or_here(close_store, opened, None if subject_keys is keys else subject_keys)
             logger.info("closed", extra={"path": opened.path, "position": opened.last_position})
         if failure is not None:
             raise failure

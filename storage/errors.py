@@ -17,6 +17,18 @@ def described(error: BaseException) -> str:
         return f"{type(error).__name__}, whose text cannot be had because of {type(fault).__name__}"
 
 
+class ThreadRefused(EventSourcingError):
+    """The system starts no further thread for this process. What needed it was not begun; it may be tried again."""
+
+    code = "thread_refused"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"The system starts no further thread: {reason}. Nothing was begun. Look at the limits of this process "
+            "(`ulimit -u`, `pids.max` of its control group) and at its memory, and try again."
+        )
+
+
 class StoreError(EventSourcingError):
     """Base class of errors about the store, or another file, at `path`."""
 

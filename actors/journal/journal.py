@@ -54,8 +54,12 @@ class Journal(Protocol):
         """Where writes wait while a view is too far behind."""
 
 
-class Write(msgspec.Struct, frozen=True, gc=False):
-    """A write that an actor hands to the journal. `settle` is called with the outcome, on the trio thread, in order."""
+class Write(msgspec.Struct, frozen=True):
+    """A write that an actor hands to the journal. `settle` is called with the outcome, on the trio thread, in order.
+
+    The garbage collector must see it, and `Work` as well: the traceback of an error that settles it refers to frames
+    that hold it.
+    """
 
     appends: Sequence[StreamAppend]
     idempotency: Sequence[IdempotencyEntry]
@@ -80,7 +84,7 @@ class CommitSeries:
         self.error: EventSourcingError | None = None
 
 
-class Work(msgspec.Struct, frozen=True, gc=False):
+class Work(msgspec.Struct, frozen=True):
     """Other work that only the writing thread may do, between two group commits: a step of a compaction, say."""
 
     run: Callable[[], Any]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pykka
 
-from ...storage.errors import EventSourcingError
+from ...storage.errors import EventSourcingError, ThreadRefused
 from ...storage.snapshot import Snapshot
 from ..errors import JournalFailed
 from .commit_order import CommitOrder, Settled
@@ -48,6 +48,14 @@ class JournalActor(pykka.ThreadingActor):
     @staticmethod
     def _create_actor_inbox() -> "JournalInbox":
         return JournalInbox()
+
+    def _start_actor_loop(self) -> None:
+        try:
+            super()._start_actor_loop()
+        except RuntimeError as error:
+            # Whoever stops all actors would wait for one that never ran.
+            pykka.ActorRegistry.unregister(self.actor_ref)
+            raise ThreadRefused(str(error)) from error
 
     def on_receive(self, message: Any) -> None:
         if isinstance(message, Work):

@@ -10,6 +10,7 @@ import trio
 from ...storage.errors import EventSourcingError
 from ...storage.snapshot import Snapshot
 from ...storage.store import EventStore
+from ..background import in_thread_or_here
 from ..errors import RuntimeClosed
 from .admission import Admission
 from .commit_order import CommitOrder, Settled
@@ -104,7 +105,7 @@ class ThreadJournal:
         self.admission.release_all()
         self._closing = "under way"
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(partial(self._actor.stop, block=True))
+            await in_thread_or_here(partial(self._actor.stop, block=True))
             # Queued behind every outcome that the thread has handed back.
             handed_back = trio.Event()
             self._token.run_sync_soon(handed_back.set)

@@ -12,7 +12,7 @@ from ...storage.errors import EventSourcingError, FileWriteFailed, described
 from ...storage.limits import Limits
 from ...storage.record import StoredEvent
 from ...storage.store import EventReader
-from ..background import in_background
+from ..background import in_background, in_thread
 from ..error_text import kept_text
 from ..feed import Feed
 from ..future import TrioFuture
@@ -236,7 +236,7 @@ class Projector(TrioActor):
     async def _go_on_from_stored(self) -> None:
         view = self._session.view
         if view.waits:
-            checkpoint = await trio.to_thread.run_sync(lambda: view.checkpoint, limiter=self._host.threads)
+            checkpoint = await in_thread(lambda: view.checkpoint, limiter=self._host.threads)
         else:
             checkpoint = view.checkpoint
         self._shown = self._handled = checkpoint
@@ -286,7 +286,7 @@ class Projector(TrioActor):
         session = self._session
         try:
             if session.view.waits:
-                is_stored = await trio.to_thread.run_sync(session.apply, events, checkpoint, limiter=self._host.threads)
+                is_stored = await in_thread(session.apply, events, checkpoint, limiter=self._host.threads)
             else:
                 is_stored = session.apply(events, checkpoint, may_wait=may_wait)
         except ViewRetry:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
-from ...storage.errors import CommitAbandoned, EventTooLarge, StoreError
+from ...storage.errors import CommitAbandoned, EventTooLarge, StoreError, ThreadRefused
 from ..error_text import told
 from ..errors import (
     AggregateUnavailable,
@@ -19,6 +19,7 @@ from .errors import CallAmbiguous, DeadlinePassed, StepGone, Suspended, WaitInOt
 
 NOT_THE_STEPS_FAULT: Final = (
     StoreError,
+    ThreadRefused,
     JournalFailed,
     CommitAbandoned,
     MailboxFull,

@@ -10,6 +10,8 @@ from typing import TypeVar
 
 import trio
 
+from ..background import in_thread
+
 T = TypeVar("T")
 
 
@@ -39,7 +41,7 @@ class ThreadPlace:
 
     async def call(self, function: Callable[[], T]) -> T:
         """Call a function in the thread. Use a place for one call only."""
-        return await trio.to_thread.run_sync(function, abandon_on_cancel=True, limiter=self)  # type: ignore[arg-type]
+        return await in_thread(function, abandon_on_cancel=True, limiter=self)  # type: ignore[arg-type]
 
     def leave(self) -> None:
         """Release the thread, unless the function still runs."""

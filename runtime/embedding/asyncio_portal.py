@@ -52,7 +52,7 @@ class AsyncioPortal:
         self._answers: Handover
 
     async def __aenter__(self) -> Self:
-        """Open the runtime. Raises the errors of `Runtime.open`."""
+        """Open the runtime. Raises the errors of `Runtime.open`, and `ThreadRefused`."""
         loop = asyncio.get_running_loop()
         self._thread.start(functools.partial(_loop.set, loop))
         self._loop, self._answers = loop, Handover(loop.call_soon_threadsafe)

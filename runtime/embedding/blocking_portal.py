@@ -35,7 +35,7 @@ class BlockingPortal:
         self._kept: Kept = WeakKeyDictionary()
 
     def __enter__(self) -> Self:
-        """Open the runtime. Raises the errors of `Runtime.open`."""
+        """Open the runtime. Raises the errors of `Runtime.open`, and `ThreadRefused`."""
         self._thread.start()
         try:
             _settled(self._thread.opened).result()

@@ -19,7 +19,7 @@ from typing import Any, Final, Generic, TypeVar
 import trio
 
 from ...actors.errors import RuntimeClosed
-from ...storage.errors import StoreForked
+from ...storage.errors import StoreForked, ThreadRefused
 from ..errors import ArgumentInvalid, WrongThread
 from ..runtime import Runtime
 from .handover import Handover
@@ -156,7 +156,10 @@ class RuntimeThread:
         self._unsettled: set[Call[Any]] = set()
 
     def start(self, variables: Callable[[], object] = lambda: None) -> None:
-        """Open the runtime; may be called once. `variables` sets contextvars for the runtime and for every call."""
+        """Open the runtime; may be called once. `variables` sets contextvars for the runtime and for every call.
+
+        Raises `ThreadRefused`, or `RuntimeClosed` the second time.
+        """
         if self._thread is not None:
             raise RuntimeClosed("A portal can be entered once. Make another, with another Runtime.open(...).")
         for future in (self.opened, self.ended):
@@ -167,6 +170,8 @@ class RuntimeThread:
         self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
         try:
             self._thread.start()
+        except RuntimeError as error:
+            raise ThreadRefused(str(error)) from error
         except BaseException:
             # Interrupted, perhaps when the thread had begun; nothing tells whether it has.
             self.give_up()

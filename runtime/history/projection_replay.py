@@ -8,6 +8,7 @@ from typing import Any, Final, Self, TypeAlias, TypeVar
 
 import trio
 
+from ...actors.background import in_thread, in_thread_or_here
 from ...actors.errors import DefinitionError
 from ...actors.projections.projection import Projection, Table
 from ...actors.serialization.personal import has_personal_data
@@ -74,7 +75,7 @@ class ProjectionReplay(Replay):
     async def __aenter__(self) -> Self:
         check_on_trio("replay", "portal.enter(replay)")
         try:
-            await trio.to_thread.run_sync(self._open)
+            await in_thread(self._open)
         except BaseException:
             await self._remove()
             raise
@@ -156,7 +157,7 @@ class ProjectionReplay(Replay):
 
     async def _replace(self, old: "_Opened") -> None:
         assert self._folder is not None, "what is open has a folder"
-        new = await trio.to_thread.run_sync(self._begun, self._folder, old.number + 1)
+        new = await in_thread(self._begun, self._folder, old.number + 1)
         failure = None
         try:
             failure = await self._catch_up(new)
@@ -164,7 +165,7 @@ class ProjectionReplay(Replay):
                 self._opened, self._failure, new = new, failure or self._failure, old
         finally:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(new.remove)
+                await in_thread_or_here(new.remove)
 
     async def _catch_up(self, new: "_Opened") -> ReplayHandlerFailed | None:
         """Bring a new view to the position of the old one by then, or to an event on which a handler raises."""
@@ -181,10 +182,10 @@ class ProjectionReplay(Replay):
             now = [event for event in coming if event.position <= until]
             try:
                 if now:
-                    await trio.to_thread.run_sync(new.apply, now)
+                    await in_thread(new.apply, now)
             except EventFailed as failure:
                 before = [event for event in now if event.position < failure.event.position]
-                await trio.to_thread.run_sync(new.apply, before)
+                await in_thread(new.apply, before)
                 error = _failed(failure)
                 error.__cause__ = failure.error
                 return error
@@ -201,7 +202,7 @@ class ProjectionReplay(Replay):
                     opened.view.close()
                 folder, self._folder = self._folder, None
                 if folder is not None:
-                    await trio.to_thread.run_sync(folder.remove)
+                    await in_thread_or_here(folder.remove)
 
 
 class _Opened:

@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -17,6 +17,7 @@ from ...actors.aggregates.aggregate import Aggregate
 from ...actors.aggregates.aggregate_type import AggregateType
 from ...actors.aggregates.recovery import apply_event, recover
 from ...actors.aggregates.snapshot_proof import verdict
+from ...actors.background import in_thread, in_thread_or_here
 from ...actors.errors import RuntimeClosed
 from ...actors.journal.thread_journal import ThreadJournal
 from ...actors.messages import SAGA_STEP
@@ -35,6 +36,7 @@ from ...storage.archive.compaction import (
     unused_segments,
 )
 from ...storage.archive.errors import ArchiveUnreachable, CompactionRefused, CompactionTooSmall
+from ...storage.errors import ThreadRefused
 from ...storage.group import STUB
 from ...storage.limits import Limits
 from ...storage.log import EventLog
@@ -138,7 +140,7 @@ class Compactor:
 
     async def candidates(self) -> list[CompactionCandidate]:
         """The streams that the policy would compact now."""
-        return await trio.to_thread.run_sync(lambda: list(self._policy.candidates(self._log)))
+        return await in_thread(lambda: list(self._policy.candidates(self._log)))
 
     async def finish(self, stream: str) -> None:
         """Finish an interrupted compaction or uncompaction of a stream, if there is one."""
@@ -299,9 +301,15 @@ class Compactor:
             raise RuntimeClosed("The runtime closed in the middle of a compaction. It goes on when opened again.")
         # Submitted on this thread, on which the executor is closed: submitting from another one might come after the
         # close.
-        work = self._background.submit(function, *arguments)
+        try:
+            work = self._background.submit(function, *arguments)
+        except RuntimeError as error:
+            # The work is done before the next compaction, which finds in the archive what nobody uses.
+            raise ThreadRefused(str(error)) from error
+        done, token = trio.Event(), trio.lowlevel.current_trio_token()
+        work.add_done_callback(lambda _: token.run_sync_soon(done.set))
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(wait, [work])
+            await done.wait()
         return work.result()
 
     async def _rested(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -315,7 +323,7 @@ class Compactor:
         """Compact no more. Work of a caller on the archive ends first, so that the archive may be closed afterwards."""
         self._is_closed = True
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(self._background.shutdown)
+            await in_thread_or_here(self._background.shutdown)
 
     async def _step(self, step: Callable[[], int]) -> int:
         begun = time.perf_counter()

@@ -9,6 +9,7 @@ import trio
 
 from ...actors.aggregates.aggregate import Aggregate
 from ...actors.aggregates.aggregate_type import AggregateType
+from ...actors.background import in_thread
 from ...actors.journal.inline_journal import InlineJournal
 from ...actors.journal.thread_journal import ThreadJournal
 from ...storage.archive.compacted import Compacted
@@ -202,4 +203,4 @@ class Maintenance:
             return [each for head in heads for each in self._store.snapshots(head.stream, quarantined=True)]
 
         check_on_trio("maintenance.quarantined")
-        return await trio.to_thread.run_sync(find)
+        return await in_thread(find)

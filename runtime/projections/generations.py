@@ -14,7 +14,7 @@ from typing import Final, Protocol, TypeVar, TypeVarTuple
 import attrs
 import trio
 
-from ...actors.background import in_background
+from ...actors.background import in_background, in_thread
 from ...actors.projections.projection import Projection
 from ...actors.projections.projector import GiveUp, Pause, ProjectionState, Projector, ProjectorHost, Resume
 from ...actors.serialization.serializer import Serializer
@@ -300,7 +300,7 @@ class RunningProjection:
         return await self._in_thread(self._views.generations, self.name)
 
     async def _in_thread(self, call: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
-        return await trio.to_thread.run_sync(call, *arguments, limiter=self._host.threads)
+        return await in_thread(call, *arguments, limiter=self._host.threads)
 
     # --- swapping ---
 

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 import attrs
 import trio
 
+from ...actors.background import in_thread_or_here
 from ...actors.projections.projector import Projector
 from ...actors.views.row_type import RowType
 from ...actors.views.view_store import Checkpoint, Generation, StoredView
@@ -65,4 +66,4 @@ class OpenGeneration:
                 if self.projector is not None:
                     await self.projector.end()
             finally:
-                await trio.to_thread.run_sync(self.view.close)
+                await in_thread_or_here(self.view.close)

@@ -8,6 +8,7 @@ import attrs
 import trio
 
 from ...actors.aggregates.receipt import Receipt
+from ...actors.background import in_thread
 from ...actors.errors import DefinitionError
 from ...actors.projections.projection import Projection, Table
 from ...actors.views.criteria import Order, RowQuery, criteria_of
@@ -145,7 +146,7 @@ class View(Generic[R]):
             for _ in range(LOOKS_MAX):
                 with contextlib.suppress(ViewRetry):
                     # A query whose caller was cancelled ends by itself; its view stays open until then.
-                    return await trio.to_thread.run_sync(look, limiter=limiter, abandon_on_cancel=True)
+                    return await in_thread(look, limiter=limiter, abandon_on_cancel=True)
         raise ViewUnreachable(self._running.name, f"it could not be looked at in {LOOKS_MAX} attempts")
 
     async def _wait(self, fresh: Freshness) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -52,11 +52,16 @@ def synced_meanwhile(descriptor: int) -> Iterator[None]:
             errors.append(error)
 
     syncing = threading.Thread(target=sync, name="eventsrc sync", daemon=True)
-    syncing.start()
+    try:
+        syncing.start()
+        finish: Callable[[], None] = syncing.join
+    except RuntimeError:
+        # The system starts no further thread: all of it goes to the disk at the end.
+        finish = sync
     try:
         yield
     finally:
         is_written.set()
-        syncing.join()
+        finish()
     if errors:
         raise errors[0]

@@ -14,14 +14,22 @@ class Outlet:
         self._cutting: threading.Thread | None = None
 
     def cut(self) -> None:
-        """Make every write after the current one fail. Never blocks. Must not be called after `close`."""
+        """Make every write after the current one fail. Must not be called after `close`.
+
+        Never blocks, unless the system starts no further thread.
+        """
         if self.is_cut:
             return
         self.is_cut = True
         # The descriptor is not closed, since its number could be reused for another file. `dup2` runs on a thread: it
         # may wait until the file is stored, as on a network file system; writes fail before that.
-        self._cutting = threading.Thread(target=os.dup2, args=(self._nowhere, self.descriptor, False), daemon=True)
-        self._cutting.start()
+        cutting = threading.Thread(target=os.dup2, args=(self._nowhere, self.descriptor, False), daemon=True)
+        try:
+            cutting.start()
+        except RuntimeError:
+            os.dup2(self._nowhere, self.descriptor, inheritable=False)
+        else:
+            self._cutting = cutting
 
     def close(self) -> None:
         """Close the duplicate. No thread may write to it or call `cut` any more."""

@@ -1,6 +1,7 @@
 """Temporary folders; a program removes those that killed programs have left."""
 
 import fcntl
+import logging
 import os
 import shutil
 import stat
@@ -11,6 +12,8 @@ from typing import Final
 
 HELD_FILE: Final = "eventsrc-temporary.lock"
 """The lock file in each temporary folder, locked from before it gets this name until its program removes it or ends."""
+
+logger = logging.getLogger("eventsrc.storage")
 
 
 class TemporaryFolder:
@@ -31,9 +34,11 @@ class TemporaryFolder:
             undoing.pop_all()
 
     def remove(self) -> None:
-        """Remove the folder and its content. Raises `OSError`."""
+        """Remove the folder and its content; what cannot be removed is left to the next program, and logged."""
         try:
-            shutil.rmtree(self.path)
+            _remove(self.path)
+        except OSError as error:
+            logger.warning("a temporary folder could not be removed: %s", error, extra={"path": str(self.path)})
         finally:
             self._held.close()
 
@@ -58,10 +63,14 @@ def _remove_unless_held(held: Path) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return
-        # The lock file goes last: if this process is killed, the next one still finds the folder and removes the rest.
-        for entry in held.parent.iterdir():
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            elif entry != held:
-                entry.unlink()
-        shutil.rmtree(held.parent)
+        _remove(held.parent)
+
+
+def _remove(folder: Path) -> None:
+    # The lock file goes last: if this process is killed, the next one still finds the folder and removes the rest.
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != HELD_FILE:
+            entry.unlink()
+    shutil.rmtree(folder)

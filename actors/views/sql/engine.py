@@ -1,5 +1,6 @@
 """Connections to the database of SQL views, and the translation of its drivers' errors into this package's."""
 
+import math
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -70,6 +71,20 @@ def begin_writing(connection: sqlalchemy.Connection) -> sqlalchemy.RootTransacti
     """Begin a writing transaction; on SQLite, it waits for other writers here rather than in its middle."""
     connection.execution_options(**{_WRITES: True})
     return connection.begin()
+
+
+@contextmanager
+def unbounded(connection: sqlalchemy.Connection) -> Iterator[None]:
+    """Wait in the block for as long as a statement takes: a query may look at any number of rows."""
+    driver: Any = connection.connection.dbapi_connection
+    bound = getattr(driver, "answer_seconds_max", None)
+    if bound is not None:
+        driver.answer_seconds_max = math.inf
+    try:
+        yield
+    finally:
+        if bound is not None:
+            driver.answer_seconds_max = bound
 
 
 def _sqlite(url: sqlalchemy.URL) -> sqlalchemy.Engine:
@@ -143,6 +158,13 @@ def _postgresql(url: sqlalchemy.URL) -> sqlalchemy.Engine:
         )
     except ImportError as missing:
         raise ImportError("Views on PostgreSQL need psycopg: pip install 'eventsrc[postgresql]'") from missing
+
+    if engine.dialect.driver == "psycopg":
+        from .postgresql import BoundedConnection  # noqa: PLC0415 (it needs psycopg, which is an extra)
+
+        @event.listens_for(engine, "do_connect")
+        def connect(_dialect: object, _record: object, arguments: Any, options: Any) -> BoundedConnection:
+            return BoundedConnection.connect(*arguments, **options)
 
     @event.listens_for(engine, "connect")
     def connected(connection: Any, _: object) -> None:

@@ -12,7 +12,7 @@ from ..criteria import Criterion, RowQuery
 from ..errors import CheckpointMoved, RowInvalid, ViewReadFailed, ViewRemoved, ViewWriteFailed
 from ..row_type import RowType
 from ..view_store import Checkpoint, RowChange, ViewReading, ViewWriting
-from .engine import Refused, begin_writing, is_refusal, translated, translating
+from .engine import Refused, begin_writing, is_refusal, translated, translating, unbounded
 from .table import SqlTable
 
 logger = logging.getLogger("eventsrc.views")
@@ -81,6 +81,7 @@ class SqlView:
                 translating(path, ViewReadFailed),
                 self._views.connected(self._reader) as connection,
                 connection.begin(),
+                unbounded(connection),
             ):
                 if not self._views.is_postgresql and self._look_at(connection) is None:
                     # On SQLite the rows of a dropped generation are removed in steps, so some may still be there.
