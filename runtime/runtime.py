@@ -259,7 +259,8 @@ class Runtime(Reading, RunningSagas, Figures):
         Args:
             commands: (class, id, command) of each; one aggregate may get several, which it decides one after the other.
             unchanged: (class, id, version) of aggregates that were read: the commit fails if they have moved.
-            idempotency_key: a second transaction with the same key takes no effect and gets the first one's receipts.
+            idempotency_key: a second transaction with the same key and aggregates, in whatever order, takes no effect
+                and gets the first one's receipts. It is the aggregates that know the key: others do not.
             timeout: seconds for all of it; `Limits.command_timeout_seconds` unless given.
             correlation_id: as in `ask`, for all commands.
             metadata: plain data stored with each event.
