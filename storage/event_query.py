@@ -1,13 +1,17 @@
 """A question about events across streams, which an append can be made conditional on."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import attrs
+import msgspec
 from attrs.validators import instance_of, optional
 
 from .names import category_of
 from .record import StoredEvent
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder().decode
 
 
 def _values(given: Iterable[Any] | type | None) -> tuple[Any, ...] | None:
@@ -30,6 +34,20 @@ def _check_values(query: "EventQuery", field: "attrs.Attribute[Any]", values: tu
             raise TypeError(f"{field.name} must be {wanted}, not {value!r}.")
         if value == "":
             raise ValueError(f"{field.name} has an empty text, which no event has: leave it out (None) to ask for all.")
+
+
+def _as_stored(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Metadata as they are read again: a UUID is a text then, and a tuple a list."""
+    return {key: _value_as_stored(key, value) for key, value in metadata.items()}
+
+
+def _value_as_stored(key: str, value: Any) -> Any:
+    if isinstance(value, AnyOf):
+        return AnyOf(tuple(_value_as_stored(key, each) for each in value.values))
+    try:
+        return _decode(_encode(value))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise TypeError(f"metadata have no {value!r:.100} as {key!r}: it is no plain data ({error}).") from error
 
 
 def _check_text(query: "EventQuery", field: "attrs.Attribute[Any]", value: str | None) -> None:
@@ -59,20 +77,21 @@ class EventQuery:
     """Events after the position `after` that meet every criterion given.
 
     `types` are stored names (the runtime also takes event classes), of which one must fit; `tags` must all be there;
-    `metadata` must hold these values: the number 3 is not the text "3", nor is 1 true; `AnyOf` stands for several. As
-    the condition of an append it says: only if no event matches. See https://dcb.events for what can be kept
-    consistent that way.
+    `metadata` must hold these values, as they are stored: the number 3 is not the text "3", nor is 1 true, but a UUID
+    is its text; `AnyOf` stands for several. As the condition of an append it says: only if no event matches. See
+    https://dcb.events for what can be kept consistent that way.
 
     The narrowest index of those by tag, type and category serves; metadata and the correlation id are compared, so that
     a query for them alone looks at every event after `after`. One text stands for a list of one.
 
-    Raises `ValueError` for types, tags or a category that are given and empty, `TypeError` for what cannot be one.
+    Raises `ValueError` for types, tags or a category that are given and empty, `TypeError` for what cannot be one, and
+    for metadata that cannot be stored.
     """
 
     types: tuple[Any, ...] | None = attrs.field(default=None, converter=_values, validator=_check_values)
     tags: tuple[str, ...] | None = attrs.field(default=None, converter=_values, validator=_check_values)
     category: str | None = attrs.field(default=None, validator=[optional(instance_of(str)), _check_text])
-    metadata: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    metadata: Mapping[str, Any] = attrs.field(factory=dict[str, Any], converter=_as_stored)
     correlation_id: str | None = attrs.field(default=None, validator=[optional(instance_of(str)), _check_text])
     after: int = attrs.field(default=0, validator=instance_of(int))
 
