@@ -331,7 +331,7 @@ class Reading:
         return await difference(self._store, self._type_of(aggregate_class), aggregate_id, first, second)
 
     async def blame(self, aggregate_class: type[Aggregate], aggregate_id: str) -> dict[str, Blame]:
-        """For each field of an aggregate's state that was ever changed: which event, command and principal set it."""
+        """For each field of an aggregate's state: which event, command and principal set it; `is_set` where one did."""
         check_on_trio("runtime.blame")
         return await blame(self._store, self._type_of(aggregate_class), aggregate_id)
 
