@@ -79,6 +79,7 @@ from .runtime.embedding.blocking_portal import BlockingPortal
 from .runtime.embedding.errors import AsyncioTaskCancelled, NoAsyncioLoop
 from .runtime.errors import (
     ArgumentInvalid,
+    ConsumerLeft,
     HandlerIsAsync,
     NoPlaceForProgress,
     NotInHistory,
@@ -252,6 +253,7 @@ __all__ = [
     "CompactionTooSmall",
     "ConditionNotMet",
     "Consumer",
+    "ConsumerLeft",
     "ControlBoardFull",
     "ControlBoardUnreadable",
     "CopyInterrupted",

@@ -69,6 +69,13 @@ def check_key(key: str, limits: Limits) -> None:
         raise IdempotencyKeyInvalid("Bytes in an idempotency key", size, bound, "Use a shorter one, a digest say.")
 
 
+def check_correlation_id(correlation_id: str) -> None:
+    """Raise `ArgumentInvalid` for what is no text, or an empty one."""
+    check_text("correlation_id", correlation_id)
+    if not correlation_id:
+        raise ArgumentInvalid("correlation_id", "", "it must not be empty; None is that of what is being handled")
+
+
 def check_metadata(metadata: Mapping[str, Any]) -> None:
     """Raise `ArgumentInvalid` unless `metadata` is a mapping with texts as keys; encoding checks its values."""
     if not isinstance(metadata, Mapping):

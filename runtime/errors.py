@@ -280,6 +280,18 @@ class SubscriptionDeleted(EventSourcingError):
         self.name = name
 
 
+class ConsumerLeft(EventSourcingError):
+    """The block that a consumer belongs to is over; what it would be handed now, nobody would give back."""
+
+    code: ClassVar[str] = "consumer_left"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"This consumer of {name!r} has left. Take its messages within its block: async with runtime.consume(...)."
+        )
+        self.name = name
+
+
 class UnknownSubscription(EventSourcingError):
     """No consumer has ever used a subscription of this name, or the subscription was deleted."""
 

@@ -51,6 +51,7 @@ class EventFilter:
             raise ArgumentInvalid("category", category, "give the name of one, such as 'account'")
         if metadata is not None:
             check_metadata(metadata)
+            _check("metadata", metadata, lambda: EventQuery(metadata=metadata))
         check_count("after", after, least=0)
         _check("types", types, lambda: EventQuery(types=types))
         _check("tag", tag, lambda: EventQuery(tags=tag))

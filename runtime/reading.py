@@ -331,7 +331,7 @@ class Reading:
         return await difference(self._store, self._type_of(aggregate_class), aggregate_id, first, second)
 
     async def blame(self, aggregate_class: type[Aggregate], aggregate_id: str) -> dict[str, Blame]:
-        """The event, command and principal that last set each field of an aggregate's state that was ever changed."""
+        """The event, command and principal that last set each field of an aggregate's state; `is_set` where one did."""
         check_on_trio("runtime.blame")
         return await blame(self._store, self._type_of(aggregate_class), aggregate_id)
 

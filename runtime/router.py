@@ -24,7 +24,7 @@ from ..storage.errors import EventSourcingError
 from ..storage.event_query import EventQuery
 from ..storage.limits import Limits
 from ..storage.store import EventReader
-from .arguments import check_expected_version, check_key, check_metadata, check_text
+from .arguments import check_correlation_id, check_expected_version, check_key, check_metadata
 from .deadlines import Deadlines
 from .errors import WrongThread
 from .events import narrowed, resolved
@@ -100,7 +100,7 @@ class Router:
         if expected_version is not None:
             check_expected_version(expected_version)
         if correlation_id is not None:
-            check_text("correlation_id", correlation_id)
+            check_correlation_id(correlation_id)
         if metadata is not None:
             check_metadata(metadata)
         cause = current_cause.get()

@@ -290,7 +290,8 @@ class Runtime(Reading, SagaMethods, Figures):
         Args:
             commands: (class, id, command) of each; an aggregate decides several commands one after the other.
             unchanged: (class, id, version) of aggregates that were read: the commit fails if one has another version.
-            idempotency_key: a second transaction with the same key takes no effect and gets the first one's receipts.
+            idempotency_key: a second transaction with the same key and the same aggregates, in any order, takes no
+                effect and gets the first one's receipts. The aggregates remember the key: other aggregates do not.
             timeout: seconds for all of it; `Limits.command_timeout_seconds` unless given.
             correlation_id: as in `ask`, for all commands.
             metadata: plain data stored with each event.

@@ -6,6 +6,7 @@ transactions never deadlock. The actors go on when the commit is stored or refus
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from types import CoroutineType
 from typing import Any, Final
@@ -138,7 +139,7 @@ class Transaction:
         if self._key is None:
             return None
         receipts = [
-            self._actors[part.stream].keys.receipt(self._key_of(number)) for number, part in enumerate(self._parts)
+            self._actors[part.stream].keys.receipt(key) for part, key in zip(self._parts, self._keys(), strict=True)
         ]
         known = [receipt for receipt in receipts if receipt is not None]
         if not known:
@@ -147,9 +148,12 @@ class Transaction:
             raise TransactionKeyReused(self._key, self._parts[receipts.index(None)].stream)
         return known
 
-    def _key_of(self, number: int) -> str:
-        """The idempotency key of a command: a stream may have several commands in one transaction."""
-        return part_key(f"{self._key}", number)
+    def _keys(self) -> Iterator[str]:
+        """The idempotency key of each command, in any order of streams: the commands of one stream are numbered."""
+        numbers: Counter[str] = Counter()
+        for part in self._parts:
+            yield part_key(f"{self._key}", numbers[part.stream])
+            numbers[part.stream] += 1
 
     # --- deciding ---
 
@@ -242,13 +246,11 @@ class Transaction:
         limits = self._router.limits
         seconds = max(window_seconds(part.command, limits) for part in self._parts)
         expires_ns = self._router.wall_clock() + int(seconds * NS_PER_SECOND)
-        for number, (part, reply) in enumerate(zip(self._parts, self._replies, strict=True)):
+        for part, key, reply in zip(self._parts, self._keys(), self._replies, strict=True):
             if part.stream == stream:
                 ahead = reply.version - base_version
                 position = offset + ahead - 1 if ahead else WHERE_THE_LOG_IS
-                yield IdempotencyEntry(
-                    stream, self._key_of(number), reply.version, position, len(reply.events), expires_ns
-                )
+                yield IdempotencyEntry(stream, key, reply.version, position, len(reply.events), expires_ns)
 
     def _on_settled(self, outcome: Appended | EventSourcingError) -> None:
         """Take the journal's answer, on the trio thread, whether or not the caller still waits for it."""

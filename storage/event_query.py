@@ -1,13 +1,17 @@
 """A query for events across streams; an append can be conditional on it."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import attrs
+import msgspec
 from attrs.validators import instance_of, optional
 
 from .names import category_of
 from .record import StoredEvent
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder().decode
 
 
 def _values(given: Iterable[Any] | type | None) -> tuple[Any, ...] | None:
@@ -30,6 +34,20 @@ def _check_values(query: "EventQuery", field: "attrs.Attribute[Any]", values: tu
             raise TypeError(f"{field.name} must be {wanted}, not {value!r}.")
         if value == "":
             raise ValueError(f"{field.name} has an empty text, which no event has: leave it out (None) to ask for all.")
+
+
+def _as_stored(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Metadata as they are read again: a UUID is a text then, and a tuple a list."""
+    return {key: _value_as_stored(key, value) for key, value in metadata.items()}
+
+
+def _value_as_stored(key: str, value: Any) -> Any:
+    if isinstance(value, AnyOf):
+        return AnyOf(tuple(_value_as_stored(key, each) for each in value.values))
+    try:
+        return _decode(_encode(value))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise TypeError(f"metadata have no {value!r:.100} as {key!r}: it is no plain data ({error}).") from error
 
 
 def _check_text(query: "EventQuery", field: "attrs.Attribute[Any]", value: str | None) -> None:
@@ -59,22 +77,22 @@ class EventQuery:
     """Matches the events after position `after` that meet every given criterion.
 
     An event must have one of `types` (stored names; the runtime also accepts event classes), all `tags`, the
-    `category`, the `correlation_id`, and every value in `metadata`. Metadata values are compared with their types: the
-    number 3 is not the text "3", and 1 is not true; `AnyOf` matches several values. A single text for `types` or `tags`
-    is a list of one. As the condition of an append, the query means: append only if no event matches. See
-    https://dcb.events for the kinds of consistency that this allows.
+    `category`, the `correlation_id`, and every value in `metadata`. Metadata values are compared as they are stored:
+    the number 3 is not the text "3", and 1 is not true, but a UUID is its text; `AnyOf` matches several values. A
+    single text for `types` or `tags` is a list of one. As the condition of an append, the query means: append only if
+    no event matches. See https://dcb.events for the kinds of consistency that this allows.
 
     Of the indexes for tags, types and category, the narrowest one is used. Metadata and the correlation id have no
     index: a query for them alone reads every event after `after`.
 
     Raises `ValueError` for `types`, `tags`, `category` or `correlation_id` that are given but empty, `TypeError` for
-    values of the wrong type.
+    values of the wrong type and for metadata that cannot be stored.
     """
 
     types: tuple[Any, ...] | None = attrs.field(default=None, converter=_values, validator=_check_values)
     tags: tuple[str, ...] | None = attrs.field(default=None, converter=_values, validator=_check_values)
     category: str | None = attrs.field(default=None, validator=[optional(instance_of(str)), _check_text])
-    metadata: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    metadata: Mapping[str, Any] = attrs.field(factory=dict[str, Any], converter=_as_stored)
     correlation_id: str | None = attrs.field(default=None, validator=[optional(instance_of(str)), _check_text])
     after: int = attrs.field(default=0, validator=instance_of(int))
 

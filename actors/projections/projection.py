@@ -231,3 +231,8 @@ def _check_bounds(cls: type[Projection]) -> None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
             raise DefinitionError(f"{cls.__name__}.{bound} must be a positive number, not {value!r}.")
+    if cls.on_lag == "slow_writers" and cls.max_lag_events is None and cls.max_lag_seconds is None:
+        raise DefinitionError(
+            f"{cls.__name__} slows writers down at no bound. Give it max_lag_events or max_lag_seconds, or leave out "
+            "on_lag."
+        )

@@ -41,8 +41,8 @@ def domain_in(modules: Sequence[str]) -> Domain:
             try:
                 module = importlib.import_module(name)
             except Exception as error:
-                reason = error if isinstance(error, ImportError) else described(error)
-                raise DefinitionError(f"The module {name!r} cannot be imported: {reason}.") from error
+                reason = str(error) if isinstance(error, ImportError) else described(error)
+                raise DefinitionError(f"The module {name!r} cannot be imported: {reason.rstrip('.')}.") from error
             for variable, value in vars(module).items():
                 if inspect.isclass(value) and issubclass(value, Aggregate) and value is not Aggregate:
                     aggregates[value] = None

@@ -36,6 +36,8 @@ NUMBERS: Final = (
 )
 
 ROWS_PER_TABLE: Final = 1_000
+CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"}
+"""What a terminal would obey, and how it is shown."""
 WIDTH_PIPED: Final = 200
 """The width of output that is no terminal: lines are not broken at a terminal's width."""
 
@@ -142,8 +144,15 @@ def installed_version(name: str) -> str:
 def bare_table(*, is_terminal: bool = False, show_header: bool = True) -> rich.table.Table:
     """A table without columns; it has borders on a terminal only."""
     if is_terminal:
-        return rich.table.Table(show_header=show_header)
-    return rich.table.Table(show_header=show_header, box=None, pad_edge=False)
+        return _Table(show_header=show_header)
+    return _Table(show_header=show_header, box=None, pad_edge=False)
+
+
+class _Table(rich.table.Table):
+    """What is in it, such as the text of an error, may come from anywhere, and is not to steer the terminal."""
+
+    def add_row(self, *cells: rich.console.RenderableType | None, **options: Any) -> None:
+        super().add_row(*(each.translate(CONTROLS) if isinstance(each, str) else each for each in cells), **options)
 
 
 def make_table(*columns: str) -> rich.table.Table:

@@ -31,7 +31,7 @@ from ..arguments import check_text
 from .argument_types import AddCommand
 from .control_boards import Place, ask_or_leave, places, print_answers
 from .exit_codes import EXIT_USAGE
-from .output import compact_json, format_time, make_console, make_table, print_json
+from .output import compact_json, format_time, make_console, make_table, print_json, print_tables
 
 ACTIONS: Final[dict[str, SagaAction]] = {action.removeprefix(SAGA_PREFIX): action for action in get_args(SagaAction)}
 """The control board's actions by their names on the command line."""
@@ -52,13 +52,14 @@ def print_sagas(options: argparse.Namespace) -> int:
             for saga in wanted:
                 print_json(_saga_data(saga))
             return 0
-        table = make_table("saga", "state", "step", "attempt", "seconds", "goes on at", "error")
-        for saga in wanted:
-            seconds = (saga.updated_ns - saga.started_ns) / NS_PER_SECOND
-            wakes = "" if saga.wake_ns is None else format_time(saga.wake_ns)
-            table.add_row(saga.id, saga.state, saga.step, f"{saga.attempt}", f"{seconds:.3f}", wakes, saga.error)
-        make_console().print(table)
+        print_tables(("saga", "state", "step", "attempt", "seconds", "goes on at", "error"), map(_cells, wanted))
     return 0
+
+
+def _cells(saga: SagaInstance) -> tuple[str, ...]:
+    seconds = (saga.updated_ns - saga.started_ns) / NS_PER_SECOND
+    wakes = "" if saga.wake_ns is None else format_time(saga.wake_ns)
+    return saga.id, saga.state, saga.step, f"{saga.attempt}", f"{seconds:.3f}", wakes, saga.error
 
 
 def _print_timeline(log: LogReader, options: argparse.Namespace) -> int:

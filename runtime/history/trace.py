@@ -108,7 +108,12 @@ class _Causes:
         return parents
 
     def _in_turn(self, each: str) -> Iterator[StoredEvent | str]:
-        """The events of a command or saga, and the ids of its effects, by position."""
-        parts: list[tuple[int, StoredEvent | str]] = [(event.position, event) for event in self._made[each]]
+        """The events of a command or saga, and the ids of its effects: its first event, then by position.
+
+        What a handler awaits is stored before the handler's own events.
+        """
+        first, *others = self._made[each]
+        parts: list[tuple[int, StoredEvent | str]] = [(event.position, event) for event in others]
         parts += [(self._made[child][0].position, child) for child in self._caused.get(each, ())]
-        return (part for _, part in sorted(parts, key=lambda part: part[0]))
+        yield first
+        yield from (part for _, part in sorted(parts, key=lambda part: part[0]))

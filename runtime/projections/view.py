@@ -173,6 +173,18 @@ class Query(Generic[R]):
     _rows: RowQuery
     _fresh: Freshness
 
+    def where(self, **criteria: Any) -> Self:
+        """Of these rows those that meet further criteria; see `View.where`.
+
+        Raises `QueryInvalid` as that does, and for a field that is asked for already.
+        """
+        known = self._rows.criteria
+        for field in criteria:
+            if field in known:
+                raise QueryInvalid(f"{field} is asked for already, as {known[field]}. Put both into one criterion.")
+        both = {**known, **self._view._table_type.criteria(criteria)}
+        return attrs.evolve(self, rows=attrs.evolve(self._rows, criteria=both))
+
     def order_by(self, *fields: str) -> Self:
         """Order by these fields; a minus before the name reverses the order: `order_by("-amount")`.
 
@@ -208,7 +220,8 @@ class Query(Generic[R]):
 
     async def first(self) -> R | None:
         """The first row, or None."""
-        found = await self.limit(1).rows()
+        limit = self._rows.limit
+        found = await self.limit(1 if limit is None else min(limit, 1)).rows()
         return found[0] if found else None
 
     async def count(self) -> int:

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from ...storage.record import StoredEvent
+from ..errors import ConsumerLeft
 from ..trio_thread import check_on_trio
 from .dispatcher import Dispatcher, Message
 
@@ -17,14 +18,22 @@ class Consumer:
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
         self._in_hand: list[Message] = []
+        self._has_left = False
 
     def __aiter__(self) -> "Consumer":
         return self
 
     async def __anext__(self) -> Message:
-        """The next event. Ends when the runtime closes; raises `SubscriptionDeleted`, `SubscriptionFull`."""
+        """The next event. Ends when the runtime closes.
+
+        Raises `SubscriptionDeleted`, `SubscriptionFull`, `ConsumerLeft` outside of its block.
+        """
         check_on_trio("A consumer", "portal.iterate(consumer) or portal.call(consumer.run, handler)")
-        message = await self._dispatcher.next_message()
+        message = None if self._has_left else await self._dispatcher.next_message()
+        if self._has_left:
+            if message is not None:
+                message.release()
+            raise ConsumerLeft(self._dispatcher.name)
         if message is None:
             raise StopAsyncIteration
         self._in_hand = [each for each in self._in_hand if each.is_in_hand]
@@ -57,6 +66,7 @@ class Consumer:
                 message.ack_soon()
 
     def leave(self) -> None:
-        """Give back the messages that were not acknowledged."""
+        """Give back the messages that were not acknowledged, and take no more."""
+        self._has_left = True
         for message in self._in_hand:
             message.release()

@@ -43,6 +43,7 @@ from eventsrc.storage.store import EventStore
     [
         ({"correlation_id": 42}, "correlation_id=42 cannot be used: give it as a text"),
         ({"correlation_id": "\ud800"}, "not valid Unicode"),
+        ({"correlation_id": ""}, "must not be empty"),
         ({"metadata": {1: 2}}, "its names must be texts, and 1 is none"),
         ({"metadata": "abc"}, "give it as a mapping"),
         ({"idempotency_key": 123}, "idempotency_key=123 cannot be used: give it as a text"),

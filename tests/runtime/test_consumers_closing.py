@@ -5,11 +5,12 @@ from unittest.mock import Mock
 
 import pytest
 import trio
+import trio.testing
 from bank_domain import Account, Deposit
 from consumer_cases import QUICK, expect_nothing, take
 from waiting import until_while_the_clock_stands
 
-from eventsrc import Message, Runtime, RuntimeClosed
+from eventsrc import ConsumerLeft, Message, Runtime, RuntimeClosed
 from eventsrc.storage.control.board import ControlBoard
 
 
@@ -90,3 +91,21 @@ async def test_progress_that_cannot_be_stored_for_any_reason_is_stored_later(
         again.consume("mailer") as consumer,
     ):
         await expect_nothing(consumer)
+
+
+async def test_a_consumer_that_has_left_is_handed_nothing(tmp_path: Path) -> None:
+    async with Runtime.open(tmp_path / "store", aggregates=[Account], limits=QUICK) as runtime:
+        async with trio.open_nursery() as nursery:
+
+            async def wait() -> None:
+                with pytest.raises(ConsumerLeft, match="'mailer' has left"):
+                    await anext(waiting)
+
+            async with runtime.consume("mailer") as waiting:
+                nursery.start_soon(wait)
+                await trio.testing.wait_all_tasks_blocked()
+            await runtime.actor(Account, "ann").ask(Deposit(1))
+        with pytest.raises(ConsumerLeft):
+            await anext(waiting)
+        async with runtime.consume("mailer") as consumer:
+            assert [message.event.position for message in await take(consumer, 1)] == [1]

@@ -1,15 +1,18 @@
 """Questions across aggregates: events by type, category, tag, metadata and time; and appends that depend on them."""
 
 import random
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 import trio
 
 from eventsrc import (
     Aggregate,
+    AnyOf,
     ArgumentInvalid,
     ConditionNotMet,
     DefinitionError,
@@ -74,6 +77,29 @@ class User(Aggregate):
 
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+async def test_metadata_are_asked_for_as_they_were_given(store: EventStore | Path) -> None:
+    given: dict[str, Any] = {
+        "run": UUID(int=7),
+        "day": date(2026, 1, 1),
+        "at": datetime(2026, 1, 1),
+        "from": START.astimezone(timezone(timedelta(hours=2))),
+        "path": ("a", ["b"]),
+        "price": Decimal("1.50"),
+    }
+    async with Runtime.open(store, aggregates=[User]) as runtime:
+        ann = runtime.actor(User, "ann")
+        await ann.ask(Rename("ann"), metadata=given)
+        for name, value in given.items():
+            assert [found.position async for found in runtime.events(metadata={name: value})] == [1], name
+            with pytest.raises(ConditionNotMet):
+                await ann.ask(Rename("eve"), unless=EventQuery(metadata={name: AnyOf((0, value))}))
+        assert [found async for found in runtime.events(metadata={**given, "run": UUID(int=8)})] == []
+        with pytest.raises(ArgumentInvalid, match="as 'run': it is no plain data"):
+            runtime.events(metadata={"run": object()})
+        with pytest.raises(TypeError, match="as 'run': it is no plain data"):
+            EventQuery(metadata={"run": AnyOf((1, 2**70))})
 
 
 async def test_events_by_tag_metadata_and_time(store: EventStore | Path) -> None:

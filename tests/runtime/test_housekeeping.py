@@ -64,7 +64,7 @@ def test_on_a_store_that_nobody_has_open(path: Path, capsys: pytest.CaptureFixtu
     assert run("uncompact", path, "account-ann") == 1
     assert "cannot be put back" in capsys.readouterr().err
     assert run("compact", path, "--import", "no_such_module") == 1
-    assert "'no_such_module' cannot be imported" in capsys.readouterr().err
+    assert "'no_such_module' cannot be imported: No module named 'no_such_module'.\n" in capsys.readouterr().err
 
 
 def test_the_snapshots(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from bank_domain import Account, Deposit
 from bank_views import Balance, Balances
 from projection_cases import settle
 
-from eventsrc import MemoryLog, Projection, Runtime
+from eventsrc import DefinitionError, MemoryLog, Projection, Runtime
 from eventsrc.actors.projections.projector import Projector
 from eventsrc.storage.record import StoredEvent
 
@@ -163,3 +163,10 @@ async def test_closing_does_not_wait_for_a_view_that_slows_writers_down(
         await trio.testing.wait_all_tasks_blocked()
     assert log.last_position == 10, "what was sent before is decided and stored"
     assert sorted(answered) == pytest.approx([0.0] * 2 + [10.0] * 8, abs=0.1)
+
+
+def test_writers_are_slowed_down_at_a_bound() -> None:
+    with pytest.raises(DefinitionError, match="Unbounded slows writers down at no bound"):
+
+        class Unbounded(Balances):
+            on_lag = "slow_writers"

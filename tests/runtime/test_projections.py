@@ -169,7 +169,11 @@ async def test_queries(store: EventStore | Path, caplog: pytest.LogCaptureFixtur
             "a11",
         ]
         assert names(await view.where(account="a07").rows()) == ["a07"]
+        late = view.where(amount=between(81, 90)).order_by("-amount").limit(2)
+        assert names(await late.where(changes=1, account=one_of("a12", "a17", "a18")).rows()) == ["a12", "a17"]
+        assert await view.all().where(amount=100).where(account="a01").count() == 0
         assert await view.where(changes=2).first() is None
+        assert await view.all().limit(0).first() is None
         assert "a query looks at every row: rows by changes, and the indexes are on amount" in caplog.text
         caplog.clear()
         assert len(await view.where(changes=1).order_by("amount").limit(3).rows()) == 3
@@ -193,6 +197,10 @@ async def test_queries_that_make_no_sense(store: EventStore | Path) -> None:
             view.all().order_by("-nothing")
         with pytest.raises(QueryInvalid, match="limit"):
             view.all().limit(-1)
+        with pytest.raises(QueryInvalid, match="no field 'owner'"):
+            view.all().where(owner="ann")
+        with pytest.raises(QueryInvalid, match=r"amount is asked for already, as Equal\(value=1\)"):
+            view.where(amount=1).where(amount=between(0, 2))
         with pytest.raises(RowInvalid, match="The key of rows is account"):
             await view.get("ann", 3)
         assert await view.where(amount="text").rows() == []

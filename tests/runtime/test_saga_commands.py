@@ -136,6 +136,7 @@ async def test_the_timeline_of_a_saga_tells_what_it_did(tmp_path: Path) -> None:
     assert (code, error) == (2, "eventsrc: say why: abandon --reason TEXT; it is recorded\n")
     code, _, error = await eventsrc("sagas", tmp_path, "saga_stubborn-t", "skip", "--reason", " ")
     assert (code, error) == (2, "eventsrc: say why: skip --reason TEXT; it is recorded\n")
+    assert await eventsrc("sagas", tmp_path, "--state", "parked") == (0, "none\n", "")
     code, _, error = await eventsrc("sagas", tmp_path, "--state", "praked")
     assert (code, "invalid choice: 'praked'" in error, "parked" in error) == (2, True, True)
 

@@ -214,6 +214,22 @@ async def test_a_failed_projection_is_listed_with_its_error_and_tries_again_when
         await listed(lambda found: found == [], "projections", tmp_path, "parked")
 
 
+async def test_what_an_error_says_does_not_steer_the_terminal(tmp_path: Path) -> None:
+    class Coloured(Projection):
+        rows = Table(Balance, key="account")
+
+        @on(Deposited)
+        def deposited(self, event: Deposited, meta: EventMeta) -> None:
+            raise ValueError("\x1b[2J gone\x9b0m\nand more")
+
+    async with Runtime.open(tmp_path, aggregates=[Account], projections=[Coloured], limits=QUICK) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(1))
+        await until(lambda: runtime.lag()["coloured"].state == "failed")
+    code, out, _ = await eventsrc("projections", tmp_path)
+    assert (code, "\\x1b[2J gone\\x9b0m" in out, "and more" in out) == (0, True, True)
+    assert not {"\x1b", "\x9b"} & set(out)
+
+
 async def test_parked_events_are_listed_and_handed_out_again(tmp_path: Path) -> None:
     handled: list[int] = []
     is_repaired = False

@@ -171,6 +171,19 @@ async def test_a_second_one_with_its_key_changes_nothing(store: EventStore | Pat
             assert once_more == again
 
 
+async def test_a_second_one_that_names_its_aggregates_in_another_order_changes_nothing() -> None:
+    async with Runtime.open(MemoryLog(), aggregates=[Account]) as runtime:
+        ann, bob = (Account, "ann", Deposit(1)), (Account, "bob", Deposit(2))
+        first = await runtime.transact([ann, bob, bob], idempotency_key="rent")
+        again = await runtime.transact([bob, ann, bob], idempotency_key="rent")
+        assert [(each.position, each.duplicate) for each in again] == [
+            (first[1].position, True),
+            (first[0].position, True),
+            (first[2].position, True),
+        ]
+        assert await balances(runtime, "ann", "bob") == [1, 4]
+
+
 async def test_no_key_of_a_command_is_one_that_a_transaction_has_given() -> None:
     async with Runtime.open(MemoryLog(), aggregates=[Account]) as runtime:
         await runtime.transact([(Account, "ann", Deposit(1)), (Account, "ann", Deposit(2))], idempotency_key="rent")
