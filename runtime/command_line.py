@@ -25,6 +25,7 @@ from .commands import (
     trace,
     watch,
 )
+from .commands.command_parser import CommandParser
 from .commands.exit_codes import EXIT_ERROR, EXIT_INTERRUPTED
 
 COMMANDS: Final = (
@@ -148,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="eventsrc", description="Event sourcing with actors on LMDB.", epilog="eventsrc COMMAND --help tells more."
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {output.installed_version('eventsrc')}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser)
     commands.add_parser("demo", help="run a demo: eventsrc demo [NAME]")
     commands.add_parser("bench", help="measure on this disk")
 
@@ -158,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _reading(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    commands: "argparse._SubParsersAction[CommandParser]",
     name: str,
     help_text: str,
     path_help: str = "the store's folder; it may be in use",

@@ -317,7 +317,7 @@ def test_two_stores_are_compared(store: Path, tmp_path: Path) -> None:
     assert all(row["version"] > row["other_version"] for row in rows)
     stream = rows[0]["stream"]
     events = [
-        json.loads(line) for line in eventsrc("diff", store, stream, "--with", fork, "--json").stdout.splitlines()
+        json.loads(line) for line in eventsrc("diff", store, "--with", fork, stream, "--json").stdout.splitlines()
     ]
     assert {event["store"] for event in events} == {str(store)}
     assert events[0]["version"] == rows[0]["shared_version"] + 1
