@@ -135,7 +135,7 @@ from .runtime.reference import AggregateRef
 from .runtime.runtime import Runtime
 from .runtime.sagas.sagas import SagaOutcome, SagaRef
 from .runtime.subscriptions.consumer import Consumer
-from .runtime.subscriptions.dispatcher import Message
+from .runtime.subscriptions.message import Message
 from .storage.archive.compacted import Compacted
 from .storage.archive.errors import ArchiveUnreachable, CompactionRefused, CompactionTooSmall
 from .storage.commit import ANY, NO_STREAM, STREAM_EXISTS, ExpectedVersion

@@ -8,7 +8,7 @@ ERROR_CHARACTERS_MAX: Final = 2_000
 """The length that a stored error text is cut to, in characters."""
 
 
-def told(error: BaseException) -> str:
+def described_with_advice(error: BaseException) -> str:
     """Describe an error raised by a program's own code; advise where the code awaited asyncio on trio."""
     is_of_asyncio = isinstance(error, RuntimeError) and error.args == ("no running event loop",)
     return described(error) + (" (it runs on trio: await on_asyncio(function)(...) there)" if is_of_asyncio else "")

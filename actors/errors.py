@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..storage.errors import EventSourcingError, LimitExceeded, StoreError, described
-from .error_text import told
+from .error_text import described_with_advice
 
 if TYPE_CHECKING:
     from ..storage.record import StoredEvent
@@ -41,7 +41,7 @@ class HandlerFailed(EventSourcingError):
 
     def __init__(self, stream: str, command: object, error: Exception) -> None:
         super().__init__(
-            f"The handler for {type(command).__name__} of {stream!r} raised {told(error)}. The "
+            f"The handler for {type(command).__name__} of {stream!r} raised {described_with_advice(error)}. The "
             "command took no effect. Raise Rejected for what the domain does not allow; mend the handler for anything "
             "else."
         )

@@ -203,13 +203,13 @@ class Forgetting:
                         # Even where it is unknown whether the keys were destroyed.
                         self._residents.distrust_personal()
                     await self._until_out_of_mind(request, ids)
-                    await self._journal.admission.passed()
+                    await self._journal.admission.until_passed()
                     # Without a checkpoint before the end of the block: data sealed with a new key is stored after this
                     # event.
                     told = self._tell(subject, ids, request.metadata)
                 # By then, earlier decisions and their snapshots are stored or refused.
                 position = await told
-                await self._journal.admission.passed()
+                await self._journal.admission.until_passed()
                 await self._journal.run(lambda: None)
                 await self._journal.until_saved()
                 events, streams = await self._traces(ids)

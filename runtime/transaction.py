@@ -116,7 +116,7 @@ class Transaction:
                 if known is not None:
                     return known
                 await self._decide_all()
-                await self._router.journal.room()
+                await self._router.journal.until_room()
                 self._submit()
                 await self._outcome
                 return [reply.answer for reply in self._replies if isinstance(reply.answer, Receipt)]

@@ -138,7 +138,7 @@ class AggregateActor(TrioActor):
         journal, inbox = self._host.journal, self.actor_inbox
         try:
             if journal.is_full:
-                await journal.room()
+                await journal.until_room()
         except BaseException:
             answer_error(envelope, _ended(self.stream))
             raise

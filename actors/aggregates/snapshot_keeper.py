@@ -51,7 +51,8 @@ class SnapshotKeeper:
         """Store the snapshot of a turn that is on disk, along with later commits."""
         time_ns = self._host.wall_clock()
         event_hash = outcome.heads[self._stream].hash
-        self._host.journal.save(Snapshot(self._stream, turn.version, self._type.schema, time_ns, event_hash, state))
+        snapshot = Snapshot(self._stream, turn.version, self._type.schema, time_ns, event_hash, state)
+        self._host.journal.save_with_next_commit(snapshot)
         self._host.snapshot_taken(self._stream)
 
     def _is_due(self, turn: Turn, state: Aggregate) -> bool:

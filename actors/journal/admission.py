@@ -54,7 +54,7 @@ class Admission:
             self._admit(write)
         self._released.unpark_all()
 
-    async def passed(self) -> None:
+    async def until_passed(self) -> None:
         """Wait until every write that waits now has been let through."""
         count = self._held_count
         while self._released_count < count:

@@ -37,13 +37,13 @@ class InlineJournal:
     def submit(self, write: Write) -> None:
         self.admission.take(write)
 
-    def save(self, snapshot: Snapshot) -> None:
+    def save_with_next_commit(self, snapshot: Snapshot) -> None:
         self._order.write([snapshot])
 
     async def until_saved(self) -> None:
         await trio.lowlevel.checkpoint()
 
-    async def store(self, snapshots: Sequence[Snapshot]) -> None:
+    async def save_now(self, snapshots: Sequence[Snapshot]) -> None:
         await trio.lowlevel.checkpoint()
         self._order.store(snapshots)
 
@@ -55,7 +55,7 @@ class InlineJournal:
     def is_full(self) -> bool:
         return len(self.admission) >= self._commits_waiting_max
 
-    async def room(self) -> None:
+    async def until_room(self) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
         while self.is_full:
             await self._room.park()

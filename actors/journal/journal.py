@@ -23,13 +23,13 @@ class Journal(Protocol):
     def submit(self, write: "Write") -> None:
         """Queue a write for the disk."""
 
-    def save(self, snapshot: Snapshot) -> None:
+    def save_with_next_commit(self, snapshot: Snapshot) -> None:
         """Store a snapshot together with the next writes. A failure is logged: a snapshot can be made again."""
 
     async def until_saved(self) -> None:
         """Wait until no snapshot that was handed in so far is on its way any more."""
 
-    async def store(self, snapshots: Sequence[Snapshot]) -> None:
+    async def save_now(self, snapshots: Sequence[Snapshot]) -> None:
         """Store snapshots in a commit of their own. Raises a `StoreError`, or `RuntimeClosed`."""
 
     async def run(self, work: Callable[[], T]) -> T:
@@ -43,7 +43,7 @@ class Journal(Protocol):
     def is_full(self) -> bool:
         """Whether the number of queued writes has reached the bound."""
 
-    async def room(self) -> None:
+    async def until_room(self) -> None:
         """Wait until the number of queued writes is below the bound."""
 
     async def close(self) -> None:

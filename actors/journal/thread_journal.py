@@ -57,7 +57,7 @@ class ThreadJournal:
             case "done":
                 write.settle(_closed())
 
-    def save(self, snapshot: Snapshot) -> None:
+    def save_with_next_commit(self, snapshot: Snapshot) -> None:
         if self._closing == "no":
             self._actor.tell(snapshot)
         else:
@@ -66,7 +66,7 @@ class ThreadJournal:
     async def until_saved(self) -> None:
         await self.run(lambda: None)
 
-    async def store(self, snapshots: Sequence[Snapshot]) -> None:
+    async def save_now(self, snapshots: Sequence[Snapshot]) -> None:
         await self.run(partial(self._order.store, snapshots))
 
     async def run(self, work: Callable[[], T]) -> T:
@@ -93,7 +93,7 @@ class ThreadJournal:
     def is_full(self) -> bool:
         return self._waiting >= self._commits_waiting_max
 
-    async def room(self) -> None:
+    async def until_room(self) -> None:
         while self.is_full:
             await self._room.park()
 

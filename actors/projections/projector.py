@@ -136,9 +136,9 @@ class Projector(TrioActor):
 
     async def order(self, message: Pause | Resume | GiveUp | _ActorStop) -> None:
         """Send a message and wait until the projector has obeyed it."""
-        await self.told(message)
+        await self.send(message)
 
-    def told(self, message: Pause | Resume | GiveUp | _ActorStop) -> TrioFuture[Any]:
+    def send(self, message: Pause | Resume | GiveUp | _ActorStop) -> TrioFuture[Any]:
         """Send a message. The returned future is settled when the projector has obeyed it."""
         obeyed: TrioFuture[Any] = self.actor_ref.ask(message, block=False)  # type: ignore[assignment]
         return obeyed

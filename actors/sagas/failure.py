@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from ...storage.errors import CommitAbandoned, EventTooLarge, StoreError, ThreadRefused
-from ..error_text import told
+from ..error_text import ERROR_CHARACTERS_MAX, described_with_advice, kept_text
 from ..errors import (
     AggregateUnavailable,
     DefinitionError,
@@ -40,8 +40,6 @@ FINAL: Final = (
     WaitInvalid,
 )
 """After these errors a retry of the step would not help."""
-ERROR_CHARACTERS_MAX: Final = 2_000
-"""The length that a stored error text is cut to, in characters."""
 ERROR_CHARACTERS_MIN: Final = 100
 """The part of an error text, in characters, for which there is always room, however large the state beside it is."""
 FAILURE_BYTES: Final = 512
@@ -72,8 +70,7 @@ def text_of(error: BaseException) -> str:
     """The text of an error as it is stored."""
     if isinstance(error, BaseExceptionGroup):
         return "; ".join(text_of(leaf) for leaf in _leaves(error))[:ERROR_CHARACTERS_MAX]
-    text = told(error)[:ERROR_CHARACTERS_MAX]
-    return text.encode(errors="backslashreplace").decode()[:ERROR_CHARACTERS_MAX]
+    return kept_text(described_with_advice(error))
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

@@ -106,7 +106,7 @@ class SagaRun:
                     break
                 self._check_records()
                 if self.host.journal.is_full:
-                    await self.host.journal.room()
+                    await self.host.journal.until_room()
                 move = self._next_move()
                 if move is not None:
                     await move

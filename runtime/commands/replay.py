@@ -23,7 +23,7 @@ from .domain_modules import add_import, aggregate_of
 from .events import add_filters, print_event
 from .exit_codes import EXIT_USAGE
 from .output import compact_json, print_json
-from .replay_console import is_typed, run_on_console, told
+from .replay_console import is_typed, progress_text, run_on_console
 
 
 def print_replay(options: argparse.Namespace) -> int:
@@ -47,7 +47,7 @@ def print_replay(options: argparse.Namespace) -> int:
         trio.run(partial(run_on_console, replay, step=options.step))
         if isinstance(replay, AggregateReplay):
             _print_state(replay, options)
-        print(told(replay.progress), file=sys.stderr)
+        print(progress_text(replay.progress), file=sys.stderr)
     return 0
 
 

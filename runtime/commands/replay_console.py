@@ -119,11 +119,11 @@ async def _show_progress(replay: Replay) -> None:
         task = bar.add_task("replaying", told="", total=1.0)
         while True:
             progress = replay.progress
-            bar.update(task, completed=progress.fraction, told=told(progress, is_paused=replay.is_paused))
+            bar.update(task, completed=progress.fraction, told=progress_text(progress, is_paused=replay.is_paused))
             await trio.sleep(SHOWN_EVERY_SECONDS)
 
 
-def told(progress: Progress, *, is_paused: bool = False) -> str:
+def progress_text(progress: Progress, *, is_paused: bool = False) -> str:
     """The progress in words: events, rate, time left."""
     total = "" if progress.events_total is None else f" of {progress.events_total:,}"
     words = [f"{progress.events:,}{total} events", f"position {progress.position:,}"]

@@ -283,7 +283,7 @@ class Compactor:
                     apply_event(aggregate_type, state, decode_record(record))
                 await _rest_since(begun)
         found = verdict(self._log, aggregate_type, snapshot, state)
-        await self._journal.store([found])
+        await self._journal.save_now([found])
         if found.quarantined:
             reason = f"its snapshot at version {snapshot.version} is not what its events give: {found.quarantined}"
             raise CompactionRefused(snapshot.stream, reason)

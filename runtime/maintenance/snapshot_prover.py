@@ -122,7 +122,7 @@ class SnapshotProver:
         """Store the verdicts, and report them once they are stored."""
         if not verdicts:
             return
-        await self._journal.store(verdicts)
+        await self._journal.save_now(verdicts)
         if any(found.quarantined for found in verdicts):
             self.on_quarantine(verdicts[0].stream)
         for found in verdicts:

@@ -157,7 +157,7 @@ class RunningProjection:
         self.is_paused = paused
         working = [each.projector for each in (self.active, self.building) if each and each.projector]
         # All are told before the first is waited for: the caller may be cancelled.
-        for obeyed in [projector.told(Pause() if paused else Resume()) for projector in working]:
+        for obeyed in [projector.send(Pause() if paused else Resume()) for projector in working]:
             await obeyed
 
     async def rebuild(self) -> None:

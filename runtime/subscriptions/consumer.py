@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 from ...storage.record import StoredEvent
 from ..errors import ConsumerLeft
 from ..trio_thread import check_on_trio
-from .dispatcher import Dispatcher, Message
+from .dispatcher import Dispatcher
+from .message import Message
 
 logger = logging.getLogger("eventsrc.subscription")
 

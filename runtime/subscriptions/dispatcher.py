@@ -13,10 +13,8 @@ from functools import partial
 from itertools import count
 from typing import Final
 
-import attrs
 import trio
 
-from ...actors.error_text import kept_text, told
 from ...actors.errors import RuntimeClosed
 from ...actors.feed import Feed
 from ...storage.control.board import ControlBoard, ParkedEvent, SubscriptionProgress
@@ -27,8 +25,8 @@ from ...storage.store import EventReader
 from ..errors import NotInHistory, SubscriptionDeleted, SubscriptionDiverged, SubscriptionFull
 from ..events import EventFilter
 from ..on_board import on_board
-from ..trio_thread import check_on_trio
 from .lane import LANE_EVENTS_MAX, Held, Lane, Rest
+from .message import Message
 from .subscription import Search
 
 STREAMS_OPEN_MAX: Final = 1_000
@@ -43,59 +41,6 @@ SAVED_EVERY_POSITIONS: Final = 10_000
 """Progress is stored after this many positions, even when the filters matched no event among them."""
 
 logger = logging.getLogger("eventsrc.subscription")
-
-
-@attrs.define(eq=False)
-class Message:
-    """One event in the hands of one consumer: acknowledge it with `ack`, or report a failure with `fail`.
-
-    A message stands for one hand-out of its event and does not affect later ones. Its methods belong on the trio
-    thread, and raise `WrongThread` elsewhere: write `portal.call(message.fail, error)`.
-    """
-
-    event: StoredEvent
-    attempts: int = 1
-    """How often it was handed out, this time included."""
-    _dispatcher: "Dispatcher | None" = None
-    _lane: Lane | None = None
-
-    @property
-    def is_in_hand(self) -> bool:
-        """Whether it was neither acknowledged, failed nor given back."""
-        return self._dispatcher is not None
-
-    async def ack(self) -> None:
-        """Acknowledge the event, and wait until that is on disk: it is not handed out again. Idempotent.
-
-        Raises `RuntimeClosed`.
-        """
-        dispatcher = self._dispatcher
-        self.ack_soon()
-        if dispatcher is not None:
-            await dispatcher.saved()
-
-    def ack_soon(self) -> None:
-        """Acknowledge the event without waiting for the disk: an immediate crash has it handed out again."""
-        dispatcher, lane = self._settle("ack", "message.ack")
-        if dispatcher is not None and lane is not None:
-            dispatcher.acknowledge(lane)
-
-    def fail(self, error: BaseException | str) -> None:
-        """Report a failure: the event is handed out again after a back-off, or parked after `ATTEMPTS_MAX` times."""
-        dispatcher, lane = self._settle("fail", "message.fail, error")
-        if dispatcher is not None and lane is not None:
-            dispatcher.failed(lane, kept_text(error if isinstance(error, str) else told(error)))
-
-    def release(self) -> None:
-        """Give the event back without a failure: it goes to the next consumer."""
-        dispatcher, lane = self._settle("release", "message.release")
-        if dispatcher is not None and lane is not None:
-            dispatcher.released(lane)
-
-    def _settle(self, method: str, example: str) -> "tuple[Dispatcher | None, Lane | None]":
-        check_on_trio(method, f"portal.call({example})")
-        dispatcher, self._dispatcher = self._dispatcher, None
-        return dispatcher, self._lane
 
 
 class Dispatcher:

@@ -8,7 +8,7 @@ from ..evidence.proof import root_at
 from ..reader import LogReader
 from .errors import PointUnreachable
 from .export import EXPORT_VERSION, ExportWriter, Header, packed
-from .partial import partial_file, translated_errors
+from .partial import destination_errors, partial_file
 from .transfer import ReportPosition, groups_of
 
 STANDARD_STREAM: Final = Path("-")
@@ -28,7 +28,7 @@ def export_events(store: LogReader, path: Path, *, after: int = 0, progress: Rep
     if not 0 <= after <= through:
         raise PointUnreachable(store.path, f"position {after}", f"it goes to {through}")
     if path == STANDARD_STREAM:
-        with translated_errors("standard output"):
+        with destination_errors("standard output"):
             _export(store, sys.stdout.buffer, after, through, progress)
             sys.stdout.buffer.flush()
     else:

@@ -221,7 +221,7 @@ def empty_folder(partial: Path) -> None:
 
 
 @contextmanager
-def translated_errors(name: str) -> Iterator[None]:
+def destination_errors(name: str) -> Iterator[None]:
     """Raise an `OSError` about a destination as the matching `BackupRefused`; `BrokenPipeError` passes unchanged."""
     try:
         yield
@@ -244,9 +244,9 @@ def _unusable(name: str, reason: str, error: BaseException | None) -> Destinatio
 
 @contextmanager
 def _translated(final: Path, partial: Path) -> Iterator[None]:
-    """Like `translated_errors`, and also for the errors of a store that is written in the partial folder."""
+    """Like `destination_errors`, and also for the errors of a store that is written in the partial folder."""
     try:
-        with translated_errors(str(final)):
+        with destination_errors(str(final)):
             yield
     except _WRITE_ERRORS as error:
         if not Path(error.path).is_relative_to(partial):

@@ -157,6 +157,6 @@ async def test_a_closed_journal_takes_no_work_and_no_snapshots(log: SlowLog) -> 
     with pytest.raises(RuntimeClosed):
         await journal.run(lambda: None)
     with pytest.raises(RuntimeClosed):
-        await journal.store([snapshot()])
-    journal.save(snapshot())
+        await journal.save_now([snapshot()])
+    journal.save_with_next_commit(snapshot())
     assert log.snapshots("bank-ann") == []
