@@ -136,6 +136,7 @@ from .runtime.runtime import Runtime
 from .runtime.sagas.sagas import SagaOutcome, SagaRef
 from .runtime.subscriptions.consumer import Consumer
 from .runtime.subscriptions.message import Message
+from .runtime.subscriptions.steering import SubscriptionSteering
 from .storage.archive.compacted import Compacted
 from .storage.archive.errors import ArchiveUnreachable, CompactionRefused, CompactionTooSmall
 from .storage.commit import ANY, NO_STREAM, STREAM_EXISTS, ExpectedVersion
@@ -400,6 +401,7 @@ __all__ = [
     "SubscriptionFilterDiffers",
     "SubscriptionFull",
     "SubscriptionNameInvalid",
+    "SubscriptionSteering",
     "Table",
     "TagInvalid",
     "ThreadRefused",

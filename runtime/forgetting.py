@@ -50,7 +50,7 @@ from ..storage.query import find_events
 from ..storage.record import StoredEvent, utc_time
 from ..storage.store import EventReader, EventStore
 from .errors import SagaHoldsSubject, SubjectInSagas, UnknownSubject
-from .maintenance.maintenance import Maintenance
+from .maintenance.upkeep import Upkeep
 from .opening import drop_unclaimed_views
 from .projections.projections import Projections
 from .residents import Residents
@@ -101,7 +101,7 @@ class Forgetting:
         residents: Residents,
         projections: Projections,
         nursery: trio.Nursery,
-        maintenance: Maintenance,
+        upkeep: Upkeep,
         limits: Limits,
         wall_clock: Callable[[], int],
     ) -> None:
@@ -111,7 +111,7 @@ class Forgetting:
         self._residents = residents
         self._projections = projections
         self._nursery = nursery
-        self._maintenance = maintenance
+        self._upkeep = upkeep
         self._limits = limits
         self._wall_clock = wall_clock
         self._one_at_a_time = trio.Lock()
@@ -194,7 +194,7 @@ class Forgetting:
 
     async def _do(self, request: "_Request", *, interrupted: bool = False) -> Forgotten:
         subject = request.subject
-        async with self._maintenance.standing_still():
+        async with self._upkeep.standing_still():
             with self._residents.forgetting():
                 with self._keys.leaving(subject):
                     try:
@@ -215,7 +215,7 @@ class Forgetting:
                 events, streams = await self._traces(ids)
                 await self._journal.run(partial(self._store.drop_snapshots, sorted(streams)))
                 for stream in streams:
-                    await self._maintenance.take_back(stream)
+                    await self._upkeep.take_back(stream)
         if isinstance(self._store, EventLog):
             await in_thread(drop_unclaimed_views, Path(self._store.path))
         self._projections.forget(position)

@@ -49,6 +49,7 @@ from .projections.projections import Projections
 from .projections.steering import Lag, ProjectionSteering
 from .projections.view import View
 from .subscriptions.consumer import Consumer
+from .subscriptions.steering import SubscriptionSteering
 from .subscriptions.subscription import SUBSCRIPTION_BATCH_EVENTS, Subscription
 from .subscriptions.subscriptions import Subscriptions
 from .trio_thread import check_on_trio
@@ -197,11 +198,15 @@ class Reading:
             PastReadOnly: the runtime is one of `as_of`.
         """
         wanted = EventFilter.of(types=types, category=category, tag=tag)
-        return self.subscriptions.consume(name, wanted, after)
+        return self._durable.consume(name, wanted, after)
 
     @property
-    def subscriptions(self) -> Subscriptions:
+    def subscriptions(self) -> SubscriptionSteering:
         """The durable subscriptions: lists and retries parked events, deletes one. Raises `NoPlaceForProgress`."""
+        return self._durable
+
+    @property
+    def _durable(self) -> Subscriptions:
         if isinstance(self._store, PastLog):
             raise PastReadOnly(self._store.path)
         if self._subscriptions is None:

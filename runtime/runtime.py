@@ -42,6 +42,7 @@ from .figures import Figures
 from .forgetting import Forgetting, Forgotten, forget_again
 from .history.history import position_of
 from .maintenance.maintenance import Maintenance
+from .maintenance.upkeep import Upkeep
 from .opening import Home, Opened, P, ViewsGiven, close_store, follow, home_of, keys_of, open_store, refusal
 from .projections.projections import Projections
 from .projections.view import wait_for_views, wait_until_forgotten
@@ -90,6 +91,7 @@ class Runtime(Reading, SagaMethods, Figures):
         self._projections = Projections(nursery, store, self.feed, limits, serializer, wall_clock)
         self._journal: ThreadJournal | InlineJournal | None = None
         self._residents: Residents | None = None
+        self._upkeep: Upkeep | None = None
         self._maintenance: Maintenance | None = None
         self._forgetting: Forgetting | None = None
         if isinstance(store, EventLog) or not isinstance(store, LogReader | PastLog):
@@ -110,18 +112,17 @@ class Runtime(Reading, SagaMethods, Figures):
             before_commit=(lambda: None) if self._keys is None else self._keys.flush,
         )
         self._projections.on_advance = self._journal.admission.release
-        self._maintenance = Maintenance(
-            store, self._journal, types=self._types, limits=limits, wall_clock=wall_clock, type_of=self._type_of
-        )
+        self._upkeep = Upkeep(store, self._journal, types=self._types, limits=limits, wall_clock=wall_clock)
+        self._maintenance = Maintenance(store, self._upkeep, self._type_of)
         self._residents = Residents(
             nursery,
             store=store,
             journal=self._journal,
             limits=limits,
             wall_clock=wall_clock,
-            snapshot_taken=self._maintenance.prover.taken,
+            snapshot_taken=self._upkeep.prover.taken,
         )
-        self._maintenance.prover.on_quarantine = self._residents.load_again
+        self._upkeep.prover.on_quarantine = self._residents.load_again
         if self._keys is not None:
             self._forgetting = Forgetting(
                 keys=self._keys,
@@ -130,12 +131,12 @@ class Runtime(Reading, SagaMethods, Figures):
                 residents=self._residents,
                 projections=self._projections,
                 nursery=nursery,
-                maintenance=self._maintenance,
+                upkeep=self._upkeep,
                 limits=limits,
                 wall_clock=wall_clock,
             )
             nursery.start_soon(in_background, self._forgetting.finish_interrupted, name="eventsrc forgetting")
-        nursery.start_soon(in_background, self._maintenance.run, name="eventsrc maintenance")
+        nursery.start_soon(in_background, self._upkeep.run, name="eventsrc maintenance")
         nursery.start_soon(in_background, self._residents.passivate_idle, name="eventsrc passivation")
 
     async def _begin(
@@ -432,8 +433,8 @@ class Runtime(Reading, SagaMethods, Figures):
                 closing.callback(self.feed.close)
                 if self._journal is not None:
                     closing.push_async_callback(self._journal.close)
-                if self._maintenance is not None:
-                    closing.push_async_callback(self._maintenance.close)
+                if self._upkeep is not None:
+                    closing.push_async_callback(self._upkeep.close)
                 if self._control is not None:
                     closing.push_async_callback(self._control.stop)
                 closing.push_async_callback(self._stop_residents)

@@ -36,7 +36,7 @@ logger = logging.getLogger("eventsrc.subscription")
 
 
 class Subscriptions:
-    """The durable subscriptions of one runtime."""
+    """The durable subscriptions of one runtime; fulfils `SubscriptionSteering`."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class Subscriptions:
             consumer.leave()
 
     async def parked(self, name: str | None = None) -> list[ParkedEvent]:
-        """The parked events, of one subscription or of all. Raises `SubscriptionNameInvalid`."""
+        """See `SubscriptionSteering`."""
         check_on_trio("subscriptions.parked")
         if name is not None:
             _check_name(name)
@@ -119,11 +119,7 @@ class Subscriptions:
         return await on_board(self._board, partial(self._board.parked, name))
 
     async def retry(self, name: str, stream: str | None = None) -> int:
-        """Hand out parked events again, of one stream or of all; returns how many are handed out at once.
-
-        Without a consumer at present, the events are left for the next consumer, and 0 is returned. Raises
-        `UnknownSubscription`.
-        """
+        """See `SubscriptionSteering`."""
         check_on_trio("subscriptions.retry")
         if self.is_consumed(name):
             return self._dispatchers[name].retry_parked(stream)
@@ -145,10 +141,7 @@ class Subscriptions:
                 await on_board(self._board, partial(self._board.done, request, ""))
 
     async def delete(self, name: str) -> bool:
-        """Delete a subscription, its progress and its parked events; returns whether there was one.
-
-        Raises `SubscriptionNameInvalid`.
-        """
+        """See `SubscriptionSteering`."""
         check_on_trio("subscriptions.delete")
         _check_name(name)
         dispatcher = self._dispatchers.get(name)

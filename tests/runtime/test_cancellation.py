@@ -22,7 +22,7 @@ MOMENTS = pytest.mark.parametrize("moment", ["before", "after"])
 
 def progress_kept(runtime: Runtime) -> set[str]:
     """The subscriptions that go on when the store is opened again."""
-    return set(runtime.subscriptions._board.subscriptions())
+    return set(runtime._durable._board.subscriptions())
 
 
 async def test_a_sink_that_is_cancelled_gives_the_event_in_hand_back() -> None:

@@ -60,7 +60,7 @@ async def test_work_of_a_compaction_that_meets_the_end_of_the_runtime_is_done_an
     run_sync = trio.to_thread.run_sync
     async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
         await fill(runtime)
-        compacting = runtime.maintenance._compacting("account-ann")
+        compacting = runtime.maintenance._upkeep.compactor("account-ann")
         with monkeypatch.context() as patch:
 
             async def late(function: Any, *arguments: Any, **options: Any) -> Any:
