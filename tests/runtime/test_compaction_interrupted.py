@@ -57,20 +57,19 @@ async def test_work_of_a_compaction_that_meets_the_end_of_the_runtime_is_done_an
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "store"
-    run_sync = trio.to_thread.run_sync
-    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
+    async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime, trio.open_nursery() as nursery:
         await fill(runtime)
         compacting = runtime.maintenance._upkeep.compactor("account-ann")
-        with monkeypatch.context() as patch:
+        submit = compacting._background.submit
 
-            async def late(function: Any, *arguments: Any, **options: Any) -> Any:
-                patch.undo()
-                await compacting.close()
-                return await run_sync(function, *arguments, **options)
+        def last(function: Any, *arguments: Any) -> Any:
+            monkeypatch.undo()
+            nursery.start_soon(compacting.close)
+            return submit(function, *arguments)
 
-            patch.setattr(trio.to_thread, "run_sync", late)
-            with pytest.raises(RuntimeClosed, match="in the middle of a compaction"):
-                await compacting.compact("account-ann")
+        monkeypatch.setattr(compacting._background, "submit", last)
+        with pytest.raises(RuntimeClosed, match="in the middle of a compaction"):
+            await compacting.compact("account-ann")
     assert sound(path)
 
 
