@@ -2,7 +2,6 @@
 
 import os
 import random
-import subprocess
 import sys
 from collections import Counter
 from contextlib import closing
@@ -12,6 +11,7 @@ import attrs
 import pytest
 import trio
 from compaction_cases import sound
+from killed_life import told_until_killed
 from people_domain import Name, Names, Person
 
 from eventsrc import Runtime, SubjectForgotten, SubjectKeys
@@ -95,18 +95,9 @@ class Told:
 def test_who_was_forgotten_stays_so_when_the_process_is_killed(tmp_path: Path) -> None:
     chance, told, path = random.Random(5), Told(), tmp_path / "store"
     for number in range(10 if os.environ.get("CI") else 25):
-        child = subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(path), str(number), str(Path(__file__).parent)], stdout=subprocess.PIPE
-        )
-        assert child.stdout is not None
-        lines = [child.stdout.readline() for _ in range(chance.randint(1, LINES_MAX))]
-        assert lines[-1], "it ended by itself"
-        child.kill()
-        lines += child.stdout.readlines()
-        child.wait()
-        child.stdout.close()
-        for line in lines:
-            told.take(line.decode())
+        command = [sys.executable, "-c", CHILD, str(path), str(number), str(Path(__file__).parent)]
+        for line in told_until_killed(command, chance.randint(1, LINES_MAX)):
+            told.take(line)
         if number % 5 == 4:
             trio.run(check, path, told)
             assert sound(path)

@@ -2,7 +2,6 @@
 
 import os
 import random
-import subprocess
 import sys
 from collections import Counter
 from itertools import groupby
@@ -13,6 +12,7 @@ import pytest
 import soak_life
 import trio
 from compaction_cases import sound
+from killed_life import told_until_killed
 from soak_domain import FORGOTTEN, Balance, Balances, Owners, SqlBalances, Transfer, Wallet
 
 from eventsrc import Runtime, StoredEvent
@@ -52,16 +52,8 @@ def test_whatever_goes_on_when_the_process_is_killed_all_that_was_told_is_true(t
     chance, told, path = random.Random(3), Told(), tmp_path / "store"
     for number in range(LIVES):
         command = [sys.executable, soak_life.__file__, str(path), str(number)]
-        child = subprocess.Popen(command, stdout=subprocess.PIPE)
-        assert child.stdout is not None
-        lines = [child.stdout.readline() for _ in range(chance.randint(1, LINES_MAX))]
-        assert lines[-1], "it ended by itself"
-        child.kill()
-        lines += child.stdout.readlines()
-        child.wait()
-        child.stdout.close()
-        for line in lines:
-            told.take(line.decode())
+        for line in told_until_killed(command, chance.randint(1, LINES_MAX)):
+            told.take(line)
     trio.run(check, path, told)
     assert sound(path)
     assert told.forgotten
