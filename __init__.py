@@ -55,6 +55,7 @@ from .actors.sagas.errors import (
     WaitTimeout,
 )
 from .actors.sagas.events import SagaAbandoned, SagaCompensated, SagaCompleted, SagaParked, SagaStarted
+from .actors.sagas.history import SagaState
 from .actors.sagas.instance import SagaInstance, SagaInstances
 from .actors.sagas.saga import Retry, Saga, starts_on, step
 from .actors.serialization.personal import Personal
@@ -125,17 +126,20 @@ from .runtime.history.projection_replay import ProjectionReplay
 from .runtime.history.replay import Progress, Replay
 from .runtime.history.trace import TracedEvent
 from .runtime.maintenance.compactor import Compaction
-from .runtime.maintenance.maintenance import Maintenance, Retention
-from .runtime.maintenance.retention import Candidate
-from .runtime.projections.steering import Lag
+from .runtime.maintenance.maintenance import Maintenance, RetentionReport
+from .runtime.maintenance.retention import CompactionCandidate
+from .runtime.maintenance.snapshot_prover import ProofCounts
+from .runtime.projections.steering import Lag, ProjectionSteering
 from .runtime.projections.view import Query, View
 from .runtime.reference import AggregateRef
 from .runtime.runtime import Runtime
 from .runtime.sagas.sagas import SagaOutcome, SagaRef
 from .runtime.subscriptions.consumer import Consumer
 from .runtime.subscriptions.dispatcher import Message
+from .storage.archive.compacted import Compacted
 from .storage.archive.errors import ArchiveUnreachable, CompactionRefused, CompactionTooSmall
 from .storage.commit import ANY, NO_STREAM, STREAM_EXISTS, ExpectedVersion
+from .storage.control.board import ParkedEvent
 from .storage.control.errors import ControlBoardFull, ControlBoardUnreadable
 from .storage.copies.errors import (
     BackupRefused,
@@ -159,6 +163,7 @@ from .storage.environment.errors import StoreUnreadable
 from .storage.errors import (
     AppendRefused,
     CommitAbandoned,
+    CommitAlreadyApplied,
     CommitTooLarge,
     CommitTooManyBytes,
     ConditionNotMet,
@@ -185,8 +190,10 @@ from .storage.errors import (
     StreamFull,
     StreamNameInvalid,
     TagInvalid,
+    ThreadRefused,
     TooManyStreams,
     TooManyTags,
+    VerificationImpossible,
     VersionConflict,
     ViewClosed,
     ViewUnusable,
@@ -201,6 +208,7 @@ from .storage.memory import MemoryLog
 from .storage.record import StoredEvent, StreamHead
 from .storage.snapshot import Snapshot
 from .storage.store import EventStore
+from .storage.verification.verify import VerificationSummary
 
 __version__ = "0.1.0"
 
@@ -230,15 +238,17 @@ __all__ = [
     "Blame",
     "BlockingPortal",
     "CallAmbiguous",
-    "Candidate",
     "Change",
     "CheckpointInvalid",
     "CheckpointMoved",
     "CommandTimeout",
     "CommitAbandoned",
+    "CommitAlreadyApplied",
     "CommitTooLarge",
     "CommitTooManyBytes",
+    "Compacted",
     "Compaction",
+    "CompactionCandidate",
     "CompactionRefused",
     "CompactionTooSmall",
     "ConditionNotMet",
@@ -297,6 +307,7 @@ __all__ = [
     "NotInHistory",
     "NotInTrio",
     "NothingToSkip",
+    "ParkedEvent",
     "PastReadOnly",
     "PayloadInvalid",
     "Personal",
@@ -305,7 +316,9 @@ __all__ = [
     "Progress",
     "Projection",
     "ProjectionReplay",
+    "ProjectionSteering",
     "ProjectionUnavailable",
+    "ProofCounts",
     "ProofImpossible",
     "Query",
     "QueryInvalid",
@@ -322,7 +335,7 @@ __all__ = [
     "ReplaySpeedInvalid",
     "ReplayStarted",
     "ResidencyFull",
-    "Retention",
+    "RetentionReport",
     "Retry",
     "RowInvalid",
     "Rows",
@@ -343,6 +356,7 @@ __all__ = [
     "SagaParked",
     "SagaRef",
     "SagaStarted",
+    "SagaState",
     "SagaTimeout",
     "SagaWaitsForItself",
     "SchemaError",
@@ -388,6 +402,7 @@ __all__ = [
     "SubscriptionNameInvalid",
     "Table",
     "TagInvalid",
+    "ThreadRefused",
     "TooManyProjections",
     "TooManyStreams",
     "TooManyTags",
@@ -407,6 +422,8 @@ __all__ = [
     "UnknownSubject",
     "UnknownSubscription",
     "UpcasterFailed",
+    "VerificationImpossible",
+    "VerificationSummary",
     "VersionConflict",
     "View",
     "ViewClosed",

@@ -1,1 +1,1 @@
-"""The actor kinds and the vocabulary that a domain author writes with. The README has the order to read them in."""
+"""The actor kinds and the vocabulary of a domain author. The README lists the order to read them in."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Rejected(EventSourcingError):
-    """A handler refused the command; the message is the domain's own. Nothing was stored."""
+    """A handler refused the command. The message is the domain's own; nothing was stored."""
 
     code: ClassVar[str] = "rejected"
 
@@ -35,7 +35,7 @@ class UnknownCommand(EventSourcingError):
 
 
 class HandlerFailed(EventSourcingError):
-    """A handler raised something other than `Rejected`. That command took no effect; the aggregate goes on."""
+    """A handler raised an exception other than `Rejected`. The command took no effect; the aggregate goes on."""
 
     code: ClassVar[str] = "handler_failed"
 
@@ -80,9 +80,9 @@ class NotAnEvent(EventSourcingError):
 
 
 class ApplierFailed(EventSourcingError):
-    """A method with @applies raised. The aggregate drops its state and is loaded from the log again.
+    """A method with @applies raised. The aggregate drops its state and loads it again from the log.
 
-    `position` is that of the stored event; None where the event was new, which then is not stored.
+    `position` is the position of the stored event, or None for a new event, which is then not stored.
     """
 
     code: ClassVar[str] = "applier_failed"
@@ -100,7 +100,7 @@ class ApplierFailed(EventSourcingError):
 
 
 class SnapshotQuarantined(EventSourcingError):
-    """A snapshot of an aggregate is not what its events give: its actor loads the state again, from other ones."""
+    """A snapshot of an aggregate differs from the state that its events give: the actor loads the state without it."""
 
     code: ClassVar[str] = "snapshot_quarantined"
 
@@ -113,7 +113,7 @@ class SnapshotQuarantined(EventSourcingError):
 
 
 class UnknownEvent(EventSourcingError):
-    """The log holds an event that the aggregate's class, or with `aggregate` None no class here, knows."""
+    """The log holds an event that the aggregate's class (or, with `aggregate` None, any class here) does not know."""
 
     code: ClassVar[str] = "unknown_event"
 
@@ -145,7 +145,7 @@ class AggregateDeleted(EventSourcingError):
 
 
 class AggregateUnavailable(EventSourcingError):
-    """The aggregate's actor failed and waits before it is activated again; the cause is what failed."""
+    """The aggregate's actor failed and is not activated again until a back-off is over; the cause is the failure."""
 
     code: ClassVar[str] = "aggregate_unavailable"
 
@@ -159,7 +159,7 @@ class AggregateUnavailable(EventSourcingError):
 
 
 class ActorFailed(EventSourcingError):
-    """An actor met an unexpected fault and was ended; the next command for its aggregate starts a new one."""
+    """An unexpected fault ended an actor. The next command for its aggregate starts a new actor."""
 
     code: ClassVar[str] = "actor_failed"
 
@@ -173,7 +173,7 @@ class ActorFailed(EventSourcingError):
 
 
 class RuntimeClosed(EventSourcingError):
-    """The runtime was closed, or closes, and takes no more commands. The command took no effect."""
+    """The runtime is closed or closing and takes no more commands. The command took no effect."""
 
     code: ClassVar[str] = "runtime_closed"
 
@@ -192,7 +192,7 @@ class AggregateWaitsForItself(EventSourcingError):
 
 
 class CommandTimeout(EventSourcingError):
-    """No answer came in time. `may_take_effect` tells whether the command was begun and can still be stored."""
+    """No answer came in time. `may_take_effect` tells whether the command was begun and may still be stored."""
 
     code: ClassVar[str] = "command_timeout"
 
@@ -246,7 +246,7 @@ class DefinitionError(EventSourcingError, TypeError):
 
 
 class SchemaError(EventSourcingError):
-    """A class has a field that cannot be turned into data; raised when a runtime is opened with it."""
+    """A class has a field that cannot be turned into data; raised when a runtime is opened with the class."""
 
     code: ClassVar[str] = "schema_error"
 
@@ -264,7 +264,7 @@ class DecodingError(EventSourcingError):
 
 
 class EventVersionUnknown(DecodingError):
-    """An event was stored with a version of its schema that the class here does not know: newer code wrote it."""
+    """An event was stored with a schema version that its class does not know: newer code wrote it."""
 
     code: ClassVar[str] = "event_version_unknown"
 
@@ -280,7 +280,7 @@ class EventVersionUnknown(DecodingError):
 
 
 class UpcasterFailed(DecodingError):
-    """An upcaster could not make of a stored payload that of the next version."""
+    """An upcaster could not turn a stored payload into a payload of the next version."""
 
     code: ClassVar[str] = "upcaster_failed"
 
@@ -294,12 +294,13 @@ class UpcasterFailed(DecodingError):
         self.stored = stored
         self.event_class = event_class
         self.from_version = from_version
+        self.reason = reason
 
 
 class WouldDeadlock(EventSourcingError):
     """`get()` was called on a thread that runs trio, for an answer that is not there yet.
 
-    `future` is the one that is not settled. It is None once this error has itself become the answer of a future.
+    `future` is the unsettled future. It is None once this error has itself become the answer of a future.
     """
 
     code: ClassVar[str] = "would_deadlock"
@@ -314,7 +315,7 @@ class WouldDeadlock(EventSourcingError):
 
 
 class MailboxFull(EventSourcingError):
-    """An actor's mailbox holds `capacity` messages already; this one was not taken."""
+    """The mailbox cannot take the message: it holds `capacity` messages already."""
 
     code: ClassVar[str] = "mailbox_full"
 

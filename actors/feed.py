@@ -1,4 +1,4 @@
-"""The feed: tells those that follow the log that it has grown."""
+"""The feed: tells the followers of the log that the log has grown."""
 
 from collections.abc import Callable
 
@@ -8,9 +8,9 @@ from ..storage.store import EventReader
 
 
 class Feed:
-    """Where tasks wait for events that are not stored yet. Used on the trio thread; they read the log themselves.
+    """Where tasks wait for events that are not stored yet. Used on the trio thread; the tasks read the log themselves.
 
-    One that `is_over` is that of the past: nothing will come.
+    `is_over` marks the feed of a past state of the log, to which no event will be added.
     """
 
     def __init__(self, store: EventReader, *, is_over: bool = False) -> None:
@@ -19,19 +19,19 @@ class Feed:
         self._waiting = trio.lowlevel.ParkingLot()
         self._listeners: dict[object, Callable[[], object]] = {}
         self.is_closed = False
-        """The runtime closes: nobody is to read any more."""
+        """Whether the runtime is closing: nobody is to read the log any more."""
         self.notifications = 0
-        """How often the log has grown."""
+        """How many times the log has grown."""
 
     @property
     def last_position(self) -> int:
-        """The position of the newest event that is on disk."""
+        """The position of the newest event on disk."""
         return self._store.last_position
 
     async def wait_beyond(self, position: int) -> bool:
-        """Wait until an event with a greater position is on disk; a checkpoint in any case.
+        """Wait until an event after `position` is on disk. Always a checkpoint.
 
-        Returns False when the feed was closed, or is over and has no such event, so that nothing will come.
+        Returns False if no such event will come: the feed was closed, or it is over.
         """
         await trio.lowlevel.checkpoint()
         while not self.is_closed and self._store.last_position <= position:
@@ -41,22 +41,22 @@ class Feed:
         return not self.is_closed
 
     def notify(self) -> None:
-        """Wake everyone who waits: something was stored."""
+        """Wake all waiting tasks and call all listeners: an event was stored."""
         self.notifications += 1
         self._waiting.unpark_all()
         for listener in tuple(self._listeners.values()):
             listener()
 
     def listen(self, owner: object, listener: Callable[[], object]) -> None:
-        """Call `listener` whenever the log has grown, until `owner` stops listening."""
+        """Call `listener` whenever the log grows, until `stop_listening(owner)`."""
         self._listeners[owner] = listener
 
     def stop_listening(self, owner: object) -> None:
-        """The end of `listen`. Idempotent."""
+        """Remove the listener of `owner`. Idempotent."""
         self._listeners.pop(owner, None)
 
     def close(self) -> None:
-        """Let everyone who waits go. Idempotent."""
+        """Wake all waiting tasks for the last time and drop the listeners. Idempotent."""
         self.is_closed = True
         self.notify()
         self._listeners.clear()

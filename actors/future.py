@@ -1,6 +1,6 @@
-"""The answer of a trio actor: awaited by trio tasks, waited for from any other thread.
+"""The answer of a trio actor: trio tasks await it, any other thread blocks on it.
 
-One lock serves all futures: it is held for a few assignments, when a future is settled or somebody begins to wait.
+One lock serves all futures. It is held for a few assignments only: when a future is settled or a wait begins.
 """
 
 import contextlib
@@ -28,18 +28,18 @@ _HOOKED: Final[Outcome] = (None, None, None)  # compared by identity: the value 
 class TrioFuture(pykka.Future[T]):
     """A `pykka.Future` for trio: `await future` in a task, `future.get(timeout=seconds)` in any other thread.
 
-    Any number of tasks and threads may wait, any number of times; every one gets the same value or error. A cancelled
-    wait leaves the future as it was. It may be made, settled and waited for on any thread: which trio run to wake is
-    learned from the tasks that wait. Awaiting is always a checkpoint.
+    Any number of tasks and threads may wait, any number of times; all get the same value or error. A cancelled wait
+    leaves the future unchanged. A future may be made, settled and waited for on any thread: the waiting tasks tell
+    which trio run to wake. Awaiting is always a checkpoint.
     """
 
-    # Class attributes stand for "not yet", so that making a future costs nothing.
+    # Class attributes hold the initial values, so that making a future costs nothing.
     _outcome: Outcome | None = None
     _waiters: dict[trio.lowlevel.Task, trio.lowlevel.TrioToken] | None = None
     _settled: threading.Event | None = None
     _lock: ClassVar[threading.Lock] = threading.Lock()
 
-    def __init__(self) -> None:  # Pykka's own allocates what only a get hook needs
+    def __init__(self) -> None:  # Pykka's __init__ allocates what only a get hook needs
         pass
 
     def __repr__(self) -> str:
@@ -68,12 +68,12 @@ class TrioFuture(pykka.Future[T]):
             del self, outcome  # an error's traceback refers to this frame: leave no cycle for the garbage collector
 
     def set(self, value: T | None = None) -> None:
-        """Settle with a value, from any thread. Raises `queue.Full` if it is settled already, or has a get hook."""
+        """Settle with a value, from any thread. Raises `queue.Full` if the future is settled or has a get hook."""
         if not self._settle((value, None, None)):
             raise queue.Full
 
     def set_exception(self, exc_info: ExceptionInfo | None = None) -> None:
-        """Settle with the error in `exc_info`, or else the one being handled. Raises `queue.Full` as `set()` does."""
+        """Settle with the error in `exc_info`, or with the one being handled. Raises `queue.Full` as `set()` does."""
         error_type, error, traceback = exc_info if exc_info is not None else sys.exc_info()
         if error_type is None:
             raise TypeError("set_exception() needs an exc_info when no exception is being handled")
@@ -82,19 +82,19 @@ class TrioFuture(pykka.Future[T]):
             raise queue.Full
 
     def settle(self, value: T) -> bool:
-        """Settle with a value unless something else came first (a timeout, say); return whether this one counts."""
+        """Settle with a value unless a value or error (a timeout, say) came first. Return whether it did settle."""
         return self._settle((value, None, None))
 
     def fail(self, error: BaseException) -> bool:
-        """Settle with an error unless something else came first (a timeout, say); return whether this one counts."""
+        """Settle with an error unless a value or error (a timeout, say) came first. Return whether it did settle."""
         return self._settle_error(error, error.__traceback__)
 
     def set_get_hook(self, func: Callable[[float | None], T]) -> None:
-        """Let `func(timeout)` produce the value when it is first asked for; the value is kept.
+        """Let `func(timeout)` produce the value when the value is first asked for. The value is kept.
 
-        A hook of an awaited future runs on the trio thread. Where it calls `get()` of another `TrioFuture` that is not
-        settled yet, that one is awaited and the hook runs again, so that `map()`, `join()` and the like can be awaited.
-        Raises `queue.Full` if the future is settled already.
+        For an awaited future, the hook runs on the trio thread. If the hook calls `get()` of an unsettled `TrioFuture`,
+        that future is awaited and the hook runs again; so `map()`, `join()` and the like can be awaited. Raises
+        `queue.Full` if the future is settled already.
         """
         with self._lock:
             if self._outcome is not None and self._outcome is not _HOOKED:
@@ -104,7 +104,7 @@ class TrioFuture(pykka.Future[T]):
         self._wake_all()
 
     def is_settled(self) -> bool:
-        """Tell whether there is a value or an error, so that waiting would return at once."""
+        """Tell whether the future has a value or an error, so that waiting would return at once."""
         return self._outcome is not None and self._outcome is not _HOOKED
 
     def __await__(self) -> Generator[Any, None, T]:
@@ -112,7 +112,7 @@ class TrioFuture(pykka.Future[T]):
 
     __iter__ = __await__
 
-    # Between its place among the waiters and the wait there must be no KeyboardInterrupt.
+    # No KeyboardInterrupt may come between registering the task as a waiter and the wait itself.
     @trio.lowlevel.enable_ki_protection
     async def _wait_in_task(self) -> T:
         task, pending = trio.lowlevel.current_task(), self
@@ -137,7 +137,7 @@ class TrioFuture(pykka.Future[T]):
             del self, pending, outcome  # as in get()
 
     def _has_to_wait(self, task: trio.lowlevel.Task) -> bool:
-        """Put a task among the waiters, unless it is settled."""
+        """Register a task as a waiter, unless the future is settled. Return whether the task was registered."""
         if self._outcome is not None:
             return False
         with self._lock:
@@ -168,7 +168,7 @@ class TrioFuture(pykka.Future[T]):
 
     def _settle_error(self, error: BaseException, traceback: TracebackType | None) -> bool:
         if isinstance(error, WouldDeadlock):
-            error.future = None  # as an answer it no longer says that this wait would block
+            error.future = None  # as an answer, the error does not mean that this wait would block
         return self._settle((None, error, traceback))
 
     @trio.lowlevel.enable_ki_protection
@@ -206,6 +206,6 @@ def _unwrap(outcome: Outcome) -> Any:
     if error is None:
         return value
     try:
-        raise error.with_traceback(traceback)  # as it was when set: else every wait would lengthen it
+        raise error.with_traceback(traceback)  # the traceback from when it was set: else every wait would lengthen it
     finally:
         del outcome, error, traceback

@@ -16,17 +16,17 @@ from .future import TrioFuture
 if TYPE_CHECKING:
     from pykka._envelope import Envelope
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("eventsrc.actor")
 
 
 class Mailbox:
-    """Holds messages for one actor task, up to a capacity; a request to stop always fits.
+    """Holds messages for one actor task, up to a capacity. A request to stop always fits.
 
-    Everyone may `put`; only the actor's task may `receive`. It belongs to the trio run that it was made in.
+    Anyone may `put`; only the actor's task may `receive`. A mailbox belongs to the trio run in which it was made.
 
     Args:
-        capacity: messages that may wait, at least 1. One that has a `weight` counts as so many; into an empty mailbox
-            it fits in any case.
+        capacity: messages that may wait, at least 1. A message with a `weight` counts as that many messages. An empty
+            mailbox takes any message.
 
     """
 
@@ -47,7 +47,7 @@ class Mailbox:
         return len(self._envelopes) if self._envelopes is not None else 0
 
     def empty(self) -> bool:
-        """Tell whether no envelope waits."""
+        """Tell whether the mailbox is empty."""
         return not self._envelopes
 
     @property
@@ -58,12 +58,12 @@ class Mailbox:
     def put(self, envelope: "Envelope[Any]", /) -> None:
         """Add an envelope, from any thread.
 
-        From another thread than trio's it arrives a moment later, and a refusal is the answer of its `reply_to`; where
-        it has none, the refusal is logged as an error.
+        From a thread other than trio's, the envelope arrives a moment later. If the mailbox is full by then, the answer
+        is `MailboxFull`; without a `reply_to`, the refusal is logged as an error.
 
         Raises:
-            MailboxFull: on the trio thread, if `capacity` messages are waiting.
-            pykka.ActorDeadError: if nobody is told otherwise, since there is no `reply_to` and the trio run is over.
+            MailboxFull: on the trio thread, if the message does not fit beside those that wait.
+            pykka.ActorDeadError: if the trio run is over and there is no `reply_to` to answer with this error.
 
         """
         if trio.lowlevel.in_trio_run() and trio.lowlevel.current_trio_token() is self._token:
@@ -90,7 +90,7 @@ class Mailbox:
 
     @trio.lowlevel.enable_ki_protection
     async def receive(self) -> "Envelope[Any]":
-        """Take the oldest envelope, and wait for one if there is none. A checkpoint; a cancelled one takes nothing."""
+        """Take the oldest envelope; wait if there is none. A checkpoint. A cancelled `receive` takes nothing."""
         if self._envelopes:
             await trio.lowlevel.checkpoint()
         while not self._envelopes:
@@ -101,7 +101,7 @@ class Mailbox:
         return self._taken(self._envelopes.popleft())
 
     def close(self, refuse: Callable[["Envelope[Any]"], None]) -> None:
-        """Hand every waiting envelope, and every one that arrives from now on, to `refuse`, which must not raise."""
+        """Pass every waiting envelope, and every later one, to `refuse`, which must not raise."""
         self._refuse = refuse
         while self._envelopes:
             refuse(self._envelopes.popleft())
@@ -144,7 +144,7 @@ class Mailbox:
 
 
 def answer(envelope: "Envelope[Any]", value: object) -> bool:
-    """Answer an envelope; return whether anybody was waiting for it (False for a tell, or if it timed out)."""
+    """Answer an envelope. Return whether anyone was waiting: False for a tell, or after a timeout."""
     future = envelope.reply_to
     if future is None:
         return False
@@ -158,7 +158,7 @@ def answer(envelope: "Envelope[Any]", value: object) -> bool:
 
 
 def answer_error(envelope: "Envelope[Any]", error: BaseException) -> bool:
-    """Answer an envelope with an error; return whether anybody was waiting for it (False for a tell, or timed out)."""
+    """Answer an envelope with an error. Return whether anyone was waiting: False for a tell, or after a timeout."""
     future = envelope.reply_to
     if future is None:
         return False

@@ -14,9 +14,9 @@ from .serialization.model_types import is_pydantic_model, is_struct
 
 C = TypeVar("C")
 Upcaster: TypeAlias = Callable[[dict[str, Any]], Mapping[str, Any]] | Callable[[Any], Mapping[str, Any]]
-"""Makes of a payload, a dict, that of the next version. It may change the one that it is given.
+"""Turns the payload of one version, a dict, into the payload of the next. It may change the dict that it is given.
 
-The second form lets what it takes be a `TypedDict`, which is no `dict[str, Any]` to type checkers.
+The second form lets the parameter be a `TypedDict`, which is no `dict[str, Any]` to type checkers.
 """
 
 EVENT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,199}")
@@ -24,29 +24,29 @@ _COMMAND: Final = "__eventsrc_command__"
 _EVENT: Final = "__eventsrc_event__"
 DECLARED_KINDS: Final = ("created", "updated", "deleted")
 SAGA_STEP: Final = "saga_step"
-"""The kind of what a saga stores of itself."""
+"""The kind of the records that a saga stores in its own stream."""
 RESERVED_NAMES: Final = ("saga.", "eventsrc.")
-"""What the stored names of the runtime's own events begin with."""
+"""The prefixes of the stored names of the runtime's own events."""
 
 
 @attrs.frozen
-class CommandType:
-    """What `@command` says of a class. `idempotency_window_seconds` of None means the runtime's own."""
+class CommandDefinition:
+    """What `@command` declares for a class. An `idempotency_window_seconds` of None means the runtime's default."""
 
     name: str
     idempotency_window_seconds: float | None
 
 
 @attrs.frozen
-class EventType:
-    """What `@event` says of a class: the name and schema version that it is stored with, its kind and its tags."""
+class EventDefinition:
+    """What `@event` declares for a class: stored name, schema version, kind, tags and upcasters."""
 
     name: str
     version: int
     kind: Kind | None
     tags: Callable[[Any], Iterable[str]] | None
     upcasters: Mapping[int, Upcaster]
-    """By the version that each leads from to the next: one for every version before this one."""
+    """By the version that each upcaster starts from; one for every version before `version`."""
 
 
 @overload
@@ -61,10 +61,12 @@ def command(
 
     Args:
         cls: the class, when used as `@command`.
-        idempotency_window_seconds: how long its idempotency keys are remembered, instead of the runtime's default.
+        idempotency_window_seconds: how long the command's idempotency keys are remembered, instead of the runtime's
+            default.
 
     Raises:
-        DefinitionError: when the window is not positive, or longer than a hundred years, or the class is a model.
+        DefinitionError: if the window is not positive or is longer than a hundred years, or if the class is a model of
+            pydantic or a `msgspec.Struct`.
 
     """
     window = idempotency_window_seconds
@@ -73,7 +75,7 @@ def command(
 
     def decorate(decorated: type[C]) -> type[C]:
         frozen = _frozen(decorated)
-        setattr(frozen, _COMMAND, CommandType(frozen.__name__, idempotency_window_seconds))
+        setattr(frozen, _COMMAND, CommandDefinition(frozen.__name__, idempotency_window_seconds))
         return frozen
 
     return decorate if cls is None else decorate(cls)
@@ -88,21 +90,22 @@ def event(
     tags: Callable[[Any], Iterable[str]] | None = None,
     upcasters: Mapping[int, Upcaster] | None = None,
 ) -> Callable[[type[C]], type[C]]:
-    """Make a class an event: a frozen attrs class of its annotated fields, stored under a name of its own.
+    """Make a class an event: a frozen attrs class of its annotated fields, stored under its own name.
 
     Args:
         name: the stored name. It stays when the class is renamed or moved.
-        version: the version of its schema, which is stored with every event. Raise it when a field is renamed, removed,
-            or means something else. A new field with a default needs no new version: older events get the default.
+        version: the schema version, which is stored with every event. Raise it when a field is renamed, removed, or
+            changes its meaning. A new field with a default needs no new version: older events get the default.
         kind: "created", "updated" or "deleted"; by default the first event of a stream is "created", others "updated".
         tags: gives the tags of an event, by which it is found across streams: `lambda event: [f"user:{event.user}"]`.
-        upcasters: for each earlier version, what makes of a payload that was stored with it that of the next one:
-            `{1: lambda old: {"amount": old["cents"] / 100}}`. Stored events stay as they are, so it is called whenever
-            one of them is read: it makes the same of the same payload, and looks at nothing else.
+        upcasters: for each earlier version, the function that turns a payload of that version into one of the next:
+            `{1: lambda old: {"amount": old["cents"] / 100}}`. Stored events are not rewritten, so the upcaster is
+            called on every read: its result must depend on the payload alone.
 
     Raises:
         DefinitionError: for a name, version or kind that cannot be stored, tags that cannot be called, an earlier
-            version without an upcaster, one that does not take a payload alone, or when used without a name.
+            version without an upcaster, an upcaster that does not take a payload alone, use without a name, or a class
+            that is a model of pydantic or a `msgspec.Struct`.
 
     """
     if not isinstance(name, str):
@@ -130,18 +133,18 @@ def event(
             'tags=lambda event: [f"user:{event.user}"]'
         )
     _check_upcasters(name, version, {} if upcasters is None else upcasters)
-    return _declare(EventType(name, version, kind, tags, dict(upcasters or {})))
+    return _declare(EventDefinition(name, version, kind, tags, dict(upcasters or {})))
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
 def own_event(name: str, *, kind: Kind) -> Callable[[type[C]], type[C]]:
-    """`event` for what the runtime itself stores."""
-    return _declare(EventType(name, 1, kind, None, {}))
+    """Make a class an event of the runtime itself: like `event`, but the name may begin with a reserved prefix."""
+    return _declare(EventDefinition(name, 1, kind, None, {}))
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
 def saga_record(name: str) -> Callable[[type[C]], type[C]]:
-    """`event` for what a saga stores of itself."""
+    """Make a class a record that a saga stores in its own stream."""
     return own_event(name, kind=SAGA_STEP)
 
 
@@ -177,7 +180,7 @@ def _check_upcasters(name: str, version: int, upcasters: Mapping[int, Upcaster])
 
 
 def _takes_payload(upcaster: object) -> bool:
-    """Whether it can be called with a payload alone, and may return one."""
+    """Whether `upcaster` can be called with a payload alone, and can return one."""
     if not callable(upcaster):
         return False
     returns_otherwise = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
@@ -188,15 +191,15 @@ def _takes_payload(upcaster: object) -> bool:
     except TypeError:
         return False
     except ValueError:
-        # Some functions of C, and `dict`, have no signature.
+        # Some C functions, and `dict`, have no signature.
         return True
     return True
 
 
-def _declare(event_type: EventType) -> Callable[[type[C]], type[C]]:
+def _declare(definition: EventDefinition) -> Callable[[type[C]], type[C]]:
     def decorate(decorated: type[C]) -> type[C]:
         frozen = _frozen(decorated)
-        setattr(frozen, _EVENT, event_type)
+        setattr(frozen, _EVENT, definition)
         return frozen
 
     return decorate
@@ -211,20 +214,20 @@ def _frozen(decorated: type[C]) -> type[C]:
     return attrs.frozen(decorated)
 
 
-def command_type(cls: type) -> CommandType | None:
-    """What `@command` says of this very class; None for a class without it, also when its parent has it."""
-    declared: CommandType | None = cls.__dict__.get(_COMMAND)
+def command_definition(cls: type) -> CommandDefinition | None:
+    """The `@command` declaration of exactly this class; None for a class without one, even if its parent has one."""
+    declared: CommandDefinition | None = cls.__dict__.get(_COMMAND)
     return declared
 
 
-def event_type(cls: type) -> EventType | None:
-    """What `@event` says of this very class; None for a class without it, also when its parent has it."""
-    declared: EventType | None = cls.__dict__.get(_EVENT)
+def event_definition(cls: type) -> EventDefinition | None:
+    """The `@event` declaration of exactly this class; None for a class without one, even if its parent has one."""
+    declared: EventDefinition | None = cls.__dict__.get(_EVENT)
     return declared
 
 
 def check_names(event_classes: Iterable[type]) -> None:
-    """Raise `DefinitionError` where two of these are stored under one name: one would be read as the other."""
+    """Raise `DefinitionError` if two of the classes have the same stored name: one would be read as the other."""
     by_name: dict[str, type] = {}
     for event_class in event_classes:
         name = stored_name(event_class)
@@ -237,17 +240,17 @@ def check_names(event_classes: Iterable[type]) -> None:
 
 
 def stored_name(event: type | str) -> str:
-    """The stored name of an event class; a name stays as it is."""
+    """The stored name of an event class; a name is returned unchanged. Raises `DefinitionError` for any other class."""
     return event if isinstance(event, str) else _declared(event).name
 
 
 def stored_version(event: type) -> int:
-    """The version of its schema that an event of this class is stored with."""
+    """The schema version that events of this class are stored with. Raises `DefinitionError` for any other class."""
     return _declared(event).version
 
 
-def _declared(event: type) -> EventType:
-    stored = event_type(event)
+def _declared(event: type) -> EventDefinition:
+    stored = event_definition(event)
     if stored is None:
         raise DefinitionError(f"{event.__name__} is not an @event class, so it has no stored name.")
     return stored

@@ -1,4 +1,4 @@
-"""What holds for the fields of aggregates and of sagas: they are the state, from which objects are made again."""
+"""Rules for the fields of aggregates and sagas: the fields are the state, from which the objects are made again."""
 
 import attrs
 
@@ -15,7 +15,7 @@ def check_no_init(cls: type, advice: str) -> None:
 
 
 def check_field(cls: type, field: "attrs.Attribute[object]") -> None:
-    """Raise `DefinitionError` for a field that would be lost when a state is read, or shared by several."""
+    """Raise `DefinitionError` for a field that would be lost when the state is read, or shared by several objects."""
     if not field.init:
         raise DefinitionError(
             f"{cls.__name__}.{field.name} has init=False, so it would be lost when the state is read. Leave that out."

@@ -1,4 +1,4 @@
-"""Subjects: the people that personal data are about, and what the log says when one of them was forgotten."""
+"""Subjects: the people whom personal data are about, and the event that says that a subject was forgotten."""
 
 from typing import Final
 
@@ -7,15 +7,16 @@ from .messages import own_event, stored_name
 
 @own_event("eventsrc.subject_forgotten", kind="deleted")
 class SubjectForgotten:
-    """The keys of a subject were destroyed: nobody can read any more what was stored about it before this event.
+    """The keys of a subject were destroyed: what was stored about the subject before this event is unreadable for good.
 
-    A projection that takes it, `@on(SubjectForgotten)`, removes the subject's rows itself, whose bytes stay in its file
-    until it is rebuilt; every other one that takes events with personal data is built anew. A sink that has copied
-    something removes it there. Of a subject that came back, what was stored since is not forgotten.
+    A projection that handles this event, `@on(SubjectForgotten)`, must remove the subject's rows itself; their bytes
+    stay in its file until the projection is rebuilt. Every other projection that takes events with personal data is
+    rebuilt. A sink must remove its own copies. If the subject comes back, data stored after this event are not
+    forgotten.
     """
 
     subject: str
-    """Its id, as the personal fields name it."""
+    """The subject's id, as the personal fields name it."""
 
 
 SUBJECT_FORGOTTEN: Final = stored_name(SubjectForgotten)

@@ -1,4 +1,4 @@
-"""The actor kind of this package: Pykka's model, with a trio task for a loop."""
+"""The actor kind of this package: Pykka's model, with a trio task as the loop."""
 
 import functools
 import itertools
@@ -19,9 +19,9 @@ from .mailbox import Mailbox, answer, answer_error
 if TYPE_CHECKING:
     from pykka._envelope import Envelope
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("eventsrc.actor")
 
-# Names actors uniquely, at a tenth of the cost of a uuid4 for each.
+# Gives each actor a unique name, at a tenth of the cost of a uuid4.
 _URN_PREFIX: Final = f"urn:eventsrc:{uuid.uuid4().hex[:12]}"
 _URN_NUMBERS: Final = itertools.count(1)
 
@@ -29,16 +29,16 @@ _URN_NUMBERS: Final = itertools.count(1)
 class TrioActor(pykka.Actor):
     """A Pykka actor whose loop is a trio task: `ref = SomeActor.start(nursery, *args)`.
 
-    What Pykka documents holds, with these additions. `on_receive`, `on_start`, `on_stop`, `on_failure` and methods
+    Pykka's documentation applies, with these additions. `on_receive`, `on_start`, `on_stop`, `on_failure` and methods
     called through a proxy may be `async def`; the next message waits until they return. `tell` and `ask` work from
     every thread: on trio write `await ref.ask(message, block=False)`, in another thread `ref.ask(message)`. (Assigning
-    to a proxy's attribute blocks, so that is for other threads only.) The mailbox is bounded by `mailbox_capacity`, and
-    a full one answers `MailboxFull`. Cancelling the task (its nursery's cancel scope) ends the actor without `on_stop`:
-    the message in hand and those that wait are answered with `pykka.ActorDeadError`.
+    to a proxy's attribute blocks, so do it only in other threads.) `mailbox_capacity` bounds the mailbox; a full
+    mailbox refuses a message with `MailboxFull`. Cancelling the task (its nursery's cancel scope) ends the actor
+    without `on_stop`: the message in hand and all waiting messages are answered with `pykka.ActorDeadError`.
     """
 
     mailbox_capacity: ClassVar[int] = 1_000
-    """Messages that may wait before `MailboxFull` is the answer."""
+    """How many messages may wait before the mailbox refuses more with `MailboxFull`."""
 
     actor_inbox: Mailbox
     _nursery: trio.Nursery
@@ -47,8 +47,8 @@ class TrioActor(pykka.Actor):
     def start(cls, nursery: trio.Nursery, *args: Any, **kwargs: Any) -> pykka.ActorRef[Self]:
         """Make the actor from `args` and `kwargs` and start its task in `nursery`. Call it on the trio thread.
 
-        It is not entered in `pykka.ActorRegistry`: that is one list for the whole process, which two runtimes must not
-        share, and taking an actor out of it costs time in proportion to its length. Keep the reference.
+        The actor is not entered in `pykka.ActorRegistry`, a list for the whole process that two runtimes must not share
+        and whose removals take time in proportion to its length. Keep the reference.
 
         Raises:
             RuntimeError: outside of trio, or if the nursery is closed.
@@ -57,7 +57,7 @@ class TrioActor(pykka.Actor):
         return cls(*args, **kwargs).start_in(nursery)
 
     def start_in(self, nursery: trio.Nursery) -> pykka.ActorRef[Self]:
-        """Start the task of an actor that was made already; `start` makes it, too."""
+        """Start the task of an actor that was made already; `start` makes the actor and starts its task."""
         assert hasattr(self, "_actor_ref"), "call super().__init__() in your override of __init__()"
         self._nursery = nursery
         self._start_actor_loop()
@@ -71,10 +71,10 @@ class TrioActor(pykka.Actor):
         self._actor_ref = pykka.ActorRef(self)
 
     def on_start(self) -> Awaitable[None] | None:  # type: ignore[override]
-        """Set up, before the first message. An exception is logged and stops the actor. May be `async def`."""
+        """Set up before the first message. An exception is logged and stops the actor. May be `async def`."""
 
     def on_stop(self) -> Awaitable[None] | None:  # type: ignore[override]
-        """Clean up, after the last message; not called after a failure or a cancellation. May be `async def`."""
+        """Clean up after the last message. Not called after a failure or a cancellation. May be `async def`."""
 
     def on_failure(  # type: ignore[override]
         self,
@@ -82,7 +82,7 @@ class TrioActor(pykka.Actor):
         exception_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> Awaitable[None] | None:
-        """Clean up, after an exception that no caller waited for. May be `async def`."""
+        """Clean up after an exception that no caller waits for. May be `async def`."""
 
     def _create_actor_urn(self) -> str:
         return f"{_URN_PREFIX}:{next(_URN_NUMBERS)}"
@@ -118,7 +118,7 @@ class TrioActor(pykka.Actor):
             await self._receive_one(await self.actor_inbox.receive())
 
     async def _receive_one(self, envelope: "Envelope[Any]") -> None:
-        """Handle one envelope and answer it, whatever happens; only what is not an `Exception` is raised."""
+        """Handle one envelope and answer it in every case. Raises only what is not an `Exception`."""
         try:
             response = self._handle_receive(envelope.message)
             if isinstance(response, CoroutineType):
@@ -136,7 +136,7 @@ class TrioActor(pykka.Actor):
             raise
 
     async def _fail(self, error: Exception) -> None:
-        """Stop the actor for an exception that no caller waits for, and tell `on_failure`."""
+        """Stop the actor after an exception that no caller waits for, and call `on_failure`."""
         self._handle_failure(type(error), error, error.__traceback__)
         try:
             await _finish(self.on_failure(type(error), error, error.__traceback__))
@@ -165,7 +165,7 @@ class TrioActor(pykka.Actor):
 
 
 class StoppedFlag:
-    """The part of `threading.Event` that actors and their references use, without its lock."""
+    """The part of `threading.Event` that actors and their references use, without the lock."""
 
     __slots__ = ("_is_set",)
 
@@ -187,7 +187,7 @@ async def _finish(result: object) -> None:
 
 
 def _refuse(actor_name: str, when: str, envelope: "Envelope[Any]") -> None:
-    """Answer an envelope that an actor will not handle (any further), since it stopped before or while doing so."""
+    """Answer an envelope whose actor stopped before or while handling it."""
     if isinstance(envelope.message, _ActorStop):
         answer(envelope, None)
     elif envelope.reply_to is None:

@@ -13,4 +13,4 @@ DEMOS: Final[dict[str, tuple[str, str]]] = {
     "orders": ("eventsrc.demos.orders", "sagas over an unreliable payment gateway, in a process that is killed"),
     "upgrade": ("eventsrc.demos.upgrade", "a second release reads what the first one stored, which then is refused"),
 }
-"""Of each demo: the module, whose `run(argv)` returns the exit code, and what it shows."""
+"""Each demo's module, whose `run(argv)` returns the exit code, and what the demo shows."""

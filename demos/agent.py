@@ -22,7 +22,7 @@ from .printing import make_console, make_table, print_table
 
 ANN: Final = "ann"
 TOLD: Final = ("text", "amount", "step", "call", "error")
-"""Of what is in an event: the fields that the table shows."""
+"""The fields of events that the table shows."""
 
 
 @asynccontextmanager
@@ -35,20 +35,20 @@ async def agent(store: Path, world: World) -> AsyncIterator[AsyncioPortal]:
 
 
 async def travel(portal: AsyncioPortal, wish: str, key: str) -> str:
-    """Run the agent for a wish, or go on with the run of this key, and return how it ended."""
+    """Run the agent for a wish, or resume the run of this key; returns how it ended."""
     trip = await portal.call(portal.runtime.start_saga, Trip(ANN, wish), key=key)
     outcome = await portal.call(trip.wait)
     return outcome.state if not outcome.error else f"{outcome.state} ({outcome.error})"
 
 
 async def first_life(folder: Path) -> None:
-    """What the process does that is killed."""
+    """The part of the demo that runs in the process that is killed."""
     async with agent(folder / "agent.db", World(folder, dies_after="flight")) as portal:
         await travel(portal, "Lisbon, in a castle", "trip-1")
 
 
 async def second_life(folder: Path, console: Console) -> dict[str, Any]:
-    """What the next process does on the same store."""
+    """The part of the demo that runs in the next process, on the same store."""
     world = World(folder)
     async with agent(folder / "agent.db", world) as portal:
         runtime = portal.runtime
@@ -65,7 +65,7 @@ async def second_life(folder: Path, console: Console) -> dict[str, Any]:
 
 
 async def _explain(portal: AsyncioPortal, console: Console) -> None:
-    """Everything that the first wish has led to: `eventsrc trace` shows the same."""
+    """Print every event that the first wish has led to, as `eventsrc trace` does."""
     table = make_table(console)
     for column in ("position", "event", "stream", "what"):
         table.add_column(column)
@@ -77,7 +77,7 @@ async def _explain(portal: AsyncioPortal, console: Console) -> None:
 
 
 def main(folder: Path, console: Console) -> dict[str, Any]:
-    """Run the demo in this folder, and return what is in it at the end."""
+    """Run the demo in this folder; returns the folder's final contents."""
     first = subprocess.run([sys.executable, "-m", __name__, folder], check=False)
     if first.returncode == -signal.SIGKILL:
         console.print("the first process was killed when the flight was booked, before it heard of that\n")
@@ -103,5 +103,5 @@ def run(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    with suppress(EventSourcingError):  # the next process gets the same, and tells it
+    with suppress(EventSourcingError):  # the next process gets the same error, and prints it
         asyncio.run(first_life(Path(sys.argv[1])))

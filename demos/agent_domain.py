@@ -1,4 +1,4 @@
-"""An agent that books trips: its conversation and budget, and a saga for each run of it."""
+"""An agent that books trips: its conversation and budget, and a saga for each run of the agent."""
 
 from typing import Any, ClassVar
 
@@ -71,7 +71,7 @@ class Budget(Aggregate):
 
 
 class Trip(Saga):
-    """One run of the agent. The model and the tools are on asyncio; whatever goes wrong is undone in reverse."""
+    """One run of the agent. The model and the tools are on asyncio; a failure has the steps undone in reverse."""
 
     world: ClassVar[World]
 
@@ -81,7 +81,7 @@ class Trip(Saga):
 
     @property
     def cost(self) -> int:
-        """What all of the plan costs."""
+        """The cost of the whole plan."""
         return sum(amount for _, amount in self.plan)
 
     @step(compensation="apologise")
@@ -93,7 +93,7 @@ class Trip(Saga):
     async def pay(self, ctx: SagaContext) -> None:
         await ctx.ask(Budget, self.traveller, Spend(self.wish, self.cost))
 
-    # The desk books once for each key, so it may be asked again when nobody knows whether it was done.
+    # The desk books once for each key, so it may be asked again when nobody knows whether a booking took place.
     @step(compensation="cancel_bookings")
     async def book(self, ctx: SagaContext) -> None:
         for what, _ in self.plan:

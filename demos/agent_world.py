@@ -1,4 +1,4 @@
-"""The world of the agent in the demo, on asyncio: a model to ask, and a desk that books, cancels and keeps a ledger."""
+"""The world of the demo's agent, on asyncio: a model to ask, and a desk that books, cancels and keeps a ledger."""
 
 import asyncio
 import json
@@ -15,13 +15,13 @@ SOLD_OUT: Final = ("castle",)
 
 
 class SoldOut(Exception):
-    """There is no room left."""
+    """The desk has no more of this."""
 
 
 class World:
-    """What took effect outside of the store; `ledger` survives its process, too.
+    """The effects outside of the store; the file of `ledger` outlives the process.
 
-    A process with `dies_after` is killed when that was booked, before anybody hears of it.
+    A process with `dies_after` is killed once that was booked, before it gets the answer.
     """
 
     def __init__(self, folder: Path, dies_after: str = "") -> None:
@@ -30,7 +30,7 @@ class World:
 
     @property
     def ledger(self) -> list[dict[str, str]]:
-        """What was done, in order: each a text, and the key it was done under."""
+        """The effects in order: each with a text, and the key that it was done under."""
         if not self._ledger.exists():
             return []
         return [json.loads(line) for line in self._ledger.read_text().splitlines()]
@@ -51,7 +51,7 @@ class World:
             os.kill(os.getpid(), signal.SIGKILL)
 
     async def cancel(self, what: str, idempotency_key: str) -> None:
-        """Cancel it, once for each key, if it was booked."""
+        """Cancel a booking, once for each key, if there is one."""
         await asyncio.sleep(0.001)
         if f"booked the {what}" in (entry["done"] for entry in self.ledger):
             self._do(f"cancelled the {what}", idempotency_key)

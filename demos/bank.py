@@ -45,7 +45,7 @@ class Withdrawn:
 
 
 class Account(Aggregate):
-    """Money that cannot be overdrawn."""
+    """An account that cannot be overdrawn."""
 
     balance: int = 0
 
@@ -77,7 +77,7 @@ class Balance:
 
 
 class Balances(Projection):
-    """All accounts, to be found by what is on them."""
+    """All accounts, to be found by their balances."""
 
     rows = Table(Balance, key="account", indexes=["amount"])
 
@@ -95,7 +95,7 @@ class Balances(Projection):
 
 
 async def main(store: Path) -> dict[str, Any]:
-    """Run the demo on the store in this folder, and return what is in it at the end."""
+    """Run the demo on the store in this folder; returns the store's final contents."""
     async with Runtime.open(store, aggregates=[Account], projections=[Balances]) as runtime:
         ann = runtime.actor(Account, "ann")
 
@@ -105,7 +105,7 @@ async def main(store: Path) -> dict[str, Any]:
         receipt = await ann.ask(Withdraw(30), idempotency_key="rent-march")
         print(f"withdrew 30              version {receipt.version}, duplicate: {receipt.duplicate}")
 
-        # The answer got lost on its way, say, so the client sends the same command again: it takes effect once.
+        # The answer may have got lost, so the client sends the same command again: it takes effect once.
         receipt = await ann.ask(Withdraw(30), idempotency_key="rent-march")
         print(f"the same withdrawal      version {receipt.version}, duplicate: {receipt.duplicate}")
 
@@ -114,7 +114,8 @@ async def main(store: Path) -> dict[str, Any]:
         except Rejected as error:
             print(f"withdraw 1000, refused   {error}")
 
-        # A view follows the log. It is asked for what must include one's own write: by the receipt, or by waiting.
+        # A view follows the log. A query includes one's own write if it waits for the receipt, or if `ask` waited for
+        # the view.
         receipt = await runtime.actor(Account, "bob").ask(Deposit(50))
         view = runtime.view(Balances.rows)
         print(f"\nbob, at least as of his deposit: {await view.get('bob', at_least=receipt)}")

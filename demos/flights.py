@@ -30,7 +30,7 @@ from .printing import make_console, make_table, print_table
 
 @attrs.frozen
 class Outcome:
-    """What a run did: the answers it got, the events it added, and what was found on opening the store again."""
+    """The results of a run: the answers, the number of events added, and the check of the reopened store."""
 
     answers: Answers
     events_added: int
@@ -38,7 +38,7 @@ class Outcome:
 
     @property
     def summary(self) -> dict[str, int | float | bool]:
-        """Its numbers, by name."""
+        """The figures of the run, by name."""
         answers = {name: getattr(self.answers, name) for name in ("commands", "accepted", "duplicates", "rejected")}
         return {
             **answers,

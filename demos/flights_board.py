@@ -14,7 +14,7 @@ from .printing import make_table, print_table
 ON_TIME_MINUTES: Final = 15
 """A flight that leaves less than this after its schedule is on time."""
 DEPARTURES_MIN: Final = 20
-"""Who has fewer departures is not ranked."""
+"""Carriers with fewer departures are not ranked."""
 
 
 @attrs.frozen
@@ -44,7 +44,7 @@ class Punctuality:
         return self.delay_minutes / self.departed if self.departed else 0.0
 
     def with_departure(self, delay_minutes: int) -> "Punctuality":
-        """And one flight more."""
+        """The same row with one more departure."""
         departed = self.departed + 1
         on_time = self.on_time + (delay_minutes < ON_TIME_MINUTES)
         return attrs.evolve(
@@ -56,12 +56,12 @@ class Punctuality:
         )
 
     def with_cancellation(self) -> "Punctuality":
-        """And one that was cancelled."""
+        """The same row with one more cancellation."""
         return attrs.evolve(self, cancelled=self.cancelled + 1)
 
 
 class Board(Projection):
-    """What the events of all aircraft say about punctuality."""
+    """The punctuality in the events of all aircraft."""
 
     planned = Table(Planned, key="flight")
     punctuality = Table(Punctuality, key=("kind", "name"), indexes=["on_time_share", "departed"])
@@ -97,7 +97,7 @@ class Board(Projection):
 
 
 async def print_standing(console: Console, runtime: Runtime, day: date) -> None:
-    """One line about the league as it stands while events come in: with what the view has seen so far."""
+    """Print one line about the league while events come in, from what the view has seen so far."""
     view = runtime.view(Board.punctuality)
     league = view.where(kind="carrier").order_by("-on_time_share")
     ranked = [row for row in await league.rows() if row.departed >= DEPARTURES_MIN]
@@ -110,7 +110,7 @@ async def print_standing(console: Console, runtime: Runtime, day: date) -> None:
 
 
 async def print_board(console: Console, runtime: Runtime) -> None:
-    """The league of the carriers and the delay by airport and hour, with everything that is in the log."""
+    """Print the league of the carriers and the delay by airport and hour, from everything in the log."""
     view = runtime.view(Board.punctuality)
     everything = runtime.last_position
     for title, kind, order in (

@@ -1,4 +1,4 @@
-"""Compares a store that was opened again with the answers that were given before: is anything missing?"""
+"""Compares a reopened store with the answers given before: is anything missing?"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,22 +14,22 @@ from .flights_feed import WORKERS, Answers, run_workers
 
 @attrs.define
 class Check:
-    """What was found in the store."""
+    """The findings in the store."""
 
     events: int = 0
     streams: int = 0
     gaps: int = 0
     """Positions, and versions within their stream, that do not follow the one before."""
     events_acknowledged: int = 0
-    """Events in the receipts that commands were answered with."""
+    """Events in the receipts of the commands."""
     events_missing: int = 0
-    """Those of them that the log does not have."""
+    """Those of the acknowledged events that the log does not have."""
     states_wrong: int = 0
     """Aircraft whose state was not made by exactly the events of their stream."""
 
     @property
     def nothing_is_missing(self) -> bool:
-        """Whether the store has all that was answered, and the states follow from it."""
+        """Whether the store has every acknowledged event, and the states follow from the events."""
         return not (self.gaps or self.events_missing or self.states_wrong)
 
 

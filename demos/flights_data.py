@@ -1,8 +1,8 @@
 """Reads the flights of a CSV file and turns them into commands in time order.
 
 The columns are those of `nycflights13` (departures from New York in 2013, from the U.S. Bureau of Transportation
-Statistics): what is not known is `NA`. Times are the clock of the airport they belong to: a departure's is New York's,
-an arrival's that of the destination.
+Statistics), with `NA` for unknown values. Times are local to their airport: a departure's is New York's, an arrival's
+is the destination's.
 """
 
 import csv
@@ -21,7 +21,7 @@ SAMPLE: Final = Path(__file__).with_name("flights-week.csv.gz")
 UNASSIGNED: Final = "unassigned"
 """Stands for the aircraft of a flight that has none. The domain rejects its commands."""
 NOTICE: Final = timedelta(days=1)
-"""The data does not say when a flight was put on the schedule; we say a day ahead."""
+"""The data does not say when a flight was put on the schedule; the demo assumes a day ahead."""
 
 _COLUMNS: Final = (
     *("year", "month", "day", "sched_dep_time", "dep_time", "dep_delay", "arr_time"),
@@ -33,7 +33,7 @@ FlightCommand: TypeAlias = Schedule | Depart | Arrive | Cancel
 
 
 class DataInvalid(ValueError):
-    """The file is not one of flights; the message names the line."""
+    """The file does not hold flights; the message names the line."""
 
 
 class Flight(NamedTuple):
@@ -106,7 +106,7 @@ def _take(waiting: dict[date, list[Step]], days: list[date]) -> Iterator[tuple[d
 
 
 def _steps(flight: Flight) -> Iterator[Step]:
-    """The commands of one flight. One without an aircraft gets no further than the schedule, which rejects it."""
+    """The commands of one flight. A flight without an aircraft has only the Schedule command, which is rejected."""
     aircraft = flight.tail_number or UNASSIGNED
     published = flight.scheduled - NOTICE
     schedule = Schedule(flight.name, flight.tail_number, flight.origin, flight.destination, _clock(flight.scheduled))
@@ -127,7 +127,7 @@ def _flight(row: list[str]) -> Flight:
     scheduled = midnight + _since_midnight(planned)
     departed = arrived = None
     if departure not in _UNKNOWN:
-        # The clock alone does not tell the day: flights leave 43 minutes early and up to 21 hours late.
+        # The clock alone does not give the day: flights leave 43 minutes early and up to 21 hours late.
         departed = scheduled + timedelta(minutes=int(delay))
         if arrival not in _UNKNOWN:
             arrived = departed.replace(hour=0, minute=0) + _since_midnight(arrival)

@@ -1,10 +1,10 @@
-"""What happens to an aircraft: its flights are scheduled, depart, and arrive or are cancelled.
+"""The life of an aircraft: its flights are scheduled, depart, and arrive or are cancelled.
 
-The rules are those that the published record keeps. It has a few aircraft in the air twice at one time (the airline
-reported the wrong tail number), so the domain allows that; and flights that departed and are never heard of again
-(diverted), so the domain closes those when the aircraft has been seen elsewhere a day later.
+The rules are those that the published record keeps. The record has a few aircraft in the air twice at one time (the
+airline reported the wrong tail number), so the domain allows this. It also has flights that departed and are never
+heard of again (diverted), so the domain closes such a flight when the aircraft departs again a day or more later.
 
-Times are text such as `2013-02-08 17:55`: the clock of the airport, which the record does not tell the zone of.
+Times are text such as `2013-02-08 17:55`: the airport's local time; the record does not give the zone.
 """
 
 from datetime import datetime, timedelta
@@ -83,7 +83,7 @@ class LostSightOf:
 
 @attrs.frozen
 class Leg:
-    """A flight under way or to come: where to, and when it departs or departed."""
+    """A flight under way or to come: its destination, and when it departs or departed."""
 
     destination: str
     at: str

@@ -18,19 +18,19 @@ from .flights_data import Flight, Step, steps_by_day
 from .flights_domain import Aircraft, Schedule
 
 WORKERS: Final = 500
-"""So many aircraft are served at the same time."""
+"""How many aircraft are served at the same time."""
 TIMEOUT_SECONDS: Final = 60.0
 DAYS_BETWEEN_REPORTS: Final = 7
 
 
 @attrs.define
 class Answers:
-    """What the commands were answered."""
+    """The answers to the commands."""
 
     accepted: int = 0
     duplicates: int = 0
     reasons: Counter[str] = attrs.field(factory=Counter)
-    """How many commands were rejected, by the domain's words."""
+    """How many commands were rejected, by the domain's reason."""
     events: Counter[str] = attrs.field(factory=Counter)
     """How many different events the receipts of each stream had."""
     versions: dict[str, int] = attrs.field(factory=dict)
@@ -50,12 +50,12 @@ class Answers:
         return self.accepted + self.duplicates + self.rejected
 
     def add(self, receipt: Receipt) -> None:
-        """Count what a command was answered."""
+        """Count the answer to a command."""
         if receipt.duplicate:
             self.duplicates += 1
         else:
             self.accepted += 1
-        # A flight that is in the file twice is answered twice with the same events.
+        # A flight that is in the file twice gets the same events as an answer twice.
         if receipt.position not in self._positions:
             self._positions.add(receipt.position)
             self.events[receipt.stream] += len(receipt.events)
@@ -87,7 +87,7 @@ async def send_flights(
 
 
 async def run_workers(count: int, work: Callable[[], Awaitable[None]]) -> None:
-    """Run `work` so many times at once, until all have ended. The first error is raised as it is, not in a group."""
+    """Run `work` this many times at once, until all have ended. The first error is raised as it is, not in a group."""
     try:
         async with trio.open_nursery() as nursery:
             for _ in range(count):

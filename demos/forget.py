@@ -66,7 +66,7 @@ class Spoken:
 
 
 class Transcript(Projection):
-    """Holds what was said as it was said: it is built anew when somebody is forgotten."""
+    """Shows the text as it was said: the view is rebuilt when a speaker is forgotten."""
 
     rows = Table(Spoken, key="position", indexes=["speaker"])
 
@@ -76,7 +76,7 @@ class Transcript(Projection):
 
 
 async def main(store: Path) -> dict[str, Any]:
-    """Run the demo on the store in this folder, and return what is in it at the end."""
+    """Run the demo on the store in this folder; returns the store's final contents."""
     backup, keys = store.with_name(f"{store.name}.backup"), store.with_name(f"{store.name}.keys")
     async with Runtime.open(store, aggregates=[Conversation], projections=[Transcript]) as runtime:
         chat = runtime.actor(Conversation, "42")

@@ -30,18 +30,18 @@ KILLS: Final = 2
 
 @attrs.frozen
 class Findings:
-    """What became of the orders, by the store and by the gateway's ledger."""
+    """The outcome of the orders, by the store and by the gateway's ledger."""
 
     shipped: int
     cancelled: int
     refunded: int
     kills: int
     wrong: list[str]
-    """What is neither all done nor all undone."""
+    """Orders that are neither all done nor all undone."""
 
 
 def main(store: Path, count: int, console: Console) -> Findings:
-    """Place so many orders in the store in this folder, and look at what became of them."""
+    """Place this many orders in the store in this folder, and check their outcome."""
     gateway = [sys.executable, "-m", "eventsrc.demos.orders_gateway"]
     with subprocess.Popen(gateway, stdout=subprocess.PIPE, text=True) as server:
         try:
@@ -65,7 +65,7 @@ def run(argv: Sequence[str]) -> int:
     if arguments.count < 1:
         parser.error("--count: at least 1")
     if arguments.store is not None and arguments.store.exists():
-        # The gateway begins with an empty ledger, which would not agree with what is in the store.
+        # The gateway begins with an empty ledger, which would not agree with the contents of the store.
         parser.error(f"--store: {arguments.store} exists already; name a folder that does not")
     console = make_console(has_json=arguments.json)
     with tempfile.TemporaryDirectory(prefix="eventsrc-orders-") as folder:
@@ -76,7 +76,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _place_orders(store: Path, port: int, count: int, console: Console) -> int:
-    """Run the worker to its end, killing it on the way; returns how often."""
+    """Run the worker to its end, killing it on the way; returns how often it was killed."""
     kills = 0
     while True:
         worker = [sys.executable, "-m", "eventsrc.demos.orders_worker", str(store), str(port), str(count)]
@@ -95,7 +95,7 @@ def _place_orders(store: Path, port: int, count: int, console: Console) -> int:
                         return kills
                     raise SystemExit(f"the worker ended with {process.returncode}")
             finally:
-                process.kill()  # also when this one is told to end, of which the worker need not hear
+                process.kill()  # also when this process is interrupted: the worker need not get the signal
 
 
 async def _look(store: Path, gateway: Gateway, count: int, kills: int, console: Console) -> Findings:

@@ -63,7 +63,7 @@ class Order(Aggregate):
 
 
 class Shipping(Aggregate):
-    """What leaves the house. Some parcels are too heavy."""
+    """The parcels that leave the house. Some parcels are too heavy."""
 
     shipped_count: int = 0
 
@@ -79,7 +79,7 @@ class Shipping(Aggregate):
 
 
 class PlaceOrder(Saga):
-    """Create the order, charge the card, ship. Whatever goes wrong is undone in reverse."""
+    """Create the order, charge the card, ship. After a failure, the steps are undone in reverse."""
 
     gateway: ClassVar[Gateway]
 
@@ -92,7 +92,7 @@ class PlaceOrder(Saga):
     async def create_order(self, ctx: SagaContext) -> None:
         await ctx.ask(Order, self.order_id, CreateOrder(self.total))
 
-    # The gateway does a charge once for each key, so it may be asked again when nobody knows whether it was done.
+    # The gateway charges once for each key, so it may be asked again when nobody knows whether a charge took place.
     @step(compensation="refund", retry=Retry(attempts=6, backoff_seconds=0.05), timeout_seconds=30)
     async def charge(self, ctx: SagaContext) -> None:
         self.payment_id = await ctx.effect("charge", self.gateway.charge, self.order_id, self.total, idempotent=True)

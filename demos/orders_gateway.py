@@ -1,7 +1,7 @@
-"""A payment gateway that cannot be relied upon: it refuses, fails, keeps its answers to itself, and answers twice.
+"""An unreliable payment gateway: it refuses, fails, withholds its answers, and answers twice.
 
-Run as a program it is an HTTP server that prints its port. What it did it did once for each idempotency key, whether or
-not anybody heard of it; its ledger tells.
+Run as a program, it is an HTTP server that prints its port. It carries out each idempotency key once, even if nobody
+gets the answer; its ledger is the evidence.
 """
 
 import json
@@ -19,14 +19,14 @@ from eventsrc import Rejected
 ANSWER_SECONDS_MAX: Final = 1.0
 """How long the client waits for an answer."""
 SILENCE_SECONDS: Final = 2.0
-"""How long the gateway keeps quiet when it does."""
+"""How long a silent gateway delays its answer."""
 REFUSED_OF_100: Final = 5
 TROUBLE_OF_100: Final = 30
 TROUBLES_IN_A_ROW_MAX: Final = 3
 
 
 class GatewayDown(Exception):
-    """No answer, or none that tells whether it was done."""
+    """No answer, or an answer that does not tell whether the call took effect."""
 
 
 class Gateway:
@@ -44,7 +44,7 @@ class Gateway:
         return int(self._post("/refund", {"order": order_id, "key": idempotency_key})["amount"])
 
     def ledger(self) -> list[dict[str, Any]]:
-        """Everything that took place, in order."""
+        """All charges and refunds, in order."""
         with urllib.request.urlopen(self._url + "/ledger", timeout=30) as response:
             entries: list[dict[str, Any]] = json.load(response)
             return entries
@@ -65,7 +65,7 @@ class Gateway:
 
 
 class Ledger:
-    """What took place, and the trouble that each request makes before it goes well."""
+    """The charges and refunds that took place, and the troubles of each request before it goes well."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -74,7 +74,7 @@ class Ledger:
         self.entries: list[dict[str, Any]] = []
 
     def trouble(self, key: str) -> str:
-        """What happens to this attempt: nothing, "fail" before, or "fail late", "silent", "twice" when it is done."""
+        """The trouble of this attempt: none, "fail" before the effect, or "fail late", "silent", "twice" after it."""
         with self._lock:
             self._tries[key] += 1
             attempt = self._tries[key]
@@ -141,7 +141,7 @@ def serve() -> None:
                 self.end_headers()
                 self.wfile.write(body)
             except OSError:
-                self.close_connection = True  # nobody listens any more
+                self.close_connection = True  # the client has gone
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     print(server.server_address[1], flush=True)

@@ -2,7 +2,7 @@
 
     python -m eventsrc.demos.orders_worker STORE PORT COUNT
 
-It starts each saga under the order's id, so one that was started before it was killed goes on and is not begun again.
+Each saga has the order's id as its key, so a saga that was started before a kill goes on and is not started again.
 """
 
 import sys
@@ -22,7 +22,7 @@ LIMITS: Final = Limits(streams_max=100_000, sagas_running_max=200)
 
 
 async def main(store: Path, port: int, count: int) -> None:
-    """Place so many orders, and print a line whenever one has come to its end."""
+    """Place this many orders, and print a line whenever a saga ends."""
     PlaceOrder.gateway = Gateway(port)
     async with Runtime.open(store, aggregates=[Order, Shipping], sagas=[PlaceOrder], limits=LIMITS) as runtime:
         numbers = iter(range(count))

@@ -1,4 +1,4 @@
-"""The command line of a demo that tells a story on a store and returns what came of it."""
+"""The command line of a demo that tells a story on a store and returns its outcome."""
 
 import argparse
 import contextlib
@@ -15,7 +15,7 @@ import trio
 def tell(
     name: str, description: str | None, main: Callable[[Path], Awaitable[dict[str, Any]]], argv: Sequence[str]
 ) -> int:
-    """Run `main` on a store in a folder, a temporary one unless one is named, and return the exit code."""
+    """Run `main` on a store in a folder, a temporary one unless one is named; returns the exit code."""
     parser = argparse.ArgumentParser(prog=f"eventsrc demo {name}", description=description)
     parser.add_argument("--store", type=Path, help="keep the store in this folder (default: a temporary one)")
     parser.add_argument("--json", action="store_true", help="print what came of it; the story goes to standard error")

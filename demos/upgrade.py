@@ -51,11 +51,11 @@ class FirstAgent(Aggregate, category="agent"):
         self.cents += event.cents
 
 
-# --- the second one: prices have a currency, and are counted by it ---
+# --- the second release: prices have a currency, and are added up by currency ---
 
 
 def with_currency(payload: dict[str, Any]) -> dict[str, Any]:
-    """What an event of version 1 is in version 2: all prices were in dollars then."""
+    """The upcaster from version 1 to version 2: all prices of version 1 were in dollars."""
     return {"tool": payload["tool"], "price": {"amount": payload["cents"] / 100, "currency": "USD"}}
 
 
@@ -92,7 +92,7 @@ class ToolCost:
 
 
 class ToolCosts(Projection):
-    """What each tool has cost, from the first event on: also from before there was such a view."""
+    """What each tool has cost, from the first event on, including events older than the view."""
 
     rows = Table(ToolCost, key=["tool", "currency"], indexes=["currency"])
 
@@ -103,7 +103,7 @@ class ToolCosts(Projection):
         self.rows.put(attrs.evolve(row, amount=row.amount + price.amount))
 
 
-# --- a careless one: the class is another, and its version was not raised ---
+# --- a careless release: the event class was changed without raising its version ---
 
 
 @event("agent.spent")
@@ -119,7 +119,7 @@ class CarelessAgent(Aggregate, category="agent"):
 
 
 async def main(store: Path) -> dict[str, Any]:
-    """Run the demo on the store in this folder, and return what is in it at the end."""
+    """Run the demo on the store in this folder; returns the store's final contents."""
     async with Runtime.open(store, aggregates=[Agent]) as runtime:
         is_new = not runtime.last_position
     if is_new:

@@ -1,1 +1,1 @@
-"""Composes storage and actors into what a program embeds, and the command line."""
+"""Composes storage and actors into the runtime that a program embeds, and provides the command line."""

@@ -1,4 +1,4 @@
-"""Checks of what a program passes along with a command: before it is sent, so that a mistake takes no effect."""
+"""Checks the arguments of a command before the command is sent, so that a mistake takes no effect."""
 
 import math
 import sys
@@ -13,26 +13,26 @@ from ..storage.record import UNIX_EPOCH
 from .errors import ArgumentInvalid
 
 PART_SEPARATOR: Final = "\x1f"
-"""Before the number of a command in the key that a transaction gives it; no key that is given from outside has it."""
+"""Precedes a command's number in the idempotency key that a transaction gives it; callers' keys must not contain it."""
 
 T = TypeVar("T")
 U = TypeVar("U")
 
 
 def check_limits(limits: object) -> None:
-    """Raise `ArgumentInvalid` for what is no `Limits`."""
+    """Raise `ArgumentInvalid` unless `limits` is a `Limits`."""
     if not isinstance(limits, Limits):
         raise ArgumentInvalid("limits", limits, "give Limits(...)")
 
 
 def checked_timeout(timeout: float | None, limits: Limits) -> float:
-    """Seconds to wait; `Limits.command_timeout_seconds` for None. Raises `ArgumentInvalid`."""
+    """Seconds to wait: `timeout`, or `Limits.command_timeout_seconds` where it is None. Raises `ArgumentInvalid`."""
     check_timeout(timeout)
     return limits.command_timeout_seconds if timeout is None else timeout
 
 
 def check_timeout(timeout: float | None) -> None:
-    """Raise `ArgumentInvalid` for what is no time to wait, in seconds; None is the default one."""
+    """Raise `ArgumentInvalid` unless `timeout` is None (the default) or a number of seconds, 0 or more."""
     if timeout is None:
         return
     is_number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
@@ -43,7 +43,7 @@ def check_timeout(timeout: float | None) -> None:
 
 
 def check_text(argument: str, value: str) -> None:
-    """Raise `ArgumentInvalid` for what cannot be stored as a text."""
+    """Raise `ArgumentInvalid` unless `value` is a text that can be stored (valid Unicode)."""
     if not isinstance(value, str):
         raise ArgumentInvalid(argument, value, "give it as a text")
     try:
@@ -53,7 +53,11 @@ def check_text(argument: str, value: str) -> None:
 
 
 def check_key(key: str, limits: Limits) -> None:
-    """Raise `ArgumentInvalid` for what is no text, or an empty one, and `IdempotencyKeyInvalid` for one too long."""
+    """Check an idempotency key.
+
+    Raises `ArgumentInvalid` unless the key is a text that is not empty and has no U+001F in it, and
+    `IdempotencyKeyInvalid` for a key that is too long.
+    """
     check_text("idempotency_key", key)
     if not key:
         raise ArgumentInvalid("idempotency_key", key, "it must not be empty; None is for a command without one")
@@ -73,7 +77,7 @@ def check_correlation_id(correlation_id: str) -> None:
 
 
 def check_metadata(metadata: Mapping[str, Any]) -> None:
-    """Raise `ArgumentInvalid` unless it is a mapping of texts to what is checked when it is encoded."""
+    """Raise `ArgumentInvalid` unless `metadata` is a mapping with texts as keys; encoding checks its values."""
     if not isinstance(metadata, Mapping):
         raise ArgumentInvalid("metadata", metadata, 'give it as a mapping: {"principal": "ann"}')
     for name in metadata:
@@ -82,7 +86,7 @@ def check_metadata(metadata: Mapping[str, Any]) -> None:
 
 
 def check_subject(subject: object) -> None:
-    """Raise `ArgumentInvalid` for what cannot be the id of a subject."""
+    """Raise `ArgumentInvalid` unless `subject` is a text that is not empty and is valid Unicode."""
     advice = "give its id, a text: the one that the personal fields name"
     if not (isinstance(subject, str) and subject):
         raise ArgumentInvalid("subject", subject, advice)
@@ -93,27 +97,27 @@ def check_subject(subject: object) -> None:
 
 
 def check_expected_version(expected: ExpectedVersion) -> None:
-    """Raise `ArgumentInvalid` for what no version can be."""
+    """Raise `ArgumentInvalid` unless `expected` is a whole number, 0 or more, or an `Expected`."""
     is_number = isinstance(expected, int) and not isinstance(expected, bool) and expected >= 0
     if not (is_number or isinstance(expected, Expected)):
         raise ArgumentInvalid("expected_version", expected, "give a number, or ANY, NO_STREAM or STREAM_EXISTS")
 
 
 def checked_whole(name: str, value: object) -> int:
-    """The number itself. Raises `ArgumentInvalid` for what is no whole number."""
+    """Return `value`. Raises `ArgumentInvalid` unless it is a whole number."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise ArgumentInvalid(name, value, "give a whole number")
     return value
 
 
 def check_count(name: str, value: object, *, least: int) -> None:
-    """Raise `ArgumentInvalid` unless it is a whole number from `least` on."""
+    """Raise `ArgumentInvalid` unless `value` is a whole number and at least `least`."""
     if checked_whole(name, value) < least:
         raise ArgumentInvalid(name, value, f"it must be {least} or more")
 
 
 def checked_time_ns(name: str, time: object) -> int:
-    """UTC nanoseconds of a time, to the microsecond. Raises `ArgumentInvalid` unless it is one with a zone."""
+    """UTC nanoseconds of `time`, to the microsecond. Raises `ArgumentInvalid` unless it is a datetime with a zone."""
     if not isinstance(time, datetime):
         raise ArgumentInvalid(name, time, "give a datetime with a time zone")
     if time.tzinfo is None:
@@ -122,7 +126,7 @@ def checked_time_ns(name: str, time: object) -> int:
 
 
 def checked_triples(name: str, given: Sequence[tuple[T, str, U]]) -> Sequence[tuple[T, str, U]]:
-    """The same. Raises `ArgumentInvalid` unless it is a list of what comes in threes: a class, an id and another."""
+    """Return `given`. Raises `ArgumentInvalid` unless it is a list of tuples: (class, id, value)."""
     for each in given if isinstance(given, Sequence) else (given,):
         if not (isinstance(each, tuple) and len(each) == 3):
             raise ArgumentInvalid(name, each, "give a list of tuples, each with a class, an id and what is for it")

@@ -18,10 +18,10 @@ from .errors import ArgumentInvalid, TooManyProjections
 def with_sagas_view(
     projections: Sequence[type[Projection]], sagas: Sequence[type[Saga]], limits: Limits
 ) -> Sequence[type[Projection]]:
-    """The projections, and where there are sagas the runtime's own view of them.
+    """The given projections and, if there are sagas, the runtime's own view of sagas.
 
-    Raises `TooManyProjections`, `ArgumentInvalid` for what are no limits or no lists, `DefinitionError` for what is in
-    them and is no projection or saga.
+    Raises `TooManyProjections`, `ArgumentInvalid` unless `limits` is a `Limits` and the others are collections, and
+    `DefinitionError` for a member that is no projection or no saga.
     """
     check_limits(limits)
     _check_classes("projections", projections, Projection)
@@ -37,8 +37,8 @@ def event_classes(
 ) -> list[type]:
     """Every event class that one of these classes names.
 
-    Raises `DefinitionError` where sagas start on another class than aggregates store by that name. Projections may read
-    by classes of their own.
+    Raises `DefinitionError` where a saga starts on an event class and an aggregate stores another class under the same
+    name. Projections may read events by classes of their own.
     """
     followed = [event for projection in projections for event in projection.__eventsrc_projection__.handlers]
     starting = [event for saga in sagas for event in saga.__eventsrc_saga__.starts_on]
@@ -55,17 +55,17 @@ def _check_classes(argument: str, given: Collection[type], base: type) -> None:
 
 
 def check_class(given: object, base: type) -> None:
-    """Raise `DefinitionError` for what is no subclass of `Aggregate`, `Projection` or `Saga`, whichever is wanted."""
+    """Raise `DefinitionError` unless `given` is a proper subclass of `base` (`Aggregate`, `Projection` or `Saga`)."""
     if not (isinstance(given, type) and issubclass(given, base) and given is not base):
         name = base.__name__
         raise DefinitionError(f"{given!r} is no {name.lower()}: give subclasses of {name}.")
 
 
 def types_of(aggregates: Sequence[type[Aggregate]], serializer: Serializer) -> dict[type[Aggregate], AggregateType]:
-    """Their types, by class.
+    """The type of each aggregate class, by class.
 
-    Raises `DefinitionError` where two have one category, or different events of one name, or one is no aggregate, and
-    `ArgumentInvalid` for what is no list.
+    Raises `DefinitionError` where two aggregates have the same category, two event classes have the same name, or a
+    member is no aggregate, and `ArgumentInvalid` unless `aggregates` is a collection.
     """
     _check_classes("aggregates", aggregates, Aggregate)
     check_names(event for aggregate in aggregates for event in aggregate.__eventsrc_definition__.event_classes)

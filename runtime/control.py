@@ -1,4 +1,4 @@
-"""The runtime's side of the control board: does what is asked from outside, and publishes how things are."""
+"""The runtime's side of the control board: carries out requests from outside and publishes the runtime's status."""
 
 import logging
 import time
@@ -33,9 +33,9 @@ from .sagas.sagas import Sagas
 from .subscriptions.subscriptions import Subscriptions
 
 PERIOD_SECONDS: Final = 0.5
-"""How often the board is looked at and the status published."""
+"""How often the runtime reads the board and publishes its status."""
 SUBJECTS_MAX: Final = 100
-"""Projections, subscriptions, streams and sagas that something is done to at once; what is asked of others waits."""
+"""The most subjects (projections, subscriptions, streams, sagas) whose requests run at once; others wait."""
 _KINDS: Final[dict[str, Any]] = {
     action: kind
     for kind in (ProjectionAction, SubscriptionAction, MaintenanceAction, SagaAction, PrivacyAction)
@@ -46,11 +46,12 @@ logger = logging.getLogger("eventsrc.control")
 
 
 class Control:
-    """Looks at the board for as long as the runtime is open."""
+    """Carries out the control board's requests for as long as the runtime is open."""
 
     def __init__(
         self,
         board: ControlBoard,
+        *,
         projections: Projections,
         subscriptions: Subscriptions,
         numbers: Callable[[], dict[str, Any]],
@@ -70,10 +71,10 @@ class Control:
         self._ended = trio.Event()
         self._published: dict[str, Any] = {}
         self._publishing = trio.Lock()
-        """One at a time: what was looked up earlier must not be written later."""
+        """One at a time: an older status must not overwrite a newer one."""
 
     async def run(self) -> None:
-        """Until it is stopped. What goes wrong is logged, and tried again: nothing here may end the runtime."""
+        """Run until stopped. Errors are logged and the work is tried again: no error here may end the runtime."""
         try:
             with self._scope:
                 await self._run()
@@ -81,7 +82,7 @@ class Control:
             self._ended.set()
 
     async def stop(self) -> None:
-        """Take no more requests, and break off those under way, before what they are about closes."""
+        """Take no more requests, and cancel those under way, before the parts that they act on close."""
         self._scope.cancel()
         with trio.CancelScope(shield=True):
             await self._ended.wait()
@@ -97,7 +98,7 @@ class Control:
                 await trio.sleep(PERIOD_SECONDS)
 
     def _begin(self, requests: Sequence[ControlRequest], nursery: trio.Nursery) -> None:
-        """Have each subject's requests done in their order; a subject that hangs holds up no other."""
+        """Carry out each subject's requests in order; a subject that hangs holds up no other."""
         of_subject: dict[tuple[Any, str], list[ControlRequest]] = {}
         for request in requests:
             of_subject.setdefault((_KINDS.get(request.action), request.subject), []).append(request)
@@ -111,7 +112,7 @@ class Control:
             for request in requests:
                 answer = await self._answer(request)
                 if answer is not None:
-                    # Whoever is answered is to find published what has come of it.
+                    # The requester must find the outcome published once the answer is there.
                     await self._publish_if_possible()
                     await on_board(self._board, partial(self._board.done, request, answer))
         except Exception as error:
@@ -120,28 +121,28 @@ class Control:
             self._busy.discard(subject)
 
     async def close(self) -> None:
-        """Publish how things are at the end."""
+        """Publish the final status."""
         await self._publish_if_possible()
 
     async def _answer(self, request: ControlRequest) -> str | None:
-        """Do it. What is wrong with it, empty when nothing is; None when it has to wait."""
+        """Carry out the request; returns an error text, empty on success, or None when the request has to wait."""
         try:
             action = request.known_action
             if action is None:
                 return f"This version cannot {request.action!r}."
-            if action != "retry":  # one that waits is looked at again and again
+            if action != "retry":  # a waiting retry is looked at again and again
                 logger.info("asked from outside", extra={"action": action, "subject": request.subject})
             return await self._do(action, request)
         except EventSourcingError as error:
             logger.warning("asked for what cannot be done: %s", error)
             return str(error)
         except Exception as error:
-            # Whoever asks is outside: what goes wrong there must not end the runtime.
+            # The requester is another process: its mistakes must not end the runtime.
             logger.exception("what was asked from outside has failed", extra={"action": request.action})
             return f"{request.action} {request.subject} has failed: {described(error)}"
 
     async def _do(self, action: Action, request: ControlRequest) -> str | None:
-        """As `_answer`, and raises what is wrong."""
+        """Like `_answer`, but raises the errors."""
         match action:
             case "retry":
                 return await self._retry(request)
@@ -190,7 +191,7 @@ class Control:
     async def _retry(self, request: ControlRequest) -> str | None:
         if not self._subscriptions.is_consumed(request.subject):
             known = list(self._board.subscriptions())
-            # Its next consumer will find the request.
+            # The subscription's next consumer will find the request.
             return None if request.subject in known else str(UnknownSubscription(request.subject, known))
         await self._subscriptions.retry(request.subject, request.argument or None)
         return ""
@@ -203,7 +204,7 @@ class Control:
             _report(error)
 
     async def _publish(self) -> None:
-        """Put on the board how things are, if that has changed."""
+        """Put the status on the board if it has changed."""
         status: dict[str, Any] = {
             PROJECTION_PREFIX + name: msgspec.to_builtins(lag) for name, lag in self._projections.lags().items()
         }

@@ -1,4 +1,4 @@
-"""Timeouts of many answers with one timer: far cheaper than a cancel scope for each command."""
+"""Times out many answers with one timer, which is far cheaper than a cancel scope for each command."""
 
 import math
 from collections import deque
@@ -12,26 +12,29 @@ from ..actors.errors import CommandTimeout
 from ..actors.future import TrioFuture
 
 ANSWERED_KEPT_MIN: Final = 1_000
-"""At least so many answers that were given may stay in the queues before these are cleared of them."""
+"""The least number of settled answers that may stay in the queues before a clearing removes them."""
 
 
-class Pending(msgspec.Struct, gc=False):
-    """An answer that somebody waits for until `deadline` (trio's clock)."""
+class Pending(msgspec.Struct):
+    """An answer that a caller waits for until `deadline` (trio's clock).
+
+    The garbage collector must see it: the traceback of an error that is the answer refers to frames that hold it.
+    """
 
     deadline: float
     timeout_seconds: float
     stream: str
     requests: list[Request]
-    """Empty where it is a question for the state."""
+    """Empty for a query of the state."""
     future: TrioFuture[Any]
 
 
 class Deadlines:
     """Fails each answer that is late with `CommandTimeout`.
 
-    Commands with the same timeout end in the order in which they began, so a queue for each timeout is enough. An
-    answer that was given leaves its queue once none before it is still to come; or when all queues are cleared, each
-    time that they have grown to twice what the last clearing left.
+    Answers with the same timeout expire in the order in which they began, so one queue for each timeout is enough. A
+    settled answer leaves its queue once every answer before it is settled, or when all queues are cleared, which
+    happens whenever they have grown to about twice the size that the last clearing left.
     """
 
     def __init__(self) -> None:
@@ -42,11 +45,11 @@ class Deadlines:
         self._next = math.inf
 
     def __len__(self) -> int:
-        """How many answers it remembers, also of those that were given."""
+        """How many answers are in the queues, settled ones included."""
         return self._count
 
     def add(self, stream: str, requests: list[Request], future: TrioFuture[Any], timeout_seconds: float) -> None:
-        """Fail `future` in `timeout_seconds`, unless it is settled by then."""
+        """Fail `future` after `timeout_seconds`, unless it is settled by then."""
         deadline = trio.current_time() + timeout_seconds
         queue = self._queues.get(timeout_seconds)
         if queue is None:
@@ -100,6 +103,6 @@ def _time_out(pending: Pending) -> None:
 
 
 def withdraw(requests: list[Request]) -> None:
-    """Nobody waits for these any more: those that were not begun never will be."""
+    """Withdraw requests that no caller waits for any more: those that have not begun never will."""
     for request in requests:
         request.withdrawn = not request.started

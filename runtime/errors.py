@@ -20,10 +20,11 @@ class UnknownAggregate(EventSourcingError):
             f"{', '.join(known) or 'none'}."
         )
         self.aggregate = aggregate
+        self.known = known
 
 
 class ArgumentInvalid(EventSourcingError, ValueError):
-    """An argument is not what can be used; nothing was sent and nothing was done."""
+    """An argument has a value that cannot be used; nothing was sent and nothing was done."""
 
     code: ClassVar[str] = "argument_invalid"
 
@@ -43,7 +44,7 @@ class HandlerIsAsync(EventSourcingError):
 
 
 class NotInTrio(EventSourcingError):
-    """A runtime was opened outside of trio, in a program on asyncio, say, without a portal. Nothing was opened."""
+    """A runtime was opened outside of trio without a portal (for example on asyncio). Nothing was opened."""
 
     code: ClassVar[str] = "not_in_trio"
 
@@ -55,7 +56,7 @@ class NotInTrio(EventSourcingError):
 
 
 class WrongThread(EventSourcingError):
-    """A method that must run on the trio thread was called on another one, or the other way round."""
+    """A method of the trio thread was called on another thread, or a method for other threads on the trio thread."""
 
     code: ClassVar[str] = "wrong_thread"
 
@@ -73,9 +74,9 @@ class WrongThread(EventSourcingError):
 
 
 class ShutdownTimeout(EventSourcingError):
-    """Closing waited `Limits.shutdown_seconds` for the mailboxes and some were not empty; those commands were dropped.
+    """Closing waited `Limits.shutdown_seconds` for the mailboxes to drain and dropped the commands that were left.
 
-    What was answered is on disk. `streams` names the aggregates that were still at work.
+    Every answered command is on disk. `streams` names the aggregates that were still at work.
     """
 
     code: ClassVar[str] = "shutdown_timeout"
@@ -87,6 +88,7 @@ class ShutdownTimeout(EventSourcingError):
             "were not begun and take no effect. Everything that was answered is on disk."
         )
         self.streams = tuple(streams)
+        self.seconds = seconds
 
 
 class UnknownProjection(EventSourcingError):
@@ -100,10 +102,12 @@ class UnknownProjection(EventSourcingError):
             f"The runtime was not opened with {name}; it has {', '.join(known) or 'none'}. "
             "Give it to Runtime.open(projections=[...]), and for the past to as_of(projections=[...])."
         )
+        self.projection = projection
+        self.known = known
 
 
 class NotInHistory(EventSourcingError):
-    """A version, position or time that the log does not reach, or that was before its first event."""
+    """The log does not reach this version, position or time, or the moment is before its first event."""
 
     code: ClassVar[str] = "not_in_history"
 
@@ -122,7 +126,7 @@ class UnknownStream(EventSourcingError):
 
 
 class UnknownEventType(EventSourcingError):
-    """No event of this stored type is in a store, and no class that would make one is known."""
+    """The store has no event of this stored type, and no known event class has that name."""
 
     code: ClassVar[str] = "unknown_event_type"
 
@@ -132,10 +136,11 @@ class UnknownEventType(EventSourcingError):
         self.path = path
         self.event_type = event_type
         self.near = tuple(near)
+        self.known = known
 
 
 class TransactionTooLarge(LimitExceeded):
-    """A transaction over more aggregates than `Limits.transaction_aggregates_max`."""
+    """A transaction names more aggregates than `Limits.transaction_aggregates_max`."""
 
     code: ClassVar[str] = "transaction_too_large"
     limit = "transaction_aggregates_max"
@@ -159,7 +164,7 @@ class TransactionTimeout(EventSourcingError):
 
 
 class TransactionKeyReused(EventSourcingError):
-    """The idempotency key of a transaction is known for some of its aggregates only: it was another one's."""
+    """Only some of a transaction's aggregates know its idempotency key: another transaction used the key."""
 
     code: ClassVar[str] = "transaction_key_reused"
 
@@ -173,14 +178,14 @@ class TransactionKeyReused(EventSourcingError):
 
 
 class TooManyProjections(LimitExceeded):
-    """More projections than `Limits.projections_max`."""
+    """A runtime was given more projections than `Limits.projections_max`."""
 
     code: ClassVar[str] = "too_many_projections"
     limit = "projections_max"
 
 
 class ViewTooOld(EventSourcingError):
-    """A view did not see the position that was asked for in time; it may do so later."""
+    """A view did not reach the requested position in time; it may do so later."""
 
     code: ClassVar[str] = "view_too_old"
 
@@ -197,15 +202,16 @@ class ViewTooOld(EventSourcingError):
         self.position = position
         self.wanted_position = wanted_position
         self.state = state
-        """What its projection was doing: "catching_up", "live", "retrying", ..."""
+        """The state of the view's projection: "catching_up", "live", "retrying", ..."""
         self.reason = reason
-        """The error of its projection, which says why it is behind; empty when there is none."""
+        """The error that holds the projection back; empty when there is none."""
         self.receipt: Receipt | None = None
-        """Of the command that waited, whose events are on disk; None for a query."""
+        """The receipt of the command that waited, whose events are on disk; None for a query."""
+        self.seconds = seconds
 
 
 class ViewStillRemembers(EventSourcingError):
-    """A subject was forgotten, and a view that may show it was not built anew in time; it will be."""
+    """A subject was forgotten, but a view that may show it was not rebuilt in time; the rebuild goes on."""
 
     code: ClassVar[str] = "view_still_remembers"
 
@@ -218,13 +224,14 @@ class ViewStillRemembers(EventSourcingError):
         self.name = name
         self.subject = subject
         self.state = state
-        """What its projection was doing: "catching_up", "retrying", ..."""
+        """The state of the view's projection: "catching_up", "retrying", ..."""
         self.reason = reason
-        """The error of its projection; empty when there is none."""
+        """The error of the view's projection; empty when there is none."""
+        self.seconds = seconds
 
 
 class RuntimeReadOnly(EventSourcingError):
-    """A runtime that was opened with role="reader" was sent a command, or asked for what only a writer has."""
+    """A runtime with role="reader" was sent a command, or asked for something that only a writer has."""
 
     code: ClassVar[str] = "runtime_read_only"
 
@@ -234,7 +241,7 @@ class RuntimeReadOnly(EventSourcingError):
 
 
 class PastReadOnly(RuntimeReadOnly):
-    """A runtime of `as_of` was asked to change something: what it shows is over."""
+    """A runtime of `as_of` was asked to change something: the past cannot be changed."""
 
     code: ClassVar[str] = "past_read_only"
 
@@ -248,7 +255,7 @@ class PastReadOnly(RuntimeReadOnly):
 
 
 class ReadersFull(EventSourcingError):
-    """As many reader processes keep views beside the store as there may be."""
+    """The maximum number of reader processes already keep views beside the store."""
 
     code: ClassVar[str] = "readers_full"
 
@@ -258,10 +265,11 @@ class ReadersFull(EventSourcingError):
             "folder of its own: Runtime.open(..., views=...)."
         )
         self.path = path
+        self.bound = bound
 
 
 class SubscriptionDeleted(EventSourcingError):
-    """The subscription was deleted while a consumer was at work. What it did not acknowledge is handed out no more."""
+    """The subscription was deleted while a consumer was at work; its unacknowledged events are not handed out again."""
 
     code: ClassVar[str] = "subscription_deleted"
 
@@ -285,7 +293,7 @@ class ConsumerLeft(EventSourcingError):
 
 
 class UnknownSubscription(EventSourcingError):
-    """Nobody has ever consumed a subscription of this name, or it was deleted."""
+    """No consumer has ever used a subscription of this name, or the subscription was deleted."""
 
     code: ClassVar[str] = "unknown_subscription"
 
@@ -297,16 +305,18 @@ class UnknownSubscription(EventSourcingError):
 
 
 class SignalKnown(EventSourcingError):
-    """The saga has this signal already; the first one counts."""
+    """The saga already has this signal; the first one counts."""
 
     code: ClassVar[str] = "signal_known"
 
     def __init__(self, saga_id: str, signal: str) -> None:
         super().__init__(f"The saga {saga_id!r} has the signal {signal!r} already; the first one counts.")
+        self.saga_id = saga_id
+        self.signal = signal
 
 
 class SubscriptionFull(EventSourcingError):
-    """So many events of a subscription are parked that it stops."""
+    """The subscription stops, because the maximum number of its events are parked."""
 
     code: ClassVar[str] = "subscription_full"
 
@@ -333,7 +343,7 @@ class SubscriptionNameInvalid(EventSourcingError):
 
 
 class SubscriptionFilterDiffers(EventSourcingError):
-    """The consumers of one subscription share its events, so they must want the same ones."""
+    """Consumers of one subscription share its events, so all of them must have the same filter."""
 
     code: ClassVar[str] = "subscription_filter_differs"
 
@@ -343,10 +353,12 @@ class SubscriptionFilterDiffers(EventSourcingError):
             f"consumer's ({other or 'any event'}). Consume it with the same one, or under another name."
         )
         self.name = name
+        self.wanted = wanted
+        self.other = other
 
 
 class SubscriptionDiverged(EventSourcingError):
-    """The log does not have the event that a subscription has come to: it is another history than the one consumed."""
+    """The log lacks the event that a subscription has reached: the log holds another history than the one consumed."""
 
     code: ClassVar[str] = "subscription_diverged"
 
@@ -362,9 +374,9 @@ class SubscriptionDiverged(EventSourcingError):
 
 
 class NoPlaceForProgress(EventSourcingError):
-    """A reader without a folder of its own has no place in which the progress of a subscription could be kept.
+    """A reader without a folder of its own has no place to keep the progress of a subscription.
 
-    The numbered folders beside the store go to whichever reader comes next, and with them progress would.
+    The numbered folders beside the store pass to whichever reader comes next, and progress would pass with them.
     """
 
     code: ClassVar[str] = "no_place_for_progress"
@@ -379,7 +391,7 @@ class NoPlaceForProgress(EventSourcingError):
 
 
 class PlaceUnusable(EventSourcingError):
-    """The benchmark cannot write to the folder that it is to measure in."""
+    """The benchmark cannot write to the folder in which it is to measure."""
 
     code: ClassVar[str] = "place_unusable"
 
@@ -392,7 +404,7 @@ class PlaceUnusable(EventSourcingError):
 
 
 class UnknownSubject(EventSourcingError):
-    """Nothing that is stored is about this subject: it was forgotten before, or never known."""
+    """No stored data is about this subject: it was forgotten before, or never known."""
 
     code: ClassVar[str] = "unknown_subject"
 
@@ -403,10 +415,11 @@ class UnknownSubject(EventSourcingError):
             "file: it is the one that belongs to the store."
         )
         self.subject = subject
+        self.path = path
 
 
 class SagaHoldsSubject(EventSourcingError):
-    """A step of a saga forgets a subject of which the saga holds something; nothing was forgotten."""
+    """A step of a saga asked to forget a subject whose data the saga holds; nothing was forgotten."""
 
     code: ClassVar[str] = "saga_holds_subject"
 
@@ -420,7 +433,7 @@ class SagaHoldsSubject(EventSourcingError):
 
 
 class SubjectInSagas(EventSourcingError):
-    """Sagas that have not ended need what they hold of the subject; nothing was forgotten."""
+    """Unfinished sagas hold data of the subject; nothing was forgotten."""
 
     code: ClassVar[str] = "subject_in_sagas"
 

@@ -1,4 +1,4 @@
-"""Reading the log from a program: which events are wanted, and iterators over them."""
+"""Reads the log for a program: filters of events, and iterators over the events."""
 
 import heapq
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,12 +22,12 @@ from .errors import ArgumentInvalid
 from .iteration import Items
 
 STREAMS_PER_CHECKPOINT: Final = 100
-"""Other tasks get their turn after so many streams."""
+"""Other tasks get their turn after this many streams."""
 
 
 @attrs.frozen(kw_only=True)
-class Wanted:
-    """What is asked of the log; the arguments of `Runtime.events`, checked. Equal where the same is asked."""
+class EventFilter:
+    """The checked filters of `Runtime.events`. Two objects with the same filters are equal."""
 
     query: EventQuery
     stream: str | None = None
@@ -43,8 +43,8 @@ class Wanted:
         metadata: Mapping[str, Any] | None = None,
         correlation_id: str | None = None,
         after: int = 0,
-    ) -> "Wanted":
-        """Raises `DefinitionError` for a class that is no event, `ArgumentInvalid` for what cannot be asked."""
+    ) -> "EventFilter":
+        """Check the filters. Raises `DefinitionError` for a class that is no event, otherwise `ArgumentInvalid`."""
         if stream is not None and not isinstance(stream, str):
             raise ArgumentInvalid("stream", stream, "give the name of one, such as 'account-ann'")
         check_category(category)
@@ -61,13 +61,13 @@ class Wanted:
         return cls(query=attrs.evolve(query, types=names, tags=tags, metadata=dict(metadata or {})), stream=stream)
 
     def find(self, store: EventReader, after: int, before: int, *, backwards: bool = False) -> Iterator[StoredEvent]:
-        """The events between two positions, both excluded."""
+        """The matching events between two positions, both excluded."""
         return chain.from_iterable(self.batches(store, after, before, backwards=backwards))
 
     def batches(
         self, store: EventReader, after: int, before: int, *, backwards: bool = False
     ) -> Iterator[list[StoredEvent]]:
-        """The same in bounded steps, see `find_batches`."""
+        """The matching events between two positions in bounded batches, see `find_batches`."""
         query = attrs.evolve(self.query, after=max(after, self.query.after))
         return find_batches(store, query, stream=self.stream, before=before, backwards=backwards)
 
@@ -87,7 +87,7 @@ def _check(argument: str, value: object, query: Callable[[], EventQuery]) -> Non
 
 def read_events(
     store: EventReader,
-    wanted: Sequence[Wanted],
+    wanted: Sequence[EventFilter],
     *,
     before: int | None,
     since: datetime | None,
@@ -95,9 +95,10 @@ def read_events(
     limit: int | None,
     backwards: bool,
 ) -> AsyncIterator[StoredEvent]:
-    """Events as far as they go now, a batch at a time: those that any of `wanted` asks for, which begin at one place.
+    """The events up to now that match any of `wanted`, read a batch at a time.
 
-    Raises `ArgumentInvalid` for a limit below 0, a time without a zone, or what is none.
+    All of `wanted` begin after the same position. Raises `ArgumentInvalid` for a negative limit or position, or a time
+    that is no datetime with a zone.
     """
     if limit is not None:
         check_count("limit", limit, least=0)
@@ -127,14 +128,14 @@ def read_events(
 
 
 def _in_order(found: Sequence[Iterator[list[StoredEvent]]], *, backwards: bool) -> Iterator[list[StoredEvent]]:
-    """The batches of a search; of several the events one by one, see `merged`."""
+    """The batches of one search as they are; events of several searches one by one, see `merged`."""
     if len(found) == 1:
         return found[0]
     return ([event] for event in merged(map(chain.from_iterable, found), backwards=backwards))
 
 
 def merged(found: Iterable[Iterator[StoredEvent]], *, backwards: bool = False) -> Iterator[StoredEvent]:
-    """The events of several searches by their positions, each once."""
+    """The events of several searches in the order of positions, each event once."""
     position = attrgetter("position")
     for _, same in groupby(heapq.merge(*found, key=position, reverse=backwards), key=position):
         yield next(same)
@@ -143,9 +144,10 @@ def merged(found: Iterable[Iterator[StoredEvent]], *, backwards: bool = False) -
 def with_subject(
     tag: str | Sequence[str] | None, subject: str | None, keys: SubjectKeys | None
 ) -> list[str | Sequence[str] | None]:
-    """The tags of the events that are asked for: those given, with that of each key of a subject.
+    """The tags to search for: one list for each key of the subject, each with the given tags and the key's tag.
 
-    Raises `ArgumentInvalid` for what is no subject, `SubjectKeysUnusable`.
+    Without a subject it is the given tags alone. Raises `ArgumentInvalid` for an invalid subject,
+    `SubjectKeysUnusable`.
     """
     if subject is None:
         return [tag]
@@ -155,7 +157,7 @@ def with_subject(
 
 
 def resolved(query: EventQuery) -> EventQuery:
-    """The query with stored names in the place of event classes. Raises `DefinitionError`, `ArgumentInvalid`."""
+    """The query with event classes replaced by their stored names. Raises `DefinitionError`, `ArgumentInvalid`."""
     if not isinstance(query, EventQuery):
         raise ArgumentInvalid("unless", query, 'give an EventQuery: EventQuery(tags=["name:ann"])')
     if query.types is None:
@@ -164,10 +166,10 @@ def resolved(query: EventQuery) -> EventQuery:
 
 
 async def narrowed(store: EventReader, condition: EventQuery) -> EventQuery:
-    """The same condition of an append, put so that the journal has next to nothing to look at.
+    """An equivalent append condition that leaves the journal next to nothing to search.
 
-    What is stored by now is searched here, where others run in between. What the journal gets begins just before the
-    first event that matches, or, where none does, after the newest.
+    This function searches the events stored so far, and lets other tasks run in between. The condition that it returns
+    begins just before the first matching event or, where none matches, after the newest event.
     """
     last_position = store.last_position
     for batch in find_batches(store, condition, before=last_position + 1):

@@ -1,4 +1,4 @@
-"""What a runtime tells of itself in numbers."""
+"""A runtime's figures about itself."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from .residents import Residents
 
 
 class Figures:
-    """The part of `Runtime` that is measured."""
+    """The part of `Runtime` that telemetry measures."""
 
     _store: Opened
     _journal: ThreadJournal | InlineJournal | None
@@ -17,7 +17,7 @@ class Figures:
 
     @property
     def last_position(self) -> int:
-        """The position of the newest event that is on disk."""
+        """The position of the newest event on disk."""
         return self._store.last_position
 
     @property
@@ -27,12 +27,12 @@ class Figures:
 
     @property
     def resident_streams(self) -> list[str]:
-        """Their streams, the least recently used first."""
+        """The streams of the aggregates in memory, the least recently used first."""
         return [] if self._residents is None else self._residents.streams
 
     @property
     def disk_seconds(self) -> float:
-        """What the disk takes for a group commit, of late."""
+        """How long a recent group commit takes on the disk."""
         return getattr(self._store, "disk_seconds", 0.0)
 
     @property

@@ -1,18 +1,19 @@
-"""Forgetting: the keys of a subject are destroyed, and what was made of what they opened is thrown away.
+"""Forgetting: destroys the keys of a subject and discards everything derived from the data that they opened.
 
-The steps, each of which may be done again where it was interrupted:
+The steps, each of which can be repeated after an interruption:
 
-1. The keys are destroyed, durably. Nothing that is stored in the log, in a snapshot, in the archive or in a copy of any
-   of them can be opened any more. The file of keys remembers that the rest is still to be done.
-2. Aggregates in memory load their states again, from their events alone: a state may hold what its class does not call
-   personal. Handlers and steps of sagas that are under way have the rest of their time: what they seal for the subject
-   meanwhile can be opened by nobody either.
-3. The log is told, by `SubjectForgotten`: from there on every view that may show the subject is built anew, also by
-   other processes, and sinks remove what they have copied. Who comes back gets a new key from there on, and not before:
-   nothing can be read that was stored before it. (Where this failed, and is tried again, they may have come back.)
-4. The snapshots of the streams that held something of the subject are removed, since they may tell it, too, and what
-   compaction has put in the place of their events is taken back.
-5. The file of keys is told that all is done, and does not name the subject any more.
+1. The keys are destroyed, durably. From then on nothing sealed with them can be opened, in the log, a snapshot, the
+   archive or any copy of these. The file of keys remembers that the rest is still to be done.
+2. Aggregates in memory load their states again, from their events alone: a state may hold data that its class does not
+   mark as personal. Handlers and steps of sagas under way may run to their end; whatever they seal for the subject
+   meanwhile cannot be opened either.
+3. A `SubjectForgotten` event is stored. From its position on, every view that may show the subject is rebuilt, also by
+   other processes, and sinks remove their copies. A subject that comes back gets a new key from that position on, not
+   before, so nothing of the subject stored earlier can be read. (A retry after a failure may find a subject that has
+   come back already.)
+4. The snapshots of the streams that held data of the subject are removed, since they may show the subject, and
+   compaction of those streams is undone.
+5. The file of keys records that all is done, and no longer names the subject.
 """
 
 import logging
@@ -30,10 +31,11 @@ import trio
 from ..actors.aggregates.aggregate_actor import AggregateActor
 from ..actors.aggregates.decision import RECORD_OVERHEAD_BYTES
 from ..actors.aggregates.request import Cause, current_cause
-from ..actors.background import in_background
+from ..actors.background import in_background, in_thread
 from ..actors.errors import EncodingError, RuntimeClosed
 from ..actors.future import TrioFuture
 from ..actors.journal.journal import CommitSeries, Journal, Write
+from ..actors.messages import SAGA_STEP
 from ..actors.sagas.instance import ENDING_TYPES
 from ..actors.sagas.supervisor import SagaSupervisor
 from ..actors.serialization.sealing import key_tag
@@ -55,9 +57,9 @@ from .residents import Residents
 from .trio_thread import check_on_trio
 
 SUBJECTS_STREAM: Final = "eventsrc.subjects"
-"""Before the month in the names of the streams that tell who was forgotten: a stream does not hold everybody."""
+"""Precedes the month in the names of the streams that record forgotten subjects: one stream cannot hold all of them."""
 RETRY_SECONDS: Final = 60.0
-"""After which what was interrupted, and could not be finished, is tried again."""
+"""How long to wait before work that was interrupted or failed is tried again."""
 WHAT_IS_LEFT: Final = "Where its keys were destroyed, the rest is done when the store is opened again."
 
 logger = logging.getLogger("eventsrc.forgetting")
@@ -65,9 +67,9 @@ logger = logging.getLogger("eventsrc.forgetting")
 
 @attrs.frozen
 class Forgotten:
-    """What was forgotten of a subject: how many events held something of it, in which streams.
+    """The result of forgetting: how many events held data of the subject, and in which streams.
 
-    `position` is that of the event that says so.
+    `position` is the position of the `SubjectForgotten` event.
     """
 
     subject: str
@@ -78,7 +80,7 @@ class Forgotten:
 
 @attrs.frozen
 class _Request:
-    """What is to be forgotten, and who asks for it: a step of a saga, or the actor whose handler it is."""
+    """A request to forget a subject; `cause` or `asking` is set where a saga's step or an actor's handler makes it."""
 
     subject: str
     metadata: Mapping[str, Any] = attrs.field(factory=dict)
@@ -92,6 +94,7 @@ class Forgetting:
 
     def __init__(
         self,
+        *,
         keys: SubjectKeys,
         store: EventStore,
         journal: Journal,
@@ -118,7 +121,7 @@ class Forgetting:
     async def forget(self, subject: str, metadata: Mapping[str, Any], *, even_in_sagas: bool = False) -> Forgotten:
         """See `Runtime.forget`."""
         check_on_trio("runtime.forget")
-        # From here on it is done to the end.
+        # Once begun, forgetting runs to its end.
         await trio.lowlevel.checkpoint_if_cancelled()
         _check_encodable(metadata, self._limits)
         outcome: TrioFuture[Forgotten] = TrioFuture()
@@ -128,11 +131,11 @@ class Forgetting:
         return await outcome
 
     async def _forget(self, request: "_Request", outcome: TrioFuture[Forgotten]) -> None:
-        """To the end, also where whoever asked for it is cancelled."""
+        """Run to the end, even where the caller is cancelled."""
         subject = request.subject
         try:
             async with self._one_at_a_time:
-                ids = await trio.to_thread.run_sync(self._ids_of, subject)
+                ids = await in_thread(self._ids_of, subject)
                 if not ids:
                     raise UnknownSubject(subject, self._keys.path)
                 await self._check_sagas(request, ids)
@@ -143,7 +146,7 @@ class Forgetting:
             outcome.fail(error)
             self._broken_off.set()
         except Exception as error:
-            # A fault of ours: whoever asked is told, and the runtime goes on.
+            # A fault in this code: the caller gets the error, and the runtime goes on.
             logger.exception("a subject was not forgotten")
             outcome.fail(error)
             self._broken_off.set()
@@ -152,13 +155,13 @@ class Forgetting:
             raise
 
     def _ids_of(self, subject: str) -> list[bytes]:
-        """Of its keys, also of those that were destroyed by a `forget` that did not end."""
+        """The ids of the subject's keys, including those that an unfinished `forget` has destroyed."""
         return [*self._keys.ids_of(subject), *self._keys.unfinished.get(subject, ())]
 
     async def finish_interrupted(self) -> None:
-        """Go on with what was interrupted, before the store was opened or since, whenever anything was.
+        """Resume interrupted work, from before the store was opened or since, whenever there is any.
 
-        What goes wrong is logged, and tried again.
+        Errors are logged, and the work is tried again.
         """
         is_done = self._keys.is_empty or await self._finish_all()
         while True:
@@ -169,16 +172,17 @@ class Forgetting:
             is_done = await self._finish_all()
 
     async def _finish_all(self) -> bool:
-        """Whether all is done."""
+        """Finish everything that was interrupted; returns whether all is done."""
         try:
             with ExitStack() as stack:
-                # Begun here: what waits for its turn, or for a compaction, gets no new key meanwhile.
+                # Entered here for all: a subject that waits for its turn, or for a compaction, gets no new key
+                # meanwhile.
                 unfinished = self._keys.unfinished
                 for subject in unfinished:
                     stack.enter_context(self._keys.leaving(subject))
                 for subject in unfinished:
                     async with self._one_at_a_time:
-                        if subject in self._keys.unfinished:  # nobody has asked again meanwhile
+                        if subject in self._keys.unfinished:  # no caller has finished it meanwhile
                             await self._do(_Request(subject), interrupted=True)
         except Exception as error:
             is_expected = isinstance(error, EventSourcingError)
@@ -194,15 +198,16 @@ class Forgetting:
             with self._residents.forgetting():
                 with self._keys.leaving(subject):
                     try:
-                        ids = await trio.to_thread.run_sync(self._destroyed, subject, interrupted)
+                        ids = await in_thread(self._destroyed, subject, interrupted)
                     finally:
-                        # Also where it is not known whether they are destroyed.
+                        # Even where it is unknown whether the keys were destroyed.
                         self._residents.distrust_personal()
                     await self._until_out_of_mind(request, ids)
                     await self._journal.admission.passed()
-                    # In one go with the end of the block: what is sealed with a new key is stored after it.
+                    # Without a checkpoint before the end of the block: data sealed with a new key is stored after this
+                    # event.
                     told = self._tell(subject, ids, request.metadata)
-                # What was decided before, and the snapshots of it, are stored or refused by then.
+                # By then, earlier decisions and their snapshots are stored or refused.
                 position = await told
                 await self._journal.admission.passed()
                 await self._journal.run(lambda: None)
@@ -212,16 +217,16 @@ class Forgetting:
                 for stream in streams:
                     await self._maintenance.take_back(stream)
         if isinstance(self._store, EventLog):
-            await trio.to_thread.run_sync(drop_unclaimed_views, Path(self._store.path))
+            await in_thread(drop_unclaimed_views, Path(self._store.path))
         self._projections.forget(position)
-        await trio.to_thread.run_sync(self._keys.forgotten, subject)
+        await in_thread(self._keys.finish_forgetting, subject)
         logger.info("forgotten", extra={"events": events, "streams": len(streams), "position": position})
         return Forgotten(subject, events, sorted(streams), position)
 
     def _destroyed(self, subject: str, interrupted: bool) -> list[bytes]:
         """Destroy the keys of a subject; returns their ids.
 
-        Where that was done before and the rest was interrupted, those that it got since stay: it has come back.
+        When resuming an interrupted `forget`, keys that the subject got since then stay: the subject has come back.
         """
         if not interrupted:
             return self._keys.forget(subject)
@@ -229,7 +234,7 @@ class Forgetting:
         return self._keys.unfinished[subject]
 
     async def _until_out_of_mind(self, request: "_Request", ids: Sequence[bytes]) -> None:
-        """Wait until nothing in memory holds any more what was read before the keys were destroyed."""
+        """Wait until nothing in memory holds data that was read before the keys were destroyed."""
         await self._residents.personal_loaded_again(request.asking)
         while self.sagas is not None:
             _, streams = await self._traces(ids)
@@ -239,9 +244,9 @@ class Forgetting:
             await self.sagas.rested(running[0])
 
     async def _check_sagas(self, request: "_Request", ids: Sequence[bytes]) -> None:
-        """Raise `SubjectInSagas` where one that has not ended holds something of the subject.
+        """Raise `SubjectInSagas` where an unfinished saga holds data of the subject.
 
-        Raises `SagaHoldsSubject` where it is one of its steps that asks.
+        Raises `SagaHoldsSubject` where a step of such a saga makes the request.
         """
         _, streams = await self._traces(ids)
         asking = None if request.cause is None else request.cause.causation_id
@@ -255,7 +260,7 @@ class Forgetting:
             raise SubjectInSagas(request.subject, sorted(under_way))
 
     async def _traces(self, ids: Sequence[bytes]) -> tuple[int, set[str]]:
-        """How many events hold something that is sealed with one of these keys, and in which streams."""
+        """How many events hold data sealed with one of these keys, and in which streams."""
         positions, streams = set[int](), set[str]()
         for tag in map(key_tag, ids):
             after = 0
@@ -268,7 +273,7 @@ class Forgetting:
         return len(positions), streams
 
     def _tell(self, subject: str, ids: Sequence[bytes], metadata: Mapping[str, Any]) -> TrioFuture[int]:
-        """Store the event that says so, unless it is there; its position, once it is on disk."""
+        """Store the `SubjectForgotten` event unless it is stored; the future gives its position once it is on disk."""
         outcome: TrioFuture[int] = TrioFuture()
         tags = tuple(map(key_tag, ids))
         told = next(find_events(self._store, EventQuery(types=(SUBJECT_FORGOTTEN,), tags=(tags[0],))), None)
@@ -296,9 +301,10 @@ def _closed(subject: str) -> RuntimeClosed:
 
 
 def forget_again(store: EventReader, keys: SubjectKeys | None) -> None:
-    """Destroy what the log says was destroyed, where the file of keys was replaced by an older copy of it.
+    """Destroy the keys that the log records as destroyed, where the file of keys was replaced by an older copy.
 
-    From the newest on: what one file knew as destroyed, those after it know, too. Raises `SubjectKeysUnusable`.
+    The log is read from the newest record back to the first whose keys the file already lacks: the file lacks all
+    earlier ones as well. Raises `SubjectKeysUnusable`.
     """
     before = store.last_position + 1
     while keys is not None and (told := store.read_type(SUBJECT_FORGOTTEN, before=before, backwards=True, limit=1)):
@@ -322,5 +328,5 @@ def _check_encodable(metadata: Mapping[str, Any], limits: Limits) -> None:
 
 
 def _is_under_way(newest: StoredEvent) -> bool:
-    """Whether the newest event of a stream is one of a saga that has not ended."""
-    return newest.kind == "saga_step" and newest.type not in ENDING_TYPES
+    """Whether the newest event of a stream belongs to a saga that has not ended."""
+    return newest.kind == SAGA_STEP and newest.type not in ENDING_TYPES

@@ -1,6 +1,6 @@
-"""Asynchronous iterators that may be left at any time.
+"""Asynchronous iterators that may be abandoned at any time.
 
-An async generator that is not exhausted has to be closed by whoever uses it, and warns otherwise; these hold nothing.
+An async generator that is not exhausted must be closed by its user, and warns otherwise; these iterators hold nothing.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Batches(AsyncIterator[list[T]]):
-    """Lists that `fetch` gives, until it gives an empty one."""
+    """Yields the lists that `fetch` returns, until it returns an empty one."""
 
     def __init__(self, fetch: Callable[[], Awaitable[list[T]]]) -> None:
         self._fetch = fetch
@@ -26,7 +26,7 @@ class Batches(AsyncIterator[list[T]]):
 
 
 class Items(AsyncIterator[T], Generic[T]):
-    """What is in such lists, one by one."""
+    """Yields the items of the lists that `fetch` returns, one by one, until it returns an empty list."""
 
     def __init__(self, fetch: Callable[[], Awaitable[list[T]]]) -> None:
         self._fetch = fetch

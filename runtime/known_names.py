@@ -1,4 +1,4 @@
-"""Names that a store does not have: the error says which ones are near."""
+"""Checks names against a store: the error for an unknown name lists similar ones."""
 
 import difflib
 from collections.abc import Collection, Iterable, Sequence
@@ -10,19 +10,19 @@ from ..storage.store import EventReader
 from .errors import UnknownEventType, UnknownStream
 
 STREAMS_COMPARED_MAX: Final = 10_000
-"""Streams among which those with a similar name are looked for."""
+"""The most streams that are searched for a similar name."""
 NAMES_SHOWN_MAX: Final = 10
 
 
 def check_stream(store: EventReader, stream: str) -> None:
-    """Raise `UnknownStream` where there is none of this name."""
+    """Raise `UnknownStream` where the store has no stream of this name."""
     if store.head(stream) is None:
         names = (head.stream for head in islice(find_streams(store), STREAMS_COMPARED_MAX))
         raise UnknownStream(store.path, stream, _near(stream, names))
 
 
 def check_types(store: EventReader, types: Iterable[str], of_classes: Collection[str] = ()) -> None:
-    """Raise `UnknownEventType` for a stored type that no event and no class has."""
+    """Raise `UnknownEventType` for a stored type that neither an event nor a class has."""
     for name in types:
         if name not in of_classes and not store.read_type(name, limit=1):
             known = sorted({*store.names_in("types"), *of_classes})

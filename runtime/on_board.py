@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-import trio
-
+from ..actors.background import in_thread_or_here
 from ..storage.control.board import ControlBoard
 
 T = TypeVar("T")
 
 
 async def on_board(board: ControlBoard, call: Callable[[], T]) -> T:
-    """Do something on the control board, in a worker thread where that waits for the disk."""
-    return await trio.to_thread.run_sync(call) if board.waits else call()
+    """Call a function of the control board, in a worker thread if the board waits for the disk."""
+    return await in_thread_or_here(call) if board.waits else call()

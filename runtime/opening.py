@@ -1,4 +1,4 @@
-"""What a runtime opens: the store, as writer or as reader, and the place of views and of followers' progress."""
+"""Opens the parts of a runtime: the store, as writer or reader, and the place for views and followers' progress."""
 
 import fcntl
 import os
@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar
 import attrs
 import trio
 
+from ..actors.background import in_thread
 from ..actors.feed import Feed
 from ..actors.projections.projection import Projection
 from ..actors.views.lmdb_view import LmdbViews
@@ -32,21 +33,21 @@ from ..storage.store import EventReader, EventStore
 from .errors import ArgumentInvalid, NotInTrio, PastReadOnly, ReadersFull, RuntimeReadOnly
 
 READERS_MAX: Final = 64
-"""Reader processes of one store that keep views beside it."""
+"""The most reader processes that may keep views beside one store."""
 KEYS_SUFFIX: Final = ".keys"
-"""After the name of a store in that of the file beside it that holds the keys of its subjects."""
+"""The suffix of the file of subjects' keys, which lies beside the store and is named after it."""
 READER_POLL_SECONDS: Final = 0.01
-"""How often a reader looks whether another process has written."""
+"""How often a reader looks whether the writer has written."""
 
 StoreGiven: TypeAlias = str | os.PathLike[str] | EventStore
 Opened: TypeAlias = EventStore | LogReader | PastLog
 P = TypeVar("P", bound=Projection)
-# A mapping is invariant in its keys, so that `{Balances: views}` is none of `type[Projection]`.
+# A mapping is invariant in its keys: `{Balances: views}` is not assignable to a mapping keyed by `type[Projection]`.
 ViewsGiven: TypeAlias = str | os.PathLike[str] | Mapping[type[P], ViewStore] | None
 
 
 async def open_store(store: StoreGiven | PastLog, role: Literal["writer", "reader"], limits: Limits) -> Opened:
-    """Open the store at a path; a store that was given stays as it is. Raises `StoreError`, `NotInTrio`."""
+    """Open the store at a path, or return a given store. Raises `StoreError`, `NotInTrio`, `ArgumentInvalid`."""
     if not trio.lowlevel.in_trio_task():
         raise NotInTrio
     if role not in ("writer", "reader"):
@@ -54,18 +55,18 @@ async def open_store(store: StoreGiven | PastLog, role: Literal["writer", "reade
     if not isinstance(store, str | os.PathLike):
         if not hasattr(store, "streams"):
             raise ArgumentInvalid("store", store, "give the path of a folder as a text, or a store such as MemoryLog()")
-        store.streams(limit=1)  # one that is closed says so here
+        store.streams(limit=1)  # a closed store raises here
         return store
     _check_path("store", store)
     if role == "reader":
-        return await trio.to_thread.run_sync(LogReader.open, store)
-    return await trio.to_thread.run_sync(partial(EventLog, store, limits=limits))
+        return await in_thread(LogReader.open, store)
+    return await in_thread(partial(EventLog, store, limits=limits))
 
 
 def keys_of(
     store: StoreGiven | PastLog, keys: str | os.PathLike[str] | SubjectKeys | None, role: Literal["writer", "reader"]
 ) -> SubjectKeys | None:
-    """The keys that personal data are sealed with; nothing is opened yet. None where a store has no place for them."""
+    """The keys that seal personal data, not opened yet; None for a store that has no place for keys."""
     if isinstance(keys, SubjectKeys):
         return keys
     if keys is None and isinstance(store, MemoryLog):
@@ -83,7 +84,7 @@ def _keys_beside(store: StoreGiven | PastLog) -> str | None:
         return None
     path = store.path if isinstance(store, LogReader) else store
     _check_path("store", path)
-    # Beside the very folder, by whatever path it is opened.
+    # Beside the real folder, whichever path it was opened by.
     return f"{os.path.realpath(path)}{KEYS_SUFFIX}"
 
 
@@ -97,12 +98,12 @@ def close_store(store: Opened, keys: SubjectKeys | None) -> None:
 
 
 def refusal(store: EventReader) -> RuntimeReadOnly:
-    """Why a runtime that only reads changes nothing."""
+    """The error for a change that a read-only runtime is asked to make."""
     return PastReadOnly(store.path) if isinstance(store, PastLog) else RuntimeReadOnly(store.path)
 
 
 async def follow(store: LogReader, feed: Feed) -> None:
-    """Take in what another process writes, for as long as the runtime is open."""
+    """Take in what the writer's process writes, for as long as the runtime is open."""
     while True:
         if store.refresh():
             feed.notify()
@@ -111,19 +112,19 @@ async def follow(store: LogReader, feed: Feed) -> None:
 
 @attrs.frozen
 class Home:
-    """Where what follows the log keeps its own: views by projection, and the control board where there is a folder."""
+    """Where followers of the log keep their data: views by projection, and the control board if there is a folder."""
 
     views_of: Callable[[type[Projection]], ViewStore]
     board: ControlBoard | None
     is_numbered: bool
-    """Whether the folder is one of those that go to whichever reader comes next."""
+    """Whether the folder is a numbered one, which passes to whichever reader comes next."""
 
 
 @asynccontextmanager
 async def home_of(
     store: EventReader, projections: Sequence[type[Projection]], views: ViewsGiven[Any]
 ) -> AsyncIterator[Home]:
-    """Find or make that place, for as long as the block lasts.
+    """Find or make the home of views and progress, for as long as the block lasts.
 
     Raises `StorePathInvalid`, `ArgumentInvalid`, `FileWriteFailed`, `ReadersFull`.
     """
@@ -135,9 +136,9 @@ async def home_of(
             yield Home(special.__getitem__, None, is_numbered=False)
             return
         is_durable = not isinstance(store, MemoryLog | PastLog)
-        board = await trio.to_thread.run_sync(partial(ControlBoard, folder / CONTROL_FOLDER, durable=is_durable))
+        board = await in_thread(partial(ControlBoard, folder / CONTROL_FOLDER, durable=is_durable))
         stack.callback(board.close)
-        await trio.to_thread.run_sync(board.take)
+        await in_thread(board.take)
         beside = LmdbViews(folder / VIEWS_FOLDER)
         is_numbered = folder.parent == Path(store.path) / READERS_FOLDER
         yield Home(lambda projection: special.get(projection, beside), board, is_numbered)
@@ -147,10 +148,10 @@ async def _folder_of(
     store: EventReader, has_projections: bool, views: ViewsGiven[Any], stack: AsyncExitStack
 ) -> Path | None:
     if isinstance(views, str | os.PathLike):
-        return await trio.to_thread.run_sync(_made, Path(views))
+        return await in_thread(_made, Path(views))
     if isinstance(store, MemoryLog | PastLog):
         try:
-            folder = await trio.to_thread.run_sync(TemporaryFolder, "eventsrc-views-")
+            folder = await in_thread(TemporaryFolder, "eventsrc-views-")
         except OSError as error:
             raise FileWriteFailed(tempfile.gettempdir(), str(error)) from error
         stack.callback(folder.remove)
@@ -158,7 +159,7 @@ async def _folder_of(
     if not isinstance(store, LogReader) or isinstance(store, EventLog):
         return Path(store.path)
     if has_projections:
-        return await trio.to_thread.run_sync(_claim_reader, Path(store.path), stack)
+        return await in_thread(_claim_reader, Path(store.path), stack)
     return None
 
 
@@ -191,9 +192,9 @@ def _made(folder: Path) -> Path:
 
 
 def drop_unclaimed_views(path: Path) -> None:
-    """Remove the views of readers that are not there: they may show what is to be forgotten, and nobody keeps them up.
+    """Remove the views of readers that do not run: they may show a forgotten subject, and no process updates them.
 
-    Whoever takes such a folder over builds them anew. Raises `FileWriteFailed`.
+    The reader that takes such a folder over rebuilds them. Raises `FileWriteFailed`.
     """
     for folder in sorted((path / READERS_FOLDER).glob("*")):
         try:
@@ -208,7 +209,7 @@ def drop_unclaimed_views(path: Path) -> None:
 
 
 def _claim_reader(path: Path, stack: AsyncExitStack) -> Path:
-    """Claim the first reader's folder that no other process holds; its views are taken over as they are."""
+    """Claim the first reader's folder that no other process holds, with the views in it as they are."""
     for number in range(1, READERS_MAX + 1):
         folder = path / READERS_FOLDER / str(number)
         try:

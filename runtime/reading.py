@@ -1,4 +1,4 @@
-"""What a program reads of a runtime: events, streams, subscriptions and views."""
+"""What a program reads from a runtime: events, streams, subscriptions and views."""
 
 import itertools
 import math
@@ -14,6 +14,7 @@ import trio
 from ..actors.aggregates.aggregate import Aggregate
 from ..actors.aggregates.aggregate_type import AggregateType
 from ..actors.aggregates.receipt import Receipt
+from ..actors.background import in_thread
 from ..actors.errors import DefinitionError, UnknownEvent
 from ..actors.feed import Feed
 from ..actors.projections.projection import Projection, Table
@@ -28,11 +29,11 @@ from ..storage.past import PastLog
 from ..storage.query import find_streams
 from ..storage.reader import LogReader
 from ..storage.record import StoredEvent, StreamHead
-from ..storage.verification.verify import Summary
+from ..storage.verification.verify import VerificationSummary
 from .arguments import check_count
 from .classes import check_class
 from .errors import ArgumentInvalid, NoPlaceForProgress, NotInHistory, PastReadOnly, UnknownAggregate
-from .events import STREAMS_PER_CHECKPOINT, Wanted, check_category, read_events, with_subject
+from .events import STREAMS_PER_CHECKPOINT, EventFilter, check_category, read_events, with_subject
 from .history.aggregate_replay import AggregateReplay
 from .history.errors import UnknownCorrelation
 from .history.history import Blame, Difference, blame, difference, position_of
@@ -57,7 +58,7 @@ R = TypeVar("R")
 
 
 class Reading:
-    """The part of `Runtime` that changes nothing."""
+    """The read-only part of `Runtime`."""
 
     feed: Feed
     limits: Limits
@@ -86,32 +87,33 @@ class Reading:
         limit: int | None = None,
         backwards: bool = False,
     ) -> AsyncIterator[StoredEvent]:
-        """Stored events in the order of their positions, as far as they go now.
+        """Stored events in the order of their positions, up to the newest event at the time of the call.
 
         Args:
-            stream: only this stream; its name, such as `account-ann`.
+            stream: only this stream, by its name, such as `account-ann`.
             types: only these event classes or stored names; None for all.
             category: only streams of this category.
             tag: only events with this tag, or with all of these; None for all.
-            subject: only events that hold personal data of this subject, which was not forgotten.
-            metadata: only events whose metadata hold these values; compared, since no index serves it alone.
-                However many events are looked at for that, other tasks get their turn every few hundred.
-            correlation_id: only events of this correlation; compared, too. `trace` tells what led to what among them.
+            subject: only events that hold personal data of this subject, unless it was forgotten.
+            metadata: only events whose metadata hold these values. No index serves metadata: without another filter
+                every event is compared, while other tasks get their turn every few hundred events.
+            correlation_id: only events of this correlation. No index serves it either. `trace` also gives the causal
+                order.
             after: only positions greater than this.
             before: only positions smaller than this.
             since: only events stored at this time or later.
             until: only events stored before this time.
-            limit: at most so many.
+            limit: at most this many events.
             backwards: from the newest to the oldest.
 
         Raises:
             DefinitionError: for a class that is no event.
-            ArgumentInvalid: for a negative limit, a time without a zone, empty types or tags, or what is none.
-
+            ArgumentInvalid: for a negative limit or position, a time without a zone, empty types or tags, or an
+                argument of a wrong type.
         """
         filters: dict[str, Any] = {"stream": stream, "types": types, "category": category, "metadata": metadata}
         filters |= {"correlation_id": correlation_id, "after": after}
-        wanted = [Wanted.of(**filters, tag=tags) for tags in with_subject(tag, subject, self._keys)]
+        wanted = [EventFilter.of(**filters, tag=tags) for tags in with_subject(tag, subject, self._keys)]
         return read_events(
             self._store, wanted, before=before, since=since, until=until, limit=limit, backwards=backwards
         )
@@ -119,7 +121,7 @@ class Reading:
     def decode(self, stored: StoredEvent) -> Any:
         """A stored event as an object of its class, which an aggregate or a projection of this runtime names.
 
-        Raises `UnknownEvent` or `DecodingError`, or `StoreError` where what is sealed cannot be opened.
+        Raises `UnknownEvent` or `DecodingError`, or `StoreError` where sealed data cannot be opened.
         """
         found = self._codecs.structures.get(stored.type)
         if found is None:
@@ -134,7 +136,7 @@ class Reading:
             raise self._codecs.misfit(stored, error) from error
 
     def streams(self, *, category: str | None = None) -> AsyncIterator[StreamHead]:
-        """The head of every stream (of a category), in the order of their names. Raises `ArgumentInvalid`."""
+        """The head of every stream (of a category), in the order of stream names. Raises `ArgumentInvalid`."""
         check_category(category)
         found = find_streams(self._store, category=category)
 
@@ -154,19 +156,19 @@ class Reading:
         tag: str | Sequence[str] | None = None,
         batch_size: int = SUBSCRIPTION_BATCH_EVENTS,
     ) -> AsyncIterator[list[StoredEvent]]:
-        """Batches of the events after a position, first what is stored, then what comes; see `events` for the filters.
+        """Batches of the events after a position: stored events first, then new ones; see `events` for the filters.
 
-        It ends when the runtime closes, in the past (`as_of`) with the newest event. A slow subscriber holds up nobody
-        and costs the memory of one batch. Where the log does not reach `after` yet, it waits until it has gone beyond.
+        The iteration ends when the runtime closes or, in the past (`as_of`), with the newest event. A slow subscriber
+        holds up nobody and costs the memory of one batch. If the log ends before `after`, the iteration waits until it
+        goes beyond.
 
         Raises:
             DefinitionError: for a class that is no event.
             ArgumentInvalid: for a batch size below 1, or empty types or tags.
-
         """
         check_count("batch_size", batch_size, least=1)
         check_count("after", after, least=0)
-        wanted = Wanted.of(stream=stream, types=types, category=category, tag=tag)
+        wanted = EventFilter.of(stream=stream, types=types, category=category, tag=tag)
         return Batches(Subscription(self.feed, partial(wanted.batches, self._store), after, batch_size).fetch)
 
     def consume(
@@ -178,31 +180,29 @@ class Reading:
         category: str | None = None,
         tag: str | Sequence[str] | None = None,
     ) -> AbstractAsyncContextManager[Consumer]:
-        """Be one of the consumers of the durable subscription `name`; a new one begins after the position `after`.
+        """Become a consumer of the durable subscription `name`; a new subscription begins after the position `after`.
 
         Write `async with runtime.consume("mailer") as consumer: async for message in consumer: ...` and acknowledge
         each message; or `await consumer.run(handler)`, where the handler is any async function: a sink that gets each
         event at least once. Consumers of one name share its events, each stream in order, and a stream that is slow or
         fails holds up no other.
 
-        They share them within this runtime: progress is kept beside the store by the process that writes it, and by a
-        reader in the folder that it was given (`views=`), each for itself. Filters that have changed since the last run
-        hold for what was not read yet.
+        Consumers share events within one runtime only. The writer keeps its progress beside the store, a reader in its
+        own folder (`views=`). Changed filters apply to the events that the subscription has not read yet.
 
         Raises:
-            SubscriptionNameInvalid, NoPlaceForProgress: it cannot be kept.
-            SubscriptionFilterDiffers: this runtime has consumers of this name that want other events.
-            SubscriptionDiverged: its progress is that of another history, which the log does not have.
+            SubscriptionNameInvalid, NoPlaceForProgress: the progress cannot be kept.
+            SubscriptionFilterDiffers: this runtime has consumers of this name with another filter.
+            SubscriptionDiverged: the progress belongs to a history that is not the log's.
             NotInHistory, ArgumentInvalid: `after` is no position of the log.
             PastReadOnly: the runtime is one of `as_of`.
-
         """
-        wanted = Wanted.of(types=types, category=category, tag=tag)
+        wanted = EventFilter.of(types=types, category=category, tag=tag)
         return self.subscriptions.consume(name, wanted, after)
 
     @property
     def subscriptions(self) -> Subscriptions:
-        """The durable subscriptions: what is parked, retrying it, deleting one. Raises `NoPlaceForProgress`."""
+        """The durable subscriptions: lists and retries parked events, deletes one. Raises `NoPlaceForProgress`."""
         if isinstance(self._store, PastLog):
             raise PastReadOnly(self._store.path)
         if self._subscriptions is None:
@@ -216,7 +216,8 @@ class Reading:
     def view(self, of: type[Projection] | Table[R]) -> View[Any]:
         """The table of a projection, for queries: `runtime.view(Balances)`, or typed, `runtime.view(Balances.rows)`.
 
-        Raises `UnknownProjection`, or `DefinitionError` where a projection has several tables and none is named.
+        Raises `UnknownProjection`, or `DefinitionError` where the projection has several tables and `of` names none of
+        them.
         """
         if isinstance(of, Table):
             if not hasattr(of, "projection"):
@@ -228,11 +229,11 @@ class Reading:
 
     @property
     def projections(self) -> ProjectionSteering:
-        """To pause, resume and rebuild views."""
+        """Pauses, resumes and rebuilds views."""
         return self._projections
 
     def lag(self) -> dict[str, Lag]:
-        """How far each projection is behind the log, by name. Any thread may ask."""
+        """How far each projection is behind the log, by name. May be called on any thread."""
         return self._projections.lags()
 
     # --- the past ---
@@ -283,23 +284,22 @@ class Reading:
         """Prepare a replay; `await replay.run()` runs it.
 
         Args:
-            mode: "full", from the first event; "from_snapshot", the newest one of an aggregate and what came since;
-                "selective", what the filters select; "time_travel", up to a version, a position or a time.
-            aggregate: (class, id): into its state, `replay.state`.
-            projection: into a view of its own: `async with runtime.replay(..., projection=Balances) as replay`. The
-                view that answers queries is left alone. Both are built anew when a subject is forgotten.
-            into: a function, async or not, that is called with each event; also besides the others.
-            speed: times the original pace, 0.1 to `Limits.replay_speed_max`; as fast as it goes unless given or "flat".
-            wait_seconds_max: the longest wait between two events at a pace. Unless given it is as long as it was: days
-                where nothing happened for days. `replay.step()` ends a wait.
+            mode: "full", from the first event; "from_snapshot", an aggregate's newest snapshot and the events since;
+                "selective", the events that the filters select; "time_travel", up to a version, a position or a time.
+            aggregate: (class, id): replays into this aggregate's state, `replay.state`.
+            projection: replays into a separate view: `async with runtime.replay(..., projection=Balances) as replay`.
+                The view that answers queries is not touched. Both are rebuilt when a subject is forgotten.
+            into: a function, async or not, that is called with each event; may be combined with one of the two above.
+            speed: times the original pace, 0.1 to `Limits.replay_speed_max`; None or "flat" is as fast as possible.
+            wait_seconds_max: the longest wait between two events when `speed` is a pace. By default waits are not
+                bounded: days without events take days, divided by the speed. `replay.step()` ends a wait.
             options: a stream, the filters and the end, by the names in `ReplayOptions`.
 
         Raises:
-            ArgumentInvalid: for what does not go together, `DefinitionError` for a class that is no event or no
+            ArgumentInvalid: for arguments that exclude each other; `DefinitionError` for a class that is no event or no
                 projection.
             UnknownEventType: for a stored name that neither the log nor a class of this runtime has.
-            ReplaySpeedInvalid, NotInHistory, UnknownAggregate: for what cannot be.
-
+            ReplaySpeedInvalid, NotInHistory, UnknownAggregate: for a speed, end or aggregate that is not possible.
         """
         _check_targets(aggregate, projection, into)
         aggregate_type = None if aggregate is None else self._type_of(aggregate[0])
@@ -324,30 +324,29 @@ class Reading:
         return Replay(self._store, selection, **how)
 
     async def diff(self, aggregate_class: type[Aggregate], aggregate_id: str, first: int, second: int) -> Difference:
-        """What happened to an aggregate between two versions: the events, and the fields that they changed.
+        """The changes of an aggregate between two versions: the events, and the fields that the events changed.
 
-        Raises `NotInHistory` for a version that it does not have.
+        Raises `NotInHistory` for a version that the aggregate does not have.
         """
         check_on_trio("runtime.diff")
         return await difference(self._store, self._type_of(aggregate_class), aggregate_id, first, second)
 
     async def blame(self, aggregate_class: type[Aggregate], aggregate_id: str) -> dict[str, Blame]:
-        """For each field of an aggregate's state: which event, command and principal set it; `is_set` where one did."""
+        """The event, command and principal that last set each field of an aggregate's state; `is_set` where one did."""
         check_on_trio("runtime.blame")
         return await blame(self._store, self._type_of(aggregate_class), aggregate_id)
 
     async def trace(self, of: Receipt | int | str, *, limit: int = TRACE_EVENTS_MAX) -> list[TracedEvent]:
-        """Everything that belongs to one correlation, in the order of what led to what.
+        """Every event of one correlation, in causal order.
 
-        `for each in await runtime.trace(receipt): print("  " * each.depth, each.event.type)`. What a command caused is
-        below it, be it in other aggregates, in sagas, or in what those did.
+        `for each in await runtime.trace(receipt): print("  " * each.depth, each.event.type)`. The events that a command
+        caused are listed below the command's own, whether aggregates or sagas stored them.
 
         Args:
-            of: a receipt, the position of an event, or a correlation id. No index serves it: all events are looked at.
-            limit: at most so many events, the oldest ones.
+            of: a receipt, the position of an event, or a correlation id. No index serves it: every event is compared.
+            limit: at most this many events, the oldest ones.
 
         Raises `NotInHistory` for a position or a receipt without an event, `UnknownCorrelation`, `ArgumentInvalid`.
-
         """
         check_on_trio("runtime.trace")
         check_count("limit", limit, least=1)
@@ -357,26 +356,26 @@ class Reading:
             raise UnknownCorrelation(self._store.path, correlation_id)
         return traced(found)
 
-    async def backup(self, destination: str | os.PathLike[str]) -> Summary:
+    async def backup(self, destination: str | os.PathLike[str]) -> VerificationSummary:
         """Copy the store into a new folder while commands go on, and verify the copy.
 
-        The folder is there as a whole or not at all. Raises `DestinationExists`, `DestinationOverlaps`,
-        `DestinationUnusable`, `DestinationInUse`, `DestinationFull` and `CopyUnsound`, which are `BackupRefused`, as is
-        the error for a store in memory: it has no copy.
+        The folder appears as a whole or not at all. Raises `BackupRefused`: as `DestinationExists`,
+        `DestinationOverlaps`, `DestinationUnusable`, `DestinationInUse`, `DestinationFull` or `CopyUnsound`, or itself
+        for a store in memory or of the past, which cannot be copied.
         """
         check_on_trio("runtime.backup")
-        return await trio.to_thread.run_sync(backup, self._store_on_disk, destination)
+        return await in_thread(backup, self._store_on_disk, destination)
 
     async def fork(self, at_position: int, destination: str | os.PathLike[str]) -> None:
-        """Make a store of its own, in a new folder, that shares the history up to a position: for what-if commands.
+        """Make a separate store, in a new folder, that shares the history up to a position: for what-if commands.
 
-        A position within a commit, such as that of a transaction, splits it: the fork has its events up to there.
-        Raises `NotInHistory` for a position that the log does not have, and what `backup` raises.
+        A position within a commit, such as one of a transaction, splits the commit: the fork has its events up to the
+        position. Raises `NotInHistory` for a position that the log does not have, and the errors of `backup`.
         """
         check_on_trio("runtime.fork")
         if not position_of(self._store, position=at_position):
             raise NotInHistory(f"A fork of {self._store.path} shares at least the event at position 1.")
-        await trio.to_thread.run_sync(fork, self._store_on_disk, at_position, destination)
+        await in_thread(fork, self._store_on_disk, at_position, destination)
 
     @property
     def _store_on_disk(self) -> LogReader:
@@ -397,7 +396,7 @@ class Reading:
 
 
 def _check_targets(aggregate: object, projection: type | None, into: object) -> None:
-    """Raise `ArgumentInvalid` for what a replay cannot go into."""
+    """Raise `ArgumentInvalid` for a target that a replay cannot have."""
     if aggregate is None and projection is None and into is None:
         raise ArgumentInvalid("into", into, "say what to replay into: an aggregate, a projection or a function")
     if aggregate is not None and projection is not None:

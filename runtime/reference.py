@@ -1,4 +1,4 @@
-"""A reference to an aggregate: what a program sends commands to, whether or not the actor is in memory."""
+"""A reference to an aggregate: programs send it commands whether or not the actor is in memory."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -26,9 +26,9 @@ from .router import Router
 from .trio_thread import check_on_trio
 
 COMMANDS_PER_MESSAGE: Final = 100
-"""`ask_many` sends so many commands to the actor at a time."""
+"""How many commands `ask_many` puts into one message to the actor."""
 MESSAGES_AHEAD: Final = 4
-"""And so many such messages before the first of them is answered."""
+"""How many such messages `ask_many` sends before the first of them is answered."""
 
 A = TypeVar("A", bound=Aggregate)
 
@@ -63,30 +63,30 @@ class AggregateRef(Generic[A]):
 
         Args:
             command: an object of a @command class that the aggregate handles.
-            expected_version: the stream's version that the command was decided on, or ANY, NO_STREAM, STREAM_EXISTS.
+            expected_version: the stream's version that the caller decided on, or ANY, NO_STREAM, STREAM_EXISTS.
             idempotency_key: a second command with the same key takes no effect and gets the first one's receipt.
             timeout: seconds; `Limits.command_timeout_seconds` unless given.
-            correlation_id: what the command is part of; by default that of the command being handled, or a new one.
+            correlation_id: groups related commands; by default the id of the command being handled, or a new one.
             metadata: plain data stored with each event.
-            unless: the command's events are stored only if no event matches this query, wherever it is in the store.
-                What is stored by now is searched by the query's narrowest index (see `EventQuery`) before the command
-                is sent; the journal looks only at what has come since, so other commands do not wait for it.
-            wait_for: projections whose views are to hold what the command did before the receipt is returned; the time
+            unless: the command's events are stored only if no event in the store matches this query. The events stored
+                so far are searched by the query's narrowest index (see `EventQuery`) before the command is sent; the
+                journal searches only the events since then, so other commands do not wait for the search.
+            wait_for: projections whose views must show the command's effect before the receipt is returned; the wait
                 counts towards `timeout`.
 
         Raises:
-            ViewTooOld, ProjectionUnavailable: a view that was waited for did not come to it; the events are on disk,
-                and the error's `receipt` tells where.
-            Rejected: the domain refused it.
-            AggregateDeleted: it was deleted; only `Recreate` has it begin anew.
-            ConditionNotMet: an event matches `unless`; its position is the error's.
-            VersionConflict, UnknownCommand, NotAnEvent, HandlerFailed, ApplierFailed: it took no effect.
+            ViewTooOld, ProjectionUnavailable: a view of `wait_for` did not reach the command's events; the events are
+                on disk, and the error's `receipt` tells where.
+            Rejected: the domain refused the command.
+            AggregateDeleted: the aggregate was deleted; only `Recreate` has it begin anew.
+            ConditionNotMet: an event matches `unless`; the error has its position.
+            VersionConflict, UnknownCommand, NotAnEvent, HandlerFailed, ApplierFailed: the command took no effect.
             CommandTimeout: no answer in time; the error says whether the command may still take effect.
-            MailboxFull, AggregateUnavailable, ResidencyFull, RuntimeClosed: it was not taken.
+            MailboxFull, AggregateUnavailable, ResidencyFull, RuntimeClosed: the command was not accepted.
             LimitExceeded, EncodingError, StoreError: its events could not be stored.
 
-        A caller that is cancelled withdraws the command if the actor had not begun with it; one that is cancelled
-        already when it asks sends none.
+        A cancelled caller withdraws the command unless the actor has begun it; a caller that is already cancelled sends
+        none.
         """
         check_on_trio("ask", "portal.call(ref.ask, command)")
         router = self._router
@@ -106,7 +106,7 @@ class AggregateRef(Generic[A]):
         return receipt
 
     async def ask_request(self, request: Request, timeout_seconds: float) -> Receipt:
-        """`ask` for a request that was made by the router."""
+        """`ask` for a request that the router has made."""
         arounds = self._router.around_asks
         if not arounds:
             return await self._answer(request, timeout_seconds)
@@ -118,7 +118,7 @@ class AggregateRef(Generic[A]):
             return receipt
 
     async def _answer(self, request: Request, timeout_seconds: float) -> Receipt:
-        # Before it is sent: an aggregate that is idle decides at once.
+        # Checked before sending: an idle aggregate decides at once.
         await trio.lowlevel.checkpoint_if_cancelled()
         router = self._router
         future: TrioFuture[Receipt] = router.send(self._aggregate_type, self.stream, self.aggregate_id, request)
@@ -138,15 +138,14 @@ class AggregateRef(Generic[A]):
         correlation_id: str | None = None,
         metadata: Mapping[str, object] | None = None,
     ) -> list[Receipt | EventSourcingError]:
-        """Send many commands in one call; the answers come in their order, an error in the place of its receipt.
+        """Send many commands in one call; returns a receipt or an error for each, in order.
 
         Each command is decided on its own, as by `ask`, and several share a commit. `idempotency_keys` has one key for
         each command, or None. `timeout` (seconds) bounds the wait for each hundred commands, which are sent together.
 
         Raises:
-            ArgumentInvalid: when the commands are no list, or there are not as many keys as commands.
-            CommandTimeout, RuntimeClosed, ...: as `ask`, for what concerns the call as a whole.
-
+            ArgumentInvalid: `commands` is no list, or the number of keys is not that of the commands.
+            CommandTimeout, RuntimeClosed, ...: as `ask`, for errors that concern the call as a whole.
         """
         check_on_trio("ask_many", "portal.call(ref.ask_many, commands)")
         if isinstance(commands, str | bytes) or not isinstance(commands, Sequence):
@@ -186,7 +185,7 @@ class AggregateRef(Generic[A]):
     def _sent(
         self, requests: list[Request], *, is_alone: bool
     ) -> TrioFuture[list[Receipt | EventSourcingError]] | None:
-        """Their answers to come; None where the mailbox is full of those that were sent before."""
+        """The future of the answers; None where earlier messages of this call fill the mailbox."""
         try:
             future: TrioFuture[list[Receipt | EventSourcingError]] = self._router.send(
                 self._aggregate_type, self.stream, self.aggregate_id, Requests(requests)
@@ -206,9 +205,9 @@ class AggregateRef(Generic[A]):
         correlation_id: str | None = None,
         metadata: Mapping[str, object] | None = None,
     ) -> None:
-        """Send a command without waiting. From any thread; what becomes of it is logged where it fails.
+        """Send a command without waiting for an answer, from any thread; a failure is logged.
 
-        On the trio thread it raises what concerns the sending: `MailboxFull`, `RuntimeClosed`, ...
+        On the trio thread, errors of the sending itself are raised: `MailboxFull`, `RuntimeClosed`, ...
         """
         router = self._router
         request = router.request(command, expected_version, idempotency_key, correlation_id, metadata)
@@ -247,19 +246,27 @@ class AggregateRef(Generic[A]):
         expected_version: ExpectedVersion | None = None,
         idempotency_key: str | None = None,
         timeout: float | None = None,
+        correlation_id: str | None = None,
+        metadata: Mapping[str, object] | None = None,
+        wait_for: Sequence[type[Projection]] = (),
     ) -> Receipt:
-        """End the aggregate with a `Deleted` event: `ask` with the command `Delete`.
+        """End the aggregate with a `Deleted` event: `ask` with the command `Delete`, and the same arguments.
 
-        Its history stays; further commands, and `state`, get `AggregateDeleted`, until it is sent `Recreate`.
-
-        Raises `Rejected` where there is nothing to delete or the domain refuses, and what `ask` raises.
+        Its history stays; further commands and `state` raise `AggregateDeleted` until `Recreate` is sent. Raises
+        `Rejected` where there is nothing to delete or the domain refuses, and the errors of `ask`.
         """
         return await self.ask(
-            Delete(reason), expected_version=expected_version, idempotency_key=idempotency_key, timeout=timeout
+            Delete(reason),
+            expected_version=expected_version,
+            idempotency_key=idempotency_key,
+            timeout=timeout,
+            correlation_id=correlation_id,
+            metadata=metadata,
+            wait_for=wait_for,
         )
 
     async def version(self) -> int:
-        """How many events it has on disk; 0 where there is none. Ask before `state`, to name it in `transact`."""
+        """How many events the aggregate has on disk, 0 for none. For `transact(unchanged=)`, ask before `state`."""
         check_on_trio("ref.version", "portal.call(ref.version)")
         await trio.lowlevel.checkpoint()
         return self._router.version(self.stream)
@@ -272,13 +279,15 @@ class AggregateRef(Generic[A]):
         at_time: datetime | None = None,
         timeout: float | None = None,
     ) -> A:
-        """A copy of the aggregate's state as it is on disk, all commands sent before included.
+        """A copy of the aggregate's state as it is on disk, after all commands that were sent before.
 
-        A reader makes it from the log as far as it has followed that. With one of `at_version`, `at_position` and
-        `at_time` it is the state of then: from the nearest snapshot before, and the events in between.
+        A reader's state is as new as the part of the log that it has followed. With one of `at_version`, `at_position`
+        and `at_time` it is the state at that moment, made from the nearest snapshot before it and the events in
+        between.
 
         Raises `CommandTimeout` after `timeout` seconds, `EncodingError` when the state is not data, `AggregateDeleted`
-        for one that is deleted, or was then, `NotInHistory` for a moment that the log does not reach.
+        for an aggregate that is deleted, or was at that moment, `NotInHistory` for a moment that the log does not
+        reach.
         """
         check_on_trio("state", "portal.call(ref.state)")
         router = self._router

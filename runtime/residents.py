@@ -1,4 +1,4 @@
-"""Which aggregates are in memory: activation on first use, passivation, and what happens to those that fail."""
+"""The aggregates in memory: activation on first use, passivation, and back-off after failures."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -37,6 +37,7 @@ class Residents:
     def __init__(
         self,
         nursery: trio.Nursery,
+        *,
         store: EventStore,
         journal: Journal,
         limits: Limits,
@@ -61,7 +62,8 @@ class Residents:
     def get(self, aggregate_type: AggregateType, stream: str, aggregate_id: str) -> AggregateActor:
         """The aggregate's actor, activated if need be.
 
-        Raises `AggregateUnavailable` while it rests after failing, `ResidencyFull` when all others are busy.
+        Raises `AggregateUnavailable` while the aggregate rests after a failure, `ResidencyFull` when all others are
+        busy.
         """
         actor = self._actors.pop(stream, None)
         if actor is None:
@@ -79,10 +81,11 @@ class Residents:
         if len(self._actors) >= self.limits.resident_actors_max:
             self._make_room()
         actor = AggregateActor(self, aggregate_type, stream, aggregate_id)
-        # In the runtime's context: the actor inherits no context variables of whoever happens to ask first.
+        # In the runtime's context: the actor inherits no context variables from the first caller.
         self._context.run(actor.start_in, self._nursery)
         if self._empty is not None:
-            # While all actors are stopped, a command under way has sent another one: this actor ends after that.
+            # While all actors are being stopped, a command under way has sent another one: this actor ends after that
+            # command.
             actor.stop()
         return actor
 
@@ -99,13 +102,13 @@ class Residents:
         )
 
     def _passivate(self, actor: AggregateActor) -> None:
-        # From here on a message for this aggregate finds no actor and starts another one, so none is lost.
+        # From here on a message for this aggregate finds no actor and starts another one, so no message is lost.
         del self._actors[actor.stream]
         actor.stop()
 
     @trio.lowlevel.enable_ki_protection
     async def passivate_idle(self) -> None:
-        """Let aggregates that nobody used for a while leave memory, until cancelled."""
+        """Remove aggregates that were not used for a while from memory, until cancelled."""
         idle_seconds = self.limits.passivate_after_seconds
         while True:
             await trio.sleep(idle_seconds / SWEEPS_PER_IDLE_TIME)
@@ -117,7 +120,7 @@ class Residents:
                 logger.debug("passivated", extra={"actors": len(old), "resident": len(self._actors)})
 
     async def stop(self) -> None:
-        """Have every actor decide what waits in its mailbox, store it, and end."""
+        """Have every actor handle the commands in its mailbox, store the events, and end."""
         while self._actors:
             self._empty = trio.Event()
             for actor in list(self._actors.values()):
@@ -125,14 +128,14 @@ class Residents:
             await self._empty.wait()
 
     def load_again(self, stream: str) -> None:
-        """A snapshot of this stream is not what its events give: what came from it is not to be used any more."""
+        """Have the stream's aggregate load its state again: a snapshot of the stream does not match its events."""
         actor = self._actors.get(stream)
         if actor is not None:
             actor.distrust(SnapshotQuarantined(stream))
 
     @contextmanager
     def forgetting(self) -> Iterator[None]:
-        """In the block no snapshot is loaded of what may hold personal data: it may hold what is to be forgotten."""
+        """While the block runs, no snapshot that may hold personal data is loaded: the subject's may be in it."""
         self.is_forgetting = True
         try:
             yield
@@ -140,20 +143,20 @@ class Residents:
             self.is_forgetting = False
 
     def distrust_personal(self) -> None:
-        """Have the aggregates that may hold personal data loaded again before they are used."""
+        """Have the aggregates that may hold personal data load their states again before they are used."""
         for actor in self._actors.values():
             if actor.has_personal_data:
                 actor.distrust(EventSourcingError("A subject was forgotten."))
 
     async def personal_loaded_again(self, asking: AggregateActor | None) -> None:
-        """Wait until no handler is under way any more that began before, but for that of the actor that is `asking`."""
+        """Wait until every handler that began before has ended, except a handler of the actor `asking`."""
         for actor in list(self._actors.values()):
             if actor is not asking and actor.has_personal_data:
-                await actor.forgotten()
+                await actor.until_reloaded()
 
     @property
     def in_hand_of_this_task(self) -> AggregateActor | None:
-        """The actor whose handler asks for this, if it is one."""
+        """The actor whose handler runs in this task; None outside of handlers."""
         return next((actor for actor in self._actors.values() if actor.is_in_hand_of_this_task), None)
 
     @property

@@ -1,4 +1,4 @@
-"""The router: brings commands and questions from references to the actors of their aggregates."""
+"""The router: brings commands and queries from references to the actors of their aggregates."""
 
 import itertools
 import logging
@@ -35,13 +35,13 @@ from .residents import Residents
 
 T = TypeVar("T")
 AroundAsk: TypeAlias = Callable[[str, Request], AbstractContextManager[Callable[[Receipt], None]]]
-"""Entered with the stream and the request, it gives what is told the receipt."""
+"""Makes a context manager for a stream and a request; its value is called with the receipt."""
 
 logger = logging.getLogger("eventsrc.runtime")
 
 
 class Router:
-    """What references use of the runtime. `residents` is None in a reader, which takes no commands."""
+    """The part of the runtime that references use. `residents` is None in a reader, which takes no commands."""
 
     def __init__(
         self, store: EventReader, limits: Limits, projections: Projections, residents: Residents | None
@@ -52,7 +52,7 @@ class Router:
         self.deadlines = Deadlines()
         self.is_closing = False
         self.around_asks: tuple[AroundAsk, ...] = ()
-        """What each `ask` is done within, if anything, the outermost first: see `telemetry`."""
+        """Context managers entered around each `ask`, the outermost first: see `telemetry`."""
         self._store = store
         self._residents = residents
         self._thread_id = threading.get_ident()
@@ -60,7 +60,7 @@ class Router:
 
     @property
     def is_reader(self) -> bool:
-        """Whether it was opened with role="reader"."""
+        """Whether the runtime was opened with role="reader"."""
         return self._residents is None
 
     async def recover(self, aggregate_type: AggregateType, stream: str, aggregate_id: str) -> Aggregate:
@@ -76,12 +76,12 @@ class Router:
         position: int | None,
         time: datetime | None,
     ) -> Aggregate:
-        """An aggregate as it was. Raises `NotInHistory`, `AggregateDeleted`."""
+        """An aggregate's state at a past moment. Raises `NotInHistory`, `AggregateDeleted`."""
         found = await state_at(self._store, aggregate_type, aggregate_id, version=version, position=position, time=time)
         return _alive(found.state, aggregate_type.stream(aggregate_id))
 
     def version(self, stream: str) -> int:
-        """The stored version of a stream, 0 where there is none."""
+        """The stored version of a stream; 0 for a stream that does not exist."""
         head = self._store.head(stream)
         return 0 if head is None else head.version
 
@@ -94,7 +94,7 @@ class Router:
         metadata: Mapping[str, Any] | None,
         unless: EventQuery | None = None,
     ) -> Request:
-        """A command with its ids; the correlation is that of the command being handled, if any."""
+        """A checked request with new ids; by default its correlation is that of the command being handled, if any."""
         if idempotency_key is not None:
             check_key(idempotency_key, self.limits)
         if expected_version is not None:
@@ -115,7 +115,7 @@ class Router:
         )
 
     async def narrowed(self, condition: EventQuery) -> EventQuery:
-        """The same condition of an append, without what is stored by now to look at again."""
+        """An equivalent append condition that does not search the events stored so far again."""
         return await narrowed(self._store, condition)
 
     def send(
@@ -140,7 +140,7 @@ class Router:
         return future
 
     def tell(self, aggregate_type: AggregateType, stream: str, aggregate_id: str, request: Request) -> None:
-        """The same without an answer, and from any thread."""
+        """Put a command into the mailbox of an aggregate's actor without an answer, from any thread."""
         actors = self._actors
         if threading.get_ident() == self._thread_id:
             self._check_open()
@@ -170,12 +170,12 @@ class Router:
 
     @property
     def journal(self) -> Journal:
-        """Where commits go. Raises `RuntimeReadOnly`."""
+        """The journal that stores commits. Raises `RuntimeReadOnly`."""
         return self._actors.journal
 
     @property
     def wall_clock(self) -> Callable[[], int]:
-        """The time that idempotency keys expire by. Raises `RuntimeReadOnly`."""
+        """The clock by which idempotency keys expire. Raises `RuntimeReadOnly`."""
         return self._actors.wall_clock
 
     @property

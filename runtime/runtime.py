@@ -4,7 +4,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Final, Literal, TypeVar
@@ -15,7 +15,7 @@ import trio
 from ..actors.aggregates.aggregate import Aggregate
 from ..actors.aggregates.aggregate_type import AggregateType
 from ..actors.aggregates.receipt import Receipt
-from ..actors.background import in_background, nursery_within
+from ..actors.background import in_background, in_thread, in_thread_or_here, nursery_within
 from ..actors.feed import Feed
 from ..actors.journal.inline_journal import InlineJournal
 from ..actors.journal.thread_journal import ThreadJournal
@@ -49,7 +49,7 @@ from .reading import Reading
 from .reference import AggregateRef
 from .residents import Residents
 from .router import Router
-from .sagas.running_sagas import RunningSagas
+from .sagas.saga_methods import SagaMethods
 from .sagas.sagas import Sagas
 from .schema_check import check_stored_events
 from .subscriptions.subscriptions import Subscriptions
@@ -62,7 +62,7 @@ logger = logging.getLogger("eventsrc.runtime")
 DEFAULT_LIMITS: Final = Limits()
 
 
-class Runtime(Reading, RunningSagas, Figures):
+class Runtime(Reading, SagaMethods, Figures):
     """Aggregates, their actors and their log. Make one with `Runtime.open`; use it on the trio thread."""
 
     def __init__(
@@ -93,15 +93,14 @@ class Runtime(Reading, RunningSagas, Figures):
         self._maintenance: Maintenance | None = None
         self._forgetting: Forgetting | None = None
         if isinstance(store, EventLog) or not isinstance(store, LogReader | PastLog):
-            self._start_writing(nursery, store, limits, wall_clock)
+            self._start_writing(nursery, store)
         elif isinstance(store, LogReader):
             nursery.start_soon(in_background, follow, store, self.feed, name="eventsrc reader")
         self._router = Router(store, limits, self._projections, self._residents)
         nursery.start_soon(in_background, self._router.deadlines.run, name="eventsrc deadlines")
 
-    def _start_writing(
-        self, nursery: trio.Nursery, store: EventStore, limits: Limits, wall_clock: Callable[[], int]
-    ) -> None:
+    def _start_writing(self, nursery: trio.Nursery, store: EventStore) -> None:
+        limits, wall_clock = self.limits, self._wall_clock
         journal_class = InlineJournal if isinstance(store, MemoryLog) else ThreadJournal
         self._journal = journal_class(
             store,
@@ -111,12 +110,30 @@ class Runtime(Reading, RunningSagas, Figures):
             before_commit=(lambda: None) if self._keys is None else self._keys.flush,
         )
         self._projections.on_advance = self._journal.admission.release
-        self._maintenance = Maintenance(store, self._journal, self._types, limits, wall_clock, self._type_of)
-        self._residents = Residents(nursery, store, self._journal, limits, wall_clock, self._maintenance.prover.taken)
+        self._maintenance = Maintenance(
+            store, self._journal, types=self._types, limits=limits, wall_clock=wall_clock, type_of=self._type_of
+        )
+        self._residents = Residents(
+            nursery,
+            store=store,
+            journal=self._journal,
+            limits=limits,
+            wall_clock=wall_clock,
+            snapshot_taken=self._maintenance.prover.taken,
+        )
         self._maintenance.prover.on_quarantine = self._residents.load_again
         if self._keys is not None:
-            parts = (self._keys, store, self._journal, self._residents, self._projections, nursery)
-            self._forgetting = Forgetting(*parts, self._maintenance, limits, wall_clock)
+            self._forgetting = Forgetting(
+                keys=self._keys,
+                store=store,
+                journal=self._journal,
+                residents=self._residents,
+                projections=self._projections,
+                nursery=nursery,
+                maintenance=self._maintenance,
+                limits=limits,
+                wall_clock=wall_clock,
+            )
             nursery.start_soon(in_background, self._forgetting.finish_interrupted, name="eventsrc forgetting")
         nursery.start_soon(in_background, self._maintenance.run, name="eventsrc maintenance")
         nursery.start_soon(in_background, self._residents.passivate_idle, name="eventsrc passivation")
@@ -125,12 +142,6 @@ class Runtime(Reading, RunningSagas, Figures):
         self, nursery: trio.Nursery, home: Home, projections: Sequence[type[Projection]], sagas: Sequence[type[Saga]]
     ) -> None:
         logger.info("opened", extra={"path": self._store.path, "position": self._store.last_position})
-        await self._follow(nursery, home, projections)
-        await self._open_sagas(nursery, home, sagas)
-        self._take_requests(nursery, home)
-
-    async def _follow(self, nursery: trio.Nursery, home: Home, projections: Sequence[type[Projection]]) -> None:
-        """Start what follows the log."""
         await self._projections.open(projections, home.views_of, home.board)
         if isinstance(self._store, LogReader) and not isinstance(self._store, EventLog):
             told = self.subscribe(types=SUBJECT_FORGOTTEN, after=self._projections.forgotten_position)
@@ -138,27 +149,47 @@ class Runtime(Reading, RunningSagas, Figures):
         if self._journal is not None and self._projections.slow_writers_down:
             self._journal.admission.admits = self._projections.admits
         if home.board is not None and not isinstance(self._store, PastLog):
-            parts = (nursery, self._store, self.feed, self.limits, home.board, self._wall_clock)
-            self._subscriptions = Subscriptions(*parts, keeps_progress=not home.is_numbered)
+            self._subscriptions = Subscriptions(
+                nursery,
+                store=self._store,
+                feed=self.feed,
+                limits=self.limits,
+                board=home.board,
+                wall_clock=self._wall_clock,
+                keeps_progress=not home.is_numbered,
+            )
             await self._subscriptions.open()
+        if sagas:
+            await self._open_sagas(nursery, home, sagas)
+        # Requests from outside are carried out once every part that they may concern is there.
+        if home.board is not None and home.board.waits and self._subscriptions is not None:
+            self._control = Control(
+                home.board,
+                projections=self._projections,
+                subscriptions=self._subscriptions,
+                numbers=self._numbers,
+                sagas=self._sagas,
+                maintenance=self._maintenance,
+                forgetting=self._forgetting,
+            )
+            nursery.start_soon(in_background, self._control.run, name="eventsrc control")
 
     async def _open_sagas(self, nursery: trio.Nursery, home: Home, classes: Sequence[type[Saga]]) -> None:
-        if not classes:
-            return
         assert home.board is not None, "sagas have a view, and views have a home"
-        parts = (self._type_of, self._router, self._store, self.feed, self._serializer, self._codecs)
-        sagas = Sagas(nursery, classes, *parts)
+        sagas = Sagas(
+            nursery,
+            classes,
+            type_of=self._type_of,
+            router=self._router,
+            store=self._store,
+            feed=self.feed,
+            serializer=self._serializer,
+            codecs=self._codecs,
+        )
         await sagas.open(self._projections, home.board)
         self._sagas = sagas
         if self._forgetting is not None:
             self._forgetting.sagas = sagas.supervisor
-
-    def _take_requests(self, nursery: trio.Nursery, home: Home) -> None:
-        """Do what is asked from outside, once everything that it may be about is there."""
-        if home.board is not None and home.board.waits and self._subscriptions is not None:
-            parts = (self._projections, self._subscriptions, self._numbers, self._sagas, self._maintenance)
-            self._control = Control(home.board, *parts, self._forgetting)
-            nursery.start_soon(in_background, self._control.run, name="eventsrc control")
 
     @classmethod
     @asynccontextmanager
@@ -179,26 +210,25 @@ class Runtime(Reading, RunningSagas, Figures):
         """Open a store and run its aggregates until the block ends.
 
         Args:
-            store: the path of a folder, made if it is not there; or a store such as `MemoryLog()`.
+            store: the path of a folder, made if missing; or a store such as `MemoryLog()`.
             aggregates: the classes whose actors may be used.
             projections: the classes whose views are kept up to date.
             sagas: the classes that may be started, and whose instances are resumed.
-            views: a folder for them, by default beside the log; or for some a `ViewStore`, such as `SqlViews(url)`.
-            keys: the file with the keys that personal data are sealed with, by default beside the log: `bank.db.keys`.
-            role: a "reader" opens the store read-only, while another process writes it, and follows that one.
+            views: the folder for views, by default beside the log; or a mapping of projections to a `ViewStore`.
+            keys: the file of the keys that seal personal data, by default beside the log: `bank.db.keys`.
+            role: a "reader" opens the store read-only and follows the process that writes it.
             limits: the bounds, see `Limits`.
             converter: a cattrs converter with hooks of your own; see `make_converter`.
-            wall_clock: gives the time that events are stored with, in UTC nanoseconds.
+            wall_clock: returns the time that events are stored with, in UTC nanoseconds.
 
-        Leaving the block drains every mailbox and closes the store; a second Ctrl-C skips what was not begun.
+        Leaving the block drains every mailbox and closes the store; a second Ctrl-C skips commands that have not begun.
 
         Raises:
-            NotInTrio, DefinitionError: not called by a task of trio; two classes of one category, or none of its kind.
+            NotInTrio, DefinitionError: not called by a task of trio; two classes of one category, or of a wrong kind.
             SchemaError: a field of a class cannot be turned into data.
-            DecodingError: an event class cannot read what is stored of it (`EventVersionUnknown`, `UpcasterFailed`).
-            StoreError: the store cannot be opened; or later, in a group, a reader's was replaced (`StoreReplaced`).
+            DecodingError: an event class cannot read its stored events (`EventVersionUnknown`, `UpcasterFailed`).
+            StoreError: the store cannot be opened; or later, in a group, `StoreReplaced` for a reader.
             ShutdownTimeout: on leaving, when mailboxes did not drain in `Limits.shutdown_seconds`.
-
         """
         subject_keys = keys_of(store, keys, role)
         serializer = Serializer(converter, subject_keys)
@@ -208,8 +238,9 @@ class Runtime(Reading, RunningSagas, Figures):
         opened = await open_store(store, role, limits)
         failure: BaseException | None = None
         try:
-            # Around the nursery: what runs there may still be writing to it in a worker thread.
-            await trio.to_thread.run_sync(_look_at_stored, opened, codecs, aggregate_types.values(), subject_keys)
+            # Opened outside of the nursery: worker threads of its tasks may still be writing to the store.
+            await in_thread(forget_again, opened, subject_keys)
+            await in_thread(check_stored_events, opened, codecs, aggregate_types.values())
             async with home_of(opened, projections, views) as home, trio.open_nursery() as keeper:
                 nursery = await nursery_within(keeper)
                 # Failures are raised again outside of the nursery, which would wrap them in a group.
@@ -228,7 +259,7 @@ class Runtime(Reading, RunningSagas, Figures):
                 nursery.cancel_scope.cancel()
         finally:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(close_store, opened, None if subject_keys is keys else subject_keys)
+                await in_thread_or_here(close_store, opened, None if subject_keys is keys else subject_keys)
             logger.info("closed", extra={"path": opened.path, "position": opened.last_position})
         if failure is not None:
             raise failure
@@ -257,23 +288,22 @@ class Runtime(Reading, RunningSagas, Figures):
         `await runtime.transact([(Account, "ann", Withdraw(5)), (Account, "bob", Deposit(5))])`
 
         Args:
-            commands: (class, id, command) of each; one aggregate may get several, which it decides one after the other.
-            unchanged: (class, id, version) of aggregates that were read: the commit fails if they have moved.
-            idempotency_key: a second transaction with the same key and aggregates, in whatever order, takes no effect
-                and gets the first one's receipts. It is the aggregates that know the key: others do not.
+            commands: (class, id, command) of each; an aggregate decides several commands one after the other.
+            unchanged: (class, id, version) of aggregates that were read: the commit fails if one has another version.
+            idempotency_key: a second transaction with the same key and the same aggregates, in any order, takes no
+                effect and gets the first one's receipts. The aggregates remember the key: other aggregates do not.
             timeout: seconds for all of it; `Limits.command_timeout_seconds` unless given.
             correlation_id: as in `ask`, for all commands.
             metadata: plain data stored with each event.
             unless: nothing is stored if an event matches this query.
-            wait_for: projections whose views are to hold what was done before the receipts are returned.
+            wait_for: projections whose views must show the transaction's effect before the receipts are returned.
 
         Raises:
             Rejected: one of them refused; nothing was stored.
-            VersionConflict: one of `unchanged` has moved.
+            VersionConflict: one of `unchanged` has another version; nothing was stored.
             TransactionTimeout: it did not end in time; the error says whether it may still take effect.
             TransactionTooLarge, TransactionKeyReused, ConditionNotMet: nothing was stored.
             UnknownCommand, HandlerFailed, MailboxFull, StoreError, ...: as in `ask`; nothing was stored.
-
         """
         self._projections.check(wait_for)
         if idempotency_key is not None:
@@ -307,27 +337,27 @@ class Runtime(Reading, RunningSagas, Figures):
         wait_for: Sequence[type[Projection]] = (),
         timeout: float | None = None,
     ) -> Forgotten:
-        """Forget a subject: destroy its keys, so that nobody can read what is stored of it, here or in a copy.
+        """Forget a subject: destroy its keys, so that nobody can read its personal data, here or in a copy.
 
-        Events stay, with what their personal fields are once they are `forgotten`; states are loaded, and views built,
-        anew. What fails is tried again once a minute, and when the store is opened. Handlers and steps under way end
-        first; what is stored of it meanwhile may be forgotten, too, and is sealed with a new key after that.
+        Events stay, and their personal fields take their `forgotten` values; states are loaded, and views built, anew.
+        A step that fails is tried again once a minute, and when the store is opened. Handlers and saga steps under way
+        end first; data of the subject stored meanwhile may be forgotten as well, and later data are sealed with a new
+        key.
 
         Args:
-            subject: its id, as the personal fields name it.
-            even_in_sagas: also where sagas hold something of it that have not ended; they go on with what is left.
-            metadata: plain data stored with the `SubjectForgotten`: who asked for it, say.
-            wait_for: projections whose views are to have forgotten it before this returns.
-            timeout: how many seconds to wait for those; for ever by default, since they may be built from all events.
+            subject: the id that the personal fields name.
+            even_in_sagas: forget even where unfinished sagas hold data of the subject; they go on without those data.
+            metadata: plain data stored with the `SubjectForgotten` event, for example who asked for it.
+            wait_for: projections whose views must have forgotten the subject before this returns.
+            timeout: seconds to wait for those views; unbounded by default, since they may be built from all events.
 
         Raises:
             UnknownSubject: it was forgotten before, or nothing personal was ever stored of it.
-            SubjectInSagas, SagaHoldsSubject: sagas that have not ended hold something of it; nothing was forgotten.
+            SubjectInSagas, SagaHoldsSubject: unfinished sagas hold data of the subject; nothing was forgotten.
             RuntimeReadOnly, ArgumentInvalid, EncodingError: nothing was forgotten.
-            ProjectionUnavailable: one of `wait_for` is paused, or has failed; the subject is forgotten.
+            ProjectionUnavailable: one of `wait_for` is paused or has failed; the subject is forgotten.
             ViewStillRemembers: one of `wait_for` took longer than `timeout`; the subject is forgotten.
             SubjectKeysUnusable, ArchiveUnreachable, StoreError: where keys were destroyed, the rest is tried again.
-
         """
         check_subject(subject)
         check_timeout(timeout)
@@ -353,15 +383,15 @@ class Runtime(Reading, RunningSagas, Figures):
         projections: Sequence[type[Projection]] = (),
         timeout: float | None = None,
     ) -> "AsyncIterator[Runtime]":
-        """A runtime that only reads, in which states, events and views are as they were then.
+        """A read-only runtime whose states, events and views are as they were at a past moment.
 
-        `async with runtime.as_of(time=...) as past: await past.actor(Account, "ann").state()`. The views of the
-        `projections` are built for it, from all events until then, and ready when the block begins; `timeout` is for
-        how many seconds that may take, by default any. A position inside of a transaction shows the part of it up to
-        there; a time, all that was stored then or before: never a part of a transaction.
+        `async with runtime.as_of(time=...) as past: await past.actor(Account, "ann").state()`. The views of
+        `projections` are built from all events up to that moment and are ready when the block begins; `timeout` bounds
+        that in seconds, and is unbounded by default. A position inside a transaction shows the transaction's events up
+        to it. A time shows all events stored at or before it, and so never a part of a transaction.
 
-        Raises `ViewTooOld` after `timeout`, `NotInHistory` for a moment that the log does not reach, and inside
-        `PastReadOnly` for what changes.
+        Raises `ViewTooOld` after `timeout`, `NotInHistory` for a moment that the log does not reach, and within the
+        block `PastReadOnly` for changes.
         """
         check_on_trio("runtime.as_of", "portal.enter(runtime.as_of(...))")
         check_timeout(timeout)
@@ -382,16 +412,16 @@ class Runtime(Reading, RunningSagas, Figures):
 
     @property
     def maintenance(self) -> Maintenance:
-        """Compaction and its way back, retention, proofs of snapshots. Raises `RuntimeReadOnly` for a reader."""
+        """Compaction and its undoing, retention, proofs of snapshots. Raises `RuntimeReadOnly` for a reader."""
         if self._maintenance is None:
             raise refusal(self._store)
         return self._maintenance
 
     async def _shut_down(self) -> None:
-        """Drain the mailboxes and write what they decide; then nothing is in flight any more."""
+        """Drain the mailboxes and store what they decide, so that nothing is in flight any more."""
         self._router.is_closing = True
         self._projections.let_writers_go()
-        # From the last to the first; each is closed, whatever another raises. Each bounds its own time.
+        # The callbacks run from the last to the first; each runs even if another raises, and each bounds its own time.
         with trio.CancelScope(shield=True):
             async with AsyncExitStack() as closing:
                 if self._subscriptions is not None:
@@ -417,10 +447,3 @@ class Runtime(Reading, RunningSagas, Figures):
             await self._residents.stop()
         if scope.cancelled_caught and len(self._residents):
             raise ShutdownTimeout(self.limits.shutdown_seconds, self._residents.streams)
-
-
-def _look_at_stored(
-    store: Opened, codecs: EventCodecs, types: Iterable[AggregateType], keys: SubjectKeys | None
-) -> None:
-    forget_again(store, keys)
-    check_stored_events(store, codecs, types)

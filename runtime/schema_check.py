@@ -1,4 +1,4 @@
-"""Whether the classes of a runtime can read the events that its store holds, found out before it begins."""
+"""Checks on opening whether the classes of a runtime can read the stored events."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -14,12 +14,12 @@ logger = logging.getLogger("eventsrc.runtime")
 
 
 def check_stored_events(store: EventReader, codecs: EventCodecs, aggregate_types: Iterable[AggregateType]) -> None:
-    """Read the first and the newest stored event of each class, whose versions are the lowest and the highest.
+    """Read the first and the newest stored event of each class: they have the lowest and the highest version.
 
-    Raises `EventVersionUnknown` for what newer code stored, `UpcasterFailed`, and `DecodingError` where a class was
-    changed and its version was not raised. Three things are left to who asks for them, and logged as warnings: an event
-    that the store itself cannot read, one of which a field may have been renamed, and those of a class that an
-    aggregate had and has no more. Aggregates without such events work.
+    Raises `EventVersionUnknown` for an event of newer code, `UpcasterFailed`, and `DecodingError` where a class was
+    changed without raising its version. Three findings only log a warning, and raise no error before the events are
+    used: an event that the store itself cannot read, an event with a field that may have been renamed, and events whose
+    class an aggregate no longer has. Aggregates without such events work.
     """
     for codec in codecs.of_class.values():
         is_told = False

@@ -1,11 +1,11 @@
-"""What a runtime does, as OpenTelemetry's metrics and spans; needs the extra `telemetry`.
+"""OpenTelemetry metrics and spans of a runtime; needs the extra `telemetry`.
 
     async with Runtime.open("bank.db", aggregates=[Account]) as runtime:
         with telemetry(runtime):
             ...
 
-The program chooses where they go, as for all of OpenTelemetry; without an SDK nothing is collected. What is observed is
-read when the SDK collects. Each `ask` is measured, and is a span within that of whoever asks.
+The program chooses the exporters, as for all of OpenTelemetry; without an SDK nothing is collected. Observed values are
+read when the SDK collects. Each `ask` is measured, and is a span within the caller's span.
 """
 
 import threading
@@ -38,24 +38,25 @@ SECONDS_BOUNDARIES: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.
 def telemetry(
     runtime: Runtime, *, meter_provider: MeterProvider | None = None, tracer_provider: TracerProvider | None = None
 ) -> Iterator[None]:
-    """Tell OpenTelemetry what a runtime does, until the block ends; by default the program's own providers.
+    """Report a runtime to OpenTelemetry until the block ends; by default to the program's own providers.
 
-    Several runtimes may be told of at once, and one to several providers.
+    Several runtimes may report at once, and one runtime to several providers.
 
     Metrics, each with the store's path as `eventsrc.store`:
 
-    - `eventsrc.command.duration` (s): of each `ask`, by `eventsrc.category`, `eventsrc.command` (its class) and
-      `eventsrc.outcome`: "stored", "duplicate", "cancelled" or the code of its error, such as "rejected"
-    - `eventsrc.events`, `eventsrc.commits`, `eventsrc.group_commits`: the newest position; since it was opened
-    - `eventsrc.disk.duration` (s): what the disk takes for a group commit, of late
+    - `eventsrc.command.duration` (s): the duration of each `ask`, by `eventsrc.category`, `eventsrc.command` (its
+      class) and `eventsrc.outcome`: "stored", "duplicate", "cancelled" or the code of its error, such as "rejected"
+    - `eventsrc.events`: the newest position; `eventsrc.commits`, `eventsrc.group_commits`: counts since the runtime
+      opened
+    - `eventsrc.disk.duration` (s): how long a recent group commit takes on the disk
     - `eventsrc.aggregates.resident`; `eventsrc.sagas` by `eventsrc.state`: "running", "ready", "waiting"
-    - `eventsrc.projection.lag` and `.lag.duration` (s), `eventsrc.projection.failed` (0 or 1), by
-      `eventsrc.projection`
+    - `eventsrc.projection.lag` and `.lag.duration` (s), `eventsrc.projection.failed` (0 or 1), by `eventsrc.projection`
 
-    Spans: `ask Deposit`, with stream, command id, correlation id, and of an answered one version and position.
+    Spans: `ask Deposit`, with stream, command id and correlation id, and, if answered, version and position.
 
-    Measured is from sending to the answer, without what `unless=` and `wait_for=` take; so are commands of handlers and
-    of steps, `delete` and `ask_from_thread`. `tell`, `ask_many` and transactions are counted as commits alone.
+    The duration is from sending to the answer, without the time that `unless=` and `wait_for=` take. Commands that
+    handlers and steps send, `delete` and `ask_from_thread` are measured as well. `tell`, `ask_many` and transactions
+    count only as commits.
     """
     meters = _meters_of(meter_provider)
     tracer = (tracer_provider or get_tracer_provider()).get_tracer(NAME)
@@ -84,7 +85,7 @@ class _Commands:
 
     @contextmanager
     def around(self, stream: str, request: Request) -> Iterator[Callable[[Receipt], None]]:
-        """What is told the receipt of a request, if there is one."""
+        """Surround one request; yields a function to call with the receipt."""
         command = type(request.command).__name__
         facts = {
             **self._attributes,
@@ -108,7 +109,7 @@ class _Commands:
             except BaseException as error:
                 outcome = _outcome(error)
                 span.set_attribute("error.type", outcome)
-                # A refusal is an answer, and who is cancelled wants none.
+                # A refusal is an answer, and a cancelled caller wants none.
                 if not isinstance(error, Rejected | trio.Cancelled):
                     span.record_exception(error)
                     span.set_status(Status(StatusCode.ERROR, str(error)))
@@ -121,9 +122,9 @@ class _Commands:
 
 
 class _Meters:
-    """The metrics of one meter provider: made once, since an SDK asks the first callbacks of a metric, and no others.
+    """The metrics of one meter provider, made once: an SDK asks only the first callbacks of a metric.
 
-    What is observed is read of each runtime when the SDK collects, in a thread of its own.
+    Values are read from each runtime when the SDK collects, in a thread of the SDK's.
     """
 
     def __init__(self, provider: MeterProvider) -> None:
@@ -138,18 +139,18 @@ class _Meters:
         self._register(meter)
 
     def observe(self, runtime: Runtime) -> None:
-        """Observe a runtime, too."""
+        """Add a runtime to the observed ones."""
         with _lock:
             self._runtimes = (*self._runtimes, runtime)
 
     def let_go(self, runtime: Runtime) -> None:
-        """Observe it no more, once for each time that it was to be."""
+        """Stop observing a runtime; each call undoes one call of `observe`."""
         with _lock:
             index = self._runtimes.index(runtime)
             self._runtimes = self._runtimes[:index] + self._runtimes[index + 1 :]
 
     def _register(self, meter: Meter) -> None:
-        """Say what there is to observe."""
+        """Register the observed metrics."""
         counter, gauge = meter.create_observable_counter, meter.create_observable_gauge
         counter("eventsrc.events", [self._one(lambda of: of.last_position)], "{event}", "Events in the store")
         counter("eventsrc.commits", [self._one(lambda of: of.journal_counts[1])], "{commit}", "Commits stored")
@@ -189,7 +190,7 @@ class _Meters:
         def observed(_: CallbackOptions) -> Iterable[Observation]:
             found: list[Observation] = []
             for runtime in dict.fromkeys(self._runtimes):
-                with suppress(StoreClosed):  # it was closed before the block has ended
+                with suppress(StoreClosed):  # the runtime closed before the block ended
                     found += of(runtime)
             return found
 
@@ -198,12 +199,12 @@ class _Meters:
 
 _lock: Final = threading.Lock()
 _meters: Final[WeakKeyDictionary[object, _Meters]] = WeakKeyDictionary()
-"""By their providers, as the metrics themselves are in the SDK: nothing else lasts as long as they."""
+"""By provider, as the SDK keeps the metrics themselves: metrics live exactly as long as their provider."""
 
 
 def _meters_of(provider: MeterProvider | None) -> _Meters:
     own = get_meter_provider()
-    # The program's own one is another object as soon as it is set; what was made before goes over to it.
+    # The program's own provider becomes another object once it is set; metrics made before go over to it.
     key = get_meter_provider if provider is None or provider is own else provider
     with _lock:
         if key not in _meters:

@@ -1,4 +1,4 @@
-"""What a domain author needs to test a domain: given/when/then, a clock, an in-memory store, and faults on demand.
+"""Tools for testing a domain: given/when/then, wall clocks, an in-memory store, and faults on demand.
 
     scenario(Account).given(Deposited(100)).when(Withdraw(30)).then(Withdrawn(30))
     scenario(Account).when(Withdraw(30)).then_rejected("balance")
@@ -49,7 +49,7 @@ EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 class WallClock:
     """A wall clock that stands still until it is moved: pass it as `Runtime.open(..., wall_clock=WallClock())`.
 
-    Timers of sagas look at it every 30 seconds of trio's time.
+    Timers of sagas read the wall clock every 30 seconds of trio's time.
     """
 
     def __init__(self, start: datetime = EPOCH) -> None:
@@ -60,15 +60,15 @@ class WallClock:
         return self.now_ns
 
     def advance(self, seconds: float) -> None:
-        """Move it forwards, or backwards with a negative number, as real clocks are."""
+        """Move the clock forwards, or backwards by a negative number of seconds, as real clocks sometimes move."""
         self.now_ns += int(seconds * NS_PER_SECOND)
 
 
 class FollowingClock(WallClock):
-    """A wall clock that runs along with trio's: days that sagas wait pass at once on one that jumps.
+    """A wall clock that runs along with trio's clock: on one that jumps, days of saga waits pass at once.
 
-    That is the `autojump_clock` of pytest-trio, or `trio.testing.MockClock(autojump_threshold=0)`. Make it where trio
-    runs: with a store on disk it is the journal's thread that asks for the time.
+    Such a clock is the `autojump_clock` of pytest-trio, or `trio.testing.MockClock(autojump_threshold=0)`. Create a
+    `FollowingClock` inside the trio run: with a store on disk it is called on the journal's thread.
     """
 
     def __init__(self, start: datetime = EPOCH) -> None:
@@ -83,7 +83,7 @@ class FollowingClock(WallClock):
 
 
 class FaultyLog(MemoryLog):
-    """A store in memory whose next appends fail as they are told to."""
+    """A store in memory whose next appends fail on demand."""
 
     def __init__(self, *, limits: Limits | None = None) -> None:
         super().__init__(limits=limits)
@@ -96,7 +96,7 @@ class FaultyLog(MemoryLog):
     def append(
         self, commits: Sequence[Commit], snapshots: Sequence[Snapshot] = ()
     ) -> list[Appended | EventSourcingError]:
-        """Store the commits, or fail as told."""
+        """Store the commits, or raise the next error that `fail_next` has set."""
         if self._failures and commits:
             raise self._failures.pop(0)
         return super().append(commits, snapshots)
@@ -105,16 +105,17 @@ class FaultyLog(MemoryLog):
 def scenario(
     aggregate_class: type[A], *, aggregate_id: str = "test", converter: cattrs.Converter | None = None
 ) -> "Scenario[A]":
-    """Begin a test of one aggregate, without a store or a runtime. Raises `DefinitionError` for what is none.
+    """Begin a test of one aggregate, without a store or a runtime.
 
-    `converter` is the one that the program gives to `Runtime.open`, if any.
+    `converter` is the one that the program gives to `Runtime.open`, if any. Raises `DefinitionError` for a class that
+    is no aggregate.
     """
     check_class(aggregate_class, Aggregate)
     return Scenario(aggregate_class, aggregate_id, converter)
 
 
 class Scenario(Generic[A]):
-    """Given these events, when this command comes, then these events follow.
+    """A test of one aggregate: given these events, when this command comes, then these events follow.
 
     Events go through the serializer as they would through a store, so a field that cannot be stored fails here.
     """
@@ -125,13 +126,13 @@ class Scenario(Generic[A]):
         self._past: list[tuple[EventCodec, bytes]] = []
         self._stream = self._type.stream(aggregate_id)
         self.state: Any = self._type.initial_state(aggregate_id)
-        """The aggregate after all that has happened so far."""
+        """The aggregate's state after every event so far."""
         self._version = 0
         self._events: tuple[Any, ...] = ()
         self._rejection: Rejected | None = None
 
     def given(self, *events: object) -> "Scenario[A]":
-        """Apply events of the past. Raises `ArgumentInvalid` for what is none that the aggregate applies."""
+        """Apply past events. Raises `ArgumentInvalid` for an object that is no event that the aggregate applies."""
         for event in events:
             codec = self._type.codecs.get(type(event))
             if codec is None:
@@ -145,10 +146,10 @@ class Scenario(Generic[A]):
         return self
 
     def forget(self, subject: str) -> "Scenario[A]":
-        """Forget a subject: the state becomes what the events give now.
+        """Forget a subject: the state becomes the one that its events give without the subject's data.
 
-        Asserts that there is something personal of it, and that a snapshot of the state before would give the same: a
-        field that tells more is not personal.
+        Asserts that the events hold personal data of the subject, and that a snapshot of the state before gives the
+        same state: a field that still shows the subject is not marked as personal.
         """
         snapshot = msgspec.msgpack.decode(self._type.encode_state(self.state))
         self._keys.flush()
@@ -174,10 +175,10 @@ class Scenario(Generic[A]):
         return self
 
     def when(self, command: object) -> "Scenario[A]":
-        """Send a command, and apply what it makes. Async handlers are run to their end (see `when_async`).
+        """Send a command, and apply the events that it makes. Async handlers are run to their end (see `when_async`).
 
-        Raises what the runtime would: `UnknownCommand`, `NotAnEvent`, ...; `Rejected` is kept for `then_rejected`. A
-        handler that changes the state, also in a list or dict of it, is `StateReadOnly`.
+        Raises the runtime's errors: `UnknownCommand`, `NotAnEvent`, ...; `Rejected` is kept for `then_rejected`. A
+        handler that changes the state, including a list or dict in it, raises `StateReadOnly`.
         """
         if type(command) in self._type.async_commands and trio.lowlevel.in_trio_run():
             raise HandlerIsAsync
@@ -197,7 +198,7 @@ class Scenario(Generic[A]):
 
     @contextmanager
     def _deciding(self) -> Iterator[None]:
-        """Around a handler's decision: it may be a refusal, and must leave the state as it is."""
+        """Surrounds a handler's decision: keeps a rejection, and checks that the state is unchanged."""
         self._events, self._rejection = (), None
         before = self._type.data(self.state)
         try:
@@ -225,7 +226,7 @@ class Scenario(Generic[A]):
         return self
 
     def then_rejected(self, match: str = "") -> "Scenario[A]":
-        """Assert that the domain refused the command, with a message in which the pattern `match` is found."""
+        """Assert that the domain rejected the command, with a message that the regular expression `match` finds."""
         _check(self._rejection is not None, f"the command was not rejected; it made {list(self._events)}")
         _check(re.search(match, str(self._rejection)) is not None, f"{str(self._rejection)!r} does not match {match!r}")
         return self
@@ -239,7 +240,7 @@ class Scenario(Generic[A]):
 
 
 def _check(holds: bool, otherwise: str) -> None:
-    """`assert`, also under `python -O`, which leaves those out of everything but the tests that pytest rewrites."""
+    """Like `assert`, but also under `python -O`, which drops asserts except those that pytest rewrites."""
     if not holds:
         raise AssertionError(otherwise)
 
@@ -247,12 +248,12 @@ def _check(holds: bool, otherwise: str) -> None:
 def event_from(
     event_class: type[E], payload: Mapping[str, Any], *, version: int, converter: cattrs.Converter | None = None
 ) -> E:
-    """The event that is read where this payload was stored with this version of its schema; tests of upcasters ask it.
+    """The event that a payload stored with this schema version is read as; for tests of upcasters.
 
     `converter` is the one that the program gives to `Runtime.open`, if any.
 
-    Raises `EventVersionUnknown`, `UpcasterFailed` or `DecodingError`, as opening a store that has it would;
-    `DefinitionError` for what is no event class, `ArgumentInvalid` for what could not be stored as a payload.
+    Raises `EventVersionUnknown`, `UpcasterFailed` or `DecodingError`, as opening a store with this event would;
+    `DefinitionError` for a class that is no event, `ArgumentInvalid` for a payload that could not be stored.
     """
     if not isinstance(event_class, type):
         raise DefinitionError(f"event_from takes the class of an event, not {event_class!r:.100}")

@@ -1,7 +1,7 @@
-"""Several aggregates at once: each decides in its own actor, and all their events are one commit, or none is stored.
+"""Transactions: several aggregates decide, each in its own actor, and one commit stores all their events, or none.
 
-The actors are made to stand still one after the other, in the order of their streams, so that two transactions never
-wait for each other. They go on when the commit is stored or refused.
+The transaction makes the actors stand still one after the other, in the order of their streams, so that two
+transactions never deadlock. The actors go on when the commit is stored or refused.
 """
 
 import logging
@@ -34,19 +34,19 @@ from .router import Router
 from .trio_thread import check_on_trio
 
 TURNS_TO_COME_FREE: Final = 2
-"""Turns of trio's scheduler until an aggregate that stood still has gone on."""
+"""How many turns of trio's scheduler pass until an actor that stood still has gone on."""
 logger = logging.getLogger("eventsrc.transaction")
 
 
 @attrs.frozen
 class Part:
-    """One command of a transaction, and whom it is for."""
+    """One command of a transaction, and its aggregate."""
 
     aggregate_type: AggregateType
     aggregate_id: str
     command: object
     metadata: Mapping[str, Any] | None = None
-    """Of its own events, in place of the transaction's."""
+    """Stored with this command's events in place of the transaction's metadata."""
     stream: str = attrs.field(init=False)
 
     @stream.default
@@ -77,7 +77,7 @@ class Transaction:
         self._unchanged = unchanged
         self._key = idempotency_key
         self.deadline = math.inf
-        """By trio's clock, once it runs."""
+        """On trio's clock, once the transaction runs."""
         self._conditions: tuple[EventQuery, ...] = () if unless is None else (unless,)
         self._types = {part.stream: part for part in sorted(parts, key=lambda part: part.stream)}
         for append in unchanged:
@@ -102,7 +102,7 @@ class Transaction:
         self._outcome: TrioFuture[Appended] = TrioFuture()
 
     async def run(self, timeout_seconds: float) -> list[Receipt]:
-        """Have it happen; the receipts come in the order of the commands."""
+        """Run the transaction; returns the receipts in the order of the commands."""
         check_on_trio("runtime.transact")
         self.deadline = trio.current_time() + timeout_seconds
         try:
@@ -122,20 +122,20 @@ class Transaction:
                 return [reply.answer for reply in self._replies if isinstance(reply.answer, Receipt)]
             raise TransactionTimeout(list(self._types), timeout_seconds, may_take_effect=self._is_submitted)
         except BaseException:
-            # Before they go on: what they took is not to be stored.
+            # Before the actors go on: the events that they applied are not stored.
             self._take_back()
             raise
         finally:
             if not self._is_submitted:
                 self._hold.over.set()
-            # Its aggregates come free, and may leave memory, before the caller goes on and wants others.
+            # The aggregates come free, and may leave memory, before the caller goes on and needs others.
             for _ in range(TURNS_TO_COME_FREE):
                 await trio.lowlevel.cancel_shielded_checkpoint()
 
     # --- before it is decided ---
 
     def _known_receipts(self) -> list[Receipt] | None:
-        """What it was answered the first time, where its idempotency key is known."""
+        """The receipts of the first transaction with this idempotency key; None for a new key."""
         if self._key is None:
             return None
         receipts = [
@@ -149,7 +149,7 @@ class Transaction:
         return known
 
     def _keys(self) -> Iterator[str]:
-        """Of each command: a stream may have several, which are numbered. In which order the streams come is open."""
+        """The idempotency key of each command, in any order of streams: the commands of one stream are numbered."""
         numbers: Counter[str] = Counter()
         for part in self._parts:
             yield part_key(f"{self._key}", numbers[part.stream])
@@ -161,13 +161,13 @@ class Transaction:
         size_bytes = event_count = 0
         for part, request, reply in zip(self._parts, self._requests, self._replies, strict=True):
             if part.stream in self._decided:
-                # The next command of the same aggregate is decided on what the one before it does.
+                # The next command of the same aggregate is decided on the state after the one before it.
                 self._take(part.stream)
             decision = await self._decide(part, request)
             self._decided[part.stream] = request, reply, decision
             size_bytes += decision.size_bytes
             event_count += len(decision.events)
-            # Before it is taken: a turn that is too large for one commit would be split.
+            # Checked before the events are applied: a turn that is too large for one commit would be split.
             self._check_size(event_count, size_bytes)
         for stream in list(self._decided):
             self._take(stream)
@@ -197,7 +197,7 @@ class Transaction:
             current_cause.set(before)
 
     def _take(self, stream: str) -> None:
-        """Apply what an aggregate decided."""
+        """Apply the events that an aggregate decided."""
         actor = self._actors[stream]
         self._changed.append(actor)
         try:
@@ -208,11 +208,11 @@ class Transaction:
             raise
 
     def _take_back(self) -> None:
-        """What was applied is not stored, so those aggregates load their state again."""
+        """Have the aggregates that applied events load their state again, since those events are not stored."""
         if self._is_submitted:
             return
         for actor in self._changed:
-            # By no fault of its own, whatever ended the transaction.
+            # The aggregate has no part in the transaction's failure.
             actor.drop(EventSourcingError("A transaction that it took part in was given up."))
         self._changed.clear()
 
@@ -231,7 +231,7 @@ class Transaction:
             offset += len(turn.events)
         self._is_submitted = True
         write = Write(
-            # First what is expected of streams, which may be among those that are changed.
+            # Expectations come first: their streams may be among the changed ones.
             (*self._unchanged, *appends),
             entries,
             event_count=offset,
@@ -253,7 +253,7 @@ class Transaction:
                 yield IdempotencyEntry(stream, key, reply.version, position, len(reply.events), expires_ns)
 
     def _on_settled(self, outcome: Appended | EventSourcingError) -> None:
-        """The journal's answer, on the trio thread, whether or not the caller still waits for it."""
+        """Take the journal's answer, on the trio thread, whether or not the caller still waits for it."""
         for stream, actor in self._actors.items():
             if isinstance(outcome, Appended):
                 first = outcome.first_position + self._offsets[stream]

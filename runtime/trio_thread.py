@@ -1,4 +1,4 @@
-"""What belongs on the thread of trio, and says so elsewhere: in a program on asyncio that forgot its portal, say."""
+"""A check for code that must run on trio's thread, for example in a program on asyncio that forgot its portal."""
 
 import trio
 
@@ -6,6 +6,6 @@ from .errors import WrongThread
 
 
 def check_on_trio(method: str, instead: str | None = None) -> None:
-    """Raise `WrongThread` where trio does not run, before anything was done. `instead` is what to write there."""
+    """Raise `WrongThread` where trio does not run, before anything is done. `instead` is the code to write there."""
     if not trio.lowlevel.in_trio_run():
         raise WrongThread(method, instead=instead or f"portal.call({method}, ...)")

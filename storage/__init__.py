@@ -1,1 +1,1 @@
-"""Bytes, positions and transactions: the event log on LMDB. FORMAT.md states the keys and values on disk."""
+"""The event log on LMDB: positions, bytes and transactions. FORMAT.md specifies the keys and values on disk."""

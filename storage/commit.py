@@ -1,4 +1,4 @@
-"""What is written: a commit, the unit that is stored wholly or not at all."""
+"""A commit, the unit of writing: it is stored as a whole or not at all."""
 
 import enum
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ ExpectedVersion: TypeAlias = int | Expected
 
 
 def expectation_holds(expected: ExpectedVersion, version: int) -> bool:
-    """Whether a stream at this version (0 where there is none) is as a commit expects it."""
+    """Whether a stream at `version` (0: no stream) meets the expectation of a commit."""
     if expected is Expected.ANY:
         return True
     if expected is Expected.NO_STREAM:
@@ -42,8 +42,8 @@ def expectation_holds(expected: ExpectedVersion, version: int) -> bool:
 class NewEvent(msgspec.Struct, frozen=True, gc=False):
     """An event that has no position yet.
 
-    `type` is the stored name, `payload` and `metadata` are plain data (what MessagePack can hold); a payload may come
-    encoded already, as `msgspec.Raw`. A `kind` of None becomes "created" for the first event of a stream and "updated"
+    `type` is the stored name. `payload` and `metadata` are plain data that MessagePack can encode; the payload may also
+    be encoded already (`msgspec.Raw`). A `kind` of None becomes "created" for the first event of a stream and "updated"
     for every other.
     """
 
@@ -58,7 +58,7 @@ class NewEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 class StreamAppend(msgspec.Struct, frozen=True, gc=False):
-    """The events that one commit adds to one stream, and the version it expects to find there."""
+    """The events that one commit appends to one stream, and the version that it expects the stream to have."""
 
     stream: str
     expected_version: ExpectedVersion
@@ -66,15 +66,15 @@ class StreamAppend(msgspec.Struct, frozen=True, gc=False):
 
 
 WHERE_THE_LOG_IS: Final = -1
-"""In the place of a position: that of the newest event before the commit."""
+"""A placeholder in `IdempotencyEntry.position` for the position of the newest event before the commit."""
 
 
 class IdempotencyEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """That a command with this key took effect on `stream`.
+    """Records that a command with the idempotency key `key` took effect on `stream`.
 
-    Its events are the `event_count` versions that end at `version`, the last of them at the global `position`. Within a
-    commit that is not stored yet `version` is absolute and `position` counts from the first event of the commit, with
-    `WHERE_THE_LOG_IS` for that of the newest event before the commit.
+    The command's events are the `event_count` versions that end at `version`; the last of them is at the global
+    `position`. In a commit that is not stored yet, `version` is absolute and `position` is relative: 0 for the first
+    event of the commit, or `WHERE_THE_LOG_IS`.
     """
 
     stream: str
@@ -86,11 +86,11 @@ class IdempotencyEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Commit(msgspec.Struct, frozen=True, gc=False):
-    """All that is to be written at once: events for one or more streams, and the idempotency keys they answer.
+    """A unit of writing: events for one or more streams, and the idempotency keys of the commands that made them.
 
-    `id` is larger than every id before it (the order of commits is the order of ids); `time_ns` is UTC. A commit that
-    was decided on the outcome of another names that one's id in `follows`, and is refused when that one was refused. It
-    is refused, too, when an event matches one of its `conditions`.
+    `id` must be larger than every earlier id: commits are ordered by id. `time_ns` is UTC. `follows` is the id of the
+    commit whose outcome this commit was decided on (0: none); if that commit is refused, so is this one. This commit
+    is also refused if an event matches one of its `conditions`.
     """
 
     id: int
@@ -100,16 +100,16 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
     follows: int = 0
     conditions: Sequence[EventQuery] = ()
     clock_ns: int | None = None
-    """What the clock says (UTC) where it was set back: `time_ns` never decreases. Idempotency keys expire by it."""
+    """The clock's time (UTC) if the clock was set back: `time_ns` never decreases. Idempotency keys expire by it."""
 
     @property
     def event_count(self) -> int:
-        """How many events it adds to all its streams together."""
+        """The number of events that the commit appends to all its streams."""
         return sum(len(append.events) for append in self.appends)
 
 
 class Appended(msgspec.Struct, frozen=True, gc=False):
-    """Where a commit's events went: the positions of its first and last event, and the new heads of its streams."""
+    """The outcome of a stored commit: the positions of its first and last event, and the new heads of its streams."""
 
     commit_id: int
     first_position: int

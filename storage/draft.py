@@ -1,4 +1,4 @@
-"""A group commit in the making: each commit is checked and encoded on its own, and refused without a trace."""
+"""Builds a group commit. Each commit is checked and encoded on its own; a refused commit leaves no trace."""
 
 from collections.abc import Callable
 from typing import Final
@@ -33,10 +33,10 @@ _decoder: Final = msgspec.msgpack.Decoder(StoredEvent)
 
 
 class Draft:
-    """Collects the commits that the store accepts, from the position after `last_position` on.
+    """Collects accepted commits; their events begin after `last_position`.
 
-    `head_of` looks up a stream's head as stored; heads that earlier commits of this draft moved come first.
-    `first_match` gives the position of the first stored event that matches a query.
+    `head_of` returns the stored head of a stream; heads changed by earlier commits of this draft take precedence.
+    `first_match` returns the position of the first stored event that matches a query.
     """
 
     def __init__(
@@ -67,22 +67,22 @@ class Draft:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no commit was accepted."""
+        """Whether the draft has no commit to store."""
         return not self.first_commit_id
 
     def add(self, commit: Commit) -> Appended | EventSourcingError:
-        """Accept the commit and say where its events will be, or refuse it and say why."""
+        """Accept the commit and return the places of its events, or refuse it and return the error."""
         try:
             return self._add(commit)
         except CommitAlreadyApplied as error:
-            # It took effect, so what follows it may.
+            # The commit took effect earlier, so commits that follow it are not refused.
             return error
         except EventSourcingError as error:
             self._refused.add(commit.id)
             return error
 
     def adopt(self, group: MovedGroup) -> None:
-        """Take over a group of another log that follows the last position: it was accepted, and hashed, there."""
+        """Take over a group of another log that continues this one; the other log has checked and hashed the group."""
         placements, heads = placements_of(group.events)
         self.records += group.records
         self.hashes += [event.hash for event in group.events]
@@ -148,7 +148,7 @@ class Draft:
 
         first_position = self.last_position + 1
         if not (records or commit.idempotency):
-            # It was only asked whether its conditions hold.
+            # The commit only asks whether its expected versions and conditions hold.
             return Appended(commit.id, first_position, position, heads)
         self.idempotency += [self._settle(entry, first_position) for entry in commit.idempotency]
         self.records += records
@@ -169,7 +169,7 @@ class Draft:
         return IdempotencyEntry(entry.stream, entry.key, entry.version, position, entry.event_count, entry.expires_ns)
 
     def _check_type(self, stream: str, name: str) -> None:
-        """Stored names are keys of an index, which must never fail behind a commit that was answered."""
+        """Raise `PayloadInvalid` for a type that cannot be an index key: flushing the index must not fail later."""
         try:
             check_stored_name(name)
         except ValueError as error:
@@ -197,7 +197,7 @@ class Draft:
             raise TagInvalid(stream, event.type, twice, "it is given twice")
 
     def _check_condition(self, condition: EventQuery) -> None:
-        """Refuse the commit if an event matches: one that is stored, or one of an earlier commit of this draft."""
+        """Raise `ConditionNotMet` if a stored event, or an event of an earlier commit of this draft, matches."""
         position = self._first_match(condition)
         if position is None and self.records:
             position = self._match_in_draft(condition)
@@ -213,7 +213,7 @@ class Draft:
     def _check_room(self, append: StreamAppend, version: int, stream_count: int) -> None:
         limits = self._limits
         if append.stream.startswith(OWN_PREFIX):
-            # That somebody was forgotten is told however full the store is.
+            # The runtime's own streams have no limits: forgetting a subject must be recorded even in a full store.
             return
         if version + len(append.events) > limits.stream_events_max:
             raise StreamFull(append.stream, version + len(append.events), limits.stream_events_max)
@@ -240,7 +240,7 @@ def _encode_event(event: NewEvent, stream: str, position: int, version: int, tim
                 GENESIS_HASH,
             )
         )
-        # What cannot be read again must not be stored: every event behind it would be lost with it.
+        # An event that cannot be decoded must not be stored: every event after it would become unreadable.
         _decoder.decode(encoded)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
         raise PayloadInvalid(stream, event.type, str(error)) from error

@@ -1,24 +1,36 @@
-"""The base of every error of eventsrc, and the errors of the storage layer."""
+"""The base class of all errors of eventsrc, and the errors of the storage layer."""
 
 from typing import ClassVar, Literal
 
 
 class EventSourcingError(Exception):
-    """Base of every error that eventsrc raises. `code` is stable and may be stored or compared."""
+    """Base class of all errors that eventsrc raises. `code` is stable and may be stored or compared."""
 
     code: ClassVar[str] = "event_sourcing_error"
 
 
 def described(error: BaseException) -> str:
-    """The class of an error and what it says: "ValueError: no such account". Of any: one may fail to say anything."""
+    """The class of an error and its text: "ValueError: no such account". Works even if `str(error)` raises."""
     try:
         return f"{type(error).__name__}: {error}"
     except Exception as fault:
         return f"{type(error).__name__}, whose text cannot be had because of {type(fault).__name__}"
 
 
+class ThreadRefused(EventSourcingError):
+    """The system starts no further thread for this process. What needed it was not begun; it may be tried again."""
+
+    code = "thread_refused"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"The system starts no further thread: {reason}. Nothing was begun. Look at the limits of this process "
+            "(`ulimit -u`, `pids.max` of its control group) and at its memory, and try again."
+        )
+
+
 class StoreError(EventSourcingError):
-    """Something about the store at `path`."""
+    """Base class of errors about the store, or another file, at `path`."""
 
     code = "store_error"
 
@@ -28,13 +40,13 @@ class StoreError(EventSourcingError):
 
 
 class StorePathInvalid(StoreError):
-    """The path cannot hold a store: it is a file, its parent is missing, or it may not be read or written."""
+    """The path cannot be used as a store: it is a file, has no store, or may not be read or written."""
 
     code = "store_path_invalid"
 
 
 class ViewUnusable(StoreError):
-    """The file of a view cannot be opened, or is of another format."""
+    """A view cannot be opened or read."""
 
     code = "view_unusable"
 
@@ -44,6 +56,7 @@ class ViewUnusable(StoreError):
             f"The view in {path!r} cannot be opened: {reason}. Look at the disk, and at the limits of this process. A "
             "view holds nothing that the log does not: where it is damaged, delete the folder and it is made anew.",
         )
+        self.reason = reason
 
 
 class ViewClosed(StoreError):
@@ -56,19 +69,19 @@ class ViewClosed(StoreError):
 
 
 class StoreReadOnly(StoreError):
-    """The file system or its permissions refuse writing."""
+    """The store cannot be written: its file system is read-only, or the user lacks the permission."""
 
     code = "store_read_only"
 
 
 class StoreFormatUnknown(StoreError):
-    """The folder holds something that this version of eventsrc cannot read: another format, or a newer one."""
+    """The folder has data in a format that this version of eventsrc cannot read."""
 
     code = "store_format_unknown"
 
 
 class StoreTruncated(StoreError):
-    """The store's file is shorter than its own table of contents says, or its pages are damaged."""
+    """The store's data file is shorter than its meta page says, or its pages are damaged."""
 
     code = "store_truncated"
 
@@ -97,7 +110,7 @@ class StoreInUse(StoreError):
 
 
 class StoreForked(StoreError):
-    """The store was opened before a fork and is used in the child."""
+    """The store was opened before a fork and is used in the forked child."""
 
     code = "store_forked"
 
@@ -119,7 +132,7 @@ class StoreClosed(StoreError):
 
 
 class StoreFull(StoreError):
-    """The disk (or a quota) has no room. Nothing of the failed commit was stored; all that was answered is safe."""
+    """The disk, a quota or the limit on file sizes is exhausted. Nothing of a failed commit was stored."""
 
     code = "store_full"
 
@@ -140,10 +153,11 @@ class StoreFull(StoreError):
                 "was answered is lost: free some space and send the command again."
             )
         super().__init__(path, message)
+        self.reason = reason
 
 
 class FileWriteFailed(StoreError):
-    """The operating system refused to write a file that is not the log: a copy, a view, or what is kept beside it."""
+    """The operating system refused to write a file other than the log: a copy, a view, the control board."""
 
     code = "file_write_failed"
 
@@ -165,10 +179,11 @@ class StoreWriteFailed(StoreError):
             f"Writing to the store {path} failed ({reason}). The store was reopened and does not hold this commit: "
             "look at the disk, then send the command again.",
         )
+        self.reason = reason
 
 
 class StoreOutcomeUnknown(StoreError):
-    """A write failed and the store could not be opened again to see whether the commit is there."""
+    """A write failed, and the store could not be reopened to check whether the commit is stored."""
 
     code = "store_outcome_unknown"
 
@@ -178,10 +193,11 @@ class StoreOutcomeUnknown(StoreError):
             f"A write to the store {path} failed and the store cannot be read any more ({reason}). Whether the commit "
             "is stored shows when it can be opened again: ask again then, with the same idempotency key.",
         )
+        self.reason = reason
 
 
 class CorruptRecord(StoreError):
-    """A stored value does not pass its own check."""
+    """A stored value is damaged or missing: its checksum does not match, or it cannot be decoded."""
 
     code = "corrupt_record"
 
@@ -192,10 +208,11 @@ class CorruptRecord(StoreError):
             "everything that is wrong, and restore the store from a backup.",
         )
         self.position = position
+        self.reason = reason
 
 
 class AppendRefused(EventSourcingError):
-    """Base of the reasons for which the log refuses one commit and stays as it was."""
+    """Base class of the errors with which the log refuses a commit; the log is unchanged."""
 
     code = "append_refused"
 
@@ -203,7 +220,8 @@ class AppendRefused(EventSourcingError):
 class VersionConflict(AppendRefused):
     """The stream is not at the version that the commit expected.
 
-    `expected` is what the caller asked for (a version number or a word), `actual` the stream's version (0: no stream).
+    `expected` is the expectation of the caller (a version number or an `Expected`), `actual` the stream's version (0:
+    no stream).
     """
 
     code = "version_conflict"
@@ -219,7 +237,7 @@ class VersionConflict(AppendRefused):
 
 
 class CommitAlreadyApplied(AppendRefused):
-    """A commit with this id, or a later one, is in the log: applying it again changes nothing."""
+    """The log has a commit with this id or a later one, so this commit was not applied."""
 
     code = "commit_already_applied"
 
@@ -230,7 +248,7 @@ class CommitAlreadyApplied(AppendRefused):
 
 
 class CommitAbandoned(AppendRefused):
-    """A commit was decided on the outcome of an earlier one, and that one was refused."""
+    """The commit was decided on the outcome of an earlier commit, which was refused."""
 
     code = "commit_abandoned"
 
@@ -244,7 +262,7 @@ class CommitAbandoned(AppendRefused):
 
 
 class StoreMapRefused(StoreError):
-    """The system does not give the process as much address space as a store reserves. It takes no memory by itself."""
+    """The system refuses the address space that a store reserves. Reserved address space takes no memory."""
 
     code = "store_map_refused"
 
@@ -264,7 +282,7 @@ class StoreMapRefused(StoreError):
 
 
 class StoreMapOutgrown(StoreError):
-    """The process that writes the store lets it grow faster than this one, which reads, can follow."""
+    """The writing process lets the store grow faster than this reading process can follow, or during an open read."""
 
     code = "store_map_outgrown"
 
@@ -273,17 +291,18 @@ class StoreMapOutgrown(StoreError):
 
 
 class StreamNameInvalid(EventSourcingError):
-    """A stream name that cannot be a key: empty, too long, or with control characters."""
+    """A stream name cannot be a key: it is empty, too long, not valid Unicode, or has control characters."""
 
     code = "stream_name_invalid"
 
     def __init__(self, stream: str, reason: str) -> None:
         super().__init__(f"{stream[:80]!r} cannot name a stream: {reason}.")
         self.stream = stream
+        self.reason = reason
 
 
 class LimitExceeded(AppendRefused):
-    """Base of the errors for a bound of `Limits`: `limit` names the field, `bound` its value, `actual` what came."""
+    """Base class of the errors for a bound of `Limits`: field `limit` has the value `bound`; `actual` is above it."""
 
     code = "limit_exceeded"
     limit: ClassVar[str] = ""
@@ -296,7 +315,7 @@ class LimitExceeded(AppendRefused):
 
 
 class StreamFull(LimitExceeded):
-    """The stream holds as many events as `Limits.stream_events_max` allows."""
+    """The stream would have more than `Limits.stream_events_max` events."""
 
     code = "stream_full"
     limit = "stream_events_max"
@@ -307,14 +326,14 @@ class StreamFull(LimitExceeded):
 
 
 class TooManyStreams(LimitExceeded):
-    """The store holds as many streams as `Limits.streams_max` allows."""
+    """The store would have more than `Limits.streams_max` streams."""
 
     code = "too_many_streams"
     limit = "streams_max"
 
 
 class EventTooLarge(LimitExceeded):
-    """One event with its metadata is larger than `Limits.event_size_bytes_max`."""
+    """One encoded event, with its metadata, is larger than `Limits.event_size_bytes_max`."""
 
     code = "event_too_large"
     limit = "event_size_bytes_max"
@@ -328,6 +347,7 @@ class EventTooLarge(LimitExceeded):
         advice: str = "Store large data elsewhere and its reference in the event.",
     ) -> None:
         super().__init__(f"Bytes of event {event_type!r} for stream {stream!r}", size_bytes, bound, advice)
+        self.event_type = event_type
 
 
 class CommitTooLarge(LimitExceeded):
@@ -338,14 +358,14 @@ class CommitTooLarge(LimitExceeded):
 
 
 class CommitTooManyBytes(LimitExceeded):
-    """One commit has more bytes than `Limits.commit_size_bytes_max`."""
+    """The events of one commit have more bytes than `Limits.commit_size_bytes_max`."""
 
     code = "commit_too_many_bytes"
     limit = "commit_size_bytes_max"
 
 
 class PayloadInvalid(AppendRefused):
-    """An event's payload or metadata cannot be encoded as MessagePack."""
+    """An event cannot be stored: it cannot be encoded as MessagePack and decoded again, or its type cannot be a key."""
 
     code = "payload_invalid"
 
@@ -353,6 +373,7 @@ class PayloadInvalid(AppendRefused):
         super().__init__(f"An event {event_type!r} for stream {stream!r} cannot be encoded: {reason}.")
         self.stream = stream
         self.event_type = event_type
+        self.reason = reason
 
 
 class TooManyTags(LimitExceeded):
@@ -363,7 +384,7 @@ class TooManyTags(LimitExceeded):
 
 
 class TagInvalid(AppendRefused):
-    """A tag cannot be the key of an index: it is empty, too long, has control characters, given twice, or ours."""
+    """A tag is empty, too long, has control characters, is given twice, or is reserved for the runtime."""
 
     code = "tag_invalid"
 
@@ -371,10 +392,12 @@ class TagInvalid(AppendRefused):
         super().__init__(f"{tag!r} cannot be a tag of event {event_type!r}: {reason}.")
         self.stream = stream
         self.tag = tag
+        self.event_type = event_type
+        self.reason = reason
 
 
 class ConditionNotMet(AppendRefused):
-    """An append was conditional on no event matching a query, and one does. Nothing was stored."""
+    """An event matches the query that an append was conditional on. Nothing was stored."""
 
     code = "condition_not_met"
 
@@ -388,6 +411,6 @@ class ConditionNotMet(AppendRefused):
 
 
 class VerificationImpossible(StoreError):
-    """There is no store to verify, or none that this version of eventsrc knows."""
+    """A store cannot be verified: it does not exist, has an unknown format, or the system refuses to read it."""
 
     code = "verification_impossible"

@@ -1,4 +1,4 @@
-"""A question about events across streams, which an append can be made conditional on."""
+"""A query for events across streams; an append can be conditional on it."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -15,7 +15,7 @@ _decode: Final = msgspec.msgpack.Decoder().decode
 
 
 def _values(given: Iterable[Any] | type | None) -> tuple[Any, ...] | None:
-    """Several values, or one text, which is not to be taken for a sequence of letters."""
+    """The values as a tuple; a single text or class becomes a tuple of one."""
     if given is None:
         return None
     return (given,) if isinstance(given, str | type) or not isinstance(given, Iterable) else tuple(given)
@@ -25,7 +25,7 @@ def _check_values(query: "EventQuery", field: "attrs.Attribute[Any]", values: tu
     if values is None:
         return
     if not values:
-        # Any event, or none? A computed list that came out empty must not mean the opposite of what it says.
+        # An empty list is ambiguous: it could mean any event or none. A caller that computed it may expect either.
         raise ValueError(f"{field.name} is empty: leave it out (None) to ask for events whatever their {field.name}.")
     fitting = (str, type) if field.name == "types" else str
     for value in values:
@@ -64,7 +64,7 @@ def _is_same(stored: Any, wanted: Any) -> bool:
 
 @attrs.frozen(repr=False)
 class AnyOf:
-    """Stands for several values of metadata, of which one must be there."""
+    """Matches any one of several values of a metadata field."""
 
     values: tuple[Any, ...]
 
@@ -74,18 +74,19 @@ class AnyOf:
 
 @attrs.frozen(kw_only=True)
 class EventQuery:
-    """Events after the position `after` that meet every criterion given.
+    """Matches the events after position `after` that meet every given criterion.
 
-    `types` are stored names (the runtime also takes event classes), of which one must fit; `tags` must all be there;
-    `metadata` must hold these values, as they are stored: the number 3 is not the text "3", nor is 1 true, but a UUID
-    is its text; `AnyOf` stands for several. As the condition of an append it says: only if no event matches. See
-    https://dcb.events for what can be kept consistent that way.
+    An event must have one of `types` (stored names; the runtime also accepts event classes), all `tags`, the
+    `category`, the `correlation_id`, and every value in `metadata`. Metadata values are compared as they are stored:
+    the number 3 is not the text "3", and 1 is not true, but a UUID is its text; `AnyOf` matches several values. A
+    single text for `types` or `tags` is a list of one. As the condition of an append, the query means: append only if
+    no event matches. See https://dcb.events for the kinds of consistency that this allows.
 
-    The narrowest index of those by tag, type and category serves; metadata and the correlation id are compared, so that
-    a query for them alone looks at every event after `after`. One text stands for a list of one.
+    Of the indexes for tags, types and category, the narrowest one is used. Metadata and the correlation id have no
+    index: a query for them alone reads every event after `after`.
 
-    Raises `ValueError` for types, tags or a category that are given and empty, `TypeError` for what cannot be one, and
-    for metadata that cannot be stored.
+    Raises `ValueError` for `types`, `tags`, `category` or `correlation_id` that are given but empty, `TypeError` for
+    values of the wrong type and for metadata that cannot be stored.
     """
 
     types: tuple[Any, ...] | None = attrs.field(default=None, converter=_values, validator=_check_values)
@@ -96,7 +97,7 @@ class EventQuery:
     after: int = attrs.field(default=0, validator=instance_of(int))
 
     def matches(self, event: StoredEvent) -> bool:
-        """Whether an event meets it."""
+        """Whether an event meets all criteria."""
         if event.position <= self.after:
             return False
         if self.correlation_id is not None and event.correlation_id != self.correlation_id:
@@ -112,7 +113,7 @@ class EventQuery:
 
     @property
     def criteria(self) -> str:
-        """What it asks for, in words; empty when it asks for any event."""
+        """The criteria as text, without `after`; empty if there are none."""
         parts = (
             ("types", ", ".join(map(str, self.types or ()))),
             ("tags", ", ".join(self.tags or ())),

@@ -1,7 +1,7 @@
-"""A group commit as one value: what the journal writes with a single LMDB call.
+"""A group commit as one LMDB value, which the journal writes with a single LMDB call.
 
-Under a busy interpreter every LMDB call waits its turn for the GIL, so a batch of records costs as many waits as it has
-values. One value per group commit makes that one wait; the offsets at its front keep single records cheap to read.
+In a busy interpreter every LMDB call waits for the GIL, so a batch of records stored as separate values would wait once
+for each. One value per group commit needs one wait; the offsets at its front keep single records cheap to read.
 """
 
 import struct
@@ -15,24 +15,24 @@ from .commit import IdempotencyEntry
 from .record import HASH_SIZE_BYTES, StoredEvent
 
 KEY: Final = struct.Struct(">QQ")
-"""First position and first commit id: the second tells groups apart that hold no event."""
+"""First position, first commit id. The commit id makes the keys of groups without events unique."""
 _HEADER: Final = struct.Struct("<IIIQQ32s")
-"""CRC-32 of all that follows, number of records, how many of them are stubs, first and last commit id, root of the
-Merkle tree after them."""
+"""CRC-32 of all that follows, number of records, number of stubs among them, first and last commit id, root of the
+Merkle tree through the last record."""
 _CRC_SIZE_BYTES: Final = 4
 _ARRAY: Final = struct.Struct(">BI")
 _ARRAY_CODE: Final = 0xDD
-"""MessagePack's array with a 32-bit length: in front of the records it makes them one array to decode in one go."""
+"""MessagePack's array with a 32-bit length. This header before the records makes them one array to decode at once."""
 
 _UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError)
 
 STUB: Final = struct.Struct(">BBQQ32s")
-"""What stands for a record in the archive: MessagePack's header of 48 bytes, the segment, the event's time and hash."""
+"""The stub of an archived record: MessagePack's header for 48 bytes, the segment, the event's time and its hash."""
 _STUB_HEADER: Final = (0xC4, 48)
 _SEGMENT_AND_TIME: Final = struct.Struct(">QQ")
 
 Record: TypeAlias = StoredEvent | bytes
-"""An event, or the content of the stub that stands for it."""
+"""An event, or the content of its stub without MessagePack's header."""
 
 _records_decoder = msgspec.msgpack.Decoder(list[StoredEvent])
 _record_decoder = msgspec.msgpack.Decoder(StoredEvent)
@@ -42,18 +42,18 @@ _RecordTime = msgspec.defstruct(
     "_RecordTime", [(field.name, field.type) for field in _through_time], array_like=True, gc=False
 )
 _time_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_RecordTime)
-"""Of a record up to its time: what comes behind is not decoded."""
+"""Decodes a record up to its time; the later fields are skipped."""
 _mixed_decoder = msgspec.msgpack.Decoder(list[StoredEvent | bytes])
 _idempotency_decoder = msgspec.msgpack.Decoder(list[IdempotencyEntry])
 _encoder = msgspec.msgpack.Encoder()
 
 
 class GroupDamaged(ValueError):
-    """The bytes of a group do not pass its own check; the log turns it into `CorruptRecord`."""
+    """The bytes of a group are damaged. The log raises this as `CorruptRecord`."""
 
 
 class Group:
-    """A stored group commit, checked and ready to be read."""
+    """A stored group commit. Construction checks the CRC; construction and decoding raise `GroupDamaged`."""
 
     __slots__ = (
         "_body",
@@ -70,11 +70,11 @@ class Group:
     first_position: int
     count: int
     stubs: int
-    """How many of its records are in the archive."""
+    """How many of the records are stubs of archived records."""
     first_commit_id: int
     last_commit_id: int
     root: bytes
-    """Of the Merkle tree over all events through this group's last."""
+    """The root of the Merkle tree over all events through the last of this group."""
 
     def __init__(self, first_position: int, value: bytes) -> None:
         try:
@@ -92,11 +92,11 @@ class Group:
 
     @property
     def last_position(self) -> int:
-        """The position of its last record; one before `first_position` where it has none."""
+        """The position of the last record; `first_position - 1` if the group has none."""
         return self.first_position + self.count - 1
 
     def records(self) -> Sequence[Record]:
-        """Every record, decoded in one go."""
+        """All records, decoded at once."""
         if not self.count:
             return []
         decoder = _mixed_decoder if self.stubs else _records_decoder
@@ -106,7 +106,7 @@ class Group:
             raise GroupDamaged(str(error)) from error
 
     def records_between(self, first: int, last: int) -> Sequence[Record]:
-        """The records from one position through another, decoded in one go."""
+        """The records from position `first` through `last`, decoded at once. The group must have both positions."""
         start = self._ends[first - self.first_position - 1] if first > self.first_position else _ARRAY.size
         content = memoryview(self._value)[self._body + start : self._body + self._ends[last - self.first_position]]
         try:
@@ -116,7 +116,7 @@ class Group:
             raise GroupDamaged(str(error)) from error
 
     def record(self, position: int) -> Record:
-        """One record, decoded alone."""
+        """One record, decoded alone, or the content of its stub."""
         encoded = self.encoded(position)
         if is_stub(encoded):
             return encoded[2:]
@@ -126,24 +126,24 @@ class Group:
             raise GroupDamaged(str(error)) from error
 
     def encoded(self, position: int) -> bytes:
-        """The stored bytes of one record, as its hash covers them."""
+        """The stored bytes of one record: its encoding, which ends with its hash, or its stub."""
         index = position - self.first_position
         start = self._ends[index - 1] if index else _ARRAY.size
         return self._value[self._body + start : self._body + self._ends[index]]
 
     def time_ns(self, position: int) -> int:
-        """The time of one event, also of one in the archive."""
+        """The time of one event, archived or not."""
         record = self.record(position)
         return record.time_ns if isinstance(record, StoredEvent) else _SEGMENT_AND_TIME.unpack_from(record)[1]
 
     def encoded_records(self) -> list[bytes]:
-        """The stored bytes of every record."""
+        """The stored bytes of every record, or of its stub."""
         body, value = self._body, self._value
         starts = (_ARRAY.size, *self._ends[:-1])
         return [value[body + start : body + end] for start, end in zip(starts, self._ends, strict=False)]
 
     def idempotency(self) -> list[IdempotencyEntry]:
-        """The idempotency keys that its commits answered."""
+        """The idempotency entries of the commits in the group."""
         tail = memoryview(self._value)[self._records_end :]
         try:
             return _idempotency_decoder.decode(tail) if tail else []
@@ -151,7 +151,7 @@ class Group:
             raise GroupDamaged(str(error)) from error
 
     def with_records(self, changed: Mapping[int, bytes]) -> bytes:
-        """The value of the same group with other bytes for the records at some positions."""
+        """The value of this group with the records at the given positions replaced."""
         records = self.encoded_records()
         for position, encoded in changed.items():
             records[position - self.first_position] = encoded
@@ -163,22 +163,22 @@ class Group:
 
 
 class MovedGroup(msgspec.Struct, frozen=True):
-    """A group commit on its way from one log to another: its records, as they are stored, and what they say."""
+    """A group commit on its way from one log to another: its stored records, and the same records decoded."""
 
     first_commit_id: int
     last_commit_id: int
     records: list[bytes]
     events: list[StoredEvent]
-    """At least one; the same as `records`."""
+    """The decoded `records`; at least one."""
     idempotency: list[IdempotencyEntry]
 
     @property
     def size_bytes(self) -> int:
-        """Of its records."""
+        """The bytes of the records."""
         return sum(map(len, self.records))
 
     def between(self, after: int, through: int) -> "MovedGroup | None":
-        """The part of it from after a position through another; None where it has none."""
+        """The part after position `after` through position `through`; None if it has no event."""
         first = self.events[0].position
         if after < first and self.events[-1].position <= through:
             return self
@@ -195,13 +195,13 @@ def encode_group(
     records: Sequence[bytes],
     idempotency: Sequence[IdempotencyEntry],
 ) -> bytes:
-    """The value that stands for a group: header, where each record ends, the records, the idempotency keys."""
+    """The stored value of a group: header, end offsets of the records, records, idempotency entries."""
     tail = _encoder.encode(idempotency) if idempotency else b""
     return _pack(first_commit_id, last_commit_id, root, records, tail)
 
 
 def stub_for(segment: int, encoded: bytes) -> bytes:
-    """What stands for a record that was moved to a segment of the archive."""
+    """The stub of a record that was moved to a segment of the archive."""
     return STUB.pack(*_STUB_HEADER, segment, _time_decoder.decode(encoded).time_ns, encoded[-HASH_SIZE_BYTES:])
 
 
@@ -211,12 +211,12 @@ def is_stub(encoded: bytes) -> bool:
 
 
 def segment_of(stub: bytes) -> tuple[int, bytes]:
-    """(the segment of the archive, the hash of the event), of the content of a stub."""
+    """(segment number, hash of the event) in the content of a stub."""
     return _SEGMENT_AND_TIME.unpack_from(stub)[0], stub[-HASH_SIZE_BYTES:]
 
 
 def split_stub(stub: bytes) -> tuple[int, int, bytes]:
-    """(the segment of the archive, the event's time, its hash), of the content of a stub."""
+    """(segment number, time of the event, hash of the event) in the content of a stub."""
     return (*_SEGMENT_AND_TIME.unpack_from(stub), stub[-HASH_SIZE_BYTES:])
 
 

@@ -1,4 +1,4 @@
-"""Every bound of the system in one frozen object."""
+"""All bounds of the system in one frozen object."""
 
 import math
 from typing import Final
@@ -7,7 +7,7 @@ import attrs
 from attrs.validators import ge, gt, instance_of, le
 
 IDEMPOTENCY_WINDOW_SECONDS_MAX: Final = 100 * 365 * 86_400.0
-"""A hundred years: when a key expires is stored in nanoseconds, in eight bytes."""
+"""A hundred years: the expiry of a key is stored in nanoseconds in eight bytes."""
 
 
 def _count(default: int, *, least: int = 1) -> int:
@@ -20,9 +20,10 @@ def _seconds(default: float, *, most: float = math.inf) -> float:
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """The bounds of one runtime. One that refuses something does so with an error of its own, named beside it.
+    """The bounds of one runtime. Exceeding a bound raises the error that is named with the bound, if any.
 
-    Raises `ValueError` when a bound is not positive, or an idempotency window longer than a hundred years.
+    Raises `ValueError` if a bound is not positive or the idempotency window is longer than a hundred years, `TypeError`
+    if a count is not an integer.
     """
 
     stream_events_max: int = _count(100_000)
@@ -40,46 +41,49 @@ class Limits:
     transaction_aggregates_max: int = _count(100)
     """Aggregates that one transaction changes (`TransactionTooLarge`)."""
     sagas_running_max: int = _count(1_000)
-    """Sagas whose steps run at once; others that could are begun when one of them ends or waits."""
+    """Sagas whose steps run at the same time; other sagas start when one of these ends or waits."""
     saga_threads_max: int = _count(100)
-    """Threads for the effects of sagas that are plain functions; one that was cut off has its own until it returns."""
+    """Threads for the effects of sagas that are plain functions; a function that was cut off keeps its thread."""
     commits_waiting_max: int = _count(10_000)
-    """Commits on their way to the disk; beyond it actors wait before they decide more."""
+    """Commits that wait for the disk; beyond this, actors wait before they decide more."""
     snapshot_every_events: int = _count(100)
-    """An aggregate's state is stored each time it has so many more events."""
+    """The number of new events after which a snapshot of an aggregate is stored."""
     snapshots_kept: int = _count(10)
-    """Snapshots of one stream; older ones are dropped."""
+    """Snapshots of one stream; older snapshots are dropped."""
     proof_events_per_second: int = _count(1_000)
-    """How fast events are replayed in the background, at most, to prove snapshots."""
+    """The most events per second that are replayed in the background to prove snapshots."""
     projections_max: int = _count(64)
     """Projections of one runtime (`TooManyProjections`)."""
     retention_days: int = _count(30)
-    """How long a closed or deleted stream stays as it is before it may be compacted."""
+    """The age of a stream's final `deleted` event, in days, from which on even a short stream may be compacted."""
     command_timeout_seconds: float = _seconds(5.0)
     """How long `ask` waits for its answer (`CommandTimeout`)."""
     replay_speed_max: float = _seconds(100.0)
-    """Times the original pace, at most (`ReplaySpeedInvalid`)."""
+    """The highest speed of a replay, as a multiple of the original pace (`ReplaySpeedInvalid`)."""
     compaction_events_min: int = _count(1_000)
-    """Streams shorter than this are not compacted (`CompactionTooSmall`)."""
+    """A stream may be compacted if it has more events than this in the log, or `retention_days` after it was deleted.
+
+    Otherwise compaction is refused (`CompactionTooSmall`).
+    """
     idempotency_window_seconds: float = _seconds(300.0, most=IDEMPOTENCY_WINDOW_SECONDS_MAX)
-    """How long an idempotency key is remembered, unless the command's type says otherwise."""
+    """How long an idempotency key is remembered, unless the type of the command sets another window."""
     idempotency_key_bytes_max: int = _count(512)
-    """One idempotency key (`IdempotencyKeyInvalid`)."""
+    """The size of one idempotency key in bytes (`IdempotencyKeyInvalid`)."""
     catch_up_batch_events: int = _count(100)
-    """Events that a projection takes at a time; up to five times as many where they wait and are handled quickly."""
+    """Events that a projection handles at a time; up to five times as many if its handlers are fast."""
     mailbox_commands_max: int = _count(1_000)
     """Commands that wait in one actor's mailbox (`MailboxFull`)."""
     resident_actors_max: int = _count(10_000)
-    """Aggregates kept in memory; beyond it the least recently used idle one is passivated."""
+    """Aggregates in memory; beyond this, the least recently used idle aggregate is passivated."""
     passivate_after_seconds: float = _seconds(60.0)
-    """An aggregate that got no message for so long leaves memory."""
+    """An aggregate that has received no message for this time is removed from memory."""
     restart_backoff_seconds: float = _seconds(0.1)
-    """The wait before an actor that failed is activated again; doubled each time."""
+    """The wait before a failed actor is activated again; doubled with each failure."""
     restart_backoff_seconds_max: float = _seconds(30.0)
-    """The longest such wait."""
+    """The longest wait before a failed actor is activated again."""
     shutdown_seconds: float = _seconds(30.0)
     """How long closing waits for mailboxes to drain (`ShutdownTimeout`)."""
 
     def restart_backoff(self, failures: int) -> float:
-        """Seconds to wait before something is tried again that has failed so often before."""
+        """The seconds to wait before the next attempt, after `failures` earlier failures."""
         return min(self.restart_backoff_seconds * 2.0 ** min(failures, 32), self.restart_backoff_seconds_max)

@@ -1,4 +1,4 @@
-"""The event log on LMDB, written: one value per group commit, and the indexes brought after it in bulk."""
+"""Writes the event log on LMDB: one value per group commit; the indexes follow in bulk."""
 
 import logging
 import math
@@ -26,18 +26,21 @@ from .record import StreamHead
 from .snapshot import Snapshot, encode_snapshot
 
 TAIL_WEIGHT_MAX: Final = 32_768
-"""Events and keys in memory before they are flushed; opening after a crash reads at most about twice as many again."""
+"""Events and keys in memory that start a flush; opening after a crash reads at most about twice as many."""
 FLUSH_CHUNK_ITEMS: Final = 256
-"""Index entries written at a time when nothing else is."""
+"""Index entries written by one `flush_step`."""
 HEADS_CACHED_MAX: Final = 65_536
 HEADS_LOADED_MAX: Final = 16_384
-"""A store of no more streams has all its heads read when it is opened: then it is known without LMDB which are new."""
+"""Opening reads all heads of a store with at most this many streams; a new stream is then recognized without LMDB."""
 
 logger = logging.getLogger("eventsrc.storage")
 
 
 class EventLog(LogReader):
-    """The store of one folder; fulfils `EventStore`. Raises a `StoreError` when the folder cannot be opened."""
+    """The store in one folder, open for writing; fulfils `EventStore`.
+
+    Raises a `StoreError` if the folder cannot be opened.
+    """
 
     def __init__(
         self,
@@ -67,7 +70,7 @@ class EventLog(LogReader):
 
     @property
     def merkle_tree(self) -> Tree:
-        """The Merkle tree over all events, to be extended."""
+        """The Merkle tree over all events, which can be extended."""
         return self._tail.tree
 
     @property
@@ -116,11 +119,11 @@ class EventLog(LogReader):
         self._environment.write(work)
 
     def adopt(self, groups: Sequence[MovedGroup]) -> None:
-        """Store groups of another log after the last position, as they are and durably, in one transaction.
+        """Store groups of another log unchanged after the last position, durably and in one transaction.
 
-        That they follow was checked by a `Chain`; what could be stored once is not measured by `Limits` again. Commit
-        ids stay where they are higher than those of this log. Raises a `StoreError`; close the log then: whether the
-        groups are stored shows when it is opened again.
+        The caller must have checked with a `Chain` that the groups follow. `Limits` are not applied. Commit ids are
+        kept unless they are not above the ids of this log. Raises a `StoreError`; close the log then: reopening it
+        shows whether the groups are stored.
         """
         self._environment.check_usable()
         adopted, streams, known = [], self._stream_count, set[str]()
@@ -146,11 +149,11 @@ class EventLog(LogReader):
 
     @property
     def indexed_through(self) -> int:
-        """The position up to which the indexes on disk know the log."""
+        """The position through which the indexes on disk cover the log."""
         return self._tails[0].after[0]
 
     def flush_step(self) -> bool:
-        """Bring a part of the indexes up to the log; return whether there may be more to do."""
+        """Flush a part of the index entries in memory; return whether there may be more. Raises a `StoreError`."""
         if self._flushing is None and self._tail.weight:
             self._begin_flush()
         flush = self._flushing
@@ -164,9 +167,9 @@ class EventLog(LogReader):
         try:
             self.flush()
         except StoreError as error:
-            # Nothing is lost: what could not be flushed is read again from the log when it is opened.
+            # Nothing is lost: the next opening rebuilds unflushed index entries from the log.
             logger.warning("indexes not flushed at close", extra={"path": self.path, "reason": str(error)})
-        self._environment.close()  # waits for those that read, also from the archive
+        self._environment.close()  # waits for open reads, also from the archive
         self.archive.close()
 
     def _write(self, drafts: Sequence[tuple[Draft, Tree]], snapshots: Sequence[Snapshot]) -> None:
@@ -178,7 +181,7 @@ class EventLog(LogReader):
             for draft, tree in drafts
         ]
         flush = self._flushing
-        # Enough index entries with each commit that a flush ends long before the next one is due.
+        # Each commit writes enough index entries to end this flush long before the next one is due.
         share = 1 + sum(len(draft.records) for draft, _ in drafts) * self._flush_items_per_event
 
         def work(transaction: Transaction) -> int:
@@ -187,7 +190,7 @@ class EventLog(LogReader):
                 self._check_alone(transaction)
             for key, value in groups:
                 stored = transaction.put(key, value, db=table("log"), append=True)
-                if not stored:  # not an `assert`, without which (`python -O`) its commands would be answered and lost
+                if not stored:  # not an `assert`: under `python -O`, commands would be answered and lost
                     raise AssertionError(f"the group at position {KEY.unpack(key)[0]} is not the newest")
             for snapshot in snapshots:
                 self._put_snapshot(transaction, snapshot)
@@ -202,7 +205,7 @@ class EventLog(LogReader):
             self._advance(flush, count)
 
     def _check_alone(self, transaction: Transaction) -> None:
-        """Two may write once somebody has removed the file whose lock keeps the second one out."""
+        """Raise `StoreInUse` if another process has written: it can, if the file `writer.lock` was removed."""
         with transaction.cursor(self._environment.table("log")) as cursor:
             if cursor.set_range(KEY.pack(self._last_position + 1, self._last_commit_id + 1)):
                 raise StoreInUse(self.path, f"another process, too, since its {WRITER_FILE} was removed")
@@ -231,7 +234,8 @@ class EventLog(LogReader):
             self._tail.add(draft.placements, draft.heads, draft.idempotency, through, tree, nodes)
         self._heads.update(draft.heads)
         if len(self._heads) > HEADS_CACHED_MAX:
-            # In this order: another thread may be asking for one that is not there.
+            # In this order: another thread may look up a head meanwhile, and must not take a missing one for a new
+            # stream.
             self._knows_all_heads = False
             self._heads.clear()
         self._stream_count = draft.stream_count
@@ -255,7 +259,7 @@ class EventLog(LogReader):
                 self._tails = (self._tail,)
 
     def _holds(self, commit_id: int, tree: Tree) -> bool:
-        """Whether commits of unknown outcome were stored after all: those up to this one, which make this tree."""
+        """Whether a commit of unknown outcome is stored: the log ends with `commit_id` and the root of `tree`."""
         with self._environment.read() as transaction:
             last = self._last_group(transaction)
         return last is not None and (last.last_commit_id, last.root) == (commit_id, tree.root)
@@ -265,7 +269,7 @@ class EventLog(LogReader):
             self._heads = {head.stream: head for head in find_streams(self)}
             self._knows_all_heads = True
         except CorruptRecord as error:
-            # Whoever asks for that stream is told.
+            # Looking up the damaged stream raises the error.
             logger.warning("not all heads can be read: %s", error, extra={"path": self.path})
 
     def _first_match(self, query: EventQuery) -> int | None:

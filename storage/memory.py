@@ -1,4 +1,4 @@
-"""An event store in memory, with the same contract as the log on LMDB: for tests and for programs that may forget."""
+"""An event store in memory with the contract of the log on LMDB, for tests and programs that need no persistence."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ _decoder: Final = msgspec.msgpack.Decoder(StoredEvent)
 
 
 class MemoryLog:
-    """Keeps encoded records, exactly as the log on LMDB would store them; fulfils `EventStore`."""
+    """Stores encoded records in memory, with the same bytes as the log on LMDB; fulfils `EventStore`."""
 
     path = ":memory:"
     disk_seconds = 0.0
@@ -35,7 +35,7 @@ class MemoryLog:
         self._index = Tail((0, 0), Tree())
         self._snapshots: dict[str, dict[int, bytes]] = {}
         self.keys = KeysInMemory()
-        """Of subjects whose personal data it holds."""
+        """The keys of the subjects whose personal data the log has."""
         self._closed = False
 
     @property
@@ -190,13 +190,13 @@ class MemoryLog:
         return [snapshot for snapshot in newest_first if bool(snapshot.quarantined) == quarantined][:limit]
 
     def flush(self) -> None:
-        """Everything is where it belongs."""
+        """Nothing to do: the indexes are always complete."""
 
     def close(self) -> None:
         self._closed = True
 
     def reopen(self) -> Self:
-        """Have it as it was before it was closed: what a test does instead of starting the program again."""
+        """Open the log again with its content, in place of a restart of the program in tests."""
         self._closed = False
         return self
 

@@ -1,4 +1,4 @@
-"""Stream names and the keys made of them."""
+"""Checks of the names of streams, event types and tags, which become LMDB keys."""
 
 import re
 from typing import Final
@@ -6,15 +6,15 @@ from typing import Final
 from .errors import StreamNameInvalid
 
 STREAM_NAME_BYTES_MAX: Final = 494
-"""LMDB holds keys of 511 bytes; that of an expiry, the longest, adds a separator and two numbers of eight bytes."""
+"""LMDB keys have at most 511 bytes. The longest key, that of an expiry, adds a separator and two 8-byte numbers."""
 
 OWN_PREFIX: Final = "eventsrc."
-"""Before names that are not a program's: limits are about its own streams and tags."""
+"""The prefix of names that belong to the runtime; the limits on streams and tags do not apply to them."""
 _CONTROL_CHARACTER: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def check_stream_name(stream: str) -> None:
-    """Raise `StreamNameInvalid` unless LMDB and a terminal can both hold the name."""
+    """Raise `StreamNameInvalid` unless the name can be an LMDB key and has no control characters."""
     try:
         check_stored_name(stream)
     except ValueError as error:
@@ -22,7 +22,7 @@ def check_stream_name(stream: str) -> None:
 
 
 def check_stored_name(name: str) -> None:
-    """Raise `ValueError`, which says why, unless the name of a stream or of an event's type can be a key."""
+    """Raise `ValueError`, with the reason, unless the name of a stream, an event type or a tag can be a key."""
     if not name:
         raise ValueError("it is empty")
     if _CONTROL_CHARACTER.search(name):
@@ -38,3 +38,8 @@ def check_stored_name(name: str) -> None:
 def category_of(stream: str) -> str:
     """The part of a stream's name before its first dash."""
     return stream.partition("-")[0]
+
+
+def aggregate_id_of(stream: str) -> str:
+    """The part of a stream's name after its first dash."""
+    return stream.partition("-")[2]

@@ -1,4 +1,4 @@
-"""Values as bytes that sort as the values do, for the keys of views and their indexes."""
+"""Order-preserving encoding of values as bytes, for the keys of views and their indexes."""
 
 import enum
 import math
@@ -9,16 +9,16 @@ from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from typing import Any, Final
 
 KEY_SIZE_BYTES_MAX: Final = 255
-"""The key of a row. LMDB's bound is 511, and an index entry holds a value and a key."""
+"""The longest key of a row. LMDB keys have at most 511 bytes, and an index entry has an indexed value and a key."""
 INDEXED_SIZE_BYTES_MAX: Final = 200
-"""Of an indexed value; what is longer is cut off, so that a reader must compare the value itself."""
+"""The longest indexed value; longer values are truncated, so a reader must compare the value in the row."""
 
 _INT64: Final = 1 << 63
 _ALL_BITS: Final = (1 << 64) - 1
 _EXACT: Final = 1 << 53
-"""Ints below it are doubles without loss."""
+"""Ints of a smaller magnitude are exact as doubles."""
 _NUMBER: Final = b"\x10"
-# What a number has beyond its nearest double, in this order: less, nothing, more. Infinity comes after all of them.
+# The sign of the difference between a number and its nearest double, in this order. The infinities are the extremes.
 _MINUS_INFINITY: Final = b"\x01"
 _LESS: Final = b"\x40"
 _NOTHING: Final = b"\x80"
@@ -27,7 +27,7 @@ _INFINITY: Final = b"\xfe"
 _NO_NUMBER: Final = b"\x10" + b"\xff" * 9
 _EXPONENT: Final = struct.Struct(">Q")
 _DECIMALS: Final = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
-"""In which sums and differences are exact."""
+"""A context in which sums and differences are exact."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NAIVE_EPOCH: Final = datetime(1970, 1, 1)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -36,16 +36,16 @@ _DOUBLE: Final = struct.Struct(">d")
 
 
 class NotOrdered(TypeError):
-    """A value of a type without an order that can be stored."""
+    """A value cannot be a key: its type has no order that can be stored, it is NaN, or the key would be too long."""
 
 
 def encode_value(value: Any) -> bytes:
-    """Bytes that compare as the values of one type do; None comes first.
+    """Encode a value so that the bytes of values of one type compare as the values do; None comes first.
 
-    Bools, ints, floats and decimals are one type: equal ones give the same bytes, however they are written, and unequal
-    ones never do.
+    Bools, ints, floats and decimals are one type: two numbers have the same bytes if and only if they are equal.
 
-    Raises `NotOrdered` for a value that is no None, bool, number, text, bytes, date, datetime, timedelta, UUID or enum.
+    Raises `NotOrdered` for NaN, and for a value that is not None, a bool, number, text, bytes, date, datetime,
+    timedelta, UUID or enum.
     """
     kind = type(value)
     if kind is str:
@@ -56,7 +56,7 @@ def encode_value(value: Any) -> bytes:
             encoded = text.encode("utf-8", "surrogatepass")
         return b"\x20" + encoded.replace(b"\x00", b"\x00\xff") + b"\x00"
     if kind is int and 0 <= value < _EXACT:
-        # The other sign is the highest bit, which puts them behind those below zero.
+        # The negative sign sets the highest bit, which sorts these numbers after the negative ones.
         return _NUMBER + _DOUBLE.pack(-float(value)) + _NOTHING
     if kind is int and -_EXACT < value < 0:
         (bits,) = _UINT64.unpack(_DOUBLE.pack(value))
@@ -67,7 +67,7 @@ def encode_value(value: Any) -> bytes:
 
 
 def encode_key(values: tuple[Any, ...]) -> bytes:
-    """The key of a row, exactly. Raises `NotOrdered`, also for one over `KEY_SIZE_BYTES_MAX`."""
+    """Encode the key of a row. Raises `NotOrdered`, also for a key longer than `KEY_SIZE_BYTES_MAX`."""
     key = encode_value(values[0]) if len(values) == 1 else b"".join([encode_value(value) for value in values])
     if len(key) > KEY_SIZE_BYTES_MAX:
         raise NotOrdered(f"it takes {len(key)} bytes as a key, and {KEY_SIZE_BYTES_MAX} is the most")
@@ -75,12 +75,12 @@ def encode_key(values: tuple[Any, ...]) -> bytes:
 
 
 def encode_indexed(value: Any) -> bytes:
-    """An indexed value, cut off at `INDEXED_SIZE_BYTES_MAX`: equal values give equal bytes, unequal ones may, too."""
+    """Encode an indexed value, truncated to `INDEXED_SIZE_BYTES_MAX`: unequal values may have equal bytes."""
     return encode_value(value)[:INDEXED_SIZE_BYTES_MAX]
 
 
 def sorting_key(value: Any) -> bytes:
-    """The same, for sorting in memory: lists and tuples of such values have an order, too, and NaN comes last.
+    """Encode a value for sorting in memory, like `encode_value`, but also lists and tuples, and NaN as the last number.
 
     Raises `NotOrdered`.
     """
@@ -92,7 +92,7 @@ def sorting_key(value: Any) -> bytes:
 
 
 def decode_value(encoded: bytes, start: int = 0) -> tuple[Any, int]:
-    """The value at `start`, and where the next one begins: a number as an int, a float or, exactly, a decimal."""
+    """(the value at `start`, the offset of the next value). A number is a float, or a decimal if no float is equal."""
     tag = encoded[start]
     start += 1
     match tag:
@@ -124,7 +124,7 @@ def decode_value(encoded: bytes, start: int = 0) -> tuple[Any, int]:
 
 
 def _encode_number(value: "float | Decimal") -> bytes:
-    """Its nearest double, as bytes that sort as numbers do, then what it has beyond that."""
+    """Encode a number as its nearest double, in bytes that sort as numbers do, then the difference from the double."""
     if _is_nan(value):
         raise NotOrdered("NaN has no place in an order")
     try:
@@ -137,7 +137,7 @@ def _encode_number(value: "float | Decimal") -> bytes:
         if math.isinf(nearest):
             return head + (_INFINITY if nearest > 0 else _MINUS_INFINITY)
         return head + _NOTHING
-    # Beyond the doubles it is the number itself that is left; taking 0 from it would write out all its zeros.
+    # For a number beyond the doubles, the difference is the number itself; subtracting 0 would write out all its zeros.
     beside = nearest if math.isfinite(nearest) else 0.0
     rest = _DECIMALS.subtract(Decimal(value), Decimal(beside)) if beside else Decimal(value)
     digits = _encode_digits(rest.copy_abs())
@@ -145,12 +145,12 @@ def _encode_number(value: "float | Decimal") -> bytes:
 
 
 def _is_nan(value: "float | Decimal") -> bool:
-    # A signalling NaN cannot even be compared.
+    # Comparing a signalling NaN raises an error.
     return value.is_nan() if isinstance(value, Decimal) else value != value
 
 
 def _encode_digits(number: Decimal) -> bytes:
-    """A positive decimal: where its first digit stands, then the digits, none of them a zero at the end."""
+    """Encode a positive decimal as the exponent of its first digit, then its digits without trailing zeros."""
     digits = "".join(map(str, number.as_tuple().digits)).rstrip("0")
     return _EXPONENT.pack(number.adjusted() + _INT64) + digits.encode() + b"\x00"
 

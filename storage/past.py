@@ -1,4 +1,4 @@
-"""A log as it was: the same log, read only up to a position."""
+"""A log as of a position in the past."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -11,11 +11,11 @@ from .snapshot import Snapshot
 from .store import POSITION_MAX, READ_BATCH_EVENTS, EventReader
 
 HEADS_MAX: Final = 10_000
-"""Heads of streams that are remembered."""
+"""The most stream heads that are cached."""
 
 
 class PastLog:
-    """Reads `store` as if nothing had been stored after `position`. Remembers `HEADS_MAX` heads at most."""
+    """Reads `store` as if nothing had been stored after `position`. Caches at most `HEADS_MAX` heads."""
 
     def __init__(self, store: EventReader, position: int) -> None:
         self._store = store
@@ -40,7 +40,7 @@ class PastLog:
         return count
 
     def head(self, stream: str) -> StreamHead | None:
-        # The past does not change, so what was found of it stays true.
+        # The past does not change, so a cached head stays valid.
         try:
             return self._heads[stream]
         except KeyError:
@@ -108,7 +108,7 @@ class PastLog:
             try:
                 return bool(read(name, limit=1))
             except StoreError:
-                # It is there, as whoever reads it is told.
+                # The name exists; reading its events raises the error.
                 return True
 
         return [name for name in self._store.names_in(index, prefix) if has(name)]
@@ -120,7 +120,7 @@ class PastLog:
         return read(*names, before=end, **bounds)
 
     def idempotency(self, stream: str, keys: Sequence[str], *, now_ns: int) -> dict[str, IdempotencyEntry]:
-        """Nothing: no command is sent to the past, so none is sent twice."""
+        """Always empty: no command is sent to the past, so none is sent twice."""
         return {}
 
     def snapshots(
@@ -138,4 +138,4 @@ class PastLog:
         return self._store.snapshots(stream, to_version=last, limit=limit, quarantined=quarantined)
 
     def close(self) -> None:
-        """The log itself stays open."""
+        """Do nothing: the underlying log stays open."""

@@ -1,4 +1,4 @@
-"""Finding events by several criteria: the narrowest index serves, and what it does not know is compared."""
+"""Finds events by several criteria: reads the narrowest index and compares the other criteria."""
 
 import heapq
 from collections.abc import Callable, Iterator, Sequence
@@ -10,13 +10,13 @@ from .record import StoredEvent, StreamHead
 from .store import POSITION_MAX, EventReader
 
 QUERY_BATCH_EVENTS: Final = 500
-"""Events that are looked at in one go: about a millisecond."""
+"""Events that are read at a time, which takes about a millisecond."""
 PROBE_EVENTS: Final = 20
-"""Events of an index that are looked at to tell how narrow it is."""
+"""Events of an index that are read to estimate how many it has."""
 
 Read: TypeAlias = Callable[..., list[StoredEvent]]
 Index: TypeAlias = Sequence[Read]
-"""What reads the events of an index; several functions where several types are asked for."""
+"""The functions that read the events of an index: one, or one for each requested type."""
 
 
 def find_events(
@@ -27,9 +27,9 @@ def find_events(
     before: int | None = None,
     backwards: bool = False,
 ) -> Iterator[StoredEvent]:
-    """Events that meet the query, by position, with `query.after` < position < `before`.
+    """Yield the events that meet the query, by position, with `query.after` < position < `before`.
 
-    Reads a batch at a time and holds no transaction in between, so the caller may take as long as it likes.
+    Reads a batch at a time and holds no transaction in between, so the caller may take any time for each event.
     """
     return chain.from_iterable(find_batches(store, query, stream=stream, before=before, backwards=backwards))
 
@@ -42,9 +42,9 @@ def find_batches(
     before: int | None = None,
     backwards: bool = False,
 ) -> Iterator[list[StoredEvent]]:
-    """The same in bounded steps, for a caller that lets others run in between.
+    """Like `find_events`, in bounded steps, for a caller that yields to other tasks in between.
 
-    Each batch is what meets the query among the next `QUERY_BATCH_EVENTS` events that an index gives; often nothing.
+    Each batch has the matches among the next events of an index (at most `QUERY_BATCH_EVENTS`), so it may be empty.
     """
     end = POSITION_MAX if before is None else before
     after = min(max(query.after, 0), POSITION_MAX - 1)
@@ -63,7 +63,7 @@ def find_batches(
 
 
 def find_streams(store: EventReader, *, category: str | None = None) -> Iterator[StreamHead]:
-    """The head of every stream (of a category), in the order of the names."""
+    """Yield the head of every stream, or of every stream of a category, in the order of the names."""
     after = ""
     while heads := store.streams(category=category, after=after, limit=QUERY_BATCH_EVENTS):
         yield from heads
@@ -71,7 +71,7 @@ def find_streams(store: EventReader, *, category: str | None = None) -> Iterator
 
 
 def position_at(store: EventReader, time_ns: int) -> int:
-    """The position of the newest event of `time_ns` or before, 0 where there is none: times never run backwards."""
+    """The position of the newest event at or before `time_ns` (UTC), 0 if there is none. Times never decrease."""
     low, high = 0, store.last_position
     while low < high:
         middle = (low + high + 1) // 2
@@ -83,7 +83,7 @@ def position_at(store: EventReader, time_ns: int) -> int:
 
 
 def _narrowest(store: EventReader, query: EventQuery, after: int, before: int, backwards: bool) -> Index:
-    """The index with the fewest events to look at; all events where no index serves, as for metadata alone."""
+    """The index with the fewest events to read; all events if no index applies, as for metadata alone."""
     indexes: list[Index] = [[_reader(store.read_tag, tag)] for tag in query.tags or ()]
     if query.types:
         indexes.append([_reader(store.read_type, name) for name in sorted(set(query.types))])
@@ -96,7 +96,7 @@ def _narrowest(store: EventReader, query: EventQuery, after: int, before: int, b
 
 
 def _events_of(read: Read, after: int, before: int, backwards: bool) -> float:
-    """About how many events there are between two positions, by how far the first of them reach."""
+    """The estimated number of an index's events between two positions, by the density of the first `PROBE_EVENTS`."""
     found = read(after=after, before=before, backwards=backwards, limit=PROBE_EVENTS)
     if len(found) < PROBE_EVENTS:
         return len(found)
@@ -144,7 +144,7 @@ def _by_version(store: EventReader, stream: str, after: int, backwards: bool) ->
 
 
 def _first_version_after(store: EventReader, stream: str, after: int) -> int:
-    """The first version of a stream beyond a position, found by halving."""
+    """The first version of a stream after a position, found by binary search."""
     head = store.head(stream)
     low, high = 1, 1 if head is None else head.version + 1
     while after and low < high:

@@ -1,4 +1,4 @@
-"""The event log on LMDB, read: from any thread, in bounded batches, with a transaction for one batch at a time."""
+"""Reads the event log on LMDB: from any thread, in bounded batches, with one transaction per batch."""
 
 import logging
 import os
@@ -29,20 +29,20 @@ from .store import POSITION_MAX, READ_BATCH_EVENTS
 logger = logging.getLogger("eventsrc.storage")
 
 REFRESHED_WEIGHT_MAX: Final = 131_072
-"""Events and keys that a reader of another process's log keeps before it looks what has been flushed."""
+"""Events and keys in the tail of a reading process; beyond this, it begins again with the flushed indexes."""
 
 
 class LogReader:
-    """Reads the log in `environment`. What the indexes on disk lack is kept in `_tails`, oldest first.
+    """Reads the log in `environment`. `_tails` has the entries that the indexes on disk lack, oldest first.
 
-    A reader looks at the tails first and begins its transaction then: what a flush takes out of the tails in between is
-    in the indexes that the transaction sees, so nothing is missed; what is in both is taken once.
+    A read looks at the tails before it begins its transaction. Entries that a flush moves from the tails to disk in
+    between are in the indexes that the transaction sees, so none is missed; an entry found in both counts once.
     """
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
         self.archive = Archive(environment.path, read_only=environment.is_read_only)
-        """Where compaction moves events to; reads fetch them from there."""
+        """The archive of compacted events; reads fetch archived events from it."""
         self._lock = threading.Lock()
         self._records = Records(environment, self.archive)
         self._compacted = CompactedStreams(environment)
@@ -53,9 +53,9 @@ class LogReader:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "LogReader":
-        """Open a store for reading only; it may be open for writing in another process.
+        """Open a store for reading only; another process may have it open for writing.
 
-        Raises a `StoreError` when there is no store at `path` or it cannot be read.
+        Raises a `StoreError` if there is no store at `path` or it cannot be read.
         """
         environment = Environment(path, read_only=True)
         try:
@@ -65,7 +65,7 @@ class LogReader:
             raise
 
     def refresh(self) -> bool:
-        """Take in what another process has written since; whether there was anything. Raises `StoreReplaced`."""
+        """Read what another process has committed since; return whether there was anything. Raises `StoreReplaced`."""
         self._environment.check_in_place()
         before = self._last_commit_id
         if self._tail.weight > REFRESHED_WEIGHT_MAX:
@@ -76,13 +76,13 @@ class LogReader:
         return self._last_commit_id > before
 
     def close(self) -> None:
-        """Close it. Idempotent."""
-        self._environment.close()  # waits for those that read, also from the archive
+        """Close the store. Idempotent."""
+        self._environment.close()  # waits for open reads, also from the archive
         self.archive.close()
 
     @property
     def environment(self) -> Environment:
-        """The environment that it reads, for what walks the tables themselves (`verify`)."""
+        """The LMDB environment of the log, for code that walks its tables (`verify`)."""
         return self._environment
 
     @property
@@ -99,7 +99,7 @@ class LogReader:
 
     @property
     def tree(self) -> tuple[int, bytes]:
-        """(how many events there are, the root of the Merkle tree over them)."""
+        """(number of events, root of the Merkle tree over them)."""
         tree = self._tail.tree
         return tree.size, tree.root
 
@@ -119,7 +119,7 @@ class LogReader:
             return self._records.time_ns(transaction, position)
 
     def hashes(self, first: int, last: int) -> list[bytes]:
-        """The hashes of the events from one position through another, which the log has."""
+        """The hashes of the events from position `first` through `last`, which the log must have."""
         with self._environment.read() as transaction:
             return self._records.hashes(transaction, first, last)
 
@@ -130,14 +130,14 @@ class LogReader:
             return self._records.hash(transaction, positions[0]) if positions else None
 
     def encoded_stream(self, stream: str, first: int, last: int) -> list[bytes]:
-        """The stored bytes of the versions `first` to `last` of a stream, which it has, as their hashes cover them."""
+        """The record bytes of the versions `first` through `last` of a stream, which must exist; archived or not."""
         newer = self._newer_positions(stream, first, last)
         with self._environment.read() as transaction:
             positions = self._stored_positions(transaction, stream, first, last - len(newer)) + newer
             return self._records.all_encoded(transaction, positions)
 
     def encoded(self, position: int) -> bytes:
-        """The stored bytes of the event at a position that the log has, as its hash covers them."""
+        """The record bytes, which end with the hash, of the event at a position, which must exist; archived or not."""
         with self._environment.read() as transaction:
             return self._records.encoded(transaction, position)
 
@@ -158,9 +158,9 @@ class LogReader:
         self, *, category: str | None = None, after: str = "", limit: int = READ_BATCH_EVENTS
     ) -> list[StreamHead]:
         prefix = "" if category is None else f"{category}-"
-        # What has no encoding is not stored, and may be asked for all the same.
+        # A name that is not valid Unicode is never stored, but may be looked up.
         begin, last = prefix.encode(errors="surrogatepass"), after.encode()
-        # A stream may be named like its category; other names may come between it and the rest.
+        # A stream may have the name of its category; other names may sort between it and the other streams.
         namesake = self.head(category) if category else None
         with self._lock:
             heads = {name.encode(): head for tail in self._tails for name, head in tail.heads.items()}
@@ -255,7 +255,7 @@ class LogReader:
     def names_in(self, index: Literal["types", "tags"], prefix: str = "") -> list[str]:
         with self._lock:
             newer = [name for tail in self._tails for name in getattr(tail, index) if name.startswith(prefix)]
-        # Not within the lock: who reads may wait for it, and the map grows only when nobody reads.
+        # Not within the lock: a read that waits for the lock stays open, and the map grows only when no read is open.
         with self._environment.read() as transaction:
             return postings.names(transaction, self._environment.table(index), newer, prefix=prefix)
 
@@ -307,7 +307,7 @@ class LogReader:
         return self._with_compacted(stream, found, to_version)
 
     def _with_compacted(self, stream: str, found: list[Snapshot], to_version: int | None) -> list[Snapshot]:
-        """The state that a `compacted` event carries is the last resort: nothing before it need be in the log."""
+        """Add the state of the `compacted` event, unless there is a snapshot of its version, newest first."""
         compacted = self.compacted(stream)
         if compacted is None or (to_version is not None and compacted.version > to_version):
             return found
@@ -318,7 +318,7 @@ class LogReader:
         return [*newer, compacted.snapshot, *older]
 
     def _newer_positions(self, stream: str, first: int, last: int) -> list[int]:
-        """Those of the last versions from `first` through `last`, as far as they are not in the indexes on disk."""
+        """The positions of the newest of the versions `first` through `last`, those that are in the tails."""
         found: list[int] = []
         with self._lock:
             for tail in self._tails:
@@ -328,7 +328,7 @@ class LogReader:
         return found
 
     def _newer_version_at(self, stream: str, position: int) -> tuple[int, int] | None:
-        """(version, position) of the newest event up to a position, if the indexes on disk do not know it yet."""
+        """(version, position) of the newest event of a stream up to a position, if the tails have it; else None."""
         with self._lock:
             for tail in reversed(self._tails):
                 part = tail.streams.get(stream)
@@ -345,11 +345,11 @@ class LogReader:
             return postings.positions_of_versions(transaction, table, stream, first, last)
 
     def compacted(self, stream: str) -> Compacted | None:
-        """What stands for the events of a stream that compaction moved to the archive; None where it moved none."""
+        """The `compacted` event of a stream; None if no event of the stream was compacted. Raises `CorruptRecord`."""
         return self._compacted.of(stream)
 
     def compacted_streams(self, *, after: str = "", limit: int = READ_BATCH_EVENTS) -> list[Compacted]:
-        """The same of all streams, in the order of their names, after the name `after`."""
+        """At most `limit` `compacted` events after the stream name `after`, by name. Raises `CorruptRecord`."""
         return self._compacted.of_all(after, limit)
 
     def _read_postings(
@@ -415,7 +415,7 @@ class LogReader:
             return self._records.group(cursor.key(), cursor.value()) if cursor.last() else None
 
     def _load(self) -> None:
-        """Begin with the indexes on disk, and read the part of the log that they do not cover yet."""
+        """Start from the indexes on disk, and read the part of the log that they do not cover."""
         table = self._environment.table
         with self._environment.read() as transaction:
             meta = table("meta")
@@ -427,7 +427,7 @@ class LogReader:
             self._extend(transaction)
 
     def _extend(self, transaction: Transaction) -> None:
-        """Take in the groups that follow the tail."""
+        """Add the groups after the tail to the tail."""
         tail = self._tail
         position, commit_id = tail.through
         with transaction.cursor(self._environment.table("log")) as cursor:

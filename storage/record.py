@@ -1,4 +1,4 @@
-"""What is stored: one record per event, encoded by msgspec and chained by its hash to the one before it."""
+"""Records: one for each event, encoded with msgspec and chained by hash to the previous record of its stream."""
 
 import hashlib
 from datetime import UTC, datetime, timedelta
@@ -10,7 +10,7 @@ Kind: TypeAlias = Literal["created", "updated", "deleted", "snapshot", "compacte
 
 HASH_SIZE_BYTES: Final = 32
 GENESIS_HASH: Final = bytes(HASH_SIZE_BYTES)
-"""What stands for the previous hash of a stream's first event."""
+"""Takes the place of the previous hash for the first event of a stream."""
 
 
 NS_PER_SECOND: Final = 1_000_000_000
@@ -18,10 +18,10 @@ UNIX_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class StoredEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One event as the log holds it.
+    """One event as the log stores it.
 
     `position` counts from 1 over the whole log, `version` from 1 within the stream, both without a gap. `time_ns` is
-    UTC. `hash` is SHA-256 over the previous event's hash of that stream and every stored byte of this one before it.
+    UTC. `hash` is SHA-256 over the hash of the stream's previous event and all bytes of this record before the hash.
     """
 
     position: int
@@ -50,7 +50,7 @@ class StoredEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def time(self) -> datetime:
-        """`time_ns` as a time in UTC, rounded down to the microsecond: the event is among those `since` then."""
+        """`time_ns` as a UTC time, rounded down to the microsecond, so that a query since this time finds the event."""
         return utc_time(self.time_ns)
 
 
@@ -68,17 +68,17 @@ class StreamHead(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 def utc_time(time_ns: int) -> datetime:
-    """A time in UTC, rounded down to the microsecond, so that the event is among those since that time."""
+    """`time_ns` as a UTC time, rounded down to the microsecond, so that a query since this time finds the event."""
     return UNIX_EPOCH + timedelta(microseconds=time_ns // 1_000)
 
 
 def content_hash(previous_hash: bytes, encoded: bytes) -> bytes:
-    """The hash of an encoded record: over its predecessor's hash and all its bytes but its own trailing hash."""
+    """The hash of an encoded record: SHA-256 over the previous hash and the record without its own trailing hash."""
     return hashlib.sha256(previous_hash + encoded[:-HASH_SIZE_BYTES]).digest()
 
 
 def seal(previous_hash: bytes, encoded: bytes) -> tuple[bytes, bytes]:
-    """Put the hash into a record that was encoded with `GENESIS_HASH` in its place: (sealed record, hash)."""
+    """Replace the placeholder `GENESIS_HASH` at the end of an encoded record with its hash; return (record, hash)."""
     body = encoded[:-HASH_SIZE_BYTES]
     digest = hashlib.sha256(previous_hash + body).digest()
     return body + digest, digest

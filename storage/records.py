@@ -1,4 +1,4 @@
-"""Records read from the log: found by position, decoded, and fetched from the archive where compaction moved them."""
+"""Reads records from the log: finds them by position, decodes them, and fetches archived ones from the archive."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from .group import KEY, Group, GroupDamaged, Record, is_stub
 from .record import HASH_SIZE_BYTES, StoredEvent
 
 _DECODE_ALL_ABOVE: Final = 0.25
-"""From this share of a group's records on it is cheaper to decode them in one go than one by one."""
+"""Above this share of a group's records, decoding a whole range is faster than decoding single records."""
 
 
 class Records:
-    """The table of groups, read. Every method raises `CorruptRecord` and `ArchiveUnreachable`."""
+    """Reads the table `log`. Methods raise `CorruptRecord`, and `ArchiveUnreachable` if they read archived events."""
 
     def __init__(self, environment: Environment, archive: Archive) -> None:
         self._environment = environment
@@ -26,7 +26,7 @@ class Records:
         self._kept: tuple[bytes, Group | None] = (b"", None)
 
     def between(self, transaction: Transaction, first: int, last: int) -> list[StoredEvent]:
-        """The events from one position through another, ascending."""
+        """The events from position `first` through `last`, ascending, as far as the log reaches."""
         found: list[StoredEvent] = []
         with transaction.cursor(self._environment.table("log")) as cursor:
             more = seek_group(cursor, first)
@@ -42,7 +42,7 @@ class Records:
         return found
 
     def at(self, transaction: Transaction, positions: Sequence[int]) -> list[StoredEvent]:
-        """The events at ascending positions, decoding each group once."""
+        """The events at the given ascending positions; each group is checked once."""
         found: list[StoredEvent] = []
         at = 0
         with transaction.cursor(self._environment.table("log")) as cursor:
@@ -60,11 +60,11 @@ class Records:
         return found
 
     def encoded(self, transaction: Transaction, position: int) -> bytes:
-        """The stored bytes of one event: what its hash covers, and its hash."""
+        """The bytes of one record, which end with its hash, from the log or the archive."""
         return self.all_encoded(transaction, [position])[0]
 
     def all_encoded(self, transaction: Transaction, positions: Sequence[int]) -> list[bytes]:
-        """The same of the events at ascending positions."""
+        """The bytes of the records at the given ascending positions, from the log or the archive."""
         found: list[bytes] = []
         at = 0
         with transaction.cursor(self._environment.table("log")) as cursor:
@@ -79,12 +79,12 @@ class Records:
         return self._archive.encoded(position, encoded[2:]) if is_stub(encoded) else encoded
 
     def hash(self, transaction: Transaction, position: int) -> bytes:
-        """The hash of one event, which is in the log also when the event is in the archive."""
+        """The hash of one event; for an archived event, from its stub."""
         with transaction.cursor(self._environment.table("log")) as cursor:
             return self._group_of(cursor, position).encoded(position)[-HASH_SIZE_BYTES:]
 
     def hashes(self, transaction: Transaction, first: int, last: int) -> list[bytes]:
-        """The hashes of the events from one position through another."""
+        """The hashes of the events from position `first` through `last`."""
         found: list[bytes] = []
         with transaction.cursor(self._environment.table("log")) as cursor:
             while first <= last:
@@ -95,7 +95,7 @@ class Records:
         return found
 
     def time_ns(self, transaction: Transaction, position: int) -> int:
-        """The time of one event, which is in the log also when the event is in the archive."""
+        """The time (UTC, ns) of one event; for an archived event, from its stub."""
         with transaction.cursor(self._environment.table("log")) as cursor:
             group = self._group_of(cursor, position)
         try:
@@ -104,7 +104,7 @@ class Records:
             raise self._corrupt(position, str(error)) from error
 
     def group(self, key: bytes, value: bytes) -> Group:
-        """A stored group."""
+        """The group in a stored key and value."""
         first_position, _ = KEY.unpack(key)
         try:
             return Group(first_position, value)
@@ -116,7 +116,7 @@ class Records:
         return self._events(group, group.first_position, group.last_position) if group.count else []
 
     def idempotency(self, group: Group) -> list[IdempotencyEntry]:
-        """The idempotency keys of a group."""
+        """The idempotency entries of a group."""
         try:
             return group.idempotency()
         except GroupDamaged as error:
@@ -130,12 +130,12 @@ class Records:
         raise self._corrupt(position, "the indexes name it, but the log does not hold it")
 
     def _group_at(self, cursor: "lmdb.Cursor[bytes]") -> Group:
-        """The group under the cursor. It is kept: a caller that reads in small steps meets it again."""
+        """The group under the cursor, cached for a caller that reads the same group in small steps."""
         key = cursor.key()
         kept_key, group = self._kept
         if group is None or key != kept_key:
             group = self.group(key, cursor.value())
-            # What is in the archive now may be back in the log by the next time.
+            # A group with stubs is not cached: its archived events may be back in the log at the next read.
             self._kept = (b"", None) if group.stubs else (key, group)
         return group
 
@@ -165,5 +165,5 @@ class Records:
 
 
 def seek_group(cursor: "lmdb.Cursor[bytes]", position: int) -> bool:
-    """Move to the last group that begins at or before `position`; False where there is none."""
+    """Move to the last group that begins at or before `position`; return False if there is none."""
     return cursor.prev() if cursor.set_range(KEY.pack(position + 1, 0)) else cursor.last()

@@ -1,4 +1,4 @@
-"""Snapshots: an aggregate's state at a version, and how it is stored."""
+"""Snapshots: the state of an aggregate at a version, and its encoding."""
 
 import hashlib
 from typing import Any, Final
@@ -15,9 +15,9 @@ class SnapshotDamaged(ValueError):
 class Snapshot(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The state of `stream` after `version`.
 
-    `state` is plain data; for writing it may come encoded already, as `msgspec.Raw`. `schema` names the shape of the
-    state's class when it was written; `event_hash` is the hash of the event at `version`, so that a snapshot that
-    belongs to another history is noticed. `state_hash` is SHA-256 of the encoded state; the store fills it in.
+    `state` is plain data; for writing it may also be encoded already (`msgspec.Raw`). `schema` identifies the shape of
+    the state's class at the time of writing. `event_hash` is the hash of the event at `version`; it reveals a snapshot
+    that belongs to another history. `state_hash` is SHA-256 of the encoded state; the store computes it.
     """
 
     stream: str
@@ -28,12 +28,12 @@ class Snapshot(msgspec.Struct, frozen=True, array_like=True, gc=False):
     state: Any
     state_hash: bytes = b""
     is_proved: bool = False
-    """The events were replayed, and gave this state."""
+    """The events were replayed and gave this state."""
     quarantined: str = ""
-    """Why it is never loaded: what the events gave instead."""
+    """If not empty, the replayed events gave another state, which this describes; the snapshot is never loaded."""
 
     def with_state_hash(self) -> "Snapshot":
-        """The same with its `state_hash`."""
+        """A copy of this snapshot with its `state_hash` computed."""
         digest = hashlib.sha256(encode_state(self.state)).digest()
         return msgspec.structs.replace(self, state_hash=digest)
 
@@ -42,14 +42,14 @@ _decoder: Final = msgspec.msgpack.Decoder(Snapshot)
 
 
 def encode_state(state: Any) -> bytes:
-    """The bytes that `state_hash` is over."""
+    """The encoded state, which `state_hash` covers."""
     return bytes(state) if isinstance(state, msgspec.Raw) else _encode(state)
 
 
 def encode_snapshot(snapshot: Snapshot) -> bytes:
     """The stored bytes: SHA-256 of the encoded snapshot, then the encoded snapshot.
 
-    Raises `TypeError` or `ValueError` where the state is not plain data.
+    Raises `TypeError` or `ValueError` if the state is not plain data.
     """
     state = msgspec.Raw(encode_state(snapshot.state))
     encoded = _encode(msgspec.structs.replace(snapshot, state=state).with_state_hash())

@@ -1,4 +1,4 @@
-"""The port: what every event store offers. `contract/` is its meaning: tests that any store must pass."""
+"""The port of event stores. The tests in `contract/` specify its behaviour; every store must pass them."""
 
 from collections.abc import Sequence
 from typing import Final, Literal, Protocol
@@ -9,20 +9,21 @@ from .record import StoredEvent, StreamHead
 from .snapshot import Snapshot
 
 READ_BATCH_EVENTS: Final = 100
-"""What one call of a reading method returns at most, unless asked otherwise."""
+"""The default limit on the results of one call of a reading method."""
 POSITION_MAX: Final = (1 << 63) - 1
 
 
 class EventReader(Protocol):
-    """An append-only log with its indexes, snapshots and idempotency keys, as it is read. Any thread may call it.
+    """The reading methods of an append-only log with its indexes, snapshots and idempotency keys. For any thread.
 
-    Each read returns a bounded list, so no caller holds a transaction; to go on, ask again from the last version or
-    position. Reads raise `CorruptRecord` when a stored value does not pass its check.
+    Each read returns a bounded list and holds no transaction; continue from the last version or position. Reads raise
+    `CorruptRecord` if a stored value is damaged, `ArchiveUnreachable` if an archived event cannot be read, and
+    `StoreClosed`.
     """
 
     @property
     def path(self) -> str:
-        """Where it lives, for messages."""
+        """The place of the store, for messages."""
 
     @property
     def last_position(self) -> int:
@@ -34,24 +35,24 @@ class EventReader(Protocol):
 
     @property
     def stream_count(self) -> int:
-        """How many streams there are."""
+        """The number of streams."""
 
     def head(self, stream: str) -> StreamHead | None:
-        """The newest event's version, position and hash; None where there is no such stream."""
+        """The version, position and hash of a stream's newest event; None if there is no such stream."""
 
     def head_at(self, stream: str, position: int) -> StreamHead | None:
-        """The same as of a position: of the events of the stream that are not beyond it, the newest."""
+        """The head of a stream as of a position: its newest event at or before it; None if there is none."""
 
     def time_at(self, position: int) -> int:
-        """The time (UTC, ns) of the event at a position that the log has."""
+        """The time (UTC, ns) of the event at a position, which must exist."""
 
     def event_hash(self, stream: str, version: int) -> bytes | None:
-        """The hash of the event that made this version of a stream; None where there is no such version."""
+        """The hash of the event at a version of a stream; None if there is no such version."""
 
     def streams(
         self, *, category: str | None = None, after: str = "", limit: int = READ_BATCH_EVENTS
     ) -> list[StreamHead]:
-        """Heads in the order of the streams' names (as UTF-8 bytes), after the name `after`."""
+        """The heads of all streams, or of those of a category, after the name `after`, by name (as UTF-8 bytes)."""
 
     def read_stream(
         self,
@@ -62,12 +63,12 @@ class EventReader(Protocol):
         backwards: bool = False,
         limit: int = READ_BATCH_EVENTS,
     ) -> list[StoredEvent]:
-        """Events of one stream with `from_version` <= version <= `to_version`, backwards from the highest if asked."""
+        """The events of a stream with `from_version` <= version <= `to_version`, with `backwards` the highest first."""
 
     def read(
         self, *, after: int = 0, before: int | None = None, backwards: bool = False, limit: int = READ_BATCH_EVENTS
     ) -> list[StoredEvent]:
-        """Events with `after` < position < `before`, backwards from the highest if asked."""
+        """The events with `after` < position < `before`, with `backwards` the highest position first."""
 
     def read_type(
         self,
@@ -78,7 +79,7 @@ class EventReader(Protocol):
         backwards: bool = False,
         limit: int = READ_BATCH_EVENTS,
     ) -> list[StoredEvent]:
-        """The same for the events of one stored type."""
+        """The events of one stored type, with the arguments of `read`."""
 
     def read_category(
         self,
@@ -89,7 +90,7 @@ class EventReader(Protocol):
         backwards: bool = False,
         limit: int = READ_BATCH_EVENTS,
     ) -> list[StoredEvent]:
-        """The same for the events of all streams of one category."""
+        """The events of all streams of one category, with the arguments of `read`."""
 
     def read_tag(
         self,
@@ -100,13 +101,13 @@ class EventReader(Protocol):
         backwards: bool = False,
         limit: int = READ_BATCH_EVENTS,
     ) -> list[StoredEvent]:
-        """The same for the events that carry one tag."""
+        """The events with one tag, with the arguments of `read`."""
 
     def names_in(self, index: Literal["types", "tags"], prefix: str = "") -> list[str]:
-        """The stored types, or the tags, of all events, sorted: those that begin with a prefix."""
+        """The stored types, or the tags, of all events that begin with `prefix`, sorted."""
 
     def idempotency(self, stream: str, keys: Sequence[str], *, now_ns: int) -> dict[str, IdempotencyEntry]:
-        """What the commands with these keys did: those that are known and whose window is open at `now_ns` (UTC)."""
+        """The entries, by key, of those `keys` of a stream that are stored and have not expired at `now_ns` (UTC)."""
 
     def snapshots(
         self,
@@ -116,34 +117,35 @@ class EventReader(Protocol):
         limit: int = READ_BATCH_EVENTS,
         quarantined: bool = False,
     ) -> list[Snapshot]:
-        """The stream's snapshots that pass their check, newest first, from `to_version` down.
+        """The undamaged snapshots of a stream from `to_version` down, newest first.
 
-        Without those in quarantine; those instead, if asked.
+        Returns only snapshots that are not in quarantine, or with `quarantined` only those that are.
         """
 
 
 class EventStore(EventReader, Protocol):
-    """The same with writing. One thread calls `append`, `flush` and `close`."""
+    """An `EventReader` with the writing methods. One thread calls `append`, `drop_snapshots`, `flush` and `close`."""
 
     @property
     def disk_seconds(self) -> float:
-        """How long `append` waits for the disk, estimated; a writer chooses the size of its batches by it."""
+        """The estimated seconds that `append` waits for the disk; the writer chooses its batch size by this."""
 
     def append(
         self, commits: Sequence[Commit], snapshots: Sequence[Snapshot] = ()
     ) -> list[Appended | EventSourcingError]:
-        """Store the commits in order, durably and in one transaction; the answers come in the same order.
+        """Store the commits in order, durably and in one transaction; return their outcomes in the same order.
 
-        A refused commit (`VersionConflict`, one of the `LimitExceeded`, ...) leaves no trace and does not touch the
-        others. When the disk refuses, every commit gets the `StoreError` and none is stored. Snapshots are written
-        along with them; where there are snapshots alone, the `StoreError` is raised.
+        A refused commit (`VersionConflict`, a `LimitExceeded`, ...) leaves no trace and does not affect the others. If
+        the disk refuses, the outcome of every accepted commit is the `StoreError`, and none is stored, unless the error
+        is `StoreOutcomeUnknown`. Snapshots are written in the same transaction. Without commits, a `StoreError` is
+        raised.
         """
 
     def drop_snapshots(self, streams: Sequence[str]) -> None:
         """Remove every snapshot of these streams, durably. Raises a `StoreError`."""
 
     def flush(self) -> None:
-        """Bring the indexes on disk up to the log, so that the next opening has less to do."""
+        """Bring the indexes on disk up to date, so that the next opening has less to read. Raises a `StoreError`."""
 
     def close(self) -> None:
-        """Flush and close. Idempotent."""
+        """Flush and close the store. Idempotent."""

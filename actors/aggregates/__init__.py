@@ -1,1 +1,1 @@
-"""Aggregates: what they are declared by, and their actors."""
+"""Aggregates: their declarations and their actors."""

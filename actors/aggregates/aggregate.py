@@ -1,6 +1,6 @@
 """The aggregate: a domain class whose fields are its state, with methods that decide and methods that apply.
 
-Everything about it is checked when the class is defined, so that a mistake shows where it was made.
+Every declaration is checked when the class is defined, so that a mistake shows where it was made.
 """
 
 import functools
@@ -15,7 +15,7 @@ import attrs
 
 from ..errors import DefinitionError, Rejected, StateReadOnly
 from ..marked_methods import mark_of, names_in
-from ..messages import check_names, command_type, event_type
+from ..messages import check_names, command_definition, event_definition
 from ..serialization.annotations import alternatives
 from ..state_fields import check_field, check_no_init
 from .snapshot_policy import Snapshots
@@ -28,37 +28,37 @@ _ROLE: Final = "__eventsrc_role__"
 _ID: Final = "_eventsrc_id"
 _IS_DELETED: Final = "_eventsrc_is_deleted"
 IS_DECIDING: Final = "_eventsrc_is_deciding"
-"""In the `__dict__` of a state while a handler decides on it: its fields cannot be set then."""
+"""Present in the `__dict__` of a state while a handler decides on it: the fields cannot be set then."""
 
 
 @attrs.frozen
 class AggregateDefinition:
-    """What an aggregate class declares: which function handles or applies objects of which class."""
+    """What an aggregate class declares: the function that handles or applies objects of each class."""
 
     category: str
     handlers: Mapping[type, Callable[[Any, Any], Any]]
     appliers: Mapping[type, Callable[[Any, Any], None]]
     event_classes: tuple[type, ...]
     snapshots: Snapshots | None
-    """When its state is stored; None as `Limits` say."""
+    """When the state is stored as a snapshot; None means as `Limits` say."""
 
 
 def handles(method: F) -> F:
-    """Mark a method that decides on commands of the class its parameter is annotated with (`A | B`: of either).
+    """Mark a method that decides on commands of the class that annotates its parameter (`A | B`: of either class).
 
-    It returns an event, several, or None, or raises `Rejected`. It may be `async def`. It must not change the state:
-    setting a field raises `StateReadOnly`; a list or dict in a field is not watched, but `scenario` in
-    `eventsrc.runtime.testing` finds that, too. An exception that is no `Exception` (`SystemExit`, say) is not the
-    command's answer: it ends the program.
+    The method returns an event, several events, or None, or raises `Rejected`. It may be `async def`. It must not
+    change the state: setting a field raises `StateReadOnly`. Changes inside a list or dict are not detected here, only
+    by `scenario` in `eventsrc.runtime.testing`. An exception that is no `Exception` (`SystemExit`, say) does not answer
+    the command: it ends the program.
     """
     return _marked(method, "handles")
 
 
 def applies(method: F) -> F:
-    """Mark a method that changes the state by an event of the class its parameter is annotated with.
+    """Mark a method that changes the state by an event of the class that annotates its parameter.
 
-    It is called for new events and again whenever the state is made from the log, so it must not decide, fail or reach
-    outside.
+    The method is called for each new event, and again whenever the state is made from the log. It must not decide, fail
+    or reach outside.
     """
     return _marked(method, "applies")
 
@@ -77,12 +77,12 @@ def _marked(method: F, role: str) -> F:
 class Aggregate:
     """Base of aggregates: the annotated fields of a subclass are its state.
 
-    Every field needs a default; together they are the state before the first event. The stream of an aggregate is named
-    `<category>-<id>`; the category is the class's name in lower case, or the one given:
-    `class Aircraft(Aggregate, category="plane")`. `snapshots=` says when its state is stored, by default every
-    `Limits.snapshot_every_events` events. A method that sets what is no field fails with `DefinitionError`: no snapshot
-    would hold it. A subclass has the methods of its base; one that overrides another is what that is, `@handles` or
-    `@applies`, unless it is marked itself.
+    Every field needs a default; the defaults are the state before the first event. The stream of an aggregate is named
+    `<category>-<id>`. The category is the class's name in lower case, or the one given: `class Aircraft(Aggregate,
+    category="plane")`. `snapshots=` says when the state is stored; by default as the base class says, or every
+    `Limits.snapshot_every_events` events. A method that sets an undeclared attribute fails with `DefinitionError`: no
+    snapshot would hold it. A subclass inherits the methods of its base. An overriding method keeps the mark of the
+    method it overrides, `@handles` or `@applies`, unless it has its own.
     """
 
     __eventsrc_definition__: ClassVar[AggregateDefinition]
@@ -94,7 +94,7 @@ class Aggregate:
         attrs.define(cls, slots=False)
         _check_fields(cls)
         cls.__eventsrc_settable__ = frozenset(_settable_names(cls))
-        if "__setattr__" in vars(cls):  # by attrs, where fields have converters or validators
+        if "__setattr__" in vars(cls):  # attrs writes a __setattr__ for fields with converters or validators
             cls.__setattr__ = _watched(vars(cls)["__setattr__"])  # type: ignore[method-assign, assignment]
         own_category = cls.__name__.lower() if category is None else category
         if not CATEGORY.fullmatch(own_category):
@@ -123,17 +123,17 @@ class Aggregate:
 
     @property
     def is_deleted(self) -> bool:
-        """Whether it was deleted, and not recreated since. Its fields are those before the first event then."""
+        """Whether the aggregate was deleted and not recreated since. Its fields then have their defaults."""
         return _IS_DELETED in self.__dict__
 
     @handles
     def decide_deletion(self, command: Delete) -> Deleted:
-        """Accept a `Delete`. Override it to refuse: raise `Rejected` where the aggregate must not be deleted."""
+        """Accept a `Delete`. Override this method to refuse: raise `Rejected` if the aggregate must not be deleted."""
         return Deleted(command.reason)
 
     @handles
     def decide_recreation(self, command: Recreate) -> Recreated:
-        """Accept a `Recreate` of a deleted aggregate. Override it to refuse."""
+        """Accept a `Recreate` of a deleted aggregate; reject it otherwise. Override this method to refuse."""
         if not self.is_deleted:
             raise Rejected("there is nothing to recreate: it was not deleted")
         return Recreated(command.reason)
@@ -156,7 +156,7 @@ class Aggregate:
 
 
 def _watched(setting: Callable[[Aggregate, str, object], None]) -> Callable[[Aggregate, str, object], None]:
-    """A class's own way of setting a field, checked as that of any aggregate is."""
+    """Wrap a class's own `__setattr__` in the check that every aggregate makes."""
 
     @functools.wraps(setting)
     def checked(state: Aggregate, name: str, value: object) -> None:
@@ -177,7 +177,7 @@ def _check_set(state: Aggregate, name: str) -> None:
 
 
 def _settable_names(cls: type) -> Iterator[str]:
-    """The names of its fields, and of properties that can be set."""
+    """The names of the class's fields and of the properties that can be set."""
     yield from (field.name for field in attrs.fields(cls))
     yield from (name for name in dir(cls) if hasattr(inspect.getattr_static(cls, name, None), "__set__"))
 
@@ -203,7 +203,7 @@ def _check_fields(cls: type) -> None:
 
 
 def _methods(cls: type, role: str, local_names: Mapping[str, Any]) -> dict[type, Callable[[Any, Any], Any]]:
-    """The functions of one role by the class they are for; a child's method replaces its parent's of the same name."""
+    """The functions of one role, by their message classes; a child's method replaces its parent's of the same name."""
     found: dict[type, Callable[[Any, Any], Any]] = {}
     for name in names_in(cls):
         function = inspect.getattr_static(cls, name)
@@ -227,7 +227,9 @@ def _parameter_classes(
     cls: type, function: Callable[..., Any], role: str, local_names: Mapping[str, Any]
 ) -> tuple[type, ...]:
     where = f"{cls.__name__}.{function.__name__}"
-    wanted, declared = ("a @command class", command_type) if role == "handles" else ("an @event class", event_type)
+    wanted, declared = (
+        ("a @command class", command_definition) if role == "handles" else ("an @event class", event_definition)
+    )
     parameters = list(inspect.signature(function).parameters.values())[1:]
     if len(parameters) != 1:
         raise DefinitionError(f"{where} has @{role}, so it takes self and one parameter, annotated with {wanted}.")
@@ -244,10 +246,10 @@ def _parameter_classes(
 def _check_promises(
     cls: type, handlers: Mapping[type, Any], appliers: Mapping[type, Any], local_names: Mapping[str, Any]
 ) -> None:
-    """Every event that a handler says it returns must be applied."""
+    """Check that every event in a handler's return annotation is applied."""
     for function in dict.fromkeys(handlers.values()):
         for promised in _mentioned_classes(_hints(cls, function, local_names).get("return")):
-            if event_type(promised) is not None and promised not in appliers:
+            if event_definition(promised) is not None and promised not in appliers:
                 raise DefinitionError(
                     f"{cls.__name__}.{function.__name__} returns {promised.__name__}, which nothing applies. Add a "
                     f"method to {cls.__name__}: @applies def ...(self, event: {promised.__name__}) -> None."

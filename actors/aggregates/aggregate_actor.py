@@ -1,8 +1,7 @@
 """The actor of one aggregate: takes commands from its mailbox one at a time, decides, applies, and goes on.
 
-It does not wait for the disk. What it decides goes to the journal turn by turn, and an answer leaves when the commit
-that holds its events is stored. If a commit fails, everything decided after it fails too, and the state is loaded
-again.
+The actor does not wait for the disk. Its decisions go to the journal turn by turn, and an answer leaves when the commit
+with its events is stored. If a commit fails, everything decided after it fails as well, and the state is loaded again.
 """
 
 import logging
@@ -23,7 +22,7 @@ from ..trio_actor import TrioActor
 from .aggregate import Aggregate
 from .aggregate_type import AggregateType
 from .decision import Decision, encode_decision
-from .host import Host
+from .host import AggregateHost
 from .idempotency import IdempotencyKeys
 from .pipeline import Pipeline
 from .recovery import recover
@@ -31,15 +30,15 @@ from .request import Cause, Hold, Request, Requests, StateQuery, current_cause
 from .turn import Answers, Reply, Turn
 
 TURN_MESSAGES_MAX: Final = 100
-"""Messages decided in one go before other tasks get their turn."""
+"""How many messages are decided before other tasks get their turn."""
 
 logger = logging.getLogger("eventsrc.aggregate")
 
 
 class AggregateActor(TrioActor):
-    """Started by the runtime with the aggregate's type and id; its messages are `Request`, `Requests`, `StateQuery`."""
+    """Started by the runtime. Handles the messages `Request`, `Requests`, `StateQuery` and `Hold`."""
 
-    def __init__(self, host: Host, aggregate_type: AggregateType, stream: str, aggregate_id: str) -> None:
+    def __init__(self, host: AggregateHost, aggregate_type: AggregateType, stream: str, aggregate_id: str) -> None:
         self.stream = stream
         super().__init__(mailbox_capacity=host.limits.mailbox_commands_max)
         self.last_used = 0.0
@@ -58,26 +57,26 @@ class AggregateActor(TrioActor):
 
     @property
     def is_idle(self) -> bool:
-        """Whether it may leave memory: nothing waits, nothing is being decided, nothing is on its way to the disk."""
+        """Whether the actor may leave memory: nothing waits, is being decided, or is on its way to the disk."""
         return not (self._busy or self._pipeline.is_busy or self.actor_inbox)
 
     @property
     def is_in_hand_of_this_task(self) -> bool:
-        """Whether whoever asks is a handler of this very aggregate."""
+        """Whether the current task runs a handler of this aggregate."""
         return self._busy and self._task is trio.lowlevel.current_task()
 
     @property
     def keys(self) -> IdempotencyKeys:
-        """The idempotency keys of its commands."""
+        """The idempotency keys of the aggregate's commands."""
         return self._pipeline.keys
 
     def _create_actor_urn(self) -> str:
         return self.stream
 
-    # --- in the turn of whoever asks ---
+    # --- in the caller's task ---
 
     def can_decide_now(self, request: Request) -> bool:
-        """Whether nothing is before this command, and nothing in it has to be waited for."""
+        """Whether the command can be decided at once: nothing is ahead of it, and deciding it waits for nothing."""
         return (
             self.is_idle
             and self._broken is None
@@ -88,10 +87,10 @@ class AggregateActor(TrioActor):
 
     @trio.lowlevel.enable_ki_protection
     def decide_now(self, request: Request) -> TrioFuture[Any]:
-        """Do with a command what the actor would do next, without waking its task for it, which takes longer.
+        """Decide a command in the caller's task, which saves waking the actor's task.
 
-        While it is idle nothing can come in between. Where the handler, unexpectedly, returns a coroutine, the task
-        goes on with that, before all that comes behind it.
+        The actor is idle, so nothing can come in between. If the handler unexpectedly returns a coroutine, the actor's
+        task awaits it before any later message.
         """
         future: TrioFuture[Any] = TrioFuture()
         self._busy = True
@@ -99,7 +98,7 @@ class AggregateActor(TrioActor):
             assert self._task is not None, "an idle actor has begun"
             waiting = self._task.context.run(self._handle, request, Reply(future))
         except BaseException as error:
-            # The program is to end, or thinks so; the state may be half applied.
+            # Usually the program is about to end. The state may be half applied.
             self._broken = ActorFailed(self.stream, error)
             raise
         finally:
@@ -123,7 +122,7 @@ class AggregateActor(TrioActor):
                     self._busy = True
                     await self._turn_with(envelope)
         except Exception as error:
-            # A fault of ours: this aggregate's callers are told, and the runtime goes on.
+            # A bug in eventsrc: this aggregate's callers get the error, and the runtime goes on.
             logger.exception("actor failed", extra={"stream": self.stream})
             failure = ActorFailed(self.stream, error)
             self._pipeline.fail_turn(failure)
@@ -135,7 +134,7 @@ class AggregateActor(TrioActor):
             self._host.ended(self)
 
     async def _turn_with(self, envelope: Envelope[Any]) -> None:
-        """Decide the commands that wait, beginning with this one, and hand the outcome to the journal."""
+        """Decide the waiting commands, beginning with this one, and hand the outcome to the journal."""
         journal, inbox = self._host.journal, self.actor_inbox
         try:
             if journal.is_full:
@@ -180,11 +179,11 @@ class AggregateActor(TrioActor):
             if self.actor_inbox.empty():
                 await super()._receive_one(envelope)
             else:
-                # What arrived behind the stop is decided first: a stopping actor loses no command.
+                # Decide the messages behind the stop first: a stopping actor loses no command.
                 self.actor_inbox.put(envelope)
 
     async def _handle_all(self, requests: Sequence[Request], future: TrioFuture[Any]) -> None:
-        """Decide several commands, which are answered together."""
+        """Decide several commands and answer them together."""
         try:
             self.keys.look_up(requests)
         except EventSourcingError as error:
@@ -197,14 +196,14 @@ class AggregateActor(TrioActor):
                 try:
                     await waiting
                 except BaseException:
-                    # Cut off, and answered as such; so are those behind it, which are not begun.
+                    # Cancelled: this command has its answer, and the later ones, which are not begun, get theirs.
                     for later in range(index + 1, len(requests)):
                         answers.put(later, _ended(self.stream))
                     raise
-        self.keys.forget()
+        self.keys.drop_looked_up()
 
     def _handle(self, request: Request, reply: Reply) -> Awaitable[None] | None:
-        """Decide one command and put its answer in line; what it returns, if anything, is to be awaited."""
+        """Decide one command and queue its answer. Returns an awaitable if anything is left to await."""
         if self._broken is not None:
             return self._recover_and_handle(self._broken, request, reply)
         if request.withdrawn:
@@ -223,11 +222,11 @@ class AggregateActor(TrioActor):
             self._conclude(request, reply, result)
         except Exception as error:
             self._answer_error(request, reply, error)
-        # A commit with a condition is waited for, so that its refusal is no other command's.
+        # Await a conditional commit, so that its refusal fails no other command.
         return None if request.unless is None else self._settle_all()
 
     async def _finish(self, request: Request, reply: Reply, handling: Awaitable[Any]) -> None:
-        """Await an async handler; what was decided before it is not held up."""
+        """Await an async handler; submit earlier decisions first, so that they are not held up."""
         series = self._pipeline.series
         self._submit()
         try:
@@ -256,7 +255,7 @@ class AggregateActor(TrioActor):
     # --- deciding ---
 
     def decide(self, request: Request) -> Any:
-        """What the handler returns; it may have to be awaited."""
+        """Return the handler's result, which may have to be awaited. Raises `VersionConflict`, or as `_type.decide`."""
         expected = request.expected_version
         if expected is not None and not expectation_holds(expected, self._version):
             raise VersionConflict(self.stream, expected, self._version)
@@ -264,21 +263,21 @@ class AggregateActor(TrioActor):
         return self._type.decide(self._state, self._version, request.command)
 
     def _conclude(self, request: Request, reply: Reply, returned: Any) -> None:
-        """Take over what the handler returned."""
+        """Encode and apply what the handler returned."""
         try:
             self.take(request, reply, self.encode(request, returned))
         except ApplierFailed as failure:
-            # The state may be half applied: what came before goes to the disk, then it is loaded again.
+            # The state may be half applied: submit what was decided before; the state is loaded again later.
             self._broken = failure
             self._submit()
             raise
 
     def encode(self, request: Request, returned: Any) -> Decision:
-        """What the handler returned, checked and made ready for the log."""
+        """Check the handler's result and encode it for the log. Raises what `encode_decision` raises."""
         return encode_decision(self._type, self.stream, self._version, request, returned, self._host.limits)
 
     def take(self, request: Request, reply: Reply, decision: Decision) -> None:
-        """Apply the events and put them in the turn. Raises `ApplierFailed`, which leaves the state half applied."""
+        """Apply the events and add them to the turn. Raises `ApplierFailed`, which leaves the state half applied."""
         turn = self._pipeline.turn_with_room_for(decision, self._state, self._version)
         if request.unless is not None:
             turn.conditions = (request.unless,)
@@ -303,12 +302,12 @@ class AggregateActor(TrioActor):
         self._pipeline.submit(None if self._broken is not None else self._state)
 
     async def _settle_all(self) -> None:
-        """Have everything that was decided stored, or refused."""
+        """Submit everything decided, and wait until it is stored or refused."""
         self._submit()
         await self._pipeline.until_settled()
 
     def on_settled(self, outcome: Appended | EventSourcingError) -> None:
-        """The journal's answer for the oldest turn in flight."""
+        """Take in the journal's outcome for the oldest turn in flight."""
         failed = self._pipeline.settle(outcome)
         if failed is not None and isinstance(outcome, EventSourcingError):
             self._broken = self._broken or outcome
@@ -333,7 +332,7 @@ class AggregateActor(TrioActor):
         self._pipeline.put_in_line(reply, self._version)
 
     async def _answer_state(self, future: TrioFuture[Any]) -> None:
-        """Answer with a copy of the state, once all of it is stored."""
+        """Answer with a copy of the state, once all of that state is stored."""
         try:
             if self._broken is not None:
                 await self._recover_from(self._broken)
@@ -349,7 +348,7 @@ class AggregateActor(TrioActor):
     # --- transactions ---
 
     async def _stand_still(self, hold: Hold, future: TrioFuture[Any]) -> None:
-        """Be part of a transaction: all before it is stored, and nothing after it is begun until it is over."""
+        """Take part in a transaction: settle everything before it, and begin nothing until it is over."""
         try:
             await self._settle_all()
             if self._broken is not None:
@@ -364,9 +363,9 @@ class AggregateActor(TrioActor):
         await hold.over.wait()
 
     def join(self) -> Turn:
-        """While it stands still: what was taken goes to the disk as part of the transaction's commit.
+        """While standing still: hand the taken events over to the transaction's commit, and return their turn.
 
-        `on_settled` is to be called with the outcome.
+        Call `on_settled` with the commit's outcome.
         """
         pipeline = self._pipeline
         turn, pipeline.turn = pipeline.turn, None
@@ -375,17 +374,17 @@ class AggregateActor(TrioActor):
         return turn
 
     def drop(self, error: EventSourcingError) -> None:
-        """While it stands still: what was taken is not stored, so the state is loaded again before it is used."""
+        """While standing still: discard the taken events; the state is loaded again before its next use."""
         self._pipeline.turn = None
         self._broken = error
 
     def distrust(self, error: EventSourcingError) -> None:
-        """Load the state again before it is used the next time; what was decided already stands."""
+        """Have the state loaded again before its next use; what was decided already stands."""
         self._broken = self._broken or error
         self._pipeline.drop_snapshots()
 
-    async def forgotten(self) -> None:
-        """Wait until nothing is decided any more on the state that is distrusted: a handler may be about it."""
+    async def until_reloaded(self) -> None:
+        """Wait until nothing is decided on the distrusted state any more: a handler may be running on it."""
         while self._broken is not None and (self._busy or self.actor_inbox) and not self.actor_stopped.is_set():
             self._rested = self._rested or trio.Event()
             await self._rested.wait()
@@ -398,8 +397,8 @@ class AggregateActor(TrioActor):
     # --- loading, and loading again ---
 
     async def _load(self) -> EventSourcingError | None:
-        """Get the state from the log; if it cannot be had, tell everyone who waits why, return that, and end."""
-        # Before: what is distrusted while it is loaded is loaded again.
+        """Load the state from the log. On failure, end the actor, refuse waiting messages, and return the error."""
+        # Reset before loading: a `distrust` during the load causes another one.
         self._broken = None
         try:
             recovered = await recover(
@@ -420,9 +419,9 @@ class AggregateActor(TrioActor):
         return None
 
     async def _recover_from(self, error: EventSourcingError) -> None:
-        """Drop the state and load it again; raises, and ends the actor, when its own code keeps failing."""
+        """Drop the state and load it again. If the load or the class's code keeps failing, end the actor and raise."""
         if self._unavailable is not None:
-            # It has ended; what is left of the message in hand is not decided on a state that may be half applied.
+            # The actor has ended: the rest of the message in hand must not be decided on a half-applied state.
             raise self._unavailable
         await self._settle_all()
         if isinstance(error, ApplierFailed):

@@ -1,4 +1,4 @@
-"""An aggregate class made ready to run: its stream names, and how its events and state become data and come back."""
+"""An aggregate class made ready to run: its stream names, and the encoding of its events and state."""
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterator
@@ -25,7 +25,7 @@ _decode: Final = msgspec.msgpack.Decoder().decode
 class AggregateType:
     """What a runtime knows of one aggregate class.
 
-    Raises `SchemaError` when a field of its events or of its state cannot be turned into data.
+    Raises `SchemaError` if a field of the class's events or state cannot be turned into data.
     """
 
     def __init__(self, aggregate_class: type[Aggregate], serializer: Serializer) -> None:
@@ -35,25 +35,25 @@ class AggregateType:
         self.handlers = definition.handlers
         self.appliers = definition.appliers
         self.async_commands = {of for of, handler in self.handlers.items() if inspect.iscoroutinefunction(handler)}
-        """The commands whose handlers may wait for something."""
+        """The commands whose handlers are `async def`."""
         self.snapshots = definition.snapshots
         self._serializer = serializer
         is_sealed = serializer.prepare(aggregate_class)
         self._events = EventCodecs(definition.event_classes, serializer)
         self.codecs = self._events.of_class
         self.has_personal_data = is_sealed or any(codec.has_personal_data for codec in self.codecs.values())
-        # Where nothing is sealed both give the same, and those that seal have their functions already.
+        # If nothing is sealed, both functions give the same, and `prepare` has made those of `unstructure` already.
         self._plain = serializer.plain if is_sealed else serializer.unstructure
-        # A state that was made of events as an older version had them is not what they give today.
+        # Versions are part of the schema: a state made from an older version's events is not the state they give today.
         versions = {name: codec.version for name, codec in self._events.of_name.items()}
         self.schema = schema_of(aggregate_class, versions)
 
     def decide(self, state: Aggregate, version: int, command: object) -> Any:
-        """What the handler says to a command to an aggregate in this state, which has had `version` events.
+        """Return the handler's result for a command, given the state and `version`, the number of events so far.
 
-        It may have to be awaited. Until it is there, the fields of the state cannot be set.
+        The result may have to be awaited. The fields of the state cannot be set until the handler has finished.
 
-        Raises `UnknownCommand`, `AggregateDeleted`, `Rejected`, `StateReadOnly`, and whatever the handler does.
+        Raises `UnknownCommand`, `AggregateDeleted`, `Rejected`, `StateReadOnly`, and what the handler raises.
         """
         handler = self._handler(state, version, command)
         state.__dict__[IS_DECIDING] = True
@@ -64,7 +64,7 @@ class AggregateType:
         return self._decided(state, returned) if isinstance(returned, CoroutineType) else returned
 
     def _complete(self, returned: Any) -> Any:
-        """What a handler returned; where it yields its events, or makes them lazily, all of them."""
+        """A handler's result; if the handler yields its events or makes them lazily, a tuple of all of them."""
         return returned if type(returned) in self.codecs or not isinstance(returned, Iterator) else tuple(returned)
 
     async def _decided(self, state: Aggregate, handling: Awaitable[Any]) -> Any:
@@ -94,12 +94,12 @@ class AggregateType:
         return stream
 
     def encode_event(self, codec: EventCodec, event: object) -> tuple[bytes, Any]:
-        """An event's payload as MessagePack, and the event as it comes back from the log, which is the one to apply.
+        """Return an event's payload as MessagePack, and the event as it comes back from the log, which must be applied.
 
-        Equal values may differ in what is made of them: a datetime comes back without the rules of its zone. Of a
-        subject that is just being forgotten an event comes back without what is personal.
+        The returned event may behave differently although it is equal: a datetime comes back without the rules of its
+        zone. An event of a subject that is being forgotten comes back without its personal data.
 
-        Raises `EncodingError`, also where the event would not come back as it is, and `SubjectKeysUnusable`.
+        Raises `EncodingError`, also if the event would come back changed, and `SubjectKeysUnusable`.
         """
         try:
             data = codec.unstructure(event)
@@ -109,10 +109,10 @@ class AggregateType:
         except Exception as error:
             raise EncodingError(f"{codec.event_class.__name__} cannot be stored: {error}") from error
         try:
-            # What a hook of others makes of a value may become something else when it is written: a time a text.
+            # A custom hook's result may change when it is written: a time becomes a text.
             stored = data if self._serializer.is_standard else _decode(payload)
             returned = codec.structure(stored, codec.event_class)
-            # Equal events may compare unequal, as those with NaN in them do.
+            # Equal events may compare unequal, for example if they contain NaN.
             is_same = (
                 returned == event
                 or (codec.has_personal_data and self._serializer.is_forgetting)
@@ -129,22 +129,22 @@ class AggregateType:
         return payload, returned
 
     def knows(self, event_type: str) -> bool:
-        """Whether it has a class for events of this stored name."""
+        """Whether the aggregate has a class for events of this stored name."""
         return event_type in self._events.of_name
 
     def decode_event(self, stored: StoredEvent) -> Any:
-        """The event object for a stored event. Raises `UnknownEvent` or `DecodingError`."""
+        """Turn a stored event into an event object. Raises `UnknownEvent`, `DecodingError` or a `StoreError`."""
         event = self._events.decode(stored)
         if event is None:
             raise UnknownEvent(self.aggregate_class, stored.stream, stored.type, stored.position)
         return event
 
     def data(self, state: Aggregate) -> dict[str, Any]:
-        """An aggregate's state as plain data that shares nothing with it. Raises `EncodingError`."""
+        """The state as plain data that shares nothing with the aggregate. Raises `EncodingError`."""
         return self._unshared(self._plain(state))
 
     def stored_data(self, state: Aggregate) -> dict[str, Any]:
-        """The same as it is stored, with personal data sealed. Raises `EncodingError`, `SubjectKeysUnusable`."""
+        """The state as plain data with personal data sealed. Raises `EncodingError`, `SubjectKeysUnusable`."""
         return self._unshared(self._serializer.unstructure(state))
 
     def _unshared(self, data: Any) -> dict[str, Any]:
@@ -166,7 +166,7 @@ class AggregateType:
             raise EncodingError(f"The state of {self.aggregate_class.__name__} cannot be stored: {error}") from error
 
     def copy_state(self, state: Aggregate) -> Aggregate:
-        """A copy of an aggregate that shares nothing with it.
+        """Copy an aggregate; the copy shares nothing with the original.
 
         Raises `AggregateDeleted`, `EncodingError`.
         """
@@ -190,7 +190,7 @@ class AggregateType:
         return copied
 
     def decode_state(self, data: Any, aggregate_id: str) -> Aggregate:
-        """An aggregate with this state. Raises `DecodingError`."""
+        """Make an aggregate with this state. Raises `DecodingError` or a `StoreError`."""
         state = self._serializer.structure(data, self.aggregate_class)
         state._identify(aggregate_id)
         return state

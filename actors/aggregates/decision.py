@@ -1,7 +1,7 @@
-"""A decision: what a handler returned, checked and made ready for the log.
+"""A decision: what a handler returned, checked and encoded for the log.
 
-Whatever is wrong with it (no event, too large, not encodable) is found here, before anything is applied, so that it is
-the error of this one command and of no other in the same commit.
+Every fault in it (no event, too large, not encodable) is found here, before anything is applied, so that the fault
+fails this one command and no other in the same commit.
 """
 
 from collections.abc import Callable, Iterable
@@ -28,17 +28,17 @@ from .aggregate_type import AggregateType
 from .request import Request
 
 RECORD_OVERHEAD_BYTES: Final = 400
-"""What a record takes besides its payload, metadata, tags, correlation id and the name of its stream, at most."""
+"""The most bytes that a record takes besides its payload, metadata, tags, correlation id and stream name."""
 TAG_OVERHEAD_BYTES: Final = 3
-"""In front of a tag: how long it is."""
+"""The bytes in front of a tag that hold its length."""
 CAUSED_BY: Final = "caused_by"
-"""In the metadata of an event: which command, or saga, sent the command that made it."""
+"""Key in an event's metadata: the command or saga that sent the command which led to the event."""
 NO_METADATA: Final[dict[str, Any]] = {}
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
-    """A command's events: as they come back from the log, and as the log takes them."""
+    """A command's events: as they come back from the log, and as the log stores them."""
 
     events: tuple[Any, ...]
     new_events: list[NewEvent]
@@ -50,7 +50,8 @@ def encode_decision(
 ) -> Decision:
     """Turn what the handler returned for `request` at `version` into events for the log.
 
-    Raises `NotAnEvent`, `EncodingError`, `CommitTooLarge`, `CommitTooManyBytes`, `EventTooLarge` or `StreamFull`.
+    Raises `NotAnEvent`, `EncodingError`, `CommitTooLarge`, `CommitTooManyBytes`, `EventTooLarge`, `StreamFull`,
+    `TooManyTags`, `TagInvalid` or `SubjectKeysUnusable`.
     """
     events = _events_in(aggregate_type, stream, request, returned)
     if not events:
@@ -131,7 +132,7 @@ def _tags_of(
 
 
 def _metadata_of(request: Request) -> tuple[dict[str, Any], int]:
-    """(metadata, bytes it takes)."""
+    """Returns (metadata, its size in bytes)."""
     if request.metadata is None and request.caused_by is None:
         return NO_METADATA, 0
     metadata = dict(request.metadata or ())

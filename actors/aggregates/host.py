@@ -1,4 +1,4 @@
-"""What an aggregate's actor needs of the runtime that it lives in."""
+"""What an aggregate's actor needs of its runtime."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .aggregate_actor import AggregateActor
 
 
-class Host(Protocol):
+class AggregateHost(Protocol):
     """Implemented by the runtime."""
 
     store: EventStore
@@ -20,16 +20,16 @@ class Host(Protocol):
     limits: Limits
     wall_clock: Callable[[], int]
     snapshot_taken: Callable[[str], None]
-    """To be called with the stream when a snapshot is on its way to the disk."""
+    """Called with the stream when a snapshot is on its way to the disk."""
 
     is_forgetting: bool
-    """While a subject is forgotten no snapshot is loaded of what may hold personal data."""
+    """Whether a subject is being forgotten: no snapshot is then loaded that may hold personal data."""
 
     def failed(self, stream: str, error: EventSourcingError) -> float:
-        """An actor failed; returns for how many seconds it must not be activated (0: at once)."""
+        """Note that an actor failed. Returns for how many seconds it must not be activated (0: none)."""
 
     def recovered(self, stream: str) -> None:
-        """An actor that may have failed stored something: its failures no longer count."""
+        """Note that an actor that may have failed stored something: its earlier failures no longer count."""
 
     def ended(self, actor: "AggregateActor") -> None:
-        """An actor's task ends; messages for its aggregate need a new one."""
+        """Note that an actor's task ends; messages for its aggregate need a new actor."""

@@ -1,13 +1,13 @@
-"""The idempotency keys of one aggregate's commands: those on their way to the disk, and those that the log knows."""
+"""The idempotency keys of one aggregate's commands: those on their way to the disk, and those in the log."""
 
 from collections.abc import Iterable
 
 from ...storage.commit import IdempotencyEntry
 from ...storage.limits import Limits
 from ...storage.record import NS_PER_SECOND
-from ..messages import command_type
+from ..messages import command_definition
 from .aggregate_type import AggregateType
-from .host import Host
+from .host import AggregateHost
 from .receipt import Receipt
 from .request import Request
 from .turn import Reply, Turn
@@ -18,7 +18,7 @@ class IdempotencyKeys:
 
     __slots__ = ("_host", "_in_flight", "_looked_up", "_stream", "_type")
 
-    def __init__(self, host: Host, aggregate_type: AggregateType, stream: str) -> None:
+    def __init__(self, host: AggregateHost, aggregate_type: AggregateType, stream: str) -> None:
         self._host = host
         self._type = aggregate_type
         self._stream = stream
@@ -26,26 +26,26 @@ class IdempotencyKeys:
         self._looked_up: dict[str, IdempotencyEntry | None] | None = None
 
     def look_up(self, requests: Iterable[Request]) -> None:
-        """Ask the log about the keys of several commands in one read; `forget` when they are decided."""
+        """Read the keys of several commands from the log at once. Call `drop_looked_up` when they are decided."""
         self._looked_up = self._read([request.idempotency_key for request in requests])
 
-    def forget(self) -> None:
+    def drop_looked_up(self) -> None:
         """Drop what `look_up` found."""
         self._looked_up = None
 
     def in_flight(self, key: str) -> Reply | None:
-        """The answer of the command with this key that is on its way to the disk."""
+        """The reply of the command with this key that is on its way to the disk, if any."""
         return self._in_flight.get(key) if self._in_flight else None
 
     def receipt(self, key: str) -> Receipt | None:
-        """What the stored command with this key was answered, marked as a duplicate."""
+        """The receipt of the stored command with this key, marked as a duplicate; None if there is none."""
         known = self._looked_up
         if known is None or key not in known:
             known = self._read([key])
         entry = known[key]
         if entry is None:
             return None
-        # Without events of its own it was answered with the stream's last one.
+        # A command without events was answered with the stream's last event.
         first = entry.version - max(entry.event_count, 1) + 1
         stored = self._host.store.read_stream(
             self._stream, from_version=max(first, 1), to_version=entry.version, limit=max(entry.event_count, 1)
@@ -55,25 +55,25 @@ class IdempotencyKeys:
         return Receipt(self._stream, entry.version, position, events, True)
 
     def remember(self, turn: Turn, request: Request, key: str, reply: Reply) -> None:
-        """Put the key of a command that was decided into its turn."""
+        """Add the key of a decided command to its turn."""
         expires_ns = self._host.wall_clock() + int(window_seconds(request.command, self._host.limits) * NS_PER_SECOND)
-        # Without any event in the turn this is -1: where the log is.
+        # -1 if no event of the turn comes before the answer: the entry then refers to the stream's last stored event.
         offset = reply.version - turn.base_version - 1
         turn.idempotency.append(
             IdempotencyEntry(self._stream, key, reply.version, offset, len(reply.events), expires_ns)
         )
         reply.key = key
         if self._looked_up is not None:
-            # What was looked up is out of date; another command with the key looks again.
+            # The looked-up entry is out of date; another command with this key looks it up again.
             self._looked_up.pop(key, None)
         if self._in_flight is None:
             self._in_flight = {}
         self._in_flight[key] = reply
 
     def settled(self, key: str) -> None:
-        """The commit of the command with this key was stored, or failed."""
+        """Note that the commit of the command with this key was stored, or failed."""
         if self._looked_up is not None:
-            # It was in flight then, and not in the log.
+            # At the time of the look-up the command was in flight, not in the log.
             self._looked_up.pop(key, None)
         if self._in_flight is not None:
             del self._in_flight[key]
@@ -87,7 +87,7 @@ class IdempotencyKeys:
 
 
 def window_seconds(command: object, limits: Limits) -> float:
-    """How long the idempotency key of a command is remembered."""
-    declared = command_type(type(command))
+    """How long the idempotency key of a command is remembered, in seconds."""
+    declared = command_definition(type(command))
     own = None if declared is None else declared.idempotency_window_seconds
     return limits.idempotency_window_seconds if own is None else own

@@ -1,7 +1,7 @@
 """The pipeline of one aggregate: its turns on their way to the disk, in order, and the answers that wait for them.
 
-Commands are decided one after the other without waiting for the disk; an answer leaves when the commit that holds its
-events is stored, and so are all before it.
+Commands are decided one after the other without waiting for the disk. An answer leaves when the commit with its events
+and all earlier commits are stored.
 """
 
 from collections import deque
@@ -15,7 +15,7 @@ from ...storage.errors import EventSourcingError
 from ..journal.journal import CommitSeries, Write
 from .aggregate import Aggregate
 from .aggregate_type import AggregateType
-from .host import Host
+from .host import AggregateHost
 from .idempotency import IdempotencyKeys
 from .snapshot_keeper import SnapshotKeeper
 from .turn import Reply, Turn
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 
 class Pipeline:
-    """One turn that is open, and those in flight.
+    """One open turn, and the turns in flight.
 
-    `on_settled` is called with the journal's answer to each, in order; hand that to `settle`.
+    The journal calls `on_settled` with the outcome of each turn, in order; `on_settled` must pass it to `settle`.
     """
 
     __slots__ = (
@@ -46,7 +46,7 @@ class Pipeline:
 
     def __init__(
         self,
-        host: Host,
+        host: AggregateHost,
         aggregate_type: AggregateType,
         stream: str,
         on_settled: Callable[[Appended | EventSourcingError], None],
@@ -59,18 +59,18 @@ class Pipeline:
         self._snapshots = SnapshotKeeper(host, aggregate_type, stream)
         self.keys = IdempotencyKeys(host, aggregate_type, stream)
         self.series = CommitSeries()
-        """What is decided on one state is stored wholly in order, or fails from one point on."""
+        """The commits decided on one state: they are stored in order, or all fail from one commit on."""
         self.turn: Turn | None = None
-        """What was decided and is not on its way yet."""
+        """The open turn: what was decided and not yet submitted."""
         self.stored_position = 0
 
     @property
     def is_busy(self) -> bool:
-        """Whether anything is on its way to the disk."""
+        """Whether any turn is on its way to the disk."""
         return bool(self._in_flight)
 
     def loaded(self, recovered: "Recovered") -> None:
-        """The aggregate was loaded; what it decides from now on does not depend on what failed before."""
+        """Note that the aggregate was loaded: later decisions do not depend on what failed before."""
         self.stored_position = recovered.position
         self.series = CommitSeries()
         self._snapshots.loaded(recovered)
@@ -78,13 +78,13 @@ class Pipeline:
     # --- the open turn ---
 
     def turn_at(self, version: int) -> Turn:
-        """The open turn; a new one, of a stream at this version, where there is none."""
+        """The open turn; if there is none, a new one for a stream at this version."""
         if self.turn is None:
             self.turn = Turn(version)
         return self.turn
 
     def turn_with_room_for(self, decision: "Decision", state: Aggregate, version: int) -> Turn:
-        """The same, begun anew where the decision would not fit into its commit."""
+        """The open turn; if the decision does not fit into its commit, submit that turn and open a new one."""
         limits, turn = self._host.limits, self.turn
         if turn is not None and (
             len(turn.events) + len(decision.events) > limits.commit_events_max
@@ -94,7 +94,7 @@ class Pipeline:
         return self.turn_at(version)
 
     def fail_turn(self, error: EventSourcingError) -> None:
-        """Nothing of the open turn will be stored."""
+        """Drop the open turn: answer its commands and state queries with the error."""
         turn, self.turn = self.turn, None
         if turn is not None:
             turn.settle_failed(error, self.keys)
@@ -102,12 +102,12 @@ class Pipeline:
                 future.fail(error)
 
     def put_in_line(self, reply: Reply, version: int) -> None:
-        """An answer without events: it leaves after everything that it was decided on is stored."""
+        """Queue an answer without events: it leaves once everything that it was decided on is stored."""
         reply.version = version
         self.turn_at(version).replies.append(reply)
 
     def is_duplicate(self, key: str, reply: Reply, version: int) -> bool:
-        """Answer with the stored receipt if the key is known, or wait for the command that is on its way with it."""
+        """Whether the key is known. If so, the answer is the stored receipt, or that of the command in flight."""
         reply.original = self.keys.in_flight(key)
         if reply.original is not None:
             self.put_in_line(reply, version)
@@ -121,9 +121,9 @@ class Pipeline:
     # --- the disk ---
 
     def submit(self, state: Aggregate | None) -> None:
-        """Hand the turn to the journal; one with nothing to write is answered with what is on its way before it.
+        """Hand the turn to the journal; a turn with nothing to write is answered together with the last turn in flight.
 
-        `state` is what its events lead to, for a snapshot; None where that is not known.
+        `state` is the state after the turn's events, for a snapshot; None if that state is not known.
         """
         turn, self.turn = self.turn, None
         if turn is None:
@@ -150,7 +150,7 @@ class Pipeline:
         self._host.journal.submit(write)
 
     def depart(self, turn: Turn, state: Aggregate | None) -> None:
-        """The turn is on its way to the disk, in this or in another commit."""
+        """Note that the turn is on its way to the disk, in its own or another commit."""
         if state is not None:
             self._snapshots.look_at(turn, state)
         if self._in_flight is None:
@@ -158,12 +158,12 @@ class Pipeline:
         self._in_flight.append(turn)
 
     def drop_snapshots(self) -> None:
-        """No snapshot is stored of what is on its way."""
+        """Store no snapshot of the turns in flight."""
         for turn in self._in_flight or ():
             turn.snapshot_state = None
 
     def settle(self, outcome: Appended | EventSourcingError) -> Turn | None:
-        """The journal's answer for the oldest turn in flight; returns that where it was not stored."""
+        """Take in the journal's outcome for the oldest turn in flight; return the turn if it was not stored."""
         assert self._in_flight, f"{self._stream} has nothing in flight"
         turn = self._in_flight.popleft()
         failed = None
@@ -182,7 +182,7 @@ class Pipeline:
         return failed
 
     async def until_settled(self) -> None:
-        """Wait until nothing is on its way."""
+        """Wait until no turn is in flight."""
         while self._in_flight:
             self._settled = trio.Event()
             await self._settled.wait()

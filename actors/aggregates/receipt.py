@@ -1,4 +1,4 @@
-"""The receipt: what the sender of a command gets back."""
+"""The receipt: the answer to a command."""
 
 from typing import Any
 
@@ -6,10 +6,11 @@ import msgspec
 
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):
-    """That a command took effect and is on disk.
+    """Confirms that a command took effect and is on disk.
 
-    `version` and `position` are those of its last event (of the stream as it was, where it made none); `events` are the
-    events themselves. `duplicate` tells that the idempotency key was known: these are the events of the first time.
+    `version` and `position` belong to the command's last event, or to the stream's last event if the command made none.
+    `events` are the command's events. `duplicate` tells that the idempotency key was known: the events are those of the
+    first time.
     """
 
     stream: str

@@ -1,4 +1,4 @@
-"""Recovery: an aggregate gets its state in two phases, the newest usable snapshot and the events since."""
+"""Recovery: an aggregate's state is loaded in two phases, from the newest usable snapshot and the events after it."""
 
 import logging
 from collections.abc import Iterator
@@ -16,21 +16,22 @@ from .aggregate_type import AggregateType
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 RECOVERY_BATCH_EVENTS: Final = 512
-"""Events applied before other tasks get their turn."""
+"""How many events are applied before other tasks get their turn."""
 
 logger = logging.getLogger("eventsrc.recovery")
 
 
 class Recovered(NamedTuple):
-    """An aggregate's state as the log gives it; `version` and `position` are those of its newest event, or 0."""
+    """An aggregate's state, loaded from the log; `version` and `position` are those of its newest event, or 0."""
 
     state: Aggregate
     version: int
     position: int
     snapshot_time_ns: int = 0
-    """Of the snapshot that it was made from, or of the first event; 0 where there is none."""
+    """When the snapshot was taken that the state was made from, or else the time of the first event; 0 if there is
+    neither."""
     size_bytes: int = 0
-    """Of the payloads of the events since; counted only for a policy that asks for it."""
+    """The payload bytes of the events after the snapshot; counted only for a policy that needs them."""
 
 
 async def recover(
@@ -42,9 +43,9 @@ async def recover(
     to_version: int | None = None,
     with_snapshots: bool = True,
 ) -> Recovered:
-    """Load an aggregate, as it is or as it was at `to_version`; without snapshots from its first event on.
+    """Load an aggregate, as it is or as it was at `to_version`; without snapshots, from its first event on.
 
-    Raises `ApplierFailed`, `UnknownEvent` or `DecodingError` with the event that is to blame, or a `StoreError`.
+    Raises `ApplierFailed`, `UnknownEvent` or `DecodingError` for the event at fault, or a `StoreError`.
     """
     head = store.head(stream)
     if head is None or to_version == 0:
@@ -66,13 +67,13 @@ async def recover(
         version, position = batch[-1].version, batch[-1].position
         if version < last:
             await trio.lowlevel.checkpoint()
-    # A snapshot of just this version does not say where its event is.
+    # The state comes from a snapshot alone, which does not record the position of its event.
     position = position or store.read_stream(stream, from_version=last, limit=1)[0].position
     return Recovered(state, version, position, time_ns, size_bytes)
 
 
 def apply_event(aggregate_type: AggregateType, state: Aggregate, stored: StoredEvent) -> None:
-    """Have a state take in a stored event. Raises `ApplierFailed`, `UnknownEvent` or `DecodingError`."""
+    """Apply a stored event to a state. Raises `ApplierFailed`, `UnknownEvent`, `DecodingError` or a `StoreError`."""
     event = aggregate_type.decode_event(stored)
     try:
         aggregate_type.appliers[type(event)](state, event)
@@ -83,7 +84,7 @@ def apply_event(aggregate_type: AggregateType, state: Aggregate, stored: StoredE
 def newest_snapshot(
     store: EventReader, aggregate_type: AggregateType, stream: str, aggregate_id: str
 ) -> Recovered | None:
-    """The state and version of the newest usable snapshot; None where there is none."""
+    """The state and version of the newest usable snapshot; None if there is none."""
     head = store.head(stream)
     if head is None:
         return None
@@ -94,10 +95,10 @@ def newest_snapshot(
 def _from_snapshot(
     store: EventReader, aggregate_type: AggregateType, stream: str, aggregate_id: str, last_version: int
 ) -> Recovered:
-    """The newest snapshot up to a version that fits the class and the history; else the beginning."""
+    """The newest snapshot up to a version that fits the class and the history; else the initial state."""
     for snapshot in _newest_first(store, stream, last_version):
         if snapshot.schema != aggregate_type.schema:
-            # To be expected after a change of the class's fields, until there are snapshots of the new shape.
+            # Expected after a change of the class's fields, until there are snapshots of the new shape.
             logger.info(
                 "snapshot of another shape of the class passed over: %s at version %d",
                 stream,

@@ -1,4 +1,4 @@
-"""The request: a command on its way to its aggregate's actor, and what else that is asked."""
+"""The request: a command on its way to its aggregate's actor; and the actor's other messages."""
 
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -12,7 +12,7 @@ from ...storage.event_query import EventQuery
 
 
 class Cause(msgspec.Struct, frozen=True, gc=False):
-    """What a command is part of, and the message that made somebody send it."""
+    """The correlation that a command belongs to, and the message that caused the command."""
 
     correlation_id: str
     causation_id: str
@@ -33,13 +33,13 @@ class Request(msgspec.Struct, gc=False):
     idempotency_key: str | None = None
     metadata: Mapping[str, Any] | None = None
     unless: EventQuery | None = None
-    """Its events are stored only if no event matches."""
+    """The command's events are stored only if no event matches this query."""
     has_fresh_key: bool = False
-    """Whoever sends it knows that its idempotency key was never used before."""
+    """Whether the sender knows that the idempotency key was never used before."""
     started: bool = False
-    """The actor has begun with it: from here on it may take effect."""
+    """Whether the actor has begun the command: from here on it may take effect."""
     withdrawn: bool = False
-    """Its sender gave up before it was started: it never will be."""
+    """Whether the sender gave up before the command was started: the command never will be."""
 
 
 class Requests(msgspec.Struct, frozen=True, gc=False):
@@ -49,7 +49,7 @@ class Requests(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def weight(self) -> int:
-        """As what it counts in a mailbox."""
+        """How many messages this one counts as in a mailbox."""
         return len(self.requests)
 
 
@@ -58,7 +58,7 @@ class StateQuery(msgspec.Struct, frozen=True, gc=False):
 
 
 class Hold:
-    """Asks an actor to stand still for a transaction, from when it answers, with itself, until the hold is over."""
+    """Asks an actor to stand still for a transaction. The actor answers with itself, then waits until `over` is set."""
 
     __slots__ = ("over",)
 

@@ -12,7 +12,7 @@ from ...storage.record import NS_PER_SECOND
 from ...storage.snapshot import Snapshot
 from .aggregate import Aggregate
 from .aggregate_type import AggregateType
-from .host import Host
+from .host import AggregateHost
 from .recovery import Recovered
 from .snapshot_policy import Snapshots
 from .turn import Turn
@@ -25,7 +25,7 @@ class SnapshotKeeper:
 
     __slots__ = ("_host", "_policy", "_size_bytes", "_stream", "_time_ns", "_type")
 
-    def __init__(self, host: Host, aggregate_type: AggregateType, stream: str) -> None:
+    def __init__(self, host: AggregateHost, aggregate_type: AggregateType, stream: str) -> None:
         self._host = host
         self._type = aggregate_type
         self._stream = stream
@@ -34,12 +34,12 @@ class SnapshotKeeper:
         self._size_bytes = 0
 
     def loaded(self, recovered: Recovered) -> None:
-        """The aggregate was loaded: from which snapshot, and how much came since."""
+        """Note that the aggregate was loaded: the time of its snapshot, and the size of the events after it."""
         self._time_ns = recovered.snapshot_time_ns
         self._size_bytes = recovered.size_bytes
 
     def look_at(self, turn: Turn, state: Aggregate) -> None:
-        """A turn goes to the disk; `state` is what its events lead to. Keep that with it where a snapshot is due."""
+        """Attach a snapshot to a departing turn if one is due; `state` is the state after the turn's events."""
         if turn.version > turn.base_version and self._is_due(turn, state) and not state.is_deleted:
             try:
                 turn.snapshot_state = self._type.encode_state(state)
@@ -48,7 +48,7 @@ class SnapshotKeeper:
                 logger.warning("no snapshot of %s: %s", self._stream, error, extra=where)
 
     def save(self, turn: Turn, state: msgspec.Raw, outcome: Appended) -> None:
-        """The turn is on disk: store the snapshot that was kept with it, along with later commits."""
+        """Store the snapshot of a turn that is on disk, along with later commits."""
         time_ns = self._host.wall_clock()
         event_hash = outcome.heads[self._stream].hash
         self._host.journal.save(Snapshot(self._stream, turn.version, self._type.schema, time_ns, event_hash, state))

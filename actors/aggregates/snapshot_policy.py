@@ -1,4 +1,4 @@
-"""When an aggregate's state is stored, so that loading it need not begin at its first event."""
+"""When an aggregate's state is stored, so that loading need not begin at the first event."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +12,8 @@ from ..errors import DefinitionError
 class Snapshots:
     """The policy of an aggregate class: `class Account(Aggregate, snapshots=Snapshots.every(events=50))`.
 
-    Without one, a snapshot is taken every `Limits.snapshot_every_events` events. A snapshot stands for the state after
-    a commit; several commands may share one.
+    Without a policy, a snapshot is taken every `Limits.snapshot_every_events` events. A snapshot holds the state after
+    a commit; several commands may share one commit.
     """
 
     events: int | None = None
@@ -25,11 +25,11 @@ class Snapshots:
     def every(
         cls, *, events: int | None = None, size_bytes: int | None = None, seconds: float | None = None
     ) -> "Snapshots":
-        """Take one after so many events, so many bytes of their payloads, or so many seconds: whichever comes first.
+        """Take a snapshot after so many events, payload bytes or seconds, whichever comes first.
 
-        Time is looked at when events are stored, so an aggregate that does nothing gets no snapshots.
+        Time is checked when events are stored, so an aggregate that does nothing gets no snapshots.
 
-        Raises `DefinitionError` for a bound that is no positive number, or none at all.
+        Raises `DefinitionError` if no bound is given, or a bound is no positive number.
         """
         bounds = [bound for bound in (events, size_bytes, seconds) if bound is not None]
         if not bounds or not all(isinstance(bound, int | float) and bound > 0 for bound in bounds):
@@ -38,9 +38,9 @@ class Snapshots:
 
     @classmethod
     def when(cls, predicate: Callable[[Any], bool]) -> "Snapshots":
-        """Take one after a commit that leaves the aggregate as the predicate says: `lambda order: order.is_shipped`.
+        """Take a snapshot after each commit whose state satisfies the predicate: `lambda order: order.is_shipped`.
 
-        Raises `DefinitionError` for what is no function.
+        Raises `DefinitionError` if the predicate is no function.
         """
         if not callable(predicate):
             raise DefinitionError(f"Snapshots.when needs a function of the state, and {predicate!r} is none")
@@ -48,5 +48,5 @@ class Snapshots:
 
     @classmethod
     def never(cls) -> "Snapshots":
-        """Take none: every loading begins at the first event."""
+        """Take no snapshots: every load begins at the first event."""
         return cls()

@@ -1,10 +1,11 @@
-"""Proving snapshots: their events are replayed, and must give their states."""
+"""Proving snapshots: the events are replayed, and must give the states of the snapshots."""
 
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec import structs
 
+from ...storage.names import aggregate_id_of
 from ...storage.snapshot import Snapshot, encode_state
 from ...storage.store import READ_BATCH_EVENTS, EventReader
 from ..errors import DecodingError
@@ -13,7 +14,7 @@ from .aggregate_type import AggregateType
 from .recovery import Recovered, apply_event
 
 Throttle = Callable[[int], Awaitable[None]]
-"""Called with the number of events that were replayed just now; waits as long as it likes."""
+"""Called with the number of events replayed since the last call; may wait as long as it likes."""
 
 
 async def prove(
@@ -23,11 +24,11 @@ async def prove(
     base: Recovered,
     throttle: Throttle,
 ) -> list[Snapshot]:
-    """Snapshots of one stream with their verdicts: `is_proved`, or `quarantined` with what their events gave instead.
+    """Give snapshots of one stream their verdicts: `is_proved`, or `quarantined` with the reason.
 
-    They come in the order of their versions, and one replay, from `base` on, proves them all.
+    The snapshots must be in the order of their versions; one replay, beginning at `base`, proves all of them.
 
-    Raises `ApplierFailed`, `UnknownEvent`, `DecodingError` or a `StoreError` where the events cannot be replayed.
+    Raises `ApplierFailed`, `UnknownEvent`, `DecodingError` or a `StoreError` if the events cannot be replayed.
     """
     state, version = base.state, base.version
     verdicts = []
@@ -50,7 +51,7 @@ async def prove(
 
 
 def verdict(store: EventReader, aggregate_type: AggregateType, snapshot: Snapshot, state: Aggregate) -> Snapshot:
-    """Compare a snapshot with the state that its events give."""
+    """Compare a snapshot with the state that the events give. Returns the snapshot with its verdict."""
     problem = _problem(store, aggregate_type, snapshot, state)
     return structs.replace(snapshot, is_proved=not problem, quarantined=problem)
 
@@ -64,7 +65,7 @@ def _problem(store: EventReader, aggregate_type: AggregateType, snapshot: Snapsh
     if stored_hash == hashlib.sha256(aggregate_type.encode_state(state)).digest():
         return ""
     try:
-        # Equal states may be stored differently, as dicts that were filled in another order are.
+        # Equal states may be stored differently, for example dicts that were filled in another order.
         if aggregate_type.decode_state(snapshot.state, state.id) == state:
             return ""
     except DecodingError as error:
@@ -75,14 +76,14 @@ def _problem(store: EventReader, aggregate_type: AggregateType, snapshot: Snapsh
 
 
 def beginning(aggregate_type: AggregateType, stream: str) -> Recovered:
-    """The state before the first event of a stream: what a proof that trusts nothing begins with."""
-    return Recovered(aggregate_type.initial_state(stream.partition("-")[2]), 0, 0)
+    """The state before the first event of a stream, from which a proof begins that trusts no snapshot."""
+    return Recovered(aggregate_type.initial_state(aggregate_id_of(stream)), 0, 0)
 
 
 def proved_before(store: EventReader, aggregate_type: AggregateType, stream: str, version: int) -> Recovered:
-    """The newest proved snapshot before a version, or else the beginning."""
+    """The newest proved snapshot before a version, or else the state before the first event."""
     for earlier in store.snapshots(stream, to_version=version - 1):
         is_usable = earlier.is_proved and earlier.schema == aggregate_type.schema
         if is_usable and store.event_hash(stream, earlier.version) == earlier.event_hash:
-            return Recovered(aggregate_type.decode_state(earlier.state, stream.partition("-")[2]), earlier.version, 0)
+            return Recovered(aggregate_type.decode_state(earlier.state, aggregate_id_of(stream)), earlier.version, 0)
     return beginning(aggregate_type, stream)

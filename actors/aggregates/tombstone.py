@@ -1,18 +1,18 @@
-"""Deleting an aggregate, and using its id again: the commands and events that every aggregate knows."""
+"""Deleting an aggregate and using its id again: the commands and events that every aggregate has."""
 
 from ..messages import command, own_event
 
 
 @command
 class Delete:
-    """Ends an aggregate: its history stays, further commands get `AggregateDeleted`."""
+    """Ends an aggregate. Its history stays; further commands get `AggregateDeleted`."""
 
     reason: str = ""
 
 
 @command
 class Recreate:
-    """Has a deleted aggregate begin anew, from the state before its first event. Versions go on counting."""
+    """Starts a deleted aggregate anew, from the state before its first event. Versions go on counting."""
 
     reason: str = ""
 

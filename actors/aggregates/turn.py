@@ -1,4 +1,4 @@
-"""A turn: the commands that an aggregate's actor decides in one go, written as one commit and answered together."""
+"""A turn: the commands that an aggregate's actor decides in one go, which are written as one commit."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Answers:
-    """Collects the answers to several commands of one message, and gives them back in order."""
+    """Collects the answers to the commands of one message, and returns them in order."""
 
     __slots__ = ("_answers", "_future", "_missing")
 
@@ -26,7 +26,7 @@ class Answers:
         self._missing = count
 
     def put(self, index: int, answer: Receipt | EventSourcingError) -> None:
-        """Put in one answer; the last one settles the future."""
+        """Add one answer; the last one settles the future."""
         self._answers[index] = answer
         self._missing -= 1
         if not self._missing:
@@ -34,10 +34,10 @@ class Answers:
 
 
 class Reply:
-    """One command's answer on its way: to a future of its own, or to its place among the `Answers`.
+    """The answer to one command: it goes to a future, or to its index among the `Answers`.
 
-    `version` is the stream's version after the command, `events` what it made. `error` is set where it failed. A
-    command whose idempotency key is still on its way to the disk waits for the `original` one's answer.
+    `version` is the stream's version after the command, `events` are the command's events, `error` is set if the
+    command failed. A command whose idempotency key is still on its way to the disk gets the answer of `original`.
     """
 
     __slots__ = ("answer", "error", "events", "index", "key", "original", "to", "version")
@@ -53,7 +53,7 @@ class Reply:
         self.answer: Receipt | EventSourcingError | None = None
 
     def settle_stored(self, stream: str, position: int) -> None:
-        """The commit that this answer depends on is stored: give it."""
+        """Give the answer: the commit that it depends on is stored."""
         if self.error is not None:
             self.settle(self.error)
         elif self.original is not None:
@@ -64,7 +64,7 @@ class Reply:
             self.settle(Receipt(stream, self.version, position, self.events))
 
     def settle(self, answer: Receipt | EventSourcingError) -> None:
-        """Give the answer to whoever waits for it."""
+        """Send the answer to the future or `Answers`; a command that was told has neither."""
         self.answer = answer
         to = self.to
         if to is None:
@@ -78,7 +78,7 @@ class Reply:
 
 
 class Turn:
-    """What one commit will hold, and who waits for it. `base_version` is the stream's version before it."""
+    """The content of one commit, and the replies that wait for it. `base_version` is the stream's version before it."""
 
     __slots__ = (
         "base_version",
@@ -105,13 +105,13 @@ class Turn:
 
     @property
     def has_content(self) -> bool:
-        """Whether there is anything to be written, or looked at by who writes."""
+        """Whether the journal has anything to write or to check for this turn."""
         return bool(self.events or self.idempotency or self.conditions)
 
     def settle_stored(self, stream: str, first_position: int, position_before: int, keys: "IdempotencyKeys") -> None:
-        """Its commit is stored, or it depends on nothing that is not: give every answer.
+        """Give every answer: the turn's commit is stored, or the turn depends on nothing that is not stored.
 
-        An answer without events of its own gets the position of the stream before it.
+        A reply without events before it in the turn gets `position_before`, the stream's position before the turn.
         """
         for reply in self.replies:
             ahead = reply.version - self.base_version
@@ -125,7 +125,7 @@ class Turn:
                 future.settle(state)
 
     def settle_failed(self, error: EventSourcingError, keys: "IdempotencyKeys") -> None:
-        """Its commit failed: every command of it did."""
+        """Answer every command with the error: the turn's commit failed."""
         for reply in self.replies:
             reply.settle(error)
             if reply.key is not None:

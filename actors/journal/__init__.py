@@ -1,1 +1,1 @@
-"""The one actor that writes, and what others hand to it."""
+"""The only actor that writes to the store, and the messages that other actors hand to it."""

@@ -1,4 +1,4 @@
-"""Admission to the journal: writes wait here while a view that may slow writers down is too far behind."""
+"""Admission to the journal: writes wait here while a view that may slow down writers is too far behind."""
 
 from collections import deque
 from collections.abc import Callable
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class Admission:
-    """Lets writes through, in order, as long as `admits` does; None lets everything through.
+    """Lets writes through, in order, while `admits` returns True. An `admits` of None lets every write through.
 
-    `admits(reached_position, event_count)` tells whether the log, once it has reached a position, may grow by so many
-    events.
+    `admits(reached_position, event_count)` tells whether `event_count` events may be added once the log has reached
+    `reached_position`.
     """
 
     def __init__(self, store: EventReader, admit: "Callable[[Write], None]") -> None:
@@ -33,7 +33,7 @@ class Admission:
         return len(self._held)
 
     def take(self, write: "Write") -> None:
-        """Let a write through, or have it wait behind those that do."""
+        """Let a write through, or queue it behind the writes that wait already."""
         if self._held or not self._fits(write):
             self._held.append(write)
             self._held_count += 1
@@ -42,11 +42,11 @@ class Admission:
             self._admit(write)
 
     def settled(self, write: "Write") -> None:
-        """A write that was let through is stored, or failed."""
+        """Note that a write that was let through is stored, or failed."""
         self._under_way_events -= write.event_count
 
     def release(self) -> None:
-        """Let through what fits by now."""
+        """Let through the waiting writes that fit now."""
         while self._held and self._fits(self._held[0]):
             write = self._held.popleft()
             self._released_count += 1
@@ -55,13 +55,13 @@ class Admission:
         self._released.unpark_all()
 
     async def passed(self) -> None:
-        """Wait until all that waits here by now was let through."""
+        """Wait until every write that waits now has been let through."""
         count = self._held_count
         while self._released_count < count:
             await self._released.park()
 
     def release_all(self) -> None:
-        """Let everything through, from now on: the runtime closes, and what is decided is to be stored."""
+        """Let every write through from now on: the runtime closes, and decided commands must be stored."""
         self.admits = None
         self.release()
 

@@ -1,4 +1,4 @@
-"""The order of commits: each gets its id and its time as it comes, and the store applies them."""
+"""The order of commits: each commit gets its id and time on arrival, and the store applies the commits."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ logger = logging.getLogger("eventsrc.journal")
 
 
 class CommitOrder:
-    """Gives commits their ids and times, in the order in which they came, and has the store apply them."""
+    """Gives commits their ids and times in order of arrival, and has the store apply them."""
 
     def __init__(
         self, store: EventStore, wall_clock: Callable[[], int], before_commit: Callable[[], None] = lambda: None
@@ -30,16 +30,16 @@ class CommitOrder:
 
     @property
     def path(self) -> str:
-        """Where the store is."""
+        """The path of the store."""
         return self._store.path
 
     @property
     def disk_seconds(self) -> float:
-        """How long the store last waited for its disk."""
+        """How long the store last waited for its disk, in seconds."""
         return self._store.disk_seconds
 
     def write(self, messages: Sequence[Write | Snapshot]) -> list[Settled]:
-        """Store a batch as one group commit; the outcomes come in the order of its writes."""
+        """Store a batch as one group commit. Returns each write with its outcome, in the order of the writes."""
         writes = [message for message in messages if isinstance(message, Write)]
         snapshots = [message for message in messages if isinstance(message, Snapshot)]
         outcomes = iter(self._append([write for write in writes if write.series.error is None], snapshots))
@@ -81,6 +81,6 @@ class CommitOrder:
         except EventSourcingError as error:
             return [error] * len(writes)
         except Exception as error:
-            # A fault of ours, of the store's or the clock's: everyone who waits is told, and the journal stays alive.
+            # A bug in eventsrc, the store or the clock: every waiting sender gets the error; the journal stays alive.
             logger.exception("the journal failed to write a batch", extra={"commits": len(writes)})
             return [JournalFailed(self._store.path, error)] * len(writes)

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class InlineJournal:
-    """A journal without a thread, for stores that wait for no disk: a write is settled before `submit` ends."""
+    """A journal without a thread, for stores that wait for no disk: `submit` settles the write, once it is admitted."""
 
     def __init__(
         self,

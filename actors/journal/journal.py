@@ -1,6 +1,6 @@
-"""The journal as actors see it: what they hand to it, and what they may ask of it.
+"""The journal's interface: what actors hand to the journal, and what they may ask of it.
 
-`ThreadJournal` writes to disk, in a thread of its own; `InlineJournal` is for stores that wait for no disk.
+`ThreadJournal` writes to disk in its own thread; `InlineJournal` is for stores that wait for no disk.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,60 +18,63 @@ T = TypeVar("T")
 
 
 class Journal(Protocol):
-    """What an aggregate's actor needs of the journal. Every method is called on the trio thread."""
+    """What an aggregate's actor needs of the journal. Call every method on the trio thread."""
 
     def submit(self, write: "Write") -> None:
-        """Put a write in line for the disk."""
+        """Queue a write for the disk."""
 
     def save(self, snapshot: Snapshot) -> None:
-        """Store a snapshot along with the next writes. A failure is logged: a snapshot can be made again."""
+        """Store a snapshot together with the next writes. A failure is logged: a snapshot can be made again."""
 
     async def until_saved(self) -> None:
-        """Wait until none of the snapshots that were handed in so far is on its way any more."""
+        """Wait until no snapshot that was handed in so far is on its way any more."""
 
     async def store(self, snapshots: Sequence[Snapshot]) -> None:
         """Store snapshots in a commit of their own. Raises a `StoreError`, or `RuntimeClosed`."""
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Do something between two commits, in the thread that writes. Raises what that raises, or `RuntimeClosed`.
+        """Run `work` between two commits, in the thread that writes; return its result.
 
-        What was submitted before, and does not wait to be admitted, is settled by then. Cancelling the caller does not
-        withdraw the work.
+        Earlier writes are settled by then, except those that wait for admission. Cancelling the caller does not
+        withdraw the work. Raises what `work` raises, or `RuntimeClosed`.
         """
 
     @property
     def is_full(self) -> bool:
-        """Whether as many writes are in line as the bound allows."""
+        """Whether the number of queued writes has reached the bound."""
 
     async def room(self) -> None:
-        """Wait until fewer writes than the bound are in line."""
+        """Wait until the number of queued writes is below the bound."""
 
     async def close(self) -> None:
-        """Write what is in line, and end."""
+        """Write what is queued, and end."""
 
     @property
     def admission(self) -> Admission:
         """Where writes wait while a view is too far behind."""
 
 
-class Write(msgspec.Struct, frozen=True, gc=False):
-    """What an actor hands to the journal; `settle` is called on the trio thread with the outcome, in order."""
+class Write(msgspec.Struct, frozen=True):
+    """A write that an actor hands to the journal. `settle` is called with the outcome, on the trio thread, in order.
+
+    The garbage collector must see it, and `Work` as well: the traceback of an error that settles it refers to frames
+    that hold it.
+    """
 
     appends: Sequence[StreamAppend]
     idempotency: Sequence[IdempotencyEntry]
     event_count: int
     answer_count: int
-    """How many answers leave with it."""
+    """How many answers are sent when the write is stored."""
     series: "CommitSeries"
     settle: Callable[[Appended | EventSourcingError], None]
     conditions: Sequence[EventQuery] = ()
 
 
 class CommitSeries:
-    """The commits of one actor that were decided on each other's outcome.
+    """Commits of one actor in which each decision builds on the state that the commits before it lead to.
 
-    Once one of them fails, all that follow in the series fail with it, since their decisions were made on a state that
-    never came to be.
+    When one commit fails, all later ones in the series fail with it: they were decided on a state that never existed.
     """
 
     __slots__ = ("error", "last_commit_id")
@@ -81,9 +84,9 @@ class CommitSeries:
         self.error: EventSourcingError | None = None
 
 
-class Work(msgspec.Struct, frozen=True, gc=False):
-    """Something else that only the thread that writes may do, between two group commits: a step of a compaction."""
+class Work(msgspec.Struct, frozen=True):
+    """Other work that only the writing thread may do, between two group commits: a step of a compaction, say."""
 
     run: Callable[[], Any]
     settle: Callable[[Any], None]
-    """Called on the journal's thread with what `run` returned, or with the error that it raised."""
+    """Called on the journal's thread with the result of `run`, or the error that `run` raised."""

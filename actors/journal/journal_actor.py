@@ -1,7 +1,7 @@
-"""The journal's actor: the one thread that writes. It stores as many commits as wait in one transaction.
+"""The journal's actor: the one thread that writes. It stores the commits that wait in one transaction.
 
-An LMDB write transaction belongs to the thread that began it, so the storage asks for exactly this: a thread actor. It
-drains its inbox into one group commit, syncs once, then settles every answer with one hop back to trio.
+An LMDB write transaction belongs to the thread that began it, so the storage needs a thread actor. The actor drains its
+inbox into one group commit, syncs once, then settles every answer with one hop back to trio.
 """
 
 import logging
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pykka
 
-from ...storage.errors import EventSourcingError
+from ...storage.errors import EventSourcingError, ThreadRefused
 from ...storage.snapshot import Snapshot
 from ..errors import JournalFailed
 from .commit_order import CommitOrder, Settled
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from pykka._envelope import Envelope
 
 GROUP_EVENTS_MAX: Final = 1_000
-"""Events in one group commit, and answers that leave with it, at most; a single write may have more of either."""
+"""The maximum of events, and of answers, in one group commit; a single write may have more of either."""
 GROUP_ANSWERS_MIN: Final = 16
-"""So many answers leave with one group commit where they wait, however fast the disk is."""
+"""The lower bound of `group_answers_max`: up to this many answers share a group commit even on the fastest disk."""
 DISK_SHARE_SECONDS: Final = 20e-6
-"""A group is as large as it takes to bring the disk's share of each answer down to this. The interpreter takes as much
-at the same time, so a larger one would only make its first answers wait."""
+"""The disk time per answer that a group is sized for, in seconds. The interpreter needs as much time per answer, so a
+larger group would only delay its first answers."""
 
 logger = logging.getLogger("eventsrc.journal")
 
 
 class JournalActor(pykka.ThreadingActor):
-    """Writes what its inbox hands out; `settle` is called on this thread with the outcomes of each batch."""
+    """Writes the batches of its inbox; calls `settle` on this thread with the outcomes of each batch."""
 
-    # A program that is told to stop at once must not wait for it; `ThreadJournal.close` waits in an orderly end.
+    # A program that must stop at once does not wait for this thread. In an orderly end `ThreadJournal.close` waits.
     use_daemon_thread = True
 
     actor_inbox: "JournalInbox"
@@ -48,6 +48,14 @@ class JournalActor(pykka.ThreadingActor):
     @staticmethod
     def _create_actor_inbox() -> "JournalInbox":
         return JournalInbox()
+
+    def _start_actor_loop(self) -> None:
+        try:
+            super()._start_actor_loop()
+        except RuntimeError as error:
+            # Whoever stops all actors would wait for one that never ran.
+            pykka.ActorRegistry.unregister(self.actor_ref)
+            raise ThreadRefused(str(error)) from error
 
     def on_receive(self, message: Any) -> None:
         if isinstance(message, Work):
@@ -70,7 +78,7 @@ class JournalActor(pykka.ThreadingActor):
 
 
 class JournalInbox:
-    """An inbox that hands out all that waits as one batch, so that the actor commits it as one group."""
+    """An inbox that hands out all waiting writes as one batch, which the actor commits as one group."""
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Envelope[Any]] = queue.SimpleQueue()
@@ -84,7 +92,7 @@ class JournalInbox:
         return not self._held and self._queue.empty()
 
     def get(self) -> "Envelope[Any]":
-        """Wait for a message, take those behind it up to the bounds, and leave anything else for the next call."""
+        """Wait for a message and batch the writes behind it, up to the bounds; keep the first one that does not fit."""
         first = self._held.popleft() if self._held else self._queue.get()
         if not isinstance(first.message, Write | Snapshot):
             return first
@@ -103,10 +111,10 @@ class JournalInbox:
 
 
 class Batch:
-    """Everything that one group commit takes from the inbox.
+    """The writes and snapshots that one group commit takes from the inbox.
 
-    A snapshot needs no room: it rides along, and is no reason for a sync of its own. A single write may be larger than
-    a group is to be.
+    A snapshot takes no room: it is stored with the group and is no reason for its own sync. A single write may exceed
+    the group's bounds.
     """
 
     __slots__ = ("_answers", "_answers_max", "_events", "messages")
@@ -118,11 +126,11 @@ class Batch:
 
     @property
     def is_full(self) -> bool:
-        """Whether nothing more is to be put in."""
+        """Whether the batch takes no more messages."""
         return self._answers >= self._answers_max or max(self._events, len(self.messages)) >= GROUP_EVENTS_MAX
 
     def put(self, message: Write | Snapshot) -> bool:
-        """Put in a message, if there is room for it; returns whether there was."""
+        """Add a message if there is room for it. Returns whether it was added."""
         if isinstance(message, Write):
             answers, events = self._answers + max(message.answer_count, 1), self._events + message.event_count
             if self._answers and (answers > self._answers_max or events > GROUP_EVENTS_MAX):

@@ -10,6 +10,7 @@ import trio
 from ...storage.errors import EventSourcingError
 from ...storage.snapshot import Snapshot
 from ...storage.store import EventStore
+from ..background import in_thread_or_here
 from ..errors import RuntimeClosed
 from .admission import Admission
 from .commit_order import CommitOrder, Settled
@@ -21,7 +22,7 @@ logger = logging.getLogger("eventsrc.journal")
 
 
 class ThreadJournal:
-    """A journal with a thread of its own, which waits for the disk."""
+    """A journal with its own thread, which waits for the disk."""
 
     def __init__(
         self,
@@ -51,7 +52,7 @@ class ThreadJournal:
                 self._waiting += 1
                 self.admission.take(write)
             case "under way":
-                # What came before it may still be on its way, and is settled first.
+                # Earlier writes may still be in flight and must be settled first.
                 self._late.append(write)
             case "done":
                 write.settle(_closed())
@@ -80,7 +81,7 @@ class ThreadJournal:
             self._call_soon(done.set)
 
         self._actor.tell(Work(work, settle))
-        # It will be done in any case: a caller that is cut off must not let others begin with the same before.
+        # The work runs in any case. Shielded: a cancelled caller must not let others begin the same work early.
         with trio.CancelScope(shield=True):
             await done.wait()
         if isinstance(outcome[0], EventSourcingError):
@@ -97,15 +98,15 @@ class ThreadJournal:
             await self._room.park()
 
     async def close(self) -> None:
-        """Write what waits, then end the thread. Shielded: what was answered or is in line reaches the disk.
+        """Write what is queued, then end the thread. Shielded: everything answered or queued reaches the disk.
 
-        What is decided from now on, by a handler that takes longer than the runtime waits, gets `RuntimeClosed`.
+        A write submitted from now on, by a handler that outlasts the runtime's wait, gets `RuntimeClosed`.
         """
         self.admission.release_all()
         self._closing = "under way"
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(partial(self._actor.stop, block=True))
-            # Behind all that the thread has handed back.
+            await in_thread_or_here(partial(self._actor.stop, block=True))
+            # Queued behind every outcome that the thread has handed back.
             handed_back = trio.Event()
             self._token.run_sync_soon(handed_back.set)
             await handed_back.wait()

@@ -1,1 +1,1 @@
-"""Projections: what they are declared by, and the actor that follows the log for them."""
+"""Projections: their declarations, and the actor that follows the log for them."""

@@ -1,6 +1,6 @@
 """The projection: a class whose methods turn events into rows of tables, which can be queried.
 
-Everything about it is checked when the class is defined, so that a mistake shows where it was made.
+Every declaration is checked when the class is defined, so that a mistake shows where it was made.
 """
 
 import inspect
@@ -14,33 +14,33 @@ import attrs
 from ...storage.record import StoredEvent
 from ..errors import DefinitionError
 from ..marked_methods import mark_of, names_in
-from ..messages import check_names, event_type
+from ..messages import check_names, event_definition
 from ..serialization.annotations import alternatives
 
 F = TypeVar("F", bound=Callable[..., None])
 R = TypeVar("R")
 
 EventMeta: TypeAlias = StoredEvent
-"""What a handler learns besides the event itself: the record as it is stored, with its stream, position and time."""
+"""What a handler gets besides the event: the stored record, with its stream, position and time."""
 
 PROJECTION_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,99}")
 _HANDLES: Final = "__eventsrc_on__"
 
 
 class Rows(Protocol[R]):
-    """A table as the handlers of a projection use it: what they read holds what they wrote before."""
+    """A table as a projection's handlers use it: reads see earlier writes."""
 
     def get(self, *key: Any) -> R | None:
-        """The row with this key; its fields in order where the key has several."""
+        """The row with this key, or None; pass a key of several fields as several arguments, in order."""
 
     def put(self, row: R) -> None:
-        """Insert the row, or replace the one with its key."""
+        """Insert the row, or replace the row with the same key."""
 
     def delete(self, *key: Any) -> None:
         """Remove the row with this key, if there is one."""
 
     def where(self, **criteria: Any) -> list[R]:
-        """All rows that meet the criteria, never a part of them: more than a million are `QueryTooLarge`."""
+        """All rows that meet the criteria, never a part of them. Raises `QueryTooLarge` for more than a million."""
 
 
 class Table(Generic[R]):
@@ -48,8 +48,11 @@ class Table(Generic[R]):
 
     Args:
         row_class: an attrs class.
-        key: the field that is unique, or several of them.
+        key: the unique field, or several fields that are unique together.
         indexes: fields by which rows are found without looking at all of them.
+
+    Raises:
+        DefinitionError: for a row class that is no attrs class, an unknown field, or no key.
 
     """
 
@@ -77,7 +80,7 @@ class Table(Generic[R]):
     @overload
     def __get__(self, instance: object, owner: type) -> Rows[R]: ...
     def __get__(self, instance: object | None, owner: type) -> "Table[R] | Rows[R]":
-        # An instance that runs has its rows in its own dict, which comes first.
+        # A running instance has its rows in its own `__dict__`, which takes precedence.
         if instance is None:
             return self
         raise DefinitionError(f"{owner.__name__}.{self.name} can be used in handlers that the runtime calls.")
@@ -85,7 +88,7 @@ class Table(Generic[R]):
 
 @attrs.frozen
 class ProjectionDefinition:
-    """What a projection class declares: its name, its tables, and which function handles events of which class."""
+    """What a projection class declares: its name, its tables, and the function that handles events of each class."""
 
     name: str
     tables: Mapping[str, Table[Any]]
@@ -93,9 +96,12 @@ class ProjectionDefinition:
 
 
 def on(*event_classes: type) -> Callable[[F], F]:
-    """Mark a method of a projection that takes events of these classes: `def opened(self, event, meta) -> None`."""
+    """Mark a method of a projection that handles events of these classes: `def opened(self, event, meta) -> None`.
+
+    Raises `DefinitionError` for no classes, or a class that is no event class.
+    """
     for event_class in event_classes:
-        if not isinstance(event_class, type) or event_type(event_class) is None:
+        if not isinstance(event_class, type) or event_definition(event_class) is None:
             raise DefinitionError(f"@on takes @event classes, and {event_class!r} is none.")
     if not event_classes:
         raise DefinitionError("@on needs the event classes that the method is for: @on(Deposited).")
@@ -111,21 +117,22 @@ class Projection:
     """Base of projections: tables, and methods with `@on` that change their rows.
 
     The stored name is the class's name in snake case, or the one given: `class Board(Projection, name="board")`. A
-    subclass has the tables and the methods of its base, and rows of its own; a method that overrides another is for the
-    same events unless it has an `@on` itself. Raise `version` whenever the methods mean something else than before: the
-    view is then built anew beside the old one. All that a method remembers is in rows: what it sets on the projection
-    itself is a `DefinitionError`.
+    subclass has the tables and methods of its base, but its own rows. An overriding method handles the events of the
+    method it overrides, unless it has its own `@on`. Raise `version` when the meaning of the methods changes: the view
+    is then rebuilt beside the old one. A projection must keep everything in rows: setting an attribute on it raises
+    `DefinitionError`.
     """
 
     version: ClassVar[int] = 1
     max_lag_events: ClassVar[int | None] = None
-    """How many events it may be behind the log."""
+    """How many events the view may be behind the log."""
     max_lag_seconds: ClassVar[float | None] = None
-    """How long the oldest event that it has not seen may have waited for it."""
+    """How long the oldest event that the view has not seen may have waited."""
     on_lag: ClassVar[Literal["report", "slow_writers"]] = "report"
-    """What happens at these bounds: a warning in the log, or commands wait until it has caught up.
+    """What happens at these bounds: a warning in the log, or commands wait until the view has caught up.
 
-    A commit of more events than the bound goes when the view has seen all; nothing waits once the runtime closes.
+    A commit of more events than the bound is admitted once the view has seen all events. When the runtime closes,
+    nothing waits any more.
     """
 
     __eventsrc_projection__: ClassVar[ProjectionDefinition]
@@ -154,7 +161,7 @@ class Projection:
 
 
 def _tables_of(cls: type[Projection]) -> dict[str, Table[Any]]:
-    """Its tables by name. One that is inherited, or has two names, becomes a table of its own for each."""
+    """The tables of a class by name. A table that is inherited, or has two names, is copied for each class and name."""
     found: dict[str, Table[Any]] = {}
     for name in names_in(cls):
         table = inspect.getattr_static(cls, name)
@@ -202,12 +209,12 @@ def _hint(function: Callable[..., Any], parameter: str) -> Any:
     try:
         return typing.get_type_hints(function).get(parameter, Any)
     except (NameError, TypeError):
-        # The annotation names something that only a type checker can look up.
+        # The annotation names something that only type checkers know.
         return Any
 
 
 def _admits(annotation: Any, given: type) -> bool:
-    """Whether an object of the class may be passed where this is annotated; True where that is not sure."""
+    """Whether an object of the class may be passed for this annotation; True if that is not sure."""
     return any(
         part is Any or not isinstance(part, type) or issubclass(given, part) for part in alternatives(annotation)
     )

@@ -12,7 +12,7 @@ from ...storage.errors import EventSourcingError, FileWriteFailed, described
 from ...storage.limits import Limits
 from ...storage.record import StoredEvent
 from ...storage.store import EventReader
-from ..background import in_background
+from ..background import in_background, in_thread
 from ..error_text import kept_text
 from ..feed import Feed
 from ..future import TrioFuture
@@ -23,20 +23,21 @@ from ..views.view_store import Checkpoint, ViewRetry
 from .workshare import Workshare
 
 ATTEMPTS_MAX: Final = 5
-"""How often an event is tried before the projection is left in the state "failed" until somebody resumes it."""
+"""How often an event is tried before the projection's state becomes "failed", until someone resumes it."""
 BATCHES_PER_COMMIT: Final = 5
-"""So many batches, where they wait, become one transaction, which costs less than five."""
+"""Up to this many waiting batches become one transaction, which costs less than one each."""
 TURN_SECONDS: Final = 0.003
-"""A transaction ends after this time, or one batch: the trio thread, or another writer of the view, waits for it."""
+"""The time that a transaction is sized for, though not below one batch: the trio thread or another writer waits for
+it."""
 UNSAVED_EVENTS_MAX: Final = 10_000
-"""Events without effect on the view after which the checkpoint is stored all the same."""
+"""After so many events without effect on the view, the checkpoint is stored all the same."""
 WAITING_ROWS_MAX: Final = 1_000
-"""Changed rows that wait, while the view is far behind, for events that change them again; those of one turn on top.
-Storing them takes a turn."""
+"""How many changed rows may wait, while the view is far behind, for events that change them again; the rows of one turn
+come on top. Storing these rows takes a turn."""
 WAITING_EVENTS_MAX: Final = 100_000
-"""Events that they wait for, at most."""
+"""For how many events changed rows may wait."""
 WAITING_SECONDS_MAX: Final = 0.5
-"""How long they wait; the view stays as it is meanwhile."""
+"""How long changed rows may wait; meanwhile the view stays as it is."""
 
 ProjectionState: TypeAlias = Literal["catching_up", "live", "paused", "retrying", "failed"]
 logger = logging.getLogger("eventsrc.projection")
@@ -47,42 +48,42 @@ class Advance(msgspec.Struct, frozen=True):
 
 
 class Pause(msgspec.Struct, frozen=True):
-    """Stay where you are, until `Resume`."""
+    """Stop projecting until `Resume`."""
 
 
 class Resume(msgspec.Struct, frozen=True):
-    """Go on, also after a failure."""
+    """Go on projecting, even after a failure."""
 
 
 class GiveUp(msgspec.Struct, frozen=True):
-    """Go no further, for this reason, until `Resume`."""
+    """Stop projecting in the state "failed", for this reason, until `Resume`."""
 
     reason: str
 
 
 class ProjectorHost(Protocol):
-    """What a projector needs of the runtime that it lives in."""
+    """What a projector needs of its runtime."""
 
     store: EventReader
     feed: Feed
     limits: Limits
     workshare: Workshare
     threads: trio.CapacityLimiter
-    """For what waits for a view: a database that hangs must take no threads from anything else."""
+    """For calls that wait for a view: a hanging database must not take threads from anything else."""
 
     def advanced(self, projector: "Projector") -> None:
-        """Its position or its state has changed."""
+        """Note that the projector's position or state has changed."""
 
     def removed(self, projector: "Projector") -> None:
-        """Another process has removed its view. It tries again until it is told to end, or what to do."""
+        """Note that another process has removed the projector's view. It retries until it is ended or gets an order."""
 
 
 class Projector(TrioActor):
-    """Keeps one generation of one view up to date. It reads its own checkpoint when it starts.
+    """Keeps one generation of one view up to date, beginning at the given checkpoint.
 
-    An event whose method raises is tried again after a back-off; what came before it is stored. After `ATTEMPTS_MAX`
-    attempts the state is "failed". When the view's store refuses (an unreachable server, a full disk) it is tried again
-    for as long as it takes.
+    An event whose method raises is tried again after a back-off; the effects of the events before it are stored. After
+    `ATTEMPTS_MAX` attempts the state is "failed". If the view's store refuses (an unreachable server, a full disk), the
+    projector retries for as long as it takes.
     """
 
     def __init__(self, host: ProjectorHost, name: str, session: ViewSession, checkpoint: Checkpoint) -> None:
@@ -95,9 +96,9 @@ class Projector(TrioActor):
         self._saved_position = checkpoint.position
         self._shown = checkpoint
         self._handled = checkpoint
-        """May be further than what the view shows: rows that will be changed again are not stored each time."""
+        """May be ahead of what the view shows: rows that will be changed again are not stored each time."""
         self._shown_seconds = time.perf_counter()
-        """When the view last showed all that was handled."""
+        """When the view last showed everything that was handled."""
         self._attempts = 0
         self._failed_position = 0
         self._failures = 0
@@ -109,13 +110,8 @@ class Projector(TrioActor):
 
     @property
     def position(self) -> int:
-        """How far the view has come: it shows the effects of all events up to there, and of no other."""
+        """The position up to which the view shows the effects of all events, and of no later ones."""
         return self._shown.position
-
-    @property
-    def session(self) -> ViewSession:
-        """What it works with."""
-        return self._session
 
     def on_start(self) -> None:
         self._host.feed.listen(self, self.wake)
@@ -126,24 +122,24 @@ class Projector(TrioActor):
             await self._store_handled()
 
     def wake(self) -> None:
-        """Have it look at the log, now or when it is done with what it does."""
+        """Have the projector look at the log, now or when it has finished its current work."""
         if not self._is_told and not self._is_ending:
             self._is_told = True
             self.actor_ref.tell(Advance())
 
     async def end(self) -> None:
-        """Stop it and wait until it has."""
+        """Stop the projector and wait until it has stopped."""
         self._is_ending = True
         self._host.feed.stop_listening(self)
         if not self.actor_stopped.is_set():
             await self.order(_ActorStop())
 
     async def order(self, message: Pause | Resume | GiveUp | _ActorStop) -> None:
-        """Send it a message and wait until it has obeyed."""
+        """Send a message and wait until the projector has obeyed it."""
         await self.told(message)
 
     def told(self, message: Pause | Resume | GiveUp | _ActorStop) -> TrioFuture[Any]:
-        """Send it a message; the future is settled when it has obeyed."""
+        """Send a message. The returned future is settled when the projector has obeyed it."""
         obeyed: TrioFuture[Any] = self.actor_ref.ask(message, block=False)  # type: ignore[assignment]
         return obeyed
 
@@ -168,14 +164,14 @@ class Projector(TrioActor):
                 raise TypeError(f"a projector was sent {message!r}")
 
     async def _advance(self) -> None:
-        """Take one batch, and come back for the next."""
+        """Take one batch, and wake again if there is more."""
         try:
             more = await self._take_batch()
         except EventFailed as failure:
             event = failure.event
             self.error = f"{kept_text(described(failure.error))} on {event.type!r} at position {event.position}"
             if event.position != self._failed_position:
-                # It has come further since the last failure.
+                # The projector has come further since the last failure.
                 self._failed_position, self._failures, self._attempts = event.position, 0, 0
             self._failures += 1
             self._attempts += 1
@@ -194,7 +190,7 @@ class Projector(TrioActor):
             if isinstance(error, ViewRemoved):
                 self._host.removed(self)
         except Exception as error:
-            # A fault of ours or of the view's store; the other projections and the commands go on.
+            # A bug in eventsrc or in the view's store: the other projections and the commands go on.
             self._attempts += 1
             self.error = kept_text(described(error))
             logger.exception("projection will try again", extra=self._facts())
@@ -207,7 +203,7 @@ class Projector(TrioActor):
                 self.wake()
 
     async def _take_batch(self) -> bool:
-        """Project what comes next; return whether there is more."""
+        """Project the next events. Returns whether there are more."""
         host = self._host
         if self._is_displaced:
             await self._go_on_from_stored()
@@ -230,7 +226,7 @@ class Projector(TrioActor):
             self._step_events = self._worthwhile((time.perf_counter() - started) / len(events))
 
     def _worthwhile(self, seconds_per_event: float) -> int:
-        """How many events to take the next time."""
+        """How many events to take next time."""
         batch = self._host.limits.catch_up_batch_events
         most = batch * BATCHES_PER_COMMIT
         if seconds_per_event * most <= TURN_SECONDS:
@@ -240,7 +236,7 @@ class Projector(TrioActor):
     async def _go_on_from_stored(self) -> None:
         view = self._session.view
         if view.waits:
-            checkpoint = await trio.to_thread.run_sync(lambda: view.checkpoint, limiter=self._host.threads)
+            checkpoint = await in_thread(lambda: view.checkpoint, limiter=self._host.threads)
         else:
             checkpoint = view.checkpoint
         self._shown = self._handled = checkpoint
@@ -249,12 +245,12 @@ class Projector(TrioActor):
 
     @property
     def _is_ahead(self) -> bool:
-        """Whether more was handled than the view shows."""
+        """Whether more events were handled than the view shows."""
         return self._handled.position > self.position
 
     @property
     def _may_wait(self) -> bool:
-        """Whether changed rows may wait to be stored: only while there is more to come than they have waited for."""
+        """Whether changed rows may wait to be stored: only while more events are to come than they have waited for."""
         waited = self._handled.position - self.position
         return (
             self._session.may_wait
@@ -290,14 +286,14 @@ class Projector(TrioActor):
         session = self._session
         try:
             if session.view.waits:
-                is_stored = await trio.to_thread.run_sync(session.apply, events, checkpoint, limiter=self._host.threads)
+                is_stored = await in_thread(session.apply, events, checkpoint, limiter=self._host.threads)
             else:
                 is_stored = session.apply(events, checkpoint, may_wait=may_wait)
         except ViewRetry:
             self._handled = self._shown
             return
         except BaseException as error:
-            # Another process was faster, or a commit took effect although its answer was lost, or may have.
+            # Another process was faster, or a commit took effect, or may have, although its answer was lost.
             self._is_displaced |= isinstance(error, CheckpointMoved | FileWriteFailed)
             self._handled = self._shown
             raise
@@ -307,14 +303,14 @@ class Projector(TrioActor):
             self._saved_position = checkpoint.position
 
     async def _store_handled(self) -> None:
-        """Have the view show all that was handled. Where it cannot, that is handled again when it goes on."""
+        """Have the view show everything that was handled. If that fails, the events are handled again later."""
         try:
             await self._apply([], self._handled)
         except (EventFailed, EventSourcingError) as error:
             logger.warning("how far a projection has come could not be stored: %s", error, extra=self._facts())
 
     def _rest(self) -> None:
-        """Try again after a back-off that grows with each attempt."""
+        """Retry after a back-off that grows with each attempt."""
         seconds = self._host.limits.restart_backoff(self._attempts - 1)
         self._is_resting = True
         self._become("retrying")

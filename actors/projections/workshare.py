@@ -1,4 +1,4 @@
-"""Who works when: everything that follows the log, taken together, leaves the commands more than half of the time."""
+"""The share of work: all followers of the log together leave the commands more than half of the time."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -9,13 +9,13 @@ import trio
 from ..feed import Feed
 
 DEBT_SECONDS_MAX: Final = 0.001
-"""Followers rest once they worked for so long while commands were stored."""
+"""After so much work while commands are stored, the followers rest."""
 REST_SECONDS_PER_SECOND: Final = 1.5
-"""Seconds of rest for each second of work."""
+"""Seconds of rest per second of work."""
 
 
 class Workshare:
-    """One turn at a time, in the order of arrival."""
+    """Gives followers their turns, one at a time, in order of arrival."""
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed

@@ -1,1 +1,1 @@
-"""Sagas: what a domain author declares, and the supervisor that runs it; `saga.py` first."""
+"""Sagas: what a domain author declares, and the supervisor that runs them. Read `saga.py` first."""

@@ -1,4 +1,4 @@
-"""When the sagas that wait for a time go on."""
+"""Alarms: when the sagas that wait for a time go on."""
 
 import heapq
 import math
@@ -10,19 +10,19 @@ import trio
 from ...storage.record import NS_PER_SECOND
 
 CLOCK_CHECK_SECONDS: Final = 30.0
-"""How often the wall clock is looked at while there is an alarm: the clock may be put forward meanwhile."""
+"""How often the wall clock is checked while an alarm is set: the clock may be put forward meanwhile."""
 CLEARED_MAX: Final = 100
-"""So many cleared alarms may be in the heap, besides as many as are set, before it is made anew without them."""
+"""The heap is rebuilt without cleared alarms once these outnumber the set alarms by more than this."""
 
 
 class SagaAlarms:
-    """Each saga has one alarm at most. Times are those of the wall clock, in UTC nanoseconds."""
+    """At most one alarm per saga. Times are wall-clock times in UTC nanoseconds."""
 
     def __init__(self, wall_clock: Callable[[], int]) -> None:
         self._wall_clock = wall_clock
         self._wakes: dict[str, int] = {}
         self._heap: list[tuple[int, str]] = []
-        """Also of alarms that were cleared: taking one out of a heap would cost a look at all of it."""
+        """Holds cleared alarms as well: removing one from a heap would mean searching all of it."""
         self._earlier_set = trio.Event()
 
     def __len__(self) -> int:
@@ -30,11 +30,11 @@ class SagaAlarms:
 
     @property
     def kept_count(self) -> int:
-        """How many are kept, those included that were cleared."""
+        """How many alarms are kept, including cleared ones."""
         return len(self._heap)
 
     def set(self, saga_id: str, wake_ns: int) -> None:
-        """Have a saga go on at this time, and at no other that was set before."""
+        """Set a saga's alarm to this time, replacing its earlier alarm."""
         self._wakes[saga_id] = wake_ns
         heapq.heappush(self._heap, (wake_ns, saga_id))
         if self._heap[0][1] == saga_id:
@@ -42,12 +42,12 @@ class SagaAlarms:
         self._drop_cleared()
 
     def clear(self, saga_id: str) -> None:
-        """Drop the alarm of a saga, if it has one: something else has it go on."""
+        """Drop a saga's alarm, if it has one: something else makes the saga go on."""
         if self._wakes.pop(saga_id, None) is not None:
             self._drop_cleared()
 
     async def due(self) -> list[str]:
-        """Wait until there are sagas whose time has come; their alarms are cleared."""
+        """Wait until the alarms of some sagas are due; clear these alarms and return the sagas' ids."""
         while True:
             now_ns = self._wall_clock()
             found: list[str] = []
@@ -64,7 +64,7 @@ class SagaAlarms:
                 await self._earlier_set.wait()
 
     def _drop_cleared(self) -> None:
-        """Seldom enough that it costs no more than to set them: more are dropped each time than stay."""
+        """Rebuild the heap without cleared alarms, seldom enough to cost no more than setting the alarms did."""
         if len(self._heap) > 2 * len(self._wakes) + CLEARED_MAX:
             self._heap = [(wake_ns, saga_id) for saga_id, wake_ns in self._wakes.items()]
             heapq.heapify(self._heap)

@@ -1,4 +1,4 @@
-"""How a saga is stored: its records, its state, and the events that it waits for."""
+"""The encoding of sagas: their records, their state, and the events that they wait for."""
 
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar, cast
@@ -22,7 +22,8 @@ from .plain_data import plain_data
 from .saga import Saga
 
 STATES: Final = (SagaStarted, SagaRemade, StepDone)
-"""Records of a state that a step begins with. They leave room for a failure: its record holds the same state."""
+"""Records with a state that a step begins with. They leave `FAILURE_BYTES` free, since a failure's record holds the
+same state."""
 
 E = TypeVar("E")
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -30,20 +31,20 @@ _decode: Final = msgspec.msgpack.Decoder().decode
 
 
 class SagaCodec:
-    """Encodes and decodes for all sagas of one runtime; `codecs` are those of the events of its aggregates."""
+    """Encodes and decodes for all sagas of one runtime; `codecs` are those of the aggregates' events."""
 
     def __init__(self, serializer: Serializer, codecs: EventCodecs, limits: Limits) -> None:
         self._serializer = serializer
         self._codecs = codecs
         self._waited: dict[str, EventCodecs] = {}
-        """By stored name: of events that no class of the runtime but a step that waits for them has named."""
+        """By stored name: the codecs of events that only a waiting step has named, and no class of the runtime."""
         self._records = EventCodecs(SAGA_EVENTS, serializer)
         self._limits = limits
 
     # --- records ---
 
     def encode(self, record: Any, correlation_id: str, stream: str) -> NewEvent:
-        """A record of the saga `stream` as the log takes it. Raises `EncodingError`, `EventTooLarge`."""
+        """Encode a record of the saga `stream` for the log. Raises `EncodingError`, `EventTooLarge`."""
         codec = self._records.of_class[type(record)]
         try:
             payload = _encode(codec.unstructure(record))
@@ -59,13 +60,13 @@ class SagaCodec:
         return NewEvent(codec.name, msgspec.Raw(payload), 1, codec.kind, correlation_id, stream, tags=tags)
 
     def decode(self, stored: StoredEvent) -> Any:
-        """A record as it was. Raises `DecodingError`."""
+        """Decode a record. Raises `DecodingError`."""
         return self._records.decode(stored)
 
     # --- states ---
 
     def encode_state(self, saga: Saga) -> dict[str, Any]:
-        """The state of a saga as plain data. Raises `EncodingError`."""
+        """Turn a saga's state into plain data. Raises `EncodingError`, `SubjectKeysUnusable`."""
         for name in saga.__eventsrc_saga__.untyped:
             _check_untyped(name, getattr(saga, name))
         data: dict[str, Any] = self._serializer.unstructure(saga)
@@ -76,26 +77,26 @@ class SagaCodec:
         try:
             again = self.decode_state(type(saga), stored)
         except DecodingError as error:
-            # Stored all the same, it could be neither gone on with nor undone.
+            # If it were stored, the saga could neither go on nor be compensated.
             raise EncodingError(f"The state of the saga could not be read again: {error}") from error
         if again != saga and is_changed(saga, again):
             raise EncodingError(f"The state of the saga, {saga!r:.200}, would come back as {again!r:.200}")
         return data
 
     def decode_state(self, saga_class: type[Saga], state: Mapping[str, Any]) -> Saga:
-        """A saga with this state. Raises `DecodingError`."""
+        """Make a saga with this state. Raises `DecodingError`, or a `StoreError` if a sealed value cannot be opened."""
         return self._serializer.structure(state, saga_class)
 
     # --- results of effects ---
 
     def result_of(self, effect: str, returns: type[Any] | None) -> EffectResult:
-        """For what an effect returns. Raises `DefinitionError`."""
+        """The codec for what an effect returns. Raises `DefinitionError`."""
         return EffectResult(effect, returns, self._serializer)
 
     # --- events that sagas wait for ---
 
     def payload(self, stored: StoredEvent) -> Mapping[str, Any] | None:
-        """The payload of a stored event as its class has it today; None where no class is known for it yet.
+        """The payload of a stored event, upcast to its class's current version; None if no class is known for it yet.
 
         Raises `DecodingError`.
         """
@@ -103,23 +104,23 @@ class SagaCodec:
         return None if codecs is None else codecs.upcast(stored)
 
     def is_current(self, event_type: str, version: int) -> bool:
-        """Whether values for this version of an event are compared with it as it is today, as far as it is known."""
+        """Whether `version` is the current version of the event; True if the event has no class in the runtime."""
         codec = self._codecs.of_name.get(event_type)
         return codec is None or codec.version == version
 
     def encode_where(self, event_class: type, where: Mapping[str, Any]) -> dict[str, Any]:
-        """Values of an event's fields as they are stored. Raises `DefinitionError`, `EncodingError`."""
+        """Encode the values of an event's fields as they are stored. Raises `DefinitionError`, `EncodingError`."""
         if not isinstance(where, Mapping):
             raise DefinitionError(f"where= takes values by the names of fields, {{'total': 5}}, not {where!r:.100}")
         self._codecs_of(event_class)
         return self._serializer.fields_data(event_class, where)
 
     def decode_event(self, stored: StoredEvent, event_class: type[E]) -> E:
-        """A stored event as an object of its class. Raises `DecodingError`."""
+        """Decode a stored event as this class. Raises `DefinitionError`, `DecodingError` or a `StoreError`."""
         return cast("E", self._codecs_of(event_class).decode(stored))
 
     def _codecs_of(self, event_class: type) -> EventCodecs:
-        """Those that have a class. Raises `DefinitionError` where another class is stored by its name."""
+        """The codecs that have an event class. Raises `DefinitionError` if another class is stored under its name."""
         name = stored_name(event_class)
         if name not in self._codecs.of_name and name not in self._waited:
             self._waited[name] = EventCodecs([event_class], self._serializer)
@@ -129,7 +130,7 @@ class SagaCodec:
 
 
 def _check_untyped(name: str, value: Any) -> None:
-    """Raise `EncodingError` for a value of a field without a type that would come back as another one."""
+    """Raise `EncodingError` if the value of a field without a type would come back as another value."""
     advice = f"Declare it with its type: {name}: {type(value).__name__} | None = None"
     try:
         again = plain_data(value, f"self.{name}")

@@ -1,4 +1,4 @@
-"""What a step of a saga has in its hands: everything it does through it takes effect once, however often it is run."""
+"""The context of a saga's step: what a step does through it takes effect once, however often the step is run."""
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
@@ -22,9 +22,9 @@ from .host import Commands, SagaHost
 from .saga import WAIT_SECONDS_MAX, digest_of, is_number
 
 CALL_KEY: Final = "saga_call"
-"""The metadata by which the events of a saga's command are found again, however long ago it was."""
+"""The metadata key by which the events of a saga's command are found again, at any later time."""
 CALL_NAME_BYTES_MAX: Final = 180
-"""A call with a longer name goes by its digest, so that its key fits into `Limits.idempotency_key_bytes_max`."""
+"""A longer call name is replaced by its digest, so that the call's key fits `Limits.idempotency_key_bytes_max`."""
 KEY_ARGUMENT: Final = "idempotency_key"
 
 E = TypeVar("E")
@@ -32,61 +32,61 @@ T = TypeVar("T")
 
 
 class StepRun(Protocol):
-    """What the context needs of the run that it belongs to."""
+    """What the context needs of its run."""
 
     host: SagaHost
     history: SagaHistory
     stream: str
     took_effect: bool
     uncertain: dict[str, Commands]
-    """By key: the commands that were sent, and of which nobody knows whether they took effect."""
+    """By idempotency key: the sent commands of which nobody knows whether they took effect."""
     looked_until: int
-    """The position up to which it has looked for the event that it waits for."""
+    """The position up to which the run has looked for the event that the step waits for."""
 
     @property
     def now_ns(self) -> int:
-        """The wall clock's time."""
+        """The wall clock's time, in UTC nanoseconds."""
 
     outcomes: dict[tuple[str, str], EffectDone | EffectFailed]
-    """How effects ended that this process knows of, and has not stored."""
+    """How effects ended whose outcome this process knows but has not stored."""
 
     async def record(self, *events: Any) -> None:
-        """Put records into the saga's stream and wait until they are on disk."""
+        """Add records to the saga's stream and wait until they are on disk."""
 
     async def record_outcome(self, outcome: EffectDone | EffectFailed) -> None:
-        """The same with how an effect ended, which a later run still knows where it is refused."""
+        """Record how an effect ended, and wait until it is on disk; if that fails, a later run still knows it."""
 
     def send(self, commands: Commands, key: str, timeout: float | None) -> Awaitable[list[Receipt]]:
-        """Send commands, as a transaction if there are several, with an idempotency key."""
+        """Send commands with an idempotency key; several commands are sent as a transaction."""
 
     async def find_call(self, commands: Commands, key: str) -> list[Receipt] | None:
-        """What these commands of this step, with this key, were answered in an earlier run."""
+        """The receipts that these commands of the step, with this key, got in an earlier run; None if there is none."""
 
     async def find_event(self, event_type: str, where: Mapping[str, Any], after: int) -> StoredEvent | None:
-        """The first event of a type with these values, after a position, that the saga has not waited for before."""
+        """The first event after a position with this type and these values that no earlier wait of the saga has got."""
 
     def check_signal(self, signal: str) -> None:
-        """Raise `UnknownSignal` for what the class does not declare."""
+        """Raise `UnknownSignal` if the class does not declare the signal."""
 
     def is_in_other_task(self) -> bool:
-        """Whether the task is one that the step has started."""
+        """Whether the current task is one that the step has started."""
 
     def begin_wait(self, call: str) -> None:
-        """Raise `WaitInOtherTask` in a task that the step has started."""
+        """Raise `WaitInOtherTask` if the current task is one that the step has started."""
 
     def check_turned(self) -> None:
-        """Raise the reason where the saga turns round: the step is then run only to recall what it did."""
+        """Raise the reason if the saga turns round: the step is then run only to recall what it did."""
 
     def suspend(self) -> NoReturn:
-        """Leave the step."""
+        """Leave the step until its wait is over."""
 
 
 class SagaContext:
-    """Given to every step and compensation. Each call is named by what it is and how often that came before."""
+    """Given to every step and compensation. A call is identified by its name and how often the name occurred before."""
 
     def __init__(self, run: StepRun, scope: str, attempt: int) -> None:
         self.attempt = attempt
-        """Which attempt at the step this is, counted from 1."""
+        """The number of this attempt at the step, counted from 1."""
         self._run = run
         self._scope = scope
         self._names: dict[str, int] = {}
@@ -94,12 +94,12 @@ class SagaContext:
 
     @property
     def saga_id(self) -> str:
-        """The saga's id, which is the name of its stream."""
+        """The saga's id, which is also the name of its stream."""
         return self._run.stream
 
     @property
     def key(self) -> str:
-        """The key that the saga was started with."""
+        """The key with which the saga was started."""
         return self._run.history.key
 
     # --- inside ---
@@ -107,22 +107,23 @@ class SagaContext:
     async def ask(
         self, aggregate_class: type[Aggregate], aggregate_id: str, command: object, *, timeout: float | None = None
     ) -> Receipt:
-        """Send a command to an aggregate, as `AggregateRef.ask` does; a step that is run again gets the same receipt.
+        """Send a command to an aggregate, as `AggregateRef.ask` does. A step that is run again gets the same receipt.
 
-        Tasks that the step has started may send commands side by side, each to another aggregate or of another type.
+        Tasks that the step has started may send commands concurrently, if each goes to another aggregate or is of
+        another class.
 
-        Raises `CallAmbiguous` where they do not, and what `ask` raises. `Rejected` that leaves the step is final: the
-        saga is compensated.
+        Raises `CallAmbiguous` if two tasks send the same class of command to one aggregate, and what `AggregateRef.ask`
+        raises. A `Rejected` that leaves the step is final: the saga is compensated.
         """
         (receipt,) = await self._send([(aggregate_class, aggregate_id, command)], timeout)
         return receipt
 
     async def transact(self, commands: Commands, *, timeout: float | None = None) -> list[Receipt]:
-        """Have several aggregates decide and commit at once, as `Runtime.transact` does."""
+        """Have several aggregates decide and commit at once, as `Runtime.transact` does. Raises as `ask` does."""
         return await self._send(commands, timeout)
 
     async def state(self, aggregate_class: type[T], aggregate_id: str) -> T:
-        """A copy of an aggregate's state as it is now: a step that is run again may see another one."""
+        """A copy of an aggregate's current state. A step that is run again may see another state."""
         state: T = await self._run.host.calls.state_of(aggregate_class, aggregate_id)
         return state
 
@@ -135,7 +136,7 @@ class SagaContext:
             run.took_effect = run.took_effect or bool(found)
             return found
         run.check_turned()
-        # From here on it may take effect, whatever becomes of this step.
+        # From here on the commands may take effect, whatever becomes of this step.
         run.uncertain[key] = commands
         try:
             receipts = await run.send(commands, key, timeout)
@@ -174,26 +175,27 @@ class SagaContext:
         idempotent: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """Call something outside, once: what it returned is stored, and returned again when the step is run again.
+        """Call an outside function once: its result is stored, and returned again when the step is run again.
 
         Args:
-            name: what the effect is called in the saga's history.
+            name: the name of the effect in the saga's history.
             function: an async function, or a plain one, which is called in a worker thread. If it has a parameter
-                `idempotency_key`, it gets the effect's key, which stays the same whenever it is tried again.
-            args: what it is called with.
-            returns: the type of what it returns, such as `Message` or `list[Message]`: any that a field may have.
-            idempotent: it may be called again where nobody knows whether it took place.
-            kwargs: the same by name.
+                `idempotency_key`, it gets the effect's key, which is the same for every attempt.
+            args: the function's positional arguments.
+            returns: the type of the result, such as `Message` or `list[Message]`: any type that a field may have.
+            idempotent: whether the function may be called again if nobody knows whether the effect took place.
+            kwargs: the function's keyword arguments.
 
         Returns:
-            What it returned, as it is read again: of the type `returns`, or else plain data, what MessagePack can hold.
+            The result as it is read again: of the type `returns`, or else plain data that MessagePack can hold.
 
         Raises:
-            CallAmbiguous: two tasks of the step call it by the same name.
-            EffectUncertain: it was begun before, and nobody knows whether it took place.
-            EncodingError: what it returned is no plain data, or would not come back as `returns`.
-            DefinitionError: `returns` has personal data, which would not be sealed.
-            Exception: what it raised; the next attempt at the step calls it again.
+            CallAmbiguous: two tasks of the step use the same name.
+            EffectUncertain: the effect was begun before, and nobody knows whether it took place.
+            EncodingError: the result is no plain data, or would not come back as `returns`.
+            DefinitionError: `name` is no text, `function` cannot be called, or `returns` cannot be stored or has
+                personal data, which would not be sealed.
+            Exception: what the function raised; the next attempt at the step calls it again.
 
         """
         run = self._run
@@ -221,7 +223,7 @@ class SagaContext:
         called = partial(function, *args, **kwargs)
         if _is_async(function):
             return await self._take_effect(call, called, result)
-        # It is not begun before there is a thread for it.
+        # Wait for a thread first: the effect is not recorded as begun before the function can run.
         async with run.host.threads.place() as place:
             return await self._take_effect(call, partial(place.call, called), result)
 
@@ -243,9 +245,10 @@ class SagaContext:
     # --- time ---
 
     async def sleep(self, *, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0) -> None:
-        """Wait so long by the wall clock, restarts included. Costs no task.
+        """Wait for a time by the wall clock, restarts included. The wait uses no task.
 
-        Raises `WaitInvalid` for what is no time.
+        Raises `WaitInvalid` if the time cannot be waited for, and `WaitInOtherTask` in a task that the step has
+        started.
         """
         run = self._run
         for argument, value in (("days", days), ("hours", hours), ("minutes", minutes), ("seconds", seconds)):
@@ -267,14 +270,15 @@ class SagaContext:
     async def wait_for(
         self, event_class: type[E], *, where: Mapping[str, Any] | None = None, timeout_seconds: float | None = None
     ) -> E:
-        """Wait for an event whose fields have these values. Costs no task.
+        """Wait for an event of a class with these field values, and return it. The wait uses no task.
 
-        It looks from the beginning of the saga: at what was stored after `start_saga` was called, or after the event
-        that started the saga, what the saga did itself included. Each event is given to one wait of the saga: another
-        wait for the same gets the next one. Values are compared as they are stored.
+        The search begins where the saga began: after the event that started the saga, or after the log's end when
+        `start_saga` was called. It includes the saga's own events. Each event is given to one wait of the saga; another
+        wait for the same gets the next event. Values are compared as they are stored.
 
-        Raises `WaitTimeout` when none came in time, `DefinitionError` for what is no event class or no field of it,
-        `WaitInvalid` for what is no time.
+        Raises `WaitTimeout` if no event came in time, `DefinitionError` for a class that is no event class or has no
+        such field, `EncodingError` for a value that cannot be stored, `WaitInvalid` for a timeout that cannot be waited
+        for, and `WaitInOtherTask` in a task that the step has started.
         """
         run = self._run
         _check_wait("timeout_seconds", timeout_seconds)
@@ -302,12 +306,13 @@ class SagaContext:
         return run.host.codec.decode_event(found, event_class)
 
     async def approval(self, name: str, *, timeout_seconds: float | None = None) -> Any:
-        """Wait for the signal `name`, and return what came with it. Costs no task.
+        """Wait for the signal `name`, and return its payload. The wait uses no task.
 
-        A signal may come before; the first of its name counts, for every wait of the saga.
+        The signal may have come before the wait. The first signal of the name counts, for every wait of the saga.
 
-        Raises `WaitTimeout` when it did not come in time, `UnknownSignal` for one that the class does not declare,
-        `WaitInvalid` for what is no time.
+        Raises `WaitTimeout` if the signal did not come in time, `UnknownSignal` if the class does not declare it,
+        `WaitInvalid` for a timeout that cannot be waited for, and `WaitInOtherTask` in a task that the step has
+        started.
         """
         run = self._run
         _check_wait("timeout_seconds", timeout_seconds)
@@ -340,13 +345,22 @@ class SagaContext:
         signal: str = "",
         event_version: int = 1,
     ) -> WaitBegun:
-        # What a task of the step has sent and has no answer to is cut off by the wait.
+        # The wait cancels commands that the step's tasks have sent and that have no answer yet.
         took_effect = self._run.took_effect or bool(self._run.uncertain)
-        values = dict(where or {})
-        return WaitBegun(self._scope, call, until_ns, event_type, values, after, signal, took_effect, event_version)
+        return WaitBegun(
+            self._scope,
+            call,
+            until_ns,
+            event_type=event_type,
+            where=dict(where or {}),
+            after=after,
+            signal=signal,
+            took_effect=took_effect,
+            event_version=event_version,
+        )
 
     async def _wait(self, known: WaitBegun | None, begun: WaitBegun) -> None:
-        """Leave the step, unless it has waited long enough: then return."""
+        """Leave the step; return only if the wait has timed out."""
         run = self._run
         if known is None:
             await run.record(begun)
@@ -356,7 +370,7 @@ class SagaContext:
         await run.record(WaitOver(begun.scope, begun.call, is_timeout=True))
 
     def _numbered(self, name: str) -> str:
-        """The name of this call among those of the step: the same whenever that is run again."""
+        """The name of this call among the calls of the step, the same whenever the step is run again."""
         if self._run.is_in_other_task():
             task = trio.lowlevel.current_task()
             if self._tasks.setdefault(name, task) is not task:
@@ -372,7 +386,7 @@ class SagaContext:
 
 
 def _category(aggregate_class: type[Aggregate]) -> str:
-    """What its streams begin with: classes may be renamed while a saga is under way."""
+    """The prefix of the aggregate's streams, since classes may be renamed while a saga is under way."""
     definition = getattr(aggregate_class, "__eventsrc_definition__", None)
     return repr(aggregate_class) if definition is None else str(definition.category)
 
@@ -396,7 +410,7 @@ def _takes_key(function: Callable[..., Any]) -> bool:
     try:
         return KEY_ARGUMENT in inspect.signature(function).parameters
     except (TypeError, ValueError):
-        # Some functions of C have no signature, and none of them has this parameter.
+        # Some C functions have no signature, and none of them has this parameter.
         return False
 
 

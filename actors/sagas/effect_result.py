@@ -1,4 +1,4 @@
-"""The result of an effect: what it returned becomes plain data, and comes back when the step is run again."""
+"""The result of an effect: it is stored as plain data, and comes back when the step is run again."""
 
 from typing import Any
 
@@ -11,9 +11,9 @@ from .plain_data import plain_data
 
 
 class EffectResult:
-    """Encodes and decodes what one effect returns: objects of the type `returns`, plain data where that is None.
+    """Encodes and decodes what one effect returns: objects of the type `returns`, or plain data if that is None.
 
-    Raises `DefinitionError` for a type that cannot be stored, or would be without being sealed.
+    Raises `DefinitionError` for a type that cannot be stored, or whose personal data would not be sealed.
     """
 
     def __init__(self, effect: str, returns: type[Any] | None, serializer: Serializer) -> None:
@@ -37,7 +37,7 @@ class EffectResult:
             raise DefinitionError(f"What the effect {effect!r} returns cannot be turned into data: {error}") from error
 
     def encode(self, result: Any) -> tuple[Any, Any]:
-        """(as plain data, as it is read again). Raises `EncodingError` where that is something else."""
+        """Return (the result as plain data, the result as it is read again). Raises `EncodingError` if they differ."""
         subject = f"The effect {self._effect!r} returned what"
         if self._returns is None:
             try:
@@ -45,7 +45,7 @@ class EffectResult:
             except EncodingError as error:
                 raise EncodingError(f"{error}. Say what type it is: ctx.effect(..., returns=...)") from error
             return plain, plain
-        # Also where the type does not tell, as in a `dict[str, Any]`.
+        # Checked on the object as well, since a type such as `dict[str, Any]` does not tell.
         check_nothing_personal(result)
         try:
             plain = plain_data(self._unstructure(result), subject)
@@ -63,7 +63,7 @@ class EffectResult:
         return plain, again
 
     def decode(self, plain: Any) -> Any:
-        """What it returned before. Raises `DecodingError`."""
+        """The stored result as an object. Raises `DecodingError`."""
         if self._returns is None:
             return plain
         try:

@@ -1,4 +1,4 @@
-"""What can go wrong with a saga."""
+"""The errors of sagas."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Final
@@ -13,7 +13,7 @@ PUT_STEPS_BACK: Final = (
 
 
 class UnknownSaga(EventSourcingError):
-    """The runtime was opened without this saga class, or nobody has started a saga with this key."""
+    """The runtime was opened without this saga class, or no saga was started with this key."""
 
     code: ClassVar[str] = "unknown_saga"
 
@@ -29,10 +29,12 @@ class UnknownSignal(EventSourcingError):
             f'Declare it: class {saga.__name__}(Saga, signals=["{signal}"]).'
         )
         self.signal = signal
+        self.saga = saga
+        self.known = known
 
 
 class SagaEnded(EventSourcingError):
-    """The saga has ended, so it takes no signal and no order any more."""
+    """The saga has ended, so it takes no more signals or orders."""
 
     code: ClassVar[str] = "saga_ended"
 
@@ -43,7 +45,7 @@ class SagaEnded(EventSourcingError):
 
 
 class SagaNotParked(EventSourcingError):
-    """Only a saga that is parked waits for an operator's decision."""
+    """Only a parked saga waits for an operator's decision, and this one is not parked."""
 
     code: ClassVar[str] = "saga_not_parked"
 
@@ -54,7 +56,7 @@ class SagaNotParked(EventSourcingError):
 
 
 class NothingToSkip(EventSourcingError):
-    """The saga is parked at a step, not at a compensation: without that step it would not be all done."""
+    """The saga is parked at a step, not at a compensation: a step that was skipped would leave the saga incomplete."""
 
     code: ClassVar[str] = "nothing_to_skip"
 
@@ -67,13 +69,13 @@ class NothingToSkip(EventSourcingError):
 
 
 class DeadlinePassed(EventSourcingError):
-    """A saga's deadline is over before it is started, or before it is done; it is compensated then."""
+    """A saga's deadline passed before the saga was started, or before it was done; the saga is then compensated."""
 
     code: ClassVar[str] = "deadline_passed"
 
 
 class StepTimeout(EventSourcingError):
-    """A step or a compensation did not return in its `timeout_seconds`."""
+    """A step or a compensation did not return within its `timeout_seconds`."""
 
     code: ClassVar[str] = "step_timeout"
 
@@ -84,7 +86,7 @@ class StepTimeout(EventSourcingError):
 
 
 class WaitTimeout(EventSourcingError):
-    """What a step waited for did not come in time."""
+    """The event or signal that a step waited for did not come in time."""
 
     code: ClassVar[str] = "wait_timeout"
 
@@ -95,7 +97,7 @@ class WaitTimeout(EventSourcingError):
 
 
 class WaitInvalid(EventSourcingError, ValueError):
-    """What a step is to wait for at most is no time that can be stored. It waits for nothing."""
+    """The time or timeout of a step's wait cannot be stored. The step waits for nothing."""
 
     code: ClassVar[str] = "wait_invalid"
 
@@ -106,10 +108,11 @@ class WaitInvalid(EventSourcingError, ValueError):
         )
         self.argument = argument
         self.value = value
+        self.seconds_max = seconds_max
 
 
 class SagaTimeout(EventSourcingError, trio.TooSlowError):
-    """A saga was waited for, and has neither ended nor been parked in that time. It goes on."""
+    """A saga neither ended nor was parked within the time of the caller's wait. The saga goes on."""
 
     code: ClassVar[str] = "saga_timeout"
 
@@ -126,9 +129,9 @@ class SagaTimeout(EventSourcingError, trio.TooSlowError):
 
 
 class EffectUncertain(EventSourcingError):
-    """An effect was begun, and nobody knows whether it took place: the process ended, or the step's time was over.
+    """An effect was begun, and nobody knows whether it took place: the process ended, or the step timed out.
 
-    Find out in the step (`except EffectUncertain:`), or declare the effect idempotent, so that it is done again.
+    Find out in the step (`except EffectUncertain:`), or declare the effect idempotent, so that it is tried again.
     """
 
     code: ClassVar[str] = "effect_uncertain"
@@ -143,13 +146,13 @@ class EffectUncertain(EventSourcingError):
 
 
 class StepGone(EventSourcingError):
-    """A stored step or compensation is no longer in the saga's class."""
+    """The saga's class no longer has a stored step or compensation."""
 
     code: ClassVar[str] = "step_gone"
 
 
 class StepsChanged(EventSourcingError):
-    """The class has its steps in another order than the saga has begun them, or has others among them."""
+    """The class has its steps in another order than the saga has begun them, or has new steps among them."""
 
     code: ClassVar[str] = "steps_changed"
 
@@ -160,6 +163,7 @@ class StepsChanged(EventSourcingError):
         )
         self.begun = begun
         self.first = first
+        self.saga = saga
 
 
 class SagaWaitsForItself(EventSourcingError):
@@ -173,7 +177,7 @@ class SagaWaitsForItself(EventSourcingError):
 
 
 class CallAmbiguous(EventSourcingError):
-    """Tasks that a step has started make calls that are named alike, which nobody could tell apart later."""
+    """Tasks that a step has started make calls of the same name, which could not be told apart later."""
 
     code: ClassVar[str] = "call_ambiguous"
 
@@ -200,4 +204,4 @@ class WaitInOtherTask(EventSourcingError):
 
 
 class Suspended(BaseException):
-    """Leaves a step that waits: it is run again, from its beginning, when the wait is over. No fault."""
+    """Leaves a step that waits. The step is run again, from its beginning, when the wait is over. This is no fault."""

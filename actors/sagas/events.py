@@ -1,7 +1,7 @@
-"""What a saga's own stream holds: what it did, when, and how it went. The kind of each is `saga_step`.
+"""The records of a saga's own stream: what the saga did, when, and how it went. The kind of each is `saga_step`.
 
 `scope` is the name of a step, or `undo:` and the name of the step that is compensated; `call` names one effect or wait
-within it.
+within the scope.
 """
 
 from typing import Any, Final
@@ -13,9 +13,10 @@ from ..messages import saga_record
 
 @saga_record("saga.started")
 class SagaStarted:
-    """A saga begins with this state. `cause` is the event that started it, as `stream@version`.
+    """A saga begins with this state. `cause` is the event that started the saga, as `stream@version`.
 
-    Its waits look for events after the position `after`: that event's, or the end of the log when it was started.
+    The saga's waits look for events after the position `after`: the position of that event, or the log's end at the
+    start.
     """
 
     saga: str
@@ -31,7 +32,8 @@ class SagaStarted:
 class StepBegun:
     """An attempt at a step, counted from 1.
 
-    Where an earlier run may have begun it, and no record tells of that, what it did is after the position `after`.
+    If an earlier run may have begun the attempt without a record of it, what that run did is after the position
+    `after`.
     """
 
     step: str
@@ -41,7 +43,7 @@ class StepBegun:
 
 @saga_record("saga.step_done")
 class StepDone:
-    """A step returned; the state after it."""
+    """A step returned; `state` is the state after it."""
 
     step: str
     state: dict[str, Any]
@@ -49,9 +51,9 @@ class StepDone:
 
 @saga_record("saga.step_failed")
 class StepFailed:
-    """An attempt failed: it is tried again at `retry_at_ns`, or, without that, everything done is compensated.
+    """An attempt failed: it is retried at `retry_at_ns`, or, if that is None, everything done is compensated.
 
-    `took_effect` tells whether one of its calls did or may have taken effect.
+    `took_effect` tells whether one of the attempt's calls took effect or may have.
     """
 
     step: str
@@ -64,7 +66,7 @@ class StepFailed:
 
 @saga_record("saga.effect_begun")
 class EffectBegun:
-    """An effect outside is about to be tried."""
+    """An outside effect is about to be tried."""
 
     scope: str
     call: str
@@ -72,7 +74,7 @@ class EffectBegun:
 
 @saga_record("saga.effect_done")
 class EffectDone:
-    """It took place, with this result."""
+    """The effect took place, with this result."""
 
     scope: str
     call: str
@@ -81,7 +83,7 @@ class EffectDone:
 
 @saga_record("saga.effect_failed")
 class EffectFailed:
-    """It raised."""
+    """The effect's function raised."""
 
     scope: str
     call: str
@@ -92,8 +94,8 @@ class EffectFailed:
 class WaitBegun:
     """A step waits: for a time, for an event after the position `after`, or for a signal.
 
-    `took_effect` tells whether one of the step's calls before it did, `event_version` for which version of the event's
-    schema the values in `where` are.
+    `took_effect` tells whether one of the step's earlier calls took effect. `event_version` is the schema version of
+    the event that the values in `where` are for.
     """
 
     scope: str
@@ -109,7 +111,7 @@ class WaitBegun:
 
 @saga_record("saga.wait_over")
 class WaitOver:
-    """The time has come, the event or the signal is there, or it was waited for too long."""
+    """The wait is over: its time has come, its event or signal is there, or it timed out."""
 
     scope: str
     call: str
@@ -127,7 +129,7 @@ class Signalled:
 
 @saga_record("saga.compensation_begun")
 class CompensationBegun:
-    """An attempt at undoing a step, counted from 1; `after` as in `StepBegun`."""
+    """An attempt at compensating a step, counted from 1; `after` as in `StepBegun`."""
 
     step: str
     attempt: int
@@ -136,7 +138,7 @@ class CompensationBegun:
 
 @saga_record("saga.compensation_done")
 class CompensationDone:
-    """A step is undone; the state after it."""
+    """A step is compensated; `state` is the state after it."""
 
     step: str
     state: dict[str, Any]
@@ -144,7 +146,7 @@ class CompensationDone:
 
 @saga_record("saga.compensation_failed")
 class CompensationFailed:
-    """An attempt at undoing failed; it is tried again at `retry_at_ns`, or, without that, parked."""
+    """An attempt at a compensation failed: it is retried at `retry_at_ns`, or, if that is None, the saga is parked."""
 
     step: str
     attempt: int
@@ -154,7 +156,7 @@ class CompensationFailed:
 
 @saga_record("saga.compensation_skipped")
 class CompensationSkipped:
-    """An operator decided that a step need not be undone."""
+    """An operator decided that a step need not be compensated."""
 
     step: str
     reason: str
@@ -162,21 +164,21 @@ class CompensationSkipped:
 
 @saga_record("saga.parked")
 class SagaParked:
-    """It stands still until an operator decides: retry, skip or abandon."""
+    """The saga stands still until an operator decides: retry, skip or abandon."""
 
     error: str
 
 
 @saga_record("saga.resumed")
 class SagaResumed:
-    """An operator had it try again."""
+    """An operator ordered a retry."""
 
     reason: str
 
 
 @saga_record("saga.remade")
 class SagaRemade:
-    """An event that could not be made into a saga before was made into this one, in this state."""
+    """A retry made the starting event into a saga with this state, after an earlier attempt had failed."""
 
     state: dict[str, Any]
 
@@ -188,12 +190,12 @@ class SagaCompleted:
 
 @saga_record("saga.compensated")
 class SagaCompensated:
-    """Everything that was done is undone."""
+    """Every step that was done is compensated."""
 
 
 @saga_record("saga.abandoned")
 class SagaAbandoned:
-    """An operator gave it up."""
+    """An operator gave the saga up."""
 
     reason: str
 

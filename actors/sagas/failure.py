@@ -1,9 +1,9 @@
-"""What an error that leaves a step means for it."""
+"""What an error that leaves a step means for the step."""
 
 from collections.abc import Iterator
 from typing import Final
 
-from ...storage.errors import CommitAbandoned, EventTooLarge, StoreError
+from ...storage.errors import CommitAbandoned, EventTooLarge, StoreError, ThreadRefused
 from ..error_text import told
 from ..errors import (
     AggregateUnavailable,
@@ -19,6 +19,7 @@ from .errors import CallAmbiguous, DeadlinePassed, StepGone, Suspended, WaitInOt
 
 NOT_THE_STEPS_FAULT: Final = (
     StoreError,
+    ThreadRefused,
     JournalFailed,
     CommitAbandoned,
     MailboxFull,
@@ -26,7 +27,7 @@ NOT_THE_STEPS_FAULT: Final = (
     AggregateUnavailable,
     RuntimeClosed,
 )
-"""After these the step is run again later, without counting an attempt."""
+"""After these errors the step is run again later, without counting an attempt."""
 FINAL: Final = (
     Rejected,
     DeadlinePassed,
@@ -38,24 +39,25 @@ FINAL: Final = (
     WaitInOtherTask,
     WaitInvalid,
 )
-"""After these trying the step again would not help."""
+"""After these errors a retry of the step would not help."""
 ERROR_CHARACTERS_MAX: Final = 2_000
-"""How much of an error's text is stored."""
+"""The length that a stored error text is cut to, in characters."""
 ERROR_CHARACTERS_MIN: Final = 100
-"""How much of it there is always room for, whatever the state beside it takes."""
+"""The part of an error text, in characters, for which there is always room, however large the state beside it is."""
 FAILURE_BYTES: Final = 512
-"""Room that the record of a state leaves, so that the record of a failure, with a short text, can hold that state."""
+"""Bytes that the record of a state leaves free, so that the record of a failure can hold that state and a short
+text."""
 
 
 def is_final(error: BaseException) -> bool:
-    """Whether trying again would not help."""
+    """Whether a retry after this error would not help."""
     if isinstance(error, BaseExceptionGroup):
         return any(is_final(each) for each in error.exceptions)
     return isinstance(error, FINAL)
 
 
 def out_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What a step's nursery raised, without the group where that says nothing more."""
+    """What a step's nursery raised, without the exception group if one error in it says enough."""
     _, rest = group.split(Suspended)
     if rest is None:
         return Suspended()
@@ -67,7 +69,7 @@ def out_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 def text_of(error: BaseException) -> str:
-    """What is stored of it."""
+    """The text of an error as it is stored."""
     if isinstance(error, BaseExceptionGroup):
         return "; ".join(text_of(leaf) for leaf in _leaves(error))[:ERROR_CHARACTERS_MAX]
     text = told(error)[:ERROR_CHARACTERS_MAX]

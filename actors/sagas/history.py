@@ -1,4 +1,4 @@
-"""What a saga has done so far: its stored events, folded. Knows nothing of how a saga is run."""
+"""The history of a saga: its stored records, folded. Knows nothing of how a saga is run."""
 
 from collections.abc import Sequence
 from typing import Any, Final, Literal, TypeAlias, get_args
@@ -32,49 +32,50 @@ from .events import (
 SagaState: TypeAlias = Literal["running", "waiting", "compensating", "parked", "completed", "compensated", "abandoned"]
 SAGA_STATES: Final[tuple[SagaState, ...]] = get_args(SagaState)
 UNDO: Final = "undo:"
-"""What the scope of a compensation begins with."""
+"""The prefix of a compensation's scope."""
 
 
 @attrs.define
 class SagaHistory:
-    """One saga as its stream tells it."""
+    """The history of one saga, folded from its stream."""
 
     saga: str = ""
     key: str = ""
     definition_version: int = 1
     state: dict[str, Any] = attrs.field(factory=dict)
     version: int = 0
-    """Of the stream."""
+    """The version of the saga's stream."""
     deadline_ns: int | None = None
     waits_after: int = 0
-    """Its waits look for events after this position."""
+    """The saga's waits look for events after this position."""
     cause: str = ""
-    """The event that started it, as `stream@version`."""
+    """The event that started the saga, as `stream@version`."""
     done: list[str] = attrs.field(factory=list)
-    """Steps that returned, in order."""
+    """The steps that returned, in order."""
     undone: list[str] = attrs.field(factory=list)
-    """Steps that were compensated, or whose compensation was skipped."""
+    """The steps that were compensated, or whose compensation was skipped."""
     is_compensating: bool = False
     parked: str = ""
-    """Why it stands still."""
+    """Why the saga is parked."""
     ending: str = ""
-    """How it ended."""
+    """How the saga ended."""
     scope: str = ""
-    """The step or compensation that is under way."""
+    """The step or compensation under way."""
     attempt: int = 0
     is_under_way: bool = False
-    """Whether its newest attempt has neither returned nor failed."""
+    """Whether the newest attempt has neither returned nor failed."""
     begun_position: int = 0
-    """What it did is after this position; 0 where the present run has begun it, which does not learn the position."""
+    """The scope's work is stored after this position; 0 if the present run began the scope, which learns no
+    position."""
     unknown_after: int = 0
-    """After this position its newest attempt may have sent commands that no record tells of."""
+    """After this position, the newest attempt may have sent commands that no record tells of."""
     last_position: int = 0
-    """Where the newest record of its runs is stored, as far as that is known."""
+    """The position of the newest record of the saga's runs, as far as known."""
     took_effect: bool = False
-    """Whether an attempt at the step under way, which did not return, may have taken effect."""
+    """Whether an attempt at the step under way that did not return may have taken effect."""
     failed_step: str = ""
     failed_state: dict[str, Any] | None = None
-    """What the attempts at the step under way have put into the state, where any has failed."""
+    """The state as failed attempts at the step under way have left it; None if none has failed."""
     retry_at_ns: int | None = None
     error: str = ""
     effects: dict[tuple[str, str], EffectBegun | EffectDone | EffectFailed] = attrs.field(factory=dict)
@@ -84,22 +85,22 @@ class SagaHistory:
 
     @property
     def is_ended(self) -> bool:
-        """Whether nothing will happen to it any more."""
+        """Whether the saga has ended."""
         return bool(self.ending)
 
     @property
     def is_unmade(self) -> bool:
-        """Whether its event could not be made into a saga."""
+        """Whether the event that started the saga could not be made into a saga."""
         return bool(self.cause and self.parked and not self.state and not self.done and not self.scope)
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether its last run ended in order: nothing was begun that is not recorded."""
+        """Whether the last run ended in order: everything it began is recorded."""
         return bool(self.ending or self.parked or self.waiting is not None or self.retry_at_ns is not None)
 
     @property
     def status(self) -> SagaState:
-        """What it is doing."""
+        """The state of the saga."""
         if self.ending:
             return self.ending  # type: ignore[return-value]
         if self.parked:
@@ -110,13 +111,13 @@ class SagaHistory:
 
     @property
     def to_undo(self) -> list[str]:
-        """The steps that are to be compensated, the last one first: those done, and one that failed half-way."""
+        """The steps to be compensated, the last one first: those done, and the failed one if it took effect."""
         begun = [*self.done, self.failed_step] if self.failed_step and self.took_effect else self.done
         return [name for name in reversed(begun) if name not in self.undone]
 
     @property
     def wake_ns(self) -> int | None:
-        """When it goes on by itself (UTC): a wait or a back-off is over, or its deadline has come."""
+        """When the saga goes on by itself, in UTC nanoseconds: at the end of a wait or back-off, or at its deadline."""
         if self.parked or self.ending:
             return None
         times = [self.retry_at_ns, None if self.waiting is None else self.waiting.until_ns]
@@ -125,7 +126,7 @@ class SagaHistory:
         return min((time for time in times if time is not None), default=None)
 
     def apply(self, event: Any, position: int = 0) -> None:
-        """Take in the next event of its stream."""
+        """Apply the next record of the saga's stream."""
         self.version += 1
         if position and not isinstance(event, Signalled):
             self.last_position = position
@@ -185,12 +186,12 @@ class SagaHistory:
                 raise TypeError(f"{type(event).__name__} is no record of a saga")
 
     def after_attempts(self, state: dict[str, Any]) -> dict[str, Any]:
-        """The state after an attempt, with what earlier attempts have set and it has not: a compensation needs both."""
+        """The state after an attempt, with fields that only earlier attempts have set: a compensation needs both."""
         before, earlier = self.state, self.failed_state or {}
         return {name: earlier.get(name, value) if value == before.get(name) else value for name, value in state.items()}
 
     def check_steps(self, saga_class: type, names: Sequence[str]) -> None:
-        """Raise unless the steps that it has begun are the first of the class: else it would go on with the wrong one.
+        """Check that the saga has begun the first steps of the class: else it would go on with the wrong step.
 
         Raises `StepGone`, `StepsChanged`.
         """

@@ -1,4 +1,4 @@
-"""What the runs of sagas need of the runtime that they live in."""
+"""What the runs of sagas need of their runtime."""
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
@@ -12,44 +12,44 @@ from .codec import SagaCodec
 from .threads import SagaThreads
 
 Commands: TypeAlias = Sequence[tuple[type[Aggregate], str, object]]
-"""Aggregate class, id and command of each."""
+"""The aggregate class, id and command of each."""
 
 
 class AggregateCalls(Protocol):
-    """What sagas ask of aggregates, and look for among the events of these."""
+    """What sagas ask of aggregates, and what they look up among the aggregates' events."""
 
     async def send(self, commands: Commands, key: str, timeout: float | None, *, is_new: bool) -> list[Receipt]:
-        """Send commands, as a transaction if there are several; `is_new` tells that the key was never used."""
+        """Send commands, several of them as a transaction; `is_new` tells that the key was never used before."""
 
     async def state_of(self, aggregate_class: type[Any], aggregate_id: str) -> Any:
-        """An aggregate's state, everything included that it was sent before."""
+        """An aggregate's state, after all commands that were sent to it before."""
 
     async def find(self, commands: Commands, key: str, after: int) -> list[Receipt] | None:
-        """What commands with this key were answered, where any of them did something after a position."""
+        """The receipts of the commands with this key, if any of them made events after a position."""
 
     async def took_effect(self, commands: Commands, key: str, after: int) -> bool:
-        """Whether commands that were sent have done something by now; True where that cannot be found out."""
+        """Whether commands that were sent have taken effect by now; True if this cannot be found out."""
 
     async def has_calls(self, prefix: str, after: int, until: int) -> bool:
-        """Whether any saga's command whose key begins like this did something between two positions."""
+        """Whether a saga's command whose key has this prefix made events between two positions."""
 
     async def find_event(
         self, event_type: str, where: Mapping[str, Any], after: int, until: int, unless: Container[int]
     ) -> StoredEvent | None:
-        """The first event of a type with these stored values, between two positions, that is at none of `unless`."""
+        """The first event between two positions with this type and these stored values, except those at `unless`."""
 
     def came(self, event_type: str, where: Mapping[str, Any], after: int, until: int) -> bool:
-        """Whether there is an event of a type with these stored values between two positions, or may be one."""
+        """Whether there is, or may be, an event between two positions with this type and these stored values."""
 
 
 class SagaHost(Protocol):
-    """What a run needs of the runtime that it lives in."""
+    """What a run needs of its runtime."""
 
     journal: Journal
     store: EventReader
     wall_clock: Callable[[], int]
-    """UTC, in nanoseconds."""
+    """Returns UTC nanoseconds."""
     codec: SagaCodec
     calls: AggregateCalls
     threads: SagaThreads
-    """Where effects that are plain functions are called."""
+    """Runs the effects that are plain functions."""

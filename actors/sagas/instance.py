@@ -1,4 +1,4 @@
-"""The view of all sagas: one row for each, by which they are listed, and found again when a runtime is opened."""
+"""The view of all sagas: one row per saga, for listing sagas and finding them again when a runtime is opened."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -44,58 +44,58 @@ CHANGES: Final = (
     SagaCompensated,
     SagaAbandoned,
 )
-"""The records that change how a saga stands. What is begun and done in between is in its stream."""
+"""The records that change a saga's row. Other records stay in the saga's stream."""
 ENDINGS: Final[Mapping[type, SagaState]] = {
     SagaCompleted: "completed",
     SagaCompensated: "compensated",
     SagaAbandoned: "abandoned",
 }
 ENDING_TYPES: Final = frozenset(map(stored_name, ENDINGS))
-"""Their stored names: the newest record of a saga that has ended is one of these."""
+"""The stored names of the endings: one of them is the newest record of every saga that has ended."""
 
 
 @attrs.frozen
 class SagaInstance:
-    """One saga as it stands. Times are UTC in nanoseconds."""
+    """The current state of one saga. Times are UTC in nanoseconds."""
 
     id: str
-    """Its id, which is the name of its stream."""
+    """The saga's id, which is also the name of its stream."""
     saga: str
     key: str
     state: SagaState = "running"
     step: str = ""
-    """The step that waits, failed or was begun last; `undo:` and its name where it is compensated."""
+    """The step that waits, failed or was begun last; for a compensation, `undo:` and the step's name."""
     attempt: int = 0
     error: str = ""
-    """What went wrong last; empty once it is completed."""
+    """The last error; empty once the saga is completed."""
     started_ns: int = 0
     updated_ns: int = 0
     until_ns: int | None = None
-    """When its wait, or the back-off after a failure, is over."""
+    """When the saga's wait, or the back-off after a failure, is over."""
     deadline_ns: int | None = None
     is_compensating: bool = False
     waits_for_event: str = ""
     waits_where_data: bytes = b""
-    """The values that the event is to have, by field, as MessagePack; empty where any will do."""
+    """The field values of the awaited event, as MessagePack; empty if any event of the type will do."""
     waits_event_version: int = 1
-    """For which version of the event's schema these values are."""
+    """The schema version of the event that these values are for."""
     waits_after: int = 0
     waits_for_signal: str = ""
 
     @property
     def waits_where(self) -> dict[str, Any]:
-        """The values that the event it waits for is to have, by field."""
+        """The field values of the awaited event, by field."""
         where: dict[str, Any] = _decode(self.waits_where_data) if self.waits_where_data else {}
         return where
 
     @property
     def wake_ns(self) -> int | None:
-        """When it goes on by itself."""
+        """When the saga goes on by itself."""
         deadline_ns = None if self.is_compensating else self.deadline_ns
         return min((time for time in (self.until_ns, deadline_ns) if time is not None), default=None)
 
     def after(self, event: Any, meta: StoredEvent) -> "SagaInstance":
-        """As it stands after the next event of its stream."""
+        """The row after the next record of the saga's stream."""
         changes: dict[str, Any] = {"updated_ns": meta.time_ns}
         going: SagaState = "compensating" if self.is_compensating else "running"
         still: dict[str, Any] = {
@@ -129,21 +129,21 @@ class SagaInstance:
                     "waits_for_signal": event.signal,
                 }
             case Signalled(signal) if self.state == "waiting" and signal == self.waits_for_signal:
-                # It goes on, even if the process ends before the end of the wait is recorded.
+                # The saga goes on, even if the process ends before the end of the wait is recorded.
                 changes |= {"state": going, **still}
             case CompensationSkipped() | WaitOver() | SagaResumed() | SagaRemade():
                 changes |= {"state": going, **still}
             case SagaParked(error):
                 changes |= {**still, "state": "parked", "error": error}
             case SagaCompleted() | SagaCompensated() | SagaAbandoned():
-                # What went wrong on the way to a completion was overcome.
+                # A completed saga has overcome its errors.
                 error = "" if isinstance(event, SagaCompleted) else self.error
                 changes |= {**still, "state": ENDINGS[type(event)], "error": error}
         return attrs.evolve(self, **changes)
 
 
 def begun(event: SagaStarted, meta: StoredEvent) -> SagaInstance:
-    """A saga that was just started."""
+    """The row of a saga that was just started."""
     return SagaInstance(
         meta.stream,
         event.saga,

@@ -1,4 +1,4 @@
-"""What the supervisor of sagas is told to do. Each order is answered when what it asks for is on disk."""
+"""The orders to the supervisor of sagas. Each order is answered when its result is on disk."""
 
 from typing import Any, TypeAlias
 
@@ -11,21 +11,21 @@ from .saga import Saga
 
 
 class StartSaga(msgspec.Struct):
-    """Start a saga unless there is one with its id; answered with whether it was."""
+    """Start a saga unless one has its id. The answer tells whether it was started."""
 
     stream: str
     saga_class: type[Saga]
     started: SagaStarted
     encoded: NewEvent
-    """The same as the log takes it."""
+    """`started` as the log stores it."""
     correlation_id: str
     answer: TrioFuture[bool]
     error: str = ""
-    """Why it cannot be begun: the event that starts it could not be made into a saga."""
+    """Why the saga cannot begin: the event that starts it could not be made into a saga."""
 
 
 class SendSignal(msgspec.Struct):
-    """Give a saga a signal; answered with whether it is the first of its name."""
+    """Send a saga a signal. The answer tells whether it is the first signal of its name."""
 
     stream: str
     signal: str
@@ -34,7 +34,7 @@ class SendSignal(msgspec.Struct):
 
 
 class DecideParked(msgspec.Struct):
-    """An operator's decision on a parked saga: "retry", "skip" (the compensation that fails) or "abandon"."""
+    """An operator's decision on a parked saga: "retry", "skip" (the failing compensation) or "abandon"."""
 
     stream: str
     action: str

@@ -1,4 +1,4 @@
-"""Plain data: what sagas are given from outside, as it is stored and comes back."""
+"""Plain data: values that sagas get from outside, as they are stored and come back."""
 
 from typing import Any, Final
 
@@ -12,10 +12,10 @@ _decode: Final = msgspec.msgpack.Decoder().decode
 
 
 def plain_data(value: Any, subject: str) -> Any:
-    """A value from outside as it will be read again. Raises `EncodingError`, which tells of the subject."""
+    """A value from outside as it will be read again. Raises `EncodingError`, whose message names the subject."""
     check_nothing_personal(value)
     try:
-        # A time comes back as a text, as it does in a state.
+        # A time comes back as a text, as in a saga's state.
         return _decode(_encode(msgspec.to_builtins(value, builtin_types=(bytes, bytearray, memoryview))))
     except Exception as error:
         raise EncodingError(f"{subject} is no plain data: {error}") from error

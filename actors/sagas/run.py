@@ -1,7 +1,7 @@
-"""One run of one saga: from where its history says it is, until it ends, waits, or is parked.
+"""One run of one saga: from the point that its history has reached, until the saga ends, waits, or is parked.
 
-Records go to the journal in order. Only what must be known before something outside is touched is waited for: a log
-that lost the newest records has lost the commands that came after them, too.
+Records go to the journal in order. The run waits only for records that must be on disk before something outside is
+touched: a log that lost its newest records has also lost the commands that came after them.
 """
 
 import logging
@@ -55,7 +55,7 @@ logger = logging.getLogger("eventsrc.saga")
 
 
 class SagaRun:
-    """Runs a saga on; fulfils `StepRun`, which the contexts of its steps need."""
+    """Runs a saga; implements `StepRun`, which the contexts of its steps need."""
 
     def __init__(
         self, host: SagaHost, saga_class: type[Saga], stream: str, history: SagaHistory, correlation_id: str
@@ -66,14 +66,14 @@ class SagaRun:
         self.took_effect = False
         self.uncertain: dict[str, Commands] = {}
         self.outcomes: dict[tuple[str, str], EffectDone | EffectFailed] = {}
-        """How effects ended of which that could not be stored; the next run has them from this one."""
+        """Outcomes of effects that could not be stored; the next run gets them from this one."""
         self.looked_until = 0
         self.is_stopping = False
-        """Told to come to rest after the step under way."""
+        """Whether the run is to come to rest after the step under way."""
         self.scope = trio.CancelScope()
-        """Cancelled where it does not come to rest in time."""
+        """Cancelled if the run does not come to rest in time."""
         self.on_begun: Callable[[SagaRun, EventSourcingError | None], None] | None = None
-        """Called when its first record is on disk, or with what kept it from there."""
+        """Called when the run's first record is on disk, or with the error that refused it."""
         self._class = saga_class
         self._definition: SagaDefinition = saga_class.__eventsrc_saga__
         self._correlation_id = correlation_id
@@ -81,11 +81,11 @@ class SagaRun:
         self._held: list[NewEvent] = []
         self._in_flight = 0
         self._has_begun = False
-        """Its first record is on disk, or was refused."""
+        """Whether the first record is on disk, or was refused."""
         self._settled = trio.lowlevel.ParkingLot()
         self._failure: EventSourcingError | None = None
         self._is_new = not history.version
-        # Where an earlier run was cut off, or its records refused: what no record tells of is after this position.
+        # If an earlier run was cut off, or its records were refused: its unrecorded work is after this position.
         self._lost_after = 0 if history.is_at_rest else history.last_position
         self._loaded_position = host.store.last_position
         self._first_position = history.last_position
@@ -93,11 +93,11 @@ class SagaRun:
         self._has_checked_steps = self._is_new
         self._is_suspended = False
         self._turned_by: EventSourcingError | None = None
-        """Why the saga turns round in the step that is run."""
+        """Why the saga turns round during the step that is run."""
         self._task: trio.lowlevel.Task | None = None
 
     async def run(self) -> None:
-        """Go on until it rests. Raises `StoreError` or `JournalFailed` when its records cannot be stored."""
+        """Run until the saga rests. Raises `StoreError` or `JournalFailed` if its records cannot be stored."""
         history = self.history
         current_cause.set(Cause(self._correlation_id, self.stream))
         try:
@@ -113,12 +113,12 @@ class SagaRun:
         except Suspended:
             pass
         except (StepGone, StepsChanged, DecodingError) as error:
-            # Stored by another version of the class: an operator decides.
+            # Another version of the class stored the records: an operator decides.
             self.note(SagaParked(text_of(error)))
         await self.stored()
 
     def _next_move(self) -> Awaitable[None] | None:
-        """The next step forwards or backwards; None where there was none left, which is noted."""
+        """The next step forwards or backwards; None if none is left, which is recorded."""
         history, definition = self.history, self._definition
         is_older = history.definition_version < definition.version
         if is_older and definition.older_instances == "park":
@@ -136,7 +136,7 @@ class SagaRun:
         if not self._has_checked_steps:
             history.check_steps(self._class, list(definition.steps))
             self._has_checked_steps = True
-        # Those that are done are the first ones.
+        # The steps that are done are the first ones.
         if len(history.done) < len(self._steps):
             return self._do(self._steps[len(history.done)])
         self.note(SagaCompleted())
@@ -144,7 +144,7 @@ class SagaRun:
 
     @property
     def undoing(self) -> str | None:
-        """The step whose compensation it is at, or was parked before."""
+        """The step whose compensation is under way, or at which the saga was parked."""
         if not self.history.is_compensating:
             return None
         steps = self._definition.steps
@@ -160,13 +160,13 @@ class SagaRun:
             attempt = history.attempt + 1 if history.scope == step.name else 1
             self.note(StepBegun(step.name, attempt, self._lost_after))
         if self._is_new:
-            # Nothing is done for a saga that might never have been started.
+            # Do nothing for a saga that might never have been started.
             await self._begun()
             self._is_new = False
         saga = self.host.codec.decode_state(self._class, history.state)
         try:
             await self._call(step.method, saga, step.name, step)
-            # Not waited for: it is stored together with whatever comes next, and before it.
+            # Not waited for: the record is stored together with the next one, and before it.
             self.hold(StepDone(step.name, self._state_after(saga)))
         except NOT_THE_STEPS_FAULT:
             raise
@@ -195,7 +195,7 @@ class SagaRun:
     def _note_failed(
         self, error: Exception, retry_at_ns: int | None, took_effect: bool, states: Iterable[dict[str, Any]]
     ) -> None:
-        """Note that an attempt failed, with the first of the states that there is room for, and text beside it."""
+        """Record a failed attempt, with the first of the states for which there is room, and the error's text."""
         history, text = self.history, text_of(error)
         for state, shown in product(states, (text, text[:ERROR_CHARACTERS_MIN])):
             try:
@@ -206,14 +206,14 @@ class SagaRun:
         raise refusal
 
     def _turn_round(self, error: EventSourcingError) -> Awaitable[None]:
-        """Turn round before the next step, or out of one that waits or was cut off."""
+        """Turn round before the next step, or out of a step that waits or was cut off."""
         step = self._definition.steps.get(self.history.scope)
         if step is None or not self.history.is_under_way:
             return self._fail_forward(error)
         return self._recall(step, error)
 
     async def _recall(self, step: StepDefinition, error: EventSourcingError) -> None:
-        """Run a step once more up to where it was: its compensation needs what it has put into the state."""
+        """Run a step once more up to where it was: its compensation needs what the step has put into the state."""
         self._turned_by = error
         try:
             await self._do(step)
@@ -227,7 +227,7 @@ class SagaRun:
         self._note_failed(error, None, took_effect, [history.failed_state or history.state, history.state])
 
     async def _left_traces(self) -> bool:
-        """Whether the step has done something, or may have, that it does not know of itself.
+        """Whether the step has, or may have, done something that the present run does not know of.
 
         An attempt may have been cut off, with its process or by its timeout.
         """
@@ -305,13 +305,13 @@ class SagaRun:
                 raise RuntimeError(f"{scope} raised the trio.Cancelled of a cancel scope that is over") from None
             raise
         if self._is_suspended:
-            # The step caught what was to leave it, with `except BaseException`: it is run again all the same.
+            # The step caught `Suspended` with `except BaseException`: it is run again all the same.
             raise Suspended
         if time.cancelled_caught:
             raise DeadlinePassed(TOO_LATE) if seconds < step.timeout_seconds else StepTimeout(scope, seconds)
 
     def _state_after(self, saga: Saga) -> dict[str, Any]:
-        """Raises `EncodingError`, or `DefinitionError` for an attribute that would be lost."""
+        """The state after a step. Raises `EncodingError`, or `DefinitionError` for an attribute that would be lost."""
         undeclared = vars(saga).keys() - self._definition.fields
         if undeclared:
             name = min(undeclared)
@@ -328,12 +328,12 @@ class SagaRun:
         return self.host.wall_clock()
 
     def hold(self, record: Any, encoded: NewEvent | None = None) -> None:
-        """Take in a record, which may be encoded already, that goes to the disk along with the next."""
+        """Apply a record, which may be encoded already, and keep it to be stored along with the next."""
         self._held.append(encoded or self.host.codec.encode(record, self._correlation_id, self.stream))
         self.history.apply(record)
 
     def note(self, *records: Any) -> None:
-        """Take in records, and put them in line for the disk."""
+        """Apply records, and queue them for the disk."""
         for record in records:
             self.hold(record)
         self._submit()
@@ -360,13 +360,13 @@ class SagaRun:
             self.on_begun(self, self._failure)
 
     async def _begun(self) -> None:
-        """Wait until its first record is on disk. Raises what kept it from there."""
+        """Wait until the first record is on disk. Raises the error that refused it."""
         while not self._has_begun:
             await self._settled.park()
         self._check_records()
 
     async def stored(self) -> None:
-        """Wait until everything is on disk. Raises what kept it from there."""
+        """Wait until every record is on disk. Raises the error that refused one."""
         self._submit()
         while self._in_flight and self._failure is None:
             await self._settled.park()
@@ -374,21 +374,21 @@ class SagaRun:
 
     @property
     def is_stored(self) -> bool:
-        """Whether everything that it did is on disk."""
+        """Whether every record of the run is on disk."""
         return not (self._held or self._in_flight or self._failure)
 
     @property
     def is_unwritten(self) -> bool:
-        """Whether nothing of it is on disk or in line for it."""
+        """Whether no record of the saga is on disk or queued for it."""
         return not (self._first_position or self._has_begun or self._in_flight)
 
     @property
     def was_started(self) -> bool:
-        """Whether its first record is on disk."""
+        """Whether the saga's first record is on disk."""
         return self._first_position > 0
 
     def _check_records(self) -> None:
-        """Do nothing more once a record was refused: what comes now would not be known of later."""
+        """Raise if a record was refused: anything done now would be unknown later."""
         if self._failure is not None:
             raise self._failure
 
@@ -399,20 +399,20 @@ class SagaRun:
     async def record_outcome(self, outcome: EffectDone | EffectFailed) -> None:
         effect = outcome.scope, outcome.call
         self.note(outcome)
-        # A payment that was made stays known where the disk is full: nobody could tell it once it was forgotten.
+        # Keep the outcome until it is on disk: if the disk is full, nobody else knows that a payment was made.
         self.outcomes[effect] = outcome
         await self.stored()
         del self.outcomes[effect]
 
     def signal(self, signal: str, payload: Any) -> None:
-        """Take in a signal while it runs."""
+        """Record a signal that comes while the saga runs."""
         self.note(Signalled(signal, payload))
 
     def check_signal(self, signal: str) -> None:
         if signal not in self._definition.signals:
             raise UnknownSignal(self._class, signal, self._definition.signals)
 
-    # --- what contexts need besides ---
+    # --- what else contexts need ---
 
     def send(self, commands: Commands, key: str, timeout: float | None) -> Awaitable[list[Receipt]]:
         self._check_records()

@@ -1,4 +1,4 @@
-"""The saga: a class whose fields are its state and whose steps are done in order, or undone in reverse.
+"""The saga: a class whose fields are its state and whose steps are done in order, or compensated in reverse.
 
     class PlaceOrder(Saga):
         order_id: str
@@ -9,9 +9,10 @@
         async def create_order(self, ctx: SagaContext) -> None:
             await ctx.ask(Order, self.order_id, CreateOrder(self.total))
 
-What a method sets without declaring it (`self.payment_id = ...`) is a field, too: None at first, and plain data.
+An undeclared attribute that a method sets (`self.note = ...`) becomes a field: it is None at first, and holds plain
+data.
 
-Everything about it is checked when the class is defined, so that a mistake shows where it was made.
+Every declaration is checked when the class is defined, so that a mistake shows where it was made.
 """
 
 import dis
@@ -29,7 +30,7 @@ from ...storage.errors import StreamNameInvalid
 from ...storage.names import check_stream_name
 from ..errors import DefinitionError
 from ..marked_methods import mark_of, names_in
-from ..messages import event_type
+from ..messages import event_definition
 from ..serialization.annotations import own_annotations
 from ..state_fields import check_field, check_no_init
 
@@ -43,26 +44,26 @@ StepMethod: TypeAlias = Callable[[Any, "SagaContext"], Awaitable[None]]
 SAGA_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,79}")
 CATEGORY_PREFIX: Final = "saga_"
 SAGA_ID_BYTES_MAX: Final = 240
-"""It is the key of a row of the view of all sagas, and part of the idempotency key of each of its commands."""
+"""A saga's id is a row key in the view of all sagas, and part of the idempotency key of each of its commands."""
 STEP_TIMEOUT_SECONDS: Final = 60.0
-"""How long an attempt at a step or a compensation may run, unless the step says otherwise; waiting does not count."""
+"""How long an attempt at a step or compensation may run, unless the step says otherwise. Waits do not count."""
 WAIT_SECONDS_MAX: Final = 200 * 365 * 86_400.0
-"""The longest wait, back-off or deadline: times are stored as nanoseconds since 1970, in 64 bits."""
+"""The longest wait, back-off or deadline: times are stored as 64-bit nanoseconds since 1970."""
 JITTER: Final = 0.25
-"""By how much a back-off is shortened or lengthened at random, at most."""
+"""The largest part of a back-off by which it is shortened or lengthened at random."""
 _STEP: Final = "__eventsrc_step__"
 _STARTS_ON: Final = "__eventsrc_starts_on__"
 _UNTYPED: Final = "eventsrc_untyped"
 
 
 def is_number(value: object) -> bool:
-    """Whether it can be a number of seconds."""
+    """Whether the value can be a number of seconds."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @attrs.frozen
 class Retry:
-    """How often something is attempted, and how long to wait in between: doubled each time, with some jitter."""
+    """How many attempts to make, and how long to wait between them: the wait doubles each time, with some jitter."""
 
     attempts: int = 1
     backoff_seconds: float = 0.1
@@ -79,18 +80,18 @@ class Retry:
             )
 
     def wait_seconds(self, attempt: int) -> float:
-        """How long to wait after this attempt failed."""
+        """How long to wait after this attempt, counted from 1, has failed; in seconds."""
         seconds = min(self.backoff_seconds * 2.0 ** min(attempt - 1, 64), self.backoff_seconds_max)
         return seconds * random.uniform(1 - JITTER, 1 + JITTER)
 
 
 COMPENSATION_RETRY: Final = Retry(attempts=10, backoff_seconds=0.5)
-"""How a compensation is attempted before it is parked, unless the step says otherwise."""
+"""How a compensation is retried before the saga is parked, unless the step says otherwise."""
 
 
 @attrs.frozen
 class StepDefinition:
-    """One step as `@step` declares it."""
+    """What `@step` declares for one step."""
 
     name: str
     method: StepMethod
@@ -113,13 +114,13 @@ class SagaDefinition:
     steps: Mapping[str, StepDefinition]
     starts_on: Mapping[type, Callable[..., Any]]
     fields: frozenset[str]
-    """The names of its state."""
+    """The names of the fields of the state."""
     untyped: frozenset[str]
-    """Those of them that are not declared: methods set them."""
+    """The fields that are not declared but set by methods."""
 
     @property
     def replaces_older(self) -> bool:
-        """Whether instances that an older version began do not go on."""
+        """Whether instances of an older version do not go on."""
         return self.version > 1 and self.older_instances != "continue"
 
 
@@ -136,7 +137,7 @@ def saga_id(saga_class: "type[Saga]", key: str) -> str:
 
 
 def digest_of(text: str) -> str:
-    """What stands for a text that is too long to be part of a key."""
+    """A digest that replaces a text too long to be part of a key."""
     return "~" + blake2b(text.encode(errors="replace"), digest_size=16).hexdigest()
 
 
@@ -164,18 +165,18 @@ def step(
 ) -> F | Callable[[F], F]:
     """Mark a method `async def ...(self, ctx)` as the next step: `@step`, or with arguments.
 
-    A step may be run again after a crash or a wait, from its beginning; what it does through `ctx` takes effect once.
+    A step may be run again from its beginning, after a crash or a wait. What it does through `ctx` takes effect once.
 
     Args:
         method: the method, when used as `@step`.
-        compensation: the name of the method that undoes it; without one there is nothing to undo.
-        retry: how a step that raises is tried again. `Rejected` is final: everything done is undone at once.
-        compensation_retry: the same for the compensation, after which the saga is parked.
-        timeout_seconds: how long an attempt may run; waiting through `ctx` does not count.
+        compensation: the name of the method that compensates the step; without one there is nothing to undo.
+        retry: how a step that raises is retried. `Rejected` is final: everything done is compensated at once.
+        compensation_retry: how the compensation is retried; after the last attempt the saga is parked.
+        timeout_seconds: how long an attempt may run; waits through `ctx` do not count.
 
     Raises:
-        DefinitionError: for a timeout that is not positive, a compensation that is no name, a retry that is no `Retry`;
-            for what is no method.
+        DefinitionError: for a timeout that is not positive, a compensation that is no name, a retry that is no `Retry`,
+            or when used on something that is no method.
 
     """
     if not isinstance(compensation, str | None):
@@ -199,11 +200,11 @@ def step(
 def starts_on(event_class: type) -> Callable[[M], M]:
     """Mark a class method `def ...(cls, event, meta)` that makes a saga of each such event, or returns None.
 
-    It is called for events that are stored after a runtime was first opened with the class; each starts one saga.
+    The method is called for events stored after a runtime was first opened with the class. Each event starts one saga.
 
-    Raises `DefinitionError` for what is no event class.
+    Raises `DefinitionError` if `event_class` is no event class, or when used on a class.
     """
-    if not isinstance(event_class, type) or event_type(event_class) is None:
+    if not isinstance(event_class, type) or event_definition(event_class) is None:
         raise DefinitionError(f"@starts_on takes an @event class, not {event_class!r}.")
 
     def decorate(method: M) -> M:
@@ -221,13 +222,14 @@ def starts_on(event_class: type) -> Callable[[M], M]:
 
 @dataclass_transform(field_specifiers=(attrs.field,))
 class Saga:
-    """Base of sagas: the annotated fields of a subclass are its state, stored after every step.
+    """Base of sagas: the annotated fields of a subclass are its state, which is stored after every step.
 
-    Class arguments, all optional: `name`, by default the class's in snake case; `version` of the definition; `signals`
-    that `ctx.approval` may wait for; `deadline_seconds` after which it is undone unless it is done; `older_instances`,
-    what becomes of those begun by a lower version: "continue" (with the steps of this class that are not done),
-    "compensate" or "park" (at once when a runtime is opened, also where they wait). A subclass has the steps of its
-    base, before its own; a method that overrides a step, or one with `@starts_on`, is one, unless it is marked itself.
+    Class arguments, all optional: `name`, by default the class's name in snake case; `version` of the definition;
+    `signals`, the names that `ctx.approval` may wait for; `deadline_seconds`, after which an unfinished saga is
+    compensated; `older_instances`, which says what happens to sagas that a lower version began: "continue" (with the
+    steps of this class that are not done), "compensate" or "park" (as soon as a runtime is opened, even if they wait).
+    A subclass has the steps of its base before its own. An overriding method keeps the mark of the method it overrides,
+    `@step` or `@starts_on`, unless it has its own.
     """
 
     __eventsrc_saga__: ClassVar[SagaDefinition]
@@ -322,7 +324,7 @@ def _check_method(cls: type, function: Any) -> None:
 
 
 def _declare_what_methods_set(cls: type, functions: Sequence[Any]) -> None:
-    """Make fields of what methods set and nobody declares: it would be lost when a step is run again."""
+    """Make a field of each undeclared attribute that a method sets: else it would be lost when a step is run again."""
     declared = {name for base in cls.__mro__ for name in own_annotations(base)}
     for function in functions:
         for name in _set_by(function):
@@ -333,7 +335,7 @@ def _declare_what_methods_set(cls: type, functions: Sequence[Any]) -> None:
 
 
 def _set_by(method: Any) -> Iterator[str]:
-    """The attributes that a method sets: `self.x = ...`."""
+    """The names of the attributes that a method sets: `self.x = ...`."""
     function = inspect.unwrap(method) if inspect.isfunction(method) else None
     if not inspect.isfunction(function) or not function.__code__.co_argcount:
         return

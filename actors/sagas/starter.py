@@ -1,4 +1,4 @@
-"""What starts sagas by events: each event once, also where the disk is full for a while or the process ends."""
+"""Starts sagas by events: each event once, even if the disk is full for a while or the process ends."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -29,10 +29,10 @@ class EventStarts(Protocol):
         """The stored names of the events that start sagas."""
 
     def of(self, event: StoredEvent) -> Iterable[StartSaga]:
-        """The orders to start what an event starts."""
+        """The orders to start the sagas of an event."""
 
     async def followed(self, position: int) -> None:
-        """Remember that the events up to a position have started what they start."""
+        """Note that the events up to a position have started their sagas."""
 
 
 class StarterHost(Protocol):
@@ -44,21 +44,21 @@ class StarterHost(Protocol):
 
     @property
     def starts(self) -> EventStarts:
-        """Which sagas events start."""
+        """Which sagas each event starts."""
 
 
 class SagaStarter:
-    """Follows the log behind `position`, and has each event start what it starts before it goes on to the next."""
+    """Follows the log after `position`. Each batch of events starts its sagas before the next batch is read."""
 
     def __init__(self, host: StarterHost, start: Callable[[StartSaga], None], position: int) -> None:
         self._host = host
         self._start = start
         self._position = position
         self.is_stopping = False
-        """Start nothing more; the next runtime does."""
+        """Whether to start nothing more; the next runtime goes on."""
 
     async def run(self) -> None:
-        """Until the feed is closed. What cannot be stored is tried again, with a back-off."""
+        """Follow the log until the feed is closed. Retry what cannot be stored, with a back-off."""
         limits = self._host.limits
         failures = 0
         while await self._host.feed.wait_beyond(self._position) and not self.is_stopping:
@@ -88,6 +88,6 @@ class SagaStarter:
 
 
 def next_events(store: EventReader, types: Sequence[str], after: int, until: int) -> list[StoredEvent]:
-    """The first events of these types between two positions, `FOLLOW_BATCH_EVENTS` at most."""
+    """The first events of these types after one position and up to another, `FOLLOW_BATCH_EVENTS` at most."""
     found = find_events(store, EventQuery(types=types, after=after), before=until + 1)
     return list(islice(found, FOLLOW_BATCH_EVENTS))

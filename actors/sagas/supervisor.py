@@ -1,6 +1,6 @@
-"""The supervisor: the actor that starts sagas, runs as many at once as the bound allows, and wakes those that wait.
+"""The supervisor: the actor that starts sagas, runs as many at once as the bound allows, and wakes waiting sagas.
 
-A saga that waits costs no task and no state: an entry among the alarms or the waits, and its stream in the log.
+A waiting saga uses no task and keeps no state in memory: only an alarm or a wait entry, and its stream in the log.
 """
 
 import logging
@@ -44,24 +44,27 @@ class SupervisorHost(SagaHost, StarterHost, Protocol):
     """What the supervisor needs of the runtime besides what runs and the starter need."""
 
     def load(self, stream: str) -> tuple[type[Saga], SagaHistory, str]:
-        """A saga's class, history and correlation id, from its stream. Raises `UnknownSaga`, `DecodingError`."""
+        """Load a saga's class, history and correlation id from its stream. Raises `UnknownSaga`, `DecodingError`."""
 
     def replaces_older(self, saga: str) -> bool:
-        """Whether the class of this name does not let instances of its older versions go on."""
+        """Whether the saga class of this name does not let instances of its older versions go on."""
 
     def made_again(self, stream: str, cause: str) -> dict[str, Any]:
-        """The state of a saga whose event could not be made into it before. Raises what the class raises."""
+        """Make a saga's state from its event, after an earlier attempt failed.
+
+        Raises `UnknownSaga` if the class no longer makes a saga of the event, and what the class raises.
+        """
 
 
 class SagaSupervisor(TrioActor):
-    """Lives as long as the runtime; its messages are `StartSaga`, `SendSignal` and `DecideParked`, told to it."""
+    """Lives as long as the runtime. `StartSaga`, `SendSignal` and `DecideParked` are told to it, never asked."""
 
     def __init__(self, host: SupervisorHost, followed_position: int) -> None:
         super().__init__(mailbox_capacity=host.limits.mailbox_commands_max)
         self._host = host
         self._starter = SagaStarter(host, self._start, followed_position)
         self._position = host.store.last_position
-        """Up to here events have woken the sagas that wait for them."""
+        """Events up to this position have woken the sagas that wait for them."""
         self._running: dict[str, SagaRun] = {}
         self._noting: dict[str, SagaRun] = {}
         self._ready: deque[str] = deque()
@@ -71,19 +74,19 @@ class SagaSupervisor(TrioActor):
         self._signal_waits: set[str] = set()
         self._failures: dict[str, int] = {}
         self._outcomes: dict[str, dict[tuple[str, str], EffectDone | EffectFailed]] = {}
-        """Of sagas that were interrupted: how effects ended, where that could not be stored."""
+        """By interrupted saga: the outcomes of its effects that could not be stored."""
         self._watched: dict[str, TrioFuture[SagaHistory]] = {}
         self._moved = trio.lowlevel.ParkingLot()
         self._is_stopping = False
         self._has_stopped = False
 
-    # --- what the runtime asks of it ---
+    # --- what the runtime calls ---
 
     def resume(self, instances: Iterable[SagaInstance]) -> None:
-        """Take up what was left when the store was closed. Call it before the actor is started."""
+        """Take up the sagas that were left when the store was closed. Call this before the actor is started."""
         for instance in instances:
             if self._host.replaces_older(instance.saga):
-                # It may not be allowed to go on waiting: which version began it is in its stream.
+                # The saga may not be allowed to go on waiting: its stream tells which version began it.
                 self._ready.append(instance.id)
             elif instance.state == "waiting" and instance.waits_for_event:
                 self._wait_on(instance)
@@ -93,10 +96,10 @@ class SagaSupervisor(TrioActor):
                 self._ready.append(instance.id)
 
     def _wait_on(self, instance: SagaInstance) -> None:
-        """Have it wait for its event as before."""
+        """Have a saga wait for its event as before."""
         event_type, where, after = instance.waits_for_event, instance.waits_where, instance.waits_after
         if where and not self._host.codec.is_current(event_type, instance.waits_event_version):
-            # Its fields may have other names now, or other values: run again, the saga waits by those.
+            # The event's fields may have new names or values: run the saga again, so that it waits by those.
             self._ready.append(instance.id)
             return
         self._register(instance.id, instance.wake_ns)
@@ -105,18 +108,18 @@ class SagaSupervisor(TrioActor):
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many sagas run, are ready to, and wait."""
+        """How many sagas are running, ready to run, and waiting."""
         waiting = len(self._alarms) + len(self._signal_waits)
         return {"running": len(self._running), "ready": len(self._ready), "waiting": waiting}
 
     def is_running(self, stream: str) -> bool:
-        """Whether steps of a saga are done now."""
+        """Whether the saga is being run now."""
         return stream in self._running
 
     async def rested(self, stream: str) -> SagaHistory:
-        """Wait until a saga comes to rest the next time, and what it did is on disk.
+        """Wait until the saga next comes to rest with all its records on disk; return its history.
 
-        Raises `UnknownSaga`, and `RuntimeClosed` where it will not be before the runtime is opened again.
+        Raises `UnknownSaga`, and `RuntimeClosed` if the runtime closes first.
         """
         if self._has_stopped:
             raise RuntimeClosed(RESTS_LATER)
@@ -124,7 +127,7 @@ class SagaSupervisor(TrioActor):
         return await watched
 
     async def stop_running(self, seconds: float) -> None:
-        """Let the steps under way end, and begin no other; what takes longer is cut off, and run again later."""
+        """Let the steps under way end within `seconds`, and begin no others; cancel the rest, to be run again later."""
         self._is_stopping = self._starter.is_stopping = True
         for run in self._running.values():
             run.is_stopping = True
@@ -149,7 +152,7 @@ class SagaSupervisor(TrioActor):
         self._start_ready()
 
     def _actor_loop_teardown(self) -> None:
-        # Orders come by `tell`, so the mailbox has no answer to give to those who wait for one.
+        # Orders come by `tell`, so the mailbox cannot answer their senders.
         self.actor_stopped.set()
         self.actor_inbox.close(_refuse)
         self._has_stopped = True
@@ -182,7 +185,7 @@ class SagaSupervisor(TrioActor):
         run.hold(order.started, order.encoded)
         if order.error:
             run.hold(SagaParked(order.error))
-        # Not before what may raise: a saga that cannot be stored was not begun, and may be started again.
+        # Only after what may raise: a saga that cannot be stored was not begun, and may be started again.
         self._starting[order.stream] = [order.answer]
         run.on_begun = self._on_begun
         is_room = len(self._running) < self._host.limits.sagas_running_max and not self._is_stopping
@@ -192,7 +195,7 @@ class SagaSupervisor(TrioActor):
             run.note()
 
     def _on_begun(self, run: SagaRun, failure: EventSourcingError | None) -> None:
-        """Answer who started it: it is on disk."""
+        """Answer the start orders: the saga's first record is on disk, or was refused."""
         if failure is not None:
             self._nursery.start_soon(in_background, self._refuse_start, run, failure)
             return
@@ -205,7 +208,7 @@ class SagaSupervisor(TrioActor):
             self._start_ready()
 
     async def _refuse_start(self, run: SagaRun, failure: EventSourcingError) -> None:
-        # Else whoever starts it again would find it running.
+        # Else a new start order would find the saga running.
         while self._running.get(run.stream) is run:
             await self._moved.park()
         for answer in self._starting.pop(run.stream):
@@ -219,7 +222,7 @@ class SagaSupervisor(TrioActor):
         is_first = order.signal not in history.signals
         if is_first:
             run.signal(order.signal, order.payload)
-        # Also the answer to a second one says that the first is on disk.
+        # The answer to a repeated signal says as well that the first one is on disk.
         self._note_at_rest(run, order.answer, answer_with=is_first)
 
     def _decide(self, order: DecideParked) -> None:
@@ -241,7 +244,7 @@ class SagaSupervisor(TrioActor):
         self._note_at_rest(run, order.answer)
 
     def _note_at_rest(self, run: SagaRun, answer: TrioFuture[bool], *, answer_with: bool = True) -> None:
-        """Answer when the notes are on disk; a saga that was at rest is run again then, to act on them."""
+        """Answer when the notes are on disk; a saga at rest is then run again, to act on them."""
         if run.stream not in self._running:
             self._noting[run.stream] = run
         self._nursery.start_soon(in_background, self._answer_stored, run, answer, answer_with)
@@ -253,7 +256,7 @@ class SagaSupervisor(TrioActor):
         except EventSourcingError as error:
             answer.fail(error)
         except BaseException:
-            # Cut off with the runtime.
+            # The runtime ended.
             answer.fail(RuntimeClosed(ORDER_LOST))
             raise
         if self._noting.pop(run.stream, None) is not None:
@@ -267,7 +270,7 @@ class SagaSupervisor(TrioActor):
     # --- running ---
 
     def _make_ready(self, stream: str) -> None:
-        self._forget(stream)
+        self._stop_waiting(stream)
         self._ready.append(stream)
         self._start_ready()
 
@@ -276,7 +279,7 @@ class SagaSupervisor(TrioActor):
         while self._ready and len(self._running) < bound and not self._is_stopping:
             stream = self._ready.popleft()
             if stream in self._running or stream in self._noting:
-                # It goes on, or will when what was noted is on disk.
+                # The saga is running, or will be run when its notes are on disk.
                 continue
             try:
                 run = self._loaded(stream)
@@ -285,14 +288,14 @@ class SagaSupervisor(TrioActor):
                 self._rest_after_failure(stream)
                 continue
             except Exception as error:
-                # It stays as it is in the log, for a runtime that knows its class and its records.
+                # The saga stays as it is in the log, for a runtime that knows its class and records.
                 logger.error("a saga cannot be resumed: %s", error, extra={"saga": stream})
                 continue
             run.outcomes = self._outcomes.pop(stream, {})
             self._launch(stream, run)
 
     def _launch(self, stream: str, run: SagaRun) -> None:
-        self._forget(stream)
+        self._stop_waiting(stream)
         self._running[stream] = run
         self._nursery.start_soon(in_background, self._run, stream, run, name=stream)
 
@@ -304,11 +307,11 @@ class SagaSupervisor(TrioActor):
                 self._rest(run)
         except EventSourcingError as error:
             logger.warning("a saga is interrupted: %s", error, extra={"saga": stream})
-            # One whose start was refused is not there; whoever wanted it is told.
+            # A saga whose start was refused does not exist; the sender of the order gets the error.
             if run.was_started:
                 self._rest_after_failure(stream)
         except Exception:
-            # A fault of ours: it is tried again from the log, more and more seldom.
+            # A bug in eventsrc: retry from the log, at growing intervals.
             logger.exception("a saga is interrupted", extra={"saga": stream})
             self._rest_after_failure(stream)
         finally:
@@ -324,7 +327,7 @@ class SagaSupervisor(TrioActor):
         self._start_ready()
 
     def _tell_watchers(self, run: SagaRun) -> None:
-        """Tell who waits for a saga to come to rest. Where its records were refused it will, when it runs again."""
+        """Tell those who wait for a saga to rest. A saga whose records were refused rests only after it runs again."""
         if run.stream not in self._watched:
             return
         if run.is_stored:
@@ -339,7 +342,7 @@ class SagaSupervisor(TrioActor):
         self._register(stream, self._host.wall_clock() + int(seconds * NS_PER_SECOND))
 
     def _rest(self, run: SagaRun) -> None:
-        """It ended, is parked, or waits for something."""
+        """Register a saga that waits for its alarm, event or signal, or make it ready if that has come already."""
         stream, history = run.stream, run.history
         if history.is_ended or history.parked or self._is_stopping:
             return
@@ -366,7 +369,7 @@ class SagaSupervisor(TrioActor):
         else:
             self._alarms.set(stream, wake_ns)
 
-    def _forget(self, stream: str) -> None:
+    def _stop_waiting(self, stream: str) -> None:
         self._alarms.clear(stream)
         self._signal_waits.discard(stream)
         self._waits.remove(stream)
@@ -374,12 +377,12 @@ class SagaSupervisor(TrioActor):
     async def _keep_time(self) -> None:
         while True:
             for stream in await self._alarms.due():
-                self._forget(stream)
+                self._stop_waiting(stream)
                 self._ready.append(stream)
             self._start_ready()
 
     async def _follow(self) -> None:
-        """Wake the sagas that wait for events, as these are stored."""
+        """Wake the sagas that wait for events as the events are stored."""
         failures = 0
         while await self._host.feed.wait_beyond(self._position):
             try:
@@ -395,15 +398,15 @@ class SagaSupervisor(TrioActor):
         batch = next_events(self._host.store, types, self._position, until) if types else []
         for event in batch:
             for stream in self._waits.concerned(event):
-                self._forget(stream)
+                self._stop_waiting(stream)
                 self._ready.append(stream)
-        # A saga that comes to rest from here on looks for itself among the events up to this one.
+        # A saga that comes to rest from here on checks the events up to this one itself.
         self._position = batch[-1].position if len(batch) == FOLLOW_BATCH_EVENTS else until
         self._start_ready()
 
 
 def _refuse(envelope: "Envelope[Any]") -> None:
-    """Answer a message that the supervisor does not handle any more: an order, or that it should stop."""
+    """Answer a message that the supervisor no longer handles: an order, or a request to stop."""
     if isinstance(envelope.message, SagaOrder):
         envelope.message.answer.fail(RuntimeClosed(ORDER_LOST))
     elif envelope.reply_to is not None:

@@ -1,4 +1,4 @@
-"""Which sagas wait for which events."""
+"""The sagas that wait for events."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ Values: TypeAlias = tuple[Any, ...]
 
 
 class EventWaits:
-    """Finds the waiting sagas that an event concerns, in a time that does not depend on how many wait."""
+    """Finds the sagas that wait for an event, in a time that does not depend on how many sagas wait."""
 
     def __init__(self, payload_of: Callable[[StoredEvent], Mapping[str, Any] | None]) -> None:
         self._payload_of = payload_of
@@ -24,11 +24,11 @@ class EventWaits:
 
     @property
     def event_types(self) -> Sequence[str]:
-        """The types of the events that any saga waits for."""
+        """The types of the events that sagas wait for."""
         return tuple(self._waiting)
 
     def add(self, saga_id: str, event_type: str, where: Mapping[str, Any], after: int) -> None:
-        """Have a saga wait for an event of a type, after a position, whose payload holds these values."""
+        """Have a saga wait for an event after a position, of a type and with these values in its payload."""
         self.remove(saga_id)
         fields = tuple(sorted(where))
         values = tuple(_hashable(where[field]) for field in fields)
@@ -37,7 +37,7 @@ class EventWaits:
         self._place[saga_id] = (event_type, fields, values, after)
 
     def remove(self, saga_id: str) -> None:
-        """It waits no longer, if it did."""
+        """End a saga's wait, if it has one."""
         place = self._place.pop(saga_id, None)
         if place is None:
             return
@@ -63,7 +63,7 @@ class EventWaits:
         found: list[str] = []
         for fields, by_values in waiting.items():
             if payload is None:
-                # It may be the one for each of them: they look for themselves, and say what they cannot read.
+                # The event may be the awaited one: the sagas look themselves, and report what they cannot read.
                 found += (saga for sagas in by_values.values() for saga in sagas)
             else:
                 found += by_values.get(tuple(_hashable(payload.get(field)) for field in fields), ())
@@ -71,7 +71,7 @@ class EventWaits:
 
 
 def _hashable(value: Any) -> Any:
-    """Equal for plain data that are equal."""
+    """A hashable value; the results for equal plain data are equal."""
     if isinstance(value, list):
         return (list, *map(_hashable, value))
     if isinstance(value, dict):

@@ -1,1 +1,1 @@
-"""Between objects and what is stored of them."""
+"""The encoding of objects as stored data, and their decoding."""

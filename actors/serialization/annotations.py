@@ -1,4 +1,4 @@
-"""What type annotations say, however they are written."""
+"""What type annotations mean, in any of their notations."""
 
 import dataclasses
 import sys
@@ -13,16 +13,16 @@ if sys.version_info >= (3, 14):
 
 
 def alternatives(annotation: Any) -> tuple[Any, ...]:
-    """The types that a value may be of: those of a union, else the annotation itself."""
+    """The types that a value may have: the members of a union, else the annotation itself."""
     is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     return typing.get_args(annotation) if is_union else (annotation,)
 
 
 def field_types(cls: Any, *, with_marks: bool = False) -> dict[str, Any]:
-    """The types of the fields of an attrs class or a dataclass, by name; none for every other type.
+    """The types of the fields of an attrs class or a dataclass, by name; empty for every other type.
 
-    With marks `Annotated[str, Personal("customer")]` stays what it is, without it is `str`. Where a name is there for
-    type checkers alone, the annotations are as they are written.
+    With marks, `Annotated[str, Personal("customer")]` is kept; without, it becomes `str`. If an annotation cannot be
+    resolved, because a name is imported for type checkers only, the annotations are returned as written.
     """
     if not isinstance(cls, type) or not has_fields(cls):
         return {}
@@ -32,12 +32,12 @@ def field_types(cls: Any, *, with_marks: bool = False) -> dict[str, Any]:
 
 
 def has_fields(cls: Any) -> bool:
-    """Whether it is an attrs class or a dataclass."""
+    """Whether `cls` is an attrs class or a dataclass."""
     return attrs.has(cls) or dataclasses.is_dataclass(cls)
 
 
 def annotations_of(cls: type, *, with_marks: bool = False) -> dict[str, Any]:
-    """What is annotated in a class and its bases, by name; nothing where a name is there for type checkers alone."""
+    """The annotations of a class and its bases, by name; empty if a name in them is imported for type checkers only."""
     try:
         return typing.get_type_hints(cls, include_extras=with_marks)
     except (NameError, AttributeError, TypeError):
@@ -45,7 +45,7 @@ def annotations_of(cls: type, *, with_marks: bool = False) -> dict[str, Any]:
 
 
 def own_annotations(cls: type) -> dict[str, Any]:
-    """What is annotated in a class itself, as far as it can be told while the class is being made."""
+    """The annotations of a class without its bases, as far as they are known while the class is being made."""
     if sys.version_info >= (3, 14):
         return annotationlib.get_annotations(cls, format=annotationlib.Format.FORWARDREF)
     found: dict[str, Any] = vars(cls).get("__annotations__", {})
@@ -53,7 +53,7 @@ def own_annotations(cls: type) -> dict[str, Any]:
 
 
 def without_alias(annotation: Any) -> Any:
-    """What a name stands for that was given to a type: `type Name = Annotated[str, Personal("customer")]`."""
+    """Resolve a type alias: `type Name = Annotated[str, Personal("customer")]` becomes what it stands for."""
     while type(annotation).__name__ == "TypeAliasType":
         annotation = annotation.__value__
     return annotation

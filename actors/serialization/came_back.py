@@ -1,4 +1,4 @@
-"""Whether a value comes back as it was, although the same data are made of both."""
+"""Whether a value comes back unchanged from its stored data, although the data of both are the same."""
 
 import typing
 from collections import deque
@@ -15,30 +15,32 @@ from .primitives import PLAIN
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _fields: Final[WeakKeyDictionary[type, dict[str, bool]]] = WeakKeyDictionary()
-"""By class its fields, and whether one admits anything."""
+"""By class: its fields, and whether each admits values of any type."""
 
 
 def is_changed(value: Any, again: Any, hint: Any = Any) -> bool:
-    """Whether something in `value` is something else in `again`, which is read from its data by the type `hint`.
+    """Whether a part of `value` is something else in `again`, which was read from its data as the type `hint`.
 
-    That is a text, bytes, a mapping or a model of which a collection was made, of its characters, keys or fields; and
-    what is stored as a text or a number, a time or an enum say, and read as that, by a field that is a `str`, or a
-    `datetime | str`. And it is a model that is one of another class, or holds less: a union of two of the same fields
-    tells nothing of which it was, and a secret is written as stars. What was plain data all the time, as in an `Any`,
-    and an object of a subclass that adds nothing, are let pass, as those of attrs classes are.
+    A part has changed if a text, bytes, a mapping or a model has become a collection, of its characters, keys or
+    fields; or if a value that is stored as a text or a number, such as a time or an enum member, was read as that text
+    or number, by a field of type `str` or `datetime | str`. A model has changed if it comes back as another class or
+    with values lost: a union of two models with the same fields does not tell which one was stored, and a secret is
+    written as stars. Plain data may come back for any value in a field that admits any type, such as `Any`; and an
+    object of a subclass that adds nothing may come back as one of the base class.
     """
     return _is_other(value, again) or (not _admits_anything(hint) and _is_plain_now(value, again))
 
 
 def is_same_data(data: Any, other: Any) -> bool:
-    """Whether two values that can be stored are the same: a NaN is unequal to itself, and 1 not written as 1.0 is."""
+    """Whether two storable values are the same: equal (1 and 1.0 are encoded differently), or encoded alike (NaN)."""
     return bool(data == other) or _encode(data) == _encode(other)
 
 
 def is_misread(data: Any, value: Any) -> bool:
-    """Whether a collection was made of a text, bytes or a mapping in stored `data`, of which `value` was read.
+    """Whether a text, bytes or a mapping in the stored `data` was taken apart into a collection in `value`.
 
-    Not so within models, which say themselves what they are read from: a validator may split a text.
+    `value` was read from `data`. Models are exempt: they define what they are read from, and a validator may split a
+    text.
     """
     cls = type(value)
     if is_pydantic_model(cls) or is_struct(cls):
@@ -58,7 +60,7 @@ def is_misread(data: Any, value: Any) -> bool:
 def _is_taken_apart(value: Any, again: Any) -> bool:
     if not isinstance(again, list | tuple | set | frozenset | deque):
         return False
-    # What iterates over a model gets its fields.
+    # Iterating over a model yields its fields.
     return isinstance(value, str | bytes | bytearray | memoryview | Mapping) or is_pydantic_model(type(value))
 
 
@@ -92,7 +94,7 @@ def _is_field_changed(value: Any, again: Any, admits_anything: bool) -> bool:
 
 
 def _admits_anything(hint: Any) -> bool:
-    """Whether something in it is of no type that is known, as in an `Any`, a bare `dict` or a type variable."""
+    """Whether a part of the type is unknown, as in `Any`, a bare `dict` or a type variable."""
     if hint in (Any, object) or isinstance(hint, typing.TypeVar):
         return True
     named = named_tuple_types(hint)
@@ -115,18 +117,18 @@ def _is_plain_now(value: Any, again: Any) -> bool:
 
 
 def _is_new(part: Any, value: Collection[Any]) -> bool:
-    # A NaN is in no collection but as the very object.
+    # A collection contains a NaN only if it holds that very object.
     return type(part) in PLAIN and part == part and part not in value
 
 
 def _stored_fields(cls: Any) -> list[str]:
-    """Without those that a model is told to leave out."""
+    """The fields of a model or struct, without those that the model excludes from its data."""
     excluded = {name for name, field in cls.model_fields.items() if field.exclude} if is_pydantic_model(cls) else ()
     return [name for name in model_field_types(cls) if name not in excluded]
 
 
 def _is_lost(value: Any, again: Any) -> bool:
-    """Of a value that a model holds."""
+    """Whether a value that a model holds comes back as another value."""
     if value == again:
         return False
     if type(value) is type(again) and _is_leaf(value):

@@ -1,7 +1,7 @@
-"""Readers of plain attrs classes: functions that do what those of cattrs do, in about half the time.
+"""Readers of plain attrs classes: functions with the result of cattrs' own, in about half the time.
 
-cattrs calls a function for every field, and then the class. A number or a text that is what it should be needs no call,
-and an object that is nothing but its fields can be made without its `__init__`. Other classes are left to cattrs.
+cattrs calls a function for every field, and then the class. A reader takes over a number or text of the right class
+without a call, and makes an object that is nothing but its fields without `__init__`. Other classes are left to cattrs.
 """
 
 import threading
@@ -20,7 +20,7 @@ _CACHED: Final = attrs.ClassProps.Hashability.HASHABLE_CACHED
 
 
 def register_class_readers(converter: cattrs.Converter) -> None:
-    """Have a converter read plain attrs classes by readers; hooks that are registered later go before."""
+    """Have a converter read plain attrs classes with readers. Hooks that are registered later take precedence."""
     under_way: set[tuple[int, cattrs.Converter, type]] = set()
 
     def structuring(cls: type, own: cattrs.Converter) -> _Structure:
@@ -29,7 +29,7 @@ def register_class_readers(converter: cattrs.Converter) -> None:
             return own.gen_structure_attrs_fromdict(cls)
         this = threading.get_ident(), own, cls
         if this in under_way:
-            # As cattrs does; the field that it is asked for looks it up when an object is read.
+            # As in cattrs: the field that refers back to the class then looks up the hook when an object is read.
             raise RecursionError(f"{cls.__name__} is read within {cls.__name__}")
         under_way.add(this)
         try:
@@ -41,7 +41,7 @@ def register_class_readers(converter: cattrs.Converter) -> None:
 
 
 def is_made_of_its_fields(cls: type) -> bool:
-    """Whether the objects of an attrs class are nothing but the values that they are made with."""
+    """Whether objects of an attrs class hold nothing but the values that they are made with."""
     properties = vars(cls).get("__attrs_props__")
     if properties is None or not properties.added_init or properties.hashability is _CACHED:
         return False
@@ -56,13 +56,13 @@ def _is_attrs_class(cls: Any) -> bool:
 
 
 def _is_as_usual(converter: cattrs.Converter) -> bool:
-    """Whether a converter takes from a dict what has the names of the fields, and stops at the first error."""
+    """Whether a converter reads fields from a dict by their own names, and stops at the first error."""
     is_changed = converter.forbid_extra_keys or converter.use_alias or converter.type_overrides
     return not (is_changed or converter.detailed_validation)
 
 
 def _types_of_plain(cls: type) -> dict[str, Any] | None:
-    """The types of the fields of a class, by name, where a reader can be made for it."""
+    """The types of the fields of a class, by name; None if no reader can be made for the class."""
     if not is_made_of_its_fields(cls):
         return None
     hints = annotations_of(cls, with_marks=True)
@@ -73,10 +73,10 @@ def _types_of_plain(cls: type) -> dict[str, Any] | None:
 
 
 def _is_plain(cls: type, field: "attrs.Attribute[Any]", hint: Any) -> bool:
-    """Whether a field is set by its slot alone, and its type, as it is annotated, says all that cattrs looks at."""
+    """Whether a field is set through its slot alone, and its annotated type is all that cattrs looks at."""
     if field.validator is not None or not isinstance(getattr(cls, field.name, None), MemberDescriptorType):
         return False
-    # One of a generic class may stand for any, and what is annotated beside a type may be for cattrs.
+    # A generic class's field may have any type, and the metadata beside a type may be meant for cattrs.
     if hint in (None, Final) or get_origin(hint) is Annotated:
         return False
     if isinstance(hint, TypeVar) or getattr(hint, "__parameters__", None):
@@ -85,7 +85,7 @@ def _is_plain(cls: type, field: "attrs.Attribute[Any]", hint: Any) -> bool:
 
 
 def _make_reader(cls: type, types: dict[str, Any], converter: cattrs.Converter) -> _Structure:
-    """Write the function that one would write by hand, for speed, and have Python compile it."""
+    """Write the reader as source code, as one would by hand for speed, and compile it."""
     known: dict[str, Any] = {"cls": cls, "new": object.__new__}
     lines = ["def read(data, _):", "    made = new(cls)"]
     for field in attrs.fields(cls):
@@ -117,7 +117,7 @@ def _hook_for(hint: Any, converter: cattrs.Converter) -> _Structure:
 
 
 def _default(field: "attrs.Attribute[Any]") -> tuple[Any, str]:
-    """What a field's default comes from, and the expression that takes it from there."""
+    """The object that a field's default comes from, and the expression that yields the default."""
     default: Any = field.default
     if not isinstance(default, attrs.Factory):  # type: ignore[arg-type]
         return default, f"default_{field.name}"

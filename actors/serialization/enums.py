@@ -1,7 +1,8 @@
-"""Enums as plain data: what is stored of a member is its value, made plain, and read it is that member again.
+"""Enums as plain data: an enum member is stored as its value and read back as the same member.
 
-cattrs leaves a tuple or a date that is a value as it is, and looks for a member with the list or the text that it is
-stored as; and it takes an enum of texts for a text, so that the member would be kept until it is read as that text.
+cattrs alone does not convert the value of a member: it leaves a tuple or a date as it is, and then looks for a member
+whose value is the stored list or text. It also treats a `str` enum as a text, so that a member would stay in the data
+and be read back as a plain text.
 """
 
 import enum
@@ -18,15 +19,15 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 
 
 def register_enums(converter: cattrs.Converter) -> None:
-    """Register the hooks of enums of texts, and of those whose values are not all plain."""
-    # Where the enum is declared, one of its values may be given in the place of a member.
+    """Register the hooks for `str` enums, and for enums whose values are not all plain data."""
+    # A field declared as the enum may be given one of its values instead of a member.
     converter.register_unstructure_hook(_TextEnum, lambda member: getattr(member, "_value_", member))
     converter.register_unstructure_hook_factory(_is_compound, _unstructure)
     converter.register_structure_hook_factory(_is_compound, _structure)
 
 
 class _TextEnum(ABC):  # noqa: B024 (nobody inherits from it)
-    """Stands for every enum of texts: the hook of cattrs for `str` would go before one that is for enums."""
+    """Stands for every `str` enum: cattrs' hook for `str` would take precedence over a hook for enums."""
 
     @classmethod
     def __subclasshook__(cls, other: type) -> bool:
@@ -49,7 +50,7 @@ def _structure(cls: Any, converter: cattrs.Converter) -> Callable[[Any, Any], An
     members: dict[bytes, Any] = {}
 
     def structure(data: Any, _: Any) -> Any:
-        # Not before there is one to read: what its values are may not be data at all.
+        # Only when a member is read: the enum's values may not be storable at all.
         if not members:
             members.update((_encode(converter.unstructure(member.value)), member) for member in cls)
         try:

@@ -1,4 +1,4 @@
-"""Between event classes and what is stored of them."""
+"""The encoding of event objects as stored events, and their decoding."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -10,7 +10,7 @@ import msgspec
 from ...storage.errors import StoreError, described
 from ...storage.record import Kind, StoredEvent
 from ..errors import DecodingError, EventVersionUnknown, UpcasterFailed
-from ..messages import SAGA_STEP, Upcaster, event_type
+from ..messages import SAGA_STEP, Upcaster, event_definition
 from .came_back import is_misread
 from .sealing import are_all_marked, key_tags
 from .serializer import Serializer
@@ -20,7 +20,7 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 
 @attrs.frozen
 class EventCodec:
-    """One event class: its stored name, and the functions between it and plain data."""
+    """The codec of one event class: its stored name, and the functions to and from plain data."""
 
     event_class: type
     name: str
@@ -31,21 +31,21 @@ class EventCodec:
     unstructure: Callable[[Any], Any]
     structure: Callable[[Any, type], Any]
     opened: Callable[[Any], Any]
-    """Makes of a stored payload a copy in which nothing is sealed that can be opened."""
+    """Copies a stored payload with every sealed value opened that can be."""
     has_personal_data: bool
     key_tags: Callable[[bytes], tuple[str, ...]]
-    """The tags of an event with this encoded payload, one for each key that something in it is sealed with."""
+    """The tags of an event with this encoded payload, one for each key that seals something in it."""
 
     def upcast(self, stored: StoredEvent) -> Any:
-        """The payload of a stored event of this name as the class has it today.
+        """The payload of a stored event of this name, upcast to the class's current version.
 
-        Raises `EventVersionUnknown` for what newer code stored, `UpcasterFailed`.
+        Raises `EventVersionUnknown` if newer code stored the event, `UpcasterFailed`.
         """
         if stored.schema_version == self.version:
             return stored.payload
         if not 0 < stored.schema_version < self.version:
             raise EventVersionUnknown(stored, self.event_class, self.version)
-        # A copy: the stored event is also handed to others, which are to see it as it is stored.
+        # A copy: others also get the stored event, and must see it as it is stored.
         payload = self.opened(stored.payload)
         for version in range(stored.schema_version, self.version):
             try:
@@ -62,7 +62,7 @@ class EventCodec:
 class EventCodecs:
     """The codecs of some event classes, by class and by stored name.
 
-    Raises `SchemaError` when a field cannot be turned into data.
+    Raises `SchemaError` if a field cannot be turned into data.
     """
 
     def __init__(self, event_classes: Iterable[type], serializer: Serializer) -> None:
@@ -70,34 +70,34 @@ class EventCodecs:
         self.of_class: dict[type, EventCodec] = {}
         self.of_name: dict[str, EventCodec] = {}
         self.structures: dict[str, tuple[Callable[[Any, type], Any], type, int]] = {}
-        """By stored name: what makes an event object of a payload, the class that it takes for it, and the version that
-        the payload must have."""
+        """By stored name: the function that makes an event object from a payload, the class to pass to it, and the
+        version that the payload must have."""
         for event_class in event_classes:
             is_personal = serializer.prepare(event_class)
-            stored = event_type(event_class)
+            stored = event_definition(event_class)
             assert stored is not None, f"{event_class.__name__} was checked when it was named"
             unstructure, structure = serializer.functions(event_class)
             codec = EventCodec(
                 event_class,
-                stored.name,
-                stored.version,
-                stored.kind,
-                stored.tags,
-                stored.upcasters,
-                unstructure,
-                structure,
-                serializer.opened,
-                is_personal,
-                serializer.key_tags,
+                name=stored.name,
+                version=stored.version,
+                kind=stored.kind,
+                tags=stored.tags,
+                upcasters=stored.upcasters,
+                unstructure=unstructure,
+                structure=structure,
+                opened=serializer.opened,
+                has_personal_data=is_personal,
+                key_tags=serializer.key_tags,
             )
             self.of_class[event_class] = codec
             self.of_name[codec.name] = codec
             self.structures[codec.name] = structure, event_class, codec.version
 
     def decode(self, stored: StoredEvent) -> Any | None:
-        """The event object for a stored event; None where its class is not among these.
+        """Decode a stored event into an event object; None if its class is not among these.
 
-        Raises `DecodingError`, or `StoreError` where what is sealed cannot be opened.
+        Raises `DecodingError`, or `StoreError` if a sealed value cannot be opened.
         """
         found = self.structures.get(stored.type)
         if found is None:
@@ -112,12 +112,13 @@ class EventCodecs:
             raise self.misfit(stored, error) from error
 
     def decode_as(self, codec: EventCodec, stored: StoredEvent) -> Any:
-        """The same by a codec that may not be the one of that name: classes may share it. Raises `DecodingError`.
+        """Decode a stored event with a codec that may not be the registered one of its name: classes may share a name.
 
-        Also where something is sealed that the class, or one within it, does not call personal, and would be read as
-        bytes are.
+        Raises `DecodingError`, also if a value is sealed that the class, or a class within it, does not mark as
+        personal: it would be read as bytes. Raises `StoreError` if a sealed value cannot be opened.
         """
-        # A saga's records hold its state as it is stored: the class of the saga calls personal what is sealed there.
+        # A saga's records hold its state as stored: the saga's class marks the sealed values in it, not the record's
+        # class.
         sealed = () if codec.kind == SAGA_STEP else key_tags(_encode(stored.payload))
         if sealed and not codec.has_personal_data:
             raise DecodingError(
@@ -138,15 +139,15 @@ class EventCodecs:
                 f"which are sealed, in a class within {codec.event_class.__name__} that does not mark them any more: "
                 "mark its field with Annotated[..., Personal(...)]."
             )
-        # A hook of the user's own may read what was stored in another form.
+        # A custom hook may read what was stored in another form.
         if self._serializer.is_standard and is_misread(payload, event):
             raise self._misfit(codec, stored, ValueError(f"{payload!r:.200} would be read as {event!r:.200}"))
         return event
 
     def exchanged_fields(self, codec: EventCodec, stored: StoredEvent) -> tuple[list[str], list[str]]:
-        """(fields of a stored event that are passed over, fields of the class that take their defaults in their place).
+        """Returns (stored fields of the event that are ignored, fields of the class that take their defaults instead).
 
-        Both are empty unless there are some of each, which may be one that was renamed.
+        Both lists are empty unless both would have entries: a field may have been renamed.
         """
         if not self._serializer.is_standard:
             return [], []
@@ -157,15 +158,15 @@ class EventCodecs:
         return (passed_over, missing) if passed_over and missing else ([], [])
 
     def upcast(self, stored: StoredEvent) -> Any:
-        """The payload of a stored event as its class has it today; as it is where none of these classes has it.
+        """The payload of a stored event, upcast to its class's current version; unchanged if no class has its name.
 
-        Raises `EventVersionUnknown` for what newer code stored, `UpcasterFailed`.
+        Raises `EventVersionUnknown` if newer code stored the event, `UpcasterFailed`.
         """
         codec = self.of_name.get(stored.type)
         return stored.payload if codec is None else codec.upcast(stored)
 
     def misfit(self, stored: StoredEvent, error: Exception) -> DecodingError:
-        """What a stored event is refused with that does not fit its class."""
+        """The error for a stored event that does not fit its class."""
         return self._misfit(self.of_name[stored.type], stored, error)
 
     def _misfit(self, codec: EventCodec, stored: StoredEvent, error: Exception) -> DecodingError:
@@ -186,10 +187,10 @@ class EventCodecs:
 
 
 def _fault_of(returned: object) -> str:
-    """What is wrong with what an upcaster returned, which must be as it could be stored; empty where nothing is."""
+    """What is wrong with an upcaster's result, which must be data as they could be stored; empty if nothing is."""
     if inspect.iscoroutine(returned):
         returned.close()
-    # Anything else would be taken for an event without fields, and those with defaults would get them.
+    # Anything else would be read as an event without fields, and fields with defaults would get them.
     if not isinstance(returned, Mapping):
         return f"returned {returned!r:.100}"
     payload = _without_sealed(dict(returned))
@@ -204,7 +205,7 @@ def _fault_of(returned: object) -> str:
 
 
 def _without_sealed(data: Any) -> Any:
-    """The same with nothing in the place of what is of forgotten subjects, which is passed on as it is."""
+    """The data with None in place of the sealed values of forgotten subjects, which are passed on unopened."""
     if isinstance(data, msgspec.msgpack.Ext):
         return None
     if isinstance(data, dict):

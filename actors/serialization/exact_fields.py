@@ -1,4 +1,4 @@
-"""Objects whose fields hold plainly what they are declared to hold: they come back from the store as they are."""
+"""Objects whose fields hold exactly values of the declared types: they come back from the store unchanged."""
 
 import enum
 import typing
@@ -17,15 +17,15 @@ from .serializer import Serializer
 
 _PLAIN: Final = frozenset({type(None), bool, int, str, bytes})
 _WATCHED: Final = frozenset({datetime, time, Decimal})
-"""Not all instances of these come back as they are."""
+"""Some instances of these classes do not come back unchanged."""
 _EXACT: Final = _PLAIN | _WATCHED | {float, date, timedelta, UUID}
 
 
 class ExactFields:
-    """Tells which objects of one class come back from the store as they are, without encoding and decoding them.
+    """Tells which objects of one class come back from the store unchanged, without encoding and decoding them.
 
-    Of others only trying that tells: a converter with hooks, or a class that does something of its own when an object
-    is made, may make anything of a value.
+    For other objects only encoding and decoding tells: a converter with hooks, or a class with code of its own for
+    making objects, may change a value in any way.
     """
 
     def __init__(self, cls: type, serializer: Serializer) -> None:
@@ -39,7 +39,7 @@ class ExactFields:
         self._watched = [attrgetter(name) for name in watched]
 
     def hold(self, instance: Any) -> bool:
-        """Whether this object, of the very class, comes back as it is, without trying; False where that is not sure."""
+        """Whether this object, of exactly the class, certainly comes back unchanged; False if that is not sure."""
         if not (self._is_known and all(map(contains, self._classes, map(type, self._values_of(instance))))):
             return False
         if self._literals and not all(value_of(instance) in values for value_of, values in self._literals):
@@ -48,14 +48,14 @@ class ExactFields:
 
 
 def exact_classes(hint: Any) -> frozenset[type]:
-    """The classes whose very instances fit this type and are stored without loss; empty where only trying tells.
+    """The classes whose direct instances fit this type and are stored without loss; empty if only trying tells.
 
-    Of those that fit a Literal, only its `literal_values` do; of times, only those in UTC or in no zone; of decimals,
-    all but a signalling NaN.
+    Some instances of these classes do not come back unchanged: for a Literal, all but its `literal_values`; of times,
+    those in a zone other than UTC or with `fold` set; of decimals, a signalling NaN.
     """
     required = _without_none(hint)
     if isinstance(required, type) and issubclass(required, enum.Enum):
-        # A member whose value is None would come back as None, where that is allowed beside it.
+        # A member with the value None would come back as None if the type also admits None.
         is_exact = required is hint or None not in [member.value for member in required]
         classes = frozenset[type]({required} if is_exact else ())
     elif isinstance(required, type) and required in _EXACT:
@@ -66,7 +66,7 @@ def exact_classes(hint: Any) -> frozenset[type]:
 
 
 def literal_values(hint: Any) -> frozenset[Any]:
-    """The values of a Literal of plain ones, and None where that is allowed beside it; empty for every other type."""
+    """The values of a Literal of plain values, and None if the type also admits None; empty for every other type."""
     required = _without_none(hint)
     values = typing.get_args(required) if typing.get_origin(required) is typing.Literal else ()
     if not values or not all(type(value) in _PLAIN for value in values):
@@ -75,7 +75,7 @@ def literal_values(hint: Any) -> frozenset[Any]:
 
 
 def values_getter(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
-    """A function that gets the values of these fields of an object, as a tuple."""
+    """Make a function that returns the values of these fields of an object, as a tuple."""
     if len(names) > 1:
         return attrgetter(*names)
     if not names:
@@ -85,14 +85,14 @@ def values_getter(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
 
 
 def _without_none(hint: Any) -> Any:
-    """Of `X | None` the X; every other type as it is."""
+    """`X` for `X | None`; every other type unchanged."""
     parts = [part for part in alternatives(hint) if part is not type(None)]
     return parts[0] if len(parts) == 1 else hint
 
 
 def _is_exact(value: datetime | time | Decimal | None) -> bool:
-    """Whether it comes back as it is, and can be compared with what does."""
+    """Whether the value comes back unchanged, and compares with values that do."""
     if isinstance(value, datetime | time):
-        # A time keeps its offset alone: not the rules of its zone, nor which of two times with one name it is.
+        # A stored time keeps only its offset: not the rules of its zone, and not which of two ambiguous times it is.
         return (value.tzinfo is None or value.tzinfo is UTC) and not value.fold
     return value is None or not value.is_snan()

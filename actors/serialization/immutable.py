@@ -1,4 +1,4 @@
-"""What the types of fields tell of their values: whether they can be changed."""
+"""Whether the values of a type can be changed, as far as the type tells."""
 
 import enum
 import types
@@ -16,11 +16,11 @@ _VALUES: Final = frozenset(
 
 
 def is_immutable(hint: Any) -> bool:
-    """Whether no value of this type can be changed; False wherever that is not sure."""
+    """Whether no value of this type can be changed; False if that is not sure."""
     try:
         return _is_immutable(hint, frozenset())
     except TypeError:
-        # An annotation that cannot even be hashed.
+        # The annotation cannot be hashed.
         return False
 
 

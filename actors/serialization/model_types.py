@@ -1,6 +1,6 @@
-"""What classes of pydantic and msgspec are, and what their fields are of.
+"""Recognises pydantic models and msgspec structs, and tells the types of their fields.
 
-pydantic is imported nowhere here: a class is known by what it has.
+pydantic is not imported here: its classes are recognised by their attributes.
 """
 
 from typing import Annotated, Any, get_origin
@@ -12,20 +12,20 @@ from .annotations import without_alias
 
 
 def is_pydantic_model(cls: Any) -> bool:
-    """Whether it is a class made with pydantic's `BaseModel`, of pydantic 2, and not that itself."""
+    """Whether `cls` is a subclass of pydantic 2's `BaseModel`, but not `BaseModel` itself."""
     return isinstance(cls, type) and hasattr(cls, "__pydantic_generic_metadata__") and hasattr(cls, "model_fields")
 
 
 def is_struct(cls: Any) -> bool:
-    """Whether it is a class made with `msgspec.Struct`, or a generic one of these with its parameters."""
+    """Whether `cls` is a subclass of `msgspec.Struct`, or a generic subclass with its parameters."""
     origin = get_origin(cls) or cls
     return isinstance(origin, type) and issubclass(origin, msgspec.Struct) and origin is not msgspec.Struct
 
 
 def model_field_types(cls: Any) -> dict[str, Any]:
-    """The types of the fields of a model or a struct, by name, with what they are annotated with; else none.
+    """The types of the fields of a model or struct, by name, with their annotations; empty for other classes.
 
-    Raises `SchemaError` where a struct names what is not there.
+    Raises `SchemaError` if a struct's annotation names something that is not there.
     """
     if is_struct(cls):
         try:
@@ -38,7 +38,7 @@ def model_field_types(cls: Any) -> dict[str, Any]:
     if not is_pydantic_model(cls):
         return {}
     if not cls.__pydantic_complete__:
-        # Its annotations name classes that were made after it.
+        # The annotations name classes that were made after the model.
         cls.model_rebuild(raise_errors=False)
     types = {}
     for name, field in cls.model_fields.items():

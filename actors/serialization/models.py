@@ -1,7 +1,7 @@
-"""Models of pydantic and structs of msgspec as parts of events, states and rows: their own library makes them data.
+"""Pydantic models and msgspec structs within events, states and rows: their own library turns them into data.
 
-So `anthropic.types.Message`, say, is the type of a field as any other. What a model does when it is validated is done
-when it is read again, too. pydantic is imported only where a program has done so.
+A type such as `anthropic.types.Message` can therefore be the type of a field. What a model does when it is validated is
+done again when it is read. pydantic is imported only if the program has imported it.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ _to_json: Final = msgspec.json.Encoder().encode
 
 
 def register_models(converter: cattrs.Converter) -> None:
-    """Have a converter turn models and structs into data, and unions of models with each other and with plain types."""
+    """Have a converter handle models, structs, and unions of models or structs with each other and with plain types."""
     converter.register_unstructure_hook_factory(is_pydantic_model, lambda _: _dumped)
     converter.register_structure_hook_factory(is_pydantic_model, lambda _: _validated)
     converter.register_structure_hook_factory(lambda hint: _is_union_of(is_pydantic_model, hint), _one_of_models)
@@ -31,7 +31,7 @@ def register_models(converter: cattrs.Converter) -> None:
 
 
 def explanation_of(error: BaseException) -> str | None:
-    """What a model or a struct says of data that do not fit it; None for any other error."""
+    """A model's or struct's explanation why data do not fit it; None for any other error."""
     if isinstance(error, msgspec.ValidationError):
         return str(error)
     if type(error).__module__.startswith("pydantic") and isinstance(error, ValueError) and hasattr(error, "errors"):
@@ -42,7 +42,7 @@ def explanation_of(error: BaseException) -> str | None:
 
 def _dumped(model: Any) -> Any:
     check_nothing_personal(model)
-    # As JSON: a model says how that is done of every type it may have, and what is wrong with it.
+    # As JSON: the model defines that form for every type it may have, and reports what is wrong.
     return model.model_dump(mode="json", by_alias=True, round_trip=True, warnings="error")
 
 
@@ -51,7 +51,7 @@ def _validated(data: Any, cls: Any) -> Any:
 
 
 def _is_union_of(is_one: Callable[[Any], bool], hint: Any) -> bool:
-    """Whether it is a union of such classes with each other, or with plain types."""
+    """Whether `hint` is a union of such classes with each other, or with plain types."""
     parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else ()
     return any(map(is_one, parts)) and all(part in _PLAIN or is_one(part) for part in parts)
 
@@ -68,13 +68,13 @@ def _one_of_models(union: Any, own: cattrs.Converter) -> Callable[[Any, Any], An
 def _one_of_structs(union: Any, own: cattrs.Converter) -> Callable[[Any, Any], Any]:
     if _has_others_hook(union, own):
         return _one_by_hook(union, own)
-    # Now, rather than with the first event: they are told apart by their tags, and may have none.
+    # Check now rather than at the first event: structs are told apart by tags, which they may lack.
     msgspec.json.Decoder(union)
     return _struct_converted(union, own)
 
 
 def _has_others_hook(union: Any, own: cattrs.Converter) -> bool:
-    """Whether a program has registered a hook of its own for one of the classes: what that made only it can read."""
+    """Whether a program has registered its own hook for one of the classes: only that hook can read what it made."""
     hooks = [own.get_structure_hook(part) for part in get_args(union) if part not in _PLAIN]
     return not all(hook is _validated or hasattr(hook, _CONVERTS) for hook in hooks)
 

@@ -1,7 +1,7 @@
-"""Named tuples as fields: a list of their values, by the types that are annotated.
+"""Named tuples as fields: stored as a list of their values, each by its annotated type.
 
-cattrs takes annotations as they are written, which in a module with `from __future__ import annotations` are texts, and
-knows neither generic ones nor those that a call makes.
+cattrs takes annotations as they are written, which are texts in a module with `from __future__ import annotations`. It
+supports neither generic named tuples nor those made by a call.
 """
 
 import typing
@@ -20,7 +20,7 @@ def register_named_tuples(converter: cattrs.Converter) -> None:
 
 
 def named_tuple_types(hint: Any) -> dict[str, Any]:
-    """The types of the fields of a named tuple, by name, Any where none is annotated; none for every other type."""
+    """The types of a named tuple's fields, by name, `Any` for those without annotation; empty for every other type."""
     if not _is_named_tuple(hint):
         return {}
     cls = typing.get_origin(hint) or hint
@@ -35,7 +35,7 @@ def _is_named_tuple(hint: Any) -> bool:
 
 
 def _with(hint: Any, given: dict[Any, Any]) -> Any:
-    """A type with what stands for its type variables."""
+    """A type with its type variables replaced by the given types."""
     parameters = getattr(hint, "__parameters__", ())
     if parameters and not isinstance(hint, type):
         return hint[tuple(given.get(parameter, Any) for parameter in parameters)]
@@ -50,7 +50,7 @@ def _unstructure(hint: Any, converter: cattrs.Converter) -> Callable[[Any], Any]
 
 
 def _structure(hint: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
-    """Fields that are missing at the end, since they came later, take their defaults."""
+    """Read a list of values; missing fields at the end, which were added later, take their defaults."""
     cls = typing.get_origin(hint) or hint
     hooks = [(field_type, converter.get_structure_hook(field_type)) for field_type in named_tuple_types(hint).values()]
 

@@ -1,4 +1,4 @@
-"""Unions of classes with what is stored as it is: `Card | Account | None`, say."""
+"""Unions of classes with plain types: `Card | Account | None`, for example."""
 
 from collections.abc import Callable
 from types import UnionType
@@ -11,16 +11,16 @@ from .primitives import PLAIN
 
 
 def is_partly_plain(hint: Any) -> bool:
-    """Whether it is a union of classes with what is stored as it is, `Card | Account | None` say."""
+    """Whether `hint` is a union of at least two classes with plain types, such as `Card | Account | None`."""
     parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else ()
     plain = [part for part in parts if part in PLAIN]
     return bool(plain) and len(parts) - len(plain) > 1 and all(map(has_fields, set(parts) - PLAIN))
 
 
 def structure_partly_plain(union: Any, own: cattrs.Converter) -> Callable[[Any, Any], Any]:
-    """Of cattrs' own function the same, which has the classes structured by the converter that it was made for first.
+    """Like cattrs' union passthrough, but structures classes with `own`, the converter in use.
 
-    That would be one that seals nothing.
+    cattrs' version keeps the converter it was first registered on, which does not seal personal data.
     """
     parts = get_args(union)
     plain = {part for part in parts if part in PLAIN} | ({int} if float in parts else set())

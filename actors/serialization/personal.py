@@ -1,13 +1,13 @@
-"""Personal data: fields whose values are about somebody, and are stored so that they can be forgotten.
+"""Personal data: fields with values about a person, stored so that they can be forgotten.
 
     @event("customer.registered")
     class Registered:
         customer: str
         name: Annotated[str, Personal("customer", forgotten="somebody")]
 
-A value of such a field is sealed with the key of its subject wherever the object that holds it is stored: in an
-event, in the state of an aggregate or a saga, or within another object. What is sealed says itself by which key, so
-that it can be moved, renamed and copied without being opened.
+A value of such a field is sealed with its subject's key wherever the object that holds it is stored: in an event, in
+the state of an aggregate or a saga, or within another object. A sealed value names its key, so that it can be moved,
+renamed and copied without being opened.
 """
 
 import dataclasses
@@ -29,13 +29,14 @@ class Personal:
     """Marks a field as personal data: `name: Annotated[str, Personal("customer", forgotten="somebody")]`.
 
     Args:
-        of: the field or property of the same object that says whom it is about: the subject's id, a text, a UUID or a
-            whole number. In an aggregate's state that may be its "id".
-        forgotten: what stands for the value once the subject was forgotten, of the field's type; unless given the
-            default of the field, or None where it has none.
+        of: the field or property of the same object that holds the subject's id: a text, a UUID or a whole number. In
+            an aggregate's state it may be the aggregate's "id".
+        forgotten: replaces the value once the subject was forgotten; it must be of the field's type. By default the
+            field's default, or None if the field has none.
 
-    A value that equals `forgotten` is stored as it is. The subject's id itself is not sealed, nor are tags, metadata
-    and the names of streams: let it be a number that says nothing, not a name.
+    A value that equals `forgotten` is stored unsealed. Neither the subject's id nor tags, metadata and stream names are
+    sealed: use a meaningless number as the id, not a name.
+
     """
 
     of: str
@@ -52,7 +53,7 @@ def personal_fields(cls: Any) -> dict[str, Personal]:
 
 
 def default_of(cls: type, name: str) -> Any:
-    """The default of a field; None where it has none, or one that depends on the object."""
+    """The default of a field; None if the field has no default, or one that depends on the object."""
     if not attrs.has(cls):
         own = {field.name: field for field in dataclasses.fields(cls)}[name]
         if own.default_factory is not dataclasses.MISSING:
@@ -65,7 +66,7 @@ def default_of(cls: type, name: str) -> Any:
 
 
 def is_refused(cls: type, name: str, value: Any) -> bool:
-    """Whether a validator of attrs' own, which looks at nothing but the value, does not let a field have it."""
+    """Whether one of attrs' own validators, which look at the value alone, refuses a value for a field."""
     field = attrs.fields_dict(cls)[name] if attrs.has(cls) else None
     if field is None or field.validator is None or type(field.validator).__module__ != "attr.validators":
         return False
@@ -82,12 +83,12 @@ def plain_type(cls: type, name: str) -> Any:
 
 
 def has_personal_data(cls: Any) -> bool:
-    """Whether any field of a class, or of what its fields are made of, is personal."""
+    """Whether any field of a class, or of a class within its fields, is personal."""
     return any(any(map(_marks, types.values())) for _, types in _classes_within(cls, set()))
 
 
 def check_personal(cls: type) -> list[type]:
-    """The classes with personal fields that a class is made of. Raises `SchemaError` for a mark that cannot be kept."""
+    """The classes with personal fields within a class. Raises `SchemaError` for a mark that cannot be kept."""
     found = []
     for each, types in _classes_within(cls, set()):
         _check_can_be_marked(each)
@@ -105,7 +106,7 @@ def check_personal(cls: type) -> list[type]:
 
 
 def _checked_marks(cls: type, name: str, hint: Any) -> list[Personal]:
-    """The mark of a field, if it has one. Raises `SchemaError` where it is marked in another way."""
+    """The mark of a field, if it has one. Raises `SchemaError` if the field is marked in an unsupported way."""
     marks = _marks(hint)
     if _has_bare_mark(hint):
         raise SchemaError(
@@ -121,7 +122,7 @@ def _checked_marks(cls: type, name: str, hint: Any) -> list[Personal]:
 
 
 def _check_can_be_marked(cls: type) -> None:
-    """Raise `SchemaError` for marks in what is neither an attrs class nor a dataclass: nothing would be sealed."""
+    """Raise `SchemaError` for marks in a class other than an attrs class or a dataclass: nothing would be sealed."""
     origin = typing.get_origin(cls)
     if has_fields(origin) and personal_fields(origin):
         raise SchemaError(
@@ -147,7 +148,7 @@ def _check_can_be_marked(cls: type) -> None:
 
 
 def marked_name(types: Mapping[str, Any]) -> str | None:
-    """The first of these fields that is marked as personal, in whatever way; None where none is."""
+    """The first of these fields that is marked as personal in any way; None if none is."""
     return next(
         (name for name, hint in types.items() if _marks(hint) or _is_marked_within(hint) or _has_bare_mark(hint)), None
     )
@@ -160,14 +161,14 @@ def _marks(hint: Any) -> list[Personal]:
 
 
 def _is_marked_within(hint: Any) -> bool:
-    """Whether a part of a type is marked, and not the whole."""
+    """Whether a part of a type is marked rather than the whole."""
     whole = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
     parts = [*typing.get_args(whole), *filter(None, [getattr(whole, "__supertype__", None)])]
     return any(_marks(part) or _is_marked_within(part) for part in map(without_alias, parts))
 
 
 def _has_bare_mark(hint: Any) -> bool:
-    """Whether a type or a part of it is marked with the class `Personal` in the place of an object of it."""
+    """Whether a type or a part of it is marked with the class `Personal` instead of an object of it."""
     if typing.get_origin(hint) is not typing.Annotated:
         return any(map(_has_bare_mark, typing.get_args(hint)))
     whole, *marks = typing.get_args(hint)
@@ -175,16 +176,16 @@ def _has_bare_mark(hint: Any) -> bool:
 
 
 def _classes_within(hint: Any, seen: set[Any]) -> Iterator[tuple[type, dict[str, Any]]]:
-    """The classes that a type is made of, each once, with the types of the fields of those that have any.
+    """The classes within a type, each once, with the types of their fields, if they have any.
 
-    A field may also hold an object of a subclass.
+    Subclasses are included, since a field may hold an object of a subclass.
     """
     hint = without_alias(hint)
     for part in (*typing.get_args(hint), *_meant_by(hint)):
         yield from _classes_within(part, seen)
     origin = typing.get_origin(hint)
     if is_struct(origin) and hint not in seen:
-        # A generic one with its parameters.
+        # A generic struct with its parameters.
         seen.add(hint)
         yield hint, {}
         for part in model_field_types(hint).values():
@@ -202,7 +203,7 @@ def _classes_within(hint: Any, seen: set[Any]) -> Iterator[tuple[type, dict[str,
 
 
 def _meant_by(hint: Any) -> Iterator[Any]:
-    """What a `NewType`, an alias made by `type X = ...` or a type variable stands for."""
+    """The types that a `NewType`, a `type X = ...` alias or a type variable stands for."""
     for name in ("__supertype__", "__value__", "__bound__"):
         meant = getattr(hint, name, None)
         if meant is not None:

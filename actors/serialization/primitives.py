@@ -1,6 +1,6 @@
-"""Numbers, truths, texts and bytes are read as what they are: cattrs alone takes 3.7 for 3, and None for "None".
+"""Numbers, booleans, texts and bytes are read strictly: cattrs alone reads 3.7 as 3, and None as "None".
 
-A class whose field has changed its type would read what is stored as something else, and nobody would be told.
+If a field's type had changed, cattrs would read stored data as something else, without an error.
 """
 
 from typing import Any, Final
@@ -20,7 +20,7 @@ _ACCEPTED: Final[dict[type, tuple[type, ...]]] = {
 
 
 class NotOfType(TypeError):
-    """What is stored is not of the type that it is to be read as."""
+    """A stored value is not of the type that it is to be read as."""
 
     def __init__(self, value: Any, cls: Any) -> None:
         if isinstance(value, msgspec.msgpack.Ext):
@@ -32,26 +32,26 @@ class NotOfType(TypeError):
 
 
 def register_primitives(converter: cattrs.Converter) -> None:
-    """Have a converter refuse what is stored of another type, but for a number that is equal: 3 for 3.0."""
+    """Have a converter refuse stored values of another type, except equal numbers: 3 for 3.0."""
     for primitive in _ACCEPTED:
         converter.register_structure_hook(primitive, structure_primitive)
     for view in (bytearray, memoryview):
-        # They are written as bytes are.
+        # They are written as bytes.
         converter.register_unstructure_hook(view, bytes)
 
 
 def structure_primitive(value: Any, cls: Any) -> Any:
-    """The value, where it is of the class, or a number that is equal to it. Raises `NotOfType`."""
-    # This is called for much of all that is read.
+    """The value, if it is of the class or is an equal number. Raises `NotOfType`."""
+    # Called for most of the values that are read.
     return value if value.__class__ is cls else _made(value, cls)
 
 
 def _made(value: Any, cls: Any) -> Any:
     primitive = next(each for each in _ACCEPTED if issubclass(cls, each))
     if isinstance(value, _ACCEPTED[primitive]):
-        # Of a text that is an enum `str` makes its name.
+        # For a `str` enum member, `str` would give the member's name.
         made = str.__str__(value) if cls is str else cls(value)
-        # A subclass may make of a value what it likes.
+        # A subclass may convert a value as it likes.
         if cls is not primitive or made == value:
             return made
     raise NotOfType(value, cls)

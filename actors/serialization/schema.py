@@ -1,4 +1,4 @@
-"""The shape of a class, in one short text: stored data of another shape is noticed by it."""
+"""The shape of a class as one short text, by which stored data of another shape are noticed."""
 
 import enum
 import hashlib
@@ -13,17 +13,17 @@ from .named_tuples import named_tuple_types
 
 
 def schema_of(cls: type, versions: Mapping[str, int] | None = None) -> str:
-    """Names the shape of an attrs class: its fields, and those of the classes that they are made of.
+    """A text that identifies the shape of an attrs class: its fields, and the fields of the classes within them.
 
-    `versions` are those of the events that it is made from, by their names: the same fields may mean something else
-    where one of them is read otherwise. The first version of an event changes nothing, so that shapes stay as they are.
+    `versions` are the schema versions of the class's events, by name: a new version may give the same fields another
+    meaning. An event's version 1 does not change the text, so that existing shapes keep theirs.
     """
     raised = (f"{name}@{version}" for name, version in sorted((versions or {}).items()) if version > 1)
     return hashlib.sha256(";".join((*_lines(cls, set()), *raised)).encode()).hexdigest()[:16]
 
 
 def _lines(cls: Any, seen: set[Any]) -> Iterator[str]:
-    """What there is to say of a type and of those within it, each once."""
+    """The description of a type and of the types within it, each once."""
     cls = without_alias(cls)
     if cls in seen:
         return
@@ -46,7 +46,7 @@ def _lines(cls: Any, seen: set[Any]) -> Iterator[str]:
 
 
 def _without_annotations(types: Mapping[str, Any]) -> dict[str, Any]:
-    """Types without what they are annotated with: of a validator, say, the text is another in every process."""
+    """Types without their annotations: the text of a validator, for example, differs in every process."""
     try:
         return typing.get_type_hints(SimpleNamespace(__annotations__=types))
     except (NameError, AttributeError, TypeError):

@@ -1,6 +1,6 @@
-"""Sealing: personal values are encrypted when an object is stored, and opened when it is read, by hooks of cattrs.
+"""Sealing: cattrs hooks encrypt personal values when an object is stored, and open them when it is read.
 
-A sealed value is a MessagePack extension that says by which key it is opened.
+A sealed value is a MessagePack extension that names its key.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,48 +17,48 @@ from .annotations import field_types, has_fields
 from .personal import default_of, personal_fields, plain_type
 
 SEALED_CODE: Final = 80
-"""The type of the MessagePack extension that a sealed value is stored as."""
+"""The MessagePack extension type of a sealed value."""
 _SEALS: Final = "__eventsrc_seals__"
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder().decode
 
 
 class Sealing(Protocol):
-    """The keys of subjects, as this needs them."""
+    """The subjects' keys, as far as sealing needs them."""
 
     def check(self) -> None:
-        """Raise an error where nothing can be sealed at all."""
+        """Raise an error if nothing can be sealed at all."""
 
     def seal(self, subject: str, value: bytes) -> bytes:
-        """Encrypt a value with the key of a subject."""
+        """Encrypt a value with the subject's key."""
 
     @property
     def is_forgetting(self) -> bool:
         """Whether what is sealed now may be forgotten at once."""
 
     def unseal(self, sealed: bytes) -> bytes | None:
-        """The value; None where its subject was forgotten."""
+        """Decrypt a value; None if its subject was forgotten."""
 
 
 def is_sealed(value: Any) -> TypeGuard[msgspec.msgpack.Ext]:
-    """Whether it is a sealed value, as it is stored."""
+    """Whether `value` is a sealed value in stored form."""
     return isinstance(value, msgspec.msgpack.Ext) and value.code == SEALED_CODE
 
 
 def key_id_of(sealed: msgspec.msgpack.Ext) -> bytes:
-    """The id of the key that opens a sealed value, with which it begins."""
+    """The id of the key that opens a sealed value; the value begins with it."""
     return bytes(sealed.data)[:KEY_ID_BYTES]
 
 
 def key_tag(key_id: bytes) -> str:
-    """The tag of the events that hold something sealed with a key."""
+    """The tag of the events that hold a value sealed with this key."""
     return f"{KEY_TAG_PREFIX}{key_id.hex()}"
 
 
 def key_tags(payload: bytes, keys: Sealing | None = None) -> tuple[str, ...]:
     """The tags of an event whose encoded payload holds sealed values, one for each key.
 
-    With `keys` also those of values that are sealed within others.
+    With `keys`, values sealed within other sealed values count as well.
     """
     found: dict[str, None] = {}
 
@@ -74,7 +74,7 @@ def key_tags(payload: bytes, keys: Sealing | None = None) -> tuple[str, ...]:
 
 
 def unsealed(payload: Any, keys: Sealing) -> Any:
-    """A copy of stored data with every sealed value opened; those of forgotten subjects stay sealed."""
+    """A copy of stored data with every sealed value opened; the values of forgotten subjects stay sealed."""
 
     def opened(code: int, data: memoryview) -> Any:
         value = keys.unseal(bytes(data)) if code == SEALED_CODE else None
@@ -86,13 +86,13 @@ def unsealed(payload: Any, keys: Sealing) -> Any:
 
 
 def sealing(converter: cattrs.Converter, keys: Sealing) -> cattrs.Converter:
-    """A copy of a converter that seals the personal fields of every class, and opens them.
+    """A copy of a converter that seals and opens the personal fields of every class.
 
-    What it does else is what the converter does: hooks for all classes, which rename their fields say, stay beneath.
+    The converter's own hooks, which rename fields for example, stay in effect beneath the sealing.
     """
     sealed = converter.copy()
     beneath: set[Any] = set()
-    """Classes whose hook of the converter itself is being asked for."""
+    """Classes whose own hook is being looked up on the converter."""
 
     def is_concerned(cls: Any) -> bool:
         return cls not in beneath and bool(personal_fields(cls))
@@ -116,12 +116,12 @@ def sealing(converter: cattrs.Converter, keys: Sealing) -> cattrs.Converter:
 
 
 def seals(function: Callable[..., Any]) -> bool:
-    """Whether it is one that seals, or opens: a hook that somebody registered for the class goes before ours."""
+    """Whether `function` seals or opens: if not, a custom hook for the class takes precedence over sealing."""
     return getattr(function, _SEALS, False)
 
 
 def _stored_names(cls: type, function: Callable[..., Any], converter: cattrs.Converter) -> dict[str, str] | None:
-    """By personal field the name that it is stored under; None where the function is none that cattrs has made."""
+    """The stored name of each personal field; None if cattrs has not made the function."""
     overrides = getattr(function, "overrides", None)
     if overrides is None:
         return None
@@ -143,7 +143,7 @@ def _sealed_unstructure(
         data = plainly(instance)
         for name, stored, of, forgotten in fields:
             value = getattr(instance, name)
-            # One that is its default may be left out by the converter.
+            # The converter may leave out a field that has its default.
             if not _is(value, forgotten) and stored in data:
                 subject = _subject(cls, name, of, getattr(instance, of))
                 data[stored] = msgspec.msgpack.Ext(SEALED_CODE, keys.seal(subject, _encode(data[stored])))
@@ -188,9 +188,9 @@ def _is(value: Any, other: Any) -> bool:
 
 
 def check_sealed(instance: object, data: Any) -> None:
-    """Raise `EncodingError` where data that were made of an object hold fewer sealed values than it has personal ones.
+    """Raise `EncodingError` if the data of an object hold fewer sealed values than the object has personal values.
 
-    A hook that somebody registered calls a converter of its own for what is within, which seals nothing.
+    This happens if a custom hook uses its own converter for inner objects, which seals nothing.
     """
     personal = list(_personal_within(instance))
     if sum(1 for _ in _sealed_within(data)) < len(personal):
@@ -202,23 +202,23 @@ def check_sealed(instance: object, data: Any) -> None:
 
 
 def are_all_marked(instance: object, data: Any) -> bool:
-    """Whether each value that is sealed in data has a field that is marked in the object that was made of them.
+    """Whether the object made from the data has a field marked as personal for each sealed value in the data.
 
-    Where a class within it has no marks any more, what is sealed was read as a text, say.
+    If a class within the object is no longer marked, its sealed values were read as something else, a text for example.
     """
     return sum(1 for _ in _sealed_within(data)) <= sum(1 for _ in _marked_within(instance))
 
 
 def _personal_within(value: Any) -> Iterator[str]:
-    """The personal values in an object, each by class and field; what is within one of them is sealed with it."""
+    """The personal values in an object, by class and field. What is within a personal value is sealed with it."""
     for cls, name, part in _marked_within(value):
-        # A default may be left out by the converter.
+        # The converter may leave out a default.
         if not (_is(part, personal_fields(cls)[name].forgotten) or _is(part, default_of(cls, name))):
             yield f"{cls.__name__}.{name}"
 
 
 def _marked_within(value: Any) -> Iterator[tuple[type, str, Any]]:
-    """The fields in an object that are marked as personal: their class, name and value."""
+    """The fields in an object that are marked as personal, each as (class, name, value)."""
     if isinstance(value, Mapping):
         for part in (*value.keys(), *value.values()):
             yield from _marked_within(part)
@@ -248,7 +248,7 @@ def _sealed_within(data: Any) -> Iterator[None]:
 
 
 def _subject(cls: type, name: str, of: str, given: object) -> str:
-    # Of a text that is an enum, say, what is stored of it.
+    # For a `str` enum member, the text that is stored.
     if isinstance(given, str):
         subject = str.__str__(given)
     else:

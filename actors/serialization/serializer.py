@@ -1,4 +1,4 @@
-"""Objects to plain data and back, by cattrs: events, commands and state, with the types that domains are made of."""
+"""Turns objects into plain data and back, with cattrs: events, commands and state, of the types that domains use."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -33,14 +33,14 @@ _decode: Final = msgspec.msgpack.Decoder().decode
 
 
 def make_converter() -> cattrs.Converter:
-    """A converter as the runtime uses it; register hooks of your own on it and pass it to `Runtime.open`.
+    """Make a converter as the runtime uses it. Register your own hooks on it and pass it to `Runtime.open`.
 
-    Attrs classes and dataclasses become dicts; sets and tuples lists; dates, times, UUIDs, decimals and paths strings
-    that lose nothing; a timedelta its days, seconds and microseconds; an enum its value; models of pydantic and structs
-    of msgspec what they are made by their own library. A union of classes is told
+    Attrs classes and dataclasses become dicts; sets and tuples become lists; dates, times, UUIDs, decimals and paths
+    become texts without loss; a timedelta becomes its days, seconds and microseconds; an enum member becomes its value;
+    pydantic models and msgspec structs become what their own library makes of them. The classes of a union are told
     apart by a field that is a `Literal` in each of them, or by fields that only one of them has. Stored fields that a
-    class does not have are passed over; fields that are missing take their defaults. A number, a truth, a text or bytes
-    that are stored as something else are refused, but for a number that is equal.
+    class lacks are ignored; missing fields take their defaults. A stored value of another type is refused for a number,
+    boolean, text or bytes, unless it is an equal number.
     """
     converter = cattrs.Converter(
         detailed_validation=False, unstruct_collection_overrides={AbstractSet: _in_order, tuple: list}
@@ -85,7 +85,7 @@ def _check_keys(cls: type) -> None:
 
 
 def _in_order(values: Iterable[Any]) -> list[Any]:
-    """A set's elements in an order that is the same every time, so that equal states become equal bytes."""
+    """A set's elements in an order that is always the same, so that equal states become equal bytes."""
     return sorted(values, key=msgspec.msgpack.encode)
 
 
@@ -98,19 +98,19 @@ def _from_text(value: str, cls: Any) -> Any:
 
 
 def _path_to_text(value: Any) -> str:
-    # `str` would make a path of anything, of None the one "None".
+    # `str` would make a path of any value; None would become "None".
     if isinstance(value, PurePath | str):
         return str(value)
     raise TypeError(f"{value!r:.100} is no path")
 
 
 def _uuid_to_text(value: Any) -> Any:
-    # A quarter of the time that `str` takes.
+    # A quarter of the time of `str`.
     return msgspec.to_builtins(value) if type(value) is UUID else str(value)
 
 
 def _uuid_from_text(value: Any, cls: Any) -> Any:
-    # A third of the time that the class itself takes, which knows more ways to write one.
+    # A third of the time of the class itself, which accepts more notations.
     if cls is UUID and type(value) is str:
         try:
             return msgspec.convert(value, UUID)
@@ -120,30 +120,30 @@ def _uuid_from_text(value: Any, cls: Any) -> Any:
 
 
 class Serializer:
-    """Translates between objects and what is stored of them, and the errors of cattrs into ours.
+    """Translates between objects and stored data, and turns cattrs' errors into this package's.
 
-    Personal data are sealed with `keys`, and cannot be stored without.
+    Personal data are sealed with `keys`, and cannot be stored without keys.
     """
 
     def __init__(self, converter: cattrs.Converter | None = None, keys: Sealing | None = None) -> None:
         self.is_standard = converter is None
-        """Whether no hooks but those of `make_converter` are on it."""
+        """Whether the converter has only the hooks of `make_converter`."""
         self.converter = converter or make_converter()
         """Makes plain data, in which nothing is sealed."""
         self._keys = keys
         self._converter = self.converter if keys is None else sealing(self.converter, keys)
         self._is_checked = keys is not None and not self.is_standard
-        """Hooks of others may get around the sealing."""
+        """Whether to check that everything personal is sealed: custom hooks may get around the sealing."""
         self._explaining: cattrs.Converter | None = None
         self.has_personal_data = False
-        """Whether any class that was prepared has any."""
+        """Whether any prepared class has personal data."""
         self._keys_of_inner: Sealing | None = None
-        """The keys, once there is a class whose personal values hold personal values of others."""
+        """The keys, once a prepared class has personal values that hold personal values of others."""
 
     def prepare(self, cls: type) -> bool:
-        """Make the functions for a class now; returns whether it has personal data.
+        """Make the functions for a class now. Returns whether the class has personal data.
 
-        Raises `SchemaError` when a field of it is of a type without a hook, or personal and cannot be sealed, and
+        Raises `SchemaError` if one of its fields is of a type without a hook, or is personal and cannot be sealed, and
         `PrivacyUnavailable`.
         """
         personal = check_personal(cls)
@@ -167,7 +167,7 @@ class Serializer:
         return bool(personal)
 
     def _check_sealed(self, cls: type) -> None:
-        """Make sure that the personal fields of a class are sealed, and stay what they are once they are forgotten."""
+        """Check that a class's personal fields are sealed, and that their `forgotten` values can be read back."""
         if self._keys is None:
             raise SchemaError(
                 f"{cls.__name__} has personal data, and there are no keys to seal them with. Say where they are to be "
@@ -195,7 +195,7 @@ class Serializer:
             )
 
     def _culprit(self, cls: type) -> str:
-        """Which field of the class has a type without a hook, where that can be told."""
+        """The field of the class whose type has no hook, if it can be found."""
         for field in attrs.fields(cls) if attrs.has(cls) else ():
             try:
                 self._converter.get_structure_hook(field.type)
@@ -206,11 +206,11 @@ class Serializer:
 
     @property
     def is_forgetting(self) -> bool:
-        """Whether a subject is just being forgotten, so that what is stored of it comes back as forgotten."""
+        """Whether a subject is being forgotten: its newly stored data then come back as forgotten."""
         return self._keys is not None and self._keys.is_forgetting
 
     def functions(self, cls: type) -> tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]:
-        """The bare functions (unstructure, structure) of a class, for where every microsecond counts."""
+        """The bare functions (unstructure, structure) of a class, for code in which every microsecond counts."""
         unstructure, structure = self._converter.get_unstructure_hook(cls), self._converter.get_structure_hook(cls)
         return self._checked(unstructure) if self._is_checked else unstructure, structure
 
@@ -223,18 +223,18 @@ class Serializer:
         return checked
 
     def plain_functions(self, cls: type) -> tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]:
-        """The same for plain data, in which nothing is sealed."""
+        """The functions (unstructure, structure) of a class for plain data, in which nothing is sealed."""
         return self.converter.get_unstructure_hook(cls), self.converter.get_structure_hook(cls)
 
     def unstructure(self, value: object) -> Any:
-        """An object as it is stored, with its personal data sealed. Raises `EncodingError`, `SubjectKeysUnusable`."""
+        """Encode an object for storage, with personal data sealed. Raises `EncodingError`, `SubjectKeysUnusable`."""
         data = self._unstructured(self._converter, value)
         if self._is_checked:
             check_sealed(value, data)
         return data
 
     def plain(self, value: object) -> Any:
-        """Plain data for an object, in which nothing is sealed. Raises `EncodingError`."""
+        """Encode an object as plain data, in which nothing is sealed. Raises `EncodingError`."""
         return self._unstructured(self.converter, value)
 
     def _unstructured(self, converter: cattrs.Converter, value: object) -> Any:
@@ -246,20 +246,20 @@ class Serializer:
             raise EncodingError(f"{type(value).__name__} cannot be turned into data: {error}") from error
 
     def key_tags(self, payload: bytes) -> tuple[str, ...]:
-        """The tags of an event with this encoded payload, one for each key that something in it is sealed with."""
+        """The tags of an event with this encoded payload, one for each key that seals something in it."""
         return key_tags(payload, self._keys_of_inner) if self.has_personal_data else ()
 
     def opened(self, payload: Any) -> Any:
-        """A copy of stored data with what is sealed in it opened; what is of forgotten subjects stays as it is.
+        """A copy of stored data with the sealed values opened; those of forgotten subjects stay sealed.
 
         Raises `StoreError`.
         """
         return _decode(_encode(payload)) if self._keys is None else unsealed(payload, self._keys)
 
     def fields_data(self, cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Values of some fields of a class as they are stored in its objects.
+        """Encode the values of some fields of a class as they are stored in its objects.
 
-        Raises `DefinitionError` for what is no field of it or personal, `EncodingError`.
+        Raises `DefinitionError` for a name that is no field or a personal field, `EncodingError`.
         """
         if not values:
             return {}
@@ -281,9 +281,10 @@ class Serializer:
         return plain
 
     def structure(self, data: Any, cls: type[T]) -> T:
-        """An object of `cls` from what is stored of it, or plain data.
+        """Make an object of `cls` from its stored form, or from plain data.
 
-        Raises `DecodingError`, which says what is wrong in which field, or `StoreError` where it cannot be opened.
+        Raises `DecodingError`, which says what is wrong in which field, or `StoreError` if a sealed value cannot be
+        opened.
         """
         try:
             return self._converter.structure(data, cls)
@@ -293,7 +294,7 @@ class Serializer:
             raise DecodingError(f"The data does not fit {cls.__name__}: {self.explain(data, cls, error)}") from error
 
     def explain(self, data: Any, cls: type, error: Exception) -> str:
-        """Why `data` does not fit: done once more by a converter that is slower and knows the fields."""
+        """Why `data` does not fit: reads it again with a slower converter that knows the fields."""
         if self._explaining is None:
             self._explaining = self._converter.copy(detailed_validation=True)
         try:

@@ -1,4 +1,4 @@
-"""What is made data by others, pydantic and msgspec, must hold nothing personal: it would not be sealed."""
+"""Objects that pydantic, msgspec or plain encoding turns into data must hold nothing personal: nothing seals it."""
 
 from collections.abc import Mapping
 from enum import Enum
@@ -12,13 +12,13 @@ from .personal import marked_name
 from .primitives import PLAIN
 
 _fields: Final[WeakKeyDictionary[type, tuple[str, ...]]] = WeakKeyDictionary()
-"""By class the fields whose values may hold an object."""
+"""By class: the fields whose values may hold an object."""
 
 
 def check_nothing_personal(value: Any) -> None:
-    """Raise `EncodingError` where an object, or one within it, is of a class with fields marked as personal.
+    """Raise `EncodingError` if an object, or an object within it, is of a class with fields marked as personal.
 
-    The types of fields tell that beforehand; but one of them may be `Any`, or the object of a subclass.
+    The types of fields are checked beforehand, but a field may be `Any`, or hold an object of a subclass.
     """
     cls = type(value)
     if cls in PLAIN:

@@ -1,4 +1,4 @@
-"""Keys of mappings that could not be stored: what becomes a list or a dict is no key."""
+"""Mapping keys that cannot be stored: a key that becomes a list or a dict is no key."""
 
 import typing
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from .annotations import alternatives, field_types, has_fields, without_alias
 
 
 def unusable_key(hint: Any, seen: set[Any] | None = None) -> Any:
-    """The type of keys in it that would become lists or dicts; None where there is none."""
+    """The type of a mapping's keys within the type that would become lists or dicts; None if there is none."""
     seen = set() if seen is None else seen
     hint = without_alias(hint)
     origin, parts = typing.get_origin(hint) or hint, typing.get_args(hint)

@@ -1,1 +1,1 @@
-"""Where the rows of projections live, and how they are queried: on LMDB here, in SQL in `sql`."""
+"""The storage and querying of projections' rows: on LMDB here, in SQL in `sql`."""

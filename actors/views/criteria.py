@@ -1,4 +1,4 @@
-"""What a query asks of rows: criteria by field, an order and a bound."""
+"""Queries of rows: criteria by field, an order and a bound."""
 
 import enum
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ from .errors import QueryInvalid
 
 
 class Criterion(Protocol):
-    """What is asked of one field."""
+    """A condition on one field."""
 
     def matches(self, value: Any) -> bool:
-        """Whether a row with this value is wanted."""
+        """Whether a row with this value meets the criterion."""
 
 
 def _is_comparable(_: object, __: object, value: Any) -> None:
@@ -25,7 +25,7 @@ def _is_comparable(_: object, __: object, value: Any) -> None:
 
 @attrs.frozen
 class Equal:
-    """The value itself; a plain value in `where` means this."""
+    """Exactly this value. A plain value in `where` means this."""
 
     value: Any = attrs.field(validator=_is_comparable)
 
@@ -33,7 +33,7 @@ class Equal:
         try:
             return bool(value == self.value)
         except ArithmeticError:
-            # A signalling NaN, in a row of an earlier version, cannot be compared.
+            # A signalling NaN, in a row stored by an earlier version, cannot be compared.
             return False
 
 
@@ -45,7 +45,7 @@ class OneOf:
 
     def matches(self, value: Any) -> bool:
         try:
-            # Not `in`, which finds an object that does not equal itself.
+            # Not `in`, which also finds an object that does not equal itself.
             return any(bool(value == each) for each in self.values)
         except ArithmeticError:
             return False
@@ -53,7 +53,7 @@ class OneOf:
 
 @attrs.frozen
 class Between:
-    """From `low` to `high`, both included; None leaves that end open."""
+    """Values from `low` to `high`, both included; None leaves that end open."""
 
     low: Any = attrs.field(validator=_is_comparable)
     high: Any = attrs.field(validator=_is_comparable)
@@ -65,7 +65,7 @@ class Between:
         try:
             return bool((low is None or value >= low) and (high is None or value <= high))
         except (TypeError, ArithmeticError):
-            # A text is in no range of numbers, a time without a zone in none of those with one.
+            # A text is in no range of numbers, and a naive time in no range of aware times.
             return False
 
 
@@ -98,13 +98,13 @@ def one_of(*values: Any) -> OneOf:
 
 
 def starting_with(prefix: str) -> StartingWith:
-    """Texts that begin with `prefix`. Raises `QueryInvalid` where it is none."""
+    """Texts that begin with `prefix`. Raises `QueryInvalid` if `prefix` is no text."""
     return StartingWith(prefix)
 
 
 @attrs.frozen
 class Order:
-    """By a field, upwards unless `descending`."""
+    """Sort by a field, ascending unless `descending`."""
 
     field: str
     descending: bool = False
@@ -112,10 +112,10 @@ class Order:
 
 @attrs.frozen
 class RowQuery:
-    """A query of one table. `offset` rows are passed over; `limit` of None means all.
+    """A query of one table. `offset` rows are skipped; a `limit` of None means all rows.
 
-    `last` is the last of the rows that are passed over, where it is known: what comes after it in the order is asked
-    for then, whatever was put in or taken out before it meanwhile.
+    `last` is the last skipped row, if known: the query then returns the rows after it in the order, whatever rows
+    before it were added or removed meanwhile.
     """
 
     criteria: Mapping[str, Criterion] = attrs.field(factory=dict[str, Criterion])
@@ -130,7 +130,7 @@ class RowQuery:
 
 
 def criteria_of(fields: frozenset[str], table: str, given: Mapping[str, Any]) -> dict[str, Criterion]:
-    """The keyword arguments of `where` as criteria.
+    """Turn the keyword arguments of `where` into criteria.
 
     Raises `QueryInvalid` for a field that the rows do not have, and for a signalling NaN.
     """

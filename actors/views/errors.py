@@ -1,4 +1,4 @@
-"""The errors of rows, queries and the places where views live."""
+"""The errors of rows, queries and view stores."""
 
 from typing import TYPE_CHECKING, ClassVar
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class RowInvalid(EventSourcingError):
-    """A row does not fit its table, or its key or an indexed value has no order. `row` is the row, if there was one."""
+    """A row does not fit its table, or its key or an indexed value has no order. `row` is the row, if there is one."""
 
     code: ClassVar[str] = "row_invalid"
 
@@ -19,13 +19,13 @@ class RowInvalid(EventSourcingError):
 
 
 class QueryInvalid(EventSourcingError):
-    """A query names a field that the rows do not have, or asks for what cannot be."""
+    """A query names a field that the rows do not have, or asks for something impossible."""
 
     code: ClassVar[str] = "query_invalid"
 
 
 class QueryTooLarge(EventSourcingError):
-    """A query would have to hold more rows in memory than it may."""
+    """A query would have to hold more rows in memory than allowed."""
 
     code: ClassVar[str] = "query_too_large"
 
@@ -35,12 +35,13 @@ class QueryTooLarge(EventSourcingError):
             "that it orders by an index, use limit(), or ask for less."
         )
         self.bound = bound
+        self.table = table
 
 
 class ProjectionUnavailable(EventSourcingError):
-    """A projection is paused, failed or closed, so it will not see what the caller waits for, or has no view yet.
+    """A projection is paused, failed or closed and will not see what the caller waits for, or it has no view yet.
 
-    What a command that waited for it stored is on disk.
+    The events of a command that waited for the projection are on disk.
     """
 
     code: ClassVar[str] = "projection_unavailable"
@@ -57,11 +58,12 @@ class ProjectionUnavailable(EventSourcingError):
         self.name = name
         self.state = state
         self.receipt: Receipt | None = None
-        """Of the command that waited, whose events are on disk."""
+        """The receipt of the command that waited; its events are on disk."""
+        self.reason = reason
 
 
 class ViewUnreachable(StoreError):
-    """The database of a view cannot be reached, or others lock it. The projection tries again; commands go on."""
+    """The database of a view is unreachable, or locked by others. The projection tries again; commands go on."""
 
     code: ClassVar[str] = "view_unreachable"
 
@@ -75,6 +77,7 @@ class ViewUnreachable(StoreError):
             f"The database of a view, {path}, {trouble}: {reason}. The projection tries again with a back-off; "
             f"{advice}.",
         )
+        self.reason = reason
 
 
 class ViewWriteFailed(StoreError):
@@ -88,10 +91,11 @@ class ViewWriteFailed(StoreError):
             f"The database of a view, {path}, refused: {reason}. Nothing of the batch was stored, and it is tried "
             "again with a back-off.",
         )
+        self.reason = reason
 
 
 class ViewReadFailed(StoreError):
-    """The database of a view refused a query. Nothing was changed by it, and nobody tries it again but who asked."""
+    """The database of a view refused a query. The view is unchanged, and only the caller can try again."""
 
     code: ClassVar[str] = "view_read_failed"
 
@@ -101,12 +105,13 @@ class ViewReadFailed(StoreError):
             f"The database of a view, {path}, could not answer a query: {reason}. The view is as it was: see to the "
             "database, and ask again.",
         )
+        self.reason = reason
 
 
 class ViewRemoved(StoreError):
-    """Another process has removed the tables that a view is in, since it has built them anew.
+    """Another process has rebuilt a view and removed its old tables.
 
-    The projection goes over to those that took their place, where they are of its own version.
+    The projection switches to the new tables if they are of its own version.
     """
 
     code: ClassVar[str] = "view_removed"
@@ -121,7 +126,7 @@ class ViewRemoved(StoreError):
 
 
 class CheckpointMoved(StoreError):
-    """A view is not where its projector left it.
+    """A view's stored checkpoint is not the one that its projector left.
 
     Another process projects into the same tables, or a commit took effect although its answer was lost. Nothing of the
     batch was stored: read the checkpoint again and go on from there.

@@ -1,4 +1,4 @@
-"""What a transaction on an LMDB view reads and writes: rows by their keys, by indexes and in order."""
+"""Transactions on an LMDB view: reading rows by key, by index and in order, and writing them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
@@ -14,16 +14,16 @@ from .criteria import Between, Criterion, Equal, OneOf, RowQuery, StartingWith
 from .errors import QueryTooLarge, RowInvalid
 from .row_order import SORTED_ROWS_MAX, RowOrder
 from .row_type import RowType
-from .view_store import Checkpoint, RowChange, ViewLookLong, ViewRetry
+from .view_store import Checkpoint, RowChange, ViewReadTooLong, ViewRetry
 
 ROWS_BETWEEN_CHECKS: Final = 100
-"""Rows that a long look reads before it asks whether the view has to grow or to close."""
+"""How many rows a long scan reads before it checks whether the view has to grow or to close."""
 _AFTER_ALL: Final = b"\xff" * 8
 _EVERYWHERE: Final = [(b"", _AFTER_ALL)]
 
 
 class LmdbReading:
-    """One transaction that reads, `rows_max` rows at most: then it raises `ViewLookLong`."""
+    """One reading transaction. After `rows_max` rows it raises `ViewReadTooLong`."""
 
     def __init__(self, environment: ViewEnvironment, transaction: Transaction, rows_max: int | None = None) -> None:
         self._environment = environment
@@ -50,7 +50,7 @@ class LmdbReading:
         return sum(query.matches(row) for row in self._candidates(table, query)[0])
 
     def _candidates(self, table: RowType[Any], query: RowQuery) -> tuple[Iterator[Any], bool]:
-        """Rows among which the wanted ones are, and whether they come in the order that is asked for."""
+        """Returns (rows that include all wanted rows, whether they come in the query's order)."""
         criteria = query.criteria
         if all(_has_place(criteria.get(field)) for field in table.key_fields):
             row = self._row_of(table, tuple(criteria[field].value for field in table.key_fields))  # type: ignore[attr-defined]
@@ -75,14 +75,14 @@ class LmdbReading:
         try:
             return self.get(table, key)
         except RowInvalid:
-            # No row has a key that cannot be one.
+            # No row has an invalid key.
             return None
 
     def _look(self) -> None:
-        """One more row is looked at; others get their turn in between."""
+        """Count one more row; now and then check whether the view has to grow or to close."""
         self._looked += 1
         if self._rows_max is not None and self._looked > self._rows_max:
-            raise ViewLookLong
+            raise ViewReadTooLong
         if not self._looked % ROWS_BETWEEN_CHECKS:
             self._environment.check_welcome()
 
@@ -108,12 +108,12 @@ class LmdbReading:
         order: RowOrder | None,
         last: Any,
     ) -> Iterator[Any]:
-        """The rows of the ranges after `last`; where an order is asked for, in that order also beyond the cut."""
+        """The rows of the ranges after `last`. With `order`, rows are sorted by full values, not by the cut ones."""
         cut = b""
         if last is not None:
             value, key = encode_indexed(getattr(last, field)), table.key(table.key_values(last))
             if order is not None and len(value) == INDEXED_SIZE_BYTES_MAX:
-                # Those that begin alike are sorted together, so they are looked at once more from the first.
+                # Rows whose values begin alike are sorted as a group, so begin again at the group's first row.
                 cut = value
                 ranges = _beyond(ranges, value + _AFTER_ALL if backwards else value, backwards)
             else:
@@ -155,14 +155,14 @@ class LmdbReading:
 
 
 class LmdbWriting(LmdbReading):
-    """One transaction that writes; what it reads holds what it wrote."""
+    """One writing transaction. Its reads see its own writes."""
 
     def write(self, table: RowType[Any], changes: Sequence[RowChange]) -> None:
         try:
             with self._environment.filling():
                 self._write(table, changes)
         except ViewFull as error:
-            # As the error that the port names: it may pass through a method of a projection.
+            # As the port's error, since it may pass through a projection's method.
             raise ViewRetry from error
 
     def _write(self, table: RowType[Any], changes: Sequence[RowChange]) -> None:
@@ -198,7 +198,7 @@ class LmdbWriting(LmdbReading):
 
 
 def _access(table: RowType[Any], query: RowQuery) -> tuple[str | None, bool, bool]:
-    """(the field whose index serves, None for the rows themselves; backwards; whether in the order asked for)."""
+    """Returns (the field whose index to use, or None for the rows themselves; backwards; in the query's order)."""
     order = query.order
     indexed = [field for field in query.criteria if field in table.indexes]
     for kind in (Equal, OneOf):
@@ -217,7 +217,7 @@ def _access(table: RowType[Any], query: RowQuery) -> tuple[str | None, bool, boo
 
 
 def _ranges(criterion: Criterion | None) -> list[tuple[bytes, bytes]]:
-    """The parts of an index in which a criterion's values are, in order: each from the first to the last entry."""
+    """The ranges of an index that contain a criterion's values, in order, each from its first to its last entry."""
     try:
         match criterion:
             case Equal(value):
@@ -234,19 +234,19 @@ def _ranges(criterion: Criterion | None) -> list[tuple[bytes, bytes]]:
                 start = encode_indexed(prefix).removesuffix(b"\x00")
                 return [(start, start + _AFTER_ALL)]
     except NotOrdered:
-        # To Python, `Fraction(2)` is 2 all the same.
+        # A value without an order may equal a stored one: in Python, `Fraction(2) == 2`.
         pass
     return _EVERYWHERE
 
 
 def _ranges_of(values: Iterable[Any]) -> list[tuple[bytes, bytes]]:
-    """One for each value, no two of which overlap. Raises `NotOrdered`."""
+    """The ranges of these values, in order and without overlap. Raises `NotOrdered`."""
     found = {place for place in map(_place, values) if place is not None}
     ranges: list[tuple[bytes, bytes]] = []
     for entry in sorted(found):
         low, high = entry, entry + _AFTER_ALL
         if ranges and low <= ranges[-1][1]:
-            # The range of a text, or of bytes, holds what is the same and goes on with NUL.
+            # The range of a text or bytes includes those that continue it with NUL.
             low, before = ranges.pop()
             high = max(before, high)
         ranges.append((low, high))
@@ -254,7 +254,7 @@ def _ranges_of(values: Iterable[Any]) -> list[tuple[bytes, bytes]]:
 
 
 def _place(value: Any) -> bytes | None:
-    """Where an index has a value; None for NaN, which no row has. Raises `NotOrdered`."""
+    """An index's entry for a value; None for NaN, which no row has. Raises `NotOrdered`."""
     try:
         return encode_indexed(value)
     except NotOrdered:
@@ -264,7 +264,7 @@ def _place(value: Any) -> bytes | None:
 
 
 def _has_place(criterion: Criterion | None) -> bool:
-    """Whether a single value is asked for that a key may have."""
+    """Whether the criterion asks for a single value that a key may have."""
     if not isinstance(criterion, Equal):
         return False
     try:
@@ -275,20 +275,20 @@ def _has_place(criterion: Criterion | None) -> bool:
 
 
 def _beyond(ranges: list[tuple[bytes, bytes]], entry: bytes, backwards: bool) -> list[tuple[bytes, bytes]]:
-    """What of the ranges comes after an entry, in the order of a scan."""
+    """The parts of the ranges after an entry, in the direction of the scan."""
     if backwards:
-        # A scan backwards begins below the upper end.
+        # A backward scan begins below the upper end.
         return [(low, min(high, entry)) for low, high in ranges if low < entry]
     return [(max(low, entry + b"\x00"), high) for low, high in ranges if high > entry]
 
 
 def _last_below(cursor: Any, high: bytes) -> bool:
-    """Go to the last entry that is not above `high`."""
+    """Move to the last entry that is not above `high`."""
     return bool(cursor.prev() if cursor.set_range(high) else cursor.last())
 
 
 def _in_order(group: list[Any], order: RowOrder | None, last: Any) -> list[Any]:
-    """Rows whose indexed values begin alike, by the whole of them; those after `last`."""
+    """Sort rows whose indexed values begin alike by the full values; keep those after `last`."""
     assert order is not None, "only rows that are to be in an order are grouped"
     ordered = order.sorted(group)
     if last is None:

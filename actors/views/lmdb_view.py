@@ -22,7 +22,7 @@ from .view_store import Checkpoint, Generation, ViewReading, ViewRetry, ViewWrit
 CURRENT_FILE: Final = "current"
 DROPPED: Final = "dropped-"
 FREED_BYTES: Final = 64 << 20
-"""Of the file of a view that was replaced, given back at a time."""
+"""How many bytes of a replaced view's file are freed at a time."""
 FREED_PAUSE_SECONDS: Final = 0.005
 _START: Final = Checkpoint(0, b"")
 
@@ -32,7 +32,7 @@ logger = logging.getLogger("eventsrc.views")
 class LmdbViews:
     """Keeps views in `path`: `path/<projection>/<generation>/`. Its methods wait for the disk.
 
-    They raise `FileWriteFailed` where the system refuses.
+    They raise `FileWriteFailed` if the system refuses an operation.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,7 +43,7 @@ class LmdbViews:
         current = folder / CURRENT_FILE
         with self._translated():
             content = current.read_bytes() if current.exists() else b""
-            # Not by `glob`, which may pass over what the system refuses: a view would be begun anew then.
+            # Not with `glob`, which may skip what the system refuses: the view would then be rebuilt from the start.
             numbered = [each for each in folder.iterdir() if each.name.isdigit()] if folder.exists() else []
             known = [_stored(each) for each in numbered]
         number = int(content) if content.isdigit() else 0
@@ -55,12 +55,12 @@ class LmdbViews:
         with self._translated():
             stored = _stored(folder)
             if stored is None and folder.exists():
-                # The process was stopped while it was made; what is in it may be of any version.
+                # The process stopped while it made the folder; its content may be of any version.
                 shutil.rmtree(folder)
             folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as undoing:
             if stored is None:
-                # Its number may not be used again, and nobody would remove it then.
+                # The number may never be used again, and nobody would remove the folder then.
                 undoing.callback(shutil.rmtree, folder, ignore_errors=True)
             environment = ViewEnvironment(folder / ROWS_FOLDER, {table.name: table.indexes for table in tables})
             undoing.callback(environment.close)
@@ -77,12 +77,12 @@ class LmdbViews:
     def drop(self, projection: str, generation: Generation) -> None:
         folder = self._folder(projection, generation)
         with self._translated():
-            # Under this name it is no generation any more, whatever becomes of the rest.
+            # Under this name the folder is no generation any more, whatever happens next.
             folder.rename(folder.with_name(f"{DROPPED}{folder.name}-{time.time_ns()}"))
         self.tidy(projection)
 
     def remove(self, projection: str) -> bool:
-        """Remove every view of a projection that nobody has open; returns whether there was one. May take long."""
+        """Remove every view of a projection that is not open. Returns whether there was one. May take long."""
         folder = self.path / projection
         with self._translated():
             if not folder.exists():
@@ -96,7 +96,7 @@ class LmdbViews:
     def tidy(self, projection: str) -> None:
         with self._translated():
             for dropped in (self.path / projection).glob(f"{DROPPED}*"):
-                # Others may be at it; or it was begun, and the file is gone already.
+                # Another process may remove it as well, or an earlier removal has removed the file already.
                 with suppress(FileNotFoundError):
                     _shrink(dropped / ROWS_FOLDER / DATA_FILE)
                 with suppress(FileNotFoundError):
@@ -107,7 +107,7 @@ class LmdbViews:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Around what uses files, also those that are only read: with too many of them open it is the same error."""
+        """Wrap file operations, including reads: with too many open files, reading fails with the same error."""
         try:
             yield
         except OSError as error:
@@ -115,7 +115,7 @@ class LmdbViews:
 
 
 def _stored(folder: Path) -> Generation | None:
-    """What a folder says of itself; None where it was not made completely."""
+    """The generation that a folder records; None if the folder was not made completely."""
     file = folder / GENERATION_FILE
     try:
         return msgspec.json.decode(file.read_bytes(), type=Generation)
@@ -127,7 +127,7 @@ def _stored(folder: Path) -> Generation | None:
 
 
 def _shrink(file: Path) -> None:
-    """Give a file's room back in steps: a large one, removed at once, would hold up the log's next sync."""
+    """Free a file's space in steps: removing a large file at once would delay the log's next sync."""
     size_bytes = file.stat().st_size
     while size_bytes > FREED_BYTES:
         size_bytes -= FREED_BYTES
@@ -136,7 +136,7 @@ def _shrink(file: Path) -> None:
 
 
 class LmdbView:
-    """One generation on LMDB. Its calls are memory reads and writes without a sync: they belong on the trio thread."""
+    """One generation on LMDB. Its calls read and write memory without a sync, so they belong on the trio thread."""
 
     waits = False
 

@@ -1,4 +1,4 @@
-"""The order that a query asks for, in memory: by its fields and then by the key, so that no two rows are equal."""
+"""The order of a query, in memory: by its fields and then by the key, so that no two rows are equal."""
 
 import heapq
 from collections.abc import Iterable, Iterator
@@ -12,14 +12,14 @@ from .errors import QueryInvalid, QueryTooLarge
 from .row_type import RowType
 
 SORTED_ROWS_MAX: Final = 100_000
-"""Rows that one query sorts in memory; an order by an indexed field sorts none."""
+"""How many rows one query may sort in memory. An order by an indexed field sorts none."""
 _INVERTED: Final = bytes(range(255, -1, -1))
 _AFTER_ALL: Final = b"\xff"
 _key_of: Final = itemgetter(0)
 
 
 class RowOrder:
-    """By these fields, then by the key, ascending or descending as the last of them."""
+    """Sorts by these fields, then by the key, in the direction of the last field."""
 
     def __init__(self, table: RowType[Any], order: tuple[Order, ...]) -> None:
         self._table = table
@@ -27,7 +27,7 @@ class RowOrder:
         self._is_key_descending = bool(order) and order[-1].descending
 
     def key(self, row: Any) -> bytes:
-        """Bytes that compare as the rows are ordered. Raises `QueryInvalid` for a value that has no place in one."""
+        """Bytes that compare as the rows are ordered. Raises `QueryInvalid` for a value that cannot be ordered."""
         table, parts = self._table, []
         for order in self._order:
             try:
@@ -40,7 +40,7 @@ class RowOrder:
         return b"".join(parts)
 
     def take(self, rows: Iterable[Any], query: RowQuery) -> list[Any]:
-        """Those of the rows that the query's bounds select, in order. Raises `QueryTooLarge`, `QueryInvalid`."""
+        """The rows that the query's bounds select, in order. Raises `QueryTooLarge`, `QueryInvalid`."""
         skipped, keyed = query.offset, self._keyed(rows)
         if query.last is not None:
             skipped, last = 0, self.key(query.last)
@@ -51,7 +51,7 @@ class RowOrder:
         return self._sorted(keyed)[skipped:end]
 
     def sorted(self, rows: Iterable[Any]) -> list[Any]:
-        """All of them, in order. Raises `QueryTooLarge`, `QueryInvalid`."""
+        """All the rows, in order. Raises `QueryTooLarge`, `QueryInvalid`."""
         return self._sorted(self._keyed(rows))
 
     def _keyed(self, rows: Iterable[Any]) -> Iterator[tuple[bytes, Any]]:
@@ -66,5 +66,5 @@ class RowOrder:
 
 
 def _inverted(part: bytes) -> bytes:
-    """Bytes in the opposite order. Those of a text begin those of the text and NUL, and then come after them."""
+    """Bytes that sort in the opposite order. The appended byte sorts a text after the longer texts that it begins."""
     return part.translate(_INVERTED) + _AFTER_ALL

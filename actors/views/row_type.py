@@ -1,4 +1,4 @@
-"""A table made ready to run: how its rows become bytes and come back, and what their keys and indexed values are."""
+"""A table made ready to run: the encoding of its rows, and their keys and indexed values."""
 
 import copy
 import enum
@@ -36,8 +36,8 @@ _decode: Final = msgspec.msgpack.Decoder().decode
 class RowType(Generic[R]):
     """What a view knows of one table.
 
-    Raises `SchemaError` when a field of its rows cannot be turned into data, `DefinitionError` for a key or an index
-    over values without an order.
+    Raises `SchemaError` if a field of its rows cannot be turned into data, `DefinitionError` for a key or an index over
+    values without an order.
     """
 
     def __init__(self, table: Table[R], serializer: Serializer) -> None:
@@ -51,10 +51,10 @@ class RowType(Generic[R]):
         self._single = {name for name, hint in types.items() if all(map(_is_single, alternatives(hint)))}
         for name in (*table.key, *table.indexes):
             self._check_order(name, types[name])
-        # Rows that cannot be changed, nor anything in them, may be kept from one batch to the next, and handed out.
+        # Deeply immutable rows may be kept from one batch to the next, and handed out.
         self.is_immutable = is_immutable(table.row_class)
         serializer.prepare(table.row_class)
-        # Nothing is sealed in a view: it is built anew when a subject is forgotten.
+        # Nothing is sealed in a view: it is rebuilt when a subject is forgotten.
         self._unstructure, self._structure = serializer.plain_functions(table.row_class)
         self._serializer = serializer
         self._key_of = values_getter(table.key)
@@ -71,22 +71,23 @@ class RowType(Generic[R]):
 
     @property
     def schema(self) -> str:
-        """Names the shape of the rows and of what is in them, so that a view of another shape is noticed."""
+        """Identifies the shape of the rows and of the classes in them, so that a view of another shape is noticed."""
         shape = schema_of(self.row_class)
         declared = f"{self.name}|{','.join(self.key_fields)}|{','.join(self.indexes)}|{shape}"
         return hashlib.sha256(declared.encode()).hexdigest()[:16]
 
     def for_older_rows(self) -> "RowType[R]":
-        """The same for a view of an older class: it may lack the indexes, so its rows are looked at one by one."""
+        """This table for a view of an older class: the view may lack the indexes, so queries look at every row."""
         other = copy.copy(self)
         other.indexes = ()
         other._advice = " It is of an older class, and its view is being built anew: ask again when that is done."
         return other
 
     def criteria(self, given: Mapping[str, Any]) -> dict[str, Criterion]:
-        """The keyword arguments of `where` as criteria.
+        """Turn the keyword arguments of `where` into criteria.
 
-        Raises `QueryInvalid` for a field that the rows do not have, and for a list where a field never holds one.
+        Raises `QueryInvalid` for a field that the rows do not have, a signalling NaN, or a list for a field that never
+        holds one.
         """
         criteria = criteria_of(self.fields, self.name, given)
         for field in criteria.keys() & self._single:
@@ -101,7 +102,7 @@ class RowType(Generic[R]):
         return criteria
 
     def tell_of_scan(self, fields: Iterable[str]) -> None:
-        """Log, for debugging, that a query by these fields looks at every row."""
+        """Log, at the debug level, that a query by these fields looks at every row."""
         asked, indexes = sorted(set(fields)), list(self.indexes)
         logger.debug(
             "a query looks at every row: %s by %s, and the indexes are on %s",
@@ -110,9 +111,9 @@ class RowType(Generic[R]):
         )
 
     def checked(self, row: R) -> R:
-        """The row as it will be read again: itself, or a copy where it could be changed or is not exactly as declared.
+        """The row as it will be read again: itself, or a copy if it is mutable or not exactly as declared.
 
-        Raises `RowInvalid` for what is no row of this table, or would come back from it as another.
+        Raises `RowInvalid` for an object that is no row of this table, or would come back as another row.
         """
         if type(row) is not self.row_class:
             raise RowInvalid(f"{self.name} holds rows of {self.row_class.__name__}, not {type(row).__name__}: {row!r}")
@@ -148,7 +149,7 @@ class RowType(Generic[R]):
             ) from error
 
     def own(self, row: R) -> R:
-        """A row that was checked, or where it could be changed a copy that nobody else has. Raises `RowInvalid`."""
+        """A row that was checked; if it is mutable, a copy that nobody else has. Raises `RowInvalid`."""
         return row if self.is_immutable else self._copy(row)
 
     def _copy(self, row: R) -> R:
@@ -169,8 +170,7 @@ class RowType(Generic[R]):
         except ArithmeticError as error:
             what = "has a signalling NaN, which cannot be compared with anything"
             raise RowInvalid(f"A row of {self.name} {what}: {row!r}", row) from error
-        # A row without equality, or with NaN in it, is compared as bytes; one with a list for a tuple, or 1 for 1.0, as
-        # data.
+        # A row without equality or with NaN is compared as bytes; a row with a list for a tuple, or 1 for 1.0, as data.
         is_same = is_same or (
             ((other := self.encode(again)) == value or _decode(other) == data) and not is_changed(row, again)
         )
@@ -179,7 +179,7 @@ class RowType(Generic[R]):
         return again
 
     def data(self, row: R) -> dict[str, Any]:
-        """A row as plain data. Raises `RowInvalid`."""
+        """Turn a row into plain data. Raises `RowInvalid`."""
         try:
             data: dict[str, Any] = self._unstructure(row)
             return data
@@ -187,18 +187,18 @@ class RowType(Generic[R]):
             raise RowInvalid(f"A row of {self.name} cannot be turned into data: {error}: {row!r}", row) from error
 
     def encode(self, row: R) -> bytes:
-        """A row as bytes. Raises `RowInvalid`."""
+        """Turn a row into bytes. Raises `RowInvalid`."""
         try:
             return _encode(self._unstructure(row))
         except Exception as error:
             raise RowInvalid(f"A row of {self.name} cannot be stored: {error}: {row!r}", row) from error
 
     def decode(self, value: bytes) -> R:
-        """A row from its bytes. Raises `DecodingError`."""
+        """Make a row from its bytes. Raises `DecodingError`."""
         return self.structure(_decode(value))
 
     def structure(self, data: Any) -> R:
-        """A row from plain data. Raises `DecodingError`."""
+        """Make a row from plain data. Raises `DecodingError`."""
         try:
             row: R = self._structure(data, self.row_class)
             return row
@@ -210,7 +210,7 @@ class RowType(Generic[R]):
 
 
 def _is_single(hint: Any) -> bool:
-    """Whether it is a type whose values hold no others."""
+    """Whether values of this type hold no other values."""
     kinds = (str, bytes, int, float, Decimal, date, time, timedelta, UUID, enum.Enum, type(None))
     return isinstance(hint, type) and issubclass(hint, kinds)
 

@@ -1,4 +1,4 @@
-"""One projection at work on its view: what events change becomes one transaction of rows and checkpoint."""
+"""A session: applies events to one projection's view; each transaction holds rows and a checkpoint."""
 
 from collections.abc import Callable, Container, Sequence
 from typing import Any, Final, Generic, TypeVar
@@ -14,50 +14,50 @@ from .row_type import RowType
 from .view_store import Checkpoint, RowChange, StoredView, ViewRetry, ViewWriting
 
 ROWS_FOUND_MAX: Final = 1_000_000
-"""Rows that `where` gives to a handler; more are `QueryTooLarge`, never cut off."""
+"""The most rows that `where` gives to a handler. More raise `QueryTooLarge`; they are never cut off."""
 ROWS_KEPT_MAX: Final = 10_000
-"""Rows of one table that are kept from batch to batch; only those that nobody can change are."""
+"""The most rows of one table that are kept from batch to batch; only immutable rows are."""
 RETRIES_MAX: Final = 24
 
 R = TypeVar("R")
 
 
 class Batch:
-    """What the tables of a projection have in common while a batch is being handled."""
+    """State that the tables of a projection share while a batch is handled."""
 
     __slots__ = ("event", "has_written", "refused", "transaction")
 
     transaction: ViewWriting
     event: StoredEvent
-    """The one that is being handled."""
+    """The event that is being handled."""
 
     def __init__(self) -> None:
         self.refused: RowRefused | None = None
-        """Why nothing of the batch will be stored, also where a handler has swallowed the error."""
+        """Why nothing of the batch will be stored, even if a handler has swallowed the error."""
         self.has_written = False
-        """Whether rows are in the transaction already, since a handler asked for others."""
+        """Whether rows were written to the transaction early, because a handler queried the table."""
 
     def begin(self, transaction: ViewWriting) -> None:
-        """What is handled from now on belongs to this transaction."""
+        """Use this transaction from now on."""
         self.transaction = transaction
         self.refused = None
         self.has_written = False
 
     def check(self) -> None:
-        """Raise `RowRefused` again where a row was refused."""
+        """Raise the batch's `RowRefused` again, if there is one."""
         if self.refused is not None:
             raise self.refused
 
 
 class SessionRows(Generic[R]):
-    """A table while events are handled: what they change is kept here until it is put into a transaction."""
+    """A table while events are handled: changes are kept here until they are written to a transaction."""
 
     __slots__ = ("_batch", "_before", "_changed", "_kept", "_newest_key", "_type")
 
     def __init__(self, row_type: RowType[R], batch: Batch) -> None:
         self._type = row_type
         self._batch = batch
-        # With the event that changed it last.
+        # Each row with the event that last changed it.
         self._changed: dict[bytes, tuple[R | None, StoredEvent]] = {}
         self._before: dict[bytes, tuple[bytes, ...] | None] = {}
         self._kept: dict[bytes, tuple[R, tuple[bytes, ...]]] = {}
@@ -65,7 +65,7 @@ class SessionRows(Generic[R]):
 
     @property
     def changed_count(self) -> int:
-        """Rows that were changed, and are in no transaction yet."""
+        """How many changed rows are not yet in a transaction."""
         return len(self._changed)
 
     def get(self, *key: Any) -> R | None:
@@ -74,7 +74,7 @@ class SessionRows(Generic[R]):
         if changed is None:
             return self._stored(encoded, key)
         row, _ = changed
-        # What the caller does with it counts only when it is put.
+        # The caller's changes count only when the row is put.
         return row if row is None else self._type.own(row)
 
     def put(self, row: R) -> None:
@@ -102,7 +102,7 @@ class SessionRows(Generic[R]):
         return found
 
     def flush(self) -> None:
-        """Put what was changed into the transaction."""
+        """Write the changes to the transaction. Raises `RowRefused`."""
         if not self._changed:
             return
         indexed = self._type.indexed
@@ -128,8 +128,8 @@ class SessionRows(Generic[R]):
         self._changed.clear()
         self._before.clear()
 
-    def forget(self) -> None:
-        """Drop everything: the transaction was not committed."""
+    def discard(self) -> None:
+        """Drop everything, since the transaction was not committed."""
         self._changed.clear()
         self._before.clear()
         self._kept.clear()
@@ -138,7 +138,7 @@ class SessionRows(Generic[R]):
         return next((event for changed, event in self._changed.values() if changed is row), self._batch.event)
 
     def _encoded(self, key: tuple[Any, ...]) -> bytes:
-        """The key as bytes. A row is mostly put under the key that it was got by."""
+        """The key as bytes. A row is mostly put under the key that it was read by."""
         self._batch.check()
         newest, encoded = self._newest_key
         if key != newest:
@@ -147,7 +147,7 @@ class SessionRows(Generic[R]):
         return encoded
 
     def _stored(self, encoded: bytes, key: tuple[Any, ...]) -> R | None:
-        """The row as it is stored. Its indexed values are remembered, for what a change of it means to the indexes."""
+        """The stored row. Its indexed values are remembered, for updating the indexes when the row changes."""
         kept = self._kept.get(encoded)
         if kept is not None:
             row, self._before[encoded] = kept
@@ -163,7 +163,7 @@ class SessionRows(Generic[R]):
 
 
 class ViewSession:
-    """Applies batches of events to one view by the methods of one projection."""
+    """Applies batches of events to one view with the methods of one projection."""
 
     def __init__(self, projection_class: type[Projection], view: StoredView, serializer: Serializer) -> None:
         definition = projection_class.__eventsrc_projection__
@@ -184,28 +184,29 @@ class ViewSession:
 
     @property
     def handled_types(self) -> Container[str]:
-        """The stored types of the events that the projection has a method for."""
+        """The stored types of the events for which the projection has a method."""
         return self._handlers
 
     @property
     def may_wait(self) -> bool:
-        """Whether what events change may be stored later.
+        """Whether the changes by events may be stored later.
 
-        Not where the lag is bounded, nor where handlers look for rows, which are to be there.
+        False if the view's calls wait, if the projection's lag is bounded, or if handlers query rows, which must be
+        stored.
         """
         return not (self.view.waits or self._searches or self._is_bounded)
 
     @property
     def waiting_rows(self) -> int:
-        """Rows that were changed, and wait to be stored."""
+        """How many changed rows wait to be stored."""
         return sum(rows.changed_count for rows in self._rows)
 
     def apply(self, events: Sequence[StoredEvent], checkpoint: Checkpoint, *, may_wait: bool = False) -> bool:
-        """Handle the events and commit what they change together with the checkpoint; return whether that was done.
+        """Handle the events and commit their changes together with the checkpoint. Returns whether they were committed.
 
-        With `may_wait` it mostly is not, and left to a later call: rows that are changed again meanwhile are written
-        once. Whatever is raised, what waits is forgotten, and the events behind the stored checkpoint are to be handled
-        again; so it is with `ViewRetry`, which is raised only where something waited.
+        With `may_wait`, the commit is mostly left to a later call, so that rows that change again are written once.
+        After any exception the uncommitted changes are gone, and the events after the stored checkpoint must be handled
+        again. This includes `ViewRetry`, which is raised only if changes of earlier calls were waiting.
 
         Raises `EventFailed` for an event whose method raised.
         """
@@ -214,14 +215,14 @@ class ViewSession:
             try:
                 return self._apply(events, checkpoint, may_wait=may_wait)
             except ViewRetry:
-                self._forget()
+                self._discard()
                 if waited:
                     raise
             except RowRefused as refused:
-                self._forget()
+                self._discard()
                 raise EventFailed(refused.event, refused.error) from refused.error
             except BaseException:
-                self._forget()
+                self._discard()
                 raise
         raise RuntimeError(f"the view could not be written in {RETRIES_MAX} attempts")
 
@@ -237,7 +238,7 @@ class ViewSession:
                 try:
                     handler(projection, decode(stored), stored)
                 except (ViewRetry, RowRefused, FileWriteFailed):
-                    # No fault of the event.
+                    # The event is not at fault.
                     raise
                 except Exception as error:
                     if batch.refused is not None:
@@ -253,13 +254,13 @@ class ViewSession:
             transaction.save(checkpoint)
         return True
 
-    def _forget(self) -> None:
+    def _discard(self) -> None:
         for rows in self._rows:
-            rows.forget()
+            rows.discard()
 
 
 class EventFailed(Exception):
-    """A projection's method raised on an event, or made a row of it that does not fit its table."""
+    """A projection's method raised on an event, or put a row that does not fit its table."""
 
     def __init__(self, event: StoredEvent, error: Exception) -> None:
         super().__init__(f"{event.type!r} of {event.stream!r} at position {event.position}: {described(error)}")
@@ -268,7 +269,7 @@ class EventFailed(Exception):
 
 
 class RowRefused(Exception):
-    """A row that an event put does not fit its table, which showed when it was written."""
+    """A row that an event put does not fit its table, which was found when the row was written."""
 
     def __init__(self, event: StoredEvent, error: RowInvalid) -> None:
         super().__init__(str(error))

@@ -1,4 +1,4 @@
-"""The port to where views live: what a projector and a query need of LMDB, of SQL, or of another store."""
+"""The port to view stores: what a projector and a query need of LMDB, SQL, or another store."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -11,16 +11,16 @@ from .row_type import RowType
 
 
 class Checkpoint(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """How far a view has come: the position, and the hash of the event there, which tells one history from another."""
+    """How far a view has come: a position, and the hash of the event there, which identifies the history."""
 
     position: int
     event_hash: bytes
 
 
 class RowChange(msgspec.Struct, frozen=True, gc=False):
-    """One row to be written or, with `row` of None, removed.
+    """One row to be written or, if `row` is None, removed.
 
-    `before` and `after` are its indexed values, None where there is no row.
+    `before` and `after` are the row's indexed values before and after the change, None if there is no row.
     """
 
     key: bytes
@@ -30,26 +30,26 @@ class RowChange(msgspec.Struct, frozen=True, gc=False):
 
 
 class ViewReading(Protocol):
-    """A consistent look at a view."""
+    """A consistent snapshot of a view."""
 
     def get(self, table: RowType[Any], key: tuple[Any, ...]) -> Any | None:
         """The row with this key."""
 
     def find(self, table: RowType[Any], query: RowQuery) -> list[Any]:
-        """The rows that a query asks for. Raises `QueryTooLarge`."""
+        """The rows that a query selects. Raises `QueryTooLarge`."""
 
     def count(self, table: RowType[Any], criteria: "dict[str, Criterion]") -> int:
         """How many rows meet the criteria."""
 
 
 class ViewWriting(ViewReading, Protocol):
-    """One transaction: the rows of a batch and the checkpoint that they stand for, or nothing."""
+    """One transaction: the rows of a batch together with their checkpoint, or nothing."""
 
     def write(self, table: RowType[Any], changes: Sequence[RowChange]) -> None:
-        """Put the changes of one table in."""
+        """Write the changes of one table."""
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Put the checkpoint in."""
+        """Write the checkpoint."""
 
 
 class StoredView(Protocol):
@@ -57,40 +57,43 @@ class StoredView(Protocol):
 
     @property
     def waits(self) -> bool:
-        """Whether its calls wait for a disk or a network, so that they belong in a worker thread."""
+        """Whether the view's calls wait for a disk or a network, so that they belong in a worker thread."""
 
     @property
     def checkpoint(self) -> Checkpoint:
         """The stored checkpoint; position 0 in a new view. Raises `ViewRemoved`."""
 
     def reading(self, *, rows_max: int | None = None) -> AbstractContextManager[ViewReading]:
-        """Look at it.
+        """Begin a reading transaction.
 
-        One that does not wait raises `ViewLookLong` where a query would look at more than `rows_max` rows, so that the
-        caller can ask in a worker thread. Raises `ViewRetry` where it is to be asked again, `ViewRemoved` where another
-        process has removed it.
+        A view that does not wait raises `ViewReadTooLong` if a query would look at more than `rows_max` rows; the
+        caller can then query in a worker thread. Raises `ViewRetry` if the query must be run again, `ViewRemoved` if
+        another process has removed the view.
         """
 
     def writing(self) -> AbstractContextManager[ViewWriting]:
-        """Change it; committed when the block ends well.
+        """Begin a writing transaction, which is committed if the block ends without an exception.
 
-        Raises `ViewRetry` where the block is to be run again, `ViewRemoved` where another process has removed it.
+        Raises `ViewRetry` if the block must be run again, `ViewRemoved` if another process has removed the view.
         """
 
     def close(self) -> None:
-        """Close it. Idempotent."""
+        """Close the view. Idempotent."""
 
 
 class ViewRetry(Exception):
-    """The transaction made room for itself or met another: run the same again."""
+    """The view had to grow, or the transaction met another one: run the same again."""
 
 
-class ViewLookLong(Exception):
-    """A query has to look at more rows than may be looked at in one go on the trio thread."""
+class ViewReadTooLong(Exception):
+    """A query would look at more rows than is allowed in one go on the trio thread."""
 
 
 class Generation(msgspec.Struct, frozen=True):
-    """One building of a projection: what it was built by, and its number. `schema` covers version and tables."""
+    """One build of a projection's view: its number, and the version and schema that it was built with.
+
+    `schema` covers the version and the tables.
+    """
 
     number: int
     version: int
@@ -98,19 +101,19 @@ class Generation(msgspec.Struct, frozen=True):
 
 
 class ViewStore(Protocol):
-    """Where the views of projections live, a generation of each or two."""
+    """Stores the views of projections, one or two generations of each."""
 
     def generations(self, projection: str) -> list[Generation]:
-        """Those that are stored, the one that answers first."""
+        """The stored generations, the active one first."""
 
     def open(self, projection: str, generation: Generation, tables: Iterable[RowType[Any]]) -> StoredView:
-        """Open a generation, made when it is not there."""
+        """Open a generation; make it if it is not there."""
 
     def activate(self, projection: str, generation: Generation) -> None:
-        """Let this generation be the one that answers, from now on and after every restart."""
+        """Make this generation the one that answers queries, from now on and after every restart."""
 
     def drop(self, projection: str, generation: Generation) -> None:
-        """Remove a generation that was closed. May take long; call it in a worker thread."""
+        """Remove a closed generation. May take long; call it in a worker thread."""
 
     def tidy(self, projection: str) -> None:
-        """Remove what is left of generations whose removal was broken off. May take long, too."""
+        """Remove what is left of interrupted removals of generations. May take long; call it in a worker thread."""

@@ -1,1 +1,1 @@
-"""`eventsrc bench`: what is measured, how, and the table of it."""
+"""`eventsrc bench`: the measurements, and the table of results."""

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @attrs.define
 class Row:
-    """One figure. `ratio` is that of `value` to the row named `ratio_to`; `goal` says what `met` was judged by."""
+    """One figure. `ratio` is `value` to that of the row named `ratio_to`; `goal` is the condition behind `met`."""
 
     name: str
     value: float
@@ -42,13 +42,13 @@ class Row:
     limited_by: str | None = None
 
     def as_data(self) -> dict[str, Any]:
-        """The row for the JSON object, without what does not apply."""
+        """The row for the JSON object, without the fields that do not apply."""
         return attrs.asdict(self, filter=lambda _, value: value is not None)
 
 
 @attrs.frozen
 class Scale:
-    """How much is measured."""
+    """The sizes of the samples."""
 
     commands: int
     single_commands: int
@@ -89,7 +89,7 @@ FULL: Final = Scale(
 LARGE: Final = attrs.evolve(FULL, log_events=(100_000, 1_000_000, 10_000_000))
 
 COLLECTOR_THRESHOLDS: Final = (50_000, 20, 20)
-"""As the README advises: with its own, CPython would look at all that is in flight again and again."""
+"""The values that the README advises: with the defaults, CPython would scan all objects in flight again and again."""
 
 CPU: Final = "one core of Python: sending, deciding, encoding, hashing and waking tasks"
 VIEW: Final = "one core of Python: decoding, the projection's method, keys of rows and indexes (see bare_view)"
@@ -97,7 +97,7 @@ DISK: Final = "the disk's sync, and two hops between threads"
 
 
 class Benchmark:
-    """Measures row after row in `folder`, which must be on the disk in question."""
+    """Measures row after row in `folder`, which must be on the disk to measure."""
 
     def __init__(self, folder: Path, scale: Scale, announce: Callable[[Row], None]) -> None:
         self._folder = folder
@@ -130,7 +130,7 @@ class Benchmark:
         ours = _run(measurements.concurrent_asks, store, clients=1, commands=count)
         self._record_bytes = measurements.record_size_bytes(store)
         raw = self._raw("raw_lmdb_1", 1, commits=count)
-        # Measured once more after the raw loop, and the better one counts: the disk's mood changes within seconds.
+        # Measured again after the raw loop, and the better one counts: the disk's speed changes within seconds.
         again = _run(measurements.concurrent_asks, store, clients=1, commands=count)
         microseconds, raw_microseconds = 1e6 / max(ours.per_second, again.per_second), 1e6 / raw.value
         row = Row("ask_1_client", microseconds, "us/command")
@@ -332,7 +332,7 @@ class Benchmark:
         self._add(self._compare(row, base.value, base.name))
 
     def _raw(self, name: str, batch_events: int, commits: int | None = None) -> Row:
-        """The limit: as many records a commit as what it is compared with had. They differ from run to run."""
+        """The limit: a raw loop with as many records a commit as the measured run had; they differ from run to run."""
         rate = measurements.raw_append(
             self._folder,
             batch_events=batch_events,
@@ -361,13 +361,13 @@ class Benchmark:
     def _add(self, row: Row) -> Row:
         self.rows.append(row)
         self._announce(row)
-        # What was measured leaves garbage, which is not to be collected in the next one's time.
+        # The measured objects are garbage now, which the next measurement should not have to collect.
         gc.collect()
         return row
 
 
 def machine(fsync_seconds: float) -> dict[str, Any]:
-    """What the figures were measured on."""
+    """The machine and software of the figures."""
     return {
         "cores": os.cpu_count(),
         "python": platform.python_version(),
@@ -391,7 +391,7 @@ def run(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     if options.path is not None and not options.path.is_dir():
         parser.error(f"--path {options.path}: there is no such folder")
-    console = make_console(sys.stderr)  # the results alone are on standard output
+    console = make_console(sys.stderr)  # only the results go to standard output
     chosen = QUICK if options.quick else LARGE if options.large else FULL
     place = options.path or Path.cwd()
     if os.fsencode(place).decode(errors="replace") != str(place):
@@ -421,7 +421,7 @@ def _print(benchmark: Benchmark) -> None:
         f"{facts['cores']} cores, Python {facts['python']}, fdatasync {facts['fdatasync_us']} us; every commit synced;"
     )
     print(f"gc.set_threshold{facts['gc_thresholds']}\n")
-    # Without lines, it fits into 80 columns.
+    # Without borders, the table fits into 80 columns.
     table = bare_table()
     for heading in ("measured", "value", "", "ratio", "goal"):
         table.add_column(heading, justify="right" if heading in ("value", "ratio") else "left", no_wrap=True)

@@ -1,4 +1,4 @@
-"""What `eventsrc bench` measures of a runtime in a program on asyncio: what it costs that commands come from there."""
+"""Measurements of a runtime embedded in a program on asyncio: the cost of sending commands from asyncio."""
 
 import asyncio
 import time
@@ -14,11 +14,11 @@ from .measurements import LIMITS, Account, Deposit
 
 CLIENTS: Final = 100
 ROUNDS: Final = 4
-"""Of each of the two, in turns: the disk's mood changes within seconds."""
+"""How often each of the two is measured, in turns: the disk's speed changes within seconds."""
 
 
 class Rates(msgspec.Struct, frozen=True):
-    """Durable commands a second of as many clients, who run on trio or on asyncio."""
+    """Durable commands a second of equally many clients, on trio or on asyncio."""
 
     on_trio: float
     on_asyncio: float

@@ -1,4 +1,4 @@
-"""What `eventsrc bench` measures of history: what hashing costs, verification, backups, and compaction under load."""
+"""Measurements of history: the cost of hashing, verification, backups, and compaction under load."""
 
 import os
 import random
@@ -25,13 +25,13 @@ from .measurements import LIMITS, Account, Deposit, concurrent_asks
 
 HASHING_ROUNDS: Final = 5
 COPIES: Final = 7
-"""Of each kind: the first ones of a file are slower, and others use the disk, too."""
+"""How often each kind is copied: the first copies of a file are slower, and other programs use the disk."""
 HASHING_CLIENTS: Final = 100
 LATENCY_CLIENTS: Final = 20
 LATENCY_REST_SECONDS: Final = 0.01
-"""Each client rests so long between two commands, on average: the load is steady, not all that a store can take."""
+"""The average rest of a client between two commands: the load is steady, not the most that a store can take."""
 USUAL_SECONDS: Final = 1.5
-"""Before the compaction, and once more after it: the machine's speed changes meanwhile."""
+"""Measured before the compaction, and again after it: the machine's speed changes meanwhile."""
 NAMES: Final = ("ordering", "billing", "shipping", "support")
 
 
@@ -49,7 +49,7 @@ async def hashing(folder: Path, *, commands: int) -> tuple[float, float]:
 
 @contextmanager
 def _without_hashes() -> Iterator[None]:
-    """Records as they are, with zeros for hashes, and no tree over them."""
+    """Store records with zeros for hashes, and no tree over them."""
 
     def seal(_: bytes, encoded: bytes) -> tuple[bytes, bytes]:
         return encoded, GENESIS_HASH
@@ -75,7 +75,7 @@ def verification(store: Path) -> float:
 def copies(store: Path, folder: Path) -> tuple[float, float, float]:
     """Bytes a second of (`cp`, the copy that `backup` makes, `backup` with its verification), each synced.
 
-    Copies take turns, and their medians count; the verified one is made once.
+    The two copies take turns, and their medians count; the verified backup is made once.
     """
     size_bytes = (store / "data.mdb").stat().st_size
     plain: list[float] = []
@@ -102,7 +102,7 @@ def _copy_seconds(folder: Path, copy: Callable[[Path], object]) -> float:
 
 
 class CompactionCost(msgspec.Struct, frozen=True):
-    """What compacting one long stream costs everybody else, and what it gives back."""
+    """What compacting one long stream costs the other clients, and the size of its archive."""
 
     usual_p99_seconds: float
     during_p99_seconds: float
@@ -112,11 +112,11 @@ class CompactionCost(msgspec.Struct, frozen=True):
 
 
 async def compaction(store: Path, *, events: int) -> CompactionCost:
-    """Compact a stream of so many events while clients send commands to other streams at a steady rate."""
+    """Compact a stream of this many events while clients send commands to other streams at a steady rate."""
     async with Runtime.open(store, aggregates=[Account], limits=LIMITS) as runtime:
         long = runtime.actor(Account, "long")
         for number in range(0, events, 1_000):
-            # The metadata that a platform stores with each event; ids are its own.
+            # Metadata such as a platform stores with each event; the ids are the runtime's own.
             metadata = {"principal": f"agent-{number % 7}", "service": NAMES[number // 1_000 % len(NAMES)]}
             await long.ask_many([Deposit(number + each) for each in range(1_000)], metadata=metadata)
         usual: list[float] = []

@@ -1,4 +1,4 @@
-"""What `eventsrc bench` measures: the raw disk, Pykka's thread actors and the runtime, every commit synced."""
+"""Measurements of the raw disk, Pykka's thread actors and the runtime, with every commit synced."""
 
 import os
 import statistics
@@ -31,7 +31,7 @@ FSYNC_SAMPLES: Final = 200
 FILL_BATCH_EVENTS: Final = 1_000
 FILL_STREAMS: Final = 10_000
 OPENING_SECONDS: Final = 0.005
-"""What a runtime does at once when it opens is over by then; proving snapshots goes on at its own pace."""
+"""A runtime's work on opening is over by then; proving snapshots goes on at its own pace."""
 NO_SNAPSHOT: Final = 1 << 60
 LIMITS: Final = Limits(
     streams_max=200_000, stream_events_max=100_000_000, resident_actors_max=50_000, command_timeout_seconds=600
@@ -53,7 +53,7 @@ class Deposited:
 
 
 class Account(Aggregate, category="bench"):
-    """The least that an aggregate can do, so that what is measured is the runtime."""
+    """The least that an aggregate can do, so that the measurement is of the runtime."""
 
     balance: int = 0
 
@@ -92,7 +92,7 @@ def fsync_seconds(folder: Path) -> float:
 
 
 def raw_append(folder: Path, *, batch_events: int, commits: int, record_bytes: int) -> float:
-    """Records a second that a loop around LMDB stores: one table, appended, one synced transaction for each batch."""
+    """Records a second that a loop around LMDB stores: appended to one table, one synced transaction for each batch."""
     environment = lmdb.open(
         str(folder / f"raw-{batch_events}-{time.monotonic_ns()}"), map_size=MAP_SIZE_BYTES, max_dbs=1
     )
@@ -113,7 +113,7 @@ def raw_append(folder: Path, *, batch_events: int, commits: int, record_bytes: i
 
 
 class _Writer(pykka.ThreadingActor):
-    """The one thread that may write, built with nothing but Pykka: a transaction for each message."""
+    """The one thread that may write, built with nothing but Pykka: one transaction for each message."""
 
     def __init__(self, folder: str) -> None:
         super().__init__()
@@ -223,7 +223,7 @@ async def transaction_seconds(store: Path, *, commands: int) -> tuple[float, flo
 async def hydration_seconds(
     store: Path, *, sizes: Sequence[int], snapshots: bool, repeats: int = 11
 ) -> dict[int, float]:
-    """The median time to get the state of an aggregate that is not in memory, by the number of events in its stream.
+    """The median time to load the state of an aggregate that is not in memory, by the number of events in its stream.
 
     The sizes take turns.
     """
@@ -246,7 +246,7 @@ async def hydration_seconds(
 
 
 async def past_state_seconds(store: Path, *, events: int, repeats: int = 21) -> tuple[float, float]:
-    """Seconds of (the state at a past version, its nearest snapshot and the events since by hand), medians."""
+    """Median seconds of (the state at a past version, the same state from the nearest snapshot and events by hand)."""
     async with Runtime.open(store, aggregates=[Account], limits=LIMITS) as runtime:
         await runtime.actor(Account, "past").ask_many([Deposit(1)] * events)
     async with Runtime.open(store, aggregates=[Account], limits=LIMITS) as runtime:

@@ -1,4 +1,4 @@
-"""What `eventsrc bench` measures of personal data: what sealing costs, and how long forgetting somebody takes."""
+"""Measurements of personal data: the cost of sealing, and the time to forget a subject."""
 
 import importlib.util
 import statistics
@@ -15,7 +15,7 @@ from ..runtime import Runtime
 from .measurements import LIMITS
 
 FORGOTTEN: Final = 20
-"""Subjects whose forgetting is timed."""
+"""How many subjects are forgotten to take the time."""
 ROUNDS: Final = 4
 
 
@@ -44,14 +44,14 @@ class Said:
 
 @event("bench.confided")
 class Confided:
-    """The same as personal data."""
+    """A text that is personal data."""
 
     speaker: str
     text: Annotated[str, Personal("speaker", forgotten="")]
 
 
 class Talk(Aggregate, category="talk"):
-    """Nothing but events; that of a person is told from others by its category."""
+    """An aggregate that only stores texts; its category tells it from the one with personal data."""
 
     said: int = 0
 
@@ -65,7 +65,7 @@ class Talk(Aggregate, category="talk"):
 
 
 class Confession(Aggregate, category="confession"):
-    """The same with personal data."""
+    """An aggregate that only stores texts as personal data."""
 
     said: int = 0
 
@@ -79,7 +79,7 @@ class Confession(Aggregate, category="confession"):
 
 
 async def sealing(store: Path, *, commands: int, people: int) -> Cost | None:
-    """Measure in turns, and then forget some of as many `people`; None where the library for it is not installed."""
+    """Measure sealing in turns, then forget some of `people` subjects; None where `cryptography` is not installed."""
     if importlib.util.find_spec("cryptography") is None:
         return None
     seconds: dict[type[Aggregate], float] = {Talk: 0.0, Confession: 0.0}

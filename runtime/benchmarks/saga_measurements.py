@@ -1,4 +1,4 @@
-"""What `eventsrc bench` measures of sagas: their rate, what they cost beside their commands, and those that wait."""
+"""Measurements of sagas: their rate, their cost beside their commands, and the cost of waiting sagas."""
 
 import time
 import tracemalloc
@@ -11,6 +11,7 @@ import msgspec
 import trio
 
 from ...actors.journal.journal import CommitSeries, Write
+from ...actors.messages import SAGA_STEP
 from ...actors.sagas.context import SagaContext
 from ...actors.sagas.saga import Saga, step
 from ...storage.commit import Appended, NewEvent, StreamAppend
@@ -70,12 +71,12 @@ async def three_steps(store: Path, *, sagas: int) -> float:
 
 
 async def directly(store: Path, *, sagas: int) -> float:
-    """The same commands and as many records of the same size, without a saga around them: so many a second."""
+    """Sagas a second, where the same commands and as many equal records are stored without a saga around them."""
     async with Runtime.open(store, aggregates=[Account], limits=SAGA_LIMITS) as runtime:
         numbers = iter(range(sagas))
         journal = runtime._router.journal
         payload = msgspec.Raw(msgspec.msgpack.encode({"step": "second", "state": {"number": 1}}))
-        record = NewEvent("bench.record", payload, kind="saga_step", correlation_id="bench", causation_id="bench")
+        record = NewEvent("bench.record", payload, kind=SAGA_STEP, correlation_id="bench", causation_id="bench")
 
         async def append(stream: str, version: int, count: int, series: CommitSeries) -> None:
             settled = trio.Event()
@@ -110,7 +111,7 @@ async def directly(store: Path, *, sagas: int) -> float:
 
 
 async def waiting(store: Path, *, sagas: int) -> tuple[float, float]:
-    """(bytes of memory for each saga that waits, how many a second are taken up after a restart)."""
+    """(bytes of memory for each waiting saga, waiting sagas resumed a second after a restart)."""
     open_it = partial(Runtime.open, store, aggregates=[Account], sagas=[Waiting], limits=SAGA_LIMITS)
     async with open_it() as runtime:
         numbers = iter(range(sagas))

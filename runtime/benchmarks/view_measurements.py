@@ -1,4 +1,4 @@
-"""What `eventsrc bench` measures of the query side: how fast views catch up, how far they lag, what waiting costs."""
+"""Measurements of the query side: how fast views catch up, how far they lag, and the cost of waiting for them."""
 
 import importlib.util
 import math
@@ -28,7 +28,7 @@ from .measurements import LIMITS, Account, Deposit, Deposited
 
 READ_BATCH_EVENTS: Final = 1_000
 READS: Final = 5
-"""Of each way to read everything: others use the machine, too."""
+"""How often each way of reading is measured: other programs use the machine."""
 LAG_SAMPLE_SECONDS: Final = 0.001
 STEADY_SECONDS: Final = 2.0
 STEADY_CLIENTS: Final = 20
@@ -55,18 +55,18 @@ class Balances(Projection, name="bench_balances"):
 
 
 class ReadRates(msgspec.Struct, frozen=True):
-    """Events a second of one log in three ways, which take turns; the best of `READS` counts."""
+    """Events a second of one log, read in three ways in turns; the best of `READS` counts."""
 
     decoded: float
-    """Read in batches and decoded to their classes, with nothing else to do."""
+    """Read in batches and decoded to their classes, without further work."""
     bare: float
-    """From a bare LMDB with one record each, through msgspec alone."""
+    """From a bare LMDB with one record for each event, decoded by msgspec alone."""
     replayed: float
-    """Of a full replay, flat out, each decoded to its class."""
+    """A full replay, as fast as possible, with each event decoded to its class."""
 
 
 async def read_rates(folder: Path, store: Path) -> ReadRates:
-    """How fast everything is read."""
+    """Measure the three ways of reading."""
     environment = lmdb.open(str(folder / "bare"), map_size=measurements.MAP_SIZE_BYTES, max_dbs=1)
     table = environment.open_db(b"log")
     decode = EventCodecs([Deposited], Serializer()).decode
@@ -97,7 +97,7 @@ def _batches(store: EventReader) -> Iterator[list[StoredEvent]]:
 
 
 def _copy_records(store: EventReader, environment: lmdb.Environment, table: Any) -> None:
-    """One record under each position."""
+    """Store one record under each position."""
     key = struct.Struct(">Q")
     with environment.begin(write=True) as transaction, transaction.cursor(table) as cursor:
         for batch in _batches(store):
@@ -113,7 +113,7 @@ def _scan(environment: lmdb.Environment, table: Any) -> None:
 
 
 def bare_view(folder: Path, store: Path) -> float:
-    """Events a second at which a loop around LMDB keeps the same rows and index, storing them as seldom: the limit."""
+    """The limit: events a second of a loop around LMDB that keeps the same rows and index, in as few transactions."""
     log = EventLog(store, limits=LIMITS)
     try:
         events = log.read(limit=log.last_position)
@@ -141,7 +141,7 @@ def bare_view(folder: Path, store: Path) -> float:
 
 
 def _changes_of(accounts: Iterator[bytes], amounts: Mapping[bytes, int]) -> dict[bytes, int]:
-    """The new amounts that are stored at once."""
+    """The new amounts that one transaction stores."""
     changed: dict[bytes, int] = {}
     for account in islice(accounts, WAITING_EVENTS_MAX):
         changed[account] = changed.get(account, amounts.get(account, 0)) + 1
@@ -151,7 +151,7 @@ def _changes_of(accounts: Iterator[bytes], amounts: Mapping[bytes, int]) -> dict
 
 
 async def sqlite_catch_up(folder: Path, store: Path) -> float | None:
-    """The same as `catch_up` for a view on SQLite; None where SQLAlchemy is not installed."""
+    """`catch_up` for a view on SQLite; None where SQLAlchemy is not installed."""
     if importlib.util.find_spec("sqlalchemy") is None:
         return None
     from ...actors.views.sql import SqlViews  # noqa: PLC0415 (an extra)
@@ -164,7 +164,7 @@ async def sqlite_catch_up(folder: Path, store: Path) -> float | None:
 
 
 async def catch_up(store: Path, views: Any = None) -> float:
-    """Events a second at which a new view comes up to the log."""
+    """Events a second at which a new view catches up with the log."""
     options: dict[str, Any] = {} if views is None else {"views": {Balances: views}}
     started = time.perf_counter()
     async with Runtime.open(store, aggregates=[Account], projections=[Balances], limits=LIMITS, **options) as runtime:
@@ -181,7 +181,7 @@ class Steady(msgspec.Struct, frozen=True):
 
 
 async def steady_lag(store: Path, *, per_second: float) -> Steady:
-    """Keep up a rate of commands and look at how old what the view has not seen is."""
+    """Send commands at a steady rate, and sample the view's lag."""
     lags: list[float] = []
     done = 0
     async with Runtime.open(store, aggregates=[Account], projections=[Balances], limits=LIMITS) as runtime:
@@ -225,7 +225,7 @@ async def waiting_cost(store: Path, *, commands: int) -> tuple[float, float]:
 
 
 async def commands_with_projections(store: Path, *, projections: int, commands: int, clients: int = 100) -> float:
-    """Commands a second while so many projections follow."""
+    """Commands a second while this many projections follow the log."""
     classes = [type(f"Number{number}", (Balances,), {}) for number in range(projections)]
     async with Runtime.open(store, aggregates=[Account], projections=classes, limits=LIMITS) as runtime:
 
@@ -242,5 +242,5 @@ async def commands_with_projections(store: Path, *, projections: int, commands: 
 
 
 def fill(store: Path, *, events: int) -> None:
-    """A log to catch up with."""
+    """Fill a log to catch up with."""
     measurements.fill(store, events=events)

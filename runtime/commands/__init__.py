@@ -1,1 +1,1 @@
-"""The commands of `eventsrc`, each with its options and what it prints; `runtime.command_line` has them all."""
+"""The commands of `eventsrc`, each with its options and its output; `runtime.command_line` collects them."""

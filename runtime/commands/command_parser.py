@@ -10,10 +10,10 @@ NEGATIVE_NUMBER: Final = re.compile(r"-\d")
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Takes options between the positional arguments, too: `eventsrc compact PATH --dry-run STREAM`.
+    """Accepts options between the positional arguments: `eventsrc compact PATH --dry-run STREAM`.
 
-    argparse fills in what is optional of these at the first option, and knows no place for what comes after. Its own
-    answer (`parse_intermixed_args`) is not for the parsers of subcommands.
+    argparse gives optional positional arguments their defaults at the first option, and then refuses those that come
+    after it. Its own remedy (`parse_intermixed_args`) does not work for subcommands.
     """
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]

@@ -1,4 +1,4 @@
-"""The domain's classes for the command line, and the keys of personal data: `--import MODULE`, `--keys FILE`."""
+"""Loads the domain's classes and the keys of personal data for a command: `--import MODULE`, `--keys FILE`."""
 
 import argparse
 import importlib
@@ -22,7 +22,7 @@ from ..opening import KEYS_SUFFIX, keys_of
 
 @attrs.frozen
 class Domain:
-    """What modules have of a domain: the aggregate classes, and the converter with the hooks for their fields."""
+    """The contents of a domain's modules: the aggregate classes, and the converter with hooks for their fields."""
 
     aggregates: list[type[Aggregate]]
     converter: cattrs.Converter | None
@@ -31,7 +31,7 @@ class Domain:
 def domain_in(modules: Sequence[str]) -> Domain:
     """The domain in these modules, which may be in the current folder.
 
-    Raises `DefinitionError` for a module that cannot be imported, and where there are several converters.
+    Raises `DefinitionError` for a module that cannot be imported, and where the modules hold several converters.
     """
     aggregates: dict[type[Aggregate], None] = {}
     converters: dict[int, tuple[str, cattrs.Converter]] = {}
@@ -72,7 +72,7 @@ def add_keys(parser: argparse.ArgumentParser) -> None:
 
 
 def keys_in(options: argparse.Namespace, path: str | Path | None) -> SubjectKeys:
-    """The keys of the store that a command is about, to be read, or those at `path`."""
+    """The keys at `path`, or those of the command's store, opened for reading."""
     keys = keys_of(options.path, path, "reader")
     assert keys is not None, "a path has a place for keys"
     return keys
@@ -84,10 +84,10 @@ def aggregate_of(
 ) -> Iterator[tuple[AggregateType, str]]:
     """The type and id of the aggregate that a stream belongs to, among the classes of the modules in the options.
 
-    Its personal data are read by the keys of the store that the command is about; or of another, which is at `path`,
-    where it has its own: a fork has not, unless it went on.
+    Its personal data are read by the keys of the command's store. `path` names another store, whose own keys are used
+    where it has any: a fork has keys of its own only once a runtime has written to it.
 
-    Raises `DefinitionError` where none of them has its category.
+    Raises `DefinitionError` where no class has the stream's category.
     """
     modules: Sequence[str] = options.modules
     category, _, aggregate_id = stream.partition("-")

@@ -1,9 +1,9 @@
-"""The commands for evidence: verify a store, state what it holds, prove that it holds one event."""
+"""The commands for evidence: verify a store, sign a statement of its contents, prove that it holds an event."""
 
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,7 @@ from ...storage.keys.errors import no_keys_at
 from ...storage.reader import LogReader
 from ...storage.verification.apart import FINDINGS_MAX, Report, verify_apart
 from ...storage.verification.keys import KEYS, check_keys, key_tags_in
+from .argument_types import AddCommand, count
 from .domain_modules import add_keys, keys_in
 from .exit_codes import EXIT_DAMAGED, EXIT_ERROR
 from .output import print_json
@@ -30,13 +31,13 @@ if TYPE_CHECKING:
 def print_verification(options: argparse.Namespace) -> int:
     """`eventsrc verify PATH [--checkpoint FILE] [--keys FILE]`: 0 when all is sound, 2 when something is damaged.
 
-    It is 1 when nothing is, of what could be looked at, and the system refused the rest.
+    The code is 1 when no damage was found but the system refused access to some of the data.
     """
     statements = [_checkpoint(file, options.public_key) for file in options.checkpoints or ()]
     if options.keys is not None:
         with closing(keys_in(options, options.keys)) as keys:
             if keys.is_empty:
-                # Nothing would look at them.
+                # Without keys nothing would be checked.
                 raise no_keys_at(keys.path)
     with rich.progress.Progress(
         console=rich.console.Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
@@ -63,7 +64,7 @@ def print_verification(options: argparse.Namespace) -> int:
 
 
 def _with_keys(report: Report, options: argparse.Namespace) -> tuple[Report, str | None]:
-    """The same with what is wrong with the keys of a sound store, and where keys that it needs are not there."""
+    """The report of a sound store with the findings about its keys, and the path at which needed keys are missing."""
     if report.is_damaged or report.summary is None:
         return report, None
     with closing(LogReader.open(options.path)) as log, closing(keys_in(options, options.keys)) as keys:
@@ -74,7 +75,7 @@ def _with_keys(report: Report, options: argparse.Namespace) -> tuple[Report, str
 
 
 def _data(report: Report) -> dict[str, object]:
-    """For JSON: what was gone through, if that is known, and what was found."""
+    """The report as JSON data: the figures of the store, if they are known, and the findings."""
     walked = {"events": None} if report.summary is None else structs.asdict(report.summary)
     findings = [structs.asdict(finding) for finding in report.findings]
     return {**walked, "findings": findings, "is_complete": report.is_complete}
@@ -86,7 +87,7 @@ def _print_report(report: Report, statements: "Sequence[SignedCheckpoint]") -> N
             print(finding)
     summary = report.summary
     if summary is None:
-        # The rest cannot be looked at: LMDB may end the process on a damaged page.
+        # The rest cannot be examined: LMDB may end the process on a damaged page.
         print("DAMAGED: restore it from a backup")
         return
     if not report.is_complete:
@@ -114,7 +115,7 @@ def _verdict(report: Report) -> str:
 
 
 def print_checkpoint(options: argparse.Namespace) -> int:
-    """`eventsrc checkpoint PATH --key FILE`: one line of JSON, to be kept elsewhere."""
+    """`eventsrc checkpoint PATH --key FILE`: prints a signed statement as one line of JSON, to be kept elsewhere."""
     try:
         from ...storage.evidence import signed_checkpoint as signing  # noqa: PLC0415 - an extra
     except ImportError as error:
@@ -126,7 +127,7 @@ def print_checkpoint(options: argparse.Namespace) -> int:
 
 
 def print_proof(options: argparse.Namespace) -> int:
-    """`eventsrc prove PATH POSITION [--checkpoint FILE]`: an inclusion proof as JSON."""
+    """`eventsrc prove PATH POSITION [--checkpoint FILE]`: prints an inclusion proof as JSON."""
     checkpoint = None if options.checkpoint is None else _checkpoint(options.checkpoint, options.public_key)
     with closing(LogReader.open(options.path)) as log:
         proof = prove(log, options.position, size=None if checkpoint is None else checkpoint.size)
@@ -161,7 +162,7 @@ def _public_key(text: str) -> bytes:
         raise argparse.ArgumentTypeError("write the public key as hexadecimal digits") from None
 
 
-def add_commands(add: Callable[[str, str], argparse.ArgumentParser], count: Callable[[str], int]) -> None:
+def add_commands(add: AddCommand) -> None:
     """Add these commands to the command line."""
     verifying = add("verify", "walk every hash chain, the Merkle tree and every index, and say what is wrong where")
     verifying.add_argument(

@@ -1,16 +1,16 @@
-"""What the commands of `eventsrc` tell a shell. All is well with 0."""
+"""The exit codes of the commands of `eventsrc`; 0 is success."""
 
 from typing import Final
 
 EXIT_ERROR: Final = 1
-"""It could not be done; the reason is on standard error."""
+"""The command failed; the reason is on standard error."""
 EXIT_REFUSED: Final = 1
-"""Some of what was asked for was refused."""
+"""A part of the request was refused."""
 EXIT_USAGE: Final = 2
-"""The arguments do not go together, as with `argparse`."""
+"""The arguments exclude each other, or one is missing; the same code as that of `argparse`."""
 EXIT_DAMAGED: Final = 2
-"""A verification has found something."""
+"""A verification found damage."""
 EXIT_UNREAD: Final = 141
-"""Whoever read its output has stopped to: 128 and the number of SIGPIPE, which ends other programs."""
+"""The reader of the output has closed it: 128 and the number of SIGPIPE, which ends other programs."""
 EXIT_INTERRUPTED: Final = 130
 """Ended by Ctrl-C: 128 and the number of SIGINT."""

@@ -40,26 +40,26 @@ ROWS_PER_TABLE: Final = 1_000
 CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"}
 """What a terminal would obey, and how it is shown."""
 WIDTH_PIPED: Final = 200
-"""What a terminal that is not there is taken for."""
+"""The width of output that is no terminal; tables there are as wide as they need be."""
 
 
 def format_time(time_ns: int) -> str:
-    """UTC in ISO 8601, with microseconds."""
+    """A UTC time in ISO 8601, with microseconds."""
     return utc_time(time_ns).isoformat(timespec="microseconds")
 
 
 def compact_json(data: object) -> str:
-    """JSON for people, in one line and without spaces."""
+    """JSON for people, on one line and without spaces."""
     return json.dumps(data, ensure_ascii=not _takes_all(), separators=(",", ":"), default=_json_fallback)
 
 
 def print_json(data: object) -> None:
-    """One JSON object on a line of its own, at once."""
+    """Print one JSON object on a line of its own, and flush it."""
     print(_json(data), flush=True)
 
 
 def print_json_with(data: Mapping[str, Any], name: str, items: Iterable[object]) -> None:
-    """The same with one more member, last: a list that may be too long to have in memory."""
+    """Like `print_json` with one more member at the end: a list that may be too long for memory."""
     sys.stdout.write(f"{_json(data)[:-1]}{', ' if data else ''}{_json(name)}: [")
     for number, item in enumerate(items):
         sys.stdout.write(f"{', ' if number else ''}{_json(item)}")
@@ -71,29 +71,29 @@ def _json(data: object) -> str:
 
 
 def replace_closed_streams() -> None:
-    """Have standard streams that the caller has closed (`>&-`) lead nowhere.
+    """Open the null device for each standard stream that the caller has closed (`>&-`).
 
-    Python has None in their place, which prints nothing and fails at all else, and what is meant for standard error
-    would be printed on standard output. Files of a store would get their descriptors.
+    Python sets such a stream to None: `print` then prints nothing, everything else fails, and text for standard error
+    would go to standard output. Files of a store would get the free descriptors.
     """
     for name, flags in (("stdin", os.O_RDONLY), ("stdout", os.O_WRONLY), ("stderr", os.O_WRONLY)):
         if getattr(sys, name) is None:
-            descriptor = os.open(os.devnull, flags)  # the lowest that is free, which is that of the stream
+            descriptor = os.open(os.devnull, flags)  # the lowest free descriptor, which is the stream's own
             os.set_inheritable(descriptor, True)
             setattr(sys, name, os.fdopen(descriptor, "r" if flags == os.O_RDONLY else "w", encoding="utf-8"))
 
 
 def escape_what_cannot_be_printed() -> None:
-    """Where standard output is not UTF-8, escape the characters that it lacks, in place of an error."""
+    """Where standard output is not UTF-8, escape the characters that it lacks instead of failing."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def code_where_refused() -> int:
-    """The exit code where standard output takes no more, else 0; gives up the rest, and says so.
+    """The exit code where standard output takes no more, else 0; drops the rest of the output, and says so.
 
-    It may be a file on a full disk, or a pipe whose reader has seen enough (`eventsrc events PATH | head`), of which
-    nothing is said.
+    Standard output may be a file on a full disk, or a pipe whose reader has seen enough (`eventsrc events PATH |
+    head`); for a pipe nothing is said.
     """
     try:
         print(flush=True)
@@ -110,7 +110,7 @@ def code_where_refused() -> int:
 
 
 def give_up_rest() -> None:
-    """Print what waits to be; where that is refused, let Python not try it again at its end, and tell of it there."""
+    """Flush what waits to be printed; where that fails, keep Python from trying again, and complaining, at exit."""
     try:
         print(end="", flush=True)
     except OSError:
@@ -119,12 +119,12 @@ def give_up_rest() -> None:
 
 
 def _takes_all() -> bool:
-    """Whether standard output takes any character."""
+    """Whether standard output can encode every character."""
     return (sys.stdout.encoding or "").lower().startswith("utf")
 
 
 def _json_fallback(value: object) -> object:
-    """JSON has no bytes: Base64 stands for them; nor times: ISO 8601; nor what is sealed: the key that opens it."""
+    """JSON for values that JSON lacks: Base64 for bytes, ISO 8601 for times, the id of the key for sealed values."""
     if is_sealed(value):
         return {"sealed_with": key_id_of(value).hex()}
     if isinstance(value, bytes):
@@ -135,7 +135,7 @@ def _json_fallback(value: object) -> object:
 
 
 def installed_version(name: str) -> str:
-    """The version of a package, for people; one that is a copy in a zip or a folder on the path tells none."""
+    """The version of a package, for people; a copy in a zip or a plain folder has no version to show."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -143,7 +143,7 @@ def installed_version(name: str) -> str:
 
 
 def bare_table(*, is_terminal: bool = False, show_header: bool = True) -> rich.table.Table:
-    """A table without columns; with lines on a terminal only."""
+    """A table without columns; it has borders on a terminal only."""
     if is_terminal:
         return _Table(show_header=show_header)
     return _Table(show_header=show_header, box=None, pad_edge=False)
@@ -157,7 +157,7 @@ class _Table(rich.table.Table):
 
 
 def make_table(*columns: str) -> rich.table.Table:
-    """A table whose columns of numbers are aligned on the right; without lines where it is piped."""
+    """A table with columns of numbers aligned on the right; without borders where it is piped."""
     table = bare_table(is_terminal=sys.stdout.isatty())
     for column in columns:
         table.add_column(column, overflow="fold", justify="right" if column in NUMBERS else "left")
@@ -165,7 +165,7 @@ def make_table(*columns: str) -> rich.table.Table:
 
 
 def print_tables(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Rows as they come: a table for each `ROWS_PER_TABLE`, as wide as these need be."""
+    """Print rows as they come: a table for each `ROWS_PER_TABLE`, with columns as wide as its rows need."""
     coming = iter(rows)
     part = list(islice(coming, ROWS_PER_TABLE))
     if not part:
@@ -195,9 +195,9 @@ def print_table(table: rich.table.Table) -> None:
 
 
 def make_console(file: TextIO | None = None, *, markup: bool = False, highlight: bool = True) -> rich.console.Console:
-    """Standard output, or another file, as wide as the terminal.
+    """A console on standard output or another file, as wide as the terminal.
 
-    What is printed is data, in which brackets are no markup, unless `markup` says otherwise.
+    Brackets in the output are printed as they are, not as markup, unless `markup` is set.
     """
     out = sys.stdout if file is None else file
     width = None if out.isatty() else WIDTH_PIPED
@@ -205,14 +205,14 @@ def make_console(file: TextIO | None = None, *, markup: bool = False, highlight:
 
 
 class _Console(rich.console.Console):
-    """Where nobody reads any more, rich's own ends the program from wherever it is; stores are to be closed first."""
+    """Raises on a broken pipe: rich's own console ends the program at once, but stores must be closed first."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
-    """Rows with the same columns: as a table, or as one JSON object a line."""
+    """Print rows with the same columns: as a table, or as one JSON object a line."""
     if as_json:
         for row in rows:
             print_json(row)

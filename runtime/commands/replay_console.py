@@ -1,4 +1,4 @@
-"""A replay on the command line: what is typed steers it, and how far it has come is shown."""
+"""A replay on the command line: typed lines steer it, and its progress is shown."""
 
 import errno
 import os
@@ -22,9 +22,10 @@ SHOWN_EVERY_SECONDS: Final = 0.2
 
 
 async def run_on_console(replay: Replay, *, step: bool) -> None:
-    """Run it to its end, or until told to end.
+    """Run the replay to its end, or until a line ends it.
 
-    Lines of standard input steer it where that is a terminal, or with `step`, which has it wait before the first event.
+    Lines of standard input steer the replay where standard input is a terminal, or with `step`, which pauses the replay
+    before its first event.
     """
     is_steered = step or is_typed()
     if step:
@@ -40,7 +41,7 @@ async def run_on_console(replay: Replay, *, step: bool) -> None:
         try:
             await replay.run()
         except ReplayHandlerFailed as error:
-            # What it is replayed into prints: no event is to blame.
+            # Printing failed: no event is to blame.
             if isinstance(error.__cause__, OSError):
                 raise error.__cause__ from None
             raise
@@ -48,7 +49,7 @@ async def run_on_console(replay: Replay, *, step: bool) -> None:
 
 
 def is_typed() -> bool:
-    """Whether somebody may type what steers it."""
+    """Whether standard input is a terminal, on which steering lines can be typed."""
     return sys.stdin is not None and sys.stdin.isatty()
 
 
@@ -60,14 +61,14 @@ async def _steer(replay: Replay, scope: trio.CancelScope) -> None:
                 return
             if not _obey(replay, line.strip()):
                 print(HELP, file=sys.stderr)
-            # Lines from a pipe are taken one after the other; who types may change their mind.
+            # Lines from a pipe are taken one after the other; a person who types may change their mind.
             elif not is_typed() and not replay.goes_to_end:
                 await replay.wait_paused()
     replay.resume()
 
 
 def _obey(replay: Replay, word: str) -> bool:
-    """Steer it as a word says; False for one that says nothing."""
+    """Steer the replay by a word; returns False for an unknown word."""
     if word in ("p", "pause"):
         replay.pause()
     elif word in ("r", "resume"):
@@ -85,7 +86,7 @@ def _obey(replay: Replay, word: str) -> bool:
 
 
 async def _lines(descriptor: int) -> AsyncIterator[str]:
-    """Lines as they are typed, without a thread that could not be stopped."""
+    """Lines as they are typed, read without a thread, which could not be stopped."""
     rest = b""
     while True:
         try:
@@ -111,7 +112,7 @@ async def _show_progress(replay: Replay) -> None:
         rich.progress.TextColumn("{task.fields[told]}"),
         console=console,
         transient=True,
-        # Standard output is not the screen here, and what is printed there must not come to it.
+        # Standard output is not the screen here, and must not be redirected to the progress bar.
         redirect_stdout=False,
         redirect_stderr=False,
     ) as bar:
@@ -123,7 +124,7 @@ async def _show_progress(replay: Replay) -> None:
 
 
 def told(progress: Progress, *, is_paused: bool = False) -> str:
-    """How far it is, in words: events, rate, time left."""
+    """The progress in words: events, rate, time left."""
     total = "" if progress.events_total is None else f" of {progress.events_total:,}"
     words = [f"{progress.events:,}{total} events", f"position {progress.position:,}"]
     words.append(f"{progress.per_second:,.{0 if progress.per_second >= 10 else 1}f} a second")

@@ -1,4 +1,4 @@
-"""`eventsrc watch PATH`: what a store's runtime is doing, as it does it."""
+"""`eventsrc watch PATH`: shows the activity of a store's runtime live."""
 
 import argparse
 import sys
@@ -14,24 +14,26 @@ import rich.table
 from rich.console import Group
 
 from ...storage.reader import LogReader
+from .argument_types import AddCommand, count
+from .control_boards import WRITER, places
 from .output import make_console, make_table, print_json
-from .steering import WRITER, places, projection_rows
+from .projections import projection_rows
 
 PERIOD_SECONDS: Final = 1.0
 
 
 @attrs.frozen
 class Picture:
-    """One look at a store; rates are over the time since the look before."""
+    """One observation of a store; rates are averages since the observation before."""
 
     position: int
     events_per_second: float
     resident_actors: int
     events_per_group: float
-    """Events that shared one transaction of the journal, on average."""
+    """Events in one transaction of the journal, on average."""
     groups_per_second: float
     commit_seconds: float
-    """What the disk takes for a transaction."""
+    """How long a transaction takes on the disk."""
     is_running: bool
     projections: list[dict[str, Any]]
 
@@ -118,3 +120,10 @@ def _facts(picture: Picture) -> dict[str, str]:
         "events a commit": f"{picture.events_per_group:,.1f}",
         "commit on disk": f"{picture.commit_seconds * 1000:.2f} ms",
     }
+
+
+def add_commands(add: AddCommand) -> None:
+    """Add the command to the command line."""
+    watching = add("watch", "see what a store's runtime is doing, as it does it")
+    watching.add_argument("--seconds", type=count, metavar="N", help="end after so long; without it when interrupted")
+    watching.set_defaults(run=print_watch)

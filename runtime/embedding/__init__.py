@@ -1,1 +1,1 @@
-"""A runtime in a program that does not run on trio: on asyncio, or in plain threads; `runtime_thread.py` first."""
+"""A runtime in a program that is not on trio: on asyncio, or in plain threads; read `runtime_thread.py` first."""

@@ -1,4 +1,4 @@
-"""A runtime in a program on asyncio: it lives on trio in a thread of its own, and calls are awaited on asyncio."""
+"""A runtime in a program on asyncio: the runtime lives on trio in its own thread, and calls are awaited on asyncio."""
 
 import asyncio
 import contextvars
@@ -24,24 +24,25 @@ R = TypeVar("R")
 P = ParamSpec("P")
 
 TASK_CANCEL_SECONDS: Final = 10.0
-"""How long a task on asyncio that is cancelled from trio is waited for."""
+"""How long a cancelled caller on trio waits for its task on asyncio to end."""
 SCOPE_SAYS: Final = ("Cancelled via cancel scope ", "Cancelled by cancel scope ")
-"""What the cancellations of anyio's scopes begin with, today and in older versions."""
+"""The beginnings of the messages of anyio's scope cancellations, today and in older versions."""
 _loop: Final = contextvars.ContextVar[asyncio.AbstractEventLoop | None]("eventsrc asyncio loop", default=None)
-"""Where the program runs that the runtime of this context is embedded in."""
+"""The loop of the program that embeds this context's runtime."""
 
 logger = logging.getLogger("eventsrc.embedding")
 
 
 class AsyncioPortal:
-    """Opens a runtime in a thread of its own; tasks on asyncio, any number of them, have it do things.
+    """Opens a runtime in its own thread; any number of tasks on asyncio may call it.
 
-        async with AsyncioPortal(Runtime.open("bank.db", aggregates=[Account])) as portal:
-            ann = portal.runtime.actor(Account, "ann")
-            receipt = await portal.call(ann.ask, Deposit(100))
+            async with AsyncioPortal(Runtime.open("bank.db", aggregates=[Account])) as portal:
+                ann = portal.runtime.actor(Account, "ann")
+                receipt = await portal.call(ann.ask, Deposit(100))
 
-    What does not wait (`runtime.actor`, `view`, `events`, `decode`, `last_position`) may be used directly. Leaving the
-    block closes the runtime in order. Domain code runs on trio: what it awaits of asyncio is wrapped by `on_asyncio`.
+    Members that do not wait (`runtime.actor`, `view`, `events`, `decode`, `last_position`) may be used directly.
+    Leaving the block closes the runtime in order. Domain code runs on trio: wrap the asyncio functions that it awaits
+    in `on_asyncio`.
     """
 
     def __init__(self, opening: AbstractAsyncContextManager[Runtime]) -> None:
@@ -51,7 +52,7 @@ class AsyncioPortal:
         self._answers: Handover
 
     async def __aenter__(self) -> Self:
-        """Raises what `Runtime.open` does."""
+        """Open the runtime. Raises the errors of `Runtime.open`, and `ThreadRefused`."""
         loop = asyncio.get_running_loop()
         self._thread.start(functools.partial(_loop.set, loop))
         self._loop, self._answers = loop, Handover(loop.call_soon_threadsafe)
@@ -68,10 +69,10 @@ class AsyncioPortal:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        """Raises what ended the runtime, if anything did, or kept it from being closed in order.
+        """Close the runtime in order. Raises the error that ended the runtime or kept it from closing in order.
 
-        The first cancellation of this task has it closed in order, also where it comes meanwhile; the second one, as by
-        a second Ctrl-C, leaves that to the thread.
+        After a first cancellation of this task, before or during the closing, the runtime still closes in order; a
+        second one, as by a second Ctrl-C, leaves the closing to the thread.
         """
         ended = self._thread.close()
         try:
@@ -82,7 +83,7 @@ class AsyncioPortal:
                 self._thread.join()
                 log_failure(ended)
             if isinstance(error, Exception) and _is_of_anyio(cancelled):
-                # The block has failed, which would be lost; the scope cancels again what goes on in it.
+                # The block's error would be lost; anyio's scope cancels again whatever goes on within it.
                 return
             raise
         self._thread.join()
@@ -90,7 +91,7 @@ class AsyncioPortal:
 
     @property
     def runtime(self) -> Runtime:
-        """There from the beginning of the block. Raises `RuntimeClosed` before."""
+        """The runtime, from the beginning of the block on. Raises `RuntimeClosed` before that."""
         return self._thread.runtime
 
     @overload
@@ -100,29 +101,30 @@ class AsyncioPortal:
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
 
     async def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call a function, async or not, on the runtime's thread, and await what it returns.
+        """Call a function, async or not, on the runtime's thread, and await its result.
 
-        `await portal.call(ann.ask, Deposit(100), idempotency_key="d-1")`. It runs on trio, in the context of the
-        caller, whose contextvars it sees. A task that is cancelled cancels it, and waits until it has ended.
+        `await portal.call(ann.ask, Deposit(100), idempotency_key="d-1")`. The function runs on trio, in the caller's
+        context, and sees the caller's contextvars. Cancelling the calling task cancels the function and waits until it
+        has ended.
 
-        Raises what it raises, `RuntimeClosed`, `WrongThread` on the runtime's own thread, and `StoreForked`.
+        Raises the function's errors, `RuntimeClosed`, `WrongThread` on the runtime's own thread, and `StoreForked`.
         """
         call = self._thread.call(function, *args, **kwargs)
         return await self._outcome(call.future, call, functools.partial(self._thread.begin, call))
 
     def iterate(self, items: AsyncIterable[T]) -> AsyncIterator[T]:
-        """What an iterator on trio gives, one call for each: `async for batch in portal.iterate(runtime.subscribe())`.
+        """Iterate over an iterator of trio, one call an item: `async for batch in portal.iterate(runtime.subscribe())`.
 
-        What came in the moment in which a task was cancelled comes next, also where the same is iterated over once
-        more. Raises what `call` does.
+        An item that arrived while the task was being cancelled comes next, also from a second `iterate` of the same
+        iterator. Raises the errors of `call`.
         """
         return _Items(self, aiter(items))
 
     @asynccontextmanager
     async def enter(self, manager: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
-        """A context on trio: `async with portal.enter(runtime.consume("mailer")) as consumer:`.
+        """Enter a context manager of trio: `async with portal.enter(runtime.consume("mailer")) as consumer:`.
 
-        Raises what it raises, and what `call` does. While its block fails, it is left with that error.
+        An error of the block is passed to the manager. Raises the manager's errors, and those of `call`.
         """
         stay = self._thread.enter(manager)
         value = await self._outcome(stay.entered, stay.call, functools.partial(self._thread.begin, stay.call))
@@ -149,8 +151,8 @@ class AsyncioPortal:
         return await self._outcome(stay.call.future, stay.call, leave)
 
     async def _outcome(self, future: Future[R], call: Call[Any], begin: Callable[[], object]) -> R:
-        """Begin, and await a future of a call; a task that is cancelled cancels it, and waits until it has ended."""
-        # First of all: off asyncio it says so, and nothing is done.
+        """Begin a call, and await a future of it. Cancelling this task cancels the call and waits for its end."""
+        # This comes first: off asyncio it raises, and nothing is done.
         asyncio.get_running_loop()
         begin()
         try:
@@ -162,10 +164,10 @@ class AsyncioPortal:
         return future.result()
 
     async def _end_of(self, future: Future[Any], after: BaseException | None = None) -> None:
-        """Wait for it. A cancellation cuts that short, unless it is the one again `after` which the wait was begun."""
+        """Wait for a future. A cancellation ends the wait, except a repeat of `after`, which started it."""
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()
-        # Calls may come from any loop, and each is answered on its own.
+        # Calls may come from any loop, and each caller is woken on its own loop.
         answers = self._answers if loop is self._loop else Handover(loop.call_soon_threadsafe)
 
         def tell(_: Future[Any]) -> None:
@@ -184,21 +186,21 @@ class AsyncioPortal:
 
 
 def _is_again(error: asyncio.CancelledError, earlier: BaseException | None) -> bool:
-    """Whether it is anyio's, and an earlier one was: it cancels a task until that has left the scope.
+    """Whether both are anyio's cancellations: anyio cancels a task again until the task has left the scope.
 
-    In the words of whichever scope tells it then: the one around, or that of a task group within.
+    A repeat may carry the message of another scope: an outer one, or that of an inner task group.
     """
     return _is_of_anyio(error) and _is_of_anyio(earlier)
 
 
 def _is_of_anyio(error: BaseException | None) -> bool:
-    # As anyio itself knows them.
+    # By the prefixes with which anyio recognises its own cancellations.
     said = error.args[0] if isinstance(error, asyncio.CancelledError) and error.args else None
     return isinstance(said, str) and said.startswith(SCOPE_SAYS)
 
 
 class _Items(AsyncIterator[T], Generic[T]):
-    """May be left at any time."""
+    """An iterator that may be abandoned at any time."""
 
     def __init__(self, portal: AsyncioPortal, items: AsyncIterator[T]) -> None:
         self._portal = portal
@@ -216,10 +218,11 @@ def on_asyncio(function: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any
     """Wrap an async function of asyncio, so that domain code, which runs on trio, can await it.
 
     `await ctx.effect("complete", on_asyncio(client.complete), prompt)` in a step of a saga, `consumer.run(on_asyncio(
-    index))` for a sink, or within an async handler. It runs as a task of the loop that the `AsyncioPortal` was entered
-    on, in the context of whoever awaits it, and is cancelled with that. On asyncio itself it is the function.
+    index))` for a sink, or within an async handler. The function runs as a task of the loop on which the
+    `AsyncioPortal` was entered, in the context of its caller, and is cancelled with the caller. On asyncio itself the
+    wrapper just awaits the function.
 
-    Raises what the function raises, `NoAsyncioLoop` in a runtime that no `AsyncioPortal` has opened, or whose loop was
+    Raises the function's errors, `NoAsyncioLoop` in a runtime that no `AsyncioPortal` has opened or whose loop was
     closed, and `AsyncioTaskCancelled`.
     """
 
@@ -236,7 +239,7 @@ def on_asyncio(function: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any
 
 
 class _Task(Generic[T]):
-    """A task on asyncio that one on trio awaits."""
+    """A task on asyncio that a task on trio awaits."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, function: functools.partial[Awaitable[T]]) -> None:
         self._loop = loop
@@ -247,7 +250,7 @@ class _Task(Generic[T]):
         self._refusal: BaseException | None = None
 
     async def outcome(self) -> T:
-        """What came of it; one that is cancelled is waited for, so that what it did in spite of that is known."""
+        """Run the function and return its result. After a cancellation, wait for the task: its outcome still counts."""
         self._have_loop_do(self._begin)
         try:
             await self._ended.wait()
@@ -264,7 +267,7 @@ class _Task(Generic[T]):
             is_cancelled = self._task.cancelled()
             error = None if is_cancelled else self._task.exception()
         if is_cancelled or not isinstance(error, Exception | None):
-            # As an error of its own: trio's task was not cancelled, and is not to end the program.
+            # An error of its own: trio's task was not cancelled, and the error must not end the program.
             raise AsyncioTaskCancelled(self._function.func) from error
         if error is not None:
             raise error
@@ -280,12 +283,12 @@ class _Task(Generic[T]):
     # --- on asyncio ---
 
     def _begin(self) -> None:
-        # In a copy of the context that it was handed over in, which not every factory of tasks takes as an argument.
+        # The loop copies the context of this hand-over; not every task factory takes a context as an argument.
         work = self._run()
         try:
             self._task = self._loop.create_task(work)
         except BaseException as error:
-            # The factory has failed, or an eager task ends the program before it is there.
+            # The task factory has failed, or an eager task has ended the program before it was assigned.
             work.close()
             self._refusal = error
             self._tell()

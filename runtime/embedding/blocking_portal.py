@@ -1,4 +1,4 @@
-"""A runtime in a synchronous program: calls block the thread that makes them, while the runtime goes on in its own."""
+"""A runtime in a synchronous program: each call blocks its thread, while the runtime runs in a thread of its own."""
 
 import contextlib
 import functools
@@ -16,18 +16,18 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 SIGNALS_SECONDS: Final = 0.2
-"""How long Ctrl-C may have to wait."""
+"""The longest delay of Ctrl-C."""
 
 
 class BlockingPortal:
-    """Opens a runtime in a thread of its own; other threads, any number of them, have it do things.
+    """Opens a runtime in its own thread; any number of other threads may call it.
 
-        with BlockingPortal(Runtime.open("bank.db", aggregates=[Account])) as portal:
-            ann = portal.runtime.actor(Account, "ann")
-            receipt = portal.call(ann.ask, Deposit(100))
+            with BlockingPortal(Runtime.open("bank.db", aggregates=[Account])) as portal:
+                ann = portal.runtime.actor(Account, "ann")
+                receipt = portal.call(ann.ask, Deposit(100))
 
-    What does not wait (`runtime.actor`, `view`, `events`, `decode`, `last_position`) may be used directly. Leaving the
-    block closes the runtime in order.
+    Members that do not wait (`runtime.actor`, `view`, `events`, `decode`, `last_position`) may be used directly.
+    Leaving the block closes the runtime in order.
     """
 
     def __init__(self, opening: contextlib.AbstractAsyncContextManager[Runtime]) -> None:
@@ -35,7 +35,7 @@ class BlockingPortal:
         self._kept: Kept = WeakKeyDictionary()
 
     def __enter__(self) -> Self:
-        """Raises what `Runtime.open` does."""
+        """Open the runtime. Raises the errors of `Runtime.open`, and `ThreadRefused`."""
         self._thread.start()
         try:
             _settled(self._thread.opened).result()
@@ -47,14 +47,15 @@ class BlockingPortal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Raises what ended the runtime, if anything did, or kept it from being closed in order.
+        """Close the runtime in order. Raises the error that ended the runtime or kept it from closing in order.
 
-        The first Ctrl-C has it closed in order, also where it comes meanwhile; the second one leaves it to the thread.
+        After a first Ctrl-C, before or during the closing, the runtime still closes in order; a second one leaves the
+        closing to the thread.
         """
         try:
             ended = _settled(self._thread.close())
         except BaseException:
-            # Interrupted, maybe before the thread was told.
+            # The interrupt may have come before the thread was told.
             ended = self._thread.close()
             if not isinstance(error, KeyboardInterrupt):
                 _settled(ended)
@@ -66,7 +67,7 @@ class BlockingPortal:
 
     @property
     def runtime(self) -> Runtime:
-        """There from the beginning of the block. Raises `RuntimeClosed` before."""
+        """The runtime, from the beginning of the block on. Raises `RuntimeClosed` before that."""
         return self._thread.runtime
 
     @overload
@@ -76,29 +77,29 @@ class BlockingPortal:
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call a function, async or not, on the runtime's thread, and wait for what it returns.
+        """Call a function, async or not, on the runtime's thread, and wait for its result.
 
-        `portal.call(ann.ask, Deposit(100), idempotency_key="d-1")`. It runs in the context of the caller, whose
-        contextvars it sees. A caller that is interrupted cancels it, and waits until it has ended.
+        `portal.call(ann.ask, Deposit(100), idempotency_key="d-1")`. The function runs in the caller's context and sees
+        the caller's contextvars. Interrupting the caller cancels the function and waits until it has ended.
 
-        Raises what it raises, `RuntimeClosed`, `WrongThread` on the runtime's own thread, and `StoreForked`.
+        Raises the function's errors, `RuntimeClosed`, `WrongThread` on the runtime's own thread, and `StoreForked`.
         """
         call = self._thread.call(function, *args, **kwargs)
         return self._outcome(call.future, call, functools.partial(self._thread.begin, call))
 
     def iterate(self, items: AsyncIterable[T]) -> Iterator[T]:
-        """What an asynchronous iterator gives, one call for each: `for batch in portal.iterate(runtime.subscribe())`.
+        """Iterate over an asynchronous iterator, one call an item: `for batch in portal.iterate(runtime.subscribe())`.
 
-        What came in the moment in which a thread was interrupted comes next, also where the same is iterated over once
-        more. Raises what `call` does.
+        An item that arrived while the thread was being interrupted comes next, also from a second `iterate` of the same
+        iterator. Raises the errors of `call`.
         """
         return _Items(self, aiter(items))
 
     @contextlib.contextmanager
     def enter(self, manager: contextlib.AbstractAsyncContextManager[T]) -> Iterator[T]:
-        """An asynchronous context: `with portal.enter(runtime.consume("mailer")) as consumer:`.
+        """Enter an asynchronous context manager: `with portal.enter(runtime.consume("mailer")) as consumer:`.
 
-        Raises what it raises, and what `call` does. While its block fails, it is left with that error.
+        An error of the block is passed to the manager. Raises the manager's errors, and those of `call`.
         """
         stay = self._thread.enter(manager)
         value = self._outcome(stay.entered, stay.call, functools.partial(self._thread.begin, stay.call))
@@ -118,9 +119,9 @@ class BlockingPortal:
         return self._outcome(stay.call.future, stay.call, functools.partial(self._thread.leave, stay, failure))
 
     def _outcome(self, future: Future[T], call: Call[Any], begin: Callable[[], object]) -> T:
-        """Begin, and wait for a future of a call.
+        """Begin a call, and wait for a future of it.
 
-        Whoever is interrupted meanwhile, at any moment, cancels the call, and waits until it has ended.
+        An interrupt of the caller, at any moment, cancels the call and waits until it has ended.
         """
         try:
             begin()
@@ -133,7 +134,7 @@ class BlockingPortal:
 
 
 class _Items(Iterator[T], Generic[T]):
-    """May be left at any time."""
+    """An iterator that may be abandoned at any time."""
 
     def __init__(self, portal: BlockingPortal, items: AsyncIterator[T]) -> None:
         self._portal = portal
@@ -148,7 +149,7 @@ class _Items(Iterator[T], Generic[T]):
 
 
 def _settled(future: Future[T]) -> Future[T]:
-    """Wait for it, in pieces: a signal that comes just before a wait is only handled after that."""
+    """Wait for a future, in short waits: a signal just before a wait is handled only after that wait."""
     while not future.done():
         with contextlib.suppress(TimeoutError):
             future.exception(SIGNALS_SECONDS)

@@ -6,7 +6,7 @@ from ...storage.errors import EventSourcingError
 
 
 class NoAsyncioLoop(EventSourcingError):
-    """What is wrapped by `on_asyncio` was awaited where no loop of asyncio is known, or where it was closed."""
+    """A function wrapped by `on_asyncio` was awaited where no loop of asyncio is known, or after the loop closed."""
 
     code: ClassVar[str] = "no_asyncio_loop"
 
@@ -19,7 +19,7 @@ class NoAsyncioLoop(EventSourcingError):
 
 
 class AsyncioTaskCancelled(EventSourcingError):
-    """What is wrapped by `on_asyncio` was cancelled on asyncio, by something else than the task that awaits it."""
+    """A task of `on_asyncio` was cancelled on asyncio, but not by the task that awaits it."""
 
     code: ClassVar[str] = "asyncio_task_cancelled"
 

@@ -1,11 +1,11 @@
-"""Handing functions over to another thread, which calls them soon and in order."""
+"""Hands functions over to another thread, which calls them soon and in order."""
 
 from collections import deque
 from collections.abc import Callable
 
 
 class Handover:
-    """What waits is handed over together, with one wake-up, which is a system call and gives the interpreter away.
+    """Hands waiting functions over with one wake-up, since a wake-up is a system call and releases the interpreter.
 
     `wake(function)` has the other thread call a function soon: `TrioToken.run_sync_soon`, `loop.call_soon_threadsafe`.
     """
@@ -18,7 +18,7 @@ class Handover:
         self._is_woken = False
 
     def put(self, function: Callable[[], object]) -> None:
-        """From any thread. Raises what `wake` does, where the other thread has ended."""
+        """Hand over a function, from any thread. Raises the errors of `wake`, where the other thread has ended."""
         self._functions.append(function)
         if not self._is_woken:
             self._is_woken = True
@@ -27,12 +27,13 @@ class Handover:
             except BaseException as error:
                 self._is_woken = False
                 if not isinstance(error, Exception):
-                    # Interrupted, maybe before it was woken: others have seen that it was.
+                    # Interrupted, perhaps before the wake-up: other threads rely on the flag, which said that it had
+                    # happened.
                     self._wake(self._call_waiting)
                 raise
 
     def _call_waiting(self) -> None:
-        # Before they are counted: whoever comes later wakes again.
+        # Reset before counting: a function that is put later wakes the thread again.
         self._is_woken = False
         for _ in range(len(self._functions)):
             self._functions.popleft()()

@@ -1,4 +1,4 @@
-"""What an iterator on trio has given, on its way to another thread."""
+"""Items of an iterator on trio, on their way to another thread."""
 
 from collections import deque
 from collections.abc import AsyncIterator, MutableMapping
@@ -7,15 +7,15 @@ from typing import Any, Final, TypeAlias
 END: Final = object()
 """Stands for the end of the items."""
 NOTHING_YET: Final = object()
-"""Is taken where nothing has arrived."""
+"""Returned where no item has arrived."""
 Kept: TypeAlias = MutableMapping[AsyncIterator[Any], deque[Any]]
-"""What iterators have given that was not taken, for as long as there are these: a `WeakKeyDictionary`."""
+"""The items that iterators gave and that nobody took yet, for as long as the iterators live: a `WeakKeyDictionary`."""
 
 
 class ItemArrivals:
-    """Keeps an item until it is taken: whoever waited for it may be cut off when it was fetched already.
+    """Keeps an item until it is taken: a caller may be cancelled after the item was fetched.
 
-    Whoever iterates over the same once more finds it, too.
+    A second iteration over the same iterator finds the item as well.
     """
 
     def __init__(self, items: AsyncIterator[Any], kept: Kept) -> None:
@@ -26,11 +26,11 @@ class ItemArrivals:
             self._arrived = deque()
 
     async def fetch(self) -> None:
-        """Wait for the next item, or the `END`. On the trio thread."""
+        """Wait for the next item, or the `END`. Called on the trio thread."""
         self._arrived.append(await anext(self._items, END))
 
     def take(self) -> Any:
-        """The oldest that was not taken, from any thread; others may have taken what this one has fetched."""
+        """Take the oldest item, from any thread. Another caller may have taken the item that this caller fetched."""
         try:
             return self._arrived.popleft()
         except IndexError:

@@ -1,7 +1,7 @@
-"""The thread that a runtime lives in where the program does not run on trio, and what other threads have it do.
+"""The thread in which a runtime lives where the program is not on trio, and the calls that other threads make to it.
 
 Modelled on anyio's `BlockingPortal`, with two differences: while it closes, calls go on until the runtime has drained
-its mailboxes, so that what is stored is answered; and whoever gives up on a call waits until it has ended.
+its mailboxes, so that every stored command is answered; and a caller that gives up on a call waits until it has ended.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from typing import Any, Final, Generic, TypeVar
 import trio
 
 from ...actors.errors import RuntimeClosed
-from ...storage.errors import StoreForked
+from ...storage.errors import StoreForked, ThreadRefused
 from ..errors import ArgumentInvalid, WrongThread
 from ..runtime import Runtime
 from .handover import Handover
@@ -28,17 +28,17 @@ T = TypeVar("T")
 
 THREAD_NAME: Final = "eventsrc runtime"
 INTERRUPTED_START_SECONDS: Final = 1.0
-"""How long a thread that may have started is waited for."""
+"""How long to wait for a thread that may have started."""
 
 logger = logging.getLogger("eventsrc.embedding")
 
 
 class Call(Generic[T]):
-    """A function on its way through the runtime's thread; its outcome is that of `future`."""
+    """A function call on the runtime's thread; `future` has its outcome."""
 
     def __init__(self, function: Callable[[], Any], context: contextvars.Context) -> None:
         self.future: Future[T] = Future()
-        # Nobody cancels it but `RuntimeThread.cancel`: what has begun ends before its future does.
+        # Only `RuntimeThread.cancel` cancels a call: a call that has begun ends before its future does.
         self.future.set_running_or_notify_cancel()
         self.context: Final = context
         self._function = function
@@ -46,32 +46,32 @@ class Call(Generic[T]):
         self._has_begun = self._is_closed = False
 
     def fail(self, error: BaseException) -> None:
-        """It is not to be done, or can no longer be; does nothing where it is done."""
+        """Settle the future with an error, unless the call is done."""
         with contextlib.suppress(InvalidStateError):
             self.future.set_exception(error)
 
     # --- on the trio thread ---
 
     def begin(self, calls: trio.Nursery, closed: Callable[[], RuntimeClosed]) -> None:
-        """Begin it in a task of its own; does nothing where it was cancelled before."""
+        """Begin the call in a task of its own, unless it was cancelled before."""
         if not self.future.done():
             self._has_begun = True
             calls.start_soon(self.run, closed)
 
     def cancel(self) -> None:
-        """Have it end soon."""
+        """Have the call end soon."""
         self._scope.cancel()
         if not self._has_begun:
-            # Whoever calls was interrupted before it was sent.
+            # The caller was interrupted before the call was sent.
             self.fail(CancelledError())
 
     def close(self) -> None:
-        """The same, since the runtime ends."""
+        """Have the call end soon, since the runtime ends."""
         self._is_closed = True
         self._scope.cancel()
 
     async def run(self, closed: Callable[[], RuntimeClosed]) -> None:
-        """Do it, and settle the future, whatever becomes of it; with `closed()` where the runtime ends."""
+        """Run the function and settle the future in any case; with `closed()` where the runtime ends."""
         try:
             with self._scope:
                 self.future.set_result(await self._result())
@@ -81,7 +81,7 @@ class Call(Generic[T]):
             self.future.set_exception(closed())
             raise
         except BaseException as error:
-            # Also SystemExit: what it ends is the program of whoever called.
+            # Including SystemExit, which is to end the caller's program.
             self.future.set_exception(error)
 
     async def _result(self) -> Any:
@@ -90,10 +90,10 @@ class Call(Generic[T]):
 
 
 class Stay(Generic[T]):
-    """An asynchronous context that is entered and left by one task of trio, as trio asks for.
+    """An asynchronous context that one task of trio enters and leaves, as trio requires.
 
-    `entered` has what it gives, or the error that it could not be entered for; the outcome of `call` is whether it
-    swallowed the failure of its block.
+    `entered` has the context's value, or the error of entering; the outcome of `call` is whether the context swallowed
+    the failure of its block.
     """
 
     call: Call[bool]
@@ -105,7 +105,7 @@ class Stay(Generic[T]):
         self._failure: Exception | None = None
 
     async def run(self) -> bool:
-        """Enter it, stay until told to leave, and leave it."""
+        """Enter the context, wait until the block ends, and leave the context."""
         try:
             async with self._manager as value:
                 self.entered.set_result(value)
@@ -120,12 +120,12 @@ class Stay(Generic[T]):
         return True
 
     def leave(self, failure: Exception | None) -> None:
-        """Tell it that its block has ended, or failed. On the trio thread."""
+        """Report that the block has ended, or failed. Called on the trio thread."""
         self._failure = failure
         self._left.set()
 
     def over(self, future: Future[bool]) -> None:
-        """Its task has ended, or never began."""
+        """Take note that the context's task has ended, or never began."""
         if not self.entered.done():
             error = future.exception()
             assert error is not None, "what has not failed was entered"
@@ -133,11 +133,11 @@ class Stay(Generic[T]):
 
 
 class RuntimeThread:
-    """Runs trio with one runtime in it; `opening` is what `Runtime.open` returns.
+    """A thread that runs trio with one runtime in it; `opening` is the return value of `Runtime.open`.
 
-    `opened` has the runtime once it is there, or the error that it could not be opened for; `ended` is settled when the
-    runtime is closed, with the error that it ended with, if any. It is a daemon: a program that ends without closing it
-    does not wait. Then what was answered is on disk, as after a kill.
+    `opened` has the runtime once it is open, or the error of opening it; `ended` is settled when the runtime is closed,
+    with its error, if any. The thread is a daemon: a program that ends without closing the runtime does not wait for
+    it. Then every answered command is on disk, as after a kill.
     """
 
     def __init__(self, opening: AbstractAsyncContextManager[Runtime]) -> None:
@@ -156,26 +156,31 @@ class RuntimeThread:
         self._unsettled: set[Call[Any]] = set()
 
     def start(self, variables: Callable[[], object] = lambda: None) -> None:
-        """Open the runtime; may be called once. `variables` sets contextvars that hold for it and for every call."""
+        """Open the runtime; may be called once. `variables` sets contextvars for the runtime and for every call.
+
+        Raises `ThreadRefused`, or `RuntimeClosed` the second time.
+        """
         if self._thread is not None:
             raise RuntimeClosed("A portal can be entered once. Make another, with another Runtime.open(...).")
         for future in (self.opened, self.ended):
             future.set_running_or_notify_cancel()
         self._set_variables = variables
-        # The process that it lives in, which may be a child of the one that the portal was made in.
+        # The process that the thread runs in, which may be a child of the one in which the portal was made.
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
         try:
             self._thread.start()
+        except RuntimeError as error:
+            raise ThreadRefused(str(error)) from error
         except BaseException:
-            # Interrupted, maybe when it had begun; nothing tells whether it has.
+            # Interrupted, perhaps when the thread had begun; nothing tells whether it has.
             self.give_up()
             with contextlib.suppress(TimeoutError):
                 self.ended.exception(INTERRUPTED_START_SECONDS)
             raise
 
     def close(self) -> Future[None]:
-        """Close the runtime in order, and say when it has ended. Does nothing in a forked child."""
+        """Close the runtime in order; the future is settled when it has ended. Does nothing in a forked child."""
         if self._is_elsewhere:
             elsewhere: Future[None] = Future()
             elsewhere.set_result(None)
@@ -184,17 +189,17 @@ class RuntimeThread:
         return self.ended
 
     def join(self) -> None:
-        """Wait for the last steps of the thread, once it has `ended`."""
+        """Wait for the last steps of the thread, once `ended` is settled."""
         if self._thread is not None and not self._is_elsewhere:
             self._thread.join()
 
     def give_up(self) -> None:
-        """Close one that is still being opened."""
+        """Close a runtime that is still being opened."""
         self._is_given_up = True
         self._tell(self._main_scope.cancel)
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Call[Any]:
-        """A call of a function, async or not, in a task of its own and in the context of whoever calls; `begin` it.
+        """A call of a function, async or not, in a task of its own and in the caller's context; start it with `begin`.
 
         Raises `RuntimeClosed`, `WrongThread` on the trio thread itself, `StoreForked`, `ArgumentInvalid`.
         """
@@ -215,29 +220,29 @@ class RuntimeThread:
         return call
 
     def begin(self, call: Call[Any]) -> None:
-        """Begin it. Whoever is interrupted meanwhile cancels it."""
+        """Begin a call. A caller that is interrupted meanwhile must cancel the call."""
         if self._is_over:
             call.fail(self._not_begun())
         else:
             self._send(call, functools.partial(call.context.run, self._begin, call))
 
     def cancel(self, call: Call[Any]) -> None:
-        """Have it end soon, begun or not; wait for its future then. From any thread."""
+        """Have a call end soon, begun or not; the caller then waits for its future. From any thread."""
         if self._is_elsewhere:
-            # Nobody else would ever tell.
+            # In a forked child no thread is left to settle the future.
             call.fail(CancelledError())
         else:
             self._send(call, call.cancel)
 
     def enter(self, manager: AbstractAsyncContextManager[T]) -> Stay[T]:
-        """A stay in an asynchronous context; begin its call. Raises what `call` does."""
+        """A stay in an asynchronous context; begin its call. Raises the errors of `call`."""
         stay = Stay(manager)
         stay.call = self.call(stay.run)
         stay.call.future.add_done_callback(stay.over)
         return stay
 
     def leave(self, stay: Stay[Any], failure: Exception | None) -> None:
-        """End a stay; its call ends when it was left. In a forked child only the block ends."""
+        """End a stay; its call ends when the context was left. In a forked child only the block ends."""
         if not self._is_elsewhere:
             self._send(stay.call, functools.partial(stay.leave, failure))
         elif not stay.call.future.done():
@@ -245,7 +250,7 @@ class RuntimeThread:
 
     @property
     def runtime(self) -> Runtime:
-        """Also when it is closed. Raises `RuntimeClosed` before it is opened, or why it could not be."""
+        """The runtime, even after its end. Raises `RuntimeClosed` before it is open, or the error of opening it."""
         self._check_entered()
         return self.opened.result()
 
@@ -258,7 +263,7 @@ class RuntimeThread:
         return os.getpid() != self._pid
 
     def _send(self, call: Call[Any], function: Callable[[], object]) -> None:
-        """Have the trio thread do something for a call, which ends with the runtime at the latest."""
+        """Have the trio thread call a function for a call, which ends with the runtime at the latest."""
         self._unsettled.add(call)
         self._tell(function)
         if self._is_over:
@@ -293,7 +298,7 @@ class RuntimeThread:
             failure = None
         self._is_over = True
         for call in list(self._unsettled):
-            # Sent when trio had ended, or trio itself has failed: nobody else will tell those who wait.
+            # Sent after trio had ended, or trio itself has failed: nothing else will settle these futures.
             call.fail(self._closed())
         if failure is None:
             self.ended.set_result(None)
@@ -303,7 +308,7 @@ class RuntimeThread:
     async def _main(self) -> None:
         self._inbox = Handover(trio.lowlevel.current_trio_token().run_sync_soon)
         if self._is_given_up:
-            # Before it could be told.
+            # `give_up` came before the inbox existed.
             self._main_scope.cancel()
         async with trio.open_nursery() as calls:
             try:
@@ -313,10 +318,11 @@ class RuntimeThread:
                         self.opened.set_result(runtime)
                         await self._closing.wait()
             except BaseException as error:
-                # Raised again outside of the nursery, which would wrap it in a group.
+                # Raised again outside of the nursery, which would wrap the error in a group.
                 self._failure = error
             self._calls = None
-            # Each by its own scope, which takes all that it ends out of what a nursery of its raises.
+            # Each call is cancelled by its own scope, which catches the cancellation even where a nursery of the call
+            # groups it.
             for call in list(self._unsettled):
                 call.close()
         if self._failure is not None:
@@ -338,7 +344,7 @@ class RuntimeThread:
 
 
 def log_failure(ended: Future[None]) -> None:
-    """What a runtime ended with, where whoever closed it was interrupted, and raises that."""
+    """Log a runtime's error where the closing caller was interrupted, and raises the interrupt instead."""
     failure = ended.exception()
     if failure is not None:
         logger.error("the runtime ended with an error", exc_info=failure)

@@ -1,1 +1,1 @@
-"""What can be asked of the past, and replayed: `history.py` and `replay.py` first."""
+"""Queries and replays of the past: read `history.py` and `replay.py` first."""

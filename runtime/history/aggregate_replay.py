@@ -15,10 +15,10 @@ A = TypeVar("A", bound=Aggregate)
 
 
 class AggregateReplay(Replay, Generic[A]):
-    """A replay into the state of one aggregate, with a function besides, if given, that may look at it.
+    """A replay into the state of one aggregate, and optionally into a function that may look at the state.
 
-    In the mode "from_snapshot" it begins with the newest snapshot that is not in quarantine, is of this history and
-    fits the class, or with the first event where there is none; `snapshot_version` says which.
+    In the mode "from_snapshot" the replay begins with the newest snapshot that is not in quarantine, is of this history
+    and fits the class, or with the first event where there is none; `snapshot_version` names the snapshot.
     """
 
     _has_own = _takes_batches = True
@@ -27,7 +27,7 @@ class AggregateReplay(Replay, Generic[A]):
         self, store: EventReader, aggregate_type: AggregateType, aggregate_id: str, selection: Selection, **options: Any
     ) -> None:
         self.state = cast(A, aggregate_type.initial_state(aggregate_id))
-        """As far as it has been replayed."""
+        """The state after the events replayed so far."""
         self._type = aggregate_type
         super().__init__(store, selection, **options)
 

@@ -1,4 +1,4 @@
-"""What differs between two states: the innermost values, by their paths."""
+"""The differences between two states: the innermost values, by their paths."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ import attrs
 
 
 class Absent:
-    """Stands for a value where there is none, before it was added or after it was removed."""
+    """Stands for the missing side of a value that was added or removed."""
 
     __slots__ = ()
 
@@ -23,9 +23,9 @@ ABSENT: Final = Absent()
 
 
 class Change(NamedTuple):
-    """One value that differs. The path says where it is: `address.city`, `lines['a']`, `seats[2]`, `tags{'x'}`.
+    """One value that differs. The path locates it: `address.city`, `lines['a']`, `seats[2]`, `tags{'x'}`.
 
-    `before` and `after` are plain data; `ABSENT` for what was added or removed.
+    `before` and `after` are plain data; `ABSENT` is the missing side of a value that was added or removed.
     """
 
     path: str
@@ -34,10 +34,10 @@ class Change(NamedTuple):
 
 
 def changed_values(before: Any, after: Any, plain: Callable[[Any], Any], path: str = "") -> Iterator[Change]:
-    """The innermost values that differ between two states, as they are in memory.
+    """The innermost values that differ between two states in memory.
 
-    Objects are compared by their fields, mappings by their keys, sets by their elements, sequences by their places
-    between what they begin and end with alike.
+    Objects are compared by their fields, mappings by their keys, sets by their elements, sequences by index between
+    their common beginning and their common end.
     """
     if _is_same(before, after):
         return
@@ -84,6 +84,6 @@ def _sorted(values: Iterable[Any]) -> list[Any]:
 
 
 def _is_same(before: Any, after: Any) -> bool:
-    # NaN differs from itself, and yet it has not changed.
+    # NaN differs from itself, but a field that stays NaN has not changed.
     is_nan = isinstance(before, float) and isinstance(after, float) and math.isnan(before) and math.isnan(after)
     return is_nan or bool(before == after)

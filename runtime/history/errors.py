@@ -1,4 +1,4 @@
-"""What can go wrong with a replay."""
+"""The errors of replays."""
 
 from typing import ClassVar
 
@@ -6,7 +6,7 @@ from ...storage.errors import EventSourcingError, described
 
 
 class ReplaySpeedInvalid(EventSourcingError):
-    """A speed of replay that is out of range, or none at all."""
+    """A speed of replay is out of range, or is no speed."""
 
     code: ClassVar[str] = "replay_speed_invalid"
 
@@ -16,10 +16,12 @@ class ReplaySpeedInvalid(EventSourcingError):
             f'{speed!r}; without a speed, or with "flat", it goes as fast as it can.'
         )
         self.speed = speed
+        self.lowest = lowest
+        self.highest = highest
 
 
 class ReplayStarted(EventSourcingError):
-    """A replay was run a second time: its state, or what its function did, has the events already."""
+    """A replay was run a second time: its state, or the effects of its function, include the events already."""
 
     code: ClassVar[str] = "replay_started"
 
@@ -41,7 +43,7 @@ class ReplayNotEntered(EventSourcingError):
 
 
 class ReplayPositionPassed(EventSourcingError):
-    """A replay cannot run to a position that it has passed, or began after."""
+    """A replay cannot run to a position that it has passed, or after which it began."""
 
     code: ClassVar[str] = "replay_position_passed"
 
@@ -55,7 +57,7 @@ class ReplayPositionPassed(EventSourcingError):
 
 
 class ReplayHandlerFailed(EventSourcingError):
-    """What events are replayed into raised on one; its own error is the cause. The replay has ended before it."""
+    """The target of a replay raised an error, which is the cause, on an event. The replay ended before that event."""
 
     code: ClassVar[str] = "replay_handler_failed"
 

@@ -1,4 +1,4 @@
-"""What can be asked of the past: where a moment is in the log, what changed between two versions, and by whom."""
+"""Queries of the past: which position a moment stands for, and what changed between two versions, and by whom."""
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -21,32 +21,33 @@ from .changes import Change, changed_values
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 BATCH_EVENTS: Final = 100
-"""Events that are applied before other tasks get their turn."""
+"""How many events are applied before other tasks get their turn."""
 PRINCIPAL: Final = "principal"
-"""The metadata that names who sent a command."""
+"""The metadata entry that names who sent a command."""
 
 
 @attrs.frozen
 class Difference:
-    """What happened to an aggregate between two versions."""
+    """The changes of an aggregate between two versions."""
 
     events: list[StoredEvent]
-    """Those after the first version, up to and including the second."""
+    """The events after the first version, up to and including the second."""
     changes: dict[str, tuple[Any, Any]]
     """The fields of the state that differ, each with its value before and after, as plain data."""
     values: list[Change]
-    """The same down to the innermost values: what was added to a set, the item of a mapping, the field of a field."""
+    """The innermost values that differ: an element of a set, an item of a mapping, a field of a field."""
 
 
 @attrs.frozen
 class Blame:
-    """What changed a field of an aggregate's state last.
+    """The last change of a field of an aggregate's state.
 
-    Where no event has, `is_set` is False: the value is the class's own, and everything else is 0, empty or None.
+    Where no event has changed the field, `is_set` is False, the value is the class's own, and everything else is 0,
+    empty or None.
     """
 
     value: Any
-    """As plain data."""
+    """The field's value as plain data."""
     version: int = 0
     position: int = 0
     event_type: str = ""
@@ -54,7 +55,7 @@ class Blame:
     command_id: str = ""
     correlation_id: str = ""
     principal: str | None = None
-    """What the command's metadata name as `principal`."""
+    """The `principal` in the command's metadata."""
 
     @property
     def is_set(self) -> bool:
@@ -63,10 +64,10 @@ class Blame:
 
 
 def position_of(store: EventReader, *, position: int | None = None, time: datetime | None = None) -> int:
-    """The position that a moment stands for. Raises `NotInHistory` for one that the log does not reach.
+    """The position that a moment stands for. Raises `NotInHistory` for a moment that the log does not reach.
 
-    Of several events of one time it is the last; a time after the newest event stands for that. Raises
-    `ArgumentInvalid` for a time without a zone, and unless exactly one of both is given.
+    A time stands for the last event at or before it. Raises `ArgumentInvalid` for a time without a zone, and unless
+    exactly one of the two is given.
     """
     if (position is None) == (time is None):
         raise ArgumentInvalid("position", position, "say when: either a position or a time")
@@ -94,7 +95,7 @@ async def state_at(
     position: int | None = None,
     time: datetime | None = None,
 ) -> Recovered:
-    """An aggregate as it was at a version, a position or a time. Raises `NotInHistory`."""
+    """An aggregate at a version, position or time. Raises `NotInHistory`, `ArgumentInvalid` for several of these."""
     stream = aggregate_type.stream(aggregate_id)
     if version is None:
         past = PastLog(store, position_of(store, position=position, time=time))
@@ -106,7 +107,7 @@ async def state_at(
 
 
 def position_of_version(store: EventReader, stream: str, version: int) -> int:
-    """Where a version of a stream is stored; 0 for version 0. Raises `NotInHistory`."""
+    """The position of a version of a stream; 0 for version 0. Raises `NotInHistory`."""
     check_version(store, stream, version)
     return store.read_stream(stream, from_version=version, limit=1)[0].position if version else 0
 
@@ -114,7 +115,7 @@ def position_of_version(store: EventReader, stream: str, version: int) -> int:
 def find_snapshot(store: EventReader, stream: str, to_version: int | None = None) -> Snapshot | None:
     """The newest snapshot, up to a version, that is of this history and not in quarantine; None where there is none.
 
-    Whether it fits a class is not looked at.
+    The snapshot may not fit the class: this is not checked.
     """
     for snapshot in store.snapshots(stream, to_version=to_version):
         if store.event_hash(stream, snapshot.version) == snapshot.event_hash:
@@ -134,7 +135,7 @@ def check_version(store: EventReader, stream: str, version: int) -> None:
 async def difference(
     store: EventReader, aggregate_type: AggregateType, aggregate_id: str, first: int, second: int
 ) -> Difference:
-    """What happened between two versions; the second may be the lower one, and then nothing happened in between."""
+    """The changes between two versions; with `second` lower than `first` the difference has no events."""
     stream = aggregate_type.stream(aggregate_id)
     changes, values = await changes_of_state(store, aggregate_type, aggregate_id, first, second)
     events: list[StoredEvent] = []
@@ -157,7 +158,7 @@ async def changes_of_state(
 
 
 def changes_between(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The fields that differ, with both values; one with NaN in it is not the same as itself, but its bytes are."""
+    """The fields that differ, with both values; encoded values are compared as well, since NaN is unequal to itself."""
     return {
         name: (before.get(name), after.get(name))
         for name in {**before, **after}
@@ -168,7 +169,7 @@ def changes_between(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict
 async def blame(store: EventReader, aggregate_type: AggregateType, aggregate_id: str) -> dict[str, Blame]:
     """For each field: the event that changed it last, or that none did.
 
-    Replays the whole stream, turning the state into data after each event.
+    Replays the whole stream, and turns the state into data after each event.
     """
     stream = aggregate_type.stream(aggregate_id)
     state = aggregate_type.initial_state(aggregate_id)

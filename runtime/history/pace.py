@@ -1,4 +1,4 @@
-"""The pace of a replay: when it is an event's turn, by trio's clock."""
+"""The pace of a replay: when each event is due, by trio's clock."""
 
 import math
 from typing import Final, Literal, TypeAlias
@@ -8,16 +8,16 @@ from ..errors import ArgumentInvalid
 from .errors import ReplaySpeedInvalid
 
 Speed: TypeAlias = float | Literal["flat"] | None
-"""Times the original pace; None and "flat" are as fast as it goes."""
+"""Times the original pace; None and "flat" are as fast as possible."""
 SPEED_MIN: Final = 0.1
-"""Times the original pace, at least; the most is `Limits.replay_speed_max`."""
+"""The lowest speed, times the original pace; the highest is `Limits.replay_speed_max`."""
 
 
 class Pace:
-    """Tells when an event is due, from the time since the event before it.
+    """Tells when an event is due, from the time between the event before it and itself.
 
-    It is a schedule: what a slow handler or a busy machine loses is made up for by shorter waits, so that the whole
-    takes as long as it should. An event whose time is before that of an earlier one is due at once.
+    The pace is a schedule: shorter waits make up for time lost in a slow handler or on a busy machine, so that the
+    whole replay takes as long as it should. An event whose time is before that of an earlier event is due at once.
     """
 
     def __init__(self, speed: Speed, speed_max: float, wait_seconds_max: float) -> None:
@@ -30,23 +30,23 @@ class Pace:
         self._newest_due = -math.inf
 
     def due(self, event: StoredEvent) -> float:
-        """When it is the event's turn; long past where nothing is to be waited for."""
+        """When the event is due, by trio's clock; minus infinity where there is nothing to wait for."""
         if self.speed is None or self._newest_time_ns is None:
             return -math.inf
         seconds = max(event.time_ns - self._newest_time_ns, 0) / NS_PER_SECOND / self.speed
         return self._newest_due + min(seconds, self._wait_seconds_max)
 
     def take(self, event: StoredEvent, due: float) -> None:
-        """Go on from this event, whose turn it was at `due`."""
+        """Continue the schedule from this event, which was due at `due`."""
         self._newest_time_ns = max(event.time_ns, self._newest_time_ns or event.time_ns)
         self._newest_due = due
 
     def shift(self, seconds: float) -> None:
-        """Have everything come later: the replay stood still for so long."""
+        """Delay all later events by these seconds, in which the replay stood still."""
         self._newest_due += seconds
 
     def seconds_left(self, last_time_ns: int, now: float) -> float | None:
-        """Until an event of this time is due, at most; None before the first event."""
+        """The most seconds until an event of this time is due; None before the first event, and without a pace."""
         if self.speed is None or self._newest_time_ns is None:
             return None
         seconds = max(last_time_ns - self._newest_time_ns, 0) / NS_PER_SECOND / self.speed
@@ -54,7 +54,7 @@ class Pace:
 
 
 def checked_speed(speed: Speed, speed_max: float) -> float | None:
-    """The speed as a number, or None for as fast as it goes. Raises `ReplaySpeedInvalid`."""
+    """The speed as a number, or None for as fast as possible. Raises `ReplaySpeedInvalid`."""
     if speed is None or speed == "flat":
         return None
     # NaN is in no range.

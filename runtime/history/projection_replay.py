@@ -1,4 +1,4 @@
-"""A replay into a view of its own, which nothing else sees."""
+"""A replay into a separate view, which nothing else sees."""
 
 import logging
 import tempfile
@@ -8,6 +8,7 @@ from typing import Any, Final, Self, TypeAlias, TypeVar
 
 import trio
 
+from ...actors.background import in_thread, in_thread_or_here
 from ...actors.errors import DefinitionError
 from ...actors.projections.projection import Projection, Table
 from ...actors.serialization.personal import has_personal_data
@@ -27,21 +28,21 @@ from .replay import Replay
 from .selection import Selection
 
 RENEWAL_RETRY_SECONDS: Final = 1.0
-"""After which it is tried again to make a view anew, where there was no room for it, say."""
+"""How long to wait before another attempt to rebuild a view, for example one that had no room."""
 
 R = TypeVar("R")
 Renewing: TypeAlias = Callable[[Callable[[], Awaitable[None]]], AbstractContextManager[None]]
-"""Has what it is given called whenever a subject was forgotten, for as long as its block lasts."""
+"""Registers a function that is called whenever a subject was forgotten, for as long as its block lasts."""
 
 logger = logging.getLogger("eventsrc.replay")
 
 
 class ProjectionReplay(Replay):
-    """A replay into a view of its own, which is there as long as the block of `async with` lasts.
+    """A replay into a separate view, which exists as long as the block of `async with` lasts.
 
-    The view that answers queries is left alone. When a subject is forgotten, it is made anew from the events that were
-    replayed, beside what it shows until then. To enter the block raises `FileWriteFailed` or `ViewUnusable` where the
-    system's folder for temporary files has no room.
+    The view that answers queries is not touched. When a subject is forgotten, the separate view is rebuilt from the
+    events replayed so far; until the rebuild is done, the old rows show. Entering the block raises `FileWriteFailed` or
+    `ViewUnusable` where the system's folder for temporary files has no room.
     """
 
     _has_own = _takes_batches = True
@@ -66,15 +67,15 @@ class ProjectionReplay(Replay):
         self._renewing = renewing
         self._entered = ExitStack()
         self._one_at_a_time = trio.Lock()
-        """Held by who makes the view anew."""
+        """Held while the view is rebuilt."""
         self._taken_position = 0
         self._failure: ReplayHandlerFailed | None = None
-        """Of a method that raised on what is left of an event, when the view was made anew."""
+        """The error of a handler on the rest of an event whose subject was forgotten, during a rebuild."""
 
     async def __aenter__(self) -> Self:
         check_on_trio("replay", "portal.enter(replay)")
         try:
-            await trio.to_thread.run_sync(self._open)
+            await in_thread(self._open)
         except BaseException:
             await self._remove()
             raise
@@ -92,9 +93,10 @@ class ProjectionReplay(Replay):
         return await super().run()
 
     def rows(self, table: Table[R], **criteria: Any) -> list[R]:
-        """The rows of a table that meet the criteria, as far as it has been replayed; see `View.where`.
+        """The rows of a table that meet the criteria, after the events replayed so far; see `View.where`.
 
-        Raises `ReplayNotEntered` outside of the block, `DefinitionError`, `QueryInvalid` for what cannot be asked.
+        Raises `ReplayNotEntered` outside of the block, `DefinitionError` for a table of another projection,
+        `QueryInvalid` for invalid criteria.
         """
         row_type = self._tables.get(table.name)
         if row_type is None:
@@ -112,7 +114,7 @@ class ProjectionReplay(Replay):
         try:
             opened.apply(events)
         except EventFailed as failure:
-            # Nothing of the batch is stored: what came before the event is shown, as it was replayed.
+            # Nothing of the batch is stored: apply the events before the failed one, which were replayed.
             before = [event for event in events if event.position < failure.event.position]
             self._take(before)
             self._passed(before)
@@ -137,7 +139,7 @@ class ProjectionReplay(Replay):
         return _Opened(LmdbViews(folder.path), number, self._projection, self._tables, self._serializer)
 
     async def _renew(self) -> None:
-        """A subject was forgotten: make the view anew, until that is done or the block is left."""
+        """Rebuild the view after a subject was forgotten: retry until the rebuild succeeds or the block is left."""
         async with self._one_at_a_time:
             while self._opened is not None:
                 try:
@@ -155,7 +157,7 @@ class ProjectionReplay(Replay):
 
     async def _replace(self, old: "_Opened") -> None:
         assert self._folder is not None, "what is open has a folder"
-        new = await trio.to_thread.run_sync(self._begun, self._folder, old.number + 1)
+        new = await in_thread(self._begun, self._folder, old.number + 1)
         failure = None
         try:
             failure = await self._catch_up(new)
@@ -163,10 +165,10 @@ class ProjectionReplay(Replay):
                 self._opened, self._failure, new = new, failure or self._failure, old
         finally:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(new.remove)
+                await in_thread_or_here(new.remove)
 
     async def _catch_up(self, new: "_Opened") -> ReplayHandlerFailed | None:
-        """Bring it to where the other is by then, or to the event on which a method raises."""
+        """Bring a new view to the position of the old one by then, or to an event on which a handler raises."""
         batches = self._selection.batches(self._store, self._extent)
         coming: list[StoredEvent] = []
         while self._opened is not None:
@@ -180,10 +182,10 @@ class ProjectionReplay(Replay):
             now = [event for event in coming if event.position <= until]
             try:
                 if now:
-                    await trio.to_thread.run_sync(new.apply, now)
+                    await in_thread(new.apply, now)
             except EventFailed as failure:
                 before = [event for event in now if event.position < failure.event.position]
-                await trio.to_thread.run_sync(new.apply, before)
+                await in_thread(new.apply, before)
                 error = _failed(failure)
                 error.__cause__ = failure.error
                 return error
@@ -200,11 +202,11 @@ class ProjectionReplay(Replay):
                     opened.view.close()
                 folder, self._folder = self._folder, None
                 if folder is not None:
-                    await trio.to_thread.run_sync(folder.remove)
+                    await in_thread_or_here(folder.remove)
 
 
 class _Opened:
-    """A view that is replayed into, while it is open."""
+    """A replay's view while it is open."""
 
     def __init__(
         self,
@@ -222,12 +224,12 @@ class _Opened:
         self._session = ViewSession(projection, self.view, serializer)
 
     def apply(self, events: Sequence[StoredEvent]) -> None:
-        """Take events into it, all or none. Raises `EventFailed`."""
+        """Apply events to the view, all or none. Raises `EventFailed`."""
         if events:
             self._session.apply(events, Checkpoint(events[-1].position, events[-1].hash))
 
     def remove(self) -> None:
-        """Close it, and take it from the disk."""
+        """Close the view, and remove it from the disk."""
         self.view.close()
         self._views.drop(self._name, self._generation)
 

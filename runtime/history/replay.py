@@ -1,6 +1,6 @@
-"""Replay: events of the past once more, in order, into a state, a view or a function, at any pace, under control.
+"""Replay: past events once more, in order, into a state, a view or a function, at any pace and under control.
 
-It only reads: nothing that is replayed is stored, and no command is sent.
+A replay only reads: it stores nothing and sends no command.
 """
 
 import math
@@ -25,17 +25,17 @@ from .selection import Selection
 
 NEVER: Final = math.inf
 PLAIN_CLASSES_MAX: Final = 100
-"""Classes of what a function returns that are known not to be awaited."""
+"""The most classes of a function's return values that are remembered as not awaitable."""
 
 
 @attrs.frozen(kw_only=True)
 class Progress:
     """How far a replay has come.
 
-    `events_total` is None where only looking at all events would tell how many fit the filters. `fraction` is 0 to 1,
-    by versions where one stream is replayed, by positions otherwise. `per_second` and `seconds_left` leave out the time
-    in which it was paused; `seconds_left` is None before there is anything to tell it by. At a pace it follows from the
-    times of the events, and is the most that it can be where they are filtered or waits are bounded.
+    `events_total` is None where filters apply, since counting the events would need a look at each. `fraction` is 0 to
+    1, by versions where one stream is replayed, by positions otherwise. `per_second` and `seconds_left` leave out the
+    time in which the replay was paused; `seconds_left` is None before it can be estimated. At a pace it follows from
+    the times of the events, and is an upper bound where events are filtered or waits are bounded.
     """
 
     events: int
@@ -50,14 +50,14 @@ class Progress:
 class Replay:
     """One replay. `await replay.run()` runs it, once; other tasks may `pause`, `step`, `run_to` and `resume` it.
 
-    They take effect at once, also during the wait for the next event's time, but do not interrupt a handler. All of it
-    belongs on the trio thread; from another one use `trio.from_thread.run_sync(replay.pause)`.
+    These calls take effect at once, even during the wait for the next event's time, but do not interrupt a handler. A
+    replay is used on the trio thread; from another thread use `trio.from_thread.run_sync(replay.pause)`.
     """
 
     _has_own = False
-    """Whether it replays into something of its own, by `_take`."""
+    """Whether the subclass replays into a target of its own, by `_take`."""
     _takes_batches = False
-    """And takes several events in one go."""
+    """Whether `_take` accepts several events at once."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Replay:
         self._selection = selection
         self._into = into
         self.snapshot_version = self._find_snapshot() if selection.mode == "from_snapshot" else 0
-        """In the mode "from_snapshot": the version of the snapshot that it begins from; 0 where none is usable."""
+        """In the mode "from_snapshot": the version of the snapshot at which the replay begins; 0 for none."""
         self._extent = selection.extent(store, self.snapshot_version)
         self._events = 0
         self._passing: Sequence[StoredEvent] = ()
@@ -87,7 +87,7 @@ class Replay:
         self._ran_seconds = 0.0
         self._runs_since: float | None = None
         self._stood_since = 0.0
-        # How it is steered. It is free where nothing is to be asked before each event.
+        # The state of steering. `_is_free` means that no check is needed before each event.
         self._is_paused = self._stands = False
         self._steps = 0
         self._pause_at: float = NEVER
@@ -105,7 +105,7 @@ class Replay:
 
     @property
     def speed(self) -> float | None:
-        """Times the original pace; None is as fast as it goes. May be set at any time, also to "flat"."""
+        """Times the original pace; None is as fast as possible. May be set at any time, also to "flat"."""
         return self._pace.speed
 
     @speed.setter
@@ -115,35 +115,36 @@ class Replay:
 
     @property
     def is_paused(self) -> bool:
-        """Whether it waits for `resume`, `step` or `run_to`, or will before the next event."""
+        """Whether the replay waits for `resume`, `step` or `run_to`, or will wait before the next event."""
         return self._is_paused and not self._steps
 
     @property
     def goes_to_end(self) -> bool:
-        """Whether it neither is paused nor will be at a position."""
+        """Whether the replay is neither paused nor set to pause at a position."""
         return not self._is_paused and self._pause_at == NEVER
 
     def pause(self) -> None:
-        """Have it stop before the next event."""
+        """Stop before the next event."""
         self._is_paused, self._steps, self._pause_at = True, 0, NEVER
         self._steer()
 
     def resume(self) -> None:
-        """Have it go on to the end."""
+        """Go on to the end."""
         self._is_paused, self._steps, self._pause_at = False, 0, NEVER
         self._steer()
 
     def step(self) -> None:
-        """Let one event by, at once, and stop again. Called several times, so many."""
+        """Let one event pass at once, and stop again. Several calls let as many events pass."""
         self._is_paused, self._pause_at = True, NEVER
         self._steps += 1
         self._steer()
 
     def run_to(self, position: int) -> None:
-        """Have it go on to this position and stop behind it; where no event of the replay is there, before the next.
+        """Go on to this position and stop after it, or before the next event where the replay has none at the position.
 
-        Raises `ReplayPositionPassed` for a position that it has passed, or began after: it does not go backwards;
-        `NotInHistory` for one beyond its end, `ArgumentInvalid` for what is no position.
+        Raises `ReplayPositionPassed` for a position that the replay has passed, or after which it began: a replay does
+        not go backwards; `NotInHistory` for a position after its end, `ArgumentInvalid` unless the position is a whole
+        number, 0 or more.
         """
         check_count("position", position, least=0)
         if position < self._position:
@@ -156,7 +157,7 @@ class Replay:
         self._steer()
 
     async def wait_paused(self) -> None:
-        """Wait until it stands still, with no event in hand, because it is paused or has ended."""
+        """Wait until the replay stands still, with no event in hand, because it is paused or has ended."""
         await trio.lowlevel.checkpoint()
         while not (self._has_ended or (self._stands and self.is_paused)):
             await self._stopped.park()
@@ -169,7 +170,7 @@ class Replay:
 
     @property
     def _events_by_now(self) -> int:
-        """How many have gone by: counted by the batch, which is found out of the newest one in between."""
+        """How many events have passed: counted by the batch, and within a batch derived from the newest event."""
         if self._newest is None:
             return self._events
         return self._events + bisect_right(self._passing, self._newest.position, key=attrgetter("position"))
@@ -181,7 +182,7 @@ class Replay:
 
     @property
     def progress(self) -> Progress:
-        """How far it has come."""
+        """How far the replay has come."""
         now = self._stood_since if self._runs_since is None else trio.current_time()
         seconds = self._ran_seconds + (0.0 if self._runs_since is None else now - self._runs_since)
         extent = self._extent
@@ -190,7 +191,7 @@ class Replay:
         if share < 1:
             left = self._pace.seconds_left(self._last_time_ns, now)
             if not left:
-                # As fast as it goes, or behind the pace by all that was left of it.
+                # As fast as possible, or behind the schedule by all the time that it had left.
                 left = seconds * (1 - share) / share if share > 0 else None
         return Progress(
             events=self._events_by_now,
@@ -205,16 +206,15 @@ class Replay:
     # --- running ---
 
     async def run(self) -> Self:
-        """Replay to the end, other tasks getting their turn every few hundred events.
+        """Replay to the end; other tasks get their turn every few hundred events.
 
-        A run that was cancelled, or failed, stays where it came to, and is not begun again.
+        A cancelled or failed run stays at its last event, and cannot be started again.
 
         Raises:
             ReplayStarted: it was run before.
             ReplayHandlerFailed: a function or a projection raised; the error names the event.
-            ApplierFailed, UnknownEvent, DecodingError: an aggregate cannot take an event in, which the error names.
+            ApplierFailed, UnknownEvent, DecodingError: an aggregate cannot apply an event, which the error names.
             StoreError: the log cannot be read.
-
         """
         check_on_trio("replay.run", "portal.call(replay.run)")
         if self._has_begun:
@@ -240,7 +240,7 @@ class Replay:
         return self
 
     async def _replay_freely(self, batch: Sequence[StoredEvent]) -> int:
-        """Hand events to the function as long as nothing else is to be done for each; returns how many."""
+        """Pass events to the function as long as no event needs steering before it; returns how many were passed."""
         into, plain = self._into, self._plain
         if into is None:
             return 0
@@ -279,7 +279,7 @@ class Replay:
                 self.pause()
 
     def _is_awaited(self, returned: object) -> bool:
-        """Whether a function has returned what is to be awaited; looked up once for each class of what it returns."""
+        """Whether a function's return value must be awaited; looked up once for each class of return value."""
         kind = type(returned)
         if hasattr(kind, "__await__"):
             return True
@@ -288,7 +288,7 @@ class Replay:
         return False
 
     def _take(self, events: Sequence[StoredEvent]) -> None:
-        """Take events into what the subclass replays into."""
+        """Apply events to the subclass's target."""
 
     def _passed(self, events: Sequence[StoredEvent]) -> None:
         if events:
@@ -296,7 +296,7 @@ class Replay:
             self._events += len(events)
 
     async def _turn(self, event: StoredEvent) -> None:
-        """Wait until the event may go by."""
+        """Wait until the event may pass."""
         while True:
             if event.position > self._pause_at:
                 self.pause()
@@ -315,7 +315,7 @@ class Replay:
                 await self._steered.park()
 
     async def _stand(self) -> None:
-        """Stand still until steered on."""
+        """Stand still until a call steers the replay."""
         self._stands_still()
         self._stands = True
         self._stopped.unpark_all()

@@ -1,4 +1,4 @@
-"""Which events of the past are replayed: the mode, the filters, and up to where."""
+"""Selects the events of a replay: the mode, the filters, and the end."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -9,7 +9,7 @@ import attrs
 from ...storage.record import StoredEvent
 from ...storage.store import EventReader
 from ..errors import ArgumentInvalid
-from ..events import Wanted
+from ..events import EventFilter
 from .history import position_of, position_of_version
 
 ReplayMode: TypeAlias = Literal["full", "from_snapshot", "selective", "time_travel"]
@@ -17,7 +17,7 @@ MODES: Final = ("full", "from_snapshot", "selective", "time_travel")
 
 
 class ReplayOptions(TypedDict, total=False):
-    """What `Runtime.replay` takes besides: a stream, the filters of a selective replay, the end of a time travel."""
+    """Further arguments of `Runtime.replay`: a stream, the filters of a selective replay, the end of a time travel."""
 
     stream: str | None
     types: Sequence[type | str] | type | str | None
@@ -31,16 +31,16 @@ class ReplayOptions(TypedDict, total=False):
 
 @attrs.frozen
 class Extent:
-    """From where to where a replay goes: the positions, and what its progress is measured in.
+    """The range of a replay: its positions, and the measure of its progress.
 
-    Where one stream is replayed its versions tell how far it is, otherwise positions do.
+    Progress is measured in versions where one stream is replayed, in positions otherwise.
     """
 
     begin_position: int
-    """It begins after this one."""
+    """The replay begins after this position."""
     end_position: int
     last_position: int
-    """Of its last event, as far as it is known: that of the stream, where one is replayed."""
+    """The position of the last event, as far as it is known: where one stream is replayed, of its last event."""
     begin: int
     end: int
     by_version: bool
@@ -48,17 +48,17 @@ class Extent:
 
     @property
     def events_total(self) -> int | None:
-        """How many events there are; None where only looking at all of them would tell."""
+        """How many events there are; None where filters apply, since counting would need a look at each event."""
         return None if self.is_filtered else self.end - self.begin
 
     def share(self, event: StoredEvent) -> float:
-        """How much of it is done once this event is: 0 to 1."""
+        """The share of the replay that is done after this event, 0 to 1."""
         return ((event.version if self.by_version else event.position) - self.begin) / max(self.end - self.begin, 1)
 
 
 @attrs.frozen(kw_only=True)
 class Selection:
-    """Which events are replayed, and up to where."""
+    """The events to replay."""
 
     mode: ReplayMode
     stream: str | None = None
@@ -71,7 +71,7 @@ class Selection:
     to_time: datetime | None = None
 
     def check(self) -> None:
-        """Raise `ArgumentInvalid` for what does not go together, `DefinitionError` for a class of no event."""
+        """Raise `ArgumentInvalid` for an invalid combination, `DefinitionError` for a class that is no event."""
         if self.mode not in MODES:
             raise ArgumentInvalid("mode", self.mode, f"the mode of a replay is one of {', '.join(MODES)}")
         ends = [end for end in (self.to_version, self.to_position, self.to_time) if end is not None]
@@ -90,7 +90,7 @@ class Selection:
         self._wanted()
 
     def extent(self, store: EventReader, begin_version: int = 0) -> Extent:
-        """From where to where it goes, now; the stream's from after a version on. Raises `NotInHistory`."""
+        """The range of the replay as of now, for a stream from after `begin_version` on. Raises `NotInHistory`."""
         end = self._end(store)
         if self.stream is None:
             return Extent(0, end, end, 0, end, by_version=False, is_filtered=self._is_filtered)
@@ -101,12 +101,12 @@ class Selection:
         return Extent(begin, end, last_position, begin_version, last, by_version=True, is_filtered=self._is_filtered)
 
     def batches(self, store: EventReader, extent: Extent) -> Iterator[list[StoredEvent]]:
-        """The events in bounded steps, some of which may be empty; no transaction is held in between."""
+        """The events in bounded batches, some of which may be empty; no transaction is held between batches."""
         return self._wanted().batches(store, extent.begin_position, extent.end_position + 1)
 
     @property
     def type_names(self) -> Sequence[str]:
-        """The stored types that are wanted by their names; a class may well be one that has no event yet."""
+        """The stored types that were given by name; given classes are left out, since a class may have no event yet."""
         given = (self.types,) if isinstance(self.types, str | type) else self.types or ()
         return [each for each in given if isinstance(each, str)]
 
@@ -114,8 +114,8 @@ class Selection:
     def _is_filtered(self) -> bool:
         return any(given is not None for given in (self.types, self.category, self.tag)) or bool(self.metadata)
 
-    def _wanted(self) -> Wanted:
-        return Wanted.of(
+    def _wanted(self) -> EventFilter:
+        return EventFilter.of(
             stream=self.stream, types=self.types, category=self.category, tag=self.tag, metadata=self.metadata
         )
 

@@ -1,7 +1,7 @@
-"""The trace of a correlation: its events in the order of what led to what.
+"""The trace of a correlation: its events in causal order.
 
-Each event names the command, or the saga, that made it (`causation_id`); of a command that was sent by a handler or by
-the step of a saga, the metadata of its events say by which (`caused_by`). A saga that an event started names that.
+Each event names the command or the saga that made it (`causation_id`). Where a handler or a saga's step sent the
+command, the metadata of its events name the sender (`caused_by`). A saga that an event started names that event.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,17 +24,17 @@ SAGA_STARTED: Final = stored_name(SagaStarted)
 
 @attrs.frozen
 class TracedEvent:
-    """An event, and how far it is from where its correlation began."""
+    """An event, and its causal distance from the beginning of its correlation."""
 
     event: StoredEvent
     depth: int
-    """0 for what was made by the first command, or saga; one more for what that led to."""
+    """0 for events of the first command or saga; each causal step adds one."""
     caused_by: str | None
-    """The command, or the stream of the saga, that caused the one which made it; None where that is not known."""
+    """The command, or the stream of the saga, that caused the event's own command or saga; None where unknown."""
 
 
 def correlation_of(store: EventReader, of: Receipt | int | str) -> str:
-    """The correlation id of what a receipt tells, of the event at a position, or itself.
+    """The correlation id of a receipt, of the event at a position, or the given id itself.
 
     Raises `NotInHistory`, `ArgumentInvalid`.
     """
@@ -42,7 +42,7 @@ def correlation_of(store: EventReader, of: Receipt | int | str) -> str:
         return of
     if isinstance(of, Receipt):
         if not of.events:
-            # Its position is that of what was stored before, by another command.
+            # The receipt's position is that of an earlier event, of another command.
             raise NotInHistory(
                 f"The command to {of.stream!r} made no event. Give its correlation id to trace the others."
             )
@@ -55,17 +55,17 @@ def correlation_of(store: EventReader, of: Receipt | int | str) -> str:
 
 
 def traced(events: Sequence[StoredEvent]) -> list[TracedEvent]:
-    """The events of one correlation, given by position: what one led to is below it, and before what came after it."""
+    """Sort the events of one correlation, given by position: an event's effects come below it, before later events."""
     causes = _Causes(events)
     return [line for root in causes.roots() for line in causes.told_from(root)]
 
 
 class _Causes:
-    """What led to what among these events; each is told once."""
+    """The causal relations among these events; each event is listed once."""
 
     def __init__(self, events: Sequence[StoredEvent]) -> None:
         self._made: dict[str, list[StoredEvent]] = {}
-        """The events of each command and saga, by its id: in the order of their first ones."""
+        """The events of each command and saga, by its id, in the order of their first events."""
         for event in events:
             self._made.setdefault(event.causation_id, []).append(event)
         self._parents = self._known_parents()
@@ -76,13 +76,13 @@ class _Causes:
         self._told: set[str] = set()
 
     def roots(self) -> Iterator[str]:
-        """The commands and sagas that nothing of these is known to have caused, one after the other."""
+        """The commands and sagas without a known cause among these events, one after the other."""
         yield from (each for each, parent in self._parents.items() if parent not in self._made)
-        # Metadata are the user's: those that say that they caused each other have no beginning among them.
+        # Metadata are the user's: entries that name each other as causes have no root, and come last.
         yield from (each for each in self._made if each not in self._told)
 
     def told_from(self, root: str) -> Iterator[TracedEvent]:
-        """The events of a command or saga, and of all that it led to. Not recursive: a chain may be a long one."""
+        """The events of a command or saga and of all its effects. Not recursive, since a causal chain may be long."""
         self._told.add(root)
         under_way = [self._in_turn(root)]
         while under_way:
@@ -96,7 +96,7 @@ class _Causes:
                 under_way.append(self._in_turn(found))
 
     def _known_parents(self) -> dict[str, str | None]:
-        """What caused each command or saga, as far as that is known."""
+        """The known cause of each command or saga."""
         makers = {f"{event.stream}@{event.version}": each for each, events in self._made.items() for event in events}
         parents: dict[str, str | None] = {}
         for each, (first, *_) in self._made.items():
@@ -108,9 +108,9 @@ class _Causes:
         return parents
 
     def _in_turn(self, each: str) -> Iterator[StoredEvent | str]:
-        """The events of a command or saga, and the ids of what it caused: its first event, then by position.
+        """The events of a command or saga, and the ids of its effects: its first event, then by position.
 
-        What a handler awaits is stored before its own events are.
+        What a handler awaits is stored before the handler's own events.
         """
         first, *others = self._made[each]
         parts: list[tuple[int, StoredEvent | str]] = [(event.position, event) for event in others]

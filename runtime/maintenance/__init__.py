@@ -1,1 +1,1 @@
-"""What keeps a store in good order while it is used: proofs, compaction, retention; `maintenance.py` first."""
+"""Keeps a store in good order while it is used: proofs, compaction, retention; read `maintenance.py` first."""

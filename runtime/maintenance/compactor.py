@@ -1,11 +1,11 @@
-"""Compacts streams of a running store, and uncompacts them: the order of the steps, and the proof in between."""
+"""Compacts streams of a running store, and uncompacts them: the order of the steps, and the proof between them."""
 
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -17,37 +17,40 @@ from ...actors.aggregates.aggregate import Aggregate
 from ...actors.aggregates.aggregate_type import AggregateType
 from ...actors.aggregates.recovery import apply_event, recover
 from ...actors.aggregates.snapshot_proof import verdict
+from ...actors.background import in_thread, in_thread_or_here
 from ...actors.errors import RuntimeClosed
 from ...actors.journal.thread_journal import ThreadJournal
+from ...actors.messages import SAGA_STEP
 from ...actors.sagas.context import CALL_KEY
 from ...actors.sagas.instance import ENDING_TYPES
 from ...storage.archive.archive import SEGMENT_EVENTS_MAX, pack_segment
 from ...storage.archive.compacted import Compacted, SegmentRange
 from ...storage.archive.compaction import (
     check_archive,
-    forget_compacted,
-    forget_unused,
     move_step,
+    remove_compacted,
+    remove_unused,
     reserve_segments,
     restore_step,
     store_compacted,
     unused_segments,
 )
 from ...storage.archive.errors import ArchiveUnreachable, CompactionRefused, CompactionTooSmall
+from ...storage.errors import ThreadRefused
 from ...storage.group import STUB
 from ...storage.limits import Limits
 from ...storage.log import EventLog
-from ...storage.names import category_of
+from ...storage.names import aggregate_id_of, category_of
 from ...storage.record import GENESIS_HASH, HASH_SIZE_BYTES, StoredEvent, StreamHead, decode_record
 from ...storage.snapshot import Snapshot
 from ..history.history import position_of_version
-from .retention import Candidate, RetentionPolicy
+from .retention import CompactionCandidate, RetentionPolicy
 
 REST_SECONDS_PER_SECOND: Final = 2.0
-"""Seconds of rest for each second of work, so that commands to other aggregates hardly notice it."""
+"""Seconds of rest for each second of work, so that commands to other aggregates are hardly slowed down."""
 LOWEST_PRIORITY: Final = 19
 SLICE_EVENTS: Final = 32
-"""Events that are read, or replayed, before others get their turn."""
+"""Events that are read, or replayed, before other tasks get their turn."""
 T = TypeVar("T")
 
 logger = logging.getLogger("eventsrc.compaction")
@@ -55,19 +58,19 @@ logger = logging.getLogger("eventsrc.compaction")
 
 @attrs.frozen
 class Compaction:
-    """What was done to a stream: its versions 1 to `version` are in the archive."""
+    """The result of a compaction: versions 1 to `version` of the stream are in the archive."""
 
     stream: str
     version: int
     events: int
-    """Moved this time."""
+    """Moved by this compaction."""
     given_back_bytes: int
-    """Of the log, for other events to use; a copy made by `backup` is smaller by so much."""
+    """Freed in the log for other events; a copy made by `backup` is smaller by this many bytes."""
     archived_bytes: int
 
 
 class Compactor:
-    """Does one stream at a time, in steps that work half as long as the disk takes to commit, and rests in between."""
+    """Compacts one stream at a time, in steps half as long as a commit takes on the disk, with rests between them."""
 
     def __init__(
         self,
@@ -84,17 +87,17 @@ class Compactor:
         self._policy = RetentionPolicy(limits, wall_clock)
         self._wall_clock = wall_clock
         self.one_at_a_time = trio.Lock()
-        """Held by whoever changes what is compacted."""
+        """Held while anything is compacted or uncompacted."""
         self._is_closed = False
         self._background = ThreadPoolExecutor(1, "eventsrc compaction", initializer=_lower_priority)
 
     # --- compacting ---
 
     async def compact(self, stream: str, *, by_policy: bool = False) -> Compaction:
-        """Compact a stream; one whose compaction was interrupted is finished first.
+        """Compact a stream; finish an interrupted compaction of the stream first.
 
-        Where the policy names it, rather than somebody who asks for it, an unfinished saga that has to do only with
-        what stays in the log is no hindrance: a busy stream always has one.
+        With `by_policy`, an unfinished saga hinders the compaction only where its events would be moved: a busy stream
+        always has an unfinished saga. Otherwise any unfinished saga that has sent commands to the stream hinders it.
 
         Raises `CompactionTooSmall`, `CompactionRefused`, `ArchiveUnreachable` or a `StoreError`.
         """
@@ -135,12 +138,12 @@ class Compactor:
         logger.info("compacted", extra=attrs.asdict(done))
         return done
 
-    async def candidates(self) -> list[Candidate]:
+    async def candidates(self) -> list[CompactionCandidate]:
         """The streams that the policy would compact now."""
-        return await trio.to_thread.run_sync(lambda: list(self._policy.candidates(self._log)))
+        return await in_thread(lambda: list(self._policy.candidates(self._log)))
 
     async def finish(self, stream: str) -> None:
-        """Go on with what was interrupted, if anything was."""
+        """Finish an interrupted compaction or uncompaction of a stream, if there is one."""
         async with self.one_at_a_time:
             await self._finish(stream)
 
@@ -160,7 +163,7 @@ class Compactor:
         if head is None:
             raise CompactionRefused(stream, "there is no such stream")
         (newest,) = self._log.read_stream(stream, from_version=head.version, limit=1)
-        if newest.kind == "saga_step":
+        if newest.kind == SAGA_STEP:
             ending = "" if newest.type in ENDING_TYPES else ", which has not ended"
             raise CompactionRefused(stream, f"it is the stream of a saga{ending}")
         if aggregate_type is None:
@@ -178,7 +181,7 @@ class Compactor:
             )
 
     async def _snapshot_for(self, aggregate_type: AggregateType, head: StreamHead, begin: int) -> Snapshot:
-        """The snapshot that is to stand for all before it: the newest one, or one made for this."""
+        """The snapshot that will replace all events up to its version: the newest one, or a new one."""
         stream = head.stream
         (newest,) = self._log.read_stream(stream, from_version=head.version, limit=1)
         version = head.version
@@ -197,19 +200,19 @@ class Compactor:
         return Snapshot(stream, version, schema, now_ns, event_hash, state).with_state_hash()
 
     def _saga_of(self, key: str) -> str | None:
-        """The stream of the saga that a command's key belongs to: it begins with it, and a slash."""
+        """The saga that sent the command with this key: the key begins with the saga's stream and a slash."""
         parts = key.split("/")
         names = ("/".join(parts[:count]) for count in range(1, len(parts)))
         return next((name for name in names if self._log.head(name) is not None), None)
 
     async def _until_indexed(self, stream: str, version: int) -> None:
-        """Wait until the indexes on disk know a version: an opening reads what they do not, and needs no archive."""
+        """Wait until the indexes on disk include a version: otherwise opening the store would need the archive."""
         position = position_of_version(self._log, stream, version)
         while self._log.indexed_through < position:
             await self._journal.run(self._log.flush_step)
 
     async def _pack(self, stream: str, begin: int, end: int) -> tuple[list[SegmentRange], int, int]:
-        """Put the events into the archive, and compare them: (segments, bytes in the log, bytes in the archive)."""
+        """Store the events in the archive, and compare them: (segments, bytes in the log, bytes in the archive)."""
         segments: list[SegmentRange] = []
         size_bytes = archived_bytes = 0
         sagas: set[str] = set()
@@ -230,14 +233,14 @@ class Compactor:
         return segments, size_bytes, archived_bytes
 
     async def _drop_unused(self) -> None:
-        """Take out of the archive what an interrupted compaction, or one that was undone, has left there."""
+        """Remove from the archive the segments that an interrupted or undone compaction has left there."""
         unused = unused_segments(self._log)
         if unused:
             await self._in_background(self._log.archive.drop, unused)
-            await self._journal.run(partial(forget_unused, self._log, frozenset(unused)))
+            await self._journal.run(partial(remove_unused, self._log, frozenset(unused)))
 
     async def _records(self, stream: str, first: int, last: int, sagas: set[str]) -> list[bytes]:
-        """The records of a stream, as the log holds them. `sagas` are those that are known to have ended."""
+        """The records of a stream, as the log holds them. `sagas` collects sagas that are known to have ended."""
         found: list[bytes] = []
         for begin in range(first, last + 1, SLICE_EVENTS):
             begun = time.perf_counter()
@@ -265,8 +268,8 @@ class Compactor:
         before: Compacted | None,
         segments: list[SegmentRange],
     ) -> None:
-        """Replay what is in the archive: it must give the snapshot's state. Nothing was removed so far."""
-        aggregate_id = snapshot.stream.partition("-")[2]
+        """Replay the archived events: they must give the snapshot's state. So far nothing was removed from the log."""
+        aggregate_id = aggregate_id_of(snapshot.stream)
         state: Aggregate = aggregate_type.initial_state(aggregate_id)
         if before is not None and before.schema == aggregate_type.schema:
             state = aggregate_type.decode_state(before.state, aggregate_id)
@@ -292,28 +295,35 @@ class Compactor:
         await self._journal.run(partial(store_compacted, self._log, done))
 
     async def _in_background(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call it on a thread of the lowest priority."""
+        """Call a function on a thread of the lowest priority."""
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._is_closed:
             raise RuntimeClosed("The runtime closed in the middle of a compaction. It goes on when opened again.")
-        # Given to it here, where it is closed, too: by the time that another thread begins it may take nothing more.
-        work = self._background.submit(function, *arguments)
+        # Submitted on this thread, on which the executor is closed: submitting from another one might come after the
+        # close.
+        try:
+            work = self._background.submit(function, *arguments)
+        except RuntimeError as error:
+            # The work is done before the next compaction, which finds in the archive what nobody uses.
+            raise ThreadRefused(str(error)) from error
+        done, token = trio.Event(), trio.lowlevel.current_trio_token()
+        work.add_done_callback(lambda _: token.run_sync_soon(done.set))
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(wait, [work])
+            await done.wait()
         return work.result()
 
     async def _rested(self, function: Callable[..., T], *arguments: Any) -> T:
-        """The same, and a rest after it."""
+        """Call a function as `_in_background` does, and rest after it."""
         begun = time.perf_counter()
         done = await self._in_background(function, *arguments)
         await _rest_since(begun)
         return done
 
     async def close(self) -> None:
-        """No more compaction; what a caller's is doing with the archive ends first, which may be closed then."""
+        """Compact no more. Work of a caller on the archive ends first, so that the archive may be closed afterwards."""
         self._is_closed = True
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(self._background.shutdown)
+            await in_thread_or_here(self._background.shutdown)
 
     async def _step(self, step: Callable[[], int]) -> int:
         begun = time.perf_counter()
@@ -324,7 +334,7 @@ class Compactor:
     # --- the way back ---
 
     async def uncompact(self, stream: str) -> int:
-        """Put the events of a stream back from the archive, bit for bit; return how many there were.
+        """Put the events of a stream back from the archive, bit for bit; returns how many there were.
 
         Raises `CompactionRefused`, `ArchiveUnreachable` or a `StoreError`.
         """
@@ -332,7 +342,7 @@ class Compactor:
             return await self.put_back(stream)
 
     async def put_back(self, stream: str) -> int:
-        """The same for who holds `one_at_a_time`."""
+        """`uncompact` for a caller that holds `one_at_a_time`."""
         compacted = self._log.compacted(stream)
         if compacted is None:
             raise CompactionRefused(stream, "nothing of it is in the archive", "put back")
@@ -351,14 +361,14 @@ class Compactor:
             after = segment.first_version - 1
             while after < segment.last_version:
                 after = await self._step(partial(restore_step, self._log, restoring, after, by_version))
-        await self._journal.run(partial(forget_compacted, self._log, compacted))
+        await self._journal.run(partial(remove_compacted, self._log, compacted))
 
 
 async def _rest_since(begun: float) -> None:
-    """Leave most of the time to everybody else."""
+    """Leave most of the time to other work."""
     await trio.sleep(REST_SECONDS_PER_SECOND * (time.perf_counter() - begun))
 
 
 def _lower_priority() -> None:
-    """Lower the priority of the calling thread alone, as Linux can: packing takes milliseconds, a command takes one."""
+    """Lower the priority of only the calling thread, as Linux can: packing takes milliseconds, a command takes one."""
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)

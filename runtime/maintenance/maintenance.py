@@ -1,4 +1,4 @@
-"""What keeps a store in good order while it is used: proving snapshots, compacting streams, retention."""
+"""Keeps a store in good order while it is used: proves snapshots, compacts streams, applies retention."""
 
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -9,6 +9,7 @@ import trio
 
 from ...actors.aggregates.aggregate import Aggregate
 from ...actors.aggregates.aggregate_type import AggregateType
+from ...actors.background import in_thread
 from ...actors.journal.inline_journal import InlineJournal
 from ...actors.journal.thread_journal import ThreadJournal
 from ...storage.archive.compacted import Compacted
@@ -21,29 +22,30 @@ from ...storage.snapshot import Snapshot
 from ...storage.store import EventStore
 from ..trio_thread import check_on_trio
 from .compactor import Compaction, Compactor
-from .retention import Candidate
+from .retention import CompactionCandidate
 from .snapshot_prover import ProofCounts, SnapshotProver
 
 logger = logging.getLogger("eventsrc.maintenance")
 
 
 @attrs.frozen
-class Retention:
-    """What the policy did, or would do."""
+class RetentionReport:
+    """What the retention policy did, or would do."""
 
-    candidates: list[Candidate]
+    candidates: list[CompactionCandidate]
     compacted: list[Compaction]
     refused: dict[str, str]
-    """Why a stream was left as it is."""
+    """The reason for each stream that was not compacted."""
 
 
 class Maintenance:
-    """`Runtime.maintenance`. Snapshots are proved in the background; the rest is done when it is asked for."""
+    """`Runtime.maintenance`. Proves snapshots in the background; everything else runs on request."""
 
     def __init__(
         self,
         store: EventStore,
         journal: ThreadJournal | InlineJournal,
+        *,
         types: Mapping[type[Aggregate], AggregateType],
         limits: Limits,
         wall_clock: Callable[[], int],
@@ -60,7 +62,7 @@ class Maintenance:
         self._ended = trio.Event()
 
     async def run(self) -> None:
-        """Finish what was interrupted, then prove snapshots, until it is closed."""
+        """Finish interrupted compactions, then prove snapshots, until closed."""
         try:
             with self._scope:
                 await self._finish_compactions()
@@ -69,7 +71,7 @@ class Maintenance:
             self._ended.set()
 
     async def close(self) -> None:
-        """End what goes on in the background; the journal must still be there."""
+        """End the background work; the journal must still be open."""
         self._scope.cancel()
         with trio.CancelScope(shield=True):
             await self._ended.wait()
@@ -81,21 +83,19 @@ class Maintenance:
     async def compact(self, aggregate_class: type[Aggregate], aggregate_id: str) -> Compaction:
         """Move the events of an aggregate that its newest snapshot stands for to the archive beside the store.
 
-        Versions, positions and hashes stay, and whoever reads the events gets them from there. Commands go on
-        meanwhile. Nothing is removed before the archive was read back, and replaying it gave the same state.
+        Versions, positions and hashes stay, and readers get the events from the archive. Commands go on meanwhile.
+        Nothing is removed before the archive was read back, and replaying it gave the same state.
 
         Raises:
-            CompactionTooSmall: not more than `Limits.compaction_events_min` events, and not ended
-                `Limits.retention_days` ago.
-            CompactionRefused: a saga that has sent it commands has not ended; the snapshot is not what the events
-                give; ...
+            CompactionTooSmall: not more than `Limits.compaction_events_min` events outside of the archive, and not
+                ended at least `Limits.retention_days` ago.
+            CompactionRefused: a saga that has sent it commands has not ended; the events do not give the snapshot; ...
             StoreError: the disk refused.
-
         """
         return await self.compact_stream(self._type_of(aggregate_class).stream(aggregate_id))
 
     async def uncompact(self, aggregate_class: type[Aggregate], aggregate_id: str) -> int:
-        """Put the events of an aggregate back into the log, bit for bit; return how many there were.
+        """Put the events of an aggregate back into the log, bit for bit; returns how many there were.
 
         Raises `CompactionRefused` where none is in the archive, `ArchiveUnreachable`, `StoreError`.
         """
@@ -113,9 +113,10 @@ class Maintenance:
 
     @asynccontextmanager
     async def standing_still(self) -> AsyncIterator[None]:
-        """In the block nothing is compacted, and nothing that a proof which touches it finds out is kept.
+        """While the block runs, no stream is compacted, and the result of any proof that overlaps it is discarded.
 
-        They begin with what was stored before: it would be stored again once it was removed.
+        Compactions and proofs begin with data that were read earlier, and would store them again after they were
+        removed.
         """
         async with AsyncExitStack() as stack:
             if self._compactor is not None:
@@ -124,16 +125,16 @@ class Maintenance:
             yield
 
     async def take_back(self, stream: str) -> None:
-        """While it stands still: undo the compaction of a stream, if there was one."""
+        """Undo the compaction of a stream, if there was one; only within `standing_still`."""
         is_compacted = isinstance(self._store, EventLog) and self._store.compacted(stream) is not None
         if self._compactor is not None and is_compacted:
             await self._compactor.put_back(stream)
 
-    async def retain(self, *, dry_run: bool = False) -> Retention:
-        """Compact every stream that the policy names: long ones, and those that were ended long ago.
+    async def retain(self, *, dry_run: bool = False) -> RetentionReport:
+        """Compact every stream that the policy names: long streams, and streams that ended long ago.
 
-        An unfinished saga keeps a stream as it is where events that the saga caused would be moved. With `dry_run` it
-        only tells which.
+        A stream is left as it is where the compaction would move events of an unfinished saga's commands. With
+        `dry_run` the result only lists the candidates.
         """
         check_on_trio("maintenance.retain")
         compactor = self._compacting("*")
@@ -146,10 +147,10 @@ class Maintenance:
             except EventSourcingError as error:
                 logger.warning("not compacted: %s", error, extra={"stream": candidate.stream})
                 refused[candidate.stream] = str(error)
-        return Retention(candidates, done, refused)
+        return RetentionReport(candidates, done, refused)
 
     def compacted(self, aggregate_class: type[Aggregate], aggregate_id: str) -> Compacted | None:
-        """What stands for the events of an aggregate that are in the archive; None where none is."""
+        """The record that stands for the archived events of an aggregate; None where no event is archived."""
         store = self._store
         return (
             store.compacted(self._type_of(aggregate_class).stream(aggregate_id))
@@ -187,7 +188,7 @@ class Maintenance:
         return self._store.snapshots(self._type_of(aggregate_class).stream(aggregate_id))
 
     async def prove(self, aggregate_class: type[Aggregate], aggregate_id: str) -> list[Snapshot]:
-        """Prove the snapshots of an aggregate now, from its first event on; oldest first, with their verdicts.
+        """Prove the snapshots of an aggregate now, from its first event on; returns them with verdicts, oldest first.
 
         Raises `ApplierFailed`, `UnknownEvent`, `DecodingError` or a `StoreError` where its events cannot be replayed.
         """
@@ -195,11 +196,11 @@ class Maintenance:
         return await self.prover.prove_stream(self._type_of(aggregate_class).stream(aggregate_id))
 
     async def quarantined(self) -> list[Snapshot]:
-        """The snapshots that are not what their events give, and are never loaded."""
+        """The snapshots that differ from the state that their events give; they are never loaded."""
 
         def find() -> list[Snapshot]:
             heads = find_streams(self._store)
             return [each for head in heads for each in self._store.snapshots(head.stream, quarantined=True)]
 
         check_on_trio("maintenance.quarantined")
-        return await trio.to_thread.run_sync(find)
+        return await in_thread(find)

@@ -1,8 +1,8 @@
-"""Proves snapshots in the background, at a low rate: what their events do not give is put in quarantine.
+"""Proves snapshots in the background, at a low rate; snapshots that their events do not give are put in quarantine.
 
-New ones are proved from the newest proved one before them. Beside that, each time a store is opened, every snapshot is
-proved once more from the first event on, whatever was found before: the appliers may be others by now, and whoever can
-forge a snapshot can mark it as proved.
+New snapshots are proved from the newest proved snapshot before them. In addition, each time a store is opened every
+snapshot is proved once more from the first event on, whatever was found before: the appliers may have changed, and
+anybody who can forge a snapshot can mark it as proved.
 """
 
 import logging
@@ -25,30 +25,30 @@ from ...storage.snapshot import Snapshot
 from ...storage.store import EventStore
 
 PROOF_DELAY_SECONDS: Final = 1.0
-"""Between a snapshot's being taken and its proof: those of one stream are proved together."""
+"""The delay between taking a snapshot and proving it: the new snapshots of one stream are proved together."""
 STREAMS_WAITING_MAX: Final = 10_000
-"""Streams with new snapshots that are remembered; when there are more, all streams are looked at for such."""
+"""The most streams with new snapshots that are remembered; when there are more, all streams are searched for them."""
 
 STREAMS_PER_REST: Final = 100
-"""A stream that is looked at counts as an event."""
+"""Streams looked at before a rest; each counts as an event."""
 
 logger = logging.getLogger("eventsrc.snapshots")
 
 
 @attrs.define
 class ProofCounts:
-    """What was found since the runtime was opened."""
+    """The results since the runtime was opened."""
 
     proved: int = 0
     quarantined: int = 0
     impossible: int = 0
-    """The events cannot be replayed by the classes as they are."""
+    """Streams whose events the current classes cannot replay."""
 
 
 class SnapshotProver:
-    """Goes through all streams once, and beside that through those that get new snapshots.
+    """Goes through all streams once, and also proves the new snapshots of streams.
 
-    `on_quarantine` is called with a stream of which a snapshot was found to be wrong, once that is on disk.
+    `on_quarantine` is called with the stream of a wrong snapshot, once the quarantine is on disk.
     """
 
     def __init__(self, store: EventStore, journal: Journal, types: Mapping[str, AggregateType], limits: Limits) -> None:
@@ -65,7 +65,7 @@ class SnapshotProver:
         self._more = trio.Event()
 
     def taken(self, stream: str) -> None:
-        """A snapshot of this stream is on its way to the disk."""
+        """Take note that a snapshot of this stream is on its way to the disk."""
         self._waiting[stream] = None
         if len(self._waiting) > STREAMS_WAITING_MAX:
             self._waiting.clear()
@@ -73,15 +73,15 @@ class SnapshotProver:
         self._more.set()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Prove snapshots until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(in_background, self._scan, True)
             await self._follow()
 
     async def prove_stream(self, stream: str, *, once_more: bool = True) -> list[Snapshot]:
-        """Prove the snapshots of one stream, oldest first, or those that are not proved yet; they come with verdicts.
+        """Prove the snapshots of one stream, or only the unproved ones; returns them oldest first, with their verdicts.
 
-        Raises what a replay raises.
+        Raises the errors of a replay.
         """
         aggregate_type = self._types.get(category_of(stream))
         if aggregate_type is None:
@@ -91,7 +91,7 @@ class SnapshotProver:
 
     @contextmanager
     def standing_still(self) -> Iterator[None]:
-        """What a proof finds out that goes on in the block is not kept."""
+        """Discard the results of proofs that overlap the block."""
         self._interruptions += 1
         try:
             yield
@@ -119,7 +119,7 @@ class SnapshotProver:
         return verdicts
 
     async def _note(self, verdicts: list[Snapshot]) -> None:
-        """Keep what was found out; it is told once it holds."""
+        """Store the verdicts, and report them once they are stored."""
         if not verdicts:
             return
         await self._journal.store(verdicts)

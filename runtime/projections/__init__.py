@@ -1,1 +1,1 @@
-"""The projections of one runtime, and their views as they are queried; `projections.py` first."""
+"""The projections of one runtime, and queries of their views; read `projections.py` first."""

@@ -1,9 +1,9 @@
-"""The generations of one projection's view: which one answers, which is being built beside it, and the swap.
+"""The generations of one projection's view: which one answers, which one is being built beside it, and the swap.
 
-Several processes may keep one view, where it lives in SQL. Whoever swaps drops the generation that was replaced, and
-the others find theirs removed. They go over to the one that answers where it is of their own version. A process that is
-opened with another version takes over, and the others stop: none that runs builds its own in answer, or two versions
-would drop each other's for ever.
+Several processes may keep one view, where it lives in SQL. The process that swaps drops the replaced generation, and
+the others find theirs removed. They go over to the one that answers if it has their own version. A process opened with
+another version takes over, and the others stop: no running process builds its own in answer, or two versions would drop
+each other's for ever.
 """
 
 import logging
@@ -14,7 +14,7 @@ from typing import Final, Protocol, TypeVar, TypeVarTuple
 import attrs
 import trio
 
-from ...actors.background import in_background
+from ...actors.background import in_background, in_thread
 from ...actors.projections.projection import Projection
 from ...actors.projections.projector import GiveUp, Pause, ProjectionState, Projector, ProjectorHost, Resume
 from ...actors.serialization.serializer import Serializer
@@ -30,26 +30,27 @@ from .view_schema import ViewSchema
 
 SWAP_RETRY_SECONDS: Final = 1.0
 NUMBERS_TRIED_MAX: Final = 10
-"""Generations that are begun before it is given up, where other processes take each number for another version."""
+"""How many generations are begun before giving up, where other processes take each number for another version."""
 Arguments = TypeVarTuple("Arguments")
 T = TypeVar("T")
 logger = logging.getLogger("eventsrc.projection")
 
 
 class GenerationsHost(ProjectorHost, Protocol):
-    """What the generations need of the runtime that they live in."""
+    """The parts of the runtime that the generations need."""
 
     def swapped(self) -> None:
-        """Another generation answers from now on."""
+        """Report that another generation answers from now on."""
 
 
 class RunningProjection:
-    """One projection class and its generations. Until `open` has ended well there is none, and nothing answers."""
+    """One projection class and its generations. Until `open` has succeeded there is none, and nothing answers."""
 
     def __init__(
         self,
         projection_class: type[Projection],
         views: ViewStore,
+        *,
         serializer: Serializer,
         host: GenerationsHost,
         nursery: trio.Nursery,
@@ -73,11 +74,11 @@ class RunningProjection:
         self._changing = trio.Lock()
         self._looked: trio.Event | None = None
         self._leaving: set[int] = set()
-        """The numbers of generations that are on their way out."""
+        """The numbers of generations that are being removed."""
 
     @property
     def projector(self) -> Projector | None:
-        """The one that works on it: of the generation that answers, or of the one that will."""
+        """The projector of the generation that answers or, without one, of the generation that is being built."""
         if self.active is not None and self.active.projector is not None:
             return self.active.projector
         return None if self.building is None else self.building.projector
@@ -92,7 +93,7 @@ class RunningProjection:
 
     @property
     def error(self) -> str:
-        """What went wrong last; empty when all is well."""
+        """The last error; empty when all is well."""
         projector = self.projector
         if projector is None:
             return self._error
@@ -103,7 +104,7 @@ class RunningProjection:
 
     @property
     def will_not_come(self) -> bool:
-        """Whether no generation will see any further event, unless somebody resumes the projection."""
+        """Whether no generation will see any further event, unless the projection is resumed."""
         working = [each.projector for each in (self.active, self.building) if each and each.projector]
         if not working:
             return self.is_paused
@@ -116,14 +117,14 @@ class RunningProjection:
 
     @property
     def is_replaced(self) -> bool:
-        """Whether what answers is of an older class: it stays where it is until the new one has caught up."""
+        """Whether the generation that answers is of an older class: it stands still until the new one has caught up."""
         return self.active is not None and self.active.projector is None
 
     # --- opening and closing ---
 
     async def open(self) -> None:
-        """Open what is stored, or begin. Raises `StoreError` or `ViewUnreachable`; it may be called again then."""
-        # Who is forgotten meanwhile has a view built anew as well: two at once would leave one of them for ever.
+        """Open the stored generations, or begin one. May be retried after `StoreError` or `ViewUnreachable`."""
+        # Forgetting may build a view at the same time: of two new generations one would never be removed.
         async with self._changing:
             try:
                 stored = await self._stored()
@@ -139,7 +140,7 @@ class RunningProjection:
         self._nursery.start_soon(in_background, self._tidy, name=f"{self.name}: tidy")
 
     async def close(self) -> None:
-        """Stop the projectors and close the views, whatever becomes of those of others."""
+        """Stop the projectors and close the views, even where closing one fails."""
         with trio.CancelScope(shield=True):
             async with self._changing:
                 await self._close_all()
@@ -152,10 +153,10 @@ class RunningProjection:
         self.active = self.building = None
 
     async def set_paused(self, *, paused: bool) -> None:
-        """Have its projectors stay where they are, or go on; also those that are still to come."""
+        """Pause or resume its projectors, and set the state of later ones."""
         self.is_paused = paused
         working = [each.projector for each in (self.active, self.building) if each and each.projector]
-        # All of them are told before the first is waited for: whoever waits may be cut off.
+        # All are told before the first is waited for: the caller may be cancelled.
         for obeyed in [projector.told(Pause() if paused else Resume()) for projector in working]:
             await obeyed
 
@@ -163,29 +164,29 @@ class RunningProjection:
         """Begin a new generation beside the one that answers, unless one is being built already."""
         async with self._changing:
             if self.building is None:
-                # Also for a caller that is cut off: one that was stored, and nobody builds, is built after a restart.
+                # Shielded: a stored generation that nobody builds would only be built after a restart.
                 with trio.CancelScope(shield=True):
                     self.building = await self._build_new(await self._stored())
 
     @property
     def has_forgotten(self) -> bool:
-        """Whether what answers knows nothing of those who were forgotten."""
+        """Whether the generation that answers shows no forgotten subject."""
         return self.active is None or self.schema.fits(self.active.generation)
 
     @property
     def is_tidy(self) -> bool:
-        """Whether nothing is left of generations that answered before."""
+        """Whether every replaced generation is removed."""
         return not self._leaving
 
     def forgotten(self, position: int) -> None:
-        """The log says at this position that a subject was forgotten."""
+        """Take note that the log has a `SubjectForgotten` at this position."""
         self.schema = attrs.evolve(self.schema, forgotten_position=position)
 
     async def forget(self) -> None:
-        """Build anew what was begun before a subject was forgotten.
+        """Rebuild a generation that was begun before a subject was forgotten.
 
-        One that is being built takes its place first, also where it has to be built once more: who forgets often would
-        have none ever get there.
+        A generation that is already being built takes its place first, even if it must then be rebuilt: frequent
+        forgetting would otherwise keep every generation from getting there.
         """
         async with self._changing:
             await self._renew_if_told()
@@ -195,7 +196,7 @@ class RunningProjection:
             self.building = await self._build_new(await self._stored())
 
     async def _begin(self, stored: Sequence[Generation]) -> None:
-        """Let a new generation answer from its beginning, as soon as it is stored that it does."""
+        """Let a new generation answer from its beginning, as soon as it is stored as the one that answers."""
         built = await self._build_new(stored, starts=False)
         try:
             await self._in_thread(self._views.activate, self.name, built.generation)
@@ -235,7 +236,7 @@ class RunningProjection:
         self._drop_later(others)
 
     async def _build_new(self, stored: Sequence[Generation], *, starts: bool = True) -> OpenGeneration:
-        # No number twice: what had it before may still be on its way out.
+        # No number is used twice: the generation that had it may still be on its way out.
         known = max((generation.number for generation in stored), default=0)
         self._newest_number = max(self._newest_number, known)
         for _ in range(NUMBERS_TRIED_MAX):
@@ -248,10 +249,10 @@ class RunningProjection:
                         self._start(built)
                     return built
             except BaseException:
-                # Nobody else knows of it.
+                # No one else knows of it.
                 await built.close()
                 raise
-            # Another process began one of another version under this number.
+            # Another process has begun a generation of another version under this number.
             await built.close()
         raise ViewRemoved(self.name, f"{self.name}, generation {self._newest_number}")
 
@@ -299,7 +300,7 @@ class RunningProjection:
         return await self._in_thread(self._views.generations, self.name)
 
     async def _in_thread(self, call: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
-        return await trio.to_thread.run_sync(call, *arguments, limiter=self._host.threads)
+        return await in_thread(call, *arguments, limiter=self._host.threads)
 
     # --- swapping ---
 
@@ -311,12 +312,12 @@ class RunningProjection:
         if building.stage == "building" and building.projector.state == "live":
             building.stage = "activating"
             self._nursery.start_soon(in_background, self._activate, building, name=f"{self.name}: swap")
-        # The old one went on meanwhile: an event that was seen in a view is to be found in the one after it, too.
+        # The old one went on meanwhile: an event that a query has seen must be in the new view as well.
         elif building.stage == "next" and building.position >= self._seen_position():
             self._swap(building)
 
     def _seen_position(self) -> int:
-        """How far anybody may have seen the generation that answers; other processes take one in SQL further."""
+        """How far a query may have seen the generation that answers; other processes may advance one in SQL."""
         active = self.active
         if active is None or not active.view.waits or self.is_paused:
             return self.position
@@ -365,7 +366,7 @@ class RunningProjection:
         try:
             await self._in_thread(self._views.drop, self.name, generation)
         except Exception as error:
-            # It is tried again when the store is opened next.
+            # The removal is tried again when the store is opened next.
             self._warn("an old view could not be removed", error)
         finally:
             self._left(generation)
@@ -387,7 +388,7 @@ class RunningProjection:
     # --- other processes ---
 
     def look_again(self) -> trio.Event:
-        """Look what has become of the generations, of which one was removed; set when that is over."""
+        """Look at the stored generations, one of which was removed; the event is set when that is done."""
         if self._looked is None:
             self._looked = trio.Event()
             self._nursery.start_soon(in_background, self._look_again, self._looked, name=f"{self.name}: look again")
@@ -398,7 +399,7 @@ class RunningProjection:
             async with self._changing:
                 await self._go_on_with_stored()
         except EventSourcingError as error:
-            # Whoever waited for this look asks for another.
+            # Callers that waited for this look ask for another.
             logger.warning("a view was removed: %s", error, extra={"projection": self.name})
         finally:
             self._looked = None
@@ -431,13 +432,13 @@ class RunningProjection:
             self.building = await self._build_new(stored)
 
     async def _go_over_to(self, generation: Generation) -> None:
-        """Let the one answer that another process has built, as soon as it is as far as what was seen here."""
+        """Have another process's generation answer here, as soon as it has reached what was seen here."""
         building = self.building
         if building is not None and building.stage != "building":
-            # Our own is about to take that place.
+            # This process's own generation is about to take that place.
             return
         if building is not None and building.generation != generation:
-            # The other process has built what it was begun for.
+            # The other process has built the generation that this one was begun for.
             self.building = None
             await building.close()
             self._drop_later([building.generation])

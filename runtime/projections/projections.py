@@ -1,4 +1,4 @@
-"""The projections of one runtime: how far they are, waiting for them, steering them, and slowing writers down."""
+"""The projections of one runtime: their progress, waiting for them, steering them, and slowing writers down."""
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -37,17 +37,17 @@ from .view_schema import must_forget
 
 logger = logging.getLogger("eventsrc.projection")
 SCANS_MAX: Final = 4
-"""Queries that look at many rows of LMDB views at once, each in a worker thread; others wait."""
+"""The most queries that look at many rows of LMDB views at once, each in a worker thread; others wait."""
 THREADS_MAX: Final = 40
-"""In which projections wait for their views, and as many for queries of views that wait: connections of a database."""
+"""The most threads that wait for views, for projections and again for queries: each uses a database connection."""
 ARRIVALS_KEPT: Final = 128
-"""Moments at which events came that are kept before it is looked which of them no projection needs."""
+"""How many moments of arrival are kept before those that no projection needs are dropped."""
 FORGET_RETRY_SECONDS: Final = 1.0
-"""After which it is looked whether a view was built anew that may know somebody who was forgotten."""
+"""How often an unfinished rebuild of a view that may show a forgotten subject is tried again."""
 LAG_MARGIN: Final = 0.5
-"""Of `max_lag_seconds` after which writers wait: what is stored by then takes its time, too."""
+"""The share of `max_lag_seconds` after which writers wait: events stored by then still need time."""
 LAG_WARNING_SECONDS: Final = 10.0
-"""A projection that is over its bounds is reported so often."""
+"""The shortest interval between two reports of a projection over its bounds."""
 
 
 class Projections:
@@ -82,9 +82,9 @@ class Projections:
         self.on_advance: Callable[[], None] = lambda: None
         self._is_closed = False
         self.forgotten_position = 0
-        """Where the log says for the last time that a subject was forgotten."""
+        """The position of the log's last `SubjectForgotten`."""
         self._forgetful: set[RunningProjection] = set()
-        """Those that a task waits for, until they know nothing of that subject."""
+        """The projections that a task watches until they show no forgotten subject."""
         self._pasts: list[Projections] = []
         self._renewals: list[Callable[[], Awaitable[None]]] = []
 
@@ -94,7 +94,7 @@ class Projections:
         views_of: Callable[[type[Projection]], ViewStore],
         board: ControlBoard | None,
     ) -> None:
-        """Open every view and start its projector, unless it was paused: that is remembered on the board.
+        """Open every view and start its projector, unless it is paused: pauses are remembered on the board.
 
         Raises `DefinitionError`, `StoreError`.
         """
@@ -114,12 +114,18 @@ class Projections:
         self.forgotten_position = forgotten[0].position if forgotten else 0
         for projection_class in names.values():
             views = views_of(projection_class)
-            parts = (self._serializer, self, self._nursery, self.forgotten_position)
-            running = RunningProjection(projection_class, views, *parts)
+            running = RunningProjection(
+                projection_class,
+                views,
+                serializer=self._serializer,
+                host=self,
+                nursery=self._nursery,
+                forgotten_position=self.forgotten_position,
+            )
             running.is_paused = running.name in paused
             self._running[projection_class] = self._of_name[running.name] = running
             try:
-                # Commands do not wait for somebody else's server, nor for room: not for long, and not for each view.
+                # Commands do not wait long for a remote server or for disk space, and not once for each view.
                 if views not in away:
                     await running.open()
             except StoreError as error:
@@ -134,7 +140,7 @@ class Projections:
                 self._rates[running] = IntakeRate(running.position)
 
     async def close(self) -> None:
-        """Stop the projectors and close the views, all at once: a database may hang. Who waits for one is told."""
+        """Stop the projectors and close the views, all at once since a database may hang. Waiters get an error."""
         self._is_closed = True
         self._moved.unpark_all()
         async with trio.open_nursery() as nursery:
@@ -148,34 +154,35 @@ class Projections:
         while running.active is None:
             await trio.sleep(seconds)
             if self._is_closed:
-                # Nobody would close it any more.
+                # Nothing would close it any more.
                 return
             seconds = min(2 * seconds, limits.restart_backoff_seconds_max)
             try:
                 await running.open()
             except Exception as error:
-                # Also what a server refuses that is back, as a login without rights: nothing here may end the runtime.
+                # Including refusals of a server that is back, such as a login without rights: no error here may end the
+                # runtime.
                 logger.warning("a view cannot be opened yet: %s", error, extra={"projection": running.name})
         self.swapped()
 
     # --- asking ---
 
     def get(self, projection_class: type[Projection]) -> RunningProjection:
-        """One projection. Raises `UnknownProjection`."""
+        """The projection of a class. Raises `UnknownProjection`."""
         running = self._running.get(projection_class)
         if running is None:
             raise UnknownProjection(projection_class, [known.__name__ for known in self._running])
         return running
 
     def check(self, wait_for: Sequence[type[Projection]]) -> None:
-        """Raise `UnknownProjection` or `ArgumentInvalid` for what cannot be waited for."""
+        """Raise `UnknownProjection` or `ArgumentInvalid` for projections that cannot be waited for."""
         if isinstance(wait_for, type):
             raise ArgumentInvalid("wait_for", wait_for, f"give a list of projections: [{wait_for.__name__}]")
         for projection_class in wait_for:
             self.get(projection_class)
 
     def named(self, name: str) -> type[Projection]:
-        """The projection that is stored under a name. Raises `UnknownProjection`."""
+        """The projection class that is stored under a name. Raises `UnknownProjection`."""
         running = self._of_name.get(name)
         if running is None:
             raise UnknownProjection(name, list(self._of_name))
@@ -186,11 +193,11 @@ class Projections:
         return list(self._running)
 
     def lag(self, projection_class: type[Projection]) -> Lag:
-        """How far one is behind, for any thread. Raises `UnknownProjection`."""
+        """How far a projection is behind the log. May be called on any thread. Raises `UnknownProjection`."""
         return self._lag(self.get(projection_class))
 
     def lags(self) -> dict[str, Lag]:
-        """The same for each, by name."""
+        """How far each projection is behind the log, by name."""
         return {running.name: self._lag(running) for running in self._running.values()}
 
     def _lag(self, running: RunningProjection) -> Lag:
@@ -201,7 +208,8 @@ class Projections:
     async def wait_for(self, running: RunningProjection, position: int) -> None:
         """Wait until the generation that answers has seen the event at `position`.
 
-        Raises `ProjectionUnavailable` when it is paused, has failed or was closed, so that it would not come to it.
+        Raises `ProjectionUnavailable` when the projection is paused, has failed or was closed, and so would not reach
+        it.
         """
         while running.position < position:
             if self._is_closed:
@@ -211,14 +219,14 @@ class Projections:
             await self._moved.park()
 
     async def wait_while_possible(self, running: RunningProjection, position: int) -> None:
-        """The same, but only for as long as it may still come to that."""
+        """Wait like `wait_for`, but return where the projection would not reach the position."""
         while running.position < position and not running.will_not_come and not self._is_closed:
             await self._moved.park()
 
     async def wait_for_next(self, running: RunningProjection, removed: OpenGeneration) -> None:
-        """Wait until another generation answers than one that was removed.
+        """Wait until another generation answers in place of a removed one.
 
-        Raises `ProjectionUnavailable` when that would not come.
+        Raises `ProjectionUnavailable` when none would.
         """
         await running.look_again().wait()
         while running.active is removed and not self._is_closed:
@@ -244,7 +252,7 @@ class Projections:
         return all(self._admits(running, reached_position, event_count) for running in self._slow)
 
     def let_writers_go(self) -> None:
-        """Slow nobody down any more: the runtime closes, and what drains does not wait for views as well."""
+        """Stop slowing writers down: the runtime closes, and draining must not wait for views as well."""
         self._slow.clear()
         self.on_advance()
 
@@ -275,7 +283,7 @@ class Projections:
     # --- forgetting ---
 
     def forget(self, position: int) -> None:
-        """A subject was forgotten, the log says so at this position: begin to build anew what may still know it."""
+        """After a `SubjectForgotten` at this position: begin to rebuild every view that may still show the subject."""
         self.forgotten_position = position
         for past in self._pasts:
             past.forget(position)
@@ -289,7 +297,7 @@ class Projections:
 
     @contextmanager
     def taking_along(self, past: "Projections") -> Iterator[None]:
-        """Have views of the past, for as long as they are there, forget along with those of now."""
+        """Have views of the past, for as long as they exist, forget along with those of now."""
         self._pasts.append(past)
         try:
             yield
@@ -298,7 +306,7 @@ class Projections:
 
     @contextmanager
     def renewing(self, renew: Callable[[], Awaitable[None]]) -> Iterator[None]:
-        """Have a view that is none of ours made anew whenever a subject was forgotten, for as long as it is there."""
+        """While the block lasts, call `renew` whenever a subject was forgotten, to rebuild a view kept elsewhere."""
         self._renewals.append(renew)
         try:
             yield
@@ -306,12 +314,12 @@ class Projections:
             self._renewals.remove(renew)
 
     async def forget_along(self, told: AsyncIterator[Sequence[StoredEvent]]) -> None:
-        """Do so whenever another process, which writes the log, has forgotten a subject."""
+        """Forget along with the process that writes the log: rebuild views at each `SubjectForgotten`."""
         async for batch in told:
             self.forget(batch[-1].position)
 
     async def _forget(self, running: RunningProjection) -> None:
-        """Until it has, whatever becomes of the place where the view lives; of several tasks one sees to that."""
+        """Retry the rebuild of a view, in one task, until the view shows no forgotten subject."""
         await self._begin_anew(running)
         if running in self._forgetful:
             return
@@ -330,14 +338,14 @@ class Projections:
             logger.warning("a view cannot be built anew yet: %s", error, extra={"projection": running.name})
 
     def has_forgotten(self, projection_class: type[Projection]) -> bool:
-        """Whether what answers knows nothing of those who were forgotten, and what did answer is removed."""
+        """Whether the generation that answers shows no forgotten subject, and replaced generations are removed."""
         running = self.get(projection_class)
         return running.has_forgotten and running.is_tidy
 
     async def wait_until_forgotten(self, projection_class: type[Projection]) -> None:
-        """Wait until it `has_forgotten`.
+        """Wait until the projection `has_forgotten`.
 
-        Raises `ProjectionUnavailable` when it is paused, has failed or was closed, so that it would not come to it.
+        Raises `ProjectionUnavailable` when the projection is paused, has failed or was closed, and so would not forget.
         """
         running = self.get(projection_class)
         while not self.has_forgotten(projection_class):
@@ -350,7 +358,7 @@ class Projections:
     # --- what projectors need ---
 
     def advanced(self, projector: Projector) -> None:
-        """A projector's position or state has changed."""
+        """Report that a projector's position or state has changed."""
         running = self._of_name[projector.name]
         running.look_at_building()
         if running.active is not None and running.active.projector is projector:
@@ -360,11 +368,11 @@ class Projections:
         self.on_advance()
 
     def removed(self, projector: Projector) -> None:
-        """Another process has removed the view of a projector."""
+        """Report that another process has removed the view of a projector."""
         self._of_name[projector.name].look_again()
 
     def swapped(self) -> None:
-        """Another generation of a projection answers from now on."""
+        """Report that another generation of a projection answers from now on."""
         self._moved.unpark_all()
         self.on_advance()
 
@@ -382,7 +390,7 @@ class Projections:
 
     def _admits(self, running: RunningProjection, reached_position: int, event_count: int) -> bool:
         if running.state in ("paused", "failed", "retrying") or running.is_replaced:
-            # Commands do not stand still for what may never go on, nor while a new version is built; the lag is
+            # Commands do not wait for a projection that may never go on, nor while a new version is built; the lag is
             # reported.
             return True
         position = running.position
@@ -394,7 +402,7 @@ class Projections:
             return False
         if bounds.max_lag_seconds is None:
             return True
-        # Not only what waits now: what is let through has to be taken in within the bound as well.
+        # Not only the events that wait now: the admitted ones must be taken in within the bound as well.
         rate = self._rates[running].events_per_second
         bound_seconds = bounds.max_lag_seconds * LAG_MARGIN
         ahead_max = self.limits.catch_up_batch_events if rate is None else rate * bound_seconds
@@ -405,7 +413,7 @@ class Projections:
         if rate is not None:
             rate.advance(running.position, self._arrivals)
         if len(self._arrivals) > ARRIVALS_KEPT:
-            self._arrivals.forget(min(each.position for each in self._running.values()))
+            self._arrivals.drop_through(min(each.position for each in self._running.values()))
 
     def _report(self, running: RunningProjection) -> None:
         now = trio.current_time()

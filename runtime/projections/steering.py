@@ -17,27 +17,27 @@ class Lag(msgspec.Struct, frozen=True):
     error: str = ""
     rebuilding: bool = False
     position: int = 0
-    """The last event that the view has seen."""
+    """The position of the last event that the view has seen."""
 
 
 class ProjectionSteering(Protocol):
     """Pauses, resumes and rebuilds projections. Each call raises `UnknownProjection` for one that is not there."""
 
     async def pause(self, projection_class: type[Projection]) -> None:
-        """Have it stay where it is, also after a restart, until `resume`. Raises `StoreError`.
+        """Pause the projection until `resume`, even across restarts. Raises `StoreError`.
 
-        Whoever waits for it gets `ProjectionUnavailable`.
+        Callers that wait for the projection get `ProjectionUnavailable`.
         """
 
     async def resume(self, projection_class: type[Projection]) -> None:
-        """Have it go on, after a pause or a failure. Raises `StoreError`."""
+        """Have the projection go on, after a pause or a failure. Raises `StoreError`."""
 
     async def rebuild(self, projection_class: type[Projection]) -> None:
-        """Build it anew from the first event, beside the view that answers, and swap when it has caught up.
+        """Rebuild the view from the first event, beside the view that answers, and swap when the new one has caught up.
 
-        Returns when the building has begun; `lag` tells when it is over. Raises `ProjectionUnavailable` where there is
+        Returns when the rebuild has begun; `lag` tells when it is over. Raises `ProjectionUnavailable` where there is
         no view yet.
         """
 
     def lag(self, projection_class: type[Projection]) -> Lag:
-        """How far it is behind, in events and in seconds."""
+        """How far the projection is behind, in events and in seconds."""

@@ -1,4 +1,4 @@
-"""A view as it is queried: one table of a projection, and how fresh the answer must be."""
+"""Queries of a view: one table of a projection, and the required freshness of the answer."""
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -8,12 +8,13 @@ import attrs
 import trio
 
 from ...actors.aggregates.receipt import Receipt
+from ...actors.background import in_thread
 from ...actors.errors import DefinitionError
 from ...actors.projections.projection import Projection, Table
 from ...actors.views.criteria import Order, RowQuery, criteria_of
 from ...actors.views.errors import ProjectionUnavailable, QueryInvalid, ViewRemoved, ViewUnreachable
 from ...actors.views.row_type import RowType
-from ...actors.views.view_store import ViewLookLong, ViewReading, ViewRetry
+from ...actors.views.view_store import ViewReading, ViewReadTooLong, ViewRetry
 from ..arguments import check_timeout, checked_timeout
 from ..errors import ArgumentInvalid, ViewStillRemembers, ViewTooOld
 from ..iteration import Batches, Items
@@ -25,11 +26,11 @@ from .projections import Projections
 PAGE_ROWS: Final = 100
 """Rows that an iteration reads at a time."""
 ROWS_AT_ONCE: Final = 1_000
-"""Rows that a query looks at before it goes on in a worker thread, so that it holds up nobody."""
+"""How many rows a query looks at before it goes on in a worker thread, so that it holds up no other task."""
 COUNT_MAX: Final = (1 << 62) - 1
-"""More rows than any view has. A greater limit or offset means the same, and databases do not take every number."""
+"""More rows than any view has. Greater limits and offsets are cut to it, since databases do not take every number."""
 LOOKS_MAX: Final = 10
-"""How often a query is begun again, where the view had to grow meanwhile or a transaction met another."""
+"""How often a query is begun again, where the view had to grow meanwhile or its transaction conflicted with another."""
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -38,9 +39,9 @@ OnTimeout: TypeAlias = Literal["raise", "stale"]
 
 @attrs.frozen(kw_only=True)
 class Freshness:
-    """How new an answer must be, how long to wait for that (seconds), and what to do when it takes longer.
+    """How fresh an answer must be, how long to wait for that (seconds), and what to do after that time.
 
-    Raises `ArgumentInvalid` for what none of these can be.
+    Raises `ArgumentInvalid` for invalid values.
     """
 
     at_least: Receipt | int | None = None
@@ -67,11 +68,11 @@ _ANY: Final = Freshness()
 
 
 class View(Generic[R]):
-    """Queries one table of a projection; `runtime.view(Balances)`. Answers hold what is committed, never a part of it.
+    """Queries one table of a projection: `runtime.view(Balances)`. Answers hold whole commits of the projection.
 
     `get`, and `fresh` of a query, take `at_least=` (a `Receipt` or a position that the view must have seen), `timeout=`
     (seconds; `Limits.command_timeout_seconds` unless given) and `on_timeout=`: "raise" (`ViewTooOld`) or "stale", which
-    answers with what there is. `await view.where(owner="ann").fresh(at_least=receipt).rows()`.
+    answers with the rows as they are. `await view.where(owner="ann").fresh(at_least=receipt).rows()`.
     """
 
     __slots__ = ("_projections", "_running", "_table")
@@ -98,7 +99,7 @@ class View(Generic[R]):
         timeout: float | None = None,
         on_timeout: OnTimeout = "raise",
     ) -> R | None:
-        """The row with this key, or None; the key's fields in order where it has several.
+        """The row with this key, or None; a key of several fields is given in their order.
 
         Raises `ViewTooOld` or `ProjectionUnavailable` when the view did not become fresh enough.
         """
@@ -119,12 +120,12 @@ class View(Generic[R]):
     async def _ask(self, fresh: Freshness, read: Callable[[ViewReading, RowType[Any]], T]) -> T:
         while True:
             await self._wait(fresh)
-            # Nothing runs in between, so that the generation which is looked at is the one that is fresh enough.
+            # No checkpoint in between: the generation that is queried is the one that is fresh enough.
             built = self._projections.answering(self._running)
             try:
                 return await self._look_at(built, read)
             except ViewRemoved:
-                # Another process has built it anew; what took its place is asked then.
+                # Another process has rebuilt the view; the query is repeated on the new generation.
                 with trio.move_on_after(checked_timeout(fresh.timeout, self._projections.limits)) as scope:
                     await self._projections.wait_for_next(self._running, built)
                 if scope.cancelled_caught:
@@ -139,13 +140,13 @@ class View(Generic[R]):
 
         with built.in_use():
             if not built.view.waits:
-                with contextlib.suppress(ViewLookLong, ViewRetry):
+                with contextlib.suppress(ViewReadTooLong, ViewRetry):
                     return look(ROWS_AT_ONCE)
             limiter = self._projections.queries if built.view.waits else self._projections.scans
             for _ in range(LOOKS_MAX):
                 with contextlib.suppress(ViewRetry):
-                    # One that nobody waits for any more ends by itself; its view stays open until it has.
-                    return await trio.to_thread.run_sync(look, limiter=limiter, abandon_on_cancel=True)
+                    # A query whose caller was cancelled ends by itself; its view stays open until then.
+                    return await in_thread(look, limiter=limiter, abandon_on_cancel=True)
         raise ViewUnreachable(self._running.name, f"it could not be looked at in {LOOKS_MAX} attempts")
 
     async def _wait(self, fresh: Freshness) -> None:
@@ -166,7 +167,7 @@ class View(Generic[R]):
 
 @attrs.frozen
 class Query(Generic[R]):
-    """A query that can be narrowed and then asked. Every method gives a new one; nothing is read before it is asked."""
+    """A query that can be narrowed and then run. Every method returns a new query; nothing is read before it is run."""
 
     _view: View[R]
     _rows: RowQuery
@@ -185,7 +186,7 @@ class Query(Generic[R]):
         return attrs.evolve(self, rows=attrs.evolve(self._rows, criteria=both))
 
     def order_by(self, *fields: str) -> Self:
-        """In the order of these fields; a minus before the name turns it round: `order_by("-amount")`.
+        """Order by these fields; a minus before the name reverses the order: `order_by("-amount")`.
 
         Raises `QueryInvalid` for a field that the rows do not have.
         """
@@ -196,11 +197,11 @@ class Query(Generic[R]):
         return attrs.evolve(self, rows=attrs.evolve(self._rows, order=order))
 
     def limit(self, count: int) -> Self:
-        """At most so many rows. Raises `QueryInvalid` for a negative number."""
+        """At most this many rows. Raises `QueryInvalid` for a negative number."""
         return attrs.evolve(self, rows=attrs.evolve(self._rows, limit=_not_negative("limit", count)))
 
     def offset(self, count: int) -> Self:
-        """Pass over so many rows. Raises `QueryInvalid` for a negative number."""
+        """Skip this many rows. Raises `QueryInvalid` for a negative number."""
         return attrs.evolve(self, rows=attrs.evolve(self._rows, offset=_not_negative("offset", count)))
 
     def fresh(
@@ -210,11 +211,11 @@ class Query(Generic[R]):
         timeout: float | None = None,
         on_timeout: OnTimeout = "raise",
     ) -> Self:
-        """How fresh the answer must be; see `View`."""
+        """Require a freshness of the answer; see `View`."""
         return attrs.evolve(self, fresh=Freshness(at_least=at_least, timeout=timeout, on_timeout=on_timeout))
 
     async def rows(self) -> list[R]:
-        """All rows, in one consistent look. Raises `QueryTooLarge`, `ViewTooOld`, `ProjectionUnavailable`."""
+        """All rows, in one consistent read. Raises `QueryTooLarge`, `ViewTooOld`, `ProjectionUnavailable`."""
         return await self._view._ask(self._fresh, lambda reading, table: reading.find(table, self._rows))
 
     async def first(self) -> R | None:
@@ -229,10 +230,10 @@ class Query(Generic[R]):
         return await self._view._ask(self._fresh, lambda reading, table: reading.count(table, criteria))
 
     def pages(self, size: int = PAGE_ROWS) -> AsyncIterator[list[R]]:
-        """The rows in pages, each a look of its own that begins after the last row of the one before.
+        """The rows in pages, each a read of its own that begins after the last row of the page before.
 
-        A row that stays where it is in the order is met once, whatever is put in or taken out around it; one that moves
-        may be met twice or not. Raises `QueryInvalid` for a size below 1.
+        A row that keeps its place in the order is returned once, whatever is added or removed around it; a row that
+        moves may be returned twice or not at all. Raises `QueryInvalid` for a size below 1.
         """
         return Batches(self._page_reader(size))
 
@@ -261,7 +262,7 @@ class Query(Generic[R]):
 
 
 def _table_name(running: RunningProjection, table: Table[Any] | None) -> str:
-    """The name of a table; without one that of the only one. Raises `DefinitionError` where there are several."""
+    """The name of the given table, or of the only one. Raises `DefinitionError` where several leave the choice open."""
     if table is not None:
         return table.name
     first, *others = running.tables
@@ -290,7 +291,7 @@ async def wait_for_views(
 ) -> None:
     """Wait until the views of these projections have seen a position, until the trio time `deadline`.
 
-    Raises `ViewTooOld` or `ProjectionUnavailable`, with the `receipt` of the command whose events are there.
+    Raises `ViewTooOld` or `ProjectionUnavailable`, with the `receipt` of the command whose events are on disk.
     """
     started = trio.current_time()
     for projection_class in classes:
@@ -314,7 +315,7 @@ async def wait_for_views(
 async def wait_until_forgotten(
     projections: Projections, classes: Sequence[type[Projection]], subject: str, seconds: float
 ) -> None:
-    """Wait until the views of these projections show nothing of a subject that was forgotten.
+    """Wait until the views of these projections show nothing of a forgotten subject.
 
     Raises `ViewStillRemembers` or `ProjectionUnavailable`.
     """

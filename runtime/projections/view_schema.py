@@ -1,4 +1,4 @@
-"""What a view is built by: the version of its class, the shape of its rows, and the last subject that was forgotten."""
+"""The schema of a view: the version of its class, the shape of its rows, and the position of the last forgetting."""
 
 from collections.abc import Iterable
 from typing import Any, Final
@@ -12,15 +12,15 @@ from ...actors.views.row_type import RowType
 from ...actors.views.view_store import Generation
 
 _FORGOTTEN: Final = ";forgotten@"
-"""In the stored schema of a generation, before `forgotten_position`."""
+"""Precedes `forgotten_position` in the stored schema of a generation."""
 
 
 @attrs.frozen
 class ViewSchema:
     """Tells which stored generations of a view may answer.
 
-    One that was begun before a subject was forgotten may show what is to be forgotten: `forgotten_position` is where
-    the log says so for the last time, and 0 for a view that never has personal data or removes them itself.
+    A generation that was begun before a subject was forgotten may show the subject. `forgotten_position` is the
+    position of the last `SubjectForgotten`, or 0 for a view that never has personal data or removes them itself.
     """
 
     version: int
@@ -31,17 +31,17 @@ class ViewSchema:
     def of(
         cls, projection_class: type[Projection], tables: Iterable[RowType[Any]], forgotten_position: int
     ) -> "ViewSchema":
-        """That of a projection class, where the log says at this position that a subject was forgotten."""
+        """The schema of a projection class, where the last `SubjectForgotten` is at this position."""
         rows = ";".join(table.schema for table in tables)
         return cls(projection_class.version, rows, forgotten_position if must_forget(projection_class) else 0)
 
     def generation(self, number: int) -> Generation:
-        """One of this schema, with this number."""
+        """A generation of this schema with this number."""
         suffix = f"{_FORGOTTEN}{self.forgotten_position}" if self.forgotten_position else ""
         return Generation(number, self.version, self.rows + suffix)
 
     def has_rows_of(self, generation: Generation) -> bool:
-        """Whether its rows and indexes are those of a generation."""
+        """Whether the rows and indexes are those of a generation."""
         return self.rows == _parts(generation)[0]
 
     def is_of_class(self, generation: Generation) -> bool:
@@ -49,14 +49,14 @@ class ViewSchema:
         return self.version == generation.version and self.has_rows_of(generation)
 
     def fits(self, generation: Generation) -> bool:
-        """Whether it was, and knows nothing of those who were forgotten since."""
+        """Whether a generation was built by this version of the class, and shows no forgotten subject."""
         return self.is_of_class(generation) and _parts(generation)[1] >= self.forgotten_position
 
 
 def must_forget(projection_class: type[Projection], *, is_past: bool = False) -> bool:
-    """Whether its view is built anew when a subject is forgotten: it may show what is personal, and removes none.
+    """Whether its view is rebuilt when a subject is forgotten: it may show personal data and does not remove them.
 
-    That of a past in which nobody was forgotten yet cannot, whatever its projection does about it.
+    With `is_past` handlers of `SubjectForgotten` do not count: the past may end before that event.
     """
     handlers = projection_class.__eventsrc_projection__.handlers
     return (is_past or SubjectForgotten not in handlers) and any(map(has_personal_data, handlers))

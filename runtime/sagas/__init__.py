@@ -1,1 +1,1 @@
-"""The sagas of one runtime: starting them, asking them, and what their steps call; `sagas.py` first."""
+"""The sagas of one runtime: starting them, querying them, and the calls of their steps; read `sagas.py` first."""

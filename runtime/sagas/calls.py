@@ -1,4 +1,4 @@
-"""What the steps of sagas ask of aggregates, and how it is found again in their streams, however long ago it was."""
+"""The calls of sagas' steps to aggregates, and the search for their effects, however long ago they took place."""
 
 from collections.abc import Callable, Container, Mapping
 from typing import Any
@@ -22,7 +22,7 @@ from ..transaction import Part, Transaction, part_key
 
 
 class SagaCalls:
-    """Sends the commands of sagas, with their keys in the metadata of what they make; fulfils `AggregateCalls`."""
+    """Sends the commands of sagas, with their keys in the metadata of the events; fulfils `AggregateCalls`."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class SagaCalls:
         self._payload_of = payload_of
 
     async def send(self, commands: Commands, key: str, timeout: float | None, *, is_new: bool) -> list[Receipt]:
-        """Send commands, as a transaction if there are several; `is_new` tells that the key was never used."""
+        """Send commands, as a transaction if there are several; `is_new` means that the key was never used."""
         seconds = checked_timeout(timeout, self._router.limits)
         if len(commands) == 1:
             ((aggregate_class, aggregate_id, command),) = commands
@@ -52,11 +52,11 @@ class SagaCalls:
         return await Transaction(self._router, parts, (), key, None, None, None).run(seconds)
 
     async def state_of(self, aggregate_class: type[Any], aggregate_id: str) -> Any:
-        """An aggregate's state, everything included that it was sent before."""
+        """An aggregate's state after all commands that were sent before."""
         return await AggregateRef(self._router, self._type_of(aggregate_class), aggregate_id).state()
 
     async def find(self, commands: Commands, key: str, after: int) -> list[Receipt] | None:
-        """What commands with this key were answered, where any of them did something after a position."""
+        """The receipts of commands with this key, where any of them stored events after a position; otherwise None."""
         types = [(self._type_of(of), aggregate_id) for of, aggregate_id, _ in commands]
         found = [
             await self._events(of.stream(aggregate_id), part_key(key, number), after)
@@ -71,7 +71,7 @@ class SagaCalls:
         ]
 
     async def _events(self, stream: str, key: str, after: int) -> list[StoredEvent]:
-        """What one command did: its events are neighbours in their stream."""
+        """The events of one command, which are adjacent in their stream."""
         head = self._store.head(stream)
         found: list[StoredEvent] = []
         if head is None or head.position <= after:
@@ -89,15 +89,15 @@ class SagaCalls:
         if events:
             decoded = tuple(of.decode_event(event) for event in events)
             return Receipt(stream, events[-1].version, events[-1].position, decoded, True)
-        # It took part in a transaction, and made no event: the stream as it was then.
+        # The aggregate took part in a transaction without an event: the receipt tells its stream as of then.
         before = next(find_events(self._store, EventQuery(), stream=stream, before=position, backwards=True), None)
         return Receipt(stream, before.version if before else 0, before.position if before else 0, (), True)
 
     async def took_effect(self, commands: Commands, key: str, after: int) -> bool:
-        """Whether commands that were sent have done something by now; True where that cannot be found out."""
+        """Whether commands that were sent have stored events by now; True where that cannot be found out."""
         for aggregate_class, aggregate_id, _ in commands:
             try:
-                # It is answered when all before it is stored or refused.
+                # The answer comes when all earlier commands are stored or refused.
                 await self.state_of(aggregate_class, aggregate_id)
             except (AggregateDeleted, EncodingError):
                 continue
@@ -106,7 +106,7 @@ class SagaCalls:
         return await self.find(commands, key, after) is not None
 
     async def has_calls(self, prefix: str, after: int, until: int) -> bool:
-        """Whether any command whose key begins like this did something between two positions."""
+        """Whether any command whose key has this prefix stored events between two positions."""
         for batch in find_batches(self._store, EventQuery(after=after), before=until + 1):
             for event in batch:
                 if str(event.metadata.get(CALL_KEY, "")).startswith(prefix):
@@ -117,9 +117,9 @@ class SagaCalls:
     async def find_event(
         self, event_type: str, where: Mapping[str, Any], after: int, until: int, unless: Container[int]
     ) -> StoredEvent | None:
-        """The first event of a type with these stored values, between two positions, that is at none of `unless`.
+        """The first event of a type with these stored values between two positions, except those at `unless`.
 
-        Raises `DecodingError` where the payload of one before it cannot be read.
+        Raises `DecodingError` where the payload of an event before it cannot be read.
         """
         for batch in find_batches(self._store, EventQuery(types=[event_type], after=after), before=until + 1):
             for event in batch:
@@ -129,14 +129,14 @@ class SagaCalls:
         return None
 
     def came(self, event_type: str, where: Mapping[str, Any], after: int, until: int) -> bool:
-        """Whether there is an event of a type with these stored values between two positions, or may be one."""
+        """Whether an event of a type with these stored values is, or may be, between two positions."""
         events = find_events(self._store, EventQuery(types=[event_type], after=after), before=until + 1)
         try:
             return any(_holds(self._payload_of(event), where) for event in events)
         except DecodingError:
-            return True  # who looks for it is told
+            return True  # the search itself raises the error
 
 
 def _holds(payload: Mapping[str, Any] | None, where: Mapping[str, Any]) -> bool:
-    """Whether a payload has these values; one that nobody knows how to read may have them."""
+    """Whether a payload has these values; a payload that no class can read may have them."""
     return payload is None or all(name in payload and payload[name] == value for name, value in where.items())

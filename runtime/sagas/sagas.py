@@ -1,4 +1,4 @@
-"""The sagas of one runtime: starting them, what their supervisor needs of it, and asking how they stand."""
+"""The sagas of one runtime: starting them, serving their supervisor, and querying their status."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,6 +35,7 @@ from ...storage.control.board import ControlBoard
 from ...storage.errors import StoreClosed
 from ...storage.event_query import EventQuery
 from ...storage.limits import Limits
+from ...storage.names import category_of
 from ...storage.query import find_events
 from ...storage.record import NS_PER_SECOND, StoredEvent
 from ...storage.store import EventReader
@@ -58,13 +59,13 @@ S = TypeVar("S", bound=Saga)
 
 @attrs.frozen
 class SagaOutcome(Generic[S]):
-    """How a saga came to rest."""
+    """How a saga ended, or was parked."""
 
     state: SagaState
     error: str
-    """What went wrong last; empty when nothing did, or it was completed all the same."""
+    """The last error; empty where there was none, or where the saga completed nevertheless."""
     saga: S
-    """Its state."""
+    """The saga object with its last state."""
 
 
 class SagaRef(Generic[S]):
@@ -76,19 +77,19 @@ class SagaRef(Generic[S]):
         self._sagas = sagas
         self.id = saga_id
         self.was_started = was_started
-        """Whether this very call of `start_saga` started it; False where the key was known."""
+        """Whether this call of `start_saga` started it; False where the key was known."""
 
     def __repr__(self) -> str:
         return f"<SagaRef {self.id}>"
 
     async def status(self) -> SagaInstance:
-        """How it stands, from its own stream. Raises `UnknownSaga`, `RuntimeClosed`."""
+        """The saga's status, from its own stream. Raises `UnknownSaga`, `RuntimeClosed`."""
         check_on_trio("saga.status", "portal.call(saga.status)")
         await trio.lowlevel.checkpoint()
         return self._sagas.instance(self.id)
 
     async def wait(self, *, timeout: float | None = None) -> "SagaOutcome[S]":
-        """Wait until it has ended or is parked.
+        """Wait until the saga has ended or is parked.
 
         Raises `UnknownSaga`, `SagaWaitsForItself`, `RuntimeClosed`, and `SagaTimeout` after `timeout` seconds.
         """
@@ -108,7 +109,7 @@ class SagaRef(Generic[S]):
     async def _ended(self) -> "SagaOutcome[S]":
         await trio.lowlevel.checkpoint()
         supervisor = self._sagas.supervisor
-        # What one that runs has done may not be on disk yet.
+        # The records of a running saga may not be on disk yet.
         history = None if supervisor.is_running(self.id) else self._sagas.history(self.id)
         while history is None or not (history.is_ended or history.parked):
             history = await supervisor.rested(self.id)
@@ -119,15 +120,15 @@ class SagaRef(Generic[S]):
         return SagaOutcome(history.status, history.error, self._sagas.codec.decode_state(saga_class, history.state))  # type: ignore[arg-type]
 
     async def signal(self, signal: str, payload: object = None) -> bool:
-        """Send it a signal; whether it is the first of its name, which alone counts.
+        """Send the saga a signal; returns whether it is the first of its name, since only the first counts.
 
-        Raises `UnknownSaga`, `UnknownSignal`, `SagaEnded`, `RuntimeClosed`, or `EncodingError` for a payload that is
-        no plain data.
+        Raises `UnknownSaga`, `UnknownSignal`, `SagaEnded`, `RuntimeClosed`, or `EncodingError` for a payload that is no
+        plain data.
         """
         return await self._sagas.signal(self.id, signal, payload)
 
     async def retry(self, *, reason: str) -> None:
-        """Have it try again what it was parked on. Raises `SagaNotParked`, `RuntimeClosed`."""
+        """Retry the step or compensation on which the saga was parked. Raises `SagaNotParked`, `RuntimeClosed`."""
         await self._sagas.decide(self.id, "retry", reason)
 
     async def skip(self, *, reason: str) -> None:
@@ -135,7 +136,7 @@ class SagaRef(Generic[S]):
         await self._sagas.decide(self.id, "skip", reason)
 
     async def abandon(self, *, reason: str) -> None:
-        """Give it up as it is. Raises `SagaNotParked`, `RuntimeClosed`."""
+        """Give the saga up as it is. Raises `SagaNotParked`, `RuntimeClosed`."""
         await self._sagas.decide(self.id, "abandon", reason)
 
 
@@ -146,6 +147,7 @@ class Sagas:
         self,
         nursery: trio.Nursery,
         classes: Sequence[type[Saga]],
+        *,
         type_of: Callable[[type[Aggregate]], AggregateType],
         router: Router,
         store: EventReader,
@@ -179,7 +181,7 @@ class Sagas:
         self.starts = SagaStarts(self._classes, store, codecs, self.order)
 
     async def open(self, projections: Projections, board: ControlBoard) -> None:
-        """Take up every saga that has not ended, and follow the events that start others."""
+        """Resume every saga that has not ended, and follow the events that start others."""
         position = await self.starts.open(board)
         self.supervisor = SagaSupervisor(self, position)
         await self._resume(projections)
@@ -194,14 +196,14 @@ class Sagas:
                 self.supervisor.resume(page)
 
     async def close(self, seconds: float) -> None:
-        """Let the steps under way end."""
+        """Let the steps under way end, for `seconds` at most."""
         await self.supervisor.stop_running(seconds)
         await self.starts.close()
 
     # --- what programs ask ---
 
     async def start(self, saga: S, key: str, deadline_seconds: float | None) -> SagaRef[S]:
-        """Start a saga unless there is one with this key."""
+        """Start a saga unless one with this key was started before."""
         self._check_open("the saga was not started")
         if isinstance(saga, type):
             raise ArgumentInvalid("saga", saga, "give an object of the class, with the state that it begins with")
@@ -224,7 +226,7 @@ class Sagas:
         correlation_id: str,
         error: str = "",
     ) -> StartSaga:
-        """The order to start a saga; of its class alone where it could not be made, because of `error`.
+        """The order to start a saga; given only the class where `error` kept the saga from being made.
 
         Raises `EncodingError`, `EventTooLarge`, `StreamNameInvalid`, `DeadlinePassed`.
         """
@@ -243,7 +245,7 @@ class Sagas:
         return StartSaga(stream, saga_class, started, encoded, correlation_id, TrioFuture(), error)
 
     def class_of(self, saga_class: type[Saga]) -> type[Saga]:
-        """The class itself. Raises `UnknownSaga` where the runtime was opened without it."""
+        """Return the class. Raises `UnknownSaga` where the runtime was opened without it."""
         if saga_class not in self._classes.values():
             name = getattr(saga_class, "__name__", repr(saga_class))
             known = ", ".join(known.__name__ for known in self._classes.values()) or "none"
@@ -259,13 +261,13 @@ class Sagas:
         saga_class = self.class_named(saga_id)
         if signal not in saga_class.__eventsrc_saga__.signals:
             raise UnknownSignal(saga_class, signal, saga_class.__eventsrc_saga__.signals)
-        # A step gets the same of it before and after a restart.
+        # A step gets the same plain data before and after a restart.
         plain = plain_data(payload, f"The payload of the signal {signal!r}")
         order = SendSignal(saga_id, signal, plain, TrioFuture())
         return await self._answer_to(order)
 
     async def decide(self, saga_id: str, action: str, reason: str) -> None:
-        """An operator's decision on a parked saga."""
+        """Carry out an operator's decision on a parked saga."""
         check_on_trio(f"saga.{action}")
         self._check_open(f"the saga stays as it is: {action} took no effect")
         self.class_named(saga_id)
@@ -276,22 +278,22 @@ class Sagas:
         await self._answer_to(order)
 
     def _check_open(self, outcome: str) -> None:
-        # While closing, the steps and commands under way may still ask for something.
+        # While closing, the steps and commands under way may still use sagas.
         if self._router.is_closing and current_cause.get() is None:
             raise RuntimeClosed(f"The runtime is closed or closes; {outcome}.")
 
     async def _answer_to(self, order: SagaOrder) -> bool:
-        # What was told is done, whatever becomes of the caller.
+        # An order that the supervisor was told is carried out, even if the caller is cancelled.
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
             self.supervisor.actor_ref.tell(order)
             return await order.answer
         except pykka.ActorDeadError:
-            # The supervisor, or the journal that it writes to.
+            # Either the supervisor is dead, or the journal that it writes to.
             raise RuntimeClosed(ORDER_LOST) from None
 
     def instance(self, saga_id: str) -> SagaInstance:
-        """How a saga stands. Raises `UnknownSaga`, `RuntimeClosed`."""
+        """The saga's status. Raises `UnknownSaga`, `RuntimeClosed`."""
         found: SagaInstance | None = None
         with _closed_store_told(saga_id):
             for stored in self._stream(saga_id):
@@ -302,13 +304,13 @@ class Sagas:
         return found
 
     def history(self, saga_id: str) -> SagaHistory:
-        """What a saga has done so far. Raises `UnknownSaga`, `RuntimeClosed`."""
+        """The saga's history so far. Raises `UnknownSaga`, `RuntimeClosed`."""
         with _closed_store_told(saga_id):
             return self.load(saga_id)[1]
 
     def class_named(self, saga_id: str) -> type[Saga]:
         """The class of a saga, by its id. Raises `UnknownSaga`."""
-        category = saga_id.partition("-")[0]
+        category = category_of(saga_id)
         saga_class = self._classes.get(category.removeprefix(CATEGORY_PREFIX))
         if saga_class is None or not category.startswith(CATEGORY_PREFIX):
             raise UnknownSaga(f"The runtime was not opened with the class of the saga {saga_id!r}.")
@@ -340,7 +342,7 @@ class Sagas:
 
 @contextmanager
 def _closed_store_told(saga_id: str) -> Iterator[None]:
-    """Raise `RuntimeClosed` in the place of `StoreClosed`, as everything else does."""
+    """Raise `RuntimeClosed` in place of `StoreClosed`, as all other calls do."""
     try:
         yield
     except StoreClosed as error:

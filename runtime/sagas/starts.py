@@ -18,7 +18,7 @@ from ...storage.store import EventReader
 from ..on_board import on_board
 
 SAVE_SECONDS: Final = 1.0
-"""How often the position is stored."""
+"""The shortest interval between two stores of the position."""
 
 logger = logging.getLogger("eventsrc.saga")
 
@@ -59,7 +59,7 @@ class SagaStarts:
         """The stored names of the events that start sagas."""
 
     async def open(self, board: ControlBoard) -> int:
-        """The position up to which events have started what they start; for a class that is new, where the log is."""
+        """The position through which events have started their sagas; for a new class, the end of the log."""
         self._board = board
         for name in self._classes:
             known = board.position(SAGA_PREFIX + name)
@@ -69,24 +69,24 @@ class SagaStarts:
         return self._followed
 
     async def close(self) -> None:
-        """Store how far it has come."""
+        """Store the position."""
         await self._save()
 
     async def followed(self, position: int) -> None:
-        """Remember that the events up to a position have started what they start."""
+        """Take note that the events through a position have started their sagas."""
         self._followed = position
         if time.monotonic() - self._saved_at > SAVE_SECONDS:
             await self._save()
 
     async def _save(self) -> None:
-        """Events that are followed once more start nothing twice, so this need not be after each."""
+        """Store the position. Not needed after each event: one that is followed again starts no second saga."""
         self._saved_at = time.monotonic()
         if self._board is not None and self._begins:
             positions = {SAGA_PREFIX + name: max(begin, self._followed) for name, begin in self._begins.items()}
             await on_board(self._board, partial(self._board.set_positions, positions))
 
     def of(self, event: StoredEvent) -> Iterator[StartSaga]:
-        """The orders to start what an event starts."""
+        """The orders to start the sagas of an event."""
         for name, saga_class in self._classes.items():
             make = self._maker(saga_class, event)
             if make is None or event.position <= self._begins[name]:
@@ -109,13 +109,13 @@ class SagaStarts:
                 yield order(saga_class, error=f"{cause} cannot be made into a saga: {text_of(failure)}")
 
     def _maker(self, saga_class: type[Saga], event: StoredEvent) -> Callable[[], Saga | None] | None:
-        """What makes a saga of an event, or None of one that starts none; None for other events."""
+        """A function that makes an event's saga (or None, where it starts none); None for events of other classes."""
         codec = self._codecs.of_name.get(event.type)
         make = None if codec is None else saga_class.__eventsrc_saga__.starts_on.get(codec.event_class)
         return None if make is None else lambda: make(saga_class, self._codecs.decode(event), event)
 
     def made_again(self, saga_class: type[Saga], stream: str, cause: str) -> Saga:
-        """A saga whose event could not be made into it before. Raises what the class raises."""
+        """Make the saga of an event again, after a first attempt failed. Raises the errors of the class."""
         cause_stream, _, version = cause.rpartition("@")
         (event,) = self._store.read_stream(cause_stream, from_version=int(version), limit=1)
         make = self._maker(saga_class, event)
@@ -126,7 +126,7 @@ class SagaStarts:
 
 
 def _key(saga_class: type[Saga], cause: str) -> str:
-    """The key of the saga that an event starts: its place, or, where that is too long for a key, a digest of it."""
+    """The key of the saga that an event starts: the event's stream and version, or a digest where that is too long."""
     try:
         saga_id(saga_class, cause)
     except StreamNameInvalid:

@@ -1,1 +1,1 @@
-"""Following the log from a program: subscriptions, and consumers of durable ones; `subscription.py` first."""
+"""Follows the log from a program: subscriptions, and consumers of durable ones; read `subscription.py` first."""

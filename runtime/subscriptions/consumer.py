@@ -1,4 +1,4 @@
-"""A consumer: what a program takes the events of a durable subscription from."""
+"""A consumer: hands a program the events of a durable subscription."""
 
 import inspect
 import logging
@@ -13,7 +13,7 @@ logger = logging.getLogger("eventsrc.subscription")
 
 
 class Consumer:
-    """One of those that share a subscription: `async for message in consumer`, or `await consumer.run(handler)`."""
+    """One consumer of a subscription: `async for message in consumer`, or `await consumer.run(handler)`."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
@@ -43,9 +43,9 @@ class Consumer:
     async def run(self, handler: Callable[[StoredEvent], Awaitable[None]]) -> None:
         """Feed a sink: call `handler` with each event; acknowledged when it returns, failed when it raises.
 
-        Each event gets there at least once: it goes on without waiting for the disk, so that after a crash the handler
-        may see an event again. Where it is cancelled, the event in hand is given back. Raises `TypeError` for a handler
-        that is not async, whose events stay unacknowledged.
+        The handler gets each event at least once: the consumer goes on without waiting for the disk, so the handler may
+        get an event again after a crash. A cancelled consumer gives back the event in hand. Raises `TypeError` for a
+        handler that is not async; its event stays unacknowledged.
         """
         async for message in self:
             try:
@@ -57,7 +57,7 @@ class Consumer:
                 logger.warning("a handler failed at position %d: %r", position, error, extra={"position": position})
                 message.fail(error)
             except BaseException:
-                # Cut off: it is nobody's fault, and whoever comes next is to have it.
+                # Cancelled: no handler failed, and the next consumer gets the event.
                 message.release()
                 raise
             else:
@@ -66,7 +66,7 @@ class Consumer:
                 message.ack_soon()
 
     def leave(self) -> None:
-        """Give back what was not acknowledged, and take nothing more."""
+        """Give back the messages that were not acknowledged, and take no more."""
         self._has_left = True
         for message in self._in_hand:
             message.release()

@@ -1,7 +1,7 @@
-"""Handing out the events of one durable subscription: who has which, what failed, what is parked, what is on disk.
+"""Hands out the events of one durable subscription: which are in hand, failed, parked, or stored as done.
 
-Events of one stream are handed out one at a time, so a stream stays in order whoever consumes it, and one that is slow
-or stuck holds up no other. An event that keeps failing is parked, and so is what comes after it in its stream.
+Events of one stream are handed out one at a time, so a stream stays in order whichever consumers take it, and a slow or
+stuck stream holds up no other. An event that keeps failing is parked together with the later events of its stream.
 """
 
 import heapq
@@ -25,32 +25,32 @@ from ...storage.limits import Limits
 from ...storage.record import StoredEvent
 from ...storage.store import EventReader
 from ..errors import NotInHistory, SubscriptionDeleted, SubscriptionDiverged, SubscriptionFull
-from ..events import Wanted
+from ..events import EventFilter
 from ..on_board import on_board
 from ..trio_thread import check_on_trio
 from .lane import LANE_EVENTS_MAX, Held, Lane, Rest
 from .subscription import Search
 
 STREAMS_OPEN_MAX: Final = 1_000
-"""Streams of one subscription with an event that was found and is not done; beyond it nothing more is read."""
+"""The most streams of one subscription with unfinished events; beyond that, no more of the log is read."""
 HELD_EVENTS_MAX: Final = 1_000
-"""Events in memory, besides the first one of each such stream."""
+"""The most events in memory, besides the first one of each such stream."""
 ATTEMPTS_MAX: Final = 5
 """How often an event is handed out before it is parked."""
 PARKED_EVENTS_MAX: Final = 100_000
-"""Events parked in one subscription, beyond which it hands out nothing (`SubscriptionFull`)."""
+"""The most parked events in one subscription, which then hands out nothing (`SubscriptionFull`)."""
 SAVED_EVERY_POSITIONS: Final = 10_000
-"""Progress is stored after so many positions, also when nothing was wanted among them."""
+"""Progress is stored after this many positions, even when the filters matched no event among them."""
 
 logger = logging.getLogger("eventsrc.subscription")
 
 
 @attrs.define(eq=False)
 class Message:
-    """One event in the hands of one consumer: acknowledge it with `ack`, or say that it failed with `fail`.
+    """One event in the hands of one consumer: acknowledge it with `ack`, or report a failure with `fail`.
 
-    It stands for this one time that the event is handed out: what becomes of it says nothing of a later one. Its
-    methods belong on the trio thread, and raise `WrongThread` elsewhere: write `portal.call(message.fail, error)`.
+    A message stands for one hand-out of its event and does not affect later ones. Its methods belong on the trio
+    thread, and raise `WrongThread` elsewhere: write `portal.call(message.fail, error)`.
     """
 
     event: StoredEvent
@@ -61,30 +61,33 @@ class Message:
 
     @property
     def is_in_hand(self) -> bool:
-        """Whether it was neither acknowledged nor given back."""
+        """Whether it was neither acknowledged, failed nor given back."""
         return self._dispatcher is not None
 
     async def ack(self) -> None:
-        """It is done, and on disk as such: it is not handed out again. Idempotent. Raises `RuntimeClosed`."""
+        """Acknowledge the event, and wait until that is on disk: it is not handed out again. Idempotent.
+
+        Raises `RuntimeClosed`.
+        """
         dispatcher = self._dispatcher
         self.ack_soon()
         if dispatcher is not None:
             await dispatcher.saved()
 
     def ack_soon(self) -> None:
-        """The same without waiting for the disk: after a crash in the next moment it is handed out again."""
+        """Acknowledge the event without waiting for the disk: an immediate crash has it handed out again."""
         dispatcher, lane = self._settle("ack", "message.ack")
         if dispatcher is not None and lane is not None:
             dispatcher.acknowledge(lane)
 
     def fail(self, error: BaseException | str) -> None:
-        """It could not be handled: it is handed out again after a back-off, and parked after `ATTEMPTS_MAX` times."""
+        """Report a failure: the event is handed out again after a back-off, or parked after `ATTEMPTS_MAX` times."""
         dispatcher, lane = self._settle("fail", "message.fail, error")
         if dispatcher is not None and lane is not None:
             dispatcher.failed(lane, kept_text(error if isinstance(error, str) else told(error)))
 
     def release(self) -> None:
-        """It was not handled and nothing is known against it: it goes to the next consumer."""
+        """Give the event back without a failure: it goes to the next consumer."""
         dispatcher, lane = self._settle("release", "message.release")
         if dispatcher is not None and lane is not None:
             dispatcher.released(lane)
@@ -98,14 +101,14 @@ class Message:
 class Dispatcher:
     """Hands out the events of one named subscription. Used on the trio thread.
 
-    Each stream with something open has a lane, which is in one place at a time: ready to be handed out, in the hands of
-    a consumer, resting after a failure, hungry (to be read on) or about to be parked.
+    Each stream with unfinished events has a lane. A lane is in one place at a time: ready to be handed out, in the
+    hands of a consumer, resting after a failure, hungry (more of it must be read) or about to be parked.
     """
 
     def __init__(
         self,
         name: str,
-        wanted: Wanted,
+        wanted: EventFilter,
         store: EventReader,
         feed: Feed,
         limits: Limits,
@@ -141,9 +144,9 @@ class Dispatcher:
         self._is_closed = False
 
     async def open(self, after: int) -> None:
-        """Take up where the subscription was left; a new one begins after the position `after`.
+        """Resume the subscription; a new one begins after the position `after`.
 
-        Raises `SubscriptionDiverged`, and `NotInHistory` for a new one that begins where the log does not reach.
+        Raises `SubscriptionDiverged`, and `NotInHistory` for a new one whose `after` the log does not reach.
         """
         progress = self._board.progress(self.name)
         if progress is None:
@@ -190,7 +193,7 @@ class Dispatcher:
         return None
 
     def _read_on(self) -> bool:
-        """Read a bounded number of events; False when there is nothing to read, or no room."""
+        """Read a bounded number of events; returns False when there is nothing to read, or no room."""
         if self._hungry:
             self._refill(self._hungry[0])
             self._place(self._hungry.popleft())
@@ -208,7 +211,7 @@ class Dispatcher:
         return found is not None or self._feed.last_position > self._search.position
 
     def _take(self, event: StoredEvent) -> bool:
-        """Put an event that was found behind what is open of its stream; False when that is one stream too many."""
+        """Put a found event behind the unfinished ones of its stream; returns False for one stream too many."""
         lane = self._lanes.get(event.stream)
         if lane is None:
             if event.stream in self._parked:
@@ -235,7 +238,7 @@ class Dispatcher:
             lane.parked.popleft()
 
     def _read_rest(self, lane: Lane) -> list[StoredEvent]:
-        """What is wanted of the next events of a lane's rest, as far as the search has come."""
+        """The matching ones of the next events of a lane's rest, up to the position of the search."""
         assert lane.rest is not None, "a lane that holds nothing and has no rest is gone"
         read = self._store.read_stream(lane.stream, from_version=lane.rest.version, limit=LANE_EVENTS_MAX + 1)
         found = [event for event in read if event.position <= self._search.position]
@@ -247,7 +250,7 @@ class Dispatcher:
         self._held_count += 1
 
     def _place(self, lane: Lane) -> None:
-        """Put a lane that nobody has in hand where it belongs."""
+        """Put a lane that no consumer has in hand where it belongs."""
         if lane.held:
             self._ready.append(lane)
         elif lane.is_empty:
@@ -264,7 +267,7 @@ class Dispatcher:
     # --- what becomes of it ---
 
     def acknowledge(self, lane: Lane) -> None:
-        """The first of a lane is done; the next may be handed out."""
+        """Finish the first event of a lane; the next one may be handed out."""
         done = lane.held.popleft()
         self._held_count -= 1
         if done.was_parked:
@@ -272,7 +275,7 @@ class Dispatcher:
         self._place(lane)
 
     def failed(self, lane: Lane, error: str) -> None:
-        """Hand the first of a lane out again later, or park it and what comes after it."""
+        """Hand the first event of a lane out again later, or park it together with the later events of its stream."""
         held = lane.held[0]
         held.attempts += 1
         self._held_count -= lane.shorten()
@@ -301,12 +304,12 @@ class Dispatcher:
         self._changed.unpark_all()
 
     def released(self, lane: Lane) -> None:
-        """The consumer has gone: the next one gets it."""
+        """Give a lane whose consumer has gone to the next consumer."""
         self._ready.appendleft(lane)
         self._changed.unpark_all()
 
     def retry_parked(self, stream: str | None = None) -> int:
-        """Hand out what is parked, of one stream or of all; return how many events that are."""
+        """Hand out the parked events, of one stream or of all; returns how many there are."""
         total = 0
         for name in [stream] if stream is not None else list(self._parked):
             positions = sorted(self._parked.pop(name, ()))
@@ -325,7 +328,7 @@ class Dispatcher:
         return total
 
     def deleted(self) -> None:
-        """It was deleted: whoever consumes it is told."""
+        """Take note that the subscription was deleted: its consumers get `SubscriptionDeleted`."""
         self.is_deleted = True
         self._feed.stop_listening(self)
         self._changed.unpark_all()
@@ -339,7 +342,7 @@ class Dispatcher:
         self._changes += 1
 
     def _park_rest(self) -> None:
-        """Park some of what comes after a parked event, of the first lane that waits for it."""
+        """For the first lane that waits for it, park some of the events after a parked one."""
         lane = self._parking[0]
         for event in self._read_rest(lane):
             self._park(event, "", 0)
@@ -349,7 +352,7 @@ class Dispatcher:
             del self._lanes[lane.stream]
 
     def _end_rests(self) -> float:
-        """Hand out again what has rested; return the seconds until the next has."""
+        """Make lanes ready that have rested; returns the seconds until the next one has."""
         now = trio.current_time()
         while self._resting and self._resting[0][0] <= now:
             self._ready.append(heapq.heappop(self._resting)[2])
@@ -359,13 +362,13 @@ class Dispatcher:
 
     @property
     def is_saved(self) -> bool:
-        """Whether everything is on disk."""
+        """Whether all changes are on disk."""
         return self.is_deleted or (
             self._saved_changes == self._changes and self._saved_position == self._search.position
         )
 
     async def saved(self) -> None:
-        """Wait until what was acknowledged so far is on disk. Raises `RuntimeClosed` when it will not be."""
+        """Wait until everything acknowledged so far is on disk. Raises `RuntimeClosed` when it will not be stored."""
         await trio.lowlevel.checkpoint()
         wanted = self._changes
         while self._saved_changes < wanted and not self.is_deleted:
@@ -376,7 +379,7 @@ class Dispatcher:
             await self._was_saved.park()
 
     async def close(self) -> None:
-        """Bring to the disk what was acknowledged, and nothing from then on. Raises `FileWriteFailed`."""
+        """Store what was acknowledged, and nothing from then on. Raises `FileWriteFailed`."""
         try:
             while not self.is_saved:
                 await self.save()
@@ -385,7 +388,7 @@ class Dispatcher:
             self._was_saved.unpark_all()
 
     async def keep(self) -> None:
-        """Bring changes to the disk as they come, several at a time, until cancelled or deleted."""
+        """Store changes as they come, several at a time, until cancelled or deleted."""
         attempts = 0
         while not self.is_deleted:
             can_park = self._parking and self._parked_count < PARKED_EVENTS_MAX
@@ -398,7 +401,7 @@ class Dispatcher:
                 await self.save()
                 attempts = 0
             except Exception as error:
-                # Nothing here may end the runtime, either.
+                # No error here may end the runtime, either.
                 is_expected = isinstance(error, EventSourcingError)
                 logger.error(
                     "progress could not be stored: %s",
@@ -410,7 +413,7 @@ class Dispatcher:
                 attempts += 1
 
     async def save(self) -> None:
-        """Bring what has changed to the disk. Raises `FileWriteFailed`; nothing is forgotten then."""
+        """Store the changes. Raises `FileWriteFailed`; then the changes stay to be stored."""
         async with self._saving:
             changes, progress = self._changes, self._progress()
             parked, unparked = self._newly_parked[:], self._unparked[:]

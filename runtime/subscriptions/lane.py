@@ -1,4 +1,4 @@
-"""A lane: what a durable subscription has open of one stream, in order; only the first of it may be handed out."""
+"""A lane: the unfinished events of one stream in a durable subscription, in order; only the first may be handed out."""
 
 from collections import deque
 from typing import Final
@@ -8,7 +8,7 @@ import attrs
 from ...storage.record import StoredEvent
 
 LANE_EVENTS_MAX: Final = 50
-"""Events of one stream that are held in memory; the rest is read again when its turn comes."""
+"""The most events of one stream in memory; the rest is read again when its turn comes."""
 
 
 @attrs.define(eq=False)
@@ -17,41 +17,41 @@ class Held:
 
     event: StoredEvent
     was_parked: bool = False
-    """It was parked, and is on the control board as such until it is done."""
+    """Whether it was parked; the control board keeps it as parked until it is done."""
     attempts: int = 0
     """How often it was handed out and failed."""
 
 
 @attrs.frozen
 class Rest:
-    """Where the events of a stream begin that are found and not held."""
+    """The beginning of a stream's found events that are not held in memory."""
 
     position: int
     version: int
 
     @classmethod
     def at(cls, event: StoredEvent) -> "Rest":
-        """From this event on."""
+        """The rest from this event on."""
         return cls(event.position, event.version)
 
 
 @attrs.define(eq=False)
 class Lane:
-    """The open events of `stream`: those that are `held`, then those `parked` ones that are retried, then the `rest`.
+    """The unfinished events of `stream`: those that are `held`, then the `parked` ones to retry, then the `rest`.
 
-    Whatever becomes of the first one, the others take a few dozen events of memory at most, and the place where a
-    restart goes on is one position.
+    Even while the first event is stuck, the others take a few dozen events of memory at most, and a restart goes on
+    from one position.
     """
 
     stream: str
     held: deque[Held] = attrs.field(factory=deque)
     parked: deque[int] = attrs.field(factory=deque)
-    """Positions."""
+    """Their positions."""
     rest: Rest | None = None
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is open."""
+        """Whether the lane has no unfinished event."""
         return not (self.held or self.parked or self.rest)
 
     @property
@@ -63,14 +63,14 @@ class Lane:
         return None if self.rest is None else self.rest.position
 
     def admits(self, event: StoredEvent) -> bool:
-        """Whether the next event of the stream can be held; otherwise it is part of the rest from here on."""
+        """Whether the next event of the stream can be held in memory; otherwise it becomes part of the rest."""
         if self.rest is None and not self.parked and len(self.held) < LANE_EVENTS_MAX:
             return True
         self.rest = self.rest or Rest.at(event)
         return False
 
     def shorten(self) -> int:
-        """Hold the first event alone, since it takes its time; returns how many are held no longer."""
+        """Hold only the first event, since it takes its time; returns how many are no longer held."""
         count = len(self.held) - 1
         while len(self.held) > 1:
             last = self.held.pop()

@@ -1,4 +1,4 @@
-"""Subscriptions: the log as a stream of batches, from any position, first what is stored and then what comes."""
+"""Subscriptions: the log as a stream of batches from any position, first the stored events and then new ones."""
 
 from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
@@ -11,25 +11,25 @@ from ...storage.record import StoredEvent
 SUBSCRIPTION_BATCH_EVENTS: Final = 100
 
 Find: TypeAlias = Callable[[int, int], Iterator[list[StoredEvent]]]
-"""Finds the events that are wanted between two positions, both excluded, in bounded steps."""
+"""Finds the matching events between two positions, both excluded, in bounded steps."""
 
 
 class Search:
-    """Goes along the log from a position, a bounded step at a time, as far as the log goes."""
+    """Searches the log from a position on, one bounded step at a time, to the end of the log."""
 
     def __init__(self, find: Find, after: int) -> None:
         self.position = after
-        """What is wanted up to here was found."""
+        """Every matching event up to this position was found."""
         self._find = find
         self._end = after
         self._steps: Iterator[list[StoredEvent]] | None = None
 
     def step(self, last_position: int) -> list[StoredEvent] | None:
-        """Look at some more events, at most through `last_position`; what is wanted of them, often nothing.
+        """Look at some more events, at most through `last_position`; returns the matching ones, often none.
 
-        None where the search has come to the end of what there was when it began.
+        Returns None at the end of the log as it was when the search began.
         """
-        # A read that fails has ended these steps: the next call begins again where the last one was.
+        # A read that fails ends these steps: the next call begins again at the last position.
         steps, self._steps = self._steps, None
         if steps is None:
             if last_position <= self.position:
@@ -46,7 +46,7 @@ class Search:
         return found
 
     def back_to(self, position: int) -> None:
-        """Find again what comes after a position."""
+        """Search again from after a position."""
         self.position = position
         self._steps = None
 
@@ -54,7 +54,7 @@ class Search:
 class Subscription:
     """Fetches batches of events in the order of positions, without a gap or a repeat.
 
-    While the subscriber is at work nothing is read: one batch is in memory, and what one step found beyond it.
+    While the subscriber is at work nothing is read: memory holds one batch, and the events of one step beyond it.
     """
 
     def __init__(self, feed: Feed, find: Find, after: int, batch_size: int) -> None:

@@ -1,7 +1,7 @@
 """Durable subscriptions: consumers that share the events of one name, acknowledge them, and lose none.
 
-Different streams go to different consumers at once. What a consumer leaves without an acknowledgement goes to another,
-or to the next one after a restart.
+Different streams go to different consumers at once. An event that a consumer leaves unacknowledged goes to another
+consumer, or to the next one after a restart.
 """
 
 import logging
@@ -22,7 +22,7 @@ from ...storage.limits import Limits
 from ...storage.store import EventReader
 from ..arguments import check_count
 from ..errors import NoPlaceForProgress, SubscriptionFilterDiffers, SubscriptionNameInvalid, UnknownSubscription
-from ..events import Wanted
+from ..events import EventFilter
 from ..on_board import on_board
 from ..trio_thread import check_on_trio
 from .consumer import Consumer
@@ -30,7 +30,7 @@ from .dispatcher import Dispatcher
 
 SUBSCRIPTION_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
 RETRY: Final = "retry"
-"""The request, on the control board, to hand out again what is parked."""
+"""The control board's request to hand out parked events again."""
 
 logger = logging.getLogger("eventsrc.subscription")
 
@@ -41,12 +41,12 @@ class Subscriptions:
     def __init__(
         self,
         nursery: trio.Nursery,
+        *,
         store: EventReader,
         feed: Feed,
         limits: Limits,
         board: ControlBoard,
         wall_clock: Callable[[], int],
-        *,
         keeps_progress: bool,
     ) -> None:
         self._keeps_progress = keeps_progress
@@ -61,10 +61,10 @@ class Subscriptions:
         self._opening = trio.Lock()
 
     async def open(self) -> None:
-        """Bring what followers of the log remember in line with the log, where an older copy of it was restored.
+        """After a restore of an older copy of the log, bring the followers' progress in line with it.
 
-        What they remember is exact up to the end of such a copy, and what will come after it is new to them. So they go
-        on from there: nothing is lost, and nothing comes again.
+        Progress is exact up to the end of such a copy, and any later event is new to the followers. So they go on from
+        there: no event is lost, and none comes again.
         """
         if not self._board.is_ahead_of(self._store.last_position):
             return
@@ -79,7 +79,7 @@ class Subscriptions:
             )
 
     @asynccontextmanager
-    async def consume(self, name: str, wanted: Wanted, after: int) -> AsyncIterator[Consumer]:
+    async def consume(self, name: str, wanted: EventFilter, after: int) -> AsyncIterator[Consumer]:
         """Be one of the consumers of a subscription for as long as the block lasts."""
         check_on_trio("consume", "portal.enter(runtime.consume(...))")
         _check_name(name)
@@ -109,7 +109,7 @@ class Subscriptions:
             consumer.leave()
 
     async def parked(self, name: str | None = None) -> list[ParkedEvent]:
-        """What is parked, of one subscription or of all. Raises `SubscriptionNameInvalid`."""
+        """The parked events, of one subscription or of all. Raises `SubscriptionNameInvalid`."""
         check_on_trio("subscriptions.parked")
         if name is not None:
             _check_name(name)
@@ -119,9 +119,9 @@ class Subscriptions:
         return await on_board(self._board, partial(self._board.parked, name))
 
     async def retry(self, name: str, stream: str | None = None) -> int:
-        """Hand out again what is parked, of one stream or of all; return how many events that are at once.
+        """Hand out parked events again, of one stream or of all; returns how many are handed out at once.
 
-        Where nobody consumes it now, that is done, and 0 returned, for the next one who does. Raises
+        Without a consumer at present, the events are left for the next consumer, and 0 is returned. Raises
         `UnknownSubscription`.
         """
         check_on_trio("subscriptions.retry")
@@ -134,25 +134,25 @@ class Subscriptions:
         return 0
 
     def is_consumed(self, name: str) -> bool:
-        """Whether this runtime has a consumer of it now."""
+        """Whether this runtime has a consumer of the subscription now."""
         return name in self._dispatchers and self._consumers[name] > 0
 
     async def _retry_as_asked(self, dispatcher: Dispatcher) -> None:
-        """Do what was asked while nobody consumed it."""
+        """Carry out the requests that came while there was no consumer."""
         for request in await on_board(self._board, self._board.requests):
             if (request.action, request.subject) == (RETRY, dispatcher.name):
                 dispatcher.retry_parked(request.argument or None)
                 await on_board(self._board, partial(self._board.done, request, ""))
 
     async def delete(self, name: str) -> bool:
-        """Forget a subscription, its progress and what is parked of it; whether there was one.
+        """Delete a subscription, its progress and its parked events; returns whether there was one.
 
         Raises `SubscriptionNameInvalid`.
         """
         check_on_trio("subscriptions.delete")
         _check_name(name)
         dispatcher = self._dispatchers.get(name)
-        # First of all: where it is refused, or whoever asks is cut off before, those who consume it go on.
+        # This comes first: if the deletion is refused or cancelled, the consumers go on.
         was_there = await on_board(self._board, partial(self._board.delete, name))
         if dispatcher is not None:
             dispatcher.deleted()
@@ -161,7 +161,7 @@ class Subscriptions:
         return was_there
 
     async def close(self) -> None:
-        """Bring to the disk what was acknowledged."""
+        """Store what was acknowledged."""
         async with AsyncExitStack() as closing:
             for dispatcher in self._dispatchers.values():
                 closing.push_async_callback(dispatcher.close)

@@ -1,1 +1,1 @@
-"""Events that compaction moved out of the log, and how they move there and back; `archive.py` first."""
+"""The archive of compacted events, and the steps that move events to the archive and back; read `archive.py` first."""

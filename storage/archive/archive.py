@@ -1,9 +1,9 @@
-"""The archive beside a store: events that compaction moved out of the log, packed by stream.
+"""The archive of a store: events that compaction moved out of the log, packed by stream.
 
-A segment holds consecutive versions of one stream, without their hashes: those follow from each other, and the stubs in
-the log still have them, so that a segment is checked whenever it is opened. A segment is never changed. Which numbers
-are taken, and which segments are to be dropped, is kept in the log and not in the archive, so that an archive that was
-lost is not taken for an empty one.
+A segment holds consecutive versions of one stream without their hashes. The hashes are computed from the records, and
+the stubs in the log still have them, so every lookup in a segment is checked. A segment is never changed. The log, not
+the archive, records which segment numbers are taken and which segments are to be dropped, so a lost archive is not
+mistaken for an empty one.
 """
 
 import bz2
@@ -30,11 +30,11 @@ from .segment_cache import SegmentCache
 from .segment_numbers import segment_numbers
 
 BEGUN_FOLDER: Final = "archive.new"
-"""The folder until the archive is complete; one that a killed process left is removed by the next."""
+"""The name of the folder until the archive is complete; the next process removes one that a killed process left."""
 ARCHIVE_TABLES: Final = ("meta", "segments")
 SEGMENT_EVENTS_MAX: Final = 256
 COMPRESSION_LEVEL: Final = 1
-"""Of bzip2, in blocks of 100,000 bytes: a segment takes less, and larger blocks are only slower to set up."""
+"""The bzip2 level with blocks of 100,000 bytes. Most segments are smaller; larger blocks only take longer to set up."""
 KEY_SIZE_BYTES: Final = 8
 
 UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError)
@@ -45,8 +45,8 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 class Segment(msgspec.Struct, frozen=True, array_like=True):
     """Consecutive versions of a stream, from `first_version` on.
 
-    `content` is a bzip2 stream of the records without their hashes, one after the other, which end at `ends`;
-    `previous_hash` is that of the event before the first.
+    `content` is a bzip2 stream of the records without their hashes, one after the other; `ends` are the end offsets of
+    the records in the unpacked content. `previous_hash` is the hash of the event before the first.
     """
 
     stream: str
@@ -55,15 +55,15 @@ class Segment(msgspec.Struct, frozen=True, array_like=True):
     ends: list[int]
     content: bytes
     checksum: int
-    """CRC-32 of `content`: what bzip2 checks itself does not cover every bit of it."""
+    """CRC-32 of `content`: the checksums of bzip2 do not cover every bit of the stream."""
 
     @property
     def last_version(self) -> int:
-        """The version of its last event."""
+        """The version of the last event in the segment."""
         return self.first_version + len(self.ends) - 1
 
     def records(self) -> list[bytes]:
-        """The records as the log held them, bit for bit. Raises `ValueError` where they are damaged."""
+        """The records as the log held them, bit for bit. Raises `ValueError` if the segment is damaged."""
         if self.checksum != zlib.crc32(self.content):
             raise ValueError("its checksum does not match")
         unpacking = bz2.BZ2Decompressor()
@@ -87,7 +87,7 @@ _segment_of: Final = msgspec.msgpack.Decoder(Segment).decode
 
 
 def pack_segment(stream: str, first_version: int, previous_hash: bytes, records: Sequence[bytes]) -> bytes:
-    """The stored bytes of a segment with these records. Takes a while: call it in a worker thread."""
+    """The stored bytes of a segment with these records. Compression takes time: call this in a worker thread."""
     bodies = [record[:-HASH_SIZE_BYTES] for record in records]
     ends, end = [], 0
     for body in bodies:
@@ -98,10 +98,10 @@ def pack_segment(stream: str, first_version: int, previous_hash: bytes, records:
 
 
 class Archive:
-    """The archive of the store in a folder, opened when it is needed. Any thread may read; one at a time may write.
+    """The archive of the store in a folder, opened at its first use. Any thread may read; one at a time may write.
 
-    Where it could not be opened again after a write that the system refused, that is tried at its next use. Every
-    method raises `StoreClosed` once it was closed.
+    If the archive could not be reopened after a failed write, the next use tries again. A method that needs the
+    archive's environment raises `StoreClosed` after `close`.
     """
 
     def __init__(self, store_path: str, *, read_only: bool, leaves_no_trace: bool = False) -> None:
@@ -115,18 +115,18 @@ class Archive:
 
     @property
     def exists(self) -> bool:
-        """Whether anything was ever archived. Raises `ArchiveUnreachable` where the system does not tell."""
+        """Whether the archive exists. Raises `ArchiveUnreachable` if the system refuses to say."""
         try:
             return Path(self.path).exists()
         except OSError as error:
             raise self._unreachable(None, "looked at", error) from error
 
     def event(self, position: int, stub: bytes) -> StoredEvent:
-        """The event that a stub at this position stands for. Raises `ArchiveUnreachable`."""
+        """The event that the stub at this position stands for. Raises `ArchiveUnreachable`."""
         return self._found(position, stub)[0]
 
     def encoded(self, position: int, stub: bytes) -> bytes:
-        """The stored bytes of that event. Raises `ArchiveUnreachable`."""
+        """The stored bytes of the event that the stub at this position stands for. Raises `ArchiveUnreachable`."""
         return self._found(position, stub)[1]
 
     def _found(self, position: int, stub: bytes) -> tuple[StoredEvent, bytes]:
@@ -144,7 +144,7 @@ class Archive:
         return event, record
 
     def segment(self, number: int, position: int | None = None) -> Segment:
-        """A segment as it is stored. Raises `ArchiveUnreachable`."""
+        """The stored segment with this number, not unpacked. Raises `ArchiveUnreachable`."""
         with self._reading(position) as (transaction, table):
             value = transaction.get(_key(number), db=table)
         if value is None:
@@ -155,11 +155,11 @@ class Archive:
             raise ArchiveUnreachable(self.path, position, f"is damaged in segment {number}: {error}") from error
 
     def records(self, number: int, position: int | None = None) -> list[bytes]:
-        """The records of a segment, as the log held them, read from the disk. Raises `ArchiveUnreachable`."""
+        """The records of a segment as the log held them, read from disk. Raises `ArchiveUnreachable`."""
         return self.unpacked(number, position)[1]
 
     def unpacked(self, number: int, position: int | None = None) -> tuple[Segment, list[bytes]]:
-        """The same, with the segment. Raises `ArchiveUnreachable`."""
+        """(the segment, its records as the log held them), read from disk. Raises `ArchiveUnreachable`."""
         segment = self.segment(number, position)
         try:
             return segment, segment.records()
@@ -168,7 +168,7 @@ class Archive:
 
     @property
     def environment(self) -> Environment:
-        """The environment that holds it, for what walks its tables (`verify`). Raises `ArchiveUnreachable`."""
+        """The archive's LMDB environment, for code that walks its tables (`verify`). Raises `ArchiveUnreachable`."""
         return self._opened(create=False)
 
     def add(self, number: int, segment: bytes) -> None:
@@ -177,7 +177,7 @@ class Archive:
         environment.write(lambda transaction: transaction.put(_key(number), segment, db=environment.table("segments")))
 
     def drop(self, numbers: Sequence[int]) -> None:
-        """Drop segments, those of them that are there. Raises `StoreError`."""
+        """Drop the segments with these numbers; numbers without a segment are ignored. Raises `StoreError`."""
         if not self.exists:
             return
         environment = self._opened(create=False)
@@ -191,7 +191,7 @@ class Archive:
             self._cache.drop(number)
 
     def check_has(self, numbers: Sequence[int]) -> None:
-        """Raise `ArchiveUnreachable` unless these segments are there."""
+        """Raise `ArchiveUnreachable` unless the archive has all of these segments."""
         if not numbers:
             return
         with self._reading() as (transaction, table), transaction.cursor(table) as cursor:
@@ -200,7 +200,7 @@ class Archive:
                     raise ArchiveUnreachable(self.path, None, f"has no segment {number}")
 
     def copy(self, store_folder: Path) -> None:
-        """Copy it beside the copy of a store, without segments that were begun since. Raises `StoreError`."""
+        """Copy the archive into the copy of its store, without segments newer than that copy. Raises `StoreError`."""
         if not self.exists:
             return
         folder = store_folder / ARCHIVE_FOLDER
@@ -218,11 +218,11 @@ class Archive:
         _drop_beyond(folder, last)
 
     def size_bytes(self, numbers: Sequence[int]) -> int:
-        """Bytes that these segments take."""
+        """The bytes that these segments take in the archive. Raises `ArchiveUnreachable`."""
         return sum(len(_encode(self.segment(number))) for number in numbers)
 
     def close(self) -> None:
-        """Close it. Idempotent."""
+        """Close the archive. Idempotent."""
         with self._opening:
             self._closed = True
             environment, self._environment = self._environment, None
@@ -240,14 +240,14 @@ class Archive:
         except StoreClosed as error:
             if self._closed:
                 raise
-            # The write of another thread has failed in between, and it could not be opened again.
+            # A write of another thread has failed meanwhile, and the environment could not be reopened.
             reason = "could not be opened again after a write"
             raise ArchiveUnreachable(self.path, position, reason, advice=IF_REFUSED) from error
         except (lmdb.Error, StoreUnreadable) as error:
             raise self._unreachable(position, "read", error) from error
 
     def _unreachable(self, position: int | None, what: str, error: Exception) -> ArchiveUnreachable:
-        """Why it cannot be opened, or read."""
+        """The error for an archive that cannot be opened or read; `what` is the participle for the message."""
         said = (isinstance(error, OSError) and error.strerror) or str(error).rstrip(".")
         reason = f"cannot be {what}: {said}"
         return ArchiveUnreachable(self.path, position, reason, advice=IF_REFUSED if is_refusal(error) else IF_LOST)
@@ -256,7 +256,7 @@ class Archive:
         with self._opening:
             if self._closed:
                 raise StoreClosed(str(Path(self.path).parent))
-            if self._environment is None or self._environment.is_lost:
+            if self._environment is None or self._environment.is_closed:
                 self._environment = None
                 if not self.exists:
                     if not create:
@@ -277,7 +277,7 @@ class Archive:
             return self._environment
 
     def _begin(self) -> None:
-        """Make one under another name and put it into its place whole: no reader, and no kill, meets half of one."""
+        """Create the archive under another name and rename it, so that no process ever sees a partial archive."""
         place = Path(self.path)
         begun = place.with_name(BEGUN_FOLDER)
         try:
@@ -291,7 +291,7 @@ class Archive:
 
 
 def _drop_beyond(folder: Path, last: int) -> None:
-    """Drop the segments that the log beside this archive knows nothing of."""
+    """Drop the segments numbered above `last`, which the copied log does not know."""
     with (
         closing(Environment(folder, read_only=True, leaves_no_trace=True, tables=ARCHIVE_TABLES)) as environment,
         environment.read() as transaction,

@@ -1,4 +1,4 @@
-"""The `compacted` event: what stands for the events of a stream that compaction moved to the archive."""
+"""The `compacted` event, which represents the events of a stream that compaction moved to the archive."""
 
 import hashlib
 from typing import Any, Final, Literal
@@ -18,7 +18,7 @@ Phase = Literal["moving", "moved", "restoring"]
 
 
 class SegmentRange(msgspec.Struct, frozen=True, array_like=True):
-    """Which versions a segment of the archive holds."""
+    """The range of versions that a segment of the archive holds."""
 
     number: int
     first_version: int
@@ -26,7 +26,7 @@ class SegmentRange(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Compacted(msgspec.Struct, frozen=True, array_like=True):
-    """What stands for the versions 1 to `version` of a stream: where they are, and the state that they lead to."""
+    """Represents the versions 1 to `version` of a stream: their segments, and the state after them."""
 
     stream: str
     version: int
@@ -36,7 +36,7 @@ class Compacted(msgspec.Struct, frozen=True, array_like=True):
     phase: Phase
     segments: list[SegmentRange]
     size_bytes: int
-    """Of the records, as the log held them."""
+    """Bytes of the records as the log held them."""
     archived_size_bytes: int
     schema: str
     state: Any
@@ -44,13 +44,13 @@ class Compacted(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def snapshot(self) -> Snapshot:
-        """The state that the events lead to, which was proved before they were moved."""
+        """The state after the compacted events as a snapshot; it was proved before the events were moved."""
         facts = (self.stream, self.version, self.schema, self.time_ns, self.event_hash, self.state, self.state_hash)
         return Snapshot(*facts, is_proved=True)
 
     @property
     def event(self) -> StoredEvent:
-        """The same as an event, for whoever looks at the stream."""
+        """This entry as an event of type `eventsrc.compacted`, for displaying the stream."""
         payload = {
             "versions": self.version,
             "phase": self.phase,
@@ -62,19 +62,19 @@ class Compacted(msgspec.Struct, frozen=True, array_like=True):
             "state_hash": self.state_hash.hex(),
         }
         return StoredEvent(
-            self.position,
-            self.stream,
-            self.version,
-            COMPACTED_TYPE,
-            1,
-            "compacted",
-            self.time_ns,
-            "",
-            "",
-            {},
-            payload,
-            (),
-            self.event_hash,
+            position=self.position,
+            stream=self.stream,
+            version=self.version,
+            type=COMPACTED_TYPE,
+            schema_version=1,
+            kind="compacted",
+            time_ns=self.time_ns,
+            correlation_id="",
+            causation_id="",
+            metadata={},
+            payload=payload,
+            tags=(),
+            hash=self.event_hash,
         )
 
 
@@ -104,13 +104,13 @@ def decode_compacted(value: bytes) -> Compacted:
 
 
 class CompactedStreams:
-    """The table of these entries, read. Raises `CorruptRecord` for one that is damaged."""
+    """Reads the table of `compacted` events. Raises `CorruptRecord` for a damaged entry."""
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
 
     def of(self, stream: str) -> Compacted | None:
-        """The entry of a stream; None where there is none."""
+        """The entry of a stream; None if the stream has none."""
         with self._environment.read() as transaction:
             try:
                 value = transaction.get(stream.encode(), db=self._environment.table("compacted"))
@@ -119,7 +119,7 @@ class CompactedStreams:
             return None if value is None else self._decoded(stream, value)
 
     def of_all(self, after: str, limit: int) -> list[Compacted]:
-        """At most so many entries, in the order of their streams' names, after the name `after`."""
+        """At most `limit` entries after the stream name `after`, ordered by stream name."""
         found: list[Compacted] = []
         table = self._environment.table("compacted")
         with self._environment.read() as transaction, transaction.cursor(table) as cursor:

@@ -1,12 +1,11 @@
-"""Compaction: the events of a stream move to the archive, and one `compacted` event stands for them; and the way back.
+"""Compaction moves the events of a stream to the archive, and one `compacted` event represents them; it can be undone.
 
-Nothing is lost at any point, wherever a process is killed. First the events are packed into segments of the archive,
-which are read back and compared. Then the `compacted` event is stored, which says where they are. Then, a few records
-at a time, the records in the log become stubs: their place, their number and their hashes stay, so positions, versions,
-the chain and the Merkle tree are as before. A compaction that was interrupted goes on with the first record that is no
-stub.
+A process may be killed at any point without losing an event. First, the events are packed into segments of the archive,
+which are read back and compared. Then, the `compacted` event is stored, which names the segments. Then, a few at a
+time, the records in the log become stubs. Stubs keep the places and hashes of the records, so positions, versions, the
+hash chain and the Merkle tree do not change. An interrupted compaction continues with the first record that is no stub.
 
-The functions here are the steps that the thread that writes the log takes, one at a time.
+The thread that writes the log calls the functions in this module, one step at a time.
 """
 
 import time
@@ -27,7 +26,7 @@ from .compacted import Compacted, encode_compacted
 from .segment_numbers import SegmentNumbers, put_segment_numbers, segment_numbers
 
 STEP_EVENTS_MAX: Final = 256
-"""Records that one step changes, at most; it ends sooner when it has worked for half as long as the disk takes."""
+"""The most records that one step changes. A step ends sooner after half of the time that the disk takes to commit."""
 STEP_SECONDS_MIN: Final = 0.0001
 
 
@@ -35,7 +34,7 @@ STEP_SECONDS_MIN: Final = 0.0001
 
 
 def reserve_segments(log: EventLog, count: int) -> range:
-    """Take so many numbers for segments that are to be written. Raises `StoreError`."""
+    """Reserve `count` segment numbers, listed as unused until a `compacted` event names them. Raises `StoreError`."""
 
     def work(transaction: Transaction) -> range:
         numbers = _numbers(log, transaction)
@@ -47,7 +46,7 @@ def reserve_segments(log: EventLog, count: int) -> range:
 
 
 def store_compacted(log: EventLog, compacted: Compacted) -> None:
-    """Store the event that stands for the others; its segments are in use from then on. Raises `StoreError`."""
+    """Store a `compacted` event; its segments are no longer listed as unused. Raises `StoreError`."""
     value = encode_compacted(compacted)
     used = {segment.number for segment in compacted.segments}
 
@@ -61,7 +60,7 @@ def store_compacted(log: EventLog, compacted: Compacted) -> None:
 
 
 def move_step(log: EventLog, compacted: Compacted, after: int) -> int:
-    """Replace some records after version `after` by stubs; return the last version done. Raises `StoreError`."""
+    """Replace some records after version `after` with stubs; return the last version done. Raises `StoreError`."""
     first_versions = [segment.first_version for segment in compacted.segments]
 
     def stub(version: int, encoded: bytes) -> bytes:
@@ -80,8 +79,8 @@ def restore_step(log: EventLog, compacted: Compacted, after: int, records: Mappi
     return _change(log, compacted, after, records.get)
 
 
-def forget_compacted(log: EventLog, compacted: Compacted) -> None:
-    """The stream is uncompacted: nothing stands for its events, and its segments are unused. Raises `StoreError`."""
+def remove_compacted(log: EventLog, compacted: Compacted) -> None:
+    """Delete a `compacted` event whose records are restored; its segments become unused. Raises `StoreError`."""
 
     def work(transaction: Transaction) -> None:
         transaction.delete(compacted.stream.encode(), db=log.environment.table("compacted"))
@@ -92,8 +91,8 @@ def forget_compacted(log: EventLog, compacted: Compacted) -> None:
     log.environment.write(work)
 
 
-def forget_unused(log: EventLog, dropped: Collection[int]) -> None:
-    """These segments are not in the archive any more. Raises `StoreError`."""
+def remove_unused(log: EventLog, dropped: Collection[int]) -> None:
+    """Remove segments that were dropped from the archive from the list of unused ones. Raises `StoreError`."""
     log.environment.write(
         lambda transaction: _put_numbers(log, transaction, _numbers(log, transaction).without(dropped))
     )
@@ -103,7 +102,7 @@ def forget_unused(log: EventLog, dropped: Collection[int]) -> None:
 
 
 def unused_segments(log: EventLog) -> tuple[int, ...]:
-    """The segments that are to be dropped."""
+    """The numbers of the segments that are to be dropped. Raises `CorruptRecord`."""
     with log.environment.read() as transaction:
         return _numbers(log, transaction).unused
 
@@ -128,7 +127,10 @@ def _put_numbers(log: EventLog, transaction: Transaction, numbers: SegmentNumber
 
 
 def _change(log: EventLog, compacted: Compacted, after: int, change: Callable[[int, bytes], bytes]) -> int:
-    """Rewrite records, group by group, for half as long as the disk takes to commit; at least one group."""
+    """Rewrite records group by group, for half of the time that the disk takes to commit; at least one group.
+
+    `change` returns the new bytes of a record for its version and its bytes. Returns the last version done.
+    """
     environment = log.environment
     first, last = after + 1, min(after + STEP_EVENTS_MAX, compacted.version)
 

@@ -1,4 +1,4 @@
-"""Why events cannot be moved to the archive, or reached there."""
+"""Errors of compaction and of the archive."""
 
 from typing import Final
 
@@ -9,7 +9,7 @@ IF_REFUSED: Final = "It is used again once the system lets it be."
 
 
 class ArchiveUnreachable(StoreError):
-    """An event was moved to the archive by compaction, and the archive is missing or damaged."""
+    """Compacted events cannot be read: the archive is missing or damaged, or the system refuses to open it."""
 
     code = "archive_unreachable"
 
@@ -21,19 +21,21 @@ class ArchiveUnreachable(StoreError):
             "meanwhile.",
         )
         self.position = position
+        self.reason = reason
 
 
 class CompactionRefused(EventSourcingError):
-    """A stream cannot be compacted, or uncompacted, as it is now. Nothing was changed."""
+    """A stream cannot be compacted, or uncompacted, in its current state. Nothing was changed."""
 
     code = "compaction_refused"
 
     def __init__(self, stream: str, reason: str, what: str = "compacted") -> None:
         super().__init__(f"{stream!r} cannot be {what}: {reason}.")
         self.stream = stream
+        self.reason = reason
 
 
 class CompactionTooSmall(CompactionRefused):
-    """The stream has not more than `Limits.compaction_events_min` events, and was not ended long ago."""
+    """The stream has at most `Limits.compaction_events_min` events in the log, and was not ended long ago."""
 
     code = "compaction_too_small"

@@ -1,4 +1,4 @@
-"""The segments of an archive that were opened last, with their records, in a bounded number of bytes."""
+"""A least-recently-used cache of archive segments, bounded by the bytes of their records."""
 
 import threading
 from collections import OrderedDict
@@ -8,13 +8,13 @@ from typing import Final
 from ..record import HASH_SIZE_BYTES
 
 SEGMENT_CACHE_BYTES_MAX: Final = 64 << 20
-"""Of the records that one cache keeps: four segments of the largest events, or some 1,000 of events of 200 bytes."""
+"""The most bytes of records in one cache: 4 segments of events of 64 KiB, or about 1,300 of events of 200 bytes."""
 
 
 class SegmentCache:
-    """Finds the records of a segment by their hashes. Any thread may use it.
+    """Caches the records of segments, by hash. Any thread may use it.
 
-    What was asked for longest ago makes room; the segment that was put last is kept, however large it is.
+    The least recently used segments are evicted; the newest segment is kept, however large it is.
     """
 
     def __init__(self, size_bytes_max: int = SEGMENT_CACHE_BYTES_MAX) -> None:
@@ -22,10 +22,10 @@ class SegmentCache:
         self._lock = threading.Lock()
         self._records: OrderedDict[int, Mapping[bytes, bytes]] = OrderedDict()
         self.size_bytes = 0
-        """Of all records that are kept."""
+        """The bytes of all cached records."""
 
     def get(self, number: int) -> Mapping[bytes, bytes] | None:
-        """The records of a segment; None where they are not kept."""
+        """The records of a segment by their hashes; None if the segment is not cached."""
         with self._lock:
             records = self._records.get(number)
             if records is not None:
@@ -33,7 +33,7 @@ class SegmentCache:
             return records
 
     def put(self, number: int, records: Sequence[bytes]) -> Mapping[bytes, bytes]:
-        """Keep the records of a segment, and return them by their hashes."""
+        """Cache the records of a segment, and return them by their hashes."""
         by_hash = {record[-HASH_SIZE_BYTES:]: record for record in records}
         with self._lock:
             self._drop(number)
@@ -44,12 +44,12 @@ class SegmentCache:
         return by_hash
 
     def drop(self, number: int) -> None:
-        """Keep a segment no longer."""
+        """Remove a segment from the cache."""
         with self._lock:
             self._drop(number)
 
     def clear(self) -> None:
-        """Keep none."""
+        """Remove all segments from the cache."""
         with self._lock:
             self._records.clear()
             self.size_bytes = 0

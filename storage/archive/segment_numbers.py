@@ -1,4 +1,4 @@
-"""The numbers of the segments in a store's archive: which were given out, and which are to be dropped."""
+"""The numbers of the segments in a store's archive: the numbers assigned so far, and those to be dropped."""
 
 import zlib
 from collections.abc import Collection
@@ -12,18 +12,17 @@ SEGMENTS_KEY: Final = b"segments"
 
 
 class SegmentNumbers(msgspec.Struct, frozen=True, array_like=True):
-    """What the log knows of the segments in its archive: the highest number so far, and those that are to be dropped.
+    """The segment numbers that the log keeps: the highest number so far, and the numbers of segments to be dropped.
 
-    Before a segment is written, its number is reserved and listed as one to be dropped; it leaves that list when a
-    `compacted` event names it. So a segment is dropped only if it is listed, never because the row that names it is
-    missing.
+    Before a segment is written, its number is reserved and listed in `unused`; it leaves the list when a `compacted`
+    event names it. A segment is dropped only if it is listed, never because the row that names it is missing.
     """
 
     last: int = 0
     unused: tuple[int, ...] = ()
 
     def without(self, numbers: Collection[int]) -> "SegmentNumbers":
-        """The same when these are not to be dropped, or were."""
+        """A copy without `numbers` in `unused`."""
         return SegmentNumbers(self.last, tuple(number for number in self.unused if number not in numbers))
 
 
@@ -31,7 +30,7 @@ class _Stored(msgspec.Struct, frozen=True, array_like=True):
     last: int
     unused: tuple[int, ...]
     checksum: int
-    """CRC-32 of the other two fields: a number that was damaged would look like any other."""
+    """CRC-32 of the other two fields, since a damaged number looks like any other number."""
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -39,7 +38,7 @@ _decode: Final = msgspec.msgpack.Decoder(_Stored).decode
 
 
 def segment_numbers(transaction: Transaction, meta: Table) -> SegmentNumbers:
-    """What is stored. Raises `msgspec.MsgspecError` where it cannot be read, or is not what was stored."""
+    """The stored numbers. Raises `msgspec.MsgspecError` if the row cannot be decoded or its checksum does not match."""
     value = transaction.get(SEGMENTS_KEY, db=meta)
     if value is None:
         return SegmentNumbers()
@@ -51,7 +50,7 @@ def segment_numbers(transaction: Transaction, meta: Table) -> SegmentNumbers:
 
 
 def put_segment_numbers(transaction: Transaction, meta: Table, numbers: SegmentNumbers) -> None:
-    """Store them."""
+    """Store the numbers with their checksum."""
     transaction.put(SEGMENTS_KEY, _encode(_Stored(numbers.last, numbers.unused, _checksum(numbers))), db=meta)
 
 

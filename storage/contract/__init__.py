@@ -1,6 +1,6 @@
-"""What any event store must do, as tests.
+"""The contract of every event store, as tests.
 
-A new store is tested by a class that says how it is opened, which pytest then runs:
+To test a new store, write a class that opens it; pytest runs the inherited tests:
 
     class TestMyStore(WritingContract, ReadingContract):
         def open_store(self, limits: Limits | None = None) -> EventStore:

@@ -1,4 +1,4 @@
-"""What the tests of the contract share: how stores are opened and filled, how commits and outcomes are written down."""
+"""Helpers of the contract tests: opening and filling stores, building commits, checking outcomes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias, TypeVar
@@ -18,7 +18,7 @@ TIME_NS: Final = 1_767_225_600_000_000_000
 
 
 def new_event(number: int = 0, *, type: str = "thing.happened", **fields: Any) -> NewEvent:  # noqa: A002
-    """An event to be stored."""
+    """A new event with the payload `{"number": number}`."""
     return NewEvent(type, {"number": number}, **fields)
 
 
@@ -29,7 +29,7 @@ def append_to(
     expected: ExpectedVersion = ANY,
     type: str = "thing.happened",  # noqa: A002
 ) -> StreamAppend:
-    """So many events for one stream."""
+    """An append of `count` new events to one stream."""
     return StreamAppend(stream, expected, [new_event(number, type=type) for number in range(count)])
 
 
@@ -41,31 +41,31 @@ def commit(
     time_ns: int = TIME_NS,
     conditions: Sequence[EventQuery] = (),
 ) -> Commit:
-    """A commit of these appends."""
+    """A commit with these appends."""
     return Commit(commit_id, time_ns, appends, keys, follows, conditions)
 
 
 def key_entry(
     stream: str, key: str, *, version: int = 1, position: int = 0, event_count: int = 1, expires_ns: int = TIME_NS + 100
 ) -> IdempotencyEntry:
-    """What a command with an idempotency key leaves behind."""
+    """The entry that a command with an idempotency key leaves."""
     return IdempotencyEntry(stream, key, version, position, event_count, expires_ns)
 
 
 def appended(outcome: Outcome) -> Appended:
-    """The outcome of a commit that was stored."""
+    """The outcome, checked to be that of a stored commit."""
     assert isinstance(outcome, Appended), repr(outcome)
     return outcome
 
 
 def refused(outcome: Outcome, error: type[E]) -> E:
-    """The error of a commit that was refused."""
+    """The outcome, checked to be an error of this class."""
     assert isinstance(outcome, error), repr(outcome)
     return outcome
 
 
 def raised(error: type[E], call: Callable[[], object]) -> E:
-    """The error that a call raises."""
+    """The error that a call raises, which must be of this class."""
     try:
         result = call()
     except error as caught:
@@ -84,7 +84,7 @@ def positions(events: Sequence[StoredEvent]) -> list[int]:
 
 
 def check_chains(events: Sequence[StoredEvent]) -> None:
-    """Compute every hash again, from what is stored and the event before it."""
+    """Recompute every hash from the stored record and the hash of the preceding event of its stream."""
     last: dict[str, bytes] = {}
     encode = msgspec.msgpack.Encoder().encode
     for event in events:
@@ -94,18 +94,18 @@ def check_chains(events: Sequence[StoredEvent]) -> None:
 
 
 class StoreCases:
-    """What the tests open. A subclass says how, and, where the store keeps anything, how it is opened again."""
+    """The stores that the tests open. A subclass defines `open_store` and, for a persistent store, `reopen`."""
 
     def open_store(self, limits: Limits | None = None) -> EventStore:
         """An empty store."""
         raise NotImplementedError
 
     def reopen(self, store: EventStore) -> EventStore:
-        """The same store as a later process would see it; a store that forgets returns itself."""
+        """The store as a later process would see it. A store that is not persistent returns itself."""
         return store
 
     def filled(self, *, reopen: bool = True) -> EventStore:
-        """Twelve events of three streams, two categories and two types; no two streams have their events in a row."""
+        """A store of twelve events: three streams in turn, two categories and two types."""
         store = self.open_store()
         for number in range(4):
             streams = ("account-ann", "order-1", "account-bob")

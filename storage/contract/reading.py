@@ -1,4 +1,4 @@
-"""What any event store must do: reading, snapshots, idempotency keys, and the end."""
+"""The contract of every event store: reading, snapshots, idempotency keys, closing."""
 
 import hashlib
 from typing import Any
@@ -29,7 +29,7 @@ from .cases import (
 
 
 class ReadingContract(StoreCases):
-    """The tests of what is read."""
+    """The tests of reading."""
 
     # -- reading
 
@@ -280,7 +280,7 @@ class ReadingContract(StoreCases):
         assert sorted(found) == sorted(key for key in wanted if int(key.split("-")[0]) >= 40)
         assert all(entry.version == int(key.split("-")[0]) + 1 for key, entry in found.items())
 
-    # -- the end
+    # -- closing
 
     def test_a_closed_store_says_so(self) -> None:
         store = self.filled(reopen=False)

@@ -1,4 +1,4 @@
-"""What any event store must do: appending, expected versions, all or nothing, limits."""
+"""The contract of every event store: appending, expected versions, atomicity, conditions, limits."""
 
 from typing import Any
 
@@ -141,7 +141,7 @@ class WritingContract(StoreCases):
         outcome = appended(store.append([commit(3, append_to("a-1", 0, expected=1))])[0])
         assert (outcome.last_position, outcome.heads) == (1, {})
 
-    # -- all or nothing
+    # -- atomicity
 
     def test_a_commit_is_stored_in_all_its_streams_or_in_none(self) -> None:
         store = self.open_store()
@@ -298,7 +298,7 @@ class WritingContract(StoreCases):
         refused(store.append([commit(9, append)])[0], TooManyTags)
         assert self.reopen(store).last_position == 0
 
-    # -- limits and bad input
+    # -- limits and invalid input
 
     def test_each_limit_has_its_error(self) -> None:
         limits = Limits(

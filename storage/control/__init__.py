@@ -1,1 +1,1 @@
-"""The control board: what followers of the log remember, and what is asked of a runtime from outside."""
+"""The control board: the state of the log's followers, and requests to a runtime from other processes."""

@@ -1,7 +1,7 @@
-"""The control board of a store: what followers of the log remember, and what is asked of a runtime from outside.
+"""The control board of a store: the state of the log's followers, and requests to a runtime from other processes.
 
-A small LMDB environment beside the log, which several processes may open: the runtime keeps the progress of its
-subscriptions, their parked events and its own status there; the command line reads them and leaves requests.
+The board is a small LMDB environment beside the log, which several processes may open. The runtime stores the progress
+of its subscriptions, their parked events and its own status; the command line reads them and leaves requests.
 """
 
 import os
@@ -12,18 +12,19 @@ from typing import Any, Final, Literal, TextIO, TypeAlias
 import msgspec
 
 from ..environment.board_environment import BoardEnvironment, Transaction
-from ..environment.folder import IF_SYSTEM_REFUSES, RUNTIME_FILE, drop, has_runtime, hold
+from ..environment.folder import IF_SYSTEM_REFUSES, RUNTIME_FILE
+from ..environment.locks import has_runtime, lock, unlock
 from ..errors import FileWriteFailed, StoreInUse
 from .errors import ControlBoardFull, ControlBoardUnreadable
 
 REQUESTS_MAX: Final = 1_000
-"""Requests that wait (`ControlBoardFull`), and answers that are kept for whoever asked."""
+"""The most requests that wait (`ControlBoardFull`), and the most answers that are kept."""
 _POSITION: Final = struct.Struct(">Q")
 
 SAGA_PREFIX: Final = "saga "
-"""Begins the actions on sagas. Before the stored name of a class: how far the log was followed for its sagas."""
+"""The prefix of the actions on sagas. With the stored name of a class: the follower that starts sagas of this class."""
 PROJECTION_PREFIX: Final = "projection "
-"""Before the name of a projection: what its runtime has published about it."""
+"""With the name of a projection: the subject of the status that the runtime publishes about the projection."""
 
 SubscriptionAction: TypeAlias = Literal["retry", "delete"]
 ProjectionAction: TypeAlias = Literal["pause", "resume", "rebuild"]
@@ -31,30 +32,31 @@ MaintenanceAction: TypeAlias = Literal["compact", "uncompact"]
 SagaAction: TypeAlias = Literal["saga retry", "saga skip", "saga abandon", "saga signal"]
 PrivacyAction: TypeAlias = Literal["forget"]
 Action: TypeAlias = Literal[SubscriptionAction, ProjectionAction, MaintenanceAction, SagaAction, PrivacyAction]
-"""What may be asked of a runtime."""
+"""The actions that a request may ask a runtime for."""
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
 class SubscriptionProgress(msgspec.Struct, frozen=True, array_like=True):
-    """How far a subscription has come: what is wanted up to `position` is done or parked, but for what is `pending`.
+    """The progress of a subscription.
 
-    Those are the positions of the first such event of each stream that is behind: a few, however many events follow.
+    Every event up to `position` that the subscription wants is handled or parked, except in the streams that are
+    behind. `pending` has the position of the first unhandled event of each such stream.
     """
 
     position: int
     event_hash: bytes
-    """Of the event at `position`, which tells one history from another; empty at 0."""
+    """The hash of the event at `position`, which identifies the history; empty at position 0."""
     pending: list[int]
 
     @property
     def done_through(self) -> int:
-        """The position up to which nothing is pending."""
+        """The last position before the first pending event; `position` if none is pending."""
         return min(self.pending, default=self.position + 1) - 1
 
 
 class ParkedEvent(msgspec.Struct, frozen=True, array_like=True):
-    """An event that a handler kept failing on, or, with `error` empty, one of the same stream that came after it."""
+    """An event that a handler failed on repeatedly, or, with an empty `error`, a later event of the same stream."""
 
     subscription: str
     position: int
@@ -65,17 +67,17 @@ class ParkedEvent(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ControlRequest(msgspec.Struct, frozen=True, array_like=True):
-    """What somebody asks of the runtime: an action on a subject, with an argument."""
+    """A request to the runtime: an action on a subject, with an argument."""
 
     id: int
     action: str
-    """As it is stored, maybe by a newer version."""
+    """The stored name of the action; a newer version may have stored one that this version does not know."""
     subject: str
     argument: str = ""
 
     @property
     def known_action(self) -> Action | None:
-        """What to do; None where this version does not know it."""
+        """The action; None if this version does not know it."""
         try:
             action: Action = msgspec.convert(self.action, Action)
         except msgspec.ValidationError:
@@ -84,19 +86,20 @@ class ControlRequest(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ControlBoard:
-    """The board in the folder `path`, made when it is not there.
+    """The control board in the folder `path`, created if it does not exist.
 
-    What reads or writes raises `ControlBoardUnreadable`, `StoreClosed`, `StoreForked` and, where the system refuses,
-    `FileWriteFailed`; it is opened anew after that.
+    Methods that read or write raise `ControlBoardUnreadable`, `StoreClosed`, `StoreForked` and, when the system
+    refuses, `FileWriteFailed`. After a failed write, the next call reopens the board.
 
     Args:
         path: the folder.
-        durable: whether what is written is on the disk when the call returns. Call it in a worker thread then.
+        durable: writes wait until the data are on disk. Call them in a worker thread then.
 
     Raises:
-        FileWriteFailed: the system refuses.
-        StoreInUse: this process has it open already.
-        ControlBoardUnreadable: it is damaged.
+        FileWriteFailed: the system refuses to open or create the board.
+        StoreInUse: this process has the board open already.
+        StoreReadOnly: the board is on a read-only file system.
+        ControlBoardUnreadable: the board is damaged.
 
     """
 
@@ -107,19 +110,19 @@ class ControlBoard:
         self._runtime_lock: TextIO | None = None
         self._environment = BoardEnvironment(self.path, durable=durable)
 
-    # --- who is there ---
+    # --- the runtime ---
 
     def take(self) -> None:
-        """Claim the board for a runtime until it is closed; the system drops the claim with the process.
+        """Claim the board for a runtime until `close`; the claim also ends with the process.
 
-        Raises `StoreInUse` when another runtime has it, `FileWriteFailed`.
+        Raises `StoreInUse` if another runtime has claimed the board, `FileWriteFailed` if the system refuses.
         """
         try:
             file = (Path(self.path) / RUNTIME_FILE).open("a", encoding="ascii")
         except OSError as error:
             raise FileWriteFailed(self.path, str(error)) from error
         try:
-            hold(file)
+            lock(file)
         except BlockingIOError:
             file.close()
             raise StoreInUse(self.path, "another runtime") from None
@@ -130,9 +133,9 @@ class ControlBoard:
 
     @property
     def has_runtime(self) -> bool:
-        """Whether a runtime is there, in this process or in another, that does what is asked.
+        """Whether a runtime, in this process or another, has claimed the board and handles requests.
 
-        Raises `ControlBoardUnreadable` where the system does not tell.
+        Raises `ControlBoardUnreadable` if the system refuses to say.
         """
         try:
             return has_runtime(Path(self.path))
@@ -153,7 +156,7 @@ class ControlBoard:
             return {key.decode(): msgspec.msgpack.decode(value, type=SubscriptionProgress) for key, value in cursor}
 
     def progress(self, name: str) -> SubscriptionProgress | None:
-        """How far a subscription has come; None when there is none of this name."""
+        """The progress of a subscription; None if there is no subscription with this name."""
         with self._environment.read() as transaction:
             value = transaction.get(name.encode(), db=self._table("subscriptions"))
             return None if value is None else msgspec.msgpack.decode(value, type=SubscriptionProgress)
@@ -167,9 +170,9 @@ class ControlBoard:
         *,
         create: bool = False,
     ) -> bool:
-        """Store progress, newly parked events and those that are parked no longer, at once.
+        """Store progress, add newly parked events and remove the parked events at `unparked`, in one transaction.
 
-        Returns False, and stores nothing, when the subscription was deleted and `create` is not asked for.
+        Returns False and stores nothing if the subscription does not exist (it was deleted), unless `create` is true.
         """
 
         def work(transaction: Transaction) -> bool:
@@ -185,7 +188,7 @@ class ControlBoard:
         return self._environment.write(work)
 
     def delete(self, name: str) -> bool:
-        """Forget a subscription and what is parked of it; whether there was one."""
+        """Delete a subscription with its parked events; return whether it existed."""
 
         def work(transaction: Transaction) -> bool:
             for event in self._parked_of(transaction, name):
@@ -195,17 +198,17 @@ class ControlBoard:
         return self._environment.write(work)
 
     def is_ahead_of(self, position: int) -> bool:
-        """Whether some follower has come further than `position`, where the log ends."""
+        """Whether any follower is beyond `position`, the end of the log."""
         with self._environment.read() as transaction:
             return bool(
                 self._subscriptions_ahead(transaction, position) or self._followers_ahead(transaction, position)
             )
 
     def cut(self, position: int, event_hash: bytes) -> list[str]:
-        """Forget what followers of the log know beyond `position`, its end, where an older copy of it was restored.
+        """Set the followers that are beyond `position` back to it, after an older copy of the log was restored.
 
-        Subscriptions and other followers are then at that end, whose hash is given; what is parked beyond it is parked
-        no longer. Returns the names of those that were ahead.
+        `position` is the end of the log and `event_hash` the hash of the event there. Pending positions and parked
+        events of these subscriptions beyond `position` are removed. Returns the names of the followers that were ahead.
         """
 
         def work(transaction: Transaction) -> list[str]:
@@ -233,7 +236,7 @@ class ControlBoard:
             return [key.decode() for key, value in cursor if _POSITION.unpack(value)[0] > position]
 
     def parked(self, name: str | None = None) -> list[ParkedEvent]:
-        """What is parked, of one subscription or of all, in the order of positions."""
+        """The parked events of one subscription, by position, or of all subscriptions, by name and position."""
         with self._environment.read() as transaction:
             if name is not None:
                 return self._parked_of(transaction, name)
@@ -250,12 +253,12 @@ class ControlBoard:
                 more = cursor.next()
         return found
 
-    # --- requests from outside ---
+    # --- requests from other processes ---
 
     def request(self, action: Action, subject: str, argument: str = "") -> int:
-        """Leave a request for the runtime that has the store open, or will have; return its id.
+        """Leave a request for the runtime that has the store open, or opens it next; return the id of the request.
 
-        The same request made again before it was done counts as one. Raises `ControlBoardFull`.
+        If an equal request waits already, its id is returned. Raises `ControlBoardFull`.
         """
 
         def work(transaction: Transaction) -> int:
@@ -275,7 +278,7 @@ class ControlBoard:
         return self._environment.write(work)
 
     def requests(self) -> list[ControlRequest]:
-        """The requests that nobody has done yet, oldest first."""
+        """The waiting requests, oldest first."""
         with self._environment.read() as transaction:
             return self._requests_in(transaction)
 
@@ -284,7 +287,7 @@ class ControlBoard:
             return [msgspec.msgpack.decode(value, type=ControlRequest) for value in cursor.iternext(keys=False)]
 
     def done(self, request: ControlRequest, answer: str) -> None:
-        """Take a request off the board, and leave the answer: empty, or what was wrong with it."""
+        """Remove a request and store its answer: empty, or the reason why it failed."""
 
         def work(transaction: Transaction) -> None:
             transaction.delete(_POSITION.pack(request.id), db=self._table("requests"))
@@ -296,15 +299,15 @@ class ControlBoard:
         self._environment.write(work)
 
     def answer(self, request_id: int) -> str | None:
-        """What became of a request; None as long as it waits."""
+        """The answer to a request; None while the request waits, and after its answer was dropped for newer ones."""
         with self._environment.read() as transaction:
             value = transaction.get(_POSITION.pack(request_id), db=self._table("answers"))
             return None if value is None else value.decode()
 
-    # --- projections that stand still ---
+    # --- paused projections ---
 
     def set_paused(self, projection: str, *, paused: bool) -> None:
-        """Remember that a projection is paused, or that it is not."""
+        """Store whether a projection is paused."""
 
         def work(transaction: Transaction) -> None:
             if paused:
@@ -315,12 +318,12 @@ class ControlBoard:
         self._environment.write(work)
 
     def paused(self) -> set[str]:
-        """The names of those that are."""
+        """The names of the paused projections."""
         with self._environment.read() as transaction, transaction.cursor(self._table("paused")) as cursor:
             return {key.decode() for key in cursor.iternext(values=False)}
 
     def forget_projection(self, projection: str) -> None:
-        """Remember nothing of a projection any more."""
+        """Remove the pause and the status of a projection."""
 
         def work(transaction: Transaction) -> None:
             transaction.delete(projection.encode(), db=self._table("paused"))
@@ -331,13 +334,13 @@ class ControlBoard:
     # --- positions ---
 
     def position(self, follower: str) -> int | None:
-        """How far a follower of the log has come; None when it never began."""
+        """The position that a follower of the log has reached; None if it never began."""
         with self._environment.read() as transaction:
             value = transaction.get(follower.encode(), db=self._table("positions"))
             return None if value is None else int(_POSITION.unpack(value)[0])
 
     def set_positions(self, positions: dict[str, int]) -> None:
-        """Remember how far some followers have come."""
+        """Store the positions that followers of the log have reached."""
 
         def work(transaction: Transaction) -> None:
             for follower, position in positions.items():
@@ -348,7 +351,7 @@ class ControlBoard:
     # --- status ---
 
     def set_status(self, status: dict[str, Any]) -> None:
-        """Publish what the runtime looks like now: values by subject, in place of what was published of them."""
+        """Publish the runtime's status: values by subject, which replace the earlier values of these subjects."""
 
         def work(transaction: Transaction) -> None:
             for subject, value in status.items():
@@ -357,7 +360,7 @@ class ControlBoard:
         self._environment.write(work)
 
     def status(self) -> dict[str, Any]:
-        """What was published last."""
+        """The published status: values by subject."""
         with self._environment.read() as transaction, transaction.cursor(self._table("status")) as cursor:
             return {key.decode(): msgspec.msgpack.decode(value) for key, value in cursor}
 
@@ -365,10 +368,10 @@ class ControlBoard:
         return self._environment.tables[name]
 
     def close(self) -> None:
-        """Close it. Idempotent; does nothing in a forked child."""
+        """Close the board and release its claim. Idempotent; does nothing in a forked child."""
         self._environment.close()
         if self._runtime_lock is not None and os.getpid() == self._pid:
-            drop(self._runtime_lock)
+            unlock(self._runtime_lock)
             self._runtime_lock = None
 
 

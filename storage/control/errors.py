@@ -4,7 +4,7 @@ from ..errors import StoreError
 
 
 class ControlBoardFull(StoreError):
-    """Too much is asked of a runtime that is not there to do it."""
+    """Too many requests wait for a runtime that does not run."""
 
     code = "control_board_full"
 
@@ -17,9 +17,10 @@ class ControlBoardFull(StoreError):
 
 
 class ControlBoardUnreadable(StoreError):
-    """What followers of the log remember cannot be read, or too many look at it."""
+    """The control board cannot be read: it is damaged, has too many readers, or the system refuses."""
 
     code = "control_board_unreadable"
 
     def __init__(self, path: str, reason: str, advice: str) -> None:
         super().__init__(path, f"The control board {path} cannot be read: {reason}. {advice}")
+        self.reason = reason

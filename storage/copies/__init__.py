@@ -1,1 +1,1 @@
-"""Copies of a store, exports and imports: events on their way from one log to another; `transfer.py` first."""
+"""Backups, restores, forks, exports and imports; read `transfer.py` first."""

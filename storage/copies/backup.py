@@ -1,4 +1,4 @@
-"""Backups: a consistent copy of a store while it is written, and a store made again from copies and exports."""
+"""Backups, restores and forks: consistent copies of a store in use, and stores made from copies and exports."""
 
 import os
 from collections.abc import Sequence
@@ -9,35 +9,38 @@ from typing import Final
 
 from ..archive.compaction import check_archive
 from ..archive.errors import ArchiveUnreachable
-from ..environment.folder import ARCHIVE_FOLDER, take_room
+from ..environment.folder import ARCHIVE_FOLDER
+from ..environment.lock_file import take_room
 from ..environment.refusals import is_refusal
 from ..errors import CorruptRecord, StoreFormatUnknown, StoreTruncated
 from ..log import EventLog
 from ..query import position_at
 from ..reader import LogReader
 from ..record import utc_time
-from ..verification.verify import Summary, verify
+from ..verification.verify import VerificationSummary, verify
 from .errors import CopyInterrupted, CopyUnsound, CopyUnverified, PointUnreachable
 from .importing import import_events
 from .partial import empty_folder, partial_folder
 from .transfer import ReportPosition, copy_events
 
 FINDINGS_MAX: Final = 10
-"""Faults of a copy that its error tells."""
+"""The most findings about a copy that its error lists."""
 COPY_ATTEMPTS_MAX: Final = 5
-"""Copies of log and archive until they fit together: a stream may be uncompacted, or the map move, in between."""
+"""Attempts to copy log and archive consistently: a stream may be uncompacted, or the map resized, meanwhile."""
 
 
-def backup(store: LogReader, destination: str | os.PathLike[str], *, progress: ReportPosition | None = None) -> Summary:
-    """Copy a store into a folder that is new or empty, without the pages that it has freed, and verify the copy.
+def backup(
+    store: LogReader, destination: str | os.PathLike[str], *, progress: ReportPosition | None = None
+) -> VerificationSummary:
+    """Copy a store into a new or empty folder, without freed pages, and verify the copy.
 
-    Commands go on meanwhile. The copy has everything up to the moment at which it began: events, the archive,
-    snapshots, idempotency keys; not the views and the progress of subscriptions, which are made again or begin anew.
+    The store may be written meanwhile. The copy has the events, archive, snapshots and idempotency keys as of the
+    moment when copying began. Views and the progress of subscriptions are not copied: views are rebuilt, subscriptions
+    begin anew. The copy appears at the destination as a whole or not at all.
 
-    Raises `CopyUnsound`, `CopyUnverified` where the system refused to let it be verified, `CopyInterrupted` where the
-    store had to be mapped anew each time that it was copied, `ArchiveUnreachable` where the store lacks its archive,
-    `StoreReplaced` where it was moved away meanwhile, `DestinationExists` and the other errors of `partial_folder`; the
-    copy is there as a whole or not at all.
+    Raises `CopyUnsound` if the copy is damaged, `CopyUnverified` if the system refused to let it be verified,
+    `CopyInterrupted` if the store had to be mapped anew during every attempt, `ArchiveUnreachable` if the store lacks
+    archived events, `StoreReplaced` if the store was moved away meanwhile, and the errors of `partial_folder`.
     """
     with partial_folder(destination, source=store.path) as folder:
         return _copy(store, folder, progress)
@@ -52,14 +55,13 @@ def restore(
     to_time_ns: int | None = None,
     progress: ReportPosition | None = None,
 ) -> int:
-    """Make a store of a backup and the increments since, up to a position or a time (UTC); return its last position.
+    """Make a store from a backup and later increments, up to a position or a time (UTC, ns); return its last position.
 
-    Each increment must go on in the history that came before it, and is checked; what comes after the point is not
-    read.
+    Each increment must continue the history before it; this is checked. Events after the requested point are not read.
 
-    Raises `PointUnreachable` for a position that they do not reach, or a time before the first event; `ImportGap` where
-    an increment is missing, `HistoryDiverged` where one is of another store, and the other errors of `import_events`,
-    `backup` and `partial_folder`. Nothing is left at the destination then.
+    Raises `PointUnreachable` if the backup and the increments do not reach the position, or the time is before the
+    first event; `ImportGap` if an increment is missing, `HistoryDiverged` if an increment is of another store, and the
+    other errors of `import_events`, `backup` and `partial_folder`. Nothing is left at the destination after an error.
     """
     if to_position is not None and to_position < 1:
         raise PointUnreachable(source.path, f"position {to_position}", "positions begin at 1")
@@ -81,10 +83,10 @@ def restore(
 def fork(
     source: LogReader, at_position: int, destination: str | os.PathLike[str], *, progress: ReportPosition | None = None
 ) -> int:
-    """Make a store of its own, in a new folder, that shares the history up to a position; return that position.
+    """Make an independent store in a new folder that shares the history up to a position; return that position.
 
-    A position within a commit splits it: the fork has its events up to there. Raises `PointUnreachable` for a position
-    that the store does not have, and the errors of `copy_events` and `partial_folder`.
+    A position within a commit splits the commit: the fork has its events up to the position. Raises `PointUnreachable`
+    if the store does not have the position, and the errors of `copy_events` and `partial_folder`.
     """
     if not 1 <= at_position <= source.last_position:
         reaches = f"it goes from 1 to {source.last_position}" if source.last_position else "it is empty"
@@ -94,7 +96,7 @@ def fork(
 
 
 def _base_end(source: LogReader, to_position: int | None, to_time_ns: int | None) -> int:
-    """The last position that is to come from the base."""
+    """The last position to be taken from `source`. Raises `PointUnreachable` for a time before its first event."""
     end = source.last_position
     if to_time_ns is not None:
         end = position_at(source, to_time_ns)
@@ -142,20 +144,20 @@ def _too_early(source: LogReader, time_ns: int) -> PointUnreachable:
     return PointUnreachable(source.path, utc_time(time_ns).isoformat(), begins)
 
 
-def _copy(store: LogReader, folder: Path, progress: ReportPosition | None) -> Summary:
-    """Copy log and archive, so that they fit together, and verify the copy."""
+def _copy(store: LogReader, folder: Path, progress: ReportPosition | None) -> VerificationSummary:
+    """Copy log and archive consistently, and verify the copy."""
     for attempt in range(1, COPY_ATTEMPTS_MAX + 1):
         empty_folder(folder)
         take_room(folder)
         try:
             store.environment.copy(folder)
-            # After the log: what compaction moves from now on is still in that copy.
+            # The archive comes after the log: events that compaction moves from now on are still in the copied log.
             store.archive.copy(folder)
         except CopyInterrupted:
             if attempt == COPY_ATTEMPTS_MAX:
                 raise
             continue
-        # Of a store that was moved away the archive is not there, or it is that of another.
+        # If the store was moved away, its archive is missing, or that of another store was copied.
         store.environment.check_in_place()
         if (folder / ARCHIVE_FOLDER).exists():
             take_room(folder / ARCHIVE_FOLDER)
@@ -164,14 +166,14 @@ def _copy(store: LogReader, folder: Path, progress: ReportPosition | None) -> Su
         except ArchiveUnreachable as error:
             if is_refusal(error):
                 raise CopyUnverified(store.path, [str(error).rstrip(".")]) from error
-            # A stream that was uncompacted in between has dropped its segments: the next copy has it in the log. Where
-            # the store itself lacks some, this tells.
+            # The segments of a stream that was uncompacted meanwhile are dropped; the next copy has the stream in its
+            # log. This check raises the error if the store itself lacks a segment.
             check_archive(store)
     raise CopyUnsound(store.path, ["what its log needs was dropped from its archive each time that both were copied"])
 
 
-def _verified(store: LogReader, folder: Path, progress: ReportPosition | None) -> Summary:
-    """Raises `CopyUnsound`, `CopyUnverified`, or `ArchiveUnreachable` where the copy of the archive lacks something."""
+def _verified(store: LogReader, folder: Path, progress: ReportPosition | None) -> VerificationSummary:
+    """Verify the copy. Raises `CopyUnsound`, `CopyUnverified` or, if it lacks archived events, `ArchiveUnreachable`."""
     try:
         copy = LogReader.open(folder)
     except (CorruptRecord, StoreFormatUnknown, StoreTruncated) as error:

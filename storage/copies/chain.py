@@ -1,4 +1,4 @@
-"""Records on their way from one log to another: they must form unbroken chains, and nothing may be missing or moved."""
+"""Checks records that come from another log: positions and versions without gaps, and unbroken hash chains."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from ..record import GENESIS_HASH, StoredEvent, StreamHead, content_hash, decode
 
 
 class ChainBroken(ValueError):
-    """A record does not follow from those before it. `position` is where it should have been."""
+    """A record does not follow from the records before it. `position` is the position that was expected."""
 
     def __init__(self, position: int, reason: str) -> None:
         super().__init__(reason)
@@ -17,10 +17,10 @@ class ChainBroken(ValueError):
 
 
 class Chain:
-    """Follows a history from after a position on, record by record.
+    """Checks a history record by record, beginning after `position`.
 
-    `head_of` gives the head of a stream as of that position, None where it had no events yet. Remembers a hash for each
-    stream that it meets.
+    `head_of` returns the head of a stream as of `position`, None if the stream had no events yet. Memory grows with the
+    number of streams met: one hash for each.
     """
 
     def __init__(self, position: int, head_of: Callable[[str], StreamHead | None]) -> None:
@@ -30,9 +30,10 @@ class Chain:
         self._names: set[str] = set()
 
     def follow(self, record: bytes) -> StoredEvent:
-        """Check the next record, as the log stores it, and return what it says.
+        """Check the next record, in its stored bytes, and return its event.
 
-        Raises `ChainBroken` where its position, its version or its hash is not the one that follows.
+        Raises `ChainBroken` if the position, version or hash is not the expected one, a name is invalid, or the record
+        cannot be decoded.
         """
         position = self.position + 1
         try:
@@ -58,7 +59,7 @@ class Chain:
         return (0, GENESIS_HASH) if head is None else (head.version, head.hash)
 
     def _check_names(self, event: StoredEvent) -> None:
-        """What the indexes could not hold must not come into a log, whoever has hashed it."""
+        """Raise `ChainBroken` for names that the indexes cannot store; a correct hash does not make them valid."""
         for name in (event.type, *event.tags):
             if name not in self._names:
                 self._check_name(event.position, name)

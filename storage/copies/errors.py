@@ -1,25 +1,25 @@
-"""Why a copy, an export or an import is refused."""
+"""Errors of backups, exports and imports."""
 
 from ..errors import EventSourcingError
 
 
 class ImportRefused(EventSourcingError):
-    """Events that are to be taken over do not fit: no export, of another history, or changed on the way."""
+    """Events cannot be imported: the file is no export, is of another history, or was altered."""
 
     code = "import_refused"
 
 
 class BackupRefused(EventSourcingError):
-    """A copy of a store cannot be made there, or is not sound."""
+    """A copy or an export of a store cannot be made."""
 
     code = "backup_refused"
 
 
-# --- where something is to be written
+# --- errors of the destination and the copy
 
 
 class DestinationExists(BackupRefused):
-    """Something is at the destination already. It was not touched."""
+    """Something exists at the destination already. It was not touched."""
 
     code = "destination_exists"
 
@@ -29,7 +29,7 @@ class DestinationExists(BackupRefused):
 
 
 class DestinationOverlaps(BackupRefused):
-    """The destination is the store itself, or lies inside its folder."""
+    """The destination is the store itself, or is inside its folder."""
 
     code = "destination_overlaps"
 
@@ -40,7 +40,7 @@ class DestinationOverlaps(BackupRefused):
 
 
 class DestinationUnusable(BackupRefused):
-    """The system refuses to write there."""
+    """The destination cannot be written: its path is invalid or the system refuses."""
 
     code = "destination_unusable"
 
@@ -51,7 +51,7 @@ class DestinationUnusable(BackupRefused):
 
 
 class DestinationFull(BackupRefused):
-    """The disk of the destination has no room. Nothing is left there that looks finished."""
+    """The disk of the destination is full. Nothing at the destination looks finished."""
 
     code = "destination_full"
 
@@ -65,7 +65,7 @@ class DestinationFull(BackupRefused):
 
 
 class DestinationInUse(BackupRefused):
-    """Another process is writing to this destination at this moment."""
+    """Another process is writing to this destination now."""
 
     code = "destination_in_use"
 
@@ -77,7 +77,7 @@ class DestinationInUse(BackupRefused):
 
 
 class CopyInterrupted(BackupRefused):
-    """While a store was copied it had to be mapped anew: it grew, its disk refused a write, or it was closed."""
+    """A copy was aborted because its source had to be mapped anew: it grew, a write failed, or it was closed."""
 
     code = "copy_interrupted"
 
@@ -90,7 +90,7 @@ class CopyInterrupted(BackupRefused):
 
 
 class CopyUnsound(BackupRefused):
-    """A copy was verified and is damaged, as its source is, or the disk. It is removed."""
+    """A copy is damaged, because its source or the disk is. The copy was removed."""
 
     code = "copy_unsound"
 
@@ -104,7 +104,7 @@ class CopyUnsound(BackupRefused):
 
 
 class CopyUnverified(BackupRefused):
-    """The system refused to let a copy be verified: whether it is sound is not known. It is removed."""
+    """The system refused to let a copy be verified, so it may or may not be sound. The copy was removed."""
 
     code = "copy_unverified"
 
@@ -118,7 +118,7 @@ class CopyUnverified(BackupRefused):
 
 
 class PointUnreachable(BackupRefused):
-    """There is no such position, or nothing was stored by that time."""
+    """The store does not have the requested position, or had no event at the requested time."""
 
     code = "point_unreachable"
 
@@ -126,13 +126,14 @@ class PointUnreachable(BackupRefused):
         super().__init__(f"{path} does not reach {wanted}: {reaches}.")
         self.path = path
         self.wanted = wanted
+        self.reaches = reaches
 
 
-# --- what is to be read
+# --- errors of imports
 
 
 class ExportUnreadable(ImportRefused):
-    """The file cannot be read, is no export, or one of another version."""
+    """The file cannot be read, is no export, or is an export of another version."""
 
     code = "export_unreadable"
 
@@ -145,7 +146,7 @@ class ExportUnreadable(ImportRefused):
 
 
 class ExportTruncated(ImportRefused):
-    """The end of the file is missing. `position` is that of its last whole event."""
+    """The end of the file is missing. `position` is the position of the last complete event."""
 
     code = "export_truncated"
 
@@ -160,7 +161,7 @@ class ExportTruncated(ImportRefused):
 
 
 class ExportAltered(ImportRefused):
-    """What the file says does not fit together: something was changed, left out or moved after it was written."""
+    """The file is inconsistent: something in it was changed, removed or moved after it was written."""
 
     code = "export_altered"
 
@@ -172,7 +173,7 @@ class ExportAltered(ImportRefused):
 
 
 class ImportGap(ImportRefused):
-    """The file begins after the end of the store: what lies between is missing."""
+    """The file begins after the end of the store: the events between them are missing."""
 
     code = "import_gap"
 
@@ -184,10 +185,14 @@ class ImportGap(ImportRefused):
         self.path = path
         self.after = after
         self.last_position = last_position
+        self.store = store
 
 
 class HistoryDiverged(ImportRefused):
-    """The file and the store hold different events. `position` is the first that differs, or the last it can be."""
+    """The file and the store have different events.
+
+    `position` is the first position that differs if `is_exact`; otherwise the first difference is there or before.
+    """
 
     code = "history_diverged"
 
@@ -200,3 +205,4 @@ class HistoryDiverged(ImportRefused):
         self.path = path
         self.position = position
         self.is_exact = is_exact
+        self.store = store

@@ -1,7 +1,7 @@
-"""The file of an export: JSON Lines, with a first line that says what follows and a last one that shows it is whole.
+"""Reads and writes the file of an export: JSON Lines, with a header and a last line that proves that it is complete.
 
-FORMAT.md states every field. Everything is checked while it is read, the whole of it only at the end: events that are
-stored before that must be taken back where a check fails.
+FORMAT.md specifies the fields. Each line is checked when it is read, but the file as a whole only at its end: a caller
+that stores events before the end must undo this if a later check fails.
 """
 
 import gzip
@@ -29,14 +29,14 @@ GZIP_LEVEL: Final = 6
 GZIP_MAGIC: Final = b"\x1f\x8b"
 LINE_SIZE_BYTES_MAX: Final = 1 << 30
 GROUP_SIZE_BYTES_MAX: Final = 1 << 30
-"""Of the records of one group commit."""
+"""The most bytes of records in one group commit."""
 UNPACKED_BYTES: Final = 8 << 10
-"""Of a packed file, had at a time: where it is cut off, what is shorter than that cannot be read."""
+"""The buffer for decompressed bytes: of a truncated file, up to this many bytes before the cut cannot be read."""
 _END: Final = b'{"end":'
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The first line: the events after a position, of the history whose Merkle tree had this root there."""
+    """The first line: the file has the events after position `after`, where the Merkle tree had the root `root`."""
 
     eventsrc_export: int
     after: int
@@ -46,9 +46,9 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class End(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The last line, inside of `{"end": ...}`: how many events came, where they end, the root of the tree there.
+    """The last line, inside `{"end": ...}`: the number of events, the last position, the root of the Merkle tree there.
 
-    `sha256` is over every byte of the file before this line.
+    `sha256` covers every byte of the uncompressed file before this line.
     """
 
     events: int
@@ -75,7 +75,7 @@ _end_of: Final = msgspec.json.Decoder(_EndLine).decode
 
 
 class ExportWriter:
-    """Writes an export to an open file: the header when it is made, then groups, then the end."""
+    """Writes an export to an open file: the header on construction, then the groups, then the end."""
 
     def __init__(self, file: IO[bytes], header: Header) -> None:
         self._file = file
@@ -83,7 +83,7 @@ class ExportWriter:
         self._write(_to_json(header))
 
     def add(self, group: MovedGroup) -> None:
-        """Write the events of a group, one a line."""
+        """Write the events of a group, one per line."""
         commits: tuple[int, int] | None = (group.first_commit_id, group.last_commit_id)
         idempotency = group.idempotency
         for event, record in zip(group.events, group.records, strict=True):
@@ -102,7 +102,7 @@ class ExportWriter:
 
 @contextmanager
 def packed(file: IO[bytes], path: Path) -> Iterator[IO[bytes]]:
-    """The file to write to: packed by gzip where the name ends in .gz. The same events give the same bytes."""
+    """The file to write to, compressed with gzip if `path` ends in `.gz`. The same events give the same bytes."""
     if path.suffix != ".gz":
         yield file
         return
@@ -114,16 +114,16 @@ def packed(file: IO[bytes], path: Path) -> Iterator[IO[bytes]]:
 
 
 class Export:
-    """An export in an open file that can be read from its beginning again, packed or not. `path` is for messages.
+    """An export in an open, seekable file, compressed or not. `path` is for messages.
 
-    Raises `ExportUnreadable` where it does not begin like one.
+    Raises `ExportUnreadable` if the file does not begin with the header of an export.
     """
 
     def __init__(self, file: IO[bytes], path: str) -> None:
         self._file = file
         self.path = path
         self.end: End | None = None
-        """The last line, once all groups were read and the file is known to be whole."""
+        """The last line, set before the last group is yielded, when the file is known to be complete."""
         try:
             _, first = next(self._lines(), (1, b""))
         except EOFError as error:
@@ -131,10 +131,10 @@ class Export:
         self.header = self._read_header(first)
 
     def groups(self, head_of: Callable[[str], StreamHead | None]) -> Iterator[MovedGroup]:
-        """The events by group commit, from the beginning; `head_of` gives heads of streams as of `header.after`.
+        """Yield the events by group commit, from the beginning, and check their hash chains.
 
-        Each event has the hash that follows from those before it. Raises `ExportUnreadable`, `ExportTruncated` and
-        `ExportAltered`, the last two also at the end only, before the last group.
+        `head_of` returns the head of a stream as of `header.after`. Raises `ExportUnreadable`, `ExportTruncated` and
+        `ExportAltered`; the last two may only be raised at the end of the file, before the last group is yielded.
         """
         self.end = end = None
         chain = Chain(self.header.after, head_of)
@@ -172,7 +172,7 @@ class Export:
             yield building.group
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
-        """The lines with their numbers, each with its line feed. Raises `EOFError` where packed ones are cut off."""
+        """(number, line) for each line, with its line feed. Raises `EOFError` if compressed data are truncated."""
         try:
             self._file.seek(0)
             is_packed = self._file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
@@ -211,7 +211,7 @@ class Export:
             raise ExportAltered(self.path, number, f"is no event ({error})") from error
 
     def _check_entry(self, entry: IdempotencyEntry) -> None:
-        """Raise `ValueError` for one that a store could not hold: no hash covers it before the end of the file."""
+        """Raise `ValueError` for an entry that a store cannot hold: only the hash at the end of the file covers it."""
         check_stored_name(entry.stream)
         numbers = (entry.version, entry.position, entry.expires_ns)
         if not all(0 <= number <= POSITION_MAX for number in numbers) or not 0 <= entry.event_count < 1 << 32:

@@ -1,4 +1,4 @@
-"""One event as a line of JSON from which its stored bytes can be made again, bit for bit."""
+"""One event as a line of JSON from which its stored bytes can be reproduced, bit for bit."""
 
 from base64 import b64decode, b64encode
 from typing import Any, Final
@@ -10,10 +10,11 @@ from ..record import GENESIS_HASH, HASH_SIZE_BYTES, StoredEvent, decode_record
 
 
 class Line(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One event of an export. What JSON cannot hold as it is (bytes, say) comes as MessagePack in Base64.
+    """One event of an export. Data that JSON cannot represent exactly (bytes, for example) are MessagePack in Base64.
 
-    `record` is there where the fields alone do not give the stored bytes: it is all of them but the hash at their end.
-    The first event of each group commit names the commits in it, and the idempotency keys that were alive at the end.
+    `record` is set if the stored bytes cannot be reproduced from the other fields; it has the stored bytes without the
+    hash at their end. The first event of each group commit has the group's first and last commit id, and the
+    idempotency keys that had not expired at the end of the export.
     """
 
     position: int
@@ -43,13 +44,13 @@ _line_of: Final = msgspec.json.Decoder(Line).decode
 _from_json: Final = msgspec.json.Decoder().decode
 
 UNDECODABLE: Final = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
-"""What decoding a line raises where it is none."""
+"""The errors that decoding an invalid line raises."""
 
 
 def encode_line(
     event: StoredEvent, record: bytes, commits: tuple[int, int] | None, idempotency: list[IdempotencyEntry]
 ) -> bytes:
-    """The line of an event that is stored as `record`; it was decoded again, and gave the same bytes."""
+    """The line of an event, in the most readable form from which `record`, its stored bytes, can be reproduced."""
     for line in (_plain(event), _packed(event)):
         whole = msgspec.structs.replace(line, commits=commits, idempotency=idempotency)
         try:
@@ -63,7 +64,7 @@ def encode_line(
 
 
 def decode_line(text: bytes) -> tuple[Line, bytes]:
-    """A line, and the bytes that its event is stored as. Raises one of `UNDECODABLE`."""
+    """(the line, the stored bytes of its event). Raises one of `UNDECODABLE`."""
     line = _line_of(text)
     if not line.record:
         return line, _record_of(line)
@@ -76,24 +77,24 @@ def decode_line(text: bytes) -> tuple[Line, bytes]:
 
 def _plain(event: StoredEvent) -> Line:
     return Line(
-        event.position,
-        event.stream,
-        event.version,
-        event.type,
-        event.schema_version,
-        event.kind,
-        event.time_ns,
-        event.correlation_id,
-        event.causation_id,
-        event.hash.hex(),
-        event.payload,
-        event.metadata,
-        list(event.tags),
+        position=event.position,
+        stream=event.stream,
+        version=event.version,
+        type=event.type,
+        schema_version=event.schema_version,
+        kind=event.kind,
+        time_ns=event.time_ns,
+        correlation_id=event.correlation_id,
+        causation_id=event.causation_id,
+        hash=event.hash.hex(),
+        payload=event.payload,
+        metadata=event.metadata,
+        tags=list(event.tags),
     )
 
 
 def _packed(event: StoredEvent) -> Line:
-    """The same with what JSON does not give back as it is in MessagePack."""
+    """The line of an event, with payload and metadata in MessagePack where JSON does not preserve them."""
     payload, payload_msgpack = _as_json(event.payload)
     metadata, metadata_msgpack = _as_json(event.metadata)
     return msgspec.structs.replace(
@@ -106,7 +107,7 @@ def _packed(event: StoredEvent) -> Line:
 
 
 def _as_json(data: Any) -> tuple[Any, str]:
-    """(the data, nothing) where JSON gives it back as it is; else (None, its MessagePack in Base64)."""
+    """(data, "") if JSON preserves the data; otherwise (None, MessagePack of the data in Base64)."""
     packed = _pack(data)
     try:
         is_lossless = _pack(_from_json(_to_json(data))) == packed

@@ -1,4 +1,4 @@
-"""Out of a log into JSON Lines."""
+"""Exports events from a log to JSON Lines."""
 
 import sys
 from pathlib import Path
@@ -12,15 +12,17 @@ from .partial import partial_file, translated_errors
 from .transfer import ReportPosition, groups_of
 
 STANDARD_STREAM: Final = Path("-")
-"""Names standard output for an export, standard input for an import."""
+"""Stands for standard output in an export, and for standard input in an import."""
 
 
 def export_events(store: LogReader, path: Path, *, after: int = 0, progress: ReportPosition | None = None) -> int:
-    """Write the events after a position to a new file of JSON Lines, packed by gzip where its name ends in .gz.
+    """Write the events after a position to a new file of JSON Lines; return how many.
 
-    Returns how many. Raises `PointUnreachable` for a position that the log does not have, `DestinationExists` and the
-    other errors of `partial_file`, and `CorruptRecord` or `ArchiveUnreachable` where the store is damaged; the file is
-    there as a whole or not at all. To standard output, `BrokenPipeError` is raised where nobody reads it any more.
+    The file is compressed with gzip if its name ends in `.gz`. It appears as a whole or not at all.
+
+    Raises `PointUnreachable` if the log does not have the position, the errors of `partial_file`, and `CorruptRecord`
+    or `ArchiveUnreachable` if the store is damaged. An export to standard output raises `BrokenPipeError` if the reader
+    has closed the pipe.
     """
     through = store.last_position
     if not 0 <= after <= through:

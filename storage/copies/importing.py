@@ -1,4 +1,4 @@
-"""Out of JSON Lines into a log: read and checked as a whole before anything is stored."""
+"""Imports JSON Lines into a log. A file is read and checked as a whole before any of its events is stored."""
 
 import shutil
 import sys
@@ -20,7 +20,7 @@ from .partial import PARTIAL_SUFFIX, is_free, partial_folder
 from .transfer import ReportPosition, adopt_all
 
 Until: TypeAlias = Callable[[int, int], bool]
-"""Tells by position and time (UTC, ns) which event is the first not to be taken."""
+"""Called with the position and time (UTC, ns) of each event; the import ends before the first that gives true."""
 
 
 def import_events(
@@ -31,15 +31,16 @@ def import_events(
     is_partial: bool = False,
     progress: ReportPosition | None = None,
 ) -> int:
-    """Append the events of an export that a log does not have yet; return how many.
+    """Append the events of an export that the log does not have yet; return how many.
 
-    The whole file is read and checked before anything is stored: as far as the log reaches, it must hold the same
-    events. A log that `is_partial`, which is thrown away when this fails, is filled while the file is read. With
-    `until` the rest is not read.
+    The whole file is read and checked before anything is stored. Up to the end of the log, the file must have the same
+    events as the log. With `is_partial`, events are stored while the file is read: the caller discards the log if this
+    fails. With `until`, the file is read only up to the first event for which `until` is true.
 
-    Raises `ExportUnreadable`, `ExportTruncated`, `ExportAltered`, `ImportGap` where the file begins after the end of
-    the log, `HistoryDiverged` where they hold different events; the log is as it was then. Raises a `StoreError` where
-    the disk refuses: what was stored by then is whole, and the next run goes on after it.
+    Raises `ExportUnreadable`, `ExportTruncated`, `ExportAltered`, `ImportGap` if the file begins after the end of the
+    log, `HistoryDiverged` if file and log have different events; the log is unchanged then, unless `is_partial` or
+    `until` is given. Raises a `StoreError` if the disk refuses: the events stored by then are valid, and the next run
+    continues after them.
     """
     with _opened(path) as file:
         export = Export(file, str(path))
@@ -52,10 +53,10 @@ def import_events(
 
 
 def import_store(folder: str, path: Path, *, progress: ReportPosition | None = None) -> tuple[int, int]:
-    """Append an export to the store in a folder, or make one of it where there is nothing: (how many events, its end).
+    """Append an export to the store in a folder, or create the store; return (events appended, the last position).
 
-    Raises what `import_events` does, `StoreInUse` where the store is open, `StorePathInvalid` where something else is
-    in the folder, and the errors of `partial_folder`.
+    Raises the errors of `import_events` and `partial_folder`, `StoreInUse` if the store is open for writing,
+    `StorePathInvalid` if the folder has other content.
     """
     if not path_problem(folder) and not is_free(Path(folder)):
         log = EventLog(folder, create=False)
@@ -80,12 +81,12 @@ def _check_continues(log: EventLog, export: Export) -> None:
 
 
 def _name(log: EventLog) -> str:
-    """What messages call it: its path without the suffix of what is not finished."""
+    """The name of the log in messages: its path without the suffix of a partial folder."""
     return log.path.removesuffix(PARTIAL_SUFFIX)
 
 
 def _new_groups(log: EventLog, export: Export) -> Iterator[MovedGroup]:
-    """The groups of an export after the end of the log, as it was at the beginning; what comes before is compared."""
+    """Yield the groups after the present end of the log; compare the events before it with the log."""
     after, log_end, tree = export.header.after, log.last_position, log.merkle_tree
     for group in export.groups(lambda stream: log.head_at(stream, after)):
         _compare(log, export, group, log_end)
@@ -129,7 +130,7 @@ def _cut(groups: Iterable[MovedGroup], until: Until) -> Iterator[MovedGroup]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
-    """An export that can be read twice: what comes through standard input is put on the disk meanwhile."""
+    """Open an export so that it can be read twice: standard input is first copied to a temporary file."""
     if path == STANDARD_STREAM:
         with tempfile.TemporaryFile() as spool:
             try:

@@ -1,6 +1,6 @@
-"""Something new that is there as a whole or not at all: written beside its place, and renamed when it is on the disk.
+"""Folders and files that appear as a whole or not at all: written beside their destination, synced, then renamed.
 
-What a killed process leaves is named `….partial`; whoever writes the same thing next replaces it.
+A killed process leaves its unfinished work as `….partial`; the next process with the same destination replaces it.
 """
 
 import errno
@@ -43,7 +43,7 @@ from .errors import (
 
 PARTIAL_SUFFIX: Final = ".partial"
 _OURS: Final = frozenset({DATA_FILE, LOCK_FILE, WRITER_FILE, ARCHIVE_FOLDER})
-"""What a partial store consists of; a folder with anything else in it is not one, and is left alone."""
+"""The content of a partial store; a folder with any other entry is not ours and is left alone."""
 _WRITE_ERRORS: Final = (
     FileWriteFailed,
     StoreFull,
@@ -58,10 +58,10 @@ logger = logging.getLogger("eventsrc.storage")
 
 @contextmanager
 def partial_folder(destination: str | os.PathLike[str], *, source: str | None = None) -> Iterator[Path]:
-    """A folder to fill, which becomes `destination` when the block ends, and is removed when it fails.
+    """A folder to fill, which is renamed to `destination` when the block ends, and removed when the block fails.
 
-    Whatever was opened in it must be closed by then. Raises `DestinationExists` unless the destination is free or an
-    empty folder, `DestinationOverlaps` where it is inside of the store `source`, `DestinationUnusable`,
+    The block must close every file that it opens in the folder. Raises `DestinationExists` unless the destination is
+    free or an empty folder, `DestinationOverlaps` if it is the store `source` or inside it, `DestinationUnusable`,
     `DestinationInUse` and `DestinationFull`.
     """
     final = _place(destination, source)
@@ -84,7 +84,10 @@ def partial_folder(destination: str | os.PathLike[str], *, source: str | None = 
 
 @contextmanager
 def partial_file(destination: str | os.PathLike[str], *, source: str | None = None) -> Iterator[IO[bytes]]:
-    """The same for a file."""
+    """A file to write, which is renamed to `destination` when the block ends, and removed when the block fails.
+
+    Raises `DestinationExists` unless the destination is free, and otherwise the errors of `partial_folder`.
+    """
     final = _place(destination, source)
     partial = final.with_name(final.name + PARTIAL_SUFFIX)
     with _translated(final, partial):
@@ -106,9 +109,9 @@ def partial_file(destination: str | os.PathLike[str], *, source: str | None = No
 
 
 def _remove(partial: Path) -> None:
-    """Remove what was not finished; where the system refuses that too, say that it stays.
+    """Remove an unfinished folder; log a warning if the system refuses.
 
-    By the names of all that it may consist of: to list it takes a descriptor, and that may be what was lacking.
+    Files are removed by name, since listing the folder takes a file descriptor and the process may have none left.
     """
     try:
         for folder in (partial / ARCHIVE_FOLDER, partial):
@@ -124,7 +127,7 @@ def _remove(partial: Path) -> None:
 
 
 def _put_in_place(partial: Path, final: Path) -> None:
-    """Rename it, so that a power loss keeps that; where this fails it is the partial again."""
+    """Rename the partial durably to its final name; undo the rename if the folder cannot be synced."""
     partial.rename(final)
     try:
         sync_folder(final.parent)
@@ -134,7 +137,7 @@ def _put_in_place(partial: Path, final: Path) -> None:
 
 
 def _place(destination: str | os.PathLike[str], source: str | None) -> Path:
-    """Where it is really going to be, whatever links lead there."""
+    """The real path of the destination, with links resolved. Raises `DestinationUnusable`, `DestinationOverlaps`."""
     problem = path_problem(destination)
     if problem:
         raise DestinationUnusable(repr(os.fspath(destination)), problem)
@@ -147,7 +150,7 @@ def _place(destination: str | os.PathLike[str], source: str | None) -> Path:
 
 
 def is_free(final: Path) -> bool:
-    """Whether nothing is there, or an empty folder; what may not be looked at is not free."""
+    """Whether the path is free or an empty folder; False if the system refuses to say."""
     try:
         return not os.path.lexists(final) or (final.is_dir() and not any(final.iterdir()))
     except OSError:
@@ -165,7 +168,7 @@ def _check_free(final: Path, *, is_folder: bool) -> None:
 
 
 def _claim(final: Path, partial: Path, *, is_folder: bool) -> int:
-    """Hold a lock on it, whether it is new or what a killed process left; the system drops it with the process."""
+    """Open and lock the partial, new or left by a killed process; return its descriptor, which holds the lock."""
     while True:
         descriptor = _opened(partial, is_folder=is_folder)
         try:
@@ -182,13 +185,13 @@ def _claim(final: Path, partial: Path, *, is_folder: bool) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        # Its owner has renamed or removed it in between.
+        # The previous owner has renamed or removed the partial meanwhile.
         os.close(descriptor)
         _check_free(final, is_folder=is_folder)
 
 
 def _opened(partial: Path, *, is_folder: bool) -> int:
-    """Open it, and make it where it is not there."""
+    """Open the partial, created if it does not exist; return its descriptor. Raises `OSError`."""
     if not is_folder:
         return os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     is_new = not partial.exists()
@@ -209,7 +212,7 @@ def _is_same(descriptor: int, partial: Path) -> bool:
 
 
 def empty_folder(partial: Path) -> None:
-    """Remove everything in it."""
+    """Remove everything in a folder. Raises `OSError`."""
     for entry in partial.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
@@ -219,7 +222,7 @@ def empty_folder(partial: Path) -> None:
 
 @contextmanager
 def translated_errors(name: str) -> Iterator[None]:
-    """Turn what the system says of a destination into our errors; that nobody reads it any more is none of them."""
+    """Raise an `OSError` about a destination as the matching `BackupRefused`; `BrokenPipeError` passes unchanged."""
     try:
         yield
     except BrokenPipeError:
@@ -241,7 +244,7 @@ def _unusable(name: str, reason: str, error: BaseException | None) -> Destinatio
 
 @contextmanager
 def _translated(final: Path, partial: Path) -> Iterator[None]:
-    """The same with what a store says that is made in the partial."""
+    """Like `translated_errors`, and also for the errors of a store that is written in the partial folder."""
     try:
         with translated_errors(str(final)):
             yield

@@ -1,8 +1,8 @@
-"""Moving group commits from one log to another, with all that they are.
+"""Copies group commits from one log to another.
 
-Positions, versions, times, hashes and group commits stay as they were, and so do the idempotency keys that are alive
-where the copy ends. What compaction moved to the archive comes from there. Snapshots are not moved: they are made
-again.
+Positions, versions, times, hashes and group commits are preserved, and so are the idempotency keys that have not
+expired at the end of the copy. Compacted events are read from the archive. Snapshots are not copied; the runtime makes
+new ones.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -20,18 +20,18 @@ from .chain import Chain, ChainBroken
 
 BATCH_EVENTS: Final = 2_000
 BATCH_SIZE_BYTES: Final = 4 << 20
-"""Group commits are read, and stored, in one transaction each until they have so many events or bytes."""
+"""One transaction reads, or stores, group commits until they have this many events or bytes."""
 READ_ATTEMPTS_MAX: Final = 3
-"""Reads of a group: events that it says are in the archive may be back in the log before they are fetched."""
+"""Attempts to read groups: events whose stubs were read may be back in the log before the archive is read."""
 
 ReportPosition: TypeAlias = Callable[[int], None]
-"""Called with the position that was reached."""
+"""Called now and then with the position reached so far."""
 
 
 def copy_events(source: LogReader, log: EventLog, *, through: int, progress: ReportPosition | None = None) -> int:
-    """Append the events of another log to an empty one, up to a position; return how many.
+    """Append the events of another log, through a position, to an empty log; return how many.
 
-    Raises `CorruptRecord` or `ArchiveUnreachable` where the source is damaged, a `StoreError` of the log.
+    Raises `CorruptRecord` or `ArchiveUnreachable` if the source is damaged, or a `StoreError` of the log.
     """
     count = adopt_all(log, groups_of(source, after=0, through=through), progress=progress)
     if log.merkle_tree.root != root_at(source, through):
@@ -40,7 +40,7 @@ def copy_events(source: LogReader, log: EventLog, *, through: int, progress: Rep
 
 
 def adopt_all(log: EventLog, groups: Iterable[MovedGroup], *, progress: ReportPosition | None = None) -> int:
-    """Store groups that follow the end of a log, some at a time; return how many events they have."""
+    """Append groups to a log, several in each transaction; return how many events. Raises a `StoreError`."""
     batch: list[MovedGroup] = []
     count = events = size_bytes = 0
     for group in groups:
@@ -59,10 +59,10 @@ def adopt_all(log: EventLog, groups: Iterable[MovedGroup], *, progress: ReportPo
 
 
 def groups_of(store: LogReader, *, after: int, through: int) -> Iterator[MovedGroup]:
-    """The group commits with the events after a position through another one, that the log has; parts at both ends.
+    """Yield the group commits with the events after position `after` through position `through`.
 
-    A position within a commit splits it. Raises `CorruptRecord` where a record does not follow from those before it,
-    `ArchiveUnreachable`.
+    Groups at both ends are cut at these positions, also within a commit. The log must have the position `through`.
+    Raises `CorruptRecord` if a record does not follow from the records before it, `ArchiveUnreachable`.
     """
     chain = Chain(after, lambda stream: store.head_at(stream, after))
     alive_ns = store.time_at(through) if through else 0
@@ -85,7 +85,7 @@ def groups_of(store: LogReader, *, after: int, through: int) -> Iterator[MovedGr
 
 
 def _read(store: LogReader, after: int, through: int) -> list[tuple[Group, list[bytes]]]:
-    """The next groups, each with its records in these bounds."""
+    """The next groups after position `after`, each with its records through position `through`."""
 
     def attempt() -> list[tuple[Group, list[bytes]]]:
         groups = _read_groups(store, after, through)
@@ -123,7 +123,7 @@ def _read_groups(store: LogReader, after: int, through: int) -> list[Group]:
 
 
 def _records(archive: Archive, group: Group, after: int, through: int) -> list[bytes]:
-    """The records of a group in these bounds, those that stubs stand for included. Raises `ArchiveUnreachable`."""
+    """The records of a group in these bounds; stubs are replaced with archived records. Raises `ArchiveUnreachable`."""
     first, last = max(group.first_position, after + 1), min(group.last_position, through)
     records = [group.encoded(position) for position in range(first, last + 1)]
     if not group.stubs:

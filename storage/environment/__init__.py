@@ -1,1 +1,1 @@
-"""What everything else stands on: LMDB environments and the files around them; `environment.py` first."""
+"""The foundation of the storage layer: LMDB environments and the files around them; read `environment.py` first."""

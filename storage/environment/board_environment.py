@@ -1,4 +1,4 @@
-"""The LMDB environment of a control board, which several processes may write; opened anew where LMDB wants it."""
+"""The LMDB environment of a control board, which several processes may write; it is reopened after a failed write."""
 
 import errno
 import os
@@ -14,16 +14,16 @@ import msgspec
 from ..control.errors import ControlBoardUnreadable
 from ..errors import FileWriteFailed, StoreClosed, StoreError, StoreForked, StoreInUse, StoreReadOnly
 from .environment import ENGINE
-from .folder import reserve_lock_file
 from .gate import Gate
 from .lmdb_errors import lock_problem
+from .lock_file import reserve_lock_file
 
 ALREADY_OPEN: Final = "already open in this process"
-"""What py-lmdb says of an environment that is."""
+"""The text of py-lmdb's error for an environment that this process has open already."""
 MAP_SIZE_BYTES: Final = 1 << 30
-"""Reserved address space, and the bound of all that is kept here."""
+"""The reserved address space, and the largest size of the data file."""
 READERS_MAX: Final = 126
-"""Who may look at it at a time, in all processes."""
+"""The most simultaneous readers, over all processes."""
 TABLES: Final = ("subscriptions", "parked", "requests", "answers", "paused", "positions", "status")
 IF_DAMAGED: Final = (
     "Look at the disk; `eventsrc verify` tells what is damaged. Without its folder a runtime begins a new one: "
@@ -44,9 +44,10 @@ T = TypeVar("T")
 
 
 class BoardEnvironment:
-    """The environment in the folder `path`, made when it is not there. Any thread may use it.
+    """The environment in the folder `path`, created if it does not exist. Any thread may use it.
 
-    Raises `FileWriteFailed`, `StoreInUse` where this process has it open, `ControlBoardUnreadable`.
+    Raises `FileWriteFailed`, `StoreInUse` if this process has it open already, `StoreReadOnly` if it is on a read-only
+    file system, `ControlBoardUnreadable` if it is damaged.
     """
 
     def __init__(self, path: str, *, durable: bool) -> None:
@@ -79,11 +80,14 @@ class BoardEnvironment:
             environment.close()
             raise _opening_error(self.path, error) from error
         self.opened = environment
-        """What LMDB has of it; another one after a write that failed."""
+        """The open LMDB environment; replaced after a failed write."""
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
-        """A read transaction. Raises `ControlBoardUnreadable`, `StoreClosed`, `StoreForked`."""
+        """A read transaction. Raises `ControlBoardUnreadable`, `StoreClosed`, `StoreForked`.
+
+        After a failed write it reopens the environment, and raises what the constructor raises if that fails.
+        """
         try:
             with self._usable(), self.opened.begin() as transaction:
                 yield transaction
@@ -93,17 +97,17 @@ class BoardEnvironment:
             raise ControlBoardUnreadable(self.path, str(error), IF_DAMAGED) from error
 
     def write(self, work: Callable[[Transaction], T]) -> T:
-        """Do `work` in a write transaction. Raises the same, and `FileWriteFailed`."""
+        """Run `work` in a write transaction. Raises the errors of `read`, and `FileWriteFailed`."""
         try:
             with self._usable(), self.opened.begin(write=True) as transaction:
                 return work(transaction)
         except lmdb.Error as error:
-            # After a failed commit LMDB may refuse everything until it is opened anew.
+            # After a failed commit LMDB may refuse everything until the environment is reopened.
             self._is_lost = True
             raise FileWriteFailed(self.path, str(error)) from error
 
     def close(self) -> None:
-        """Close it. Idempotent; does nothing in a forked child."""
+        """Close the environment. Idempotent; does nothing in a forked child."""
         if os.getpid() != self._pid:
             return
         with self._gate.alone():
@@ -112,11 +116,11 @@ class BoardEnvironment:
 
     @contextmanager
     def _usable(self) -> Iterator[None]:
-        """What reading and writing have in common: it is open, in this process, and whole."""
+        """Check that the environment is usable, keep it open for the block, and translate errors about damage."""
         if os.getpid() != self._pid:
             raise StoreForked(self.path)
         if self._is_lost and not self._gate.depth:
-            self._find()
+            self._reopen_if_lost()
         self._gate.enter()
         try:
             if self._closed:
@@ -129,8 +133,8 @@ class BoardEnvironment:
         finally:
             self._gate.leave()
 
-    def _find(self) -> None:
-        """Open it anew, once nobody uses it."""
+    def _reopen_if_lost(self) -> None:
+        """Reopen the environment after a failed write, once no thread uses it."""
         with self._gate.alone():
             if self._is_lost and not self._closed:
                 self.opened.close()

@@ -1,8 +1,8 @@
-"""Files that are on the disk: small ones as a whole or not at all, large ones while they are written."""
+"""Durable files: small files are replaced atomically, large files are synced while they are written."""
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -10,15 +10,15 @@ from typing import Final
 from .folder import sync_folder
 
 SYNC_PAUSE_SECONDS: Final = 0.002
-"""Between two syncs of a file that is being written."""
+"""The pause between two syncs of a file that is being written."""
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Put a file in the place of the one with this name, or beside the others, in one step that a power loss keeps.
+    """Create or replace a file atomically and durably.
 
-    Raises `OSError`; the old file is there then, whole. Waits for the disk: call it in a worker thread.
+    Raises `OSError`; the old file, if any, is then unchanged. Waits for the disk: call this in a worker thread.
     """
-    # Always the same name, so that what a killed process leaves is replaced. Two never write one file at a time.
+    # The temporary name is always the same, so that the file of a killed process is replaced. A file has one writer.
     new = path.with_name(f".{path.name}.new")
     try:
         with new.open("wb") as file:
@@ -34,16 +34,16 @@ def write_durably(path: Path, content: bytes) -> None:
 
 @contextmanager
 def synced_meanwhile(descriptor: int) -> Iterator[None]:
-    """Have what is written to a large file go to the disk while the rest is written: all of it is there at the end.
+    """Sync a large file repeatedly while the block writes it; all of it is on disk when the block ends.
 
-    Raises `OSError` at the end where any of it could not be stored: the system tells that only once.
+    Raises `OSError` at the end if any sync failed, since the system reports a failed write only once.
     """
     is_written = threading.Event()
     errors: list[BaseException] = []
 
     def sync() -> None:
         try:
-            # A descriptor of its own, since an interrupt may leave the thread at its last sync.
+            # A duplicate descriptor: an interrupt may leave this thread running when the caller closes its own.
             with os.fdopen(os.dup(descriptor), "wb") as own:
                 while not is_written.wait(SYNC_PAUSE_SECONDS):
                     os.fsync(own)
@@ -52,11 +52,16 @@ def synced_meanwhile(descriptor: int) -> Iterator[None]:
             errors.append(error)
 
     syncing = threading.Thread(target=sync, name="eventsrc sync", daemon=True)
-    syncing.start()
+    try:
+        syncing.start()
+        finish: Callable[[], None] = syncing.join
+    except RuntimeError:
+        # The system starts no further thread: all of it goes to the disk at the end.
+        finish = sync
     try:
         yield
     finally:
         is_written.set()
-        syncing.join()
+        finish()
     if errors:
         raise errors[0]

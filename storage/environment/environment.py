@@ -1,7 +1,8 @@
 """The LMDB environment of one store: opening it safely, reading, writing from one thread, growing, reopening.
 
-Facts about LMDB that shape this file (py-lmdb 3.0, engine 0.9) are listed in the design, section 4: resizing needs that
-no other transaction is open, a failed commit leaves the outcome unknown, a fork shares what must not be shared.
+These properties of LMDB (py-lmdb 3.0, engine 0.9) determine the code (see the design, section 4): the map can be
+resized only while no transaction is open, the outcome of a failed commit is unknown, and a forked child must not use
+the environment of its parent.
 """
 
 import logging
@@ -32,38 +33,23 @@ from ..errors import (
 )
 from .durable_file import synced_meanwhile
 from .errors import StoreUnreadable
-from .folder import (
-    DATA_FILE,
-    boot_id,
-    check_folder,
-    drop,
-    identity,
-    is_in_place,
-    let_go,
-    lock_for_writing,
-    mark,
-    needs_lock_file,
-    permission_error,
-    sync_folder,
-    take_room,
-    take_room_to_read,
-    translated_errors,
-    was_closed_cleanly,
-)
+from .folder import DATA_FILE, check_folder, identity, is_in_place, permission_error, sync_folder, translated_errors
 from .gate import Gate
 from .lmdb_errors import lock_problem, open_error, write_error
+from .lock_file import needs_lock_file, take_room, take_room_to_read
+from .locks import boot_id, close_in_order, lock_for_writing, unlock, was_closed_cleanly, write_owner
 from .outlet import Outlet
 from .store_format import check_format
 
 ENGINE: Final = 0
-"""LMDB 0.9: 1.0 is young, and py-lmdb does not expose its checksums."""
+"""LMDB 0.9. LMDB 1.0 is young, and py-lmdb does not expose its checksums."""
 MAP_SIZE_BYTES: Final = 1 << 36
-"""Reserved address space, not disk: sparse, so that growing is rare."""
+"""The reserved address space. It takes no disk space until it is used, so it is large and the map rarely grows."""
 MAP_GROWTH_FACTOR: Final = 2
 MAP_GROWTHS_MAX: Final = 24
-"""Doublings tried for one transaction before the error is passed on."""
+"""The most doublings of the map for one write, and the most attempts of a reader to follow the growing map."""
 COMMIT_TIME_DRIFT: Final = 1.02
-"""By how much the estimate of the disk's time grows with each commit that took longer."""
+"""The factor by which a slower commit may raise the estimate of the disk's commit time."""
 TABLES: Final = (
     "meta",
     "log",
@@ -78,7 +64,7 @@ TABLES: Final = (
     "snapshots",
     "compacted",
 )
-"""Of a log; an archive has others."""
+"""The tables of a log; an archive has others."""
 TABLES_MAX: Final = 256
 SPARE_READERS: Final = 2
 """Finished read transactions kept for reuse."""
@@ -95,10 +81,10 @@ logger = logging.getLogger("eventsrc.storage")
 class Environment:
     """One LMDB environment in the folder `path`.
 
-    Reading is allowed from any thread, `write` from one at a time. With `read_only` it may be open
-    for writing elsewhere; with `leaves_no_trace` no lock file is made then, nor needed where nobody writes.
+    Any thread may read; one thread at a time may `write`. With `read_only`, another process may have the environment
+    open for writing. With `leaves_no_trace` as well, no lock file is created, and none is needed if nobody writes.
 
-    Raises one of the `StoreError` classes when the folder cannot be opened.
+    Raises a `StoreError` if the folder cannot be opened.
     """
 
     def __init__(
@@ -111,16 +97,16 @@ class Environment:
         map_size_bytes: int = MAP_SIZE_BYTES,
         tables: Sequence[str] = TABLES,
     ):
-        self._folder = Path(path).absolute()  # it may be opened again after the program has changed its working folder
+        self._folder = Path(path).absolute()  # absolute: the environment may be reopened after `os.chdir`
         self.path = str(self._folder)
         self._pid = os.getpid()
         self._map_size_bytes = map_size_bytes
-        self.names = tuple(tables)
-        """Of its tables."""
+        self.table_names = tuple(tables)
+        """The names of the tables."""
         self._gate = Gate()
         self._closed = False
         self.commit_seconds = math.inf
-        """How long the disk takes for a commit, estimated."""
+        """The estimated time that the disk takes for a commit; infinite before the first commit."""
         self._read_only = read_only
         self.leaves_no_trace = leaves_no_trace
         existed = check_folder(self._folder, create=create and not read_only)
@@ -133,46 +119,46 @@ class Environment:
             with translated_errors(self._folder):
                 if existed and not was_closed_cleanly(self._folder):
                     _verify_pages(self._folder)
-                mark(self._writer_lock, f"{os.getpid()} {boot_id()}")
+                write_owner(self._writer_lock, f"{os.getpid()} {boot_id()}")
             self._open(create=not existed)
             self._sync_names()
         except BaseException:
-            drop(self._writer_lock)
+            unlock(self._writer_lock)
             raise
 
     def table(self, name: str) -> Table:
-        """The handle of one of its tables. Do not keep it: after a failed write there are others."""
+        """The handle of a table. Do not keep the handle: reopening after a failed write replaces it."""
         return self._tables[name]
 
     @property
     def is_read_only(self) -> bool:
-        """Whether another process may be writing it."""
+        """Whether this environment is open for reading only; another process may be writing it."""
         return self._read_only
 
     @property
-    def is_lost(self) -> bool:
-        """Whether it was closed, or could not be opened again after a failed write: it is of no use any more."""
+    def is_closed(self) -> bool:
+        """Whether the environment is unusable: it was closed, or could not be reopened after a failed write."""
         return self._closed
 
     def check_usable(self) -> None:
-        """Raise `StoreForked` or `StoreClosed` where it cannot be used."""
+        """Raise `StoreForked` or `StoreClosed` if the environment cannot be used."""
         if os.getpid() != self._pid:
             raise StoreForked(self.path)
         if self._closed:
             raise StoreClosed(self.path)
 
     def check_in_place(self) -> None:
-        """Raise `StoreReplaced` where what is open is no longer the file at its path."""
+        """Raise `StoreReplaced` if the open data file is no longer the file at `path`."""
         if not is_in_place(self.path, self._identity):
             raise StoreReplaced(self.path)
 
     def read(self) -> AbstractContextManager[Transaction]:
-        """A read transaction. Keep it short, and never hold it across an await or a call of user code."""
+        """A read transaction. Keep it short, and never hold it across an `await` or a call of user code."""
         return _Read(self)
 
     def begin_reading(self) -> Transaction:
         """Begin a read transaction, which must be ended by `end_reading`."""
-        # Before the gate: in a forked child its lock may be held by a thread that is not there.
+        # Before entering the gate: in a forked child, a thread that does not exist there may hold the gate's lock.
         if os.getpid() != self._pid:
             raise StoreForked(self.path)
         self._gate.enter()
@@ -200,9 +186,9 @@ class Environment:
         raise StoreMapOutgrown(self.path)
 
     def _take_over_map(self) -> None:
-        """Another process, which writes, has let the map grow: map as much, once no other thread reads."""
+        """Follow the growth of the map by the writing process, once no other thread reads."""
         if self._gate.depth > 1:
-            raise StoreMapOutgrown(self.path)  # a transaction of this thread is open, and would be lost
+            raise StoreMapOutgrown(self.path)  # this thread has an open transaction, which would be lost
         self._gate.leave()
         try:
             with self._gate.alone():
@@ -213,15 +199,16 @@ class Environment:
         self.check_usable()
 
     def copy(self, folder: Path) -> None:
-        """Copy it as it is now into an existing folder, without freed pages, to the disk.
+        """Copy the present content durably into an existing folder, without freed pages.
 
-        Takes as long as the disk needs; call it in a worker thread. Reading and writing go on meanwhile.
+        Waits for the disk: call this in a worker thread. Reading and writing continue meanwhile.
 
-        Raises `CopyInterrupted` when the map has to move or the environment to be opened anew: that cannot wait for the
-        copy, since all readers wait for it. Raises `FileWriteFailed` where the copy cannot be written.
+        Raises `CopyInterrupted` if the map must be resized or the environment reopened: all readers wait for that, so
+        it cannot wait for the copy. Raises `FileWriteFailed` if the copy cannot be written.
         """
         try:
-            # Through the page cache: LMDB's own file waits for the disk with every megabyte.
+            # LMDB writes to our file, through the page cache: a file that LMDB opens waits for the disk at every
+            # megabyte.
             with (folder / DATA_FILE).open("xb") as file, synced_meanwhile(file.fileno()):
                 self._copy_to(file.fileno())
             sync_folder(folder)
@@ -231,7 +218,7 @@ class Environment:
     def _copy_to(self, descriptor: int) -> None:
         with closing(Outlet(descriptor)) as outlet:
             try:
-                # In this order: a copy that waits while others are cleared away must not read, or it was waited for.
+                # In this order: a copy that waits for its turn must not hold a read, which `alone` would wait for.
                 with self._gate.giving_way(outlet.cut), self.read():
                     self._environment.copyfd(outlet.descriptor, compact=True)
             except lmdb.Error as error:
@@ -240,11 +227,12 @@ class Environment:
                 raise
 
     def write(self, work: Callable[[Transaction], T]) -> T:
-        """Run `work` in a write transaction and commit it durably; run it again after the map had to grow.
+        """Run `work` in a write transaction and commit durably; if the map is full, grow it and run `work` again.
 
-        Raises `StoreReplaced`, and stores nothing, where its file is no longer at its path: it would be lost with it.
-        Raises `StoreFull`, `StoreMapRefused` or `StoreWriteFailed` when the system refuses; the environment has then
-        been opened anew, so that the caller can look whether the commit is there.
+        Raises `StoreReplaced`, and stores nothing, if the data file is no longer at `path`. Raises `StoreFull`,
+        `StoreMapRefused`, `StoreWriteFailed` or `CorruptRecord` if LMDB or the system refuses; the environment was then
+        reopened, so that the caller can check whether the commit is stored. Raises `StoreOutcomeUnknown` if reopening
+        failed, `StoreClosed` and `StoreForked`.
         """
         self.check_usable()
         self.check_in_place()
@@ -255,12 +243,12 @@ class Environment:
                     try:
                         result = work(transaction)
                     except BaseException:
-                        # py-lmdb does not abort a write transaction before every copy has ended.
+                        # py-lmdb does not abort a write transaction while a copy is running.
                         self._gate.clear()
                         is_cleared = True
                         raise
                     started = time.perf_counter()
-                # What the disk takes is the least of what was measured: the rest is waiting for the interpreter.
+                # The least measured time is that of the disk; the rest of a longer time is waiting for the GIL.
                 self.commit_seconds = min(time.perf_counter() - started, self.commit_seconds * COMMIT_TIME_DRIFT)
                 return result
             except lmdb.MapFullError:
@@ -279,21 +267,21 @@ class Environment:
             return (self._folder / DATA_FILE).stat().st_size, self._map_size_bytes
 
     def close(self) -> None:
-        """Close it and leave the mark of a clean end. Idempotent; does nothing in a forked child."""
+        """Close the environment and mark it as closed cleanly. Idempotent; does nothing in a forked child."""
         if self._closed or os.getpid() != self._pid:
             return
         with self._gate.alone():
             self._closed = True
             self._environment.close()
         if not self._read_only:
-            let_go(self._writer_lock)
+            close_in_order(self._writer_lock)
 
     def _open(self, *, create: bool) -> None:
         with translated_errors(self._folder):
             self._environment = self._opened(create=create)
 
     def _sync_names(self) -> None:
-        """LMDB never syncs the folder that holds its new files; who made them may have been killed before this."""
+        """Sync the folder and its parent: LMDB does not, and the process that created them may have been killed."""
         try:
             with translated_errors(self._folder):
                 sync_folder(self._folder)
@@ -310,11 +298,11 @@ class Environment:
         environment = _open_lmdb(self.path, self._map_size_bytes, create=create, read_only=self._read_only, lock=lock)
         try:
             _check_length(self._folder, environment)
-            # An environment without a table is what is left of a creation that was interrupted.
+            # An environment without a table is left by an interrupted creation.
             create = create or (not self._read_only and not environment.stat()["entries"])
             check_format(self.path, environment, create=create)
             self._tables: dict[str, Table] = {
-                name: environment.open_db(name.encode(), create=not self._read_only) for name in self.names
+                name: environment.open_db(name.encode(), create=not self._read_only) for name in self.table_names
             }
             environment.reader_check()
             self._map_size_bytes = environment.info()["map_size"]
@@ -332,30 +320,30 @@ class Environment:
             raise
 
     def _grow(self) -> None:
-        """Let the map grow. Raises `StoreMapRefused`; the map is as it was then."""
+        """Grow the map. Raises `StoreMapRefused`; the map then keeps its size."""
         with self._gate.alone():
             self._resize(self._map_size_bytes * MAP_GROWTH_FACTOR)
         logger.info("store map grown", extra={"path": self.path, "map_size_bytes": self._map_size_bytes})
 
     def _resize(self, size_bytes: int) -> None:
-        """Map the file anew, in the size that its writer has where it is 0. Only while nobody reads (`Gate.alone`)."""
+        """Resize the map; 0 takes the size of the writing process. Call only while nobody reads (`Gate.alone`)."""
         try:
             self._environment.set_mapsize(size_bytes)
         except lmdb.Error as error:
-            # LMDB has given the old map up before it found that it may not have the new one.
+            # LMDB has released the old map before the system refused the new one.
             self._open_again()
             if size_bytes:
                 raise StoreMapRefused(self.path, size_bytes, is_growing=True) from error
-            # What is stored by now is mapped at least.
+            # The reopened environment maps at least everything that is stored by now.
         self._map_size_bytes = self._environment.info()["map_size"]
 
     def _reopen(self) -> None:
-        """After a failed commit the environment may be in panic: only a new one tells what is stored."""
+        """Reopen after a failed commit: LMDB may refuse everything until then, and only then shows what is stored."""
         with self._gate.alone():
             self._open_again()
 
     def _open_again(self) -> None:
-        """Close and open it. Only while nobody reads (`Gate.alone`)."""
+        """Close and open the environment. Call only while nobody reads (`Gate.alone`)."""
         self._environment.close()
         try:
             self._open(create=False)
@@ -363,12 +351,12 @@ class Environment:
             self._closed = True
             if self._read_only:
                 raise
-            drop(self._writer_lock)
+            unlock(self._writer_lock)
             raise StoreOutcomeUnknown(self.path, str(error)) from error
 
 
 class _Read:
-    """One read transaction as a context manager: `contextlib`'s own would take longer than the transaction does."""
+    """One read transaction as a context manager; `contextlib.contextmanager` would take longer than the transaction."""
 
     __slots__ = ("_environment", "_transaction")
 
@@ -393,7 +381,7 @@ def _open_lmdb(path: str, map_size_bytes: int, *, create: bool, read_only: bool,
         "lock": lock,
     }
     if create:
-        # An existing file knows its own engine.
+        # An existing file determines the engine itself.
         options["lib_version"] = ENGINE
     try:
         return lmdb.open(os.fsencode(path), **options)  # type: ignore[arg-type]
@@ -411,7 +399,7 @@ def _open_lmdb(path: str, map_size_bytes: int, *, create: bool, read_only: bool,
 
 
 def _verify_pages(folder: Path) -> None:
-    """Check every page without handing the file to LMDB, which may abort the process on a damaged one."""
+    """Check every page without opening the file with LMDB, which may abort the process on a damaged page."""
     logger.warning("store was not closed before the machine stopped; checking its pages", extra={"path": str(folder)})
     problem = page_problem(folder)
     if problem:
@@ -421,7 +409,7 @@ def _verify_pages(folder: Path) -> None:
 
 
 def page_problem(folder: Path) -> str:
-    """The first thing that is wrong with the pages of a file that nobody writes; empty where they are sound."""
+    """The first fault of the pages of a file that nobody writes; empty if the pages are valid. Raises `OSError`."""
     try:
         problems: list[str] = lmdb.verify.verify(str(folder))  # type: ignore[no-untyped-call]
     except lmdb.verify.VerifyError as error:
@@ -430,10 +418,10 @@ def page_problem(folder: Path) -> str:
 
 
 def _check_length(folder: Path, environment: lmdb.Environment) -> None:
-    """Reading a map beyond the end of its file kills the process, so a truncated file is found before that."""
+    """Raise `StoreTruncated` for a truncated file: reading a map beyond the end of its file kills the process."""
     needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     actual = (folder / DATA_FILE).stat().st_size
-    # LMDB does not write pages that a transaction took and gave back, so a sound file may be shorter too.
+    # LMDB does not write pages that a transaction allocated and freed, so a valid file may be shorter as well.
     if actual < needed and page_problem(folder):
         raise StoreTruncated(
             str(folder),

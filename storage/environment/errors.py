@@ -1,10 +1,10 @@
-"""What keeps a sound environment from being read."""
+"""Errors of reading an environment that is not damaged."""
 
 from ..errors import StoreError
 
 
 class StoreUnreadable(StoreError):
-    """The system, or LMDB, refuses to begin a read: too many look at the store already, or there are no locks left."""
+    """The system or LMDB refuses to begin a read: the store has too many readers, or no locks are left."""
 
     code = "store_unreadable"
 
@@ -14,3 +14,4 @@ class StoreUnreadable(StoreError):
             f"{path} cannot be read now: {reason}. LMDB has room for 126 reads at a time in all processes: end some of "
             "the programs that do, look at the limits of this one, and read it again.",
         )
+        self.reason = reason

@@ -1,4 +1,4 @@
-"""The gate of an environment: many threads read at a time, or one is alone, as it must be to move the map."""
+"""The gate of an environment: many threads may read, or one thread is alone, as resizing the map requires."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -6,19 +6,19 @@ from contextlib import contextmanager
 
 
 class _Depth(threading.local):
-    """How many reads the current thread has begun and not ended."""
+    """The number of open reads of the current thread."""
 
     count = 0
 
 
 class Gate:
-    """Lets many threads read, or one be alone; once a thread waits to be alone, no other begins to read before it."""
+    """Lets many threads read, or one thread be alone; a thread that waits to be alone has priority over new readers."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._condition = threading.Condition(self._lock)
         self._readers = 0
-        # Several threads may wait, one to grow the map and one to close it, say: each has its turn.
+        # Several threads may wait (one to grow the map and one to close it, for example): they take turns.
         self._waiting_alone = 0
         self._depth = _Depth()
         self._stops: list[Callable[[], None]] = []
@@ -26,21 +26,21 @@ class Gate:
 
     @property
     def depth(self) -> int:
-        """How many reads the current thread has begun and not ended."""
+        """The number of open reads of the current thread."""
         return self._depth.count
 
     def enter(self) -> None:
-        """Begin to read; the same thread must `leave`."""
+        """Begin a read; the same thread must call `leave`."""
         depth = self._depth
         with self._lock:
-            # A thread that reads already is let in: else it would wait for itself.
+            # A thread that reads already may enter again; otherwise it would wait for itself.
             while self._waiting_alone and not depth.count:
                 self._condition.wait()
             self._readers += 1
         depth.count += 1
 
     def leave(self) -> None:
-        """End what `enter` began."""
+        """End a read that `enter` began."""
         self._depth.count -= 1
         with self._lock:
             self._readers -= 1
@@ -49,10 +49,11 @@ class Gate:
 
     @contextmanager
     def giving_way(self, stop: Callable[[], None]) -> Iterator[None]:
-        """Around a long read, before it begins: `stop`, which must not wait, is called to end it when it is in the way.
+        """Enclose a long read; `stop`, which must not block, is called to end it when a thread must be alone.
 
-        Waits while others are cleared away or one is to be alone: ended at once, a read that is tried again would use
-        all its attempts up. Not for a thread that reads, which may be what they wait for.
+        Enter this before the read begins. It first waits until no thread is, or waits to be, alone and `clear` is over;
+        a read that began earlier would be stopped at once, and use up its attempts. A thread that reads already must
+        not call this: the others may wait for its read.
         """
         with self._condition:
             self._condition.wait_for(lambda: not (self._clearing or self._waiting_alone))
@@ -64,13 +65,13 @@ class Gate:
                 self._stops.remove(stop)
 
     def clear(self) -> None:
-        """End the long reads, and let no other begin before `cleared` is called, which it must be."""
+        """Stop the long reads, and let no long read begin until `cleared` is called. The caller must call `cleared`."""
         with self._lock:
             self._clearing += 1
             self._stop_all()
 
     def cleared(self) -> None:
-        """Long reads may begin again."""
+        """Let long reads begin again."""
         with self._condition:
             self._clearing -= 1
             self._condition.notify_all()
@@ -81,7 +82,7 @@ class Gate:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Wait until nobody reads, and keep the others out. Not for a thread that reads: it would wait for itself."""
+        """Wait until no thread reads, and let none begin during the block. A reading thread would wait for itself."""
         with self._condition:
             self._waiting_alone += 1
             try:

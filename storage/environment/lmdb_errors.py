@@ -1,4 +1,4 @@
-"""What LMDB says when it refuses something, as an error of the store."""
+"""Translates errors of LMDB into errors of the store."""
 
 import errno
 import fcntl
@@ -21,11 +21,11 @@ from .folder import DATA_FILE, IF_SYSTEM_REFUSES, LOCK_FILE, NO_ROOM, has_room
 
 
 class LockFileUnusable(lmdb.LockError):
-    """What LMDB has told as a file that is none of LMDB."""
+    """The lock file cannot be used; LMDB reports it as an invalid data file."""
 
 
 def open_error(path: str, error: lmdb.Error, map_size_bytes: int) -> StoreError:
-    """Why the store at `path` cannot be opened, whose data file LMDB finds no fault with."""
+    """The error for a store at `path` that cannot be opened although its data file is valid."""
     reason = str(error)
     if os.strerror(errno.ENOMEM) in reason:
         return StoreMapRefused(path, map_size_bytes)
@@ -40,10 +40,10 @@ def open_error(path: str, error: lmdb.Error, map_size_bytes: int) -> StoreError:
 
 
 def lock_problem(path: str, error: Exception) -> LockFileUnusable | None:
-    """What is wrong with LMDB's lock file, where that is why it said that a file is none of LMDB; else None.
+    """The problem of LMDB's lock file, if the lock file is why LMDB reported an invalid file; otherwise None.
 
-    LMDB says the same of both files. It does so of a lock file that is new when the system refused to lock it, which it
-    takes for another process that has it, and of one that another program has made.
+    LMDB raises the same error for its data file and its lock file. It raises the error for a new lock file that the
+    system refused to lock, which LMDB takes for one that another process has locked, and for a file of another program.
     """
     if not isinstance(error, lmdb.InvalidError | lmdb.VersionMismatchError):
         return None
@@ -61,7 +61,7 @@ def lock_problem(path: str, error: Exception) -> LockFileUnusable | None:
 
 
 def _refusal(path: str, error: lmdb.Error) -> str:
-    """What LMDB said, and of which of its files where the system refuses that still."""
+    """The text of LMDB's error, with the name of the file that the system still refuses to open or lock, if any."""
     reason = str(error).removeprefix(f"{path}: ")
     for name, use in ((LOCK_FILE, _try_lock), (DATA_FILE, _try_read)):
         try:
@@ -73,7 +73,7 @@ def _refusal(path: str, error: lmdb.Error) -> str:
 
 
 def _try_lock(folder: Path) -> None:
-    """Do as LMDB does with its lock file. Only where this process has not opened it: closing ends all its locks."""
+    """Lock LMDB's lock file as LMDB does. Closing ends all locks of this process on it: it must not have it open."""
     with (folder / LOCK_FILE).open("r+b") as file:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
 
@@ -84,16 +84,16 @@ def _try_read(folder: Path) -> None:
 
 
 def write_error(path: str, error: lmdb.Error) -> StoreError:
-    """Why a commit could not be written, where it is known not to be stored."""
+    """The error for a failed commit that is known not to be stored."""
     reason = str(error)
     if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError):
         return CorruptRecord(path, 0, reason)
-    # LMDB reports a write that came to an end halfway, as on a disk that has become full, as an I/O error.
+    # LMDB reports a partial write, as on a disk that has become full, as an I/O error.
     if says_no_room(reason) or (os.strerror(errno.EIO) in reason and not has_room(Path(path))):
         return StoreFull(path, reason)
     return StoreWriteFailed(path, reason)
 
 
 def says_no_room(reason: str) -> bool:
-    """Whether what LMDB said is that a disk is full, or what may be put on it."""
+    """Whether the text of an LMDB error says that a disk, a quota or the limit on file sizes is exhausted."""
     return any(os.strerror(code) in reason for code in NO_ROOM)

@@ -1,4 +1,4 @@
-"""Whether an error says that the system refused something, which tells nothing of what is stored."""
+"""Tells whether an error is a refusal by the system, which says nothing about the stored data."""
 
 from typing import Final
 
@@ -10,7 +10,7 @@ from .folder import NO_ROOM
 from .lmdb_errors import says_no_room
 
 ABSENT: Final = (FileNotFoundError, NotADirectoryError)
-"""What the system says of a file that is not there: that is known then."""
+"""The errors for a file that does not exist. They are no refusals: the file is known to be missing."""
 _OF_STORES: Final = (StoreFull, StoreMapRefused, StoreReadOnly, StoreUnreadable)
 _OF_LMDB: Final = (
     lmdb.MemoryError,
@@ -23,7 +23,7 @@ _OF_LMDB: Final = (
 
 
 def lacks_room(error: BaseException | None) -> bool:
-    """Whether it, or what it was caused by, is that a disk is full, or what may be put on it."""
+    """Whether an error or one of its causes says that a disk, a quota or the limit on file sizes is exhausted."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             return True
@@ -34,11 +34,11 @@ def lacks_room(error: BaseException | None) -> bool:
 
 
 def is_refusal(error: BaseException | None) -> bool:
-    """Whether it, or what it was caused by, is the system's: no right, no memory, no descriptors, a disk that fails."""
+    """Whether an error or one of its causes is a refusal: no permission, memory or descriptors, or a failing disk."""
     while error is not None:
         if isinstance(error, OSError):
             return not isinstance(error, ABSENT)
-        # LMDB has a class for each of its own errors, and this one for what the system says.
+        # py-lmdb has a subclass for each error of LMDB itself, and raises the base class for errors of the system.
         if type(error) is lmdb.Error or isinstance(error, (MemoryError, *_OF_STORES, *_OF_LMDB)):
             return True
         error = error.__cause__

@@ -1,4 +1,4 @@
-"""The format of a store, kept in itself: what this version writes, and refuses to read."""
+"""The format that is recorded in a store: this version writes it, and refuses to read any other."""
 
 from typing import Final
 
@@ -11,7 +11,10 @@ FORMAT_NAME: Final = b"eventsrc"
 
 
 def check_format(path: str, environment: lmdb.Environment, *, create: bool) -> None:
-    """Mark a new store, or raise `StoreFormatUnknown` for what this version cannot read."""
+    """Record the format in a new store (`create`), or check the format of an existing one.
+
+    Raises `StoreFormatUnknown` for a format that this version cannot read, `StorePathInvalid` for an empty environment.
+    """
     if create:
         with environment.begin(write=True) as transaction:
             meta = environment.open_db(b"meta", txn=transaction)

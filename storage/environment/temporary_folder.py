@@ -1,6 +1,7 @@
-"""A folder for what need not outlast the program, which the next one removes where this one is killed."""
+"""Temporary folders; a program removes those that killed programs have left."""
 
 import fcntl
+import logging
 import os
 import shutil
 import stat
@@ -10,13 +11,15 @@ from pathlib import Path
 from typing import Final
 
 HELD_FILE: Final = "eventsrc-temporary.lock"
-"""In each such folder, and locked from when it has this name until the folder is removed, or its program is gone."""
+"""The lock file in each temporary folder, locked from before it gets this name until its program removes it or ends."""
+
+logger = logging.getLogger("eventsrc.storage")
 
 
 class TemporaryFolder:
-    """A new folder where the system has its temporary files. Waits for the disk: make it in a worker thread.
+    """A new folder in the system's folder for temporary files. Waits for the disk: create it in a worker thread.
 
-    What programs that were killed have left of the same prefix is removed first. Raises `OSError`.
+    First removes folders with the same prefix that killed programs have left. Raises `OSError`.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -31,23 +34,25 @@ class TemporaryFolder:
             undoing.pop_all()
 
     def remove(self) -> None:
-        """Remove it with all that is in it. Raises `OSError`."""
+        """Remove the folder and its content; what cannot be removed is left to the next program, and logged."""
         try:
-            shutil.rmtree(self.path)
+            _remove(self.path)
+        except OSError as error:
+            logger.warning("a temporary folder could not be removed: %s", error, extra={"path": str(self.path)})
         finally:
             self._held.close()
 
 
 def _remove_abandoned(prefix: str) -> None:
     for held in Path(tempfile.gettempdir()).glob(f"{prefix}*/{HELD_FILE}"):
-        # One that is gone meanwhile was removed by its program, or by another that begins.
+        # A folder that has disappeared was removed by its own program, or by another that starts now.
         with suppress(FileNotFoundError):
             if _is_ours(held.parent):
                 _remove_unless_held(held)
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether it is a folder of this user, and no link: others may make what they like beside it."""
+    """Whether the path is a folder, not a link, of this user: other users may create anything beside it."""
     status = folder.lstat()
     return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
 
@@ -58,10 +63,14 @@ def _remove_unless_held(held: Path) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return
-        # That file last: as long as it is there, what is left of this by a kill is removed by the next.
-        for entry in held.parent.iterdir():
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            elif entry != held:
-                entry.unlink()
-        shutil.rmtree(held.parent)
+        _remove(held.parent)
+
+
+def _remove(folder: Path) -> None:
+    # The lock file goes last: if this process is killed, the next one still finds the folder and removes the rest.
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != HELD_FILE:
+            entry.unlink()
+    shutil.rmtree(folder)

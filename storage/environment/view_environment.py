@@ -1,8 +1,8 @@
-"""The LMDB environment of one view: rows, their indexes and the checkpoint that they stand for, as bytes.
+"""The LMDB environment of one view: its rows, their indexes and its checkpoint, as bytes.
 
-A view is derived from the log, so its commits do not wait for the disk: a process that is killed loses nothing, since
-the operating system has what was committed. When the machine itself stopped, the file may be damaged; the folder is
-marked while it is open, so that this is noticed and the view is made anew.
+A view is derived from the log, so its commits do not wait for the disk. A killed process loses nothing, since the
+operating system has the committed data. If the machine stops, the file may be damaged; a mark in the folder of an open
+view reveals this, and the view is rebuilt.
 """
 
 import logging
@@ -19,34 +19,35 @@ import lmdb
 from ..errors import FileWriteFailed, StoreForked, StoreMapRefused, ViewClosed, ViewUnusable
 from .durable_file import write_durably
 from .environment import ENGINE, MAP_GROWTH_FACTOR, Transaction
-from .folder import DATA_FILE, boot_id, reserve_lock_file
+from .folder import DATA_FILE
+from .lock_file import reserve_lock_file
+from .locks import boot_id
 
 VIEW_FORMAT: Final = b"2"
 VIEW_MAP_SIZE_BYTES: Final = 1 << 34
-"""Reserved address space; doubled when it is full."""
+"""The reserved address space; doubled when it is full."""
 TABLES_MAX: Final = 256
 MARK_FILE: Final = "open"
 ALONE_SECONDS_MAX: Final = 10.0
-"""How long a growing or closing view waits for its readers, which call `check_welcome` every few rows."""
+"""How long a growing or closing view waits for its readers to leave. Readers call `check_welcome` every few rows."""
 
 Handle: TypeAlias = Any
 logger = logging.getLogger("eventsrc.views")
 
 
 class ViewEnvironment:
-    """One view in one folder. One thread writes, any may read; readers of other processes are not expected.
+    """One view in one folder. One thread may write, any thread may read; other processes must not use the folder.
 
-    A view of another format is removed and begun anew, as is one that was open when the machine stopped.
+    A view of another format, or one that was open when the machine stopped, is removed and created anew. After a failed
+    write the environment is reopened; if that fails, the next read or write tries again.
 
     Args:
-        path: the folder, made when it is not there.
+        path: the folder, created if it does not exist.
         tables: the tables, each with the names of its indexes.
-        map_size_bytes: address space to begin with.
-
-    After a write that the system refused it is opened anew, which is tried again where that is refused as well.
+        map_size_bytes: the initial address space.
 
     Raises:
-        ViewUnusable: it cannot be opened.
+        ViewUnusable: the view cannot be opened.
 
     """
 
@@ -61,7 +62,7 @@ class ViewEnvironment:
         self._pid = os.getpid()
         self._closed = False
         self._tables = tables
-        # Its readers, which must have left before the map may move.
+        # Guards the readers, which must leave before the map may be resized.
         self._turn = threading.Condition()
         self._readers = 0
         self._is_wanted_alone = False
@@ -83,11 +84,11 @@ class ViewEnvironment:
             raise ViewUnusable(self.path, str(error)) from error
 
     def _open(self, folder: Path, map_size_bytes: int) -> bytes:
-        """Open it, or make it; returns its format."""
+        """Open or create the environment; return its format. Raises `ViewUnusable`."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not _is_marked(folder):
-                # On the disk before anything that is written after it.
+                # The mark is on disk before any later write.
                 write_durably(folder / MARK_FILE, boot_id().encode())
             reserve_lock_file(folder)
             self._environment = lmdb.open(
@@ -122,12 +123,15 @@ class ViewEnvironment:
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
-        """A read transaction; keep it short, and never across an await. One that lasts asks `check_welcome`."""
+        """A read transaction. Keep it short, and never hold it across an `await`; a long read calls `check_welcome`.
+
+        Raises `ViewBusy`, `ViewClosed`, `ViewUnusable`, `StoreForked`.
+        """
         with self._turn:
             if not self._turn.wait_for(lambda: not self._is_wanted_alone or self._closed, ALONE_SECONDS_MAX):
                 raise ViewBusy(self.path)
             self._check()
-            self._find()
+            self._reopen_if_lost()
             self._readers += 1
         try:
             try:
@@ -144,7 +148,7 @@ class ViewEnvironment:
                     self._end()
 
     def check_welcome(self) -> None:
-        """For a long read: raises `ViewBusy` when the view has to grow, `ViewClosed` when it is about to close."""
+        """Check whether a long read may continue: raise `ViewBusy` if the view must grow, `ViewClosed` if it closes."""
         if self._closed:
             raise ViewClosed(self.path)
         if self._is_wanted_alone:
@@ -152,14 +156,14 @@ class ViewEnvironment:
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
-        """A write transaction, committed when the block ends well.
+        """A write transaction, committed when the block ends without an error.
 
-        Raises `ViewFull` after making room where the block is to be run again, `StoreMapRefused` where there is none
-        to be had, `FileWriteFailed` where the system refused.
+        Raises `ViewFull` if the map was full: the map was grown, run the block again. Raises `StoreMapRefused` if the
+        map cannot grow, `FileWriteFailed` if the system refuses, `ViewClosed`, `ViewUnusable`, `StoreForked`.
         """
         with self._turn:
             self._check()
-            self._find()
+            self._reopen_if_lost()
         try:
             with self.filling(), self._environment.begin(write=True) as transaction:
                 yield transaction
@@ -167,14 +171,14 @@ class ViewEnvironment:
             self._lose()
             raise
         finally:
-            # Now that the transaction is over, however that was.
+            # The transaction has ended, with or without an error.
             if self._is_full:
                 self._is_full = False
                 self._grow()
 
     @contextmanager
     def filling(self) -> Iterator[None]:
-        """Around puts: raises `ViewFull` and `FileWriteFailed` at once, which `write` raises at its end."""
+        """Translate LMDB errors of the block: raise `ViewFull` or `FileWriteFailed`. For puts inside `write`."""
         try:
             yield
         except lmdb.MapFullError as error:
@@ -184,23 +188,23 @@ class ViewEnvironment:
             raise FileWriteFailed(self.path, str(error)) from error
 
     def _grow(self) -> None:
-        """Double the map, which may move: its readers leave first, and read again.
+        """Double the map once all readers have left; do nothing if they do not leave in time.
 
-        Raises `StoreMapRefused` where it cannot; the view is then as it was.
+        Raises `StoreMapRefused`; the view is then unchanged.
         """
         with self._alone() as is_alone:
             if is_alone:
                 self._resize(self._map_size_bytes * MAP_GROWTH_FACTOR)
 
     def _lose(self) -> None:
-        """After a failed commit LMDB may refuse everything until it is opened anew, which tells what is stored."""
+        """Reopen after a failed commit: LMDB may refuse everything until then, and only then shows what is stored."""
         with self._alone():
             self._is_lost = True
             with suppress(ViewUnusable):
-                self._find()
+                self._reopen_if_lost()
 
-    def _find(self) -> None:
-        """Open it anew where it was lost, unless somebody still looks at it; call it in turn. Raises `ViewUnusable`."""
+    def _reopen_if_lost(self) -> None:
+        """Reopen a lost environment unless a reader remains. The caller holds `_turn`. Raises `ViewUnusable`."""
         if self._is_lost and not self._readers:
             self._environment.close()
             self._open(Path(self.path), self._map_size_bytes)
@@ -208,7 +212,7 @@ class ViewEnvironment:
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:
-        """Have whoever looks at it leave; whether they did in time."""
+        """Ask the readers to leave; yield whether all did in time. No read begins during the block."""
         with self._turn:
             self._is_wanted_alone = True
             try:
@@ -221,33 +225,36 @@ class ViewEnvironment:
         try:
             self._environment.set_mapsize(size_bytes)
         except lmdb.Error as error:
-            # LMDB has given the old map up before it found that it may not have the new one.
+            # LMDB has released the old map before the system refused the new one.
             self._is_lost = True
-            self._find()
+            self._reopen_if_lost()
             raise StoreMapRefused(self.path, size_bytes, is_growing=True) from error
         self._map_size_bytes = size_bytes
 
     def meta(self, transaction: Transaction, key: bytes) -> bytes | None:
-        """A value kept beside the rows, such as the checkpoint."""
+        """A value stored beside the rows, such as the checkpoint; None if it does not exist."""
         return transaction.get(key, db=self._meta)
 
     def put_meta(self, transaction: Transaction, key: bytes, value: bytes) -> None:
-        """Keep a value beside the rows."""
+        """Store a value beside the rows."""
         transaction.put(key, value, db=self._meta)
 
     def size_bytes(self) -> int:
-        """Bytes of its file on disk."""
+        """The size of the data file on disk."""
         return _size_of(Path(self.path) / DATA_FILE)
 
     def close(self) -> None:
-        """Bring it to the disk and close it. Idempotent; does nothing in a forked child."""
+        """Sync and close the view. Idempotent; does nothing in a forked child.
+
+        If readers do not leave in time, the last of them closes the view.
+        """
         if self._closed or os.getpid() != self._pid:
             return
         self._closed = True
         with self._turn:
             self._turn.notify_all()
             if not self._turn.wait_for(lambda: not self._readers, ALONE_SECONDS_MAX):
-                # Beneath a reader its memory would be gone, and the process with it.
+                # Closing would unmap the memory that a reader uses, and kill the process.
                 logger.warning("a view is still looked at, and closed after that", extra={"path": self.path})
                 self._is_left_to_readers = True
                 return
@@ -258,7 +265,7 @@ class ViewEnvironment:
             self._environment.sync(True)
             (Path(self.path) / MARK_FILE).unlink(missing_ok=True)
         except (lmdb.Error, OSError) as error:
-            # The mark stays, so that a later machine stop makes the view anew.
+            # The mark stays, so that the view is rebuilt if the machine stops.
             logger.warning("a view could not be brought to the disk: %s", error, extra={"path": self.path})
         self._environment.close()
 
@@ -270,11 +277,11 @@ class ViewEnvironment:
 
 
 class ViewFull(Exception):
-    """The map had to grow: run the same again."""
+    """The map was full and was grown: run the transaction again."""
 
 
 class ViewBusy(Exception):
-    """The view has to grow while somebody looks at it for long: look again."""
+    """The view must grow while a long read is running: read again."""
 
 
 def _size_of(file: Path) -> int:
@@ -282,7 +289,7 @@ def _size_of(file: Path) -> int:
 
 
 def _is_marked(folder: Path) -> bool:
-    """Whether it is marked as open since the machine started: a full disk may have no room to say so once more."""
+    """Whether the folder is marked as open since this start of the machine; writing the mark again might fail."""
     mark = folder / MARK_FILE
     return mark.exists() and mark.read_text() == boot_id()
 

@@ -1,1 +1,1 @@
-"""What shows that a log holds what it held: a Merkle tree, proofs and signed checkpoints; `merkle.py` first."""
+"""Evidence that a log was not changed: a Merkle tree, proofs and signed checkpoints; read `merkle.py` first."""

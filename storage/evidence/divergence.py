@@ -1,4 +1,4 @@
-"""Where two logs that share a history part, and which streams went on differently since: a store and its fork."""
+"""Compares a store with its fork: where their histories diverge, and which streams differ since."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from .proof import root_at
 
 
 class StreamDivergence(msgspec.Struct, frozen=True):
-    """A stream that has other events in one log than in the other, and its version in each."""
+    """A stream that differs between two logs: its last shared version, and its version in each log (0: no stream)."""
 
     stream: str
     shared_version: int
@@ -19,14 +19,14 @@ class StreamDivergence(msgspec.Struct, frozen=True):
 
 
 class Divergence(msgspec.Struct, frozen=True):
-    """Up to `shared_position` both logs hold the same events; after it, these streams differ."""
+    """Both logs have the same events up to `shared_position`; `streams` have events after it in either log."""
 
     shared_position: int
     streams: list[StreamDivergence]
 
 
 def divergence(log: LogReader, other: LogReader) -> Divergence:
-    """Compare two logs. Their Merkle trees tell where they part, so what they share is not read.
+    """Compare two logs. The point of divergence is found by Merkle roots, without reading the shared events.
 
     Raises `CorruptRecord`, `ArchiveUnreachable`.
     """

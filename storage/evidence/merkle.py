@@ -1,7 +1,7 @@
-"""The Merkle tree over the log, hashed as RFC 9162 (section 2.1) says: its leaves are the hashes of the events.
+"""The Merkle tree over the log, hashed as in RFC 9162, section 2.1. Its leaves are the hashes of the events.
 
-`Tree` is all that it takes to go on: the roots of the full subtrees that the leaves so far make up. The roots of full
-subtrees of `NODE_LEAVES` leaves are also stored, so that a proof need not go through the whole log.
+`Tree` has only the roots of the full subtrees over the leaves so far, which suffices to add leaves. The roots of the
+full subtrees of `NODE_LEAVES` leaves are stored as well, so that a proof does not have to read the whole log.
 """
 
 import hashlib
@@ -12,25 +12,25 @@ import msgspec
 
 NODE_LEVEL: Final = 10
 NODE_LEAVES: Final = 1 << NODE_LEVEL
-"""Leaves under one stored node."""
+"""The number of leaves under one stored node."""
 ROWS_LEAVES_MIN: Final = 128
-"""From so many new leaves on it is cheaper to hash level by level than leaf by leaf."""
+"""From this number of new leaves on, hashing level by level is faster than leaf by leaf."""
 _LEAF: Final = b"\x00"
 _INNER: Final = b"\x01"
 _sha256 = hashlib.sha256
 
 Nodes = list[tuple[int, bytes]]
-"""Full subtrees of `NODE_LEAVES` leaves: which, counted from 0, and its root."""
+"""Full subtrees of `NODE_LEAVES` leaves: (index of the subtree, from 0; its root)."""
 
 
 class Tree(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A Merkle tree of `size` leaves, as the roots of its full subtrees, the largest (and oldest) first."""
+    """A Merkle tree of `size` leaves; `peaks` are the roots of its full subtrees, the largest (and oldest) first."""
 
     size: int = 0
     peaks: tuple[bytes, ...] = ()
 
     def extended(self, leaves: Sequence[bytes]) -> "tuple[Tree, Nodes]":
-        """The tree with these leaves added, and the stored nodes that are full by them."""
+        """(the tree with these leaves added, the nodes that became full and are to be stored)."""
         if len(leaves) >= ROWS_LEAVES_MIN:
             return self._extended_by_rows(leaves)
         nodes: Nodes = []
@@ -39,7 +39,7 @@ class Tree(msgspec.Struct, frozen=True, array_like=True, gc=False):
         for leaf in leaves:
             node = sha256(leaf_prefix + leaf).digest()
             size += 1
-            # For each level at which the leaf completes a pair, the subtree to the left is the newest peak.
+            # At each level at which the leaf completes a pair, the left subtree of the pair is the newest peak.
             pairs = size
             while not pairs & 1:
                 node = sha256(inner_prefix + pop() + node).digest()
@@ -53,7 +53,7 @@ class Tree(msgspec.Struct, frozen=True, array_like=True, gc=False):
         sha256, leaf_prefix, inner_prefix = _sha256, _LEAF, _INNER
         nodes: Nodes = []
         left, new = list(self.peaks), []
-        # What is new on one level, to the right of the peak that may be there; then on the level above.
+        # The new nodes of one level, to the right of the peak on that level, if any; then those of the level above.
         row = [sha256(leaf_prefix + leaf).digest() for leaf in leaves]
         size, level = self.size, 0
         while row:
@@ -73,7 +73,7 @@ class Tree(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def root(self) -> bytes:
-        """The hash that stands for all leaves."""
+        """The root hash, over all leaves."""
         if not self.peaks:
             return _sha256().digest()
         root = self.peaks[-1]
@@ -88,14 +88,14 @@ def leaf_hash(leaf: bytes) -> bytes:
 
 
 def root_of(leaves: Sequence[bytes]) -> bytes:
-    """The root over these leaves."""
+    """The root of the tree over these leaves."""
     return Tree().extended(leaves)[0].root
 
 
 def climb(row: Sequence[bytes], index: int) -> tuple[list[bytes], bytes]:
-    """From subtree `index` of a row up to the root: (the hashes beside the way, the nearest first; the root).
+    """Climb from subtree `index` of a row to the root: (the sibling hashes on the path, the lowest first; the root).
 
-    A row is all leaf hashes, or the roots of all subtrees of one size; only the last subtree may be smaller.
+    `row` has all leaf hashes, or the roots of all subtrees of one size; only the last subtree may be smaller.
     """
     path: list[bytes] = []
     while len(row) > 1:

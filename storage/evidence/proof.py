@@ -1,4 +1,4 @@
-"""A proof that the log holds one event, for whoever has nothing but the root of its Merkle tree."""
+"""Proofs that the log holds an event, which can be checked with nothing but the root of its Merkle tree."""
 
 import msgspec
 
@@ -10,10 +10,11 @@ from .merkle import NODE_LEAVES, Tree, climb, leaf_hash, root_of
 
 
 class Proof(msgspec.Struct, frozen=True):
-    """That one event is in a log of `size` events with the Merkle root `root`.
+    """Proves that a log of `size` events with the Merkle root `root` has the event at `position`.
 
-    `record` is the event as it is stored, which ends with its hash: SHA-256 over `previous_hash` and all before it.
-    `path` are the hashes beside its way from the leaf to the root, the nearest first (RFC 9162, section 2.1.3).
+    `record` is the stored event. Its last 32 bytes are its hash: SHA-256 over `previous_hash` and the bytes of the
+    record before the hash. `path` has the sibling hashes on the path from the leaf to the root, the lowest first (RFC
+    9162, section 2.1.3).
     """
 
     position: int
@@ -25,7 +26,7 @@ class Proof(msgspec.Struct, frozen=True):
 
     @property
     def data(self) -> dict[str, object]:
-        """The same for JSON: bytes as hexadecimal digits."""
+        """The proof as data for JSON, with bytes in hexadecimal."""
         return {
             "position": self.position,
             "size": self.size,
@@ -37,9 +38,10 @@ class Proof(msgspec.Struct, frozen=True):
 
 
 def prove(store: LogReader, position: int, *, size: int | None = None) -> Proof:
-    """Prove that the event at `position` is in the log, as it is now or as it was with `size` events.
+    """Prove that the log has the event at `position`, as of `size` events, or as of now.
 
-    Raises `ProofImpossible` where there is no such event among so many, `CorruptRecord` where the log is damaged.
+    Raises `ProofImpossible` if the log has fewer than `size` events or `position` is not among them, `CorruptRecord` if
+    the log is damaged, `ArchiveUnreachable` if the event was compacted and cannot be read.
     """
     size = store.last_position if size is None else size
     if size > store.last_position or not 0 < position <= size:
@@ -55,7 +57,7 @@ def prove(store: LogReader, position: int, *, size: int | None = None) -> Proof:
 
 
 def root_at(store: LogReader, size: int) -> bytes:
-    """The root of the Merkle tree as it was when the log had `size` events, which it has by now."""
+    """The root of the Merkle tree over the first `size` events. The log must have at least `size` events."""
     return climb(_nodes(store, size), 0)[1] if size else Tree().root
 
 
@@ -66,7 +68,7 @@ def _leaves(store: LogReader, chunk: int, size: int) -> list[bytes]:
 
 
 def _nodes(store: LogReader, size: int) -> list[bytes]:
-    """The roots of the subtrees of `NODE_LEAVES` leaves; the last may have less."""
+    """The roots of the subtrees of `NODE_LEAVES` leaves over the first `size` events; the last may be smaller."""
     full, rest = divmod(size, NODE_LEAVES)
     with store.environment.read() as transaction:
         table = store.environment.table("tree")

@@ -1,8 +1,8 @@
-"""Signed checkpoints: statements of what the log holds, to be kept elsewhere.
+"""Signed checkpoints: statements about the content of the log, to be kept outside of the store.
 
-A checkpoint says how many events there are and what the root of the Merkle tree over them is. Whoever has an old one
-can tell that nothing before it was changed, removed or put in between, and needs no more than it and a `Proof` to be
-sure of one event. Signatures are Ed25519 (RFC 8032) by the library `cryptography`, the extra `evidence`.
+A checkpoint has the number of events and the root of the Merkle tree over them. With an old checkpoint one can verify
+that no event up to it was changed, removed or inserted; with the checkpoint and a `Proof` one can verify a single event
+without the log. Signatures are Ed25519 (RFC 8032) by the library `cryptography`, the extra `evidence`.
 """
 
 import os
@@ -29,9 +29,9 @@ KEY_FILE_MODE: Final = 0o600
 
 
 class SignedCheckpoint(msgspec.Struct, frozen=True):
-    """That a log had `size` events with the Merkle root `root` at `time` (ISO 8601, UTC), signed.
+    """States that a log had `size` events with the Merkle root `root` at `time` (ISO 8601, UTC), with a signature.
 
-    `first` is the hash of its first event, which tells one log from another; empty where there is none.
+    `first` is the hash of the first event, which identifies the log; empty if the log has no event.
     """
 
     size: int
@@ -43,7 +43,7 @@ class SignedCheckpoint(msgspec.Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """One line of JSON, which `read_checkpoint` takes."""
+        """The checkpoint as one line of JSON, for `read_checkpoint`."""
         return msgspec.json.encode(
             _Line(
                 CHECKPOINT_VERSION,
@@ -72,7 +72,7 @@ class _Line(msgspec.Struct, frozen=True):
 
 
 def make_checkpoint(store: LogReader, key: Ed25519PrivateKey, *, time_ns: int) -> SignedCheckpoint:
-    """State what the log holds now, and sign it."""
+    """Make and sign a checkpoint of the log's present content. `time_ns` is in UTC, and is stored in whole seconds."""
     size, root = store.tree
     time = datetime.fromtimestamp(time_ns // NS_PER_SECOND, UTC).isoformat()
     first = store.hashes(1, 1)[0] if size else b""
@@ -81,14 +81,15 @@ def make_checkpoint(store: LogReader, key: Ed25519PrivateKey, *, time_ns: int) -
 
 
 def read_checkpoint(text: str | bytes, *, public_key: bytes | None = None) -> SignedCheckpoint:
-    """The checkpoint in a text, if its signature is right.
+    """The checkpoint in a text, with its signature checked.
 
     Args:
-        text: what `SignedCheckpoint.text` gave.
-        public_key: whose signature it must be, 32 bytes; without it, of whom it says itself.
+        text: the value of `SignedCheckpoint.text`.
+        public_key: the public key (32 bytes) that must have signed the checkpoint; without it, the key in the text
+            itself is used, which does not prove who signed.
 
     Raises:
-        CheckpointInvalid: it is no checkpoint, was changed, or was signed by somebody else.
+        CheckpointInvalid: the text is no checkpoint, was changed, or was signed with another key.
 
     """
     try:
@@ -120,7 +121,7 @@ def _verify(checkpoint: SignedCheckpoint) -> None:
 
 
 def _statement(size: int, root: bytes, first: bytes, time: str) -> bytes:
-    """What is signed."""
+    """The bytes that the signature covers."""
     return f"eventsrc checkpoint {CHECKPOINT_VERSION}\n{size}\n{root.hex()}\n{first.hex()}\n{time}\n".encode()
 
 
@@ -128,9 +129,9 @@ def _statement(size: int, root: bytes, first: bytes, time: str) -> bytes:
 
 
 def new_signing_key(path: Path) -> Ed25519PrivateKey:
-    """Make an Ed25519 key and write it to a new file (PEM, PKCS 8, unencrypted) that only its owner reads.
+    """Generate an Ed25519 key and write it to a new file (PEM, PKCS #8, unencrypted) that only its owner may read.
 
-    Raises `SigningKeyInvalid` where the file is there already or cannot be written.
+    Raises `SigningKeyInvalid` if the file exists already or cannot be written.
     """
     key = Ed25519PrivateKey.generate()
     content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -142,7 +143,7 @@ def new_signing_key(path: Path) -> Ed25519PrivateKey:
                 file.flush()
                 os.fsync(file.fileno())
         except BaseException:
-            path.unlink()  # half a key would be in the way of the next
+            path.unlink()  # a partial file would prevent the next attempt
             raise
     except FileExistsError as error:
         advice = "Leave out --new-key to sign with the key in it, or name a path that is free"
@@ -154,7 +155,7 @@ def new_signing_key(path: Path) -> Ed25519PrivateKey:
 
 
 def load_signing_key(path: Path) -> Ed25519PrivateKey:
-    """The Ed25519 key in a file (PEM). Raises `SigningKeyInvalid`."""
+    """The Ed25519 private key in a file (PEM). Raises `SigningKeyInvalid`."""
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)
     except OSError as error:

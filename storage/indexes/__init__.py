@@ -1,1 +1,1 @@
-"""The indexes of the log: on disk, and in memory for what is not there yet."""
+"""The indexes of the log: on disk, and in memory for the newest events."""

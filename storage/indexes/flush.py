@@ -1,7 +1,7 @@
-"""Bringing a tail of the indexes to LMDB: sorted, in bulk, and in slices that ride along with commits.
+"""Flushes a tail of the indexes to LMDB: sorted, in bulk, and in slices that are written together with commits.
 
-A tail that is being flushed stays readable until its last slice is stored; `indexed_through` moves only then. A crash
-in between repeats the flush under the same keys.
+A tail that is being flushed stays readable until its last slice is stored; only then does `indexed_through` move. After
+a crash the flush is repeated with the same keys and values.
 """
 
 import struct
@@ -30,7 +30,7 @@ Item = tuple[str, bytes, bytes]
 
 
 class IndexFlush:
-    """The items of one tail on their way to disk. `table` resolves a table's name to its handle."""
+    """The flush of one tail. `table` returns the handle of a table for its name."""
 
     def __init__(self, tail: Tail, table: Callable[[str], Table]) -> None:
         self.tail = tail
@@ -40,11 +40,11 @@ class IndexFlush:
 
     @property
     def remaining(self) -> int:
-        """How many items are not stored yet."""
+        """The number of items that are not stored yet."""
         return len(self._items) - self._done
 
     def write(self, transaction: Transaction, count: int) -> int:
-        """Put the next `count` items; return how many were put. Nothing counts until `advance` is called."""
+        """Put up to `count` of the next items; return how many. Call `advance` once the transaction is stored."""
         part = self._items[self._done : self._done + count]
         for name, run in groupby(part, key=lambda item: item[0]):
             pairs = [(key, value) for _, key, value in run]
@@ -62,7 +62,7 @@ class IndexFlush:
         return len(part)
 
     def advance(self, count: int) -> bool:
-        """The transaction with these items is stored; return whether they were the last."""
+        """Count items of a stored transaction as done; return whether they were the last."""
         self._done += count
         return self._done == len(self._items)
 
@@ -86,17 +86,17 @@ def _items_of(tail: Tail) -> Iterator[Item]:
 
 
 def encode_head(head: StreamHead) -> bytes:
-    """The stored value of a head; its key is the stream's name."""
+    """The stored value of a head; the key is the stream's name."""
     return _encode((head.version, head.position, head.hash))
 
 
 def decode_head(stream: str, value: bytes) -> StreamHead:
-    """The head in a stored value."""
+    """The head in a stored value. Raises `msgspec.MsgspecError`."""
     return StreamHead(stream, *_head_decoder.decode(value))
 
 
 def indexed_through(transaction: Transaction, meta: Table) -> tuple[int, int]:
-    """The last position and commit id that the indexes on disk cover."""
+    """(last position, last commit id) that the indexes on disk cover."""
     value = transaction.get(INDEXED_THROUGH_KEY, db=meta)
     return (0, 0) if value is None else _through_decoder.decode(value)
 

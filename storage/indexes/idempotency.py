@@ -1,7 +1,7 @@
-"""Idempotency keys on disk: chunks of fixed-size rows for each stream, sorted by the digest of the key.
+"""Idempotency keys on disk: chunks of fixed-size rows for each stream, sorted by the digest of the idempotency key.
 
-A key in LMDB is the stream, a zero byte and the chunk's number; only the newest chunk of a stream grows. The table of
-expiries lists chunks by the time at which the last of their rows expires, so that old ones are found without a search.
+The LMDB key of a chunk is the stream, a zero byte and the chunk's number; only the newest chunk of a stream grows. The
+table of expiries lists chunks by the latest expiry of their rows, so that expired chunks are found without a search.
 """
 
 import struct
@@ -17,25 +17,25 @@ from .postings import key_of, ordinal_of
 
 CHUNK_ROWS_MAX: Final = 1_024
 EXPIRED_PER_COMMIT_MAX: Final = 16
-"""Chunks dropped with one commit."""
+"""The most chunks dropped with one commit."""
 DIGEST_SIZE_BYTES: Final = 16
 Row: TypeAlias = tuple[bytes, int, int, int, int]
 _ROW: Final = struct.Struct("<16sQQIQ")
 """Digest of the key, version, position, number of events, expiry (UTC ns)."""
 _WHOLE_ROW: Final = struct.Struct(f"{_ROW.size}s")
 _EXPIRY: Final = struct.Struct(">Q")
-"""At the front of a chunk: when the last of its rows expires (UTC ns)."""
+"""At the front of a chunk: the latest expiry of its rows (UTC ns)."""
 
 
 def encode_rows(entries: Iterable[IdempotencyEntry]) -> bytes:
-    """The rows of entries of one stream, in any order, ready for `merge_rows`."""
+    """The rows of entries of one stream, which may be in any order, for `merge_rows`."""
     return b"".join(map(encode_row, entries))
 
 
 def merge_rows(transaction: Transaction, table: Table, expiries: Table, stream: str, rows: bytes) -> None:
-    """Add rows to the newest chunk of the stream, and to further ones when it is full.
+    """Add rows to the newest chunk of the stream, and to new chunks when it is full.
 
-    Repeating it with the same rows, as after a crash, changes nothing.
+    Adding the same rows again, as after a crash, changes nothing.
     """
     number, newest = _newest_chunk(transaction, table, stream)
     merged = dict(_keyed_rows(newest[_EXPIRY.size :] if newest else b""))
@@ -58,7 +58,7 @@ def merge_rows(transaction: Transaction, table: Table, expiries: Table, stream: 
 def find_keys(
     transaction: Transaction, table: Table, stream: str, keys: Sequence[str], now_ns: int
 ) -> dict[str, IdempotencyEntry]:
-    """The live entries for those of `keys` that are known."""
+    """The entries of those `keys` that are stored and have not expired at `now_ns` (UTC)."""
     prefix = stream.encode() + b"\0"
     missing = {key: _digest(key) for key in keys}
     found: dict[str, IdempotencyEntry] = {}
@@ -89,9 +89,9 @@ def drop_expired(transaction: Transaction, table: Table, expiries: Table, now_ns
 
 
 def decode_chunk(chunk: bytes) -> tuple[int, list[Row]]:
-    """The expiry of a chunk and its rows: digest of the key, version, position, number of events, expiry.
+    """(expiry, rows) of a chunk. A row is digest of the key, version, position, number of events, expiry.
 
-    Raises `ValueError` where the bytes are no chunk.
+    Raises `ValueError` if the bytes are no chunk.
     """
     try:
         return int(_EXPIRY.unpack_from(chunk)[0]), list(_ROW.iter_unpack(memoryview(chunk)[_EXPIRY.size :]))
@@ -100,17 +100,17 @@ def decode_chunk(chunk: bytes) -> tuple[int, list[Row]]:
 
 
 def encode_row(entry: IdempotencyEntry) -> bytes:
-    """The stored row of one entry."""
+    """The stored bytes of the row of one entry."""
     return _ROW.pack(*decoded_row(entry))
 
 
 def decoded_row(entry: IdempotencyEntry) -> Row:
-    """The same as `decode_chunk` gives it."""
+    """The row of an entry, in the form that `decode_chunk` returns."""
     return (_digest(entry.key), entry.version, entry.position, entry.event_count, entry.expires_ns)
 
 
 def chunks_of(transaction: Transaction, table: Table, stream: str) -> Iterator[bytes]:
-    """The chunks of a stream, oldest first; bytes that are no chunk are passed over."""
+    """The chunks of a stream, oldest first; values of an impossible length are skipped."""
     prefix = stream.encode() + b"\0"
     with transaction.cursor(table) as cursor:
         more = cursor.set_range(prefix)
@@ -122,17 +122,17 @@ def chunks_of(transaction: Transaction, table: Table, stream: str) -> Iterator[b
 
 
 def rows_of(chunk: bytes) -> set[bytes]:
-    """The rows of a chunk, as they are stored."""
+    """The stored bytes of the rows of a chunk."""
     return {row for (row,) in _WHOLE_ROW.iter_unpack(memoryview(chunk)[_EXPIRY.size :])}
 
 
 def count_rows(chunk: bytes) -> int:
-    """How many rows there are in a chunk."""
+    """The number of rows in a chunk."""
     return (len(chunk) - _EXPIRY.size) // _ROW.size
 
 
 def find_row(chunk: bytes, row: bytes) -> bytes | None:
-    """The stored row with the same key as `row`."""
+    """The stored row with the same key digest as `row`; None if the chunk has none."""
     found = _find_row(chunk, row[:DIGEST_SIZE_BYTES])
     return None if found is None else _ROW.pack(*found)
 
@@ -143,14 +143,14 @@ def expiry_key(expires_ns: int, chunk_key: bytes) -> bytes:
 
 
 def split_expiry_key(key: bytes) -> tuple[int, bytes]:
-    """(expiry, key of the chunk) in such a key. Raises `ValueError` where it is too short."""
+    """(expiry, key of the chunk) in a key of the table of expiries. Raises `ValueError` if the key is too short."""
     if len(key) <= _EXPIRY.size:
         raise ValueError(f"{len(key)} bytes are no expiry and key")
     return int(_EXPIRY.unpack_from(key)[0]), key[_EXPIRY.size :]
 
 
 def _newest_chunk(transaction: Transaction, table: Table, stream: str) -> tuple[int, bytes | None]:
-    """(number, value) of the stream's newest chunk; (0, None) where there is none."""
+    """(number, value) of the stream's newest chunk; (0, None) if the stream has no chunk."""
     prefix = stream.encode() + b"\0"
     with transaction.cursor(table) as cursor:
         more = cursor.prev() if cursor.set_range(prefix + b"\xff" * 8) else cursor.last()

@@ -1,8 +1,8 @@
-"""Postings: which positions belong to a name, in chunks of LMDB values.
+"""Postings: the positions that belong to a name, in chunks of one LMDB value each.
 
-A key is the name, a zero byte and the ordinal of the chunk's first entry. In the stream index the ordinal is the
-version (every version is there, so an entry is found by counting); in the type and category indexes it is the position
-itself.
+The key of a chunk is the name, a zero byte and the ordinal of the chunk's first entry. In the index of streams the
+ordinal is the version; versions have no gaps, so an entry is found by counting. In the indexes of types, categories and
+tags the ordinal is the position itself.
 """
 
 import struct
@@ -14,7 +14,7 @@ from ..environment.environment import Table, Transaction
 
 
 class PostingsDamaged(ValueError):
-    """A chunk whose bytes are not a list of positions; readers turn it into `CorruptRecord`."""
+    """The bytes of a chunk are not a list of positions. Readers raise this as `CorruptRecord`."""
 
 
 CHUNK_POSITIONS_MAX: Final = 1_024
@@ -23,17 +23,17 @@ ORDINAL_MAX: Final = (1 << 64) - 1
 
 
 def key_of(name: str, ordinal: int) -> bytes:
-    """The key of a chunk, also of a snapshot: name, zero byte, big-endian ordinal."""
+    """The key of a chunk or of a snapshot: name, zero byte, big-endian ordinal (the version of a snapshot)."""
     return prefix_of(name) + _ORDINAL.pack(ordinal)
 
 
 def prefix_of(name: str) -> bytes:
-    """What the keys of a name begin with. One that no encoding has is not stored, and may be asked for all the same."""
+    """The prefix of all keys of a name. A name that is not valid Unicode is never stored, but may be looked up."""
     return name.encode(errors="surrogatepass") + b"\0"
 
 
 def keys_of(transaction: Transaction, table: Table, name: str) -> list[bytes]:
-    """All keys of a name, of its chunks or its snapshots."""
+    """The keys of all chunks of a name, or of all snapshots of a stream."""
     found: list[bytes] = []
     prefix = prefix_of(name)
     with transaction.cursor(table) as cursor:
@@ -45,25 +45,25 @@ def keys_of(transaction: Transaction, table: Table, name: str) -> list[bytes]:
 
 
 def ordinal_of(key: bytes) -> int:
-    """The ordinal at the end of such a key."""
+    """The ordinal at the end of a key."""
     return int(_ORDINAL.unpack_from(key, len(key) - _ORDINAL.size)[0])
 
 
 def name_of(key: bytes) -> str:
-    """The name at the front of such a key."""
+    """The name at the front of a key."""
     return key[: -_ORDINAL.size - 1].decode()
 
 
 def split_key(key: bytes) -> tuple[str, int]:
-    """(name, ordinal) in such a key. Raises `ValueError` where it is none."""
-    # A name may be empty: the category of a stream whose name begins with a dash.
+    """(name, ordinal) in a key. Raises `ValueError` if the bytes are no such key."""
+    # The name is empty for the category of a stream whose name begins with a dash.
     if len(key) <= _ORDINAL.size or key[-_ORDINAL.size - 1] != 0:
         raise ValueError("it is no name and number")
     return name_of(key), ordinal_of(key)
 
 
 def names(transaction: Transaction, table: Table, others: Iterable[str] = (), *, prefix: str = "") -> list[str]:
-    """Every name of an index that begins with a prefix, and those others, sorted; looks at one chunk of each."""
+    """The names of an index that begin with `prefix`, and all `others`, sorted. Reads one key for each name."""
     found = set(others)
     begin = prefix.encode()
     with transaction.cursor(table) as cursor:
@@ -75,7 +75,7 @@ def names(transaction: Transaction, table: Table, others: Iterable[str] = (), *,
 
 
 def chunks(name: str, positions: Sequence[int], first_version: int | None = None) -> Iterator[tuple[bytes, bytes]]:
-    """The keys and values that hold `positions`; numbered from `first_version`, or by themselves where it is None."""
+    """(key, value) of each chunk of `positions`; the ordinals are versions from `first_version` on, or positions."""
     for start in range(0, len(positions), CHUNK_POSITIONS_MAX):
         part = positions[start : start + CHUNK_POSITIONS_MAX]
         ordinal = part[0] if first_version is None else first_version + start
@@ -85,7 +85,7 @@ def chunks(name: str, positions: Sequence[int], first_version: int | None = None
 def positions_of_versions(
     transaction: Transaction, table: Table, name: str, first_version: int, last_version: int
 ) -> list[int]:
-    """The positions of the versions from `first_version` through `last_version`, as far as this index holds them."""
+    """The positions of the versions `first_version` through `last_version`, as far as the index has them."""
     found: list[int] = []
     for ordinal, positions in chunks_from(transaction, table, name, first_version):
         if ordinal > last_version:
@@ -95,7 +95,7 @@ def positions_of_versions(
 
 
 def version_at(transaction: Transaction, table: Table, name: str, position: int) -> tuple[int, int] | None:
-    """(version, position) of the newest entry of the stream index that is not beyond a position."""
+    """(version, position) of the newest entry of a stream up to a position; None if there is none."""
     prefix = prefix_of(name)
     with transaction.cursor(table) as cursor:
         more = cursor.prev() if cursor.set_range(key_of(name, ORDINAL_MAX)) else cursor.last()
@@ -135,7 +135,7 @@ def positions_before(transaction: Transaction, table: Table, name: str, before: 
 def chunks_from(
     transaction: Transaction, table: Table, name: str, ordinal: int
 ) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Chunks in order, beginning with the one that may hold `ordinal`."""
+    """Yield (ordinal, positions) of the chunks in order, beginning with the one that may contain `ordinal`."""
     prefix = prefix_of(name)
     key = key_of(name, ordinal)
     with transaction.cursor(table) as cursor:

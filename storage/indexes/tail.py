@@ -1,6 +1,6 @@
-"""The newest part of the indexes, in memory until it is flushed to LMDB in bulk and in order.
+"""The tail: the newest part of the indexes, in memory until it is flushed to LMDB in bulk and in order.
 
-The log itself holds everything that the indexes say, so a tail that a crash destroys is read again from the log.
+All index entries follow from the log, so after a crash the tail is rebuilt from the log.
 """
 
 from array import array
@@ -15,18 +15,18 @@ from ..evidence.merkle import Nodes, Tree
 from ..record import StoredEvent, StreamHead
 
 POSITION: Final = "Q"
-"""As an array holds it: in eight bytes, and with nothing that the garbage collector has to look at."""
+"""The type code of an array of positions: eight bytes each, and no objects for the garbage collector to traverse."""
 
 
 class Placement(msgspec.Struct, frozen=True, gc=False):
-    """Where consecutive events of one stream went: versions and positions count up from the two firsts."""
+    """The place of consecutive events of one stream; versions and positions both count up from the first."""
 
     stream: str
     first_version: int
     first_position: int
     types: list[str]
     tags: dict[int, tuple[str, ...]]
-    """By the index of the event, of those that have any."""
+    """The tags of the events that have any, by the index of the event in the placement."""
 
 
 class StreamTail(msgspec.Struct, frozen=True, gc=False):
@@ -37,9 +37,9 @@ class StreamTail(msgspec.Struct, frozen=True, gc=False):
 
 
 class Tail:
-    """What the indexes gain from the commits after `after`, through `through`; both are (position, commit id).
+    """The index entries of the commits after `after` through `through`; both are (position, commit id).
 
-    `tree` is the Merkle tree at `through`; `nodes` are its stored nodes that these commits made full.
+    `tree` is the Merkle tree at `through`; `nodes` are the nodes that became full with these commits.
     """
 
     def __init__(self, after: tuple[int, int], tree: Tree) -> None:
@@ -56,7 +56,7 @@ class Tail:
 
     @property
     def weight(self) -> int:
-        """How many events and keys it holds, which is what bounds it."""
+        """The number of events and idempotency keys in the tail; a flush begins when it reaches a bound."""
         return self.through[0] - self.after[0] + len(self.idempotency)
 
     def add(
@@ -68,7 +68,7 @@ class Tail:
         tree: Tree,
         nodes: Nodes,
     ) -> None:
-        """Take in what one group commit wrote, in the order of positions."""
+        """Add the index entries of one group commit. Group commits must be added in the order of positions."""
         streams, types, categories = self.streams, self.types, self.categories
         for placement in placements:
             stream, position = placement.stream, placement.first_position
@@ -99,7 +99,7 @@ class Tail:
 
 
 def placements_of(records: Iterable[StoredEvent]) -> tuple[list[Placement], dict[str, StreamHead]]:
-    """What `Tail.add` needs to know of records read back from the log."""
+    """(placements, heads) of records read from the log, for `Tail.add`."""
     placements = []
     heads = {}
     for stream, run in groupby(records, key=lambda record: record.stream):

@@ -1,1 +1,1 @@
-"""Keys of subjects: what personal data are sealed with, in a file beside the log."""
+"""Keys of subjects, which seal (encrypt) personal data; they are in a file beside the log."""

@@ -1,10 +1,10 @@
-"""Why personal data cannot be sealed or read."""
+"""Errors of sealing and reading personal data."""
 
 from ..errors import EventSourcingError, StoreError
 
 
 class PrivacyUnavailable(EventSourcingError):
-    """Sealing needs the library `cryptography`."""
+    """Sealing needs the library `cryptography`, which is not installed."""
 
     code = "privacy_unavailable"
 
@@ -13,7 +13,7 @@ class PrivacyUnavailable(EventSourcingError):
 
 
 class SubjectKeysUnusable(StoreError):
-    """The file with the keys of subjects cannot be read or written, or is none."""
+    """The file with the keys of subjects cannot be read or written, or is not such a file."""
 
     code = "subject_keys_unusable"
 
@@ -27,16 +27,17 @@ class SubjectKeysUnusable(StoreError):
     ) -> None:
         super().__init__(path, f"The keys of subjects in {path} cannot be used: {reason}. {advice}.")
         self.is_refused = is_refused
-        """The system did not let it be looked at, or somebody has it locked: it may be sound."""
+        """The system refused access, or another process has the file locked: the file may be sound."""
+        self.reason = reason
 
 
 def no_keys_at(path: str) -> SubjectKeysUnusable:
-    """The error for a file that is named, and is not there."""
+    """The error for a named file of keys that does not exist."""
     return SubjectKeysUnusable(path, "there is no such file", "Name it: --keys FILE")
 
 
 class SubjectKeyMissing(StoreError):
-    """Data were sealed with a key that the file does not have, and that was never forgotten: it is another file."""
+    """Data were sealed with a key that the file neither has nor has destroyed: it is the file of another store."""
 
     code = "subject_key_missing"
 
@@ -50,7 +51,7 @@ class SubjectKeyMissing(StoreError):
 
 
 class SealedDataDamaged(StoreError):
-    """Sealed bytes were changed: the key does not open them."""
+    """Sealed bytes were changed: the key does not decrypt them."""
 
     code = "sealed_data_damaged"
 

@@ -1,9 +1,9 @@
-"""Keys of subjects in a file of their own, by SQLite: it overwrites what is deleted, which LMDB does not.
+"""Keys of subjects in an SQLite file, since SQLite can overwrite deleted data, which LMDB cannot.
 
-Secrets have a table of their own, which only grows: SQLite puts a row behind the others without moving any, and puts
-one of the same size into its place, so that no copy of a secret is left anywhere. A test looks at every byte. This
-process must not: closing a file takes the locks away that SQLite has on it. Where copies of the file were made, or the
-disk keeps what was overwritten, they are not ours to destroy.
+Secrets have their own table, which only grows: SQLite appends new rows without moving others, and overwrites a row in
+place with one of the same size, so no copy of a secret remains in the file. A test searches every byte of the file.
+This process must not open the file by other means: closing it would release the locks that SQLite has on it. Copies of
+the file, and overwritten data that the disk retains, cannot be destroyed from here.
 """
 
 import os
@@ -21,18 +21,18 @@ from .errors import SubjectKeysUnusable, no_keys_at
 from .key_table import SubjectKey
 
 APPLICATION_ID: Final = 0x6573_6B79
-"""In the header of the file: it holds keys of eventsrc."""
+"""In the header of the SQLite file; identifies a file of keys of eventsrc."""
 KEYS_FORMAT: Final = 1
 BUSY_SECONDS_MAX: Final = 5.0
-"""How long it is waited for another process that reads."""
+"""How long SQLite waits for the locks of other connections."""
 ACCESS: Final = 0o600
-"""Nobody but the user of the process may read the file."""
+"""The file's mode: only the user of the process may read it."""
 PRIMARY_CODE: Final = 0xFF
-"""Of an error of SQLite: the rest says more."""
+"""The mask of the primary code in an extended error code of SQLite."""
 _REFUSED: Final = frozenset(
     (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOMEM)
 )
-"""What the system refuses says nothing of the file: on a full disk there is no room for what SQLite puts beside it."""
+"""Refusals by the system, which say nothing about the file: a full disk has no room for the files that SQLite adds."""
 _UNWRITTEN: Final = frozenset(
     (
         sqlite3.SQLITE_FULL,
@@ -52,7 +52,7 @@ _SETTINGS: Final = {
     "read": ("query_only = ON",),
 }
 _OF_SUBJECT: Final = "subject = ? AND subject <> ''"
-"""The index is used where it is said that it holds what is asked for."""
+"""Repeats the condition of the partial index `keys_of_subjects`; without it, SQLite does not use the index."""
 _SELECT: Final = "SELECT id, subject, secret FROM subject_keys LEFT JOIN secrets USING (slot) WHERE"
 _LOST: Final = (
     "SELECT count(*) FROM subject_keys LEFT JOIN secrets USING (slot) "
@@ -63,9 +63,9 @@ Access: TypeAlias = Literal["write", "read"]
 
 
 class KeyFile:
-    """The file at `path`, made when the first key is added; a missing one holds no key.
+    """The file of keys at `path`, created by the first write; a missing file has no keys. Fulfils `KeyTable`.
 
-    Reading waits for no disk: it may be done on the trio thread.
+    Reading does not wait for the disk, so it may be done on the trio thread.
     """
 
     def __init__(self, path: str | os.PathLike[str], access: Access = "write") -> None:
@@ -75,11 +75,11 @@ class KeyFile:
         self._reading: sqlite3.Connection | None = None
         self._writing: sqlite3.Connection | None = None
         self._place: tuple[int, int] | None = None
-        """Where on its disk the file is that is open for writing."""
+        """Device and inode of the file that is open for writing."""
         self._reading_place: tuple[int, int] | None = None
         self._is_reading_alone = False
         self._openings = 0
-        """How often it was opened to be read; changes are counted from there on."""
+        """How often the file was opened for reading; SQLite counts changes from each opening."""
         self._version: tuple[int, int] = 0, 0
         self._reading_lock = threading.Lock()
         self._writing_lock = threading.Lock()
@@ -120,7 +120,7 @@ class KeyFile:
             if reading is not None:
                 (changes,) = reading.execute("PRAGMA data_version").fetchone()
                 self._version = self._openings, changes
-            # Where it was taken away, what is known holds.
+            # If the file was removed, the last known version remains valid.
             return self._version
 
     def _select(self, condition: str, *values: object) -> list[SubjectKey]:
@@ -131,7 +131,7 @@ class KeyFile:
             return [SubjectKey(*row) for row in reading.execute(f"{_SELECT} {condition}", values)]
 
     def _to_read(self, place: tuple[int, int] | None) -> sqlite3.Connection | None:
-        """The file as it is now, or None where there is none yet."""
+        """A connection for reading the present file; None if it does not exist yet. Raises `SubjectKeysUnusable`."""
         if place is None and (self._reading_place or self._place):
             raise self._taken_away()
         if self._reading is not None and (place != self._reading_place or self._is_reading_alone):
@@ -156,7 +156,7 @@ class KeyFile:
                 except sqlite3.DatabaseError as error:
                     if getattr(error, "sqlite_errorcode", 0) not in _UNWRITTEN:
                         raise
-                    # It is the copy that is written.
+                    # Only the copy is written, so the error is about the copy.
                     raise FileWriteFailed(str(destination), str(error)) from error
 
     # --- writing ---
@@ -193,7 +193,7 @@ class KeyFile:
         self.sweep()
 
     def sweep(self) -> None:
-        # In its write-ahead log what was overwritten is still there, as it was when it was new.
+        # The write-ahead log still has the overwritten secrets from when they were new.
         with self._writing_lock, self._translated():
             is_busy, _, _ = self._writable().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if is_busy:
@@ -204,7 +204,7 @@ class KeyFile:
                 "End that, and forget the subject again",
             )
 
-    def forgotten(self, subject: str) -> None:
+    def finish_forgetting(self, subject: str) -> None:
         with self._changing() as connection:
             connection.execute(f"UPDATE subject_keys SET subject = '' WHERE {_OF_SUBJECT} AND slot IS NULL", (subject,))
         self.sweep()
@@ -228,7 +228,7 @@ class KeyFile:
         return self._writing
 
     def _check_place(self) -> None:
-        """Raise `SubjectKeysUnusable` where another file was put in the place of the one that is open."""
+        """Raise `SubjectKeysUnusable` if the open file was moved, removed or replaced."""
         if self._place_now() != self._place:
             raise self._taken_away()
 
@@ -251,7 +251,7 @@ class KeyFile:
         return self._path.exists()
 
     def _make(self) -> None:
-        """Make the file where there is none: a whole one or none, that nobody else may read."""
+        """Create the file, atomically, if it does not exist; only this user may read it."""
         if self._is_there():
             return
         path, new = self._path, _begun(self._path)
@@ -267,15 +267,19 @@ class KeyFile:
         sync_folder(path.parent)
 
     def _is_alone(self) -> bool:
-        """Whether nobody writes the file, and SQLite cannot put what it would share with who does beside it.
+        """Whether no process writes the file, and SQLite cannot create its shared files beside it.
 
-        It is opened for each look then: SQLite does not notice when somebody begins to.
+        The file is then opened anew for each read, since SQLite does not notice when a process begins to write.
         """
         path = self._path
         return not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists()
 
     def _opened_to_read(self) -> sqlite3.Connection:
-        """Where a full disk has no room for what SQLite shares with who writes, nobody does, unless it is there."""
+        """Open the file for reading. Raises `sqlite3.Error`, `SubjectKeysUnusable`.
+
+        On a full disk SQLite cannot create its shared files. If there is no write-ahead log, no process writes, and the
+        file is opened without them.
+        """
         try:
             return self._opened("read")
         except sqlite3.OperationalError as error:
@@ -286,7 +290,7 @@ class KeyFile:
             return self._opened("read")
 
     def _opened(self, access: Access) -> sqlite3.Connection:
-        """Raises `sqlite3.Error`, `SubjectKeysUnusable`."""
+        """Open the file. Raises `sqlite3.Error`, `SubjectKeysUnusable`."""
         mode = "immutable=1" if access == "read" and self._is_reading_alone else "mode=rw"
         connection = sqlite3.connect(
             f"file:{quote(self.path)}?{mode}",
@@ -328,7 +332,7 @@ class KeyFile:
 
     def close(self) -> None:
         with self._reading_lock, self._writing_lock, self._translated():
-            # The one that writes last: it takes the write-ahead log along.
+            # The writing connection last: closing it removes the write-ahead log.
             for connection in (self._reading, self._writing):
                 if connection is not None:
                     connection.close()
@@ -336,12 +340,12 @@ class KeyFile:
 
 
 def _code_of(error: sqlite3.Error) -> int:
-    """The primary code of an error of SQLite; 0 where the driver itself raised it."""
+    """The primary code of an error of SQLite; 0 if the driver itself raised the error."""
     return int(getattr(error, "sqlite_errorcode", 0)) & PRIMARY_CODE
 
 
 def _begun(path: Path) -> Path:
-    """An empty file beside the one that is to be at `path`, which nobody else may read."""
+    """A new empty file beside `path`, which only this user may read. Raises `OSError`."""
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)
     os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, ACCESS))
@@ -350,7 +354,7 @@ def _begun(path: Path) -> Path:
 
 @contextmanager
 def _written_anew(path: Path) -> Iterator[Path]:
-    """A file to be written in the block; it is at `path` afterwards, durably. Raises `FileWriteFailed`."""
+    """A file to write in the block, which then replaces `path` durably. Raises `FileWriteFailed`."""
     try:
         new = _begun(path)
         try:

@@ -1,4 +1,4 @@
-"""The port to where keys are kept, and keys that are kept in memory, for stores that are, too."""
+"""`KeyTable`, the port of a table of keys, and a table in memory for stores in memory."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,77 +8,77 @@ from .errors import SubjectKeysUnusable
 
 
 class SubjectKey(NamedTuple):
-    """One key of a subject; `secret` is None once it was destroyed."""
+    """One key of a subject; `secret` is None once the key was destroyed."""
 
     id: bytes
     subject: str
     secret: bytes | None
 
     def __repr__(self) -> str:
-        # Without the secret: it would be in tracebacks and logs.
+        # Without the secret, which would appear in tracebacks and logs.
         return f"SubjectKey({self.id.hex()}, {self.subject!r}, {'destroyed' if self.secret is None else 'kept'})"
 
 
 class KeyTable(Protocol):
-    """Keeps keys. Any thread may call it; what changes it waits for the disk.
+    """A table of keys. Any thread may call it; methods that change it wait for the disk.
 
-    Every method raises `SubjectKeysUnusable` where the file system refuses.
+    Methods raise `SubjectKeysUnusable` if the table cannot be read or written.
     """
 
     @property
     def path(self) -> str:
-        """Where they are, for messages."""
+        """The place of the keys, for messages."""
 
     @property
     def is_shared(self) -> bool:
-        """Whether another process changes it, so that nothing that it says holds for long."""
+        """Whether this table is for reading only, while another process may change the keys at any time."""
 
     @property
     def is_empty(self) -> bool:
-        """Whether there never was a key."""
+        """Whether the table never had a key."""
 
     def problem(self) -> str:
-        """What is wrong with the place where they are; empty where nothing is."""
+        """What is wrong with the stored keys; empty if nothing is."""
 
     def version(self) -> object:
-        """Another one whenever anybody, also another process, may have changed a key."""
+        """A value that differs whenever any process may have changed a key."""
 
     def of_subject(self, subject: str) -> list[SubjectKey]:
-        """The keys of a subject that were not destroyed: one, or a few where several processes made them."""
+        """The keys of a subject that are not destroyed: one, or a few if several processes created them."""
 
     def find(self, key_id: bytes) -> SubjectKey | None:
-        """The key with this id, destroyed or not; None where there never was one."""
+        """The key with this id, destroyed or not; None if there never was one."""
 
     def add(self, keys: Sequence[SubjectKey]) -> None:
-        """Keep new keys, durably."""
+        """Store new keys durably."""
 
     def destroy(self, subject: str) -> list[bytes]:
-        """Destroy all keys of a subject, durably; returns their ids.
+        """Destroy all keys of a subject durably; return their ids.
 
-        Whose they were stays known until `forgotten` is called: what is to be done about it may be interrupted.
+        The subject of the keys stays stored until `finish_forgetting` is called, since forgetting may be interrupted.
         """
 
     def destroy_again(self, key_ids: Sequence[bytes]) -> None:
-        """Destroy keys that were destroyed and forgotten before, durably: this is what was kept of an older time."""
+        """Destroy, durably, keys that were forgotten before and that an older copy of the table has restored."""
 
     def sweep(self) -> None:
-        """Take out what a destruction that was interrupted may have left of what it destroyed."""
+        """Erase the secrets that an interrupted destruction may have left in the file."""
 
     def unfinished(self) -> dict[str, list[bytes]]:
-        """The subjects whose keys were destroyed and whose `forgotten` was not called yet, with the ids of the keys."""
+        """The ids of destroyed keys by subject, until `finish_forgetting` is called for the subject."""
 
-    def forgotten(self, subject: str) -> None:
-        """All is done: nothing says any more whose keys they were."""
+    def finish_forgetting(self, subject: str) -> None:
+        """Complete the forgetting of a subject: remove its id from its destroyed keys."""
 
     def copy_to(self, destination: Path) -> None:
-        """Put a copy into a file, in the place of an older one. Raises `FileWriteFailed`, `SubjectKeysUnusable`."""
+        """Copy the keys to a file, replacing an older one. Raises `FileWriteFailed`, `SubjectKeysUnusable`."""
 
     def close(self) -> None:
-        """Close it. Idempotent."""
+        """Close the table. Idempotent."""
 
 
 class KeysInMemory:
-    """Keys that end with the process."""
+    """A `KeyTable` in memory; its keys end with the process."""
 
     path = "memory"
     is_shared = False
@@ -116,7 +116,7 @@ class KeysInMemory:
         self.add([SubjectKey(key_id, "", None) for key_id in key_ids])
 
     def sweep(self) -> None:
-        """Nothing is left anywhere."""
+        """Nothing to do: memory has no leftovers."""
 
     def unfinished(self) -> dict[str, list[bytes]]:
         found: dict[str, list[bytes]] = {}
@@ -125,7 +125,7 @@ class KeysInMemory:
                 found.setdefault(key.subject, []).append(key.id)
         return found
 
-    def forgotten(self, subject: str) -> None:
+    def finish_forgetting(self, subject: str) -> None:
         for key_id in self.unfinished().get(subject, ()):
             self._keys[key_id] = SubjectKey(key_id, "", None)
 
@@ -133,4 +133,4 @@ class KeysInMemory:
         raise SubjectKeysUnusable(self.path, "they are in memory, and have no copy", "Keep the store on a disk")
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Nothing to close."""

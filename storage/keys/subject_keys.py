@@ -1,7 +1,8 @@
-"""Sealing: what is about a subject is encrypted with a key of that subject. Without the key nobody can read it again.
+"""Sealing: personal data of a subject are encrypted with a key of that subject. Without the key they cannot be read.
 
-The cipher is AES-SIV (RFC 5297) by the library `cryptography`, the extra `privacy`: the same value of one subject is
-sealed to the same bytes, so that equal states stay equal, and that is all that the bytes tell.
+The cipher is AES-SIV (RFC 5297) by the library `cryptography`, the extra `privacy`. It is deterministic: equal values
+sealed with one key give equal bytes, so equal states stay equal. Sealed bytes reveal the id of the key, which values
+are equal, and how long they are; nothing else.
 """
 
 import secrets
@@ -24,75 +25,78 @@ V = TypeVar("V")
 
 KEY_ID_BYTES: Final = 16
 KEY_TAG_PREFIX: Final = "eventsrc.key:"
-"""Before the id of a key: the tag of every event that holds what is sealed with it."""
+"""With the id of a key: the tag of every event with values that are sealed with this key."""
 SECRET_BYTES: Final = 64
-"""Of AES-SIV with 256 bits."""
+"""The key size of AES-SIV with AES-256: two keys of 256 bits."""
 LOOK_SECONDS: Final = 0.1
-"""How long a process that writes goes on without looking whether another one has changed the keys."""
+"""How often a writing process checks whether another process has changed the keys."""
 CIPHERS_CACHED_MAX: Final = 10_000
-"""Keys that are kept ready, and subjects whose key is known; others are looked up."""
+"""The most cached ciphers, and the most subjects whose current key is cached."""
 
 
 class SubjectKeys:
-    """The keys of one runtime. Any thread may call it; a key is made when something is sealed for a new subject.
+    """The keys of one runtime. Any thread may call it. Sealing a value for a new subject creates a key.
 
-    New keys are kept when `flush` is called, which must be before anything that was sealed with them is stored.
+    `flush` stores new keys; call it before any value that was sealed with them is stored.
     """
 
     def __init__(self, table: KeyTable) -> None:
         self._table = table
         self._lock = threading.Lock()
         self._ciphers: dict[bytes, AESSIV | None] = {}
-        """By id; None where the key was destroyed."""
+        """By key id; None if the key was destroyed."""
         self._current: dict[str, bytes] = {}
-        """By subject the id of the key that it is sealed with."""
+        """By subject: the id of the key that seals its values."""
         self._new: dict[bytes, SubjectKey] = {}
         self._new_of: dict[str, SubjectKey] = {}
-        """The same by subject."""
+        """The new keys by subject."""
         self._leaving: dict[str, tuple[bytes, AESSIV]] = {}
-        """What is sealed for these subjects can be opened by nobody once their keys are destroyed."""
+        """The key and cipher for subjects that are being forgotten: their values must not get a new key."""
         self._look_at = 0.0
-        """When to look (`time.monotonic`) whether another process has changed the table."""
+        """When to check next (`time.monotonic`) whether another process has changed the table."""
         self._version: object = None
-        """Of the table, when what is kept ready was looked up."""
+        """The version of the table that the caches were filled from."""
         self._changing = threading.Lock()
-        """Held while the table waits for the disk; the other lock never is."""
+        """Held while a change of the table waits for the disk; `_lock` is never held for that."""
 
     @property
     def path(self) -> str:
-        """Where the keys are, for messages."""
+        """The place of the keys, for messages."""
         return self._table.path
 
     @property
     def is_empty(self) -> bool:
-        """Whether there never was a key."""
+        """Whether no key was ever stored."""
         return self._table.is_empty
 
     def check(self) -> None:
-        """Raise `PrivacyUnavailable` where the library for it is missing."""
+        """Raise `PrivacyUnavailable` if the library `cryptography` is missing."""
         _cipher_class()
 
     def problem(self) -> str:
-        """What is wrong with where they are kept; empty where nothing is. Raises `SubjectKeysUnusable`."""
+        """What is wrong with the stored keys; empty if nothing is. Raises `SubjectKeysUnusable`."""
         return self._table.problem()
 
     def knows(self, key_id: bytes) -> bool:
-        """Whether there is a key with this id, or was one that was destroyed. Raises `SubjectKeysUnusable`."""
+        """Whether a key with this id exists or was destroyed. Raises `SubjectKeysUnusable`."""
         return key_id in self._new or self._table.find(key_id) is not None
 
     # --- sealing ---
 
     def seal(self, subject: str, value: bytes) -> bytes:
-        """The id of the subject's key, and the value encrypted with it. Raises `SubjectKeysUnusable`."""
+        """Encrypt a value with the subject's key; return the id of the key (16 bytes) followed by the ciphertext.
+
+        Raises `SubjectKeysUnusable`, `PrivacyUnavailable`.
+        """
         with self._lock:
             self._look_for_changes()
             key_id, cipher = self._leaving.get(subject) or self._key_for(subject)
         return key_id + cipher.encrypt(value, None)
 
     def unseal(self, sealed: bytes) -> bytes | None:
-        """The value; None where its subject was forgotten.
+        """Decrypt a sealed value; None if its key was destroyed.
 
-        Raises `SubjectKeyMissing`, `SealedDataDamaged`, `SubjectKeysUnusable`.
+        Raises `SubjectKeyMissing`, `SealedDataDamaged`, `SubjectKeysUnusable`, `PrivacyUnavailable`.
         """
         key_id = sealed[:KEY_ID_BYTES]
         with self._lock:
@@ -106,9 +110,9 @@ class SubjectKeys:
             raise SealedDataDamaged(self.path, key_id) from error
 
     def _look_for_changes(self) -> None:
-        """Keys that are kept ready are looked up again where the table has changed.
+        """Clear the caches if another process may have changed the table.
 
-        By another process, that is: a reader looks each time, and who writes now and then, since one is to.
+        A reader checks at every call. A writer checks every `LOOK_SECONDS`, since only one process should write.
         """
         now = time.monotonic()
         if now < self._look_at and not self._table.is_shared:
@@ -149,14 +153,14 @@ class SubjectKeys:
         return cipher
 
     def ids_of(self, subject: str) -> list[bytes]:
-        """The ids of the keys that something about a subject may be sealed with, and that were not destroyed."""
+        """The ids of the keys of a subject that are not destroyed, including a new key that is not stored yet."""
         with self._lock:
             new = self._new_of.get(subject)
         stored = [key.id for key in self._table.of_subject(subject)]
         return stored if new is None or new.id in stored else [*stored, new.id]
 
     def flush(self) -> None:
-        """Keep the keys that were made since the last time, durably. Raises `SubjectKeysUnusable`."""
+        """Store the new keys durably. Raises `SubjectKeysUnusable`."""
         if not self._new:
             return
         with self._changing:
@@ -175,9 +179,10 @@ class SubjectKeys:
 
     @contextmanager
     def leaving(self, subject: str) -> Iterator[None]:
-        """Let nothing that is sealed for a subject in the block outlast its keys, which are destroyed there.
+        """Make values that are sealed for a subject during the block unreadable once the block destroys its keys.
 
-        Who still has in mind what they sealed may seal it again: that gets no new key, but one that is gone.
+        An actor that still has the subject's data in memory may seal them again during the block. They get no new key,
+        but the key that is destroyed; after an interrupted `forget`, a random key that is never stored.
         """
         with self._lock:
             key = self._known_key(subject)
@@ -193,14 +198,14 @@ class SubjectKeys:
 
     @property
     def is_forgetting(self) -> bool:
-        """Whether there is a subject of which nothing that is sealed is kept."""
+        """Whether a block of `leaving` is active for any subject."""
         return bool(self._leaving)
 
     def forget(self, subject: str) -> list[bytes]:
-        """Destroy every key of a subject, durably; returns their ids. What is sealed for it later gets a new one.
+        """Destroy every key of a subject durably; return their ids. Values sealed later get a new key.
 
-        It can be called again until `forgotten` is: the ids are the same then. Raises `SubjectKeysUnusable`; whether
-        they are destroyed is looked at each time then.
+        Until `finish_forgetting` is called, calling this again returns the same ids. Raises `SubjectKeysUnusable`; the
+        keys may or may not be destroyed then, and the next use looks them up again.
         """
         with self._changing:
             self._add_new()
@@ -208,9 +213,10 @@ class SubjectKeys:
                 return self._table.destroy(subject)
 
     def forget_again(self, key_ids: Sequence[bytes]) -> bool:
-        """Destroy keys of which is known that they were destroyed; returns whether any had to be.
+        """Destroy those of the given keys that an older copy of the file has restored; return whether the file changed.
 
-        Where an older copy of the file was put in its place they are back. Raises `SubjectKeysUnusable`.
+        `key_ids` are keys that the log records as destroyed. A key that the file does not know is recorded as destroyed
+        as well. A reader does nothing. Raises `SubjectKeysUnusable`.
         """
         if self._table.is_shared:
             return False
@@ -223,7 +229,7 @@ class SubjectKeys:
 
     @contextmanager
     def _looked_up_again(self) -> Iterator[None]:
-        """Around a change of the table that what is kept ready must not outlast, however it ends."""
+        """Enclose a change of the table: the next use checks the table again, even if the change fails."""
         try:
             yield
         finally:
@@ -231,23 +237,24 @@ class SubjectKeys:
                 self._look_at = 0.0
 
     def sweep(self) -> None:
-        """Take out of the file what an interrupted `forget` may have left. Raises `SubjectKeysUnusable`."""
+        """Erase the secrets that an interrupted `forget` may have left in the file. Raises `SubjectKeysUnusable`."""
         with self._changing:
             self._table.sweep()
 
     @property
     def unfinished(self) -> dict[str, list[bytes]]:
-        """Subjects whose keys were destroyed and whose `forgotten` was not called, with the ids of those keys."""
+        """The ids of destroyed keys by subject, until `finish_forgetting` is called for the subject."""
         return self._table.unfinished()
 
-    def forgotten(self, subject: str) -> None:
-        """All is done: the file does not say any more whose keys they were. Raises `SubjectKeysUnusable`."""
-        self._table.forgotten(subject)
+    def finish_forgetting(self, subject: str) -> None:
+        """Complete the forgetting of a subject: remove its id from its destroyed keys. Raises `SubjectKeysUnusable`."""
+        self._table.finish_forgetting(subject)
 
     def copy_to(self, destination: Path) -> None:
-        """Put a copy of the file in the place of an older one, while it is in use or not.
+        """Copy the file, which may be in use, to `destination`, replacing an older copy.
 
-        It has every key of what was answered before. Raises `FileWriteFailed`, `SubjectKeysUnusable`.
+        The copy has the keys of all commands that were answered before. Raises `FileWriteFailed`,
+        `SubjectKeysUnusable`.
         """
         self._table.copy_to(destination)
 
@@ -257,7 +264,7 @@ class SubjectKeys:
 
 
 def _keep(cached: dict[K, V], key: K, value: V) -> None:
-    """Put it in, and let the oldest go where that is one too many."""
+    """Put a value into a cache; drop the oldest entry if the cache is over `CIPHERS_CACHED_MAX`."""
     cached[key] = value
     if len(cached) > CIPHERS_CACHED_MAX:
         del cached[next(iter(cached))]

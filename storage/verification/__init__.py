@@ -1,1 +1,1 @@
-"""The checks of a store, table by table; `verify.py` lists them."""
+"""The verification of a store: one check for each table; `verify.py` runs them."""

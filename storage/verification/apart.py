@@ -1,8 +1,9 @@
-"""A verification in a process of its own, since LMDB may end the process that reads a damaged page.
+"""Runs a verification in a separate process, since LMDB may abort a process that reads a damaged page.
 
-Pages are checked first, by code that cannot be ended so; but not those of a store that is being written, and not
-everything that may be wrong with one. What the other process finds comes as lines of JSON; that a page ended it is a
-finding like others. What the system refuses is not damage: nothing is known of what could not be looked at.
+The pages are first checked in this process by code that LMDB cannot abort. That check skips a store that is being
+written, and does not detect every fault. The other process reports its findings as lines of JSON; if a damaged page
+aborts it, that is a finding as well. A refusal by the system is not damage: the content that could not be read is
+unknown.
 """
 
 import os
@@ -24,34 +25,34 @@ from ..environment.refusals import is_refusal
 from ..errors import EventSourcingError, StoreError, StoreReplaced, VerificationImpossible, described
 from .finding import Finding
 from .tree import Statement
-from .verify import STORE_PAGES, ReportEvents, Summary, verify, verify_pages
+from .verify import STORE_PAGES, ReportEvents, VerificationSummary, verify, verify_pages
 
 STORE: Final = "store"
-"""What a finding about all that was not looked at any more names as its table."""
+"""The `table` of a finding that the rest of the store could not be verified."""
 FINDINGS_MAX: Final = 1_000
-"""A verification ends after so many."""
+"""A verification ends after this number of findings."""
 STDERR_BYTES_MAX: Final = 4_000
 ENDED_BY_DAMAGE: Final = (signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV, signal.SIGILL, signal.SIGFPE)
-"""What a page that LMDB cannot make sense of ends the process by; any other signal comes from outside."""
+"""The signals that a damaged page may raise in LMDB; any other signal was sent by another process."""
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What a verification has found."""
+    """The result of a verification."""
 
     findings: list[Finding]
-    summary: Summary | None
-    """None where the walk did not come to its end: what it went through is not known then."""
+    summary: VerificationSummary | None
+    """None if the verification did not reach its end."""
     is_complete: bool
-    """Whether these are all: not where it ended after `FINDINGS_MAX`, or before its end."""
+    """Whether these are all findings: False if it ended at the maximum of findings, or before its end."""
 
     @property
     def is_damaged(self) -> bool:
-        """Whether anything is wrong, and not only unknown."""
+        """Whether any finding is damage, and not only a refusal by the system."""
         return any(finding.is_damage for finding in self.findings)
 
 
 class _Kept(msgspec.Struct, frozen=True):
-    """A statement, on its way to the other process."""
+    """A `Statement` that is sent to the other process."""
 
     size: int
     root: bytes
@@ -60,27 +61,27 @@ class _Kept(msgspec.Struct, frozen=True):
 
 class _Task(msgspec.Struct, frozen=True):
     path_bytes: bytes
-    """As the system has it: what is not UTF-8 cannot be text in JSON."""
+    """The path as bytes of the file system, since a path that is not UTF-8 cannot be text in JSON."""
     statements: list[_Kept]
     archive_pages: Finding | None
     findings_max: int
 
     @property
     def path(self) -> str:
-        """As Python has it."""
+        """The path as Python represents it."""
         return os.fsdecode(self.path_bytes)
 
 
 class _Line(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the other process says: one of these at a time."""
+    """One message of the other process."""
 
     finding: Finding | None = None
     progress: tuple[int, int] | None = None
     looking_at: str = ""
     refused: str = ""
     is_gone: bool = False
-    """Whether the store was moved away meanwhile: nothing that was found is about what is at its path."""
-    summary: Summary | None = None
+    """Whether the store was moved away meanwhile, so that the findings are not about the store at the path."""
+    summary: VerificationSummary | None = None
 
 
 _line_of: Final = msgspec.json.Decoder(_Line).decode
@@ -94,17 +95,17 @@ def verify_apart(
     progress: ReportEvents | None = None,
     findings_max: int = FINDINGS_MAX,
 ) -> Report:
-    """Check the pages of a store, and then all that they hold; it may be in use, and is not changed.
+    """Check the pages of a store, and then its whole content. The store may be in use, and is not changed.
 
     Args:
-        path: the folder.
-        statements: checkpoints kept elsewhere; that history was only added to since is checked, too.
-        progress: told now and then how many events are done, of how many.
-        findings_max: it ends after so many.
+        path: the folder of the store.
+        statements: checkpoints kept elsewhere; it is checked that their history was only appended to.
+        progress: called now and then with the number of events done and the number of all events.
+        findings_max: the verification ends after this number of findings.
 
     Raises:
-        VerificationImpossible: there is no store at `path`, it is one of another format, or the system refused to let
-            it be read to its end before any damage was found.
+        VerificationImpossible: there is no store at `path`, its format is unknown, it was moved away meanwhile, or the
+            system refused to read it to its end and no damage had been found.
 
     """
     unusable = path_problem(path)
@@ -129,7 +130,7 @@ def verify_apart(
     try:
         process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
     except OSError:
-        # No second interpreter can be started, as where this one is embedded: verify in this process.
+        # A second interpreter cannot be started (this one may be embedded): verify in this process.
         _work(task, heard.take)
         return heard.report(task, Finding(STORE_PAGES, ""))
     with process:
@@ -141,19 +142,19 @@ def verify_apart(
 
 
 class _Heard:
-    """What the other process has said so far."""
+    """Collects the messages of the other process."""
 
     def __init__(self, findings: list[Finding], progress: ReportEvents | None) -> None:
         self._findings = findings
         self._progress = progress
-        self._summary: Summary | None = None
+        self._summary: VerificationSummary | None = None
         self._refused = ""
         self._is_gone = False
         self.looking_at = ""
-        """Empty until the other process has begun."""
+        """The part that is being verified; empty until the other process has begun."""
 
     def take(self, line: _Line) -> None:
-        """Take in one line."""
+        """Add one message."""
         self.looking_at = line.looking_at or self.looking_at
         self._summary = line.summary or self._summary
         self._refused = line.refused or self._refused
@@ -164,7 +165,7 @@ class _Heard:
             self._progress(*line.progress)
 
     def report(self, task: _Task, end: Finding) -> Report:
-        """All of it, once nothing more is to come; `end` is how that came, where it was before its time.
+        """The report, after the last message; `end` is the finding for a process that ended too early.
 
         Raises `VerificationImpossible`.
         """
@@ -184,7 +185,7 @@ def _listen(process: "subprocess.Popen[bytes]", task: _Task, heard: _Heard) -> R
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
-    with suppress(BrokenPipeError):  # how it ended is looked at below
+    with suppress(BrokenPipeError):  # the exit status is examined below
         process.stdin.write(_to_json(task))
         process.stdin.close()
     for text in process.stdout:
@@ -211,7 +212,7 @@ def _cut_short(path: str, error: BaseException) -> str:
 
 
 def main() -> None:
-    """Do the task that comes on the standard input."""
+    """Run the task that is read from standard input, in the other process."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     task = msgspec.json.decode(sys.stdin.buffer.read(), type=_Task)
@@ -235,12 +236,12 @@ def _work(task: _Task, say: Callable[[_Line], None]) -> None:
             try:
                 _verify(environment, task, say)
             finally:
-                # What is not there any more is not damaged, and its archive would be that of another.
+                # A store that was moved away is not damaged, and the archive at its path may be another store's.
                 environment.check_in_place()
         except StoreReplaced as error:
             say(_Line(refused=_encodable(str(error)), is_gone=True))
         except (OSError, MemoryError, lmdb.Error, StoreError) as error:
-            # There may be no descriptors left, no memory, or no right to a folder.
+            # The process may lack descriptors, memory, or the permission for a folder.
             if not is_refusal(error):
                 raise
             say(_Line(refused=_encodable(_cut_short(task.path, error))))
@@ -261,7 +262,7 @@ def _verify(environment: Environment, task: _Task, say: Callable[[_Line], None])
 
 
 def _encodable(text: str) -> str:
-    """A text with what JSON has no place for, as in the name of a file, escaped."""
+    """A text with the characters escaped that JSON cannot encode, as in the name of a file."""
     return text.encode(errors="backslashreplace").decode()
 
 

@@ -1,6 +1,6 @@
-"""The part of a verification that is about the archive: every segment, and every stub in the log.
+"""Verifies the archive: every segment, and every stub in the log.
 
-Segments are opened on the way through the log, where the stubs name them; those that no stub named, after it.
+A segment is opened during the walk through the log when a stub names it; the other segments are opened after the walk.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,9 +14,9 @@ from ..environment.refusals import is_refusal
 from ..environment.store_format import FORMAT_NAME, FORMAT_VERSION
 from ..group import is_stub, split_stub
 from ..record import HASH_SIZE_BYTES, StoredEvent, decode_record
-from ..record_lookup import RecordLookup
 from .compacted import CompactedCheck
 from .finding import Finding
+from .record_lookup import RecordLookup
 from .tables import unknown_tables, walk_table
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ META_OF_ARCHIVE: Final = {b"format": FORMAT_NAME, b"version": str(FORMAT_VERSION
 
 
 class ArchiveWalk:
-    """Fetches what the stubs in the log stand for. What cannot be had is told once for each segment.
+    """Fetches and checks the events that stubs stand for. A segment that cannot be read is reported once.
 
-    `pages` is what was found of the archive's pages: nothing of it is looked at then.
+    `pages` is a finding about the archive's pages; with it, the archive is not read at all.
     """
 
     def __init__(
@@ -38,18 +38,18 @@ class ArchiveWalk:
         self._archive = archive
         self._compacted = compacted
         self._pages = pages
-        # Its own: what the archive's cache holds may have been damaged on the disk since.
+        # Not the cache of `archive`: a segment in that cache may have been damaged on disk since.
         self._cache = SegmentCache()
         self._lost: set[int] = set()
         self._unowned: set[int] = set()
         self._is_out_of_reach = False
         self.record_sizes: dict[int, int] = {}
-        """Bytes of the records in each segment that was opened."""
+        """By segment: the bytes of its records, for the segments that were opened."""
         self.stored_sizes: dict[int, int] = {}
-        """Bytes that each segment takes."""
+        """By segment: the bytes that it takes in the archive."""
 
     def begin(self) -> Iterator[Finding]:
-        """Whether the archive is there at all, once the `compacted` events are known."""
+        """Check that the archive can be opened. To be called once the `compacted` events are known."""
         needed = len(self._compacted.owners)
         problem = self._pages
         if problem is None and needed:
@@ -62,12 +62,12 @@ class ArchiveWalk:
             what = f"what {needed} segments should hold is out of reach: {problem.problem}"
             yield Finding("archive", what, is_damage=problem.is_damage)
 
-    # --- on the way through the log ---
+    # --- during the walk through the log ---
 
     def resolved(
         self, walk: "LogWalk", window: "Window", first_position: int, encoded: list[bytes]
     ) -> Iterator[tuple[int, StoredEvent, bytes]]:
-        """The records of a group that has stubs, with their positions; what cannot be had is noted and passed over."""
+        """Yield (position, event, record bytes) for a group with stubs; note and skip events that cannot be read."""
         for position, content in enumerate(encoded, first_position):
             if not is_stub(content):
                 yield position, decode_record(content), content
@@ -82,14 +82,14 @@ class ArchiveWalk:
             if record is not None:
                 problem = f"segment {number} holds another event than the one that was moved there"
                 window.findings.append(Finding("archive", problem, position=position))
-            # The next version of its stream is here, of which only the hash is known.
+            # The event is the next version of its stream; only its hash is known.
             walk.mark_unreadable(position)
             stream = self._compacted.owners.get(number)
             if stream is not None:
                 walk.pass_over(window, stream, position, digest)
 
     def event(self, stub: bytes, position: int) -> StoredEvent | None:
-        """The event that a stub's content stands for; None where it cannot be had."""
+        """The event for the content of a stub; None if it cannot be read."""
         number, _, digest = split_stub(stub)
         record = self._record([], number, position, digest)
         return decode_record(record) if record else None
@@ -107,7 +107,7 @@ class ArchiveWalk:
         self._compacted.count_stub(event.stream)
 
     def _record(self, found: list[Finding], number: int, position: int, digest: bytes) -> bytes | None:
-        """The record with a hash; empty where the segment does not hold it, None where it cannot be reached."""
+        """The record with this hash; empty if the segment does not have it, None if the segment cannot be read."""
         if self._is_out_of_reach or number in self._lost:
             return None
         records = self._cache.get(number)
@@ -120,7 +120,7 @@ class ArchiveWalk:
         return records.get(digest, b"")
 
     def _opened(self, found: list[Finding], number: int, position: int | None) -> list[bytes] | None:
-        """The records of a segment, once it was found to hold what it should."""
+        """Open a segment, check its content, and return its records; None if it cannot be read."""
         where = self._compacted.versions_of(number)
         stream, first, last = where or (None, 1, 0)
         try:
@@ -131,7 +131,7 @@ class ArchiveWalk:
                 found.append(_unreachable(error, stream, first if where else None, position))
             return None
         if number in self.record_sizes:
-            return records  # it was checked before, and has left the cache since
+            return records  # the segment was checked before, and was evicted from the cache since
         self.record_sizes[number] = sum(map(len, records))
         held = (segment.stream, segment.first_version, segment.last_version)
         if where is not None and held != where:
@@ -146,17 +146,20 @@ class ArchiveWalk:
         return records
 
     def _is_needed(self, number: int, position: int | None) -> bool:
-        """Whether a segment still is: its stream may have been uncompacted meanwhile, and the segment dropped."""
+        """Whether a segment is still needed; its stream may have been uncompacted, and the segment dropped, meanwhile.
+
+        With a position, the stub there must still name the segment; without, the segment must still exist.
+        """
         if position is None:
             return not self._is_gone(number)
         with self._environment.read() as transaction:
             record = RecordLookup(self._environment, transaction).at(position)
         return isinstance(record, bytes) and split_stub(record)[0] == number
 
-    # --- after it ---
+    # --- after the walk ---
 
     def finish(self) -> Iterator[Finding]:
-        """Look at every segment that is there, and name those that are not."""
+        """Check every segment that no stub has named, and report missing segments and unknown tables."""
         if self._is_out_of_reach:
             return
         try:
@@ -191,7 +194,7 @@ class ArchiveWalk:
         return found
 
     def _against_log(self, number: int, records: Sequence[bytes]) -> Iterator[Finding]:
-        """Compare a segment that no stub has named with the log, which must have its events."""
+        """Compare a segment that no stub has named with the log, which must have the hashes of its events."""
         with self._environment.read() as transaction:
             lookup = RecordLookup(self._environment, transaction)
             for record in records:
@@ -201,7 +204,7 @@ class ArchiveWalk:
                     return
 
     def _is_accounted_for(self, number: int) -> bool:
-        """Whether the segment is to be dropped, was compacted meanwhile, or was dropped meanwhile."""
+        """Whether the segment is listed as unused, or its stream was compacted or uncompacted meanwhile."""
         if self._compacted.is_unused(number):
             return True
         try:

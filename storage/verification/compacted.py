@@ -1,4 +1,4 @@
-"""Verifies `compacted` events, which stand for the events that are in the archive."""
+"""Verifies the `compacted` events, which represent archived events."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -9,30 +9,31 @@ from msgspec import structs
 from ..archive.compacted import Compacted, CompactedDamaged, decode_compacted
 from ..archive.segment_numbers import segment_numbers
 from ..environment.environment import Environment, Transaction
-from ..record_lookup import RecordLookup
 from ..snapshot import Snapshot, encode_state
 from .finding import Finding
+from .record_lookup import RecordLookup
 
 
 class CompactedCheck:
-    """What the `compacted` events say, and whether it is true.
+    """Collects and checks the `compacted` events.
 
-    Events of a stream may be moved or put back while the walk goes on: what does not fit is looked at once more.
+    Events may be moved or put back while the verification runs, so an inconsistency is checked again before it is
+    reported.
     """
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
         self.by_stream: dict[str, Compacted] = {}
-        """Without their states, which may be large."""
+        """The `compacted` events without their states, which may be large."""
         self.owners: dict[int, str] = {}
         """The stream of each segment."""
         self._stubs: dict[str, int] = {}
-        """How many were met of each stream."""
+        """The number of stubs met, by stream."""
         self._changing: set[str] = set()
-        """Streams that were compacted while the walk went on."""
+        """The streams that were compacted while the verification runs."""
 
     def __call__(self, transaction: Transaction, key: bytes, value: bytes) -> list[Finding]:
-        """Look at what stands for the events of one stream. To be called before the log is walked."""
+        """Check the `compacted` event of one stream. To be called before the log is walked."""
         stream = key.decode(errors="replace")
         try:
             compacted = decode_compacted(value)
@@ -62,13 +63,13 @@ class CompactedCheck:
             yield Finding("compacted", problem, stream, version + 1)
 
     def check_numbers(self) -> Iterator[Finding]:
-        """Whether the numbers of the segments are among those that were given out, and are not to be dropped."""
+        """Check that the named segments have numbers that were assigned and are not listed as unused."""
         found = []
         with self._environment.read() as transaction:
             try:
                 numbers = segment_numbers(transaction, self._environment.table("meta"))
             except msgspec.MsgspecError:
-                return  # told by whoever looks at that row
+                return  # `MetaCheck` reports this row
             unused = set(numbers.unused)
             for number, stream in self.owners.items():
                 if (number > numbers.last or number in unused) and self._names(transaction, stream, number):
@@ -78,7 +79,7 @@ class CompactedCheck:
         yield from found
 
     def _names(self, transaction: Transaction, stream: str, number: int) -> bool:
-        """Whether the `compacted` event of a stream names a segment, as this transaction sees it."""
+        """Whether the `compacted` event of a stream names a segment, as seen by this transaction."""
         current = self._current(transaction, stream)
         return current is not None and any(segment.number == number for segment in current.segments)
 
@@ -89,10 +90,10 @@ class CompactedCheck:
         except CompactedDamaged:
             return None
 
-    # --- what others ask and tell ---
+    # --- for the other checks ---
 
     def versions_of(self, number: int) -> tuple[str, int, int] | None:
-        """(stream, first version, last version) of a segment; None where no `compacted` event names it."""
+        """(stream, first version, last version) of a segment; None if no `compacted` event names it."""
         stream = self.owners.get(number)
         if stream is None:
             return None
@@ -100,12 +101,12 @@ class CompactedCheck:
         return stream, segment.first_version, segment.last_version
 
     def names(self, stream: str, number: int) -> bool:
-        """Whether the `compacted` event of a stream names a segment by now."""
+        """Whether the present `compacted` event of a stream names a segment."""
         with self._environment.read() as transaction:
             return self._names(transaction, stream, number)
 
     def learn(self, stream: str, number: int) -> bool:
-        """Whether the stream was compacted meanwhile, and names this segment now."""
+        """Read the present `compacted` event of a stream; return whether it names the segment."""
         with self._environment.read() as transaction:
             current = self._current(transaction, stream)
         if current is not None:
@@ -115,7 +116,7 @@ class CompactedCheck:
         return self.owners.get(number) == stream
 
     def is_unused(self, number: int) -> bool:
-        """Whether a segment is to be dropped, as it stands by now."""
+        """Whether a segment is now listed as unused."""
         with self._environment.read() as transaction:
             try:
                 return number in segment_numbers(transaction, self._environment.table("meta")).unused
@@ -123,11 +124,11 @@ class CompactedCheck:
                 return False
 
     def count_stub(self, stream: str) -> None:
-        """One of its events is a stub."""
+        """Count one stub of a stream."""
         self._stubs[stream] = self._stubs.get(stream, 0) + 1
 
     def check_snapshot(self, snapshot: Snapshot) -> Finding | None:
-        """A snapshot of the same version must have the same state."""
+        """Compare a snapshot with the `compacted` event of the same version and schema: the states must be equal."""
         compacted = self.by_stream.get(snapshot.stream)
         if compacted is None or (compacted.version, compacted.schema) != (snapshot.version, snapshot.schema):
             return None
@@ -139,11 +140,11 @@ class CompactedCheck:
     # --- after the walk ---
 
     def finish(self, record_sizes: Mapping[int, int], stored_sizes: Mapping[int, int]) -> Iterator[Finding]:
-        """Compare what they say with what was met.
+        """Compare the `compacted` events with the log and the archive as walked.
 
         Args:
-            record_sizes: bytes of the records in each segment, of those that could be read.
-            stored_sizes: bytes that each segment takes in the archive.
+            record_sizes: by segment, the bytes of its records, for the segments that could be read.
+            stored_sizes: by segment, the bytes that it takes in the archive.
 
         """
         for compacted in self.by_stream.values():
@@ -168,7 +169,7 @@ class CompactedCheck:
             yield "the event at its position is not the one that it names"
         numbers = [segment.number for segment in compacted.segments]
         if not all(number in record_sizes and number in stored_sizes for number in numbers):
-            return  # what cannot be reached was told
+            return  # unreadable segments were reported
         stubs = self._stubs.get(compacted.stream, 0)
         if compacted.phase == "moved" and stubs != compacted.version:
             yield f"it stands for {compacted.version} events, and {stubs} of them are in the archive"

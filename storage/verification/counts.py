@@ -1,4 +1,4 @@
-"""Counts by name in bounded memory: names share the buckets, so that a few more are looked at than need be."""
+"""Counts by name in bounded memory: names share buckets, so a few names are checked needlessly."""
 
 from typing import Final
 
@@ -6,23 +6,23 @@ BUCKETS: Final = 4_096
 
 
 class Counts:
-    """How many there are of each name, or rather of all the names of a bucket."""
+    """Counts entries by name; all names of a bucket are counted together."""
 
     def __init__(self) -> None:
         self._counts = [0] * BUCKETS
 
     def add(self, name: str, number: int) -> None:
-        """There are so many more."""
+        """Add `number` entries of a name."""
         self._counts[hash(name) % BUCKETS] += number
 
     def beyond(self, other: "Counts") -> "Surplus":
-        """The names of which this counted more than the other."""
+        """The names of which this has a higher count than `other`."""
         pairs = zip(self._counts, other._counts, strict=True)
         return Surplus({bucket for bucket, (mine, others) in enumerate(pairs) if mine > others})
 
 
 class Surplus:
-    """Names of which there are too many, and some others that share their buckets."""
+    """A set of the names with too many entries, and the other names in their buckets."""
 
     def __init__(self, buckets: set[int]) -> None:
         self._buckets = buckets

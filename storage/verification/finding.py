@@ -1,10 +1,10 @@
-"""A finding: one thing that a verification found to be wrong, or could not look at, and where."""
+"""A finding: one fault that a verification found, or one thing that it could not read, and its place."""
 
 import msgspec
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing that is wrong, or not known: in which table, what, and where as far as it can be told."""
+    """One fault, or one thing that could not be read: the table, the problem, and the place as far as it is known."""
 
     table: str
     problem: str
@@ -12,7 +12,7 @@ class Finding(msgspec.Struct, frozen=True):
     version: int | None = None
     position: int | None = None
     is_damage: bool = True
-    """False where the system refused to let it be looked at: it may be sound."""
+    """False if the system refused to let the data be read: they may be sound."""
 
     def __str__(self) -> str:
         named = (

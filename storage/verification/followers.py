@@ -1,8 +1,8 @@
-"""The part of a verification that is about what follows the log: subscriptions, parked events, checkpoints of views.
+"""Verifies the followers of the log: subscriptions, parked events, checkpoints of views.
 
-Their own environments lie beside that of the log. Of each, the pages are checked where no runtime keeps it. What they
-hold is derived from the log or kept nowhere else, so it is only decoded, and compared with the log where it names a
-position. The rows of views are not looked at.
+Followers have their own environments beside the log. The pages of an environment are checked if no runtime uses it.
+Entries are decoded, and compared with the log if they name a position; nothing else is available to compare them with.
+The rows of views are not verified.
 """
 
 import os
@@ -25,20 +25,19 @@ from ..environment.folder import (
     ROWS_FOLDER,
     RUNTIME_FILE,
     VIEWS_FOLDER,
-    has_runtime,
-    needs_lock_file,
-    take_room_to_read,
 )
 from ..environment.lmdb_errors import lock_problem
+from ..environment.lock_file import needs_lock_file, take_room_to_read
+from ..environment.locks import has_runtime
 from ..environment.refusals import ABSENT, is_refusal
 from ..errors import StoreFull, described
 from ..record import StoredEvent
-from ..record_lookup import RecordLookup
 from .finding import Finding
 from .log import LogWalk
+from .record_lookup import RecordLookup
 
 ENTRIES_AT_ONCE: Final = 1_024
-"""Entries of one table that are looked at in one transaction."""
+"""The most entries of a table that one transaction reads."""
 TABLES_MAX: Final = 256
 _POSITION: Final = struct.Struct(">Q")
 _checkpoint_of: Final = msgspec.msgpack.Decoder(tuple[int, bytes]).decode
@@ -48,11 +47,11 @@ _request_of: Final = msgspec.msgpack.Decoder(ControlRequest).decode
 _any_of: Final = msgspec.msgpack.Decoder().decode
 UNREADABLE: Final = (msgspec.MsgspecError, struct.error, ValueError)
 REFUSALS: Final = (OSError, MemoryError, lmdb.Error, StoreFull)
-"""Of the last only those that are the system's, see `is_refusal`."""
+"""The errors that may be refusals by the system. `lmdb.Error` is raised only for refusals, see `is_refusal`."""
 
 
 class FollowersCheck:
-    """Everything beside the log of one store that follows it."""
+    """Checks all followers of the log of one store: of its runtime and of its reader processes."""
 
     def __init__(self, environment: Environment, walk: LogWalk) -> None:
         self._environment = environment
@@ -79,7 +78,7 @@ class FollowersCheck:
             yield from self._beside(folder, f" of reader {folder.name}")
 
     def _beside(self, folder: Path, name: str) -> Iterator[Finding]:
-        """The control board and the views of the store's runtime, or of a reader."""
+        """Check the control board and the views of the store's runtime, or of a reader."""
         control = folder / CONTROL_FOLDER
         try:
             if not _is_begun(control):
@@ -94,12 +93,12 @@ class FollowersCheck:
             yield _not_seen(f"{VIEWS_FOLDER}{name}", error)
             return
         for generation in generations:
-            # Those that are being dropped have other names, and may have been cut off.
+            # Generations that are being dropped have other names, and may be truncated.
             if not generation.name[0].isdigit():
                 continue
             label = f"view {generation.parent.name}/{generation.name}{name}"
             try:
-                # What was killed while it made this is its own successor, and makes it anew.
+                # A generation without this file was not created completely; the next process creates it anew.
                 if (generation / GENERATION_FILE).exists():
                     yield from self._view(generation / ROWS_FOLDER, label, control)
             except _Unreadable as error:
@@ -132,7 +131,7 @@ class FollowersCheck:
                 for problem in self._position_problems(position, event_hash):
                     yield Finding(label, f"its checkpoint {problem}", position=position)
 
-    # --- what entries say ---
+    # --- the entries of the control board ---
 
     def _subscription(self, key: bytes, value: bytes) -> Iterator[str]:
         key.decode()
@@ -159,7 +158,7 @@ class FollowersCheck:
         yield from self._position_problems(position, None)
 
     def _position_problems(self, position: int, event_hash: bytes | None) -> Iterator[str]:
-        """What is wrong with how far somebody has come; the hash, where there is one, is that of the event there."""
+        """Yield the problems of a follower's position; `event_hash`, if given, must be the hash of the event there."""
         if position == 0:
             return
         with self._environment.read() as transaction:
@@ -198,7 +197,7 @@ def _status(key: bytes, value: bytes) -> Iterator[str]:
 
 
 class _Unreadable(Exception):
-    """The file of an environment is damaged, and cannot be read to its end."""
+    """The file of an environment is damaged and cannot be read to its end."""
 
 
 def _not_seen(table: str, error: Exception) -> Finding:
@@ -206,7 +205,7 @@ def _not_seen(table: str, error: Exception) -> Finding:
 
 
 def _folders_in(folder: Path) -> list[Path]:
-    """Sorted; none where it is not there. Raises `OSError`: a pattern would pass over what may not be looked at."""
+    """The folders in a folder, sorted; none if it does not exist. Raises `OSError`, which `glob` would ignore."""
     try:
         return sorted(each for each in folder.iterdir() if each.is_dir())
     except ABSENT:
@@ -214,9 +213,10 @@ def _folders_in(folder: Path) -> list[Path]:
 
 
 def _is_begun(control: Path) -> bool:
-    """Whether a board is no more than the empty file that is left where its maker was killed: it is made anew.
+    """Whether a control board is only the empty file of a process that was killed while creating the board.
 
-    One that a runtime had has that one's lock beside it, and nothing in it is damage.
+    Such a board is created anew. If a runtime has used the board, its lock file is beside it, and an empty file is
+    damage.
     """
     try:
         return not (control / DATA_FILE).stat().st_size and not (control / RUNTIME_FILE).exists()
@@ -225,10 +225,11 @@ def _is_begun(control: Path) -> bool:
 
 
 def _entries(folder: Path, tables: Container[bytes], control: Path) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """(table, key, value) of every entry in these tables of an environment; each other table without key and value.
+    """Yield (table, key, value) for every entry in `tables` of an environment, and (table, "", "") for other tables.
 
-    It may be in use, by the runtime that holds the board in `control`. Nothing where there is none, or where this
-    process has it open itself. Raises `_Unreadable`, and one of `REFUSALS` where the system does not let it be read.
+    The environment may be in use by the runtime that owns the board in `control`. Yields nothing if the environment
+    does not exist, or if this process has it open itself. Raises `_Unreadable` if it is damaged, and one of `REFUSALS`
+    if the system refuses to read it.
     """
     if not (folder / DATA_FILE).exists():
         return
@@ -238,7 +239,7 @@ def _entries(folder: Path, tables: Container[bytes], control: Path) -> Iterator[
             raise _Unreadable(f"its pages are damaged: {problem}")
         yield from _walked(folder, tables)
     except ABSENT:
-        return  # it was dropped in between
+        return  # the environment was dropped meanwhile
     except lmdb.Error as error:
         if ALREADY_OPEN in str(error) or not (folder / DATA_FILE).exists():
             return
@@ -248,9 +249,9 @@ def _entries(folder: Path, tables: Container[bytes], control: Path) -> Iterator[
 
 
 def _page_problem(folder: Path, control: Path) -> str:
-    """What is wrong with the pages where no runtime changes them meanwhile.
+    """The first fault of the pages; empty if they are valid, or if a runtime may be changing them.
 
-    The command line may, without a runtime: it is over by the second look.
+    The command line may change them without a runtime; it has finished by the second check.
     """
     problem = "" if has_runtime(control) else page_problem(folder)
     return problem and ("" if has_runtime(control) else page_problem(folder))

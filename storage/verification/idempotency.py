@@ -1,8 +1,8 @@
-"""The part of a verification that is about idempotency keys: their rows and expiries against the groups that gave them.
+"""Verifies the idempotency keys: their rows and expiries against the groups of the log.
 
-The groups of the log hold every key that a command ever came with; the table holds those whose time has not come, and
-some that have expired since. So each row must be that of an entry in a group, and each entry that has not expired must
-have its row. Rows are counted on the way through the log; where a stream has more than were found, each is looked up.
+The groups have every key that was ever used; the table has the keys that have not expired, and some that have. So each
+row must come from an entry in a group, and each unexpired entry must have a row. Rows are counted during the walk
+through the log; if a stream has more rows in the table than were found, each of its rows is looked up.
 """
 
 import operator
@@ -35,14 +35,14 @@ from .log import LogWalk, Window
 from .tables import walk_table
 
 ROWS_READ_PER_KEY: Final = 25
-"""Up to so many rows in a chunk for each key that is wanted, reading all is cheaper than searching for each."""
+"""Up to this many rows in a chunk per wanted key, reading all rows is faster than searching for each key."""
 _stream_of: Final = operator.attrgetter("stream")
 
 
 class IdempotencyCheck:
-    """Whether the rows of idempotency keys are those that the log gives, and the chunks that hold them are in order.
+    """Checks that the rows of idempotency keys match the log, and that the chunks of rows are well formed.
 
-    `now_ns` tells the time (UTC): what has expired by then may have been dropped.
+    `now_ns` returns the present time (UTC): keys that have expired by then may have been dropped.
     """
 
     def __init__(self, environment: Environment, walk: LogWalk, now_ns: Callable[[], int]) -> None:
@@ -52,12 +52,13 @@ class IdempotencyCheck:
         self._found = Counts()
         self._stored = Counts()
         self.keys = 0
-        """Those that are in the table, and those that have not come there yet."""
+        """The number of keys in the table, and of unexpired keys that are not flushed yet."""
 
     def check_window(self, transaction: Transaction, window: Window) -> Iterator[Finding]:
-        """Look for the rows of the keys that a window of the log holds."""
+        """Check that the table has the rows of the keys in a window of the log."""
         table = self._environment.table("idempotency")
-        # The time is taken after the transaction has begun: what it does not show has expired by then, or is missing.
+        # The time is taken after the transaction has begun: a key that the transaction does not see and that has not
+        # expired by this time is missing.
         live_after_ns = max(self._now_ns(), self._walk.time_ns)
         flushed = set(map(id, window.keys[: window.flushed_keys]))
         waiting = [entry for entry in window.keys[window.flushed_keys :] if entry.expires_ns > live_after_ns]
@@ -70,18 +71,18 @@ class IdempotencyCheck:
                 self._found.add(stream, len(present))
                 for row in present:
                     missing.pop(row, None)
-            # Of a key that was used again only the last use must be there.
+            # If a key was used several times, only its last use must have a row.
             last = {entry.key: entry for entry in wanted.values()}
             for row, entry in missing.items():
                 if entry.expires_ns <= live_after_ns or id(entry) not in flushed or last[entry.key] is not entry:
                     continue
-                # Where there is another row of the key, it is a newer one, or it was changed and is looked up later.
+                # Another row of the key is that of a later use, or it was changed; `strangers` finds changed rows.
                 if not any(find_row(chunk, row) for chunk in chunks_of(transaction, table, stream)):
                     problem = f"the key {entry.key!r} is missing, and has not expired"
                     yield Finding("idempotency", problem, stream, entry.version, entry.position)
 
     def __call__(self, transaction: Transaction, key: bytes, value: bytes) -> list[Finding]:
-        """Look at one chunk of rows."""
+        """Check one chunk of rows."""
         try:
             stream, number = split_key(key)
             expires_ns, rows = decode_chunk(value)
@@ -100,7 +101,7 @@ class IdempotencyCheck:
         return found
 
     def strangers(self) -> Iterator[Finding]:
-        """The rows that the log does not give, once all were counted."""
+        """Yield findings for rows that do not come from the log. To be called once all rows were counted."""
         surplus = self._stored.beyond(self._found)
         if surplus:
             check = RowCheck(self._environment, self._walk, surplus)
@@ -108,14 +109,14 @@ class IdempotencyCheck:
 
 
 def _present(chunk: bytes, wanted: Mapping[bytes, IdempotencyEntry]) -> set[bytes]:
-    """Those of the wanted rows that a chunk holds."""
+    """The wanted rows that a chunk has."""
     if count_rows(chunk) <= ROWS_READ_PER_KEY * len(wanted):
         return wanted.keys() & rows_of(chunk)
     return {row for row in wanted if find_row(chunk, row) == row}
 
 
 class RowCheck:
-    """Looks up each row of some streams in the group of the log that it should come from."""
+    """Looks up each row of some streams in the groups of the log that it may come from."""
 
     def __init__(self, environment: Environment, walk: LogWalk, streams: Surplus) -> None:
         self._environment = environment
@@ -142,7 +143,7 @@ class RowCheck:
         return found
 
     def _known_at(self, cursor: "lmdb.Cursor[bytes]", stream: str, position: int) -> set[Row] | None:
-        """What the groups that may have left rows with this position have left; None where one cannot be read."""
+        """The rows of a stream from the groups that may have a row with this position; None if one cannot be read."""
         rows: set[Row] = set()
         more = seek_group(cursor, position) or cursor.first()
         while more and len(cursor.key()) == KEY.size and KEY.unpack(cursor.key())[0] <= position + 1:
@@ -164,7 +165,7 @@ class RowCheck:
 
 
 class ExpiryCheck:
-    """Whether every expiry is that of a chunk of idempotency keys."""
+    """Checks that every expiry belongs to a chunk of idempotency keys."""
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment

@@ -1,4 +1,4 @@
-"""Verifies the indexes: every one against the log, in both directions."""
+"""Verifies the indexes against the log, in both directions."""
 
 import operator
 from bisect import bisect_right
@@ -21,18 +21,18 @@ from ..indexes.postings import (
 )
 from ..names import category_of
 from ..record import StoredEvent
-from ..record_lookup import RecordLookup
 from .archive import ArchiveWalk
 from .counts import Counts, Surplus
 from .finding import Finding
 from .log import LogWalk, Run, Window
+from .record_lookup import RecordLookup
 from .tables import walk_table
 
 UNREADABLE_ENTRY: Final = (PostingsDamaged, UnicodeDecodeError, lmdb.BadValsizeError)
 
 
 def check_window(environment: Environment, transaction: Transaction, walk: LogWalk, window: Window) -> list[Finding]:
-    """Whether the indexes hold what the log does in this window."""
+    """Check that the indexes have the entries of all events in this window."""
     found: list[Finding] = []
     table = environment.table("streams")
     for stream, run in window.streams.items():
@@ -107,14 +107,14 @@ def _missing(table: str, name: str, positions: list[int]) -> Iterator[Finding]:
 
 
 def _ranges(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Runs of consecutive numbers, as (first, last)."""
+    """Yield (first, last) of each run of consecutive numbers."""
     for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
         values = [number for _, number in run]
         yield values[0], values[-1]
 
 
 class PostingsCheck:
-    """Whether the log accounts for every entry of the index `table`: streams, types, categories or tags."""
+    """Checks that every entry of the index `table` (streams, types, categories or tags) comes from the log."""
 
     def __init__(self, environment: Environment, walk: LogWalk, archived: ArchiveWalk, table: str) -> None:
         self._environment = environment
@@ -154,7 +154,7 @@ class PostingsCheck:
         return found
 
     def strangers(self) -> Iterator[Finding]:
-        """Name the entries that do not belong where they are, once all were counted."""
+        """Yield findings for entries that do not come from the log. To be called once all entries were counted."""
         surplus = self._stored.beyond(self._walk.found[self._table])
         if surplus:
             check = EntryLookup(self._environment, self._walk, self._archived, self._table, surplus)
@@ -162,7 +162,7 @@ class PostingsCheck:
 
 
 class EntryLookup:
-    """Looks up the event of each entry that an index has for some names."""
+    """Looks up the event of each index entry of some names."""
 
     def __init__(
         self, environment: Environment, walk: LogWalk, archived: ArchiveWalk, table: str, names: Surplus
@@ -190,7 +190,7 @@ class EntryLookup:
             if isinstance(record, bytes):
                 record = self._archived.event(record, position)
                 if record is None:
-                    continue  # what cannot be reached was told
+                    continue  # unreadable segments were reported
             if record is None or not self._belongs(name, version, record):
                 found.append(self._stranger(name, version, position, record))
         return found
@@ -210,7 +210,7 @@ class EntryLookup:
 
 
 class HeadCheck:
-    """Whether the heads are those that the log ends with."""
+    """Checks that each head is that of its stream's newest event in the log."""
 
     def __init__(self, environment: Environment, walk: LogWalk) -> None:
         self._environment = environment
@@ -233,7 +233,7 @@ class HeadCheck:
         if walk.is_unreadable(head.position):
             return [Finding("heads", "the newest event of the stream is missing or cannot be read", *where)]
         if head.position > walk.indexed_through:
-            # Flushed while the walk went on, or by a flush that was interrupted.
+            # The head was flushed during the walk, or by a flush that was interrupted.
             record = RecordLookup(self._environment, transaction).at(head.position)
             if isinstance(record, StoredEvent) and (record.stream, record.version, record.hash) == (
                 stream,
@@ -250,7 +250,7 @@ class HeadCheck:
         return [Finding("heads", "its hash is not that of the event", *where)]
 
     def missing(self) -> Iterator[Finding]:
-        """Streams without a head, once the table was walked."""
+        """Yield findings for streams without a head. To be called once the table was walked."""
         for stream, state in self._walk.streams.items():
             if state.indexed is not None and not state.has_head:
                 yield Finding("heads", "the stream has no head", stream, state.indexed[0], state.indexed[1])

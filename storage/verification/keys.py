@@ -1,4 +1,4 @@
-"""The check of the keys of subjects: that their file is sound, and has a key for everything that was sealed."""
+"""Verifies the keys of subjects: their file must be sound and know the key of every sealed value."""
 
 import re
 from collections.abc import Iterator
@@ -10,20 +10,20 @@ from ..reader import LogReader
 from .finding import Finding
 
 KEYS: Final = "keys"
-"""What findings about them name as their table."""
+"""The `table` of findings about keys."""
 KEY_TAG: Final = re.compile(f"{re.escape(KEY_TAG_PREFIX)}[0-9a-f]{{{2 * KEY_ID_BYTES}}}")
 
 
 def key_tags_in(log: LogReader) -> list[str]:
-    """The tag of each key that something in a log was sealed with."""
-    # A log that others write, or an older version has written, may have tags that are alike.
+    """The tags of the keys that the sealed values in a log need."""
+    # A log written by other code, or by an older version, may have similar tags.
     return [tag for tag in log.names_in("tags", KEY_TAG_PREFIX) if KEY_TAG.fullmatch(tag)]
 
 
 def check_keys(log: LogReader, keys: SubjectKeys) -> Iterator[Finding]:
-    """What is wrong with the keys of a log. One that was destroyed, by `forget`, is known to the file, and is no fault.
+    """Yield the faults of the keys of a log. A key that `forget` destroyed is still known to the file, and is no fault.
 
-    It may be in use: the keys of what is stored meanwhile are in their file before.
+    The log may be in use: keys are stored before the values that they seal.
     """
     tags = key_tags_in(log)
     try:

@@ -1,4 +1,4 @@
-"""Verifies the log: every group and every record of the log, in bounded windows."""
+"""Verifies every group and every record of the log, in bounded windows."""
 
 import struct
 from bisect import bisect_left, bisect_right
@@ -20,31 +20,31 @@ from .finding import Finding
 from .tree import TreeWalk
 
 WINDOW_EVENTS: Final = 32_768
-"""Events per read transaction."""
+"""Events per read transaction, about."""
 WINDOW_KEYS: Final = 65_536
-"""Idempotency keys per read transaction."""
+"""Idempotency keys per read transaction, about."""
 WINDOW_GROUPS: Final = 16_384
 
 
 @attrs.define
 class StreamState:
-    """What the walk knows of one stream."""
+    """The state of one stream during the walk."""
 
     version: int = 0
     position: int = 0
     hash: bytes = GENESIS_HASH
     indexed: tuple[int, int, bytes] | None = None
-    """Version, position and hash of its newest event that the indexes must know."""
+    """(version, position, hash) of the newest event that the indexes on disk must have."""
     has_head: bool = False
     pinned: dict[int, list[tuple[str, bytes]]] | None = None
-    """By version not met yet: (table, hash) of each entry elsewhere that names that event and its hash."""
+    """By version that was not met yet: (table, hash) of each entry of another table that names this event's hash."""
     run: "Run | None" = None
-    """In the window that is being read."""
+    """The versions of the stream in the window that is being read."""
 
 
 @attrs.define
 class Run:
-    """Consecutive versions of one stream in a window; `is_regular` says whether they are consecutive indeed."""
+    """The events of one stream in a window; `is_regular` says whether their versions are consecutive."""
 
     first_version: int
     positions: list[int]
@@ -53,7 +53,7 @@ class Run:
 
 @attrs.define
 class Window:
-    """What was read in one transaction: the positions from `first` through `last`, by stream, type and category."""
+    """The content of one read transaction: the positions `first` through `last`, by stream, type, category and tag."""
 
     first: int
     last: int = 0
@@ -62,13 +62,13 @@ class Window:
     categories: dict[str, list[int]] = attrs.Factory(dict)
     tags: dict[str, list[int]] = attrs.Factory(dict)
     keys: list[IdempotencyEntry] = attrs.Factory(list)
-    """The idempotency keys, of which the first `flushed_keys` must be in their table."""
+    """The idempotency keys; the first `flushed_keys` of them must be in their table."""
     flushed_keys: int = 0
     findings: list[Finding] = attrs.Factory(list)
 
 
 class LogWalk:
-    """Goes through the log from its beginning to where it ended when the walk began."""
+    """Walks through the log from its beginning to its end as of the start of the walk."""
 
     def __init__(self, environment: Environment, tree: TreeWalk, archived: ArchiveWalk) -> None:
         self._environment = environment
@@ -79,30 +79,30 @@ class LogWalk:
         self.last_position = 0
         self.indexed_through = 0
         self.indexed_commit_id = 0
-        """The last commit that the indexes must know."""
+        """The last commit that the indexes on disk cover."""
         self.time_ns = 0
-        """Of the newest event."""
+        """The time of the newest event met."""
         self.streams: dict[str, StreamState] = {}
         self.found = {"streams": Counts(), "types": Counts(), "categories": Counts(), "tags": Counts()}
-        """How many of the entries that each index must have for a name were found in it."""
+        """By index: the number of required entries that were found, by name."""
         self.unreadable: list[range] = []
-        """Positions whose records are missing or cannot be decoded; what indexes say of them is passed over."""
+        """Positions whose records are missing or cannot be decoded; index entries for them are not checked."""
         self._is_beyond_indexes = False
         self._has_met_indexed = False
         self._next_position: int | None = 1
-        """Where the next group should begin; None after one whose end is unknown."""
+        """The expected first position of the next group; None after a group whose end is unknown."""
         self._unknown_from = 0
         self._last_commit_id = 0
         self._after_key = b""
 
     def pin(self, stream: str, version: int, table: str, event_hash: bytes) -> None:
-        """An entry of a table names this event, which must have this hash. To be called before the walk begins."""
+        """Require that an event has the hash that an entry of `table` names. To be called before the walk begins."""
         state = self.streams.setdefault(stream, StreamState())
         state.pinned = state.pinned or {}
         state.pinned.setdefault(version, []).append((table, event_hash))
 
     def position_of_last(self, transaction: Transaction) -> int | None:
-        """The position of the log's last record; None where its group is damaged."""
+        """The position of the log's last record, 0 in an empty log; None if the last group is damaged."""
         with transaction.cursor(self._environment.table("log")) as cursor:
             if not cursor.last():
                 return 0
@@ -141,7 +141,7 @@ class LogWalk:
         return window
 
     def finish(self) -> Iterator[Finding]:
-        """The last window was the last: what follows a damaged end is unknown."""
+        """Yield the findings at the end of the walk, after the last window."""
         if self._next_position is None:
             self.mark_unreadable(self._unknown_from, 1 << 63)
         if not self._is_beyond_indexes:
@@ -162,14 +162,14 @@ class LogWalk:
         return index >= 0 and position in self.unreadable[index]
 
     def mark_unreadable(self, first: int, end: int | None = None) -> None:
-        """Positions from `first` to before `end` (that one alone where it is not given), which ascend."""
+        """Mark the positions from `first` to before `end`, or `first` alone. Call with ascending positions."""
         end = first + 1 if end is None else end
         if self.unreadable and self.unreadable[-1].stop == first:
             first = self.unreadable.pop().start
         self.unreadable.append(range(first, end))
 
     def pass_over(self, window: Window, stream: str, position: int, digest: bytes) -> None:
-        """The next version of a stream is at this position; of the event only the hash is known."""
+        """Count an unreadable archived event as the next version of its stream; only its hash is known."""
         state = self.streams.get(stream)
         if state is None:
             state = self.streams[stream] = StreamState()
@@ -192,7 +192,7 @@ class LogWalk:
         try:
             group = Group(first_position, value)
             records, encoded = group.records(), group.encoded_records()
-            # Where it announces no stub, one cannot be decoded.
+            # In a group that announces no stubs, decoding a stub has failed already.
             if len(records) != group.count or (group.stubs and sum(map(is_stub, encoded)) != group.stubs):
                 announced = f"{group.count} and {group.stubs} stubs"
                 raise GroupDamaged(f"it does not hold as many records as it announces, {announced}")
@@ -245,14 +245,14 @@ class LogWalk:
                 window.findings.append(Finding("meta", problem, position=group.last_position))
 
     def _leave_indexes(self) -> None:
-        """What comes now need not be in the indexes yet."""
+        """Note that the indexes on disk need not have the following events."""
         self._is_beyond_indexes = True
         for state in self.streams.values():
             if state.version:
                 state.indexed = (state.version, state.position, state.hash)
 
     def _check_records(self, window: Window, placed: Iterable[tuple[int, StoredEvent, bytes]]) -> None:
-        """Check each record, given the position that it should have. The inner loop of a verification."""
+        """Check records; each comes with the position that it should have. The inner loop of a verification."""
         streams, types, tags = self.streams, window.types, window.tags
         record: StoredEvent | None = None
         last_type: str | None = None
@@ -264,7 +264,7 @@ class LogWalk:
                 state = streams[stream] = StreamState()
             version, digest = record.version, record.hash
             is_next = version == state.version + 1
-            # `content_hash`, spelled out.
+            # `content_hash`, inlined.
             actual = sha256(state.hash + content[:-HASH_SIZE_BYTES]).digest()
             if not is_next or record.position != position or actual != digest:
                 window.findings.append(_fault(record, position, state, content))
@@ -308,7 +308,7 @@ class LogWalk:
                     is_right = record is not None and _is_there(window, entry)
                 is_right = is_right and entry.event_count <= entry.version
             else:
-                # Of a command that had no effect: the log and the stream were as far as it says.
+                # A command without events: its entry has the position of the log and the version of the stream then.
                 state = self.streams.get(entry.stream)
                 is_reached = entry.version <= (0 if state is None else state.version) or bool(self.unreadable)
                 is_right = -1 <= index < group.count and is_reached
@@ -321,7 +321,7 @@ class LogWalk:
 
 
 def _is_there(window: Window, entry: IdempotencyEntry) -> bool:
-    """Whether the event that an idempotency key names, which is in the archive, was met in this window."""
+    """Whether this window has the archived event that an idempotency key names."""
     run = window.streams.get(entry.stream)
     if run is None:
         return False
@@ -332,7 +332,7 @@ def _is_there(window: Window, entry: IdempotencyEntry) -> bool:
 
 
 def _fault(record: StoredEvent, position: int, state: StreamState, content: bytes) -> Finding:
-    """Say what is wrong with a record that failed one of the three checks."""
+    """The finding for a record that failed one of the three checks."""
     problems = []
     if record.position != position:
         problems.append(f"it says that its position is {record.position}")
@@ -346,7 +346,7 @@ def _fault(record: StoredEvent, position: int, state: StreamState, content: byte
 
 
 def _check_pins(window: Window, state: StreamState, stream: str) -> None:
-    """What names an event must have its hash."""
+    """Check the entries of other tables that name this version's hash."""
     assert state.pinned is not None
     for table, event_hash in state.pinned.pop(state.version):
         if event_hash != state.hash:

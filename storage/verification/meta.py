@@ -1,4 +1,4 @@
-"""Verifies the table `meta`: the format, how far the indexes reach, the segments."""
+"""Verifies the table `meta`: the format, the reach of the indexes, the segment numbers."""
 
 import msgspec
 
@@ -11,11 +11,11 @@ from .finding import Finding
 from .log import LogWalk
 
 FIXED: dict[bytes, bytes] = {b"format": FORMAT_NAME, b"version": str(FORMAT_VERSION).encode()}
-"""Rows that have one value only."""
+"""The rows that have a fixed value."""
 
 
 def begin(environment: Environment, transaction: Transaction, walk: LogWalk) -> list[Finding]:
-    """Fix how far the log and its indexes reach at this moment; return what is wrong with that."""
+    """Set the ends of the log and of its indexes for the walk, as of now; return findings about them."""
     with transaction.cursor(environment.table("log")) as cursor:
         if cursor.last() and len(cursor.key()) == KEY.size:
             walk.last_key = cursor.key()
@@ -35,7 +35,7 @@ def begin(environment: Environment, transaction: Transaction, walk: LogWalk) -> 
 
 
 class MetaCheck:
-    """Whether each row can be read, and says what the others say."""
+    """Checks that each row can be read and is consistent with the others."""
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
@@ -48,7 +48,7 @@ class MetaCheck:
             elif key == INDEXED_THROUGH_KEY:
                 problem = self._problem_of_reach(transaction)
             elif key == TREE_KEY:
-                problem = ""  # `TreeWalk` looks at it, which builds the tree again
+                problem = ""  # `TreeWalk`, which rebuilds the tree, checks this row
             elif key == SEGMENTS_KEY:
                 problem = _problem_of_numbers(segment_numbers(transaction, meta))
             else:
@@ -68,10 +68,10 @@ class MetaCheck:
 
 
 def missing(environment: Environment) -> list[Finding]:
-    """Rows that every store has."""
+    """Findings for missing rows that every store has."""
     with environment.read() as transaction:
         rows = [key for key in FIXED if transaction.get(key, db=environment.table("meta")) is None]
-        # The two are written at once.
+        # These two rows are always written together.
         meta = environment.table("meta")
         reach, tree = (transaction.get(key, db=meta) is not None for key in (INDEXED_THROUGH_KEY, TREE_KEY))
         if reach != tree:

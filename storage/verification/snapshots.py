@@ -1,7 +1,7 @@
-"""Verifies the snapshots: each is of a version that there is, and is as it was written.
+"""Verifies the snapshots: each must be undamaged and belong to an existing version.
 
-Whether the events give its state is for a runtime to prove, which knows the classes. A snapshot that is missing is no
-fault: any may be dropped at any time.
+Only a runtime, which has the classes, can prove that the events give the state. A missing snapshot is no fault, since
+snapshots may be dropped at any time.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from .log import LogWalk
 
 
 class SnapshotCheck:
-    """Looks at each snapshot, and leaves with the walk what must be found at its version."""
+    """Checks each snapshot, and tells the walk through the log which hash the event at its version must have."""
 
     def __init__(self, walk: LogWalk, compacted: CompactedCheck) -> None:
         self._walk = walk

@@ -1,4 +1,4 @@
-"""How a verification goes through a table: entry by entry, in bounded transactions."""
+"""Walks a table for a verification: entry by entry, in bounded transactions."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeAlias
@@ -7,9 +7,9 @@ from ..environment.environment import Environment, Transaction
 from .finding import Finding
 
 TABLE_BATCH_ENTRIES: Final = 2_048
-"""Index entries per read transaction, at most."""
+"""The most entries per read transaction."""
 TABLE_BATCH_BYTES: Final = 1 << 20
-"""It ends sooner where they are large."""
+"""A transaction ends once its values have this many bytes."""
 
 EntryCheck: TypeAlias = Callable[[Transaction, bytes, bytes], Iterable[Finding]]
 
@@ -17,7 +17,7 @@ EntryCheck: TypeAlias = Callable[[Transaction, bytes, bytes], Iterable[Finding]]
 def walk_table(
     environment: Environment, table: str, check: EntryCheck, *, batch_entries: int = TABLE_BATCH_ENTRIES
 ) -> Iterator[Finding]:
-    """Show every entry of a table to `check`, with a transaction for each batch, and yield what it finds."""
+    """Call `check` for every entry of a table, with one transaction per batch, and yield its findings."""
     after: bytes | None = None
     more = True
     while more:
@@ -37,8 +37,8 @@ def walk_table(
 
 
 def unknown_tables(environment: Environment, name: str) -> Iterator[Finding]:
-    """Tables that should not be there; `name` is what the findings call it."""
-    known = {table.encode() for table in environment.names}
+    """Yield findings for tables that should not exist; `name` is the `table` of these findings."""
+    known = {table.encode() for table in environment.table_names}
     with environment.read() as transaction, transaction.cursor() as cursor:
         found = [key for key in cursor.iternext(keys=True, values=False) if key not in known]
     for key in found:

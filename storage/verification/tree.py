@@ -1,4 +1,4 @@
-"""The third part of a verification: the Merkle tree, its stored nodes, and what old checkpoints say of it."""
+"""Verifies the Merkle tree, its stored nodes, and old checkpoints against the log."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
@@ -14,18 +14,18 @@ NODE_SIZE_BYTES: Final = 32
 
 
 class Statement(Protocol):
-    """What somebody keeps elsewhere of a log: that its first `size` events have the Merkle root `root`.
+    """A statement, kept outside of the store, that the first `size` events of a log have the Merkle root `root`.
 
-    `first` is the hash of its first event, which tells one log from another; empty where there is none.
+    `first` is the hash of the first event, which identifies the log; empty if the log had no event.
     """
 
     @property
     def size(self) -> int:
-        """How many events."""
+        """The number of events."""
 
     @property
     def root(self) -> bytes:
-        """Of the tree over them."""
+        """The root of the Merkle tree over these events."""
 
     @property
     def first(self) -> bytes:
@@ -33,7 +33,7 @@ class Statement(Protocol):
 
 
 class TreeWalk:
-    """Builds the tree again, group by group, and compares it with every root that was stored or kept elsewhere."""
+    """Rebuilds the tree group by group, and compares it with every root in the store and in the statements."""
 
     def __init__(self, environment: Environment, statements: Sequence[Statement] = ()) -> None:
         self._environment = environment
@@ -46,7 +46,7 @@ class TreeWalk:
         self._first = b""
 
     def begin(self, transaction: Transaction) -> list[Finding]:
-        """Read how far the stored tree reaches."""
+        """Read the stored tree, to be compared when the walk reaches its size."""
         try:
             self._indexed = indexed_tree(transaction, self._environment.table("meta"))
         except msgspec.MsgspecError as error:
@@ -54,11 +54,11 @@ class TreeWalk:
         return self._check_indexed(Tree())
 
     def lose(self) -> None:
-        """Records are missing from here on, and with them the leaves of the tree."""
+        """Stop rebuilding the tree: records, and with them leaves, are missing from here on."""
         self._tree = None
 
     def add(self, position: int, leaves: list[bytes], root: bytes) -> Iterator[Finding]:
-        """The hashes of the events of one group, the first of them at `position`, and the root that it holds."""
+        """Add the event hashes of one group, the first of them at `position`; `root` is the root in the group."""
         tree = self._tree
         if tree is None or tree.size != position - 1:
             self._tree = None
@@ -93,7 +93,7 @@ class TreeWalk:
         return [Finding("meta", "the Merkle tree is not that of the events", position=tree.size)]
 
     def finish(self, events: int) -> Iterator[Finding]:
-        """What is left to be said once the log was walked."""
+        """Yield the findings about statements, and a stored tree, that the walk did not reach."""
         for statement in self._statements:
             if self._tree is None:
                 problem = f"the checkpoint of {statement.size} events cannot be compared: events before it are missing"
@@ -125,7 +125,7 @@ class TreeWalk:
         return Finding("checkpoint", problem, position=size or None)
 
     def missing(self, indexed_through: int) -> Iterator[Finding]:
-        """Nodes that should be stored, once the table was walked."""
+        """Yield findings for missing nodes. To be called once the table was walked."""
         if self._tree is not None:
             for index in range(indexed_through // NODE_LEAVES):
                 if index not in self._stored:
@@ -145,7 +145,7 @@ class TreeWalk:
         position = index * NODE_LEAVES + 1
         if node is not None:
             return [Finding("tree", f"node {index} is not that of its events", position=position)]
-        # Of events that were appended while the log was walked, or of none.
+        # The node is over events that were appended during the walk, or over none.
         with transaction.cursor(self._environment.table("log")) as cursor:
             end = NODE_KEY.unpack_from(cursor.key())[0] if cursor.last() else 0
         if position + NODE_LEAVES <= end:

@@ -1,9 +1,8 @@
-"""Is everything in a store as it should be? Walks every entry of every table, and says what is wrong where.
+"""Verifies a whole store: walks every entry of every table, and reports each fault with its place.
 
-The log is walked in windows: a bounded number of events is read, checked, and compared with what each index says of the
-same positions. Then each table is walked for entries that the log does not account for. Memory is bounded by the number
-of streams; no transaction lasts longer than a window, so a store may be verified while it is written. Nothing is ever
-changed.
+The log is walked in windows: a bounded number of events is read, checked, and compared with the index entries for the
+same positions. Then each table is walked for entries that do not come from the log. Memory is bounded by the number of
+streams. No transaction lasts longer than a window, so a store may be verified while it is written. Nothing is changed.
 """
 
 import os
@@ -16,7 +15,8 @@ import msgspec
 
 from ..archive.archive import Archive
 from ..environment.environment import Environment, page_problem
-from ..environment.folder import ARCHIVE_FOLDER, DATA_FILE, is_open_for_writing
+from ..environment.folder import ARCHIVE_FOLDER, DATA_FILE
+from ..environment.locks import is_open_for_writing
 from ..errors import described
 from ..reader import LogReader
 from .archive import ArchiveWalk
@@ -33,21 +33,21 @@ from .tree import Statement, TreeWalk
 
 STORE_PAGES: Final = "pages"
 ARCHIVE_PAGES: Final = "archive pages"
-"""What findings about pages name as their table."""
+"""The `table` of findings about the pages of the store (`STORE_PAGES`), and of its archive."""
 
 ReportEvents: TypeAlias = Callable[[int, int], None]
-"""Called with the number of events done and the number of all."""
+"""Called with the number of events done and the number of all events."""
 
 
-class Summary(msgspec.Struct, frozen=True):
-    """What a verification went through."""
+class VerificationSummary(msgspec.Struct, frozen=True):
+    """The numbers of things that a verification has checked."""
 
     events: int
     streams: int
     snapshots: int
     idempotency_keys: int
     size_bytes: int
-    """Of the data file."""
+    """The size of the data file."""
     findings: int
 
 
@@ -63,15 +63,15 @@ def verify(
     """Check a whole store; iterate over the result to get a `Finding` for each fault, in the order of the walk.
 
     Args:
-        store: an open log, or its environment alone: that opens where a log with a damaged end does not.
-        statements: checkpoints kept elsewhere; that history was only added to since is checked, too.
-        progress: told now and then how many events are done, of how many.
-        archive_pages: what was found of the pages of the archive, of which nothing is looked at then.
-        now_ns: the time (UTC): idempotency keys that have expired by then may have been dropped.
-        looking_at: told what is looked at next.
+        store: an open log, or its environment alone, which can be opened even if the end of the log is damaged.
+        statements: checkpoints kept elsewhere; it is checked that their history was only appended to.
+        progress: called now and then with the number of events done and the number of all events.
+        archive_pages: a finding about the pages of the archive; with it, the archive is not read.
+        now_ns: returns the time (UTC); idempotency keys that have expired by then may have been dropped.
+        looking_at: called with the name of the next part to be checked.
 
     Raises:
-        StoreError: while iterating, when the store is closed or its file cannot be read at all.
+        StoreError: while iterating, if the store is closed or its file cannot be read at all.
 
     """
     archive = store.archive if isinstance(store, LogReader) else None
@@ -80,10 +80,10 @@ def verify(
 
 
 def verify_pages(path: str | os.PathLike[str]) -> list[Finding]:
-    """Check the pages of a store, and of its archive, that no process has open for writing; else nothing is found.
+    """Check the pages of a store and of its archive; skip an environment that a process has open for writing.
 
-    To be done before a store is opened that may be damaged: LMDB may end the whole process on a damaged page. Raises
-    `OSError` and `MemoryError` where the store's own cannot be read; of the archive that is a finding.
+    Call this before opening a store that may be damaged: LMDB may abort the whole process on a damaged page. Raises
+    `OSError` and `MemoryError` if the pages of the store cannot be read; for the archive, this is a finding.
     """
     store = Path(path)
     problems = [Finding(STORE_PAGES, _problem_of_pages(store))]
@@ -103,7 +103,7 @@ def _problem_of_pages(folder: Path) -> str:
 
 
 class Verification:
-    """One walk over a store. Iterating runs it; `summary` tells how far it came."""
+    """One verification of a store. Iterating runs it and yields the findings; `summary` has the numbers so far."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class Verification:
         self._begin()
 
     def _begin(self) -> None:
-        """What each part of the walk knows, at its beginning."""
+        """Reset the state of all checks."""
         environment = self._environment
         self._findings = 0
         self._archive = self._archive_given or Archive(
@@ -149,9 +149,9 @@ class Verification:
                 self._archive.close()
 
     @property
-    def summary(self) -> Summary:
-        """What was walked so far, all of it once the iteration has ended."""
-        return Summary(
+    def summary(self) -> VerificationSummary:
+        """The numbers of things checked so far; complete once the iteration has ended."""
+        return VerificationSummary(
             events=self._walk.events,
             streams=sum(state.version > 0 for state in self._walk.streams.values()),
             snapshots=self._snapshots.count,
@@ -166,14 +166,14 @@ class Verification:
             yield from findings
 
     def _checks(self) -> Iterator[tuple[str, Iterable[Finding]]]:
-        """Every check, in order, with what it looks at."""
+        """Yield (what is checked, findings) for every check, in order."""
         environment, walk, tree, keys = self._environment, self._walk, self._tree, self._keys
         compacted, archived = self._compacted, self._archived
 
         yield "the names of the tables", unknown_tables(environment, "tables")
         yield "the table meta", walk_table(environment, "meta", MetaCheck(environment))
         yield "the table meta", missing(environment)
-        # What names events comes first: all of those events are then in the log when its end is looked for.
+        # Tables that name events come first, so that these events are before the end of the log, which is read later.
         yield "the table compacted", walk_table(environment, "compacted", compacted)
         yield "the table compacted", compacted.check_numbers()
         yield "the archive", archived.begin()
@@ -198,7 +198,7 @@ class Verification:
         yield "what follows the log", FollowersCheck(environment, walk)
 
     def _walk_log(self) -> Iterator[Finding]:
-        """Every group of the log with its records, and what the indexes say of them."""
+        """Check every group of the log with its records, against the indexes."""
         environment, walk = self._environment, self._walk
         for stream, compacted in self._compacted.by_stream.items():
             walk.pin(stream, compacted.version, "compacted", compacted.event_hash)

@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from eventsrc import DefinitionError, command, event
-from eventsrc.actors.messages import command_type, event_type
+from eventsrc.actors.messages import command_definition, event_definition
 
 
 @command
@@ -41,7 +41,7 @@ def test_a_command_is_a_frozen_class_of_its_fields() -> None:
 
 
 def test_the_window_of_a_command() -> None:
-    pay, rename = command_type(Pay), command_type(Rename)
+    pay, rename = command_definition(Pay), command_definition(Rename)
     assert pay is not None
     assert pay.idempotency_window_seconds == 60
     assert rename is not None
@@ -52,7 +52,7 @@ def test_the_window_of_a_command() -> None:
 
 
 def test_what_an_event_is_stored_as() -> None:
-    renamed, gone = event_type(Renamed), event_type(Gone)
+    renamed, gone = event_definition(Renamed), event_definition(Gone)
     assert renamed is not None
     assert (renamed.name, renamed.version, renamed.kind) == ("thing.renamed", 1, None)
     assert gone is not None
@@ -63,8 +63,8 @@ def test_a_subclass_is_no_event_of_its_own() -> None:
     class Child(Renamed):
         pass
 
-    assert event_type(Child) is None
-    assert command_type(Renamed) is None
+    assert event_definition(Child) is None
+    assert command_definition(Renamed) is None
 
 
 @pytest.mark.parametrize("name", ["", "Upper", "white space", "x" * 201, "ümlaut", ".dot"])
@@ -136,14 +136,14 @@ def test_mistakes_with_upcasters_are_told_where_they_are_made(version: int, upca
 
 def test_whatever_takes_a_payload_alone_can_be_an_upcaster() -> None:
     for upcaster in (dict, typed, Upcasts().with_self, partial(dict, currency="EUR"), lambda payload, *rest: payload):
-        declared = event_type(event("a", version=2, upcasters={1: upcaster})(type("Some", (), {})))
+        declared = event_definition(event("a", version=2, upcasters={1: upcaster})(type("Some", (), {})))
         assert declared is not None
         assert declared.upcasters == {1: upcaster}
 
 
 def test_upcasters_are_those_that_were_given_when_the_class_was_defined() -> None:
     upcasters = {1: typed}
-    declared = event_type(event("a", version=2, upcasters=upcasters)(type("Some", (), {})))
+    declared = event_definition(event("a", version=2, upcasters=upcasters)(type("Some", (), {})))
     upcasters.clear()
     assert declared is not None
     assert declared.upcasters == {1: typed}

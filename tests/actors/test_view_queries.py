@@ -24,7 +24,7 @@ from eventsrc.actors.views.criteria import Order, RowQuery, criteria_of
 from eventsrc.actors.views.lmdb_reading import ROWS_BETWEEN_CHECKS
 from eventsrc.actors.views.lmdb_view import LmdbViews
 from eventsrc.actors.views.sql import SqlViews
-from eventsrc.actors.views.view_store import RowChange, ViewLookLong, ViewStore
+from eventsrc.actors.views.view_store import RowChange, ViewReadTooLong, ViewStore
 from eventsrc.storage.ordered_key import INDEXED_SIZE_BYTES_MAX
 
 LONG = "long " * 60
@@ -214,7 +214,7 @@ def test_a_look_at_many_rows_goes_no_further_than_it_may(tmp_path: Path) -> None
     view = LmdbViews(tmp_path).open("all", FIRST, [table])
     put(view, table, *(Everything(f"{number}", number=number) for number in range(3 * ROWS_BETWEEN_CHECKS)))
     for query in (RowQuery(), RowQuery({}, (Order("text"),), limit=1), RowQuery({}, (Order("number"),))):
-        with pytest.raises(ViewLookLong), view.reading(rows_max=2 * ROWS_BETWEEN_CHECKS) as reading:
+        with pytest.raises(ViewReadTooLong), view.reading(rows_max=2 * ROWS_BETWEEN_CHECKS) as reading:
             reading.find(table, query)
         with view.reading(rows_max=3 * ROWS_BETWEEN_CHECKS) as reading:
             assert reading.find(table, query)

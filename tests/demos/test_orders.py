@@ -14,7 +14,7 @@ from rich.console import Console
 from eventsrc import Rejected
 from eventsrc.demos import orders, orders_gateway
 from eventsrc.demos.orders_gateway import Gateway, GatewayDown, Ledger
-from eventsrc.storage.environment.folder import is_open_for_writing
+from eventsrc.storage.environment.locks import is_open_for_writing
 
 
 def test_every_order_is_shipped_and_paid_once_or_cancelled_and_refunded_once(tmp_path: Path) -> None:

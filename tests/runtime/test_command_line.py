@@ -213,55 +213,6 @@ def test_follow_prints_events_as_they_come_while_the_store_is_in_use(tmp_path: P
     assert time.monotonic() - started < 60
 
 
-@pytest.mark.parametrize("is_buffered", [False, True])
-@pytest.mark.parametrize(
-    "arguments", ["streams", "events", "events --json", "verify", "events --follow", "replay", "export -", "demo"]
-)
-def test_an_output_that_takes_no_more_is_one_line_of_error(store: Path, arguments: str, is_buffered: bool) -> None:
-    command, *rest = arguments.split()
-    path = [] if command == "demo" else [str(store)]
-    with Path("/dev/full").open("w") as full:
-        ran = subprocess.run(
-            [sys.executable, "-m", "eventsrc", command, *path, *rest],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-            timeout=60,
-            env=os.environ | {"PYTHONUNBUFFERED": "" if is_buffered else "1"},
-        )
-    assert ran.returncode == 1
-    (said,) = ran.stderr.splitlines()
-    assert "standard output" in said
-    assert "No space left on device" in said
-
-
-@pytest.mark.parametrize("is_buffered", [False, True])
-@pytest.mark.parametrize(
-    "arguments",
-    ["streams", "events", "events --json --follow", "verify", "replay", "export -", "watch", "demo", "demo bank"],
-)
-def test_an_output_that_nobody_reads_ends_it_in_order(
-    store: Path, tmp_path: Path, arguments: str, is_buffered: bool
-) -> None:
-    command, *rest = arguments.split()
-    path = [] if command == "demo" else [str(store)]
-    reading, writing = os.pipe()
-    os.close(reading)
-    with os.fdopen(writing, "w") as unread:
-        ran = subprocess.run(
-            [sys.executable, "-m", "eventsrc", command, *path, *rest],
-            stdout=unread,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-            timeout=60,
-            env=os.environ | {"PYTHONUNBUFFERED": "" if is_buffered else "1", "TMPDIR": str(tmp_path)},
-        )
-    assert (ran.returncode, ran.stderr) == (141, "")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_the_demos_are_listed() -> None:
     output = eventsrc("demo").stdout
     assert "bank" in output

@@ -171,8 +171,8 @@ STEPS = (
     "store_compacted",
     "move_step",
     "restore_step",
-    "forget_compacted",
-    "forget_unused",
+    "remove_compacted",
+    "remove_unused",
 )
 
 

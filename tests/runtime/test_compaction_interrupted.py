@@ -22,7 +22,7 @@ from eventsrc.storage.log import EventLog
 
 @pytest.mark.parametrize(
     ("asked", "interrupted_at"),
-    [("compact", "move_step"), ("uncompact", "restore_step"), ("uncompact", "forget_compacted")],
+    [("compact", "move_step"), ("uncompact", "restore_step"), ("uncompact", "remove_compacted")],
 )
 @pytest.mark.parametrize("asked_again", ["compact", "uncompact"])
 async def test_what_is_asked_for_while_it_is_finished(

@@ -379,7 +379,7 @@ async def test_keys_that_are_open_may_be_given(tmp_path: Path) -> None:
 # --- interrupted ---
 
 
-@pytest.mark.parametrize("broken", ["drop_snapshots", "append", "forgotten"])
+@pytest.mark.parametrize("broken", ["drop_snapshots", "append", "finish_forgetting"])
 async def test_what_was_interrupted_is_finished_when_the_store_is_opened_again(
     tmp_path: Path, broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -390,7 +390,7 @@ async def test_what_was_interrupted_is_finished_when_the_store_is_opened_again(
             def refuse(*_: object, **__: object) -> None:
                 raise StoreFull(str(tmp_path), "no room, the test says")
 
-            patched.setattr(SubjectKeys if broken == "forgotten" else EventLog, broken, refuse)
+            patched.setattr(SubjectKeys if broken == "finish_forgetting" else EventLog, broken, refuse)
             with pytest.raises(StoreFull):
                 await runtime.forget("ann")
     async with Runtime.open(tmp_path / "store", **OPENED, limits=SNAPSHOTS) as runtime:

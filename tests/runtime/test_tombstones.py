@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from attrs import frozen
 from bank_domain import Account, Deposit, Deposited
+from bank_views import Balances
 
 from eventsrc import (
     Aggregate,
@@ -116,12 +117,16 @@ async def test_what_there_is_not_cannot_be_deleted_or_recreated(store: EventStor
 
 
 async def test_a_deletion_is_a_command_like_others(store: EventStore | Path) -> None:
-    async with Runtime.open(store, aggregates=[Account]) as runtime:
+    async with Runtime.open(store, aggregates=[Account], projections=[Balances]) as runtime:
         ann = runtime.actor(Account, "ann")
         await ann.ask(Deposit(1))
         with pytest.raises(VersionConflict):
             await ann.delete(expected_version=7)
-        first = await ann.delete(idempotency_key="once")
+        first = await ann.delete(
+            idempotency_key="once", correlation_id="closing", metadata={"by": "eve"}, wait_for=[Balances]
+        )
+        (deleted,) = [event async for event in runtime.events(correlation_id="closing")]
+        assert (deleted.position, deleted.metadata["by"]) == (first.position, "eve")
         again = await ann.delete(idempotency_key="once")
         assert (again.version, again.duplicate) == (first.version, True)
         await runtime.actor(Account, "bob").ask(Deposit(1))

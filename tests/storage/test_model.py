@@ -19,9 +19,9 @@ from eventsrc.storage.archive import compaction
 from eventsrc.storage.archive.archive import pack_segment
 from eventsrc.storage.archive.compacted import Compacted, SegmentRange
 from eventsrc.storage.archive.compaction import (
-    forget_compacted,
-    forget_unused,
     move_step,
+    remove_compacted,
+    remove_unused,
     reserve_segments,
     restore_step,
     store_compacted,
@@ -237,7 +237,7 @@ def compact_by_hand(log: EventLog, stream: str, back: int, steps: int) -> None:
             return
         unused = unused_segments(log)
         log.archive.drop(unused)
-        forget_unused(log, unused)
+        remove_unused(log, unused)
         firsts = range(begin, end + 1, 3)
         numbers = reserve_segments(log, len(firsts))
         segments = before.segments if before is not None else []
@@ -280,7 +280,7 @@ def restore_by_hand(log: EventLog, compacted: Compacted, steps: int) -> None:
         if done < compacted.version:
             done = restore_step(log, restoring, done, records)
     if done == compacted.version:
-        forget_compacted(log, compacted)
+        remove_compacted(log, compacted)
 
 
 def plain(outcomes: list[Outcome]) -> list[object]:

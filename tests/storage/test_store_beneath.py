@@ -19,7 +19,8 @@ from eventsrc.storage.commit import NewEvent, StreamAppend
 from eventsrc.storage.contract import commit, raised
 from eventsrc.storage.control.board import ControlBoard
 from eventsrc.storage.copies.backup import backup
-from eventsrc.storage.environment.folder import LOCK_FILE, LOCK_FILE_SIZE_BYTES
+from eventsrc.storage.environment.folder import LOCK_FILE
+from eventsrc.storage.environment.lock_file import LOCK_FILE_SIZE_BYTES
 from eventsrc.storage.errors import VerificationImpossible
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.verification import apart

@@ -72,7 +72,7 @@ def test_a_forgotten_subject_is_forgotten_for_whoever_opens_the_keys_next(table:
     assert (later.unseal(stored), later.unseal(only_here)) == (None, None)
     assert later.unfinished == {"ann": ids, "bob": [only_here[:16]]}
     assert later.forget("ann") == ids, "it can be done again until it is done"
-    later.forgotten("ann")
+    later.finish_forgetting("ann")
     assert later.unfinished == {"bob": [only_here[:16]]}
     assert later.forget("ann") == []
 
@@ -131,7 +131,7 @@ def test_a_destroyed_key_is_in_no_byte_of_the_file(tmp_path: Path) -> None:
         for number, key in enumerate(destroyed):
             file.destroy(key.subject)
             if number % 2:
-                file.forgotten(key.subject)
+                file.finish_forgetting(key.subject)
                 assert file.find(key.id) == SubjectKey(key.id, "", None)
             if number % 50 == 0:
                 file.add([key_of(number * 10_000 + other) for other in range(50)])
@@ -243,7 +243,7 @@ def test_a_file_that_was_replaced_is_not_written_to_any_more(tmp_path: Path) -> 
             keys.flush,
             lambda: keys.seal("cat", b"value"),
             lambda: keys.forget("ann"),
-            lambda: keys.forgotten("ann"),
+            lambda: keys.finish_forgetting("ann"),
         ):
             with pytest.raises(SubjectKeysUnusable, match="moved, removed or replaced while it was in use"):
                 change()

@@ -1,6 +1,8 @@
 """Temporary folders of programs that were killed are removed by the next one, and nothing else is."""
 
+import errno
 import fcntl
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -73,6 +75,28 @@ def test_one_that_cannot_be_made_leaves_nothing(place: Path, monkeypatch: pytest
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(OSError, match="no locks"):
         TemporaryFolder("mine-")
+    assert names(place) == set()
+
+
+def test_one_that_cannot_be_removed_is_removed_by_the_next(
+    place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = TemporaryFolder("mine-")
+    for name in ("any", "large", "other"):
+        (folder.path / name).mkdir()
+    remove = shutil.rmtree
+
+    def refuse(path: Path) -> None:
+        if path.name == "large":
+            raise OSError(errno.EMFILE, "Too many open files")
+        remove(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", refuse)
+        folder.remove()
+    assert "Too many open files" in caplog.text
+    assert names(place) == {folder.path.name}
+    TemporaryFolder("mine-").remove()
     assert names(place) == set()
 
 

@@ -17,7 +17,7 @@ from tampering import rows_of
 
 from eventsrc.runtime.command_line import main
 from eventsrc.storage.control.board import ControlBoard, SubscriptionProgress
-from eventsrc.storage.environment import folder
+from eventsrc.storage.environment import lock_file
 from eventsrc.storage.environment.environment import Environment
 from eventsrc.storage.errors import VerificationImpossible
 from eventsrc.storage.verification import apart, followers
@@ -69,7 +69,7 @@ def test_a_sound_store_is_left_as_it_was(store: Path) -> None:
 def test_a_folder_that_cannot_be_written(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a read-only file system, or of another user: LMDB's lock file is not needed."""
     monkeypatch.setattr(os, "access", lambda *_: False)
-    assert not folder.needs_lock_file(store)
+    assert not lock_file.needs_lock_file(store)
     for each in [*store.rglob("*"), store]:
         each.chmod(stat.S_IRUSR | (stat.S_IXUSR if each.is_dir() else 0))
     try:

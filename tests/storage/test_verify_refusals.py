@@ -21,7 +21,7 @@ from eventsrc.runtime.command_line import main
 from eventsrc.storage.control.board import ControlBoard
 from eventsrc.storage.control.errors import ControlBoardUnreadable
 from eventsrc.storage.copies.backup import backup
-from eventsrc.storage.environment import folder
+from eventsrc.storage.environment import folder, locks
 from eventsrc.storage.environment.environment import Environment, page_problem
 from eventsrc.storage.errors import VerificationImpossible
 from eventsrc.storage.reader import LogReader
@@ -177,7 +177,7 @@ def test_whether_somebody_writes_is_not_guessed(store: Path, monkeypatch: pytest
 
 def test_a_lock_that_may_not_be_looked_at_may_be_held(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "open", refusing(NO_RIGHT, folder.WRITER_FILE, Path.open))
-    assert folder.is_open_for_writing(store)
+    assert locks.is_open_for_writing(store)
 
 
 @pytest.mark.parametrize("name", ["archive", "control"])

@@ -1,4 +1,4 @@
-"""Views in SQL, with SQLAlchemy: `SqlViews` is given to `Runtime.open`. The extra `sql` installs what it needs."""
+"""Views in SQL, with SQLAlchemy: pass `SqlViews` to `Runtime.open`. The extra `sql` installs the dependencies."""
 
 try:
     from .sql_view import SqlViews

@@ -1,8 +1,8 @@
-"""The fields of a row as columns: which SQL type, how a value goes there and back, and what a query may ask of it.
+"""The fields of a row as columns: the SQL type, the conversion of values, and what a query may compare.
 
-The SQL types are the database's own where those lose nothing and sort as LMDB views do. A datetime is text of a fixed
-width, in UTC when it is aware, since no SQL type holds aware and naive ones alike; naive ones come after all aware
-ones, as on LMDB. On SQLite a decimal is text, too, and compared as a number. What is nested is JSON.
+A field has the database's own SQL type if the type loses nothing and sorts as LMDB views do. A datetime is a text of
+fixed width, in UTC if it is aware, since no SQL type holds both aware and naive ones; naive ones sort after all aware
+ones, as on LMDB. On SQLite a decimal is a text as well, compared as a number. Nested values are JSON.
 """
 
 import enum
@@ -22,7 +22,7 @@ from .comparison import Bound, NoSuchValue, bound_of, parameter_of
 from .values import DECODERS, PLAIN, Dialect, Translation, encoder_of
 
 DECIMAL_COLLATION: Final = "eventsrc_decimal"
-"""By which our connections to SQLite compare decimals; nothing that is stored depends on it."""
+"""The collation by which our connections to SQLite compare decimals; nothing stored depends on it."""
 _SQL_TYPES: Final[dict[str, tuple[str, str]]] = {
     "integer": ("INTEGER", "BIGINT"),
     "float": ("REAL", "DOUBLE PRECISION"),
@@ -51,7 +51,7 @@ _KINDS: Final[dict[Any, str]] = {
 
 
 class SqlType(UserDefinedType[Any]):
-    """A column type by its name. Values pass through as the driver takes and gives them."""
+    """A column type given by its name. Values pass to and from the driver unchanged."""
 
     cache_ok = True
 
@@ -64,7 +64,7 @@ class SqlType(UserDefinedType[Any]):
 
 @attrs.frozen
 class Column:
-    """One field of a row class, as a column. `kind` is a key of `_SQL_TYPES`; `members` are those of an enum."""
+    """A field of a row class as a column. `kind` is a key of `_SQL_TYPES`; `members` is the class of an enum field."""
 
     field: str
     kind: str
@@ -74,21 +74,21 @@ class Column:
 
     @property
     def sql_type(self) -> SqlType:
-        """Its SQL type."""
+        """The column's SQL type."""
         return SqlType(_SQL_TYPES[self.kind][self.dialect == "postgresql"])
 
     @property
     def is_compared_by_sql(self) -> bool:
-        """Whether the database can compare and sort its values."""
+        """Whether the database can compare and sort the column's values."""
         return self.kind != "json"
 
     @property
     def is_compared_roughly(self) -> bool:
-        """Whether what the database finds has to be looked at once more."""
+        """Whether Python must check the rows that the database finds."""
         return self.kind == "decimal" and self.dialect == "sqlite"
 
     def encoder(self, *, is_key: bool = False) -> Translation | None:
-        """Makes a value of the field a parameter; None where it is one."""
+        """The function that turns a field's value into a parameter; None if the value is one already."""
         value_of = attrgetter("value")
         encode = encoder_of(self.kind, self.dialect, is_key=is_key)
         if self.members is not None:
@@ -96,14 +96,14 @@ class Column:
         return _unless_none(encode)
 
     def decoder(self) -> Translation | None:
-        """Makes what the driver gives a value of the field; None where it is one."""
+        """The function that turns the driver's value into the field's value; None if the two are the same."""
         decode = DECODERS[self.dialect].get(self.kind)
         if self.members is not None:
             decode = self.members if decode is None else _chain(decode, self.members)
         return _unless_none(decode)
 
     def plain(self) -> Translation | None:
-        """Makes what the driver gives plain data, as the serializer takes it."""
+        """The function that turns the driver's value into plain data for the serializer; None if they are the same."""
         decode = DECODERS[self.dialect].get(self.kind)
         to_plain = PLAIN.get(self.kind)
         if decode is None or to_plain is None:
@@ -111,7 +111,7 @@ class Column:
         return _unless_none(_chain(decode, to_plain))
 
     def equals(self, value: Any) -> list[Any]:
-        """The parameters that equal a value which is not None, as Python sees it."""
+        """The parameters that equal, as in Python, a value that is not None."""
         values = [value] if self.members is None else [member.value for member in self._members_like(value)]
         parameters = []
         for each in values:
@@ -120,18 +120,18 @@ class Column:
         return parameters
 
     def key_parameter(self, value: Any) -> Any:
-        """The parameter for a key, of which an enum and its value are one. Raises `NoSuchValue`."""
+        """The parameter for a key, the same for an enum member and its value. Raises `NoSuchValue`."""
         return parameter_of(self.kind, _plain(value), self.dialect, is_key=True)
 
     def bound(self, value: Any, *, is_low: bool) -> Bound | None:
-        """An end of a range; None where it bounds nothing. Raises `NoSuchValue`, `NotInSql`."""
+        """An end of a range; None if it excludes nothing. Raises `NoSuchValue`, `NotInSql`."""
         return bound_of(self.kind, _plain(value), is_low, self.dialect)
 
     def _members_like(self, value: Any) -> list[enum.Enum]:
         assert self.members is not None, "a column of an enum"
         found = [member for member in self.members if member == value]
         if not found and issubclass(self.members, enum.Flag):
-            # Flags that are combined are no member of which the class tells.
+            # An enum class does not list combined flags as members.
             with suppress(NoSuchValue, ValueError):
                 combined = self.members(parameter_of("integer", _plain(value), self.dialect))
                 found += [combined] if combined == value else []
@@ -143,7 +143,7 @@ def column_of(row_class: type, field: "attrs.Attribute[Any]", dialect: Dialect) 
     try:
         hint = typing.get_type_hints(row_class).get(field.name, Any)
     except NameError:
-        # A name that only a type checker knows; cattrs could not have prepared it either, unless by a hook.
+        # The name is known only to type checkers; without a hook, cattrs could not have prepared it.
         hint = Any
     kind, is_nullable, members = _kind_of(hint)
     return Column(field.name, kind, is_nullable, members, dialect)
@@ -168,7 +168,7 @@ def _kind_of(hint: Any) -> tuple[str, bool, type[enum.Enum] | None]:
         kind = _common_kind([member.value for member in hint])
         return kind, kind == "json", (None if kind == "json" else hint)
     kind = _KINDS.get(hint, "json")
-    # JSON has a null of its own, and a field of any type may be None.
+    # JSON has its own null, and a field of any type may be None.
     return kind, kind == "json", None
 
 

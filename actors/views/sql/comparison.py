@@ -1,6 +1,6 @@
-"""What a query compares a column with: the value of the column's kind that equals one, and the ends of ranges.
+"""What a query compares a column with: the equal value of the column's kind, and the ends of ranges.
 
-A query may ask for any value, also for one that no row can have.
+A query may ask for any value, even one that no row can have.
 """
 
 import enum
@@ -21,7 +21,8 @@ _KNOWN: Final = (
     *(int, float, Decimal, str, bytes, date, timedelta, UUID, enum.Enum),
     *(list, tuple, dict, set, frozenset, type(None)),
 )
-"""Of which no value equals one of another, but for numbers. `Fraction(2)` is 2, and `bytearray(b"x")` is `b"x"`."""
+"""No value of one of these classes equals a value of another, except numbers. For unknown classes it may: `Fraction(2)`
+equals 2, and `bytearray(b"x")` equals `b"x"`."""
 _SURROGATE_FIRST: Final = "\ud800"
 _SURROGATE_LAST: Final = "\udfff"
 
@@ -31,19 +32,19 @@ class NoSuchValue(Exception):
 
 
 class NotInSql(Exception):
-    """The database cannot look at this; Python has to."""
+    """The database cannot compare this value; Python has to."""
 
 
 @attrs.frozen
 class Bound:
-    """An end of a range as a parameter; where it is not included, it is the first one beyond the range."""
+    """An end of a range as a parameter; if it is not included, it is the first value beyond the range."""
 
     parameter: Any
     is_included: bool = True
 
 
 def parameter_of(kind: str, value: Any, dialect: Dialect, *, is_key: bool = False) -> Any:
-    """The parameter that equals a value, as Python sees it. Raises `NoSuchValue`."""
+    """The parameter that equals a value, as in Python. Raises `NoSuchValue`."""
     exact = _EXACT[kind](value)
     if kind == "text" and _first_odd(exact, dialect) < len(exact):
         raise NoSuchValue
@@ -51,7 +52,7 @@ def parameter_of(kind: str, value: Any, dialect: Dialect, *, is_key: bool = Fals
 
 
 def bound_of(kind: str, value: Any, is_low: bool, dialect: Dialect) -> Bound | None:
-    """An end of a range; None where it bounds nothing. Raises `NoSuchValue` where nothing is within, `NotInSql`."""
+    """An end of a range; None if it excludes nothing. Raises `NoSuchValue` if the range is empty, `NotInSql`."""
     if kind == "text":
         return _text_bound(_text(value), is_low, dialect)
     if kind == "decimal":
@@ -59,7 +60,7 @@ def bound_of(kind: str, value: Any, is_low: bool, dialect: Dialect) -> Bound | N
         try:
             return Bound(_encoded(kind, exact, dialect))
         except NoSuchValue:
-            # It has more digits than the database takes.
+            # The value has more digits than the database takes.
             raise NotInSql from None
     if kind in _BOUNDS:
         return _BOUNDS[kind](value, is_low)
@@ -79,7 +80,7 @@ def _encoded(kind: str, exact: Any, dialect: Dialect, is_key: bool = False) -> A
 
 def _exactly(wanted: type) -> Translation:
     def check(value: Any) -> Any:
-        # A datetime is a date, and equals none.
+        # A datetime is an instance of date, but equals no date.
         if not isinstance(value, wanted) or (wanted is date and isinstance(value, datetime)):
             raise _unlike(value)
         return value
@@ -88,12 +89,12 @@ def _exactly(wanted: type) -> Translation:
 
 
 def _unlike(value: Any) -> Exception:
-    """What is to be raised for a value of another class: one that we do not know may equal what a row has."""
+    """The error for a value of another class: a value of an unknown class may equal what a row has."""
     return NoSuchValue() if isinstance(value, _KNOWN) else NotInSql()
 
 
 def _number_of(value: Any) -> Any:
-    """A number, which NaN is not."""
+    """Check that the value is a number and not NaN, and return it."""
     if not isinstance(value, int | float | Decimal):
         raise _unlike(value)
     if value.is_nan() if isinstance(value, Decimal) else value != value:
@@ -134,7 +135,7 @@ def _exact_decimal(value: Any) -> Decimal:
 
 
 def _first_odd(text: str, dialect: Dialect) -> int:
-    """Where the first character stands that no stored text has; the length of the text where it has none."""
+    """The index of the first character that no stored text has; the length of the text if there is none."""
     if text.isascii() and not (dialect == "postgresql" and "\0" in text):
         return len(text)
     for index, character in enumerate(text):
@@ -189,7 +190,7 @@ def _timedelta_bound(value: Any, is_low: bool) -> Bound | None:
 
 
 def _datetime_bound(value: Any, is_low: bool) -> Bound:
-    """Beyond the calendar in UTC it is the end of that: a stored time with a zone is within."""
+    """A bound beyond the calendar in UTC becomes the calendar's end, which includes every stored aware time."""
     exact = _EXACT["datetime"](value)
     if exact.utcoffset() is not None and not _DATETIME_FIRST <= exact <= _DATETIME_LAST:
         is_before = exact < _DATETIME_FIRST
@@ -200,7 +201,7 @@ def _datetime_bound(value: Any, is_low: bool) -> Bound:
 
 
 def _text_bound(text: str, is_low: bool, dialect: Dialect) -> Bound:
-    """Where no stored text has one of its characters, none is between it and the next text that may be stored."""
+    """If no stored text has one of the text's characters, the bound is the next text that can be stored."""
     odd = _first_odd(text, dialect)
     if odd == len(text):
         return Bound(text)

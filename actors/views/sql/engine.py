@@ -1,5 +1,6 @@
-"""Connections to the database that SQL views live in, and the errors of its drivers as ours."""
+"""Connections to the database of SQL views, and the translation of its drivers' errors into this package's."""
 
+import math
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -19,38 +20,39 @@ from .values import compare_decimals
 Refused: TypeAlias = type[ViewWriteFailed] | type[ViewReadFailed]
 
 CONNECTIONS_MAX: Final = 40
-"""As many as trio has worker threads."""
+"""As many as trio's default number of worker threads."""
 CONNECTIONS_KEPT: Final = 8
 CONNECT_SECONDS_MAX: Final = 5
 LOCK_SECONDS_MAX: Final = 10
 """How long a transaction waits for another one."""
 LOCK_RETRY_SECONDS: Final = 0.01
 SILENT_SECONDS_MAX: Final = 15
-"""After which a PostgreSQL server that does not answer is given up."""
+"""After so many seconds a PostgreSQL server that does not answer is given up."""
 IDLE_SECONDS_MAX: Final = 60
-"""After which PostgreSQL ends a transaction whose process has gone away."""
+"""After so many seconds PostgreSQL ends a transaction whose process has gone away."""
 
 _SPOILT: Final = frozenset(
     (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL)
 )
-"""After these SQLite may refuse all that follows on the same connection: where it may not open a file for writing, as
-for want of descriptors, it opens it for reading alone, and leaves it at that."""
+"""After these errors, SQLite may refuse everything on the same connection: if it cannot open a file for writing, for
+lack of file descriptors for example, it opens the file read-only and keeps it so."""
 _LOCKED: Final = frozenset((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED))
 _PRIMARY_CODE: Final = 0xFF
 _WRITES: Final = "eventsrc_writes"
 _AGAIN: Final = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 _LOCKED_TOO_LONG: Final = "55P03"
 _TOOK_TOO_LONG: Final = "57014"
-"""Longer than the server lets a statement take. A query may be as slow as that; what we write waits for a lock."""
+"""A statement took longer than the server allows. A query may simply be slow; a write of ours waits for a lock."""
 _NO_ROOM: Final = frozenset({"53100", "53200"})  # disk full, out of memory
 _NO_PRIVILEGE: Final = "42501"
 _REFUSED_CLASSES: Final = frozenset({"0A", "22", "23", "54"})  # a value, a constraint, a limit
 _REFUSED_TYPES: Final = frozenset({"42804", "42846"})
-"""Of their class alone: the others are of a table that was changed by hand, or of missing rights."""
+"""The only errors of their class that concern a value; the others concern a table changed by hand, or missing
+rights."""
 
 
 def make_engine(url: str | sqlalchemy.URL) -> sqlalchemy.Engine:
-    """An engine for SQLite in a file or for PostgreSQL. Raises `DefinitionError` for anything else."""
+    """Make an engine for SQLite in a file or for PostgreSQL. Raises `DefinitionError` for anything else."""
     try:
         given = sqlalchemy.make_url(url)
     except SQLAlchemyError as error:
@@ -66,9 +68,23 @@ def make_engine(url: str | sqlalchemy.URL) -> sqlalchemy.Engine:
 
 
 def begin_writing(connection: sqlalchemy.Connection) -> sqlalchemy.RootTransaction:
-    """Begin a transaction that will write, so that on SQLite it waits for others now and not in its middle."""
+    """Begin a writing transaction; on SQLite, it waits for other writers here rather than in its middle."""
     connection.execution_options(**{_WRITES: True})
     return connection.begin()
+
+
+@contextmanager
+def unbounded(connection: sqlalchemy.Connection) -> Iterator[None]:
+    """Wait in the block for as long as a statement takes: a query may look at any number of rows."""
+    driver: Any = connection.connection.dbapi_connection
+    bound = getattr(driver, "answer_seconds_max", None)
+    if bound is not None:
+        driver.answer_seconds_max = math.inf
+    try:
+        yield
+    finally:
+        if bound is not None:
+            driver.answer_seconds_max = bound
 
 
 def _sqlite(url: sqlalchemy.URL) -> sqlalchemy.Engine:
@@ -84,10 +100,10 @@ def _sqlite(url: sqlalchemy.URL) -> sqlalchemy.Engine:
 
     @event.listens_for(engine, "connect")
     def connected(connection: Any, _: object) -> None:
-        # The driver shall begin no transactions of its own.
+        # The driver must begin no transactions of its own.
         connection.isolation_level = None
         connection.create_collation(DECIMAL_COLLATION, compare_decimals)
-        # What a power loss takes from the file is projected again: rows and checkpoint go together.
+        # After a power loss, lost rows are projected again: rows and checkpoint are stored together.
         _use_wal(connection)
         for pragma in ("synchronous=NORMAL", "cache_size=-16000"):
             connection.execute(f"PRAGMA {pragma}").close()
@@ -106,7 +122,10 @@ def _sqlite(url: sqlalchemy.URL) -> sqlalchemy.Engine:
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
-    """Have readers and a writer not wait for each other. Another process that does this now makes it fail at once."""
+    """Switch to WAL mode, so that readers and a writer do not block each other.
+
+    If another process does the same at the moment, the switch fails at once and is retried.
+    """
     deadline = time.monotonic() + LOCK_SECONDS_MAX
     while True:
         try:
@@ -140,6 +159,13 @@ def _postgresql(url: sqlalchemy.URL) -> sqlalchemy.Engine:
     except ImportError as missing:
         raise ImportError("Views on PostgreSQL need psycopg: pip install 'eventsrc[postgresql]'") from missing
 
+    if engine.dialect.driver == "psycopg":
+        from .postgresql import BoundedConnection  # noqa: PLC0415 (it needs psycopg, which is an extra)
+
+        @event.listens_for(engine, "do_connect")
+        def connect(_dialect: object, _record: object, arguments: Any, options: Any) -> BoundedConnection:
+            return BoundedConnection.connect(*arguments, **options)
+
     @event.listens_for(engine, "connect")
     def connected(connection: Any, _: object) -> None:
         connection.autocommit = True
@@ -152,7 +178,7 @@ def _postgresql(url: sqlalchemy.URL) -> sqlalchemy.Engine:
 
 @contextmanager
 def translating(path: str, refused: Refused = ViewWriteFailed) -> Iterator[None]:
-    """Raise what the database and its driver raise as `ViewUnreachable`, `ViewRetry` or, else, as `refused`."""
+    """Translate errors of the database and its driver into `ViewUnreachable`, `ViewRetry` or, by default, `refused`."""
     try:
         yield
     except (SQLAlchemyError, sqlite3.Error) as error:
@@ -160,7 +186,7 @@ def translating(path: str, refused: Refused = ViewWriteFailed) -> Iterator[None]
 
 
 def translated(path: str, error: Exception, refused: Refused = ViewWriteFailed) -> Exception:
-    """The same for one error."""
+    """Translate one error as `translating` does."""
     original = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     reason = " ".join(str(original).split()) or type(original).__name__
     state: str = getattr(original, "sqlstate", None) or ""
@@ -184,18 +210,18 @@ def translated(path: str, error: Exception, refused: Refused = ViewWriteFailed) 
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether the database or its driver refused a value, and not the whole work."""
+    """Whether the database or its driver refused a value, rather than the whole operation."""
     if isinstance(error, DBAPIError) and error.orig is not None and not error.connection_invalidated:
         state: str | None = getattr(error.orig, "sqlstate", None)
         if state is not None:
             return state[:2] in _REFUSED_CLASSES or state in _REFUSED_TYPES
-        # The base class of the errors of SQLite is that of a damaged file.
+        # SQLite raises the base class of its errors for a damaged file.
         return type(error.orig) is not sqlite3.DatabaseError and not isinstance(error, sqlalchemy.exc.OperationalError)
     return isinstance(error, OverflowError | ValueError | TypeError | AttributeError)
 
 
 def refuses_names(error: SQLAlchemyError) -> bool:
-    """Whether a statement that makes something was refused as it is written: a name is taken, or reserved."""
+    """Whether a statement that creates something was refused for its names: a name is taken or reserved."""
     original = error.orig if isinstance(error, DBAPIError) else None
     if isinstance(original, sqlite3.Error):
         return _code_of(original) == sqlite3.SQLITE_ERROR
@@ -204,6 +230,6 @@ def refuses_names(error: SQLAlchemyError) -> bool:
 
 
 def _code_of(error: object) -> int | None:
-    """The primary code of an error of SQLite; None where the driver itself raised it."""
+    """The primary code of an SQLite error; None if the driver itself raised it."""
     code: int | None = getattr(error, "sqlite_errorcode", None)
     return None if code is None else code & _PRIMARY_CODE

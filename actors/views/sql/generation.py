@@ -1,4 +1,4 @@
-"""One generation of a view in SQL: each batch of rows and the checkpoint they stand for is one transaction."""
+"""One generation of a view in SQL: each batch of rows and its checkpoint are one transaction."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -12,24 +12,24 @@ from ..criteria import Criterion, RowQuery
 from ..errors import CheckpointMoved, RowInvalid, ViewReadFailed, ViewRemoved, ViewWriteFailed
 from ..row_type import RowType
 from ..view_store import Checkpoint, RowChange, ViewReading, ViewWriting
-from .engine import Refused, begin_writing, is_refusal, translated, translating
+from .engine import Refused, begin_writing, is_refusal, translated, translating, unbounded
 from .table import SqlTable
 
 logger = logging.getLogger("eventsrc.views")
 
 
 class SqlDatabase(Protocol):
-    """What a generation needs of the database that it is in."""
+    """What a generation needs of its database."""
 
     engine: sqlalchemy.Engine
     path: str
     is_postgresql: bool
 
     def turn(self) -> AbstractContextManager[None]:
-        """Wait until it may write."""
+        """Wait until writing is allowed."""
 
     def connected(self, engine: sqlalchemy.Engine | None = None) -> AbstractContextManager[sqlalchemy.Connection]:
-        """A connection, by `engine` where one with other options is wanted. Raises `ViewClosed`."""
+        """Get a connection; from `engine` if other options are needed. Raises `ViewClosed`."""
 
 
 class SqlView:
@@ -46,13 +46,13 @@ class SqlView:
         mark = "%s" if views.is_postgresql else "?"
         own = f"FROM eventsrc_projections WHERE projection = {mark} AND generation = {mark} AND state <> 'dropped'"
         self._look = f"SELECT position, event_hash {own}"
-        # Whoever else projects into these tables waits here.
+        # Another process that projects into these tables waits here.
         self._claim = self._look + (" FOR UPDATE" if views.is_postgresql else "")
         self._save = (
             f"UPDATE eventsrc_projections SET position = {mark}, event_hash = {mark} "
             f"WHERE projection = {mark} AND generation = {mark} AND position = {mark}"
         )
-        # On SQLite every transaction sees one state of everything.
+        # On SQLite every transaction sees one consistent state.
         isolation = {"isolation_level": "REPEATABLE READ"} if views.is_postgresql else {}
         self._reader = views.engine.execution_options(**isolation)
         self._known = self._stored() or Checkpoint(0, b"")
@@ -60,7 +60,7 @@ class SqlView:
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The stored checkpoint. To read it is to go on from there: after `CheckpointMoved` it is read anew.
+        """The stored checkpoint, from which the caller must go on: after `CheckpointMoved`, it is read again.
 
         Raises `ViewRemoved`.
         """
@@ -73,7 +73,7 @@ class SqlView:
 
     @contextmanager
     def reading(self, *, rows_max: int | None = None) -> Iterator[ViewReading]:
-        """Look at it. Raises `ViewUnreachable`, `ViewReadFailed`, `ViewRemoved`."""
+        """Begin a reading transaction. Raises `ViewUnreachable`, `ViewReadFailed`, `ViewRemoved`."""
         self._check()
         path = self._views.path
         try:
@@ -81,6 +81,7 @@ class SqlView:
                 translating(path, ViewReadFailed),
                 self._views.connected(self._reader) as connection,
                 connection.begin(),
+                unbounded(connection),
             ):
                 if not self._views.is_postgresql and self._look_at(connection) is None:
                     # On SQLite the rows of a dropped generation are removed in steps, so some may still be there.
@@ -88,16 +89,16 @@ class SqlView:
                 yield _Reading(self._tables, connection)
         except ViewReadFailed as error:
             if self._stored(ViewReadFailed) is None:
-                # Its tables went away meanwhile.
+                # The view's tables were removed meanwhile.
                 raise self._removed() from error
             raise
 
     @contextmanager
     def writing(self) -> Iterator[ViewWriting]:
-        """Change it; committed when the block ends well.
+        """Begin a writing transaction, which is committed if the block ends without an exception.
 
-        Raises `CheckpointMoved` when it is not where this view left it, `ViewRemoved`, `ViewUnreachable`,
-        `ViewWriteFailed`.
+        Raises `CheckpointMoved` if the stored checkpoint is not the one that this view left, `ViewRemoved`,
+        `ViewUnreachable`, `ViewWriteFailed`.
         """
         self._check()
         path = self._views.path
@@ -113,7 +114,7 @@ class SqlView:
                 transaction.commit()
             except BaseException as error:
                 _roll_back(transaction)
-                # What a handler met here is no fault of its event, but for a row that the event made.
+                # A database error in a handler is not its event's fault, unless the event's row caused it.
                 failure = writing.failure
                 if failure is not error and isinstance(error, Exception) and not isinstance(failure, RowInvalid | None):
                     raise failure from error
@@ -126,16 +127,16 @@ class SqlView:
 
     @property
     def tables(self) -> dict[str, SqlTable]:
-        """Its tables by name."""
+        """The view's tables by name."""
         return self._tables
 
     @property
     def path(self) -> str:
-        """Where it lives."""
+        """The database's URL, without the password."""
         return self._views.path
 
     def save(self, connection: sqlalchemy.Connection, checkpoint: Checkpoint) -> None:
-        """Move the stored checkpoint from where this view left it. Raises `CheckpointMoved`."""
+        """Store the checkpoint, if the stored one is still that which this view left. Raises `CheckpointMoved`."""
         values = (checkpoint.position, checkpoint.event_hash, *self._key, self._known.position)
         if connection.exec_driver_sql(self._save, values).rowcount != 1:
             self._has_moved = True
@@ -156,7 +157,7 @@ class SqlView:
         return None if stored is None else Checkpoint(stored[0], bytes(stored[1]))
 
     def _look_at(self, connection: sqlalchemy.Connection) -> Any:
-        """Its stored checkpoint as a row; None where it was removed."""
+        """The stored checkpoint as a row; None if the view was removed."""
         return connection.exec_driver_sql(self._look, self._key).first()
 
     def _removed(self) -> ViewRemoved:
@@ -191,7 +192,7 @@ class _Writing(_Reading):
         self._transaction = transaction
         self.saved: Checkpoint | None = None
         self.failure: Exception | None = None
-        """What the database refused, also where a handler has swallowed the error. Nothing else is done then."""
+        """The error that the database raised, even if a handler has swallowed it. Nothing else is done then."""
 
     def get(self, table: RowType[Any], key: tuple[Any, ...]) -> Any | None:
         with self._noting():
@@ -249,7 +250,7 @@ class _Writing(_Reading):
     @contextmanager
     def _noting(self) -> Iterator[None]:
         if self.failure is not None:
-            # The transaction has failed: of anything else the database would say no more than that.
+            # The transaction has failed: for any further statement, the database would only repeat that.
             raise self.failure
         try:
             yield
@@ -263,5 +264,5 @@ def _roll_back(transaction: sqlalchemy.RootTransaction) -> None:
         if transaction.is_active:
             transaction.rollback()
     except sqlalchemy.exc.SQLAlchemyError:
-        # The connection is lost, and with it the transaction; what lost it is raised.
+        # The connection is lost, and with it the transaction; the error that lost it is raised.
         logger.debug("a transaction could not be rolled back", exc_info=True)

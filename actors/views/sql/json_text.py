@@ -1,7 +1,7 @@
-"""Plain data as JSON text and back. What JSON does not have is a dict of one key, a mark: {"$bytes": base64}.
+"""Plain data as JSON text and back. A value that JSON lacks becomes a dict with one key, a mark: {"$bytes": base64}.
 
-So are dicts whose keys are not all texts, {"$items": [key, value, ...]}, and floats that PostgreSQL would take for
-whole numbers, or that are none, {"$float": text}. A user's own dict whose only key is a mark is {mark: [value]}.
+Dicts whose keys are not all texts become {"$items": [key, value, ...]}. Floats that PostgreSQL would take for whole
+numbers, infinities and NaN become {"$float": text}. A user's own dict whose only key is a mark becomes {mark: [value]}.
 """
 
 import json
@@ -17,24 +17,24 @@ _EXPONENT_FROM: Final = 1e16
 
 
 def to_json(data: Any) -> str:
-    """Plain data as JSON text that is the same for the same data.
+    """Plain data as JSON text, which is the same for the same data.
 
-    Raises `TypeError` for what cannot be JSON, `ValueError` for what is nested too deeply.
+    Raises `TypeError` for values that cannot be JSON, `ValueError` for data nested too deeply.
     """
     try:
         return _dumped(_marked(data))
     except RecursionError as error:
-        # As what it is, a fault of the data: it would be tried again for ever.
+        # As the fault of the data that it is: else the write would be retried for ever.
         raise ValueError("it is nested too deeply") from error
 
 
 def from_json(text: str) -> Any:
-    """Plain data from its text. Raises `ValueError` for what `to_json` does not write."""
+    """Plain data from JSON text. Raises `ValueError` for text that `to_json` does not write."""
     return json.loads(text, object_hook=_unmarked)
 
 
 def revived(data: Any) -> Any:
-    """The same from what a driver has read as JSON."""
+    """Plain data from a value that a driver has already parsed as JSON."""
     if isinstance(data, dict):
         return _unmarked({key: revived(item) for key, item in data.items()})
     return [revived(item) for item in data] if isinstance(data, list) else data

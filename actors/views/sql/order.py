@@ -1,4 +1,4 @@
-"""The order that a query asks for, in SQL: what it is sorted by, and which rows come after one."""
+"""The order of a query in SQL: the sort expressions, and the condition for rows after a given one."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -10,17 +10,17 @@ from .columns import DECIMAL_COLLATION, Column, SqlType
 
 Condition = sqlalchemy.ColumnElement[bool]
 Part: TypeAlias = Callable[[Any], Any]
-"""Makes of a stored value, or of one that is given, what rows are sorted by."""
+"""Turns a stored or given value into the expression that rows are sorted by."""
 
 
 def nearest_double(decimal: Any) -> Any:
-    """The number that a decimal's text stands for, nearly."""
+    """The double nearest to the number in a decimal's text."""
     return sqlalchemy.cast(decimal, SqlType("REAL"))
 
 
 def zone_first(time: Any) -> Any:
-    """Sorts times with a zone, whose texts are longer, before those without one."""
-    # In parentheses, as an index wants it.
+    """Sorts times with a zone, whose texts are longer, before times without one."""
+    # In parentheses, as an index requires.
     return (-sqlalchemy.func.length(time, type_=sqlalchemy.Integer)).self_group()
 
 
@@ -29,14 +29,14 @@ def _itself(value: Any) -> Any:
 
 
 def by_all_digits(decimal: Any) -> Any:
-    """The number that a decimal's text stands for."""
+    """The exact number in a decimal's text."""
     return sqlalchemy.collate(decimal, DECIMAL_COLLATION)
 
 
 def parts_of(column: Column) -> tuple[Part, ...]:
-    """What the values of a column are sorted by: by the second those that are level in the first."""
+    """The expressions that a column's values are sorted by; the second orders values that are equal in the first."""
     if column.is_compared_roughly:
-        # There is an index for the first alone: nothing that is stored depends on our collation.
+        # Only the first has an index: nothing stored depends on our collation.
         return nearest_double, by_all_digits
     return (zone_first, _itself) if column.kind == "datetime" else (_itself,)
 
@@ -50,24 +50,24 @@ class SortedBy:
     part: Part
     descending: bool
     nulls_move: bool
-    """Whether the database puts None elsewhere than first, unless it is told."""
+    """Whether the database, by default, does not sort None first."""
     is_key: bool
 
     @property
     def compared(self) -> Any:
-        """What of the stored value the rows are sorted by."""
+        """The expression of the stored value that rows are sorted by."""
         return self.part(self.stored)
 
     @property
     def ordered(self) -> Any:
-        """It as a part of ORDER BY."""
+        """The ORDER BY term."""
         ordered = self.compared.desc() if self.descending else self.compared.asc()
         if self.nulls_move:
             return ordered.nulls_last() if self.descending else ordered.nulls_first()
         return ordered
 
     def parameter(self, row: Any) -> Any:
-        """What a row has there; None for None."""
+        """A row's value as a sort expression; None for None."""
         encode = self.column.encoder(is_key=self.is_key)
         value = getattr(row, self.column.field)
         value = value if encode is None else encode(value)
@@ -76,7 +76,7 @@ class SortedBy:
         return self.part(sqlalchemy.literal(value, self.column.sql_type))
 
     def is_beyond(self, value: Any) -> Any:
-        """Whether a row comes after one that has this value."""
+        """The condition that a row sorts after a row with this value."""
         if value is None:
             return sqlalchemy.false() if self.descending else self.compared.is_not(None)
         if self.descending:
@@ -85,16 +85,16 @@ class SortedBy:
         return self.compared > value
 
     def is_equal(self, value: Any) -> Any:
-        """Whether a row is level with one that has this value."""
+        """The condition that a row sorts equal to a row with this value."""
         return self.compared.is_(None) if value is None else self.compared == value
 
 
 def after(order: Sequence[SortedBy], row: Any) -> Condition:
-    """Whether a row comes after this one, in this order."""
+    """The condition that a row comes after this one in this order."""
     values = [by.parameter(row) for by in order]
     is_descending = order[0].descending
-    # Compared as a whole, the row is found by an index; part by part, all that comes before it is looked at once more.
-    # But nothing is beyond None then, nor None beyond anything, which is right only where None comes first.
+    # A tuple comparison uses an index; comparing part by part scans all rows before this one again. But in a tuple
+    # comparison nothing is beyond None, nor None beyond anything, which is right only if None comes first.
     may_meet_none = any(value is None for value in values)
     may_meet_none |= is_descending and any(by.column.is_nullable for by in order)
     if not may_meet_none and all(by.descending == is_descending for by in order):

@@ -1,8 +1,8 @@
-"""Views in SQL: a projection's rows in tables of their own, on SQLite or PostgreSQL, each batch one transaction.
+"""Views in SQL: a projection's rows in their own tables, on SQLite or PostgreSQL; each batch is one transaction.
 
-Generation N of the table `rows` of the projection `balances` is the SQL table `balances_rows_gN`; `balances_rows` is an
-SQL view of the generation that answers, for people and programs that query the database themselves.
-`eventsrc_projections` has the checkpoints, `eventsrc_tables` says which table belongs to which.
+Generation N of the table `rows` of the projection `balances` is the SQL table `balances_rows_gN`. `balances_rows` is an
+SQL view of the active generation, for people and programs that query the database themselves. `eventsrc_projections`
+holds the checkpoints, `eventsrc_tables` assigns the tables to projections and generations.
 """
 
 import hashlib
@@ -26,9 +26,9 @@ from .generation import SqlView
 from .table import SqlTable, columns_of
 
 NAME_BYTES_MAX: Final = 63
-"""Of a table, in PostgreSQL; a longer name is cut and told apart by a hash."""
+"""The longest name in PostgreSQL; a longer name is cut and made unique with a hash."""
 ROWS_DROPPED: Final = 5_000
-"""Rows that are removed in one transaction when a generation is dropped on SQLite, where others wait meanwhile."""
+"""How many rows one transaction removes when a generation is dropped on SQLite, where other writers wait meanwhile."""
 _DDL_LOCK: Final = 0x6576_656E_7473_7263
 
 logger = logging.getLogger("eventsrc.views")
@@ -63,7 +63,7 @@ class SqlViews:
     Each raises `ViewUnreachable` or `ViewWriteFailed`, and `ViewClosed` once it is closed.
 
     Args:
-        url: an SQLAlchemy URL of SQLite (a file) or of PostgreSQL. Raises `DefinitionError` for another.
+        url: an SQLAlchemy URL of SQLite (a file) or PostgreSQL. Raises `DefinitionError` for any other URL.
 
     """
 
@@ -84,7 +84,7 @@ class SqlViews:
             return [Generation(number, version, schema) for number, version, schema in stored]
 
     def open(self, projection: str, generation: Generation, tables: Iterable[RowType[Any]]) -> "SqlView":
-        """Open a generation, made when it is not there. Raises `DefinitionError` where names meet."""
+        """Open a generation; make it if it is not there. Raises `DefinitionError` if a name is taken or refused."""
         wanted = list(tables)
         own = _generation(projection, generation.number)
         with self._changing() as connection:
@@ -109,7 +109,7 @@ class SqlViews:
         return SqlView(self, projection, generation.number, sql_tables)
 
     def activate(self, projection: str, generation: Generation) -> None:
-        """Let it be the one that answers. Raises `ViewRemoved` where another process has dropped it meanwhile."""
+        """Make a generation the one that answers. Raises `ViewRemoved` if another process has dropped it meanwhile."""
         own = _generation(projection, generation.number)
         with self._changing() as connection:
             state = connection.execute(select(_projections.c.state).where(own)).scalar()
@@ -135,7 +135,7 @@ class SqlViews:
             was_active = connection.execute(
                 select(_projections.c.state).where(_generation(projection, number), _projections.c.state == "active")
             ).first()
-            # From now on it is no generation any more, whatever becomes of the rest.
+            # From now on it is no generation any more, whatever happens next.
             connection.execute(update(_projections).where(_generation(projection, number)).values(state="dropped"))
             if was_active:
                 for (view,) in connection.execute(select(_tables.c.view_name).where(own)).all():
@@ -150,13 +150,13 @@ class SqlViews:
             self._remove_in_steps(projection, number)
 
     def close(self) -> None:
-        """Close every connection; those of queries that nobody waits for any more when these end. Idempotent."""
+        """Close all idle connections; abandoned queries close theirs when they end. Idempotent."""
         self._is_closed = True
         self.engine.pool.dispose()
 
     @contextmanager
     def connected(self, engine: sqlalchemy.Engine | None = None) -> Iterator[sqlalchemy.Connection]:
-        """A connection, by `engine` where one with other options is wanted. Raises `ViewClosed`."""
+        """Get a connection; from `engine` if other options are needed. Raises `ViewClosed`."""
         if self._is_closed:
             raise ViewClosed(self.path)
         try:
@@ -164,12 +164,12 @@ class SqlViews:
                 yield connection
         finally:
             if self._is_closed:
-                # What comes back to the pool after it was emptied would be left to the garbage collector.
+                # A connection returned to the emptied pool would be left to the garbage collector.
                 self.engine.pool.dispose()
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait for the one transaction that SQLite writes at a time; not at all with PostgreSQL."""
+        """Wait until no other transaction of this process writes to SQLite. With PostgreSQL, do not wait."""
         if self.is_postgresql:
             yield
             return
@@ -183,7 +183,7 @@ class SqlViews:
 
     @contextmanager
     def _changing(self) -> Iterator[sqlalchemy.Connection]:
-        """A transaction that changes what there is, one at a time among all processes."""
+        """A transaction that changes generations or tables, one at a time among all processes."""
         try:
             with translating(self.path), self.turn(), self.connected() as connection, begin_writing(connection):
                 if self.is_postgresql:
@@ -237,7 +237,7 @@ class SqlViews:
         self, connection: sqlalchemy.Connection, projection: str, table: str, names: tuple[str, str]
     ) -> None:
         is_own = and_(_tables.c.projection == projection, _tables.c.table_name == table)
-        # To SQLite, `Rows` and `rows` are one name.
+        # To SQLite, `Rows` and `rows` are the same name.
         lowered = [name.lower() for name in names]
         taken = connection.execute(
             select(_tables.c.projection, _tables.c.table_name).where(
@@ -251,10 +251,10 @@ class SqlViews:
             )
 
     def _show(self, connection: sqlalchemy.Connection, view: str, name: str) -> None:
-        """Let the SQL view show this table."""
+        """Have the SQL view show this table."""
         shown = f"VIEW {self._quoted(view)} AS SELECT * FROM {self._quoted(name)}"
         if self.is_postgresql:
-            # Keeps what was granted on it and what is built on it, as long as the columns are the same.
+            # Keeps grants on the view, and objects that depend on it, as long as the columns are the same.
             try:
                 with connection.begin_nested():
                     self._execute(connection, f"CREATE OR REPLACE {shown}")
@@ -265,9 +265,9 @@ class SqlViews:
         self._execute(connection, f"CREATE {shown}")
 
     def _remove_in_steps(self, projection: str, number: int) -> None:
-        """Remove the rows of a dropped generation in steps, between which others write, and then its tables.
+        """Remove a dropped generation's rows in steps, between which others can write, and then its tables.
 
-        It stops where the number has gone to a new generation meanwhile.
+        Stops if the number was given to a new generation meanwhile.
         """
         own = and_(_tables.c.projection == projection, _tables.c.generation == number)
         names: list[str] = []
@@ -321,7 +321,7 @@ def _key_columns(connection: sqlalchemy.Connection, name: str) -> list[str]:
 
 
 def _fitted(name: str) -> str:
-    """A name that is short enough for PostgreSQL."""
+    """The name, shortened if it is too long for PostgreSQL."""
     encoded = name.encode()
     if len(encoded) <= NAME_BYTES_MAX:
         return name

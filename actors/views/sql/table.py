@@ -1,4 +1,4 @@
-"""One table of a view in SQL: its columns and statements, rows to parameters and back, queries as SQL."""
+"""One table of a view in SQL: its columns and statements, the conversion of rows, and queries as SQL."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,17 +22,17 @@ from .order import Condition, SortedBy, after, by_all_digits, nearest_double, pa
 from .values import Dialect, Translation, decimal_of
 
 ROWS_FETCHED: Final = 1_000
-"""Rows that are fetched at a time where Python looks at each of them."""
+"""How many rows are fetched at a time when Python checks each of them."""
 VALUES_MAX: Final = 1_000
-"""Values of a `one_of` that are given to the database; with more, Python looks at each row."""
+"""How many values of a `one_of` are passed to the database; with more, Python checks each row."""
 RANGES_MAX: Final = 500
-"""The same where each of them is a range: SQLite takes conditions that are 1,000 deep, and each is one deeper."""
+"""The same bound if each value is a range: SQLite takes conditions up to 1,000 deep, and each range adds one level."""
 
 _CODE_POINT_MAX: Final = 0x10FFFF
 
 
 def columns_of(table: RowType[Any], dialect: Dialect) -> dict[str, Column]:
-    """The columns of a table by field. Raises `DefinitionError` for a key that SQL cannot have."""
+    """The columns of a table, by field. Raises `DefinitionError` for a key that cannot be one in SQL."""
     fields = attrs.fields(table.row_class)
     columns = {field.name: column_of(table.row_class, field, dialect) for field in fields if field.init}
     for field in table.key_fields:
@@ -46,7 +46,7 @@ def columns_of(table: RowType[Any], dialect: Dialect) -> dict[str, Column]:
 
 
 class SqlTable:
-    """A table as it is stored under `name`, with the kinds of its columns, for rows of a class that may be newer."""
+    """A table stored under `name` with columns of these kinds, for rows of a class that may be newer."""
 
     def __init__(self, table: RowType[Any], name: str, kinds: Mapping[str, str], engine: sqlalchemy.Engine) -> None:
         self.table = table
@@ -63,7 +63,7 @@ class SqlTable:
         self._keys = [current[field] for field in table.key_fields]
         self.sql = self._sql_table(name)
         self.is_current = self._usable.keys() == current.keys() == kinds.keys()
-        """Whether its columns are those of the row class, so that rows can be written."""
+        """Whether the columns are those of the row class, so that rows can be written."""
         is_direct = self.is_current and all(column.is_compared_by_sql for column in self.columns)
         self._make = self._maker(is_direct=is_direct)
         self._select = sqlalchemy.select(*self.sql.c)
@@ -77,11 +77,11 @@ class SqlTable:
     # --- rows ---
 
     def rows(self, fetched: Iterable[Sequence[Any]]) -> list[Any]:
-        """Rows from what the driver gave. Raises `DecodingError`."""
+        """Make rows from the driver's values. Raises `DecodingError`."""
         return [self._make(values) for values in fetched]
 
     def get(self, connection: sqlalchemy.Connection, key: tuple[Any, ...]) -> Any | None:
-        """The row with this key. Raises `RowInvalid` for what is no key, `DecodingError`."""
+        """The row with this key. Raises `RowInvalid` for an invalid key, `DecodingError`."""
         self.table.key(key)
         if not all(column.field in self._usable for column in self._keys):
             equal = {field: Equal(value) for field, value in zip(self.table.key_fields, key, strict=True)}
@@ -97,7 +97,7 @@ class SqlTable:
         return None if found is None else self._make(found)
 
     def key_from(self, encoded: bytes) -> tuple[Any, ...] | None:
-        """The parameters for a key in the form that sorts; None where no row can have it."""
+        """The parameters for a key in its sortable form; None if no row can have the key."""
         values = []
         offset = 0
         try:
@@ -105,7 +105,7 @@ class SqlTable:
                 value, offset = decode_value(encoded, offset)
                 values.append(value)
         except OverflowError:
-            # A time beyond the calendar in UTC.
+            # The time is beyond the calendar in UTC.
             return None
         return self._key_parameters(values)
 
@@ -178,7 +178,7 @@ class SqlTable:
     # --- queries ---
 
     def find(self, connection: sqlalchemy.Connection, query: RowQuery) -> list[Any]:
-        """The rows that a query asks for. Raises `QueryTooLarge`, `QueryInvalid`, `DecodingError`."""
+        """The rows that a query selects. Raises `QueryTooLarge`, `QueryInvalid`, `DecodingError`."""
         self._tell_of_scan(query)
         conditions, left = self._conditions(query.criteria)
         statement = self._select.where(*conditions)
@@ -215,7 +215,7 @@ class SqlTable:
                 yield self._make(values)
 
     def _conditions(self, criteria: Mapping[str, Criterion]) -> tuple[list[Condition], dict[str, Criterion]]:
-        """What the database decides, and the criteria that Python has to look at afterwards."""
+        """Returns (conditions for the database, criteria that Python must check afterwards)."""
         conditions: list[Condition] = []
         left: dict[str, Criterion] = {}
         for field, criterion in criteria.items():
@@ -251,14 +251,14 @@ class SqlTable:
         stored, compared = self.sql.c[column.field], self._compared(column)
         parts: list[Condition] = [stored.is_not(None)]
         if low is not None and self._is_postgresql and column.kind in ("float", "decimal"):
-            # To PostgreSQL NaN is above all numbers.
+            # To PostgreSQL, NaN is above all numbers.
             parts.append(compared < sqlalchemy.literal_column("'NaN'"))
         for value, is_low in ((low, True), (high, False)):
             bound = None if value is None else column.bound(value, is_low=is_low)
             if bound is None:
                 continue
             if column.kind == "datetime":
-                # Times with a zone and without one are not compared.
+                # Times with a zone and times without one are not compared.
                 parts.append(_is_as_long(stored, bound.parameter))
             end = _roughly(column, bound.parameter, -math.inf if is_low else math.inf)
             if is_low:
@@ -295,7 +295,7 @@ class SqlTable:
         return nearest_double(stored) if column.is_compared_roughly else stored
 
     def _order(self, query: RowQuery) -> list[SortedBy]:
-        """What is asked for, then the key, so that pages of one query fit together. Unasked: that of LMDB views."""
+        """The query's order, or else that of LMDB views; then the key, so that the pages of a query fit together."""
         wanted = [(order.field, order.descending) for order in query.order]
         if not wanted:
             indexed = [field for field in query.criteria if field in self.table.indexes and self._sorts(field)]
@@ -315,7 +315,7 @@ class SqlTable:
         served, order = {*self.table.indexes, self.table.key_fields[0]}, [by.field for by in query.order]
         if not served.isdisjoint(query.criteria):
             return
-        # The first field of an order is enough: there are few rows to be sorted among those that are alike in it.
+        # An index on the first field is enough: few rows are equal in it and have to be sorted.
         scanned = [*query.criteria, *(order if served.isdisjoint(order[:1]) else ())]
         if scanned:
             self.table.tell_of_scan(scanned)
@@ -338,7 +338,7 @@ class SqlTable:
         return sqlalchemy.Table(name, metadata, *columns, *primary, sqlite_with_rowid=False, sqlite_strict=True)
 
     def create(self, connection: sqlalchemy.Connection, name_of_index: Callable[[str], str]) -> None:
-        """Make it, with its indexes."""
+        """Create the table with its indexes."""
         for field in dict.fromkeys([*self.table.indexes, self.table.key_fields[0]]):
             column = self._usable[field]
             if not column.is_compared_by_sql:
@@ -348,7 +348,7 @@ class SqlTable:
             if field in self.table.indexes:
                 sqlalchemy.Index(name_of_index(field), ordered[-1])
             if len(ordered) > 1:
-                # That one, or the primary key, finds times, also for whoever queries the table; this one sorts them.
+                # The index above, or the primary key, finds times, for outside queries as well; this index sorts them.
                 sqlalchemy.Index(name_of_index(f"{field}-order"), *ordered)
         self.sql.create(connection)
 
@@ -368,13 +368,13 @@ class SqlTable:
 
 
 def _is_as_long(stored: Any, time: str) -> Condition:
-    """Whether a stored time has a zone as this one has, or none as this one."""
+    """The condition that a stored time has a zone if this one has, and none if this one has none."""
     condition: Condition = zone_first(stored) == -len(time)
     return condition
 
 
 def _roughly(column: Column, bound: Any, towards: float) -> Any:
-    """A bound widened for what is compared as a double, in whose last digit databases differ."""
+    """A bound, widened if it is compared as a double: databases differ in a double's last digit."""
     if bound is None or not column.is_compared_roughly:
         return bound
     number = float(decimal_of(bound))
@@ -384,16 +384,16 @@ def _roughly(column: Column, bound: Any, towards: float) -> Any:
 
 
 def _after_all_with(prefix: str) -> str | None:
-    """The first text after all that begin with `prefix`; None where there is none."""
+    """The first text after all texts that begin with `prefix`; None if there is none."""
     while prefix:
         last = ord(prefix[-1])
         if last < _CODE_POINT_MAX:
-            # Surrogates are no characters.
+            # Surrogates are not characters.
             return prefix[:-1] + chr(0xE000 if last == 0xD7FF else last + 1)
         prefix = prefix[:-1]
     return None
 
 
 def _narrowness(criterion: Criterion) -> int:
-    """Which of several criteria an LMDB view would look for first: lower ones."""
+    """The rank of a criterion for choosing the index; an LMDB view tries lower ranks first."""
     return 0 if isinstance(criterion, Equal) else 1 if isinstance(criterion, OneOf) else 2

@@ -1,4 +1,4 @@
-"""Values as parameters of a database, and back as they were put, by the kind of their column."""
+"""Values as database parameters and back, by the kind of their column."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -16,19 +16,20 @@ INT_MIN: Final = -(1 << 63)
 INT_MAX: Final = (1 << 63) - 1
 MICROSECOND: Final = timedelta(microseconds=1)
 PLAIN_DIGITS_MAX: Final = 40
-"""Digits of a decimal key before it is written with an exponent, on SQLite."""
+"""How many digits a decimal key may have on SQLite before it is written with an exponent."""
 WHOLE_DIGITS_MAX: Final = 131_072
-"""Digits of PostgreSQL's NUMERIC before the decimal point."""
+"""The digits of PostgreSQL's NUMERIC before the decimal point."""
 PARTIAL_DIGITS_MAX: Final = 16_383
-"""And those behind it."""
+"""The digits of PostgreSQL's NUMERIC after the decimal point."""
 _SIGNALLING: Final = "a signalling NaN cannot be compared with anything"
 _DECIMALS: Final = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
 
 
 def encoder_of(kind: str, dialect: Dialect, *, is_key: bool = False) -> Translation | None:
-    """What makes a value of this kind a parameter; None where it is one.
+    """The function that turns a value of this kind into a parameter; None if the value is one already.
 
-    Equal keys, however they are written, give one parameter. It raises what `is_refusal` knows.
+    Equal keys give the same parameter, however they are written. The function raises errors that `is_refusal`
+    recognises.
     """
     if is_key and (kind, dialect) == ("decimal", "sqlite"):
         return _key_text
@@ -36,12 +37,12 @@ def encoder_of(kind: str, dialect: Dialect, *, is_key: bool = False) -> Translat
 
 
 def decimal_of(text: str) -> Decimal:
-    """A decimal from its text on SQLite."""
+    """The decimal from its SQLite text."""
     return Decimal(text.rpartition(" ")[2])
 
 
 def compare_decimals(one: str, other: str) -> int:
-    """-1, 0 or 1; NaN comes last."""
+    """Compare two decimals' texts: -1, 0 or 1. NaN comes last."""
     first, second = sorting_key(decimal_of(one)), sorting_key(decimal_of(other))
     return (first > second) - (first < second)
 
@@ -54,7 +55,7 @@ def _microseconds(value: timedelta) -> int:
 
 
 def _double(value: float) -> float:
-    """The double that equals a number. A field of `int | float` may hold one that none does."""
+    """The double that equals a number. Raises `ValueError` if there is none, as for some values of `int | float`."""
     number = float(value)
     if number != value and value == value:
         raise ValueError(f"no double equals {value!r}")
@@ -79,7 +80,7 @@ def _decimal_text(value: Decimal) -> str:
         raise ValueError(_SIGNALLING)
     if value.is_finite():
         return str(value)
-    # To SQLite it is the number that it begins with, which is beyond all doubles. NaN comes last.
+    # SQLite reads the number at the beginning, which is beyond all doubles. NaN comes last.
     sign = "-" if value.is_infinite() and value < 0 else ""
     return f"{sign}9e999 {value}"
 
@@ -98,7 +99,7 @@ def _postgresql_decimal(value: Decimal) -> Decimal:
         raise ValueError(_SIGNALLING)
     if not value.is_finite() or _fits_numeric(value):
         return value
-    # Zeros at its end may be all that is too much.
+    # Trailing zeros alone may make it too long.
     shortest = _DECIMALS.normalize(value)
     if not _fits_numeric(shortest):
         raise OverflowError(
@@ -146,7 +147,7 @@ DECODERS: Final[dict[Dialect, dict[str, Translation]]] = {
         "json": revived,
     },
 }
-"""Make what the driver gives a value of a kind."""
+"""Turn the driver's value of a kind into the field's value."""
 
 PLAIN: Final[dict[str, Translation]] = {
     "datetime": datetime.isoformat,
@@ -155,4 +156,4 @@ PLAIN: Final[dict[str, Translation]] = {
     "decimal": str,
     "uuid": str,
 }
-"""Make a value of a kind plain data, as the serializer takes it."""
+"""Turn a value of a kind into plain data for the serializer."""

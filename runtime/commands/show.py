@@ -1,7 +1,7 @@
-"""What the command line shows of one stream: `eventsrc show`, as it is or as it was."""
+"""The command for one stream: `eventsrc show`, as it is or as it was."""
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -15,8 +15,9 @@ from ...storage.record import StoredEvent, utc_time
 from ...storage.snapshot import Snapshot
 from ..history.history import check_version, find_snapshot, position_of, state_at
 from ..known_names import check_stream
+from .argument_types import AddCommand, count, time_ns
 from .domain_modules import add_import, aggregate_of
-from .inspection import EVENT_COLUMNS, event_cells, event_data
+from .events import EVENT_COLUMNS, event_cells, event_data
 from .output import compact_json, format_time, make_console, print_json_with, print_tables
 
 
@@ -48,7 +49,7 @@ def print_stream(options: argparse.Namespace) -> int:
 
 
 def _version(log: LogReader, options: argparse.Namespace, newest: int) -> int:
-    """The version that is asked for. Raises `NotInHistory`."""
+    """The version that the options ask for. Raises `NotInHistory`."""
     if options.at_position is not None or options.at_time is not None:
         time = None if options.at_time is None else utc_time(options.at_time)
         head = log.head_at(options.stream, position_of(log, position=options.at_position, time=time))
@@ -89,9 +90,7 @@ def _snapshot_data(snapshot: Snapshot) -> dict[str, Any]:
     return {"version": snapshot.version, "time": format_time(snapshot.time_ns), "state": snapshot.state}
 
 
-def add_commands(
-    add: Callable[[str, str], argparse.ArgumentParser], count: Callable[[str], int], time: Callable[[str], int]
-) -> None:
+def add_commands(add: AddCommand) -> None:
     """Add the command to the command line."""
     show = add("show", "one stream: its head, its newest snapshot, its events, and with --import its state")
     show.add_argument("stream", metavar="STREAM")
@@ -99,7 +98,7 @@ def add_commands(
     moment.add_argument("--at", type=count, metavar="VERSION", help="as of this version")
     moment.add_argument("--at-position", type=count, metavar="POSITION", help="as of this position of the log")
     moment.add_argument(
-        "--at-time", type=time, metavar="TIME", help="as of this moment (ISO 8601; UTC unless it has a zone)"
+        "--at-time", type=time_ns, metavar="TIME", help="as of this moment (ISO 8601; UTC unless it has a zone)"
     )
     add_import(show)
     show.set_defaults(run=print_stream)

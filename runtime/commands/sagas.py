@@ -1,8 +1,8 @@
-"""What the command line shows and asks of sagas: a list, the timeline of one, and an operator's decisions."""
+"""The command for sagas: a list, the timeline of one saga, and an operator's decisions."""
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any, Final, get_args
 
@@ -28,11 +28,13 @@ from ...storage.query import find_events, find_streams
 from ...storage.reader import LogReader
 from ...storage.record import NS_PER_SECOND, StoredEvent
 from ..arguments import check_text
+from .argument_types import AddCommand
+from .control_boards import Place, ask_or_leave, places, print_answers
+from .exit_codes import EXIT_USAGE
 from .output import compact_json, format_time, make_console, make_table, print_json, print_table, print_tables
-from .steering import Place, ask_or_leave, places, print_answers
 
 ACTIONS: Final[dict[str, SagaAction]] = {action.removeprefix(SAGA_PREFIX): action for action in get_args(SagaAction)}
-"""What is asked of a runtime, by how the command line calls it."""
+"""The control board's actions by their names on the command line."""
 
 _codecs: Final = EventCodecs(SAGA_EVENTS, Serializer())
 
@@ -87,7 +89,7 @@ def _print_timeline(log: LogReader, options: argparse.Namespace) -> int:
 
 
 def _timeline(log: LogReader, stream: str) -> Iterator[dict[str, Any]]:
-    """A line for each record: what happened, to which step or call, and how long that took from its beginning."""
+    """One line for each record: what happened, to which step or call, and how long it took since that began."""
     began: dict[str, int] = {}
     for stored in find_events(log, EventQuery(), stream=stream):
         record = _codecs.decode(stored)
@@ -110,7 +112,7 @@ def _timeline(log: LogReader, stream: str) -> Iterator[dict[str, Any]]:
 
 
 def _details(record: Any, data: dict[str, Any]) -> str:
-    """What is worth a line of the rest: never the whole state, which `eventsrc show` prints."""
+    """The rest of a record's data, shortened: without the whole state, which `eventsrc show` prints."""
     if not isinstance(record, SagaStarted):
         data.pop("state", None)
     for name in ("after", "event_version"):
@@ -165,11 +167,11 @@ def _steer(options: argparse.Namespace) -> int:
     if options.action == "signal":
         if options.name is None:
             print("eventsrc: name the signal: signal NAME", file=sys.stderr)
-            return 2
+            return EXIT_USAGE
         argument = {"signal": options.name, "payload": _payload(options.payload)}
     elif not (options.reason or "").strip():
         print(f"eventsrc: say why: {options.action} --reason TEXT; it is recorded", file=sys.stderr)
-        return 2
+        return EXIT_USAGE
     with closing(LogReader.open(options.path)) as log:
         if log.head(options.id) is None:
             raise UnknownSaga(f"There is no saga {options.id!r} in {options.path}.")
@@ -182,7 +184,7 @@ def _steer(options: argparse.Namespace) -> int:
 
 
 def _payload(text: str | None) -> Any:
-    """As JSON, or the text where it is none."""
+    """The payload as JSON, or the text itself where it is not JSON."""
     if text is None:
         return None
     try:
@@ -191,7 +193,7 @@ def _payload(text: str | None) -> Any:
         return text
 
 
-def add_commands(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
+def add_commands(add: AddCommand) -> None:
     """Add these commands to the command line."""
     sagas = add("sagas", "list the sagas, show the timeline of one, or decide on one that is parked")
     sagas.add_argument("id", nargs="?", metavar="ID", help="the saga's id, as the list shows it")

@@ -1,8 +1,8 @@
-"""The commands for long histories: compact, uncompact, and the snapshots that they rest on."""
+"""The commands for long histories: compact, uncompact, and the snapshots that compaction relies on."""
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -17,17 +17,18 @@ from ...storage.reader import LogReader
 from ...storage.snapshot import Snapshot
 from ..known_names import check_stream
 from ..maintenance.compactor import Compaction
-from ..maintenance.maintenance import Retention
+from ..maintenance.maintenance import RetentionReport
 from ..maintenance.retention import RetentionPolicy
 from ..runtime import Runtime
+from .argument_types import AddCommand
+from .control_boards import ask_writer, check_store
 from .domain_modules import Domain, add_import, domain_in
 from .exit_codes import EXIT_REFUSED
 from .output import format_time, print_rows
-from .steering import ask_writer, check_store
 
 
 def run_compact(options: argparse.Namespace) -> int:
-    """`eventsrc compact PATH [STREAM] [--dry-run]`: of a running store its runtime does it, else this process."""
+    """`eventsrc compact PATH [STREAM] [--dry-run]`: done by the store's running runtime, or else by this process."""
     if options.dry_run:
         policy = RetentionPolicy(Limits(), time.time_ns)
         with closing(LogReader.open(options.path)) as log:
@@ -48,7 +49,7 @@ def run_compact(options: argparse.Namespace) -> int:
             with closing(LogReader.open(options.path)) as log:
                 print_rows([_compacted_row(each) for each in _compacted(log, options.stream)], as_json=options.json)
         return asked
-    done: Retention = trio.run(_compact, options, domain_in(options.modules))
+    done: RetentionReport = trio.run(_compact, options, domain_in(options.modules))
     print_rows([_row(each) for each in done.compacted], as_json=options.json)
     for stream, reason in done.refused.items():
         print_rows([{"stream": stream, "refused": reason}], as_json=options.json)
@@ -119,14 +120,14 @@ def _row(done: Compaction) -> dict[str, Any]:
     return attrs.asdict(done)
 
 
-async def _compact(options: argparse.Namespace, domain: Domain) -> Retention:
+async def _compact(options: argparse.Namespace, domain: Domain) -> RetentionReport:
     stream: str | None = options.stream
     async with Runtime.open(
         options.path, aggregates=domain.aggregates, converter=domain.converter, keys=options.keys
     ) as runtime:
         if stream is None:
             return await runtime.maintenance.retain()
-        return Retention([], [await runtime.maintenance.compact_stream(stream)], {})
+        return RetentionReport([], [await runtime.maintenance.compact_stream(stream)], {})
 
 
 async def _uncompact(path: str, stream: str) -> int:
@@ -134,7 +135,7 @@ async def _uncompact(path: str, stream: str) -> int:
         return await runtime.maintenance.uncompact_stream(stream)
 
 
-def add_commands(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
+def add_commands(add: AddCommand) -> None:
     """Add these commands to the command line."""
     compacting = add("compact", "move the events of long streams, and of those that ended long ago, to the archive")
     compacting.add_argument("stream", nargs="?", metavar="STREAM", help="only this one; without it as the policy says")

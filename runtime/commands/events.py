@@ -1,9 +1,9 @@
-"""What the command line shows of a store: its streams and its events."""
+"""The commands that list a store's streams and events."""
 
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from typing import Any, Final
@@ -20,7 +20,8 @@ from ...storage.record import StoredEvent
 from ..errors import UnknownSubject
 from ..events import merged, with_subject
 from ..known_names import check_stream, check_types
-from .domain_modules import keys_in
+from .argument_types import TIME_FORM, AddCommand, count, metadata_pair, positive, time_ns
+from .domain_modules import add_keys, keys_in
 from .output import compact_json, format_time, print_json, print_tables
 
 FOLLOW_INTERVAL_SECONDS: Final = 0.05
@@ -43,7 +44,7 @@ def print_streams(options: argparse.Namespace) -> int:
 def print_events(options: argparse.Namespace) -> int:
     """`eventsrc events PATH`."""
     with closing(LogReader.open(options.path)) as log, closing(keys_in(options, options.keys)) as keys:
-        # What is followed may be still to come.
+        # The followed stream or type may not exist yet.
         if not options.follow:
             if options.stream is not None:
                 check_stream(log, options.stream)
@@ -60,8 +61,8 @@ def print_events(options: argparse.Namespace) -> int:
     return 0
 
 
-def add_filters(parser: argparse.ArgumentParser, pair: Callable[[str], tuple[str, object]]) -> None:
-    """Add the options that select events by what they are."""
+def add_filters(parser: argparse.ArgumentParser) -> None:
+    """Add the options that select events by type, category, tag and metadata."""
     parser.add_argument(
         "--type", type=_text, action="append", dest="types", help="only this stored type; may be repeated"
     )
@@ -72,14 +73,14 @@ def add_filters(parser: argparse.ArgumentParser, pair: Callable[[str], tuple[str
     parser.add_argument(
         "--metadata",
         action="append",
-        type=pair,
+        type=metadata_pair,
         metavar="KEY=VALUE",
         help="only with this in its metadata; 3 is the text and the number",
     )
 
 
 def add_correlation(parser: argparse._ActionsContainer, help_text: str) -> None:
-    """Add the option that selects events by what they are part of."""
+    """Add the option that selects events by correlation id."""
     parser.add_argument("--correlation", type=_text, metavar="ID", help=help_text)
 
 
@@ -124,7 +125,7 @@ def _tagged(
 
 
 def _followed(log: LogReader, options: argparse.Namespace, keys: SubjectKeys) -> Iterator[StoredEvent]:
-    """Events as they are, and then as they come, until interrupted."""
+    """The stored events, and then new ones as they come, until interrupted."""
     after = options.after
     while True:
         end = log.last_position
@@ -135,7 +136,7 @@ def _followed(log: LogReader, options: argparse.Namespace, keys: SubjectKeys) ->
 
 
 def print_event(event: StoredEvent, *, as_json: bool) -> None:
-    """One line for an event."""
+    """Print one line for an event."""
     if as_json:
         print_json(event_data(event))
     else:
@@ -152,3 +153,25 @@ def event_cells(event: StoredEvent) -> tuple[str, ...]:
         event.type,
         compact_json(event.payload),
     )
+
+
+def add_commands(add: AddCommand) -> None:
+    """Add these commands to the command line."""
+    streams = add("streams", "list the streams of a store")
+    streams.add_argument("--category", help="only this category")
+    streams.set_defaults(run=print_streams)
+
+    events = add("events", "list events by position")
+    events.add_argument("--stream", help="only this stream")
+    add_filters(events)
+    add_correlation(events, "only with this correlation id; trace tells what led to what")
+    events.add_argument("--subject", help="only what holds personal data of this subject")
+    events.add_argument("--unseal", action="store_true", help="show personal data as they are, by their keys")
+    add_keys(events)
+    events.add_argument("--after", type=count, default=0, metavar="POSITION", help="only after this position")
+    events.add_argument("--before", type=count, metavar="POSITION", help="only before this position")
+    events.add_argument("--since", type=time_ns, metavar="TIME", help=f"only from this time on ({TIME_FORM})")
+    events.add_argument("--until", type=time_ns, metavar="TIME", help=f"only before this time ({TIME_FORM})")
+    events.add_argument("--limit", type=positive, metavar="N", help="at most so many, 1 or more")
+    events.add_argument("--follow", action="store_true", help="go on with new events until interrupted")
+    events.set_defaults(run=print_events)

@@ -1,8 +1,8 @@
-"""`eventsrc trace`: everything that came of a command, and what that came of."""
+"""`eventsrc trace`: every event of a correlation, in causal order."""
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from itertools import islice
 from typing import Any, Final
@@ -12,13 +12,14 @@ from ...storage.query import find_events
 from ...storage.reader import LogReader
 from ..history.errors import UnknownCorrelation
 from ..history.trace import TRACE_EVENTS_MAX, TracedEvent, correlation_of, traced
-from .inspection import add_correlation, event_cells, event_data
+from .argument_types import AddCommand, positive
+from .events import add_correlation, event_cells, event_data
 from .output import make_console, print_json_with, print_tables
 
 COLUMNS: Final = ("position", "time", "event", "stream", "payload")
 INDENT: Final = "  "
 DEPTH_SHOWN_MAX: Final = 20
-"""What is deeper is not indented further: a chain may be a long one."""
+"""Deeper events are not indented further: a causal chain may be long."""
 
 
 def print_trace(options: argparse.Namespace) -> int:
@@ -32,7 +33,7 @@ def print_trace(options: argparse.Namespace) -> int:
     if options.json:
         print_json_with({"correlation_id": correlation_id}, "events", map(_data, lines))
     else:
-        # It is anybody's text, which a terminal may take for orders.
+        # A correlation id may be any text, and a terminal may take parts of it for control sequences.
         shown = correlation_id if correlation_id.isprintable() else repr(correlation_id)
         make_console().print(f"correlation {shown}", highlight=False, markup=False, soft_wrap=True)
         _print(lines)
@@ -42,7 +43,7 @@ def print_trace(options: argparse.Namespace) -> int:
 
 
 def _print(lines: Sequence[TracedEvent]) -> None:
-    """On a terminal a table as wide as that; elsewhere a line for each event, however long its payload is."""
+    """Print a table as wide as the terminal; without a terminal, one line for each event, however long its payload."""
     if sys.stdout.isatty():
         print_tables(COLUMNS, map(_cells, lines))
         return
@@ -62,7 +63,7 @@ def _cells(line: TracedEvent) -> tuple[str, ...]:
     return position, when, INDENT * min(line.depth, DEPTH_SHOWN_MAX) + name, stream, payload
 
 
-def add_commands(add: Callable[[str, str], argparse.ArgumentParser], positive: Callable[[str], int]) -> None:
+def add_commands(add: AddCommand) -> None:
     """Add the command to the command line."""
     trace = add("trace", "everything that came of what an event came of: what led to what, over all streams")
     what = trace.add_mutually_exclusive_group(required=True)

@@ -1,4 +1,4 @@
-"""What the command line shows of the past: the difference between two versions or two stores, and who set what."""
+"""The commands for the past: the difference between two versions or two stores, and blame."""
 
 import argparse
 import sys
@@ -20,9 +20,10 @@ from ...storage.record import StoredEvent
 from ..history.changes import ABSENT, Change
 from ..history.history import Blame, blame, changes_between, changes_of_state, check_version, position_of_version
 from ..known_names import check_stream
+from .argument_types import AddCommand, count
 from .domain_modules import add_import, aggregate_of
+from .events import event_data, print_event
 from .exit_codes import EXIT_USAGE
-from .inspection import event_data, print_event
 from .output import (
     compact_json,
     format_time,
@@ -83,13 +84,13 @@ def _events_between(log: LogReader, stream: str, first: int, second: int) -> Ite
 
 
 def _value_data(change: Change) -> dict[str, Any]:
-    """One changed value as JSON data; what was added has no "before", what was removed no "after"."""
+    """One changed value as JSON data; an added value has no "before", a removed value no "after"."""
     sides = {"before": change.before, "after": change.after}
     return {"path": change.path, **{name: side for name, side in sides.items() if side is not ABSENT}}
 
 
 def _print_divergence(options: argparse.Namespace) -> int:
-    """`eventsrc diff PATH [STREAM] --with OTHER`: where two stores part, and what each of them has since."""
+    """`eventsrc diff PATH [STREAM] --with OTHER`: the position where two stores part, and the later events of each."""
     with closing(LogReader.open(options.path)) as log, closing(LogReader.open(options.other)) as other:
         if options.stream is not None and other.head(options.stream) is None:
             check_stream(log, options.stream)
@@ -147,10 +148,7 @@ def _blame_data(found: Blame) -> dict[str, Any]:
     return {**attrs.asdict(found, recurse=False), "time": format_time(found.time_ns) if found.is_set else None}
 
 
-def add_commands(
-    add: Callable[[str, str], argparse.ArgumentParser],
-    count: Callable[[str], int],
-) -> None:
+def add_commands(add: AddCommand) -> None:
     """Add these commands to the command line."""
     diff = add("diff", "what happened between two versions, or in one store and not in another")
     diff.add_argument("stream", nargs="?", metavar="STREAM")

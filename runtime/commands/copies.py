@@ -13,11 +13,12 @@ from ...storage.copies.backup import backup, fork, restore
 from ...storage.copies.exporting import STANDARD_STREAM, export_events
 from ...storage.copies.importing import import_store
 from ...storage.reader import LogReader
+from .argument_types import AddCommand, count, time_ns
 from .output import print_json
 
 
 def run_backup(options: argparse.Namespace) -> int:
-    """`eventsrc backup PATH DEST [--since POSITION]`: a folder, or a file of what came since."""
+    """`eventsrc backup PATH DEST [--since POSITION]`: to a folder, or with `--since` an increment to a file."""
     with closing(LogReader.open(options.path)) as log, _shown("copying", log.last_position) as progress:
         if options.since is not None:
             count = export_events(log, options.destination, after=options.since, progress=progress)
@@ -37,7 +38,7 @@ def run_restore(options: argparse.Namespace) -> int:
             options.destination,
             increments=options.increments,
             to_position=options.to_position,
-            # Times are told in microseconds: such a time stands for all of its nanoseconds.
+            # Options have microseconds: such a time stands for all of its nanoseconds.
             to_time_ns=None if options.to_time is None else options.to_time + 999,
             progress=progress,
         )
@@ -45,7 +46,7 @@ def run_restore(options: argparse.Namespace) -> int:
 
 
 def run_fork(options: argparse.Namespace) -> int:
-    """`eventsrc fork PATH DEST --at POSITION`: a store of its own that shares the history up to there."""
+    """`eventsrc fork PATH DEST --at POSITION`: makes a separate store that shares the history up to the position."""
     with closing(LogReader.open(options.path)) as log, _shown("copying", options.at) as progress:
         position = fork(log, options.at, options.destination, progress=progress)
     return _tell(options, {"position": position}, options.destination)
@@ -86,11 +87,7 @@ def _tell(options: argparse.Namespace, facts: dict[str, object], destination: Pa
     return 0
 
 
-def add_commands(
-    add: Callable[..., argparse.ArgumentParser],
-    count: Callable[[str], int],
-    time: Callable[[str], int],
-) -> None:
+def add_commands(add: AddCommand) -> None:
     """Add these commands to the command line."""
     parser = add("backup", "copy a store while it is in use, and verify the copy; or write what came --since to a file")
     parser.add_argument("destination", type=Path, metavar="DEST", help="a new folder; with --since a file, .jsonl.gz")
@@ -101,7 +98,7 @@ def add_commands(
     parser.add_argument("destination", type=Path, metavar="DEST", help="a new folder")
     parser.add_argument("increments", type=Path, nargs="*", metavar="INCREMENT", help="files of backup --since")
     parser.add_argument("--to-position", type=count, metavar="POSITION", help="up to this position")
-    parser.add_argument("--to-time", type=time, metavar="TIME", help="up to this moment (ISO 8601)")
+    parser.add_argument("--to-time", type=time_ns, metavar="TIME", help="up to this moment (ISO 8601)")
     parser.set_defaults(run=run_restore)
 
     parser = add("fork", "a store of its own that shares the history up to a position, for what-if commands")

@@ -1,4 +1,4 @@
-"""`eventsrc replay`: events of the past once more, on the command line."""
+"""`eventsrc replay`: replays past events on the command line."""
 
 import argparse
 import sys
@@ -18,15 +18,16 @@ from ..history.pace import Speed
 from ..history.replay import Replay
 from ..history.selection import MODES, ReplayMode, Selection
 from ..known_names import check_stream, check_types
+from .argument_types import AddCommand, count, time_ns
 from .domain_modules import add_import, aggregate_of
+from .events import add_filters, print_event
 from .exit_codes import EXIT_USAGE
-from .inspection import add_filters, print_event
 from .output import compact_json, print_json
 from .replay_console import is_typed, run_on_console, told
 
 
 def print_replay(options: argparse.Namespace) -> int:
-    """`eventsrc replay PATH`: events at their pace, or as fast as they come, steered by what is typed."""
+    """`eventsrc replay PATH`: prints events at their pace, or as fast as possible, steered by typed lines."""
     selection = _selection(options)
     try:
         selection.check()
@@ -72,7 +73,7 @@ def _mode(options: argparse.Namespace) -> ReplayMode:
 
 
 def _in_options(words: str) -> str:
-    """What the library calls its arguments, as the options of the command line."""
+    """A message with the library's argument names replaced by the options of the command line."""
     words = words.replace("by its stream or itself", "by --stream")
     for name in ("to_version", "to_position", "to_time"):
         words = words.replace(name, f"--{name.replace('_', '-')}")
@@ -94,7 +95,7 @@ def _replay(log: LogReader, selection: Selection, options: argparse.Namespace, s
 
 
 def _letting_steer(show: Callable[[StoredEvent], Any]) -> Callable[[StoredEvent], Awaitable[None]]:
-    """The same, looking after each event at what was typed meanwhile."""
+    """Like `show`, but with a checkpoint after each event, so that typed lines take effect."""
 
     async def show_one(event: StoredEvent) -> None:
         show(event)
@@ -104,7 +105,7 @@ def _letting_steer(show: Callable[[StoredEvent], Any]) -> Callable[[StoredEvent]
 
 
 def _beginning(log: LogReader, stream: str, version: int) -> str:
-    """From where a replay from a snapshot begins, in words."""
+    """Where a replay from a snapshot begins, in words."""
     found = [*log.snapshots(stream), *log.snapshots(stream, quarantined=True)]
     unusable = ", ".join(f"{each}" for each in sorted({each.version for each in found if each.version > version}))
     said = f"from the snapshot at version {version}" if version else "no usable snapshot: from the first event"
@@ -131,22 +132,17 @@ def _number(text: str, otherwise: str = "") -> float:
         raise argparse.ArgumentTypeError(f"give a number{otherwise}, not {text!r}") from None
 
 
-def add_commands(
-    add: Callable[[str, str], argparse.ArgumentParser],
-    count: Callable[[str], int],
-    time: Callable[[str], int],
-    pair: Callable[[str], tuple[str, object]],
-) -> None:
+def add_commands(add: AddCommand) -> None:
     """Add the command to the command line."""
     replay = add("replay", "events of the past once more: all, a selection, since a snapshot, or up to a moment")
     replay.add_argument("--mode", choices=MODES, help="what the other options say, unless given")
     replay.add_argument("--stream", help="only this stream")
-    add_filters(replay, pair)
+    add_filters(replay)
     end = replay.add_mutually_exclusive_group()
     end.add_argument("--to-version", type=count, metavar="VERSION", help="up to this version of the stream")
     end.add_argument("--to-position", type=count, metavar="POSITION", help="up to this position")
     end.add_argument(
-        "--to-time", type=time, metavar="TIME", help="up to this moment (ISO 8601; UTC unless it has a zone)"
+        "--to-time", type=time_ns, metavar="TIME", help="up to this moment (ISO 8601; UTC unless it has a zone)"
     )
     replay.add_argument("--speed", type=_speed, metavar="X", help='times the original pace, 0.1 to 100, or "flat"')
     replay.add_argument(

@@ -1,4 +1,4 @@
-"""What a program does with sagas by a runtime: start them, signal them, and find them."""
+"""A program's use of sagas through a runtime: start them, signal them, and find them."""
 
 from typing import Any, TypeVar
 
@@ -19,8 +19,8 @@ from .sagas import RUNS_NO_SAGAS, SagaRef, Sagas
 S = TypeVar("S", bound=Saga)
 
 
-class RunningSagas:
-    """The part of `Runtime` that is about sagas."""
+class SagaMethods:
+    """The part of `Runtime` that concerns sagas."""
 
     _store: Opened
     _projections: Projections
@@ -28,18 +28,17 @@ class RunningSagas:
     _router: Router
 
     async def start_saga(self, saga: S, *, key: str, deadline_seconds: float | None = None) -> SagaRef[S]:
-        """Start a saga; returns when that is on disk. A second one of its class with the same key is not started.
+        """Start a saga; returns once its start is on disk. A second saga of the class with the same key is not started.
 
         Args:
             saga: an object of a class that the runtime was opened with.
-            key: names it among those of its class; up to 240 bytes with `saga_NAME-` before it. Where one with it
-                was started before, whatever its state or its fields, `was_started` of the reference is False.
-            deadline_seconds: it is compensated unless it is done by then; the class's own unless given.
+            key: unique among the sagas of the class; up to 240 bytes with `saga_NAME-` before it. Where a saga with the
+                key was started before, whatever its state or its fields, `was_started` of the reference is False.
+            deadline_seconds: the saga is compensated unless it completes in this time; the class's own unless given.
 
         Raises:
             UnknownSaga, StreamNameInvalid, DeadlinePassed, EncodingError, EventTooLarge: it was not started.
             MailboxFull, RuntimeClosed, StoreError: it was not started.
-
         """
         check_on_trio("runtime.start_saga")
         return await self._supervised.start(saga, key, deadline_seconds)
@@ -47,7 +46,7 @@ class RunningSagas:
     def saga(self, saga_class: type[S], key: str) -> SagaRef[S]:
         """A reference to a saga, whether or not it was started.
 
-        Raises `UnknownSaga` for a class it does not have, `StreamNameInvalid` for a key that cannot be one.
+        Raises `UnknownSaga` for a class that the runtime does not have, `StreamNameInvalid` for an invalid key.
         """
         return SagaRef(self._supervised, saga_id(self._supervised.class_of(saga_class), key))
 
@@ -56,11 +55,10 @@ class RunningSagas:
         return await self.saga(saga_class, key).signal(signal, payload)
 
     def sagas(self, *, state: SagaState | None = None, saga: type[Saga] | None = None) -> Query[SagaInstance]:
-        """The sagas in this state, of this class: `await runtime.sagas(state="parked").rows()`. As of now.
+        """The sagas in this state, of this class, as of now: `await runtime.sagas(state="parked").rows()`.
 
-        A reader, and the past, have them where they were opened with `projections=[SagaInstances]`.
-
-        Raises `ArgumentInvalid` for what is no state, `DefinitionError` for what is no saga, `RuntimeReadOnly`.
+        A reader and a runtime of the past have them only if opened with `projections=[SagaInstances]`. Raises
+        `ArgumentInvalid` for an unknown state, `DefinitionError` for a class that is no saga, `RuntimeReadOnly`.
         """
         if SagaInstances not in self._projections.all():
             self._supervised  # noqa: B018 (raises where there are none)

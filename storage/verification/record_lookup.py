@@ -1,13 +1,13 @@
-"""Records by position for whoever doubts the log: what is not there or cannot be read is None, not an error."""
+"""Lookup of records for verification: a record that is missing or damaged is None, not an error."""
 
-from .environment.environment import Environment, Transaction
-from .group import KEY, Group, GroupDamaged, Record
-from .record import HASH_SIZE_BYTES
-from .records import seek_group
+from ..environment.environment import Environment, Transaction
+from ..group import KEY, Group, GroupDamaged, Record
+from ..record import HASH_SIZE_BYTES
+from ..records import seek_group
 
 
 class RecordLookup:
-    """Records by position, within one transaction; the group that was looked at last is kept."""
+    """Looks up records by position within one transaction; caches the last group."""
 
     def __init__(self, environment: Environment, transaction: Transaction) -> None:
         self._environment = environment
@@ -15,7 +15,7 @@ class RecordLookup:
         self._group: Group | None = None
 
     def at(self, position: int) -> Record | None:
-        """The record at a position, or the content of its stub; None where there is none that can be read."""
+        """The record at a position, or the content of its stub; None if it is missing or damaged."""
         try:
             group = self._group_of(position)
             return None if group is None else group.record(position)
@@ -23,7 +23,7 @@ class RecordLookup:
             return None
 
     def hash(self, position: int) -> bytes | None:
-        """The hash of the event at a position; None where there is none that can be read."""
+        """The hash of the event at a position; None if its group is missing or damaged."""
         try:
             group = self._group_of(position)
         except GroupDamaged:

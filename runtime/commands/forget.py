@@ -1,7 +1,6 @@
-"""`eventsrc forget`, by the runtime that has the store open or by this process, and `eventsrc keys`, their copy."""
+"""`eventsrc forget`, done by the store's running runtime or by this process, and `eventsrc keys`, which copies keys."""
 
 import argparse
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -11,9 +10,10 @@ import trio
 from ..arguments import check_subject
 from ..forgetting import Forgotten
 from ..runtime import Runtime
+from .argument_types import AddCommand
+from .control_boards import ask_writer, check_store
 from .domain_modules import add_keys, keys_in
 from .output import print_rows
-from .steering import ask_writer, check_store
 
 
 def run_forget(options: argparse.Namespace) -> int:
@@ -46,7 +46,7 @@ def copy_keys(options: argparse.Namespace) -> int:
     return 0
 
 
-def add_commands(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
+def add_commands(add: AddCommand) -> None:
     """Add these commands to the command line."""
     forgetting = add("forget", "destroy the keys of a subject, so that nobody can read its personal data any more")
     forgetting.add_argument("subject", metavar="SUBJECT", help="its id, as the personal fields name it")
