@@ -47,8 +47,7 @@ class EventFilter:
         """Check the filters. Raises `DefinitionError` for a class that is no event, otherwise `ArgumentInvalid`."""
         if stream is not None and not isinstance(stream, str):
             raise ArgumentInvalid("stream", stream, "give the name of one, such as 'account-ann'")
-        if category is not None and not (isinstance(category, str) and category):
-            raise ArgumentInvalid("category", category, "give the name of one, such as 'account'")
+        check_category(category)
         if metadata is not None:
             check_metadata(metadata)
             _check("metadata", metadata, lambda: EventQuery(metadata=metadata))
@@ -71,6 +70,12 @@ class EventFilter:
         """The matching events between two positions in bounded batches, see `find_batches`."""
         query = attrs.evolve(self.query, after=max(after, self.query.after))
         return find_batches(store, query, stream=self.stream, before=before, backwards=backwards)
+
+
+def check_category(category: str | None) -> None:
+    """Raise `ArgumentInvalid` for what is no name of one; None is for all."""
+    if category is not None and not (isinstance(category, str) and category):
+        raise ArgumentInvalid("category", category, "give the name of one, such as 'account'")
 
 
 def _check(argument: str, value: object, query: Callable[[], EventQuery]) -> None:

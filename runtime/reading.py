@@ -33,7 +33,7 @@ from ..storage.verification.verify import VerificationSummary
 from .arguments import check_count
 from .classes import check_class
 from .errors import ArgumentInvalid, NoPlaceForProgress, NotInHistory, PastReadOnly, UnknownAggregate
-from .events import STREAMS_PER_CHECKPOINT, EventFilter, read_events, with_subject
+from .events import STREAMS_PER_CHECKPOINT, EventFilter, check_category, read_events, with_subject
 from .history.aggregate_replay import AggregateReplay
 from .history.errors import UnknownCorrelation
 from .history.history import Blame, Difference, blame, difference, position_of
@@ -137,7 +137,8 @@ class Reading:
             raise self._codecs.misfit(stored, error) from error
 
     def streams(self, *, category: str | None = None) -> AsyncIterator[StreamHead]:
-        """The head of every stream, in the order of stream names."""
+        """The head of every stream (of a category), in the order of stream names. Raises `ArgumentInvalid`."""
+        check_category(category)
         found = find_streams(self._store, category=category)
 
         async def fetch() -> list[StreamHead]:

@@ -133,7 +133,7 @@ class AggregateRef(Generic[A]):
         self,
         commands: Sequence[object],
         *,
-        idempotency_keys: Sequence[str] | None = None,
+        idempotency_keys: Sequence[str | None] | None = None,
         timeout: float | None = None,
         correlation_id: str | None = None,
         metadata: Mapping[str, object] | None = None,
@@ -141,7 +141,7 @@ class AggregateRef(Generic[A]):
         """Send many commands in one call; returns a receipt or an error for each, in order.
 
         Each command is decided on its own, as by `ask`, and several share a commit. `idempotency_keys` has one key for
-        each command. `timeout` (seconds) bounds the wait for each hundred commands, which are sent together.
+        each command, or None. `timeout` (seconds) bounds the wait for each hundred commands, which are sent together.
 
         Raises:
             ArgumentInvalid: `commands` is no list, or the number of keys is not that of the commands.

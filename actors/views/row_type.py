@@ -5,7 +5,8 @@ import enum
 import hashlib
 import logging
 import reprlib
-from collections.abc import Iterable, Mapping
+import typing
+from collections.abc import Collection, Iterable, Mapping
 from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import Any, Final, Generic, TypeVar
@@ -15,9 +16,9 @@ import attrs
 import msgspec
 
 from ...storage.ordered_key import NotOrdered, encode_indexed, encode_key
-from ..errors import DecodingError
+from ..errors import DecodingError, DefinitionError
 from ..projections.projection import Table
-from ..serialization.annotations import alternatives, field_types
+from ..serialization.annotations import alternatives, field_types, has_fields
 from ..serialization.came_back import is_changed
 from ..serialization.exact_fields import ExactFields, values_getter
 from ..serialization.immutable import is_immutable
@@ -33,7 +34,11 @@ _decode: Final = msgspec.msgpack.Decoder().decode
 
 
 class RowType(Generic[R]):
-    """What a view knows of one table. Raises `SchemaError` if a field of its rows cannot be turned into data."""
+    """What a view knows of one table.
+
+    Raises `SchemaError` if a field of its rows cannot be turned into data, `DefinitionError` for a key or an index over
+    values without an order.
+    """
 
     def __init__(self, table: Table[R], serializer: Serializer) -> None:
         self.table = table
@@ -44,6 +49,8 @@ class RowType(Generic[R]):
         self.fields = frozenset(field.name for field in attrs.fields(table.row_class))  # type: ignore[arg-type]
         types = field_types(table.row_class)
         self._single = {name for name, hint in types.items() if all(map(_is_single, alternatives(hint)))}
+        for name in (*table.key, *table.indexes):
+            self._check_order(name, types[name])
         # Deeply immutable rows may be kept from one batch to the next, and handed out.
         self.is_immutable = is_immutable(table.row_class)
         serializer.prepare(table.row_class)
@@ -53,6 +60,14 @@ class RowType(Generic[R]):
         self._key_of = values_getter(table.key)
         self._exact_fields = ExactFields(table.row_class, serializer)
         self._advice = ""
+
+    def _check_order(self, field: str, hint: Any) -> None:
+        kinds = [each for each in alternatives(hint) if each is not type(None)]
+        if kinds and all(map(_holds_others, kinds)):
+            raise DefinitionError(
+                f"{field} of {self.name} can be neither a key nor an index: {hint} has no order that can be stored. "
+                "Take a field of its own for what is looked for, or a table with a row for each item."
+            )
 
     @property
     def schema(self) -> str:
@@ -198,3 +213,11 @@ def _is_single(hint: Any) -> bool:
     """Whether values of this type hold no other values."""
     kinds = (str, bytes, int, float, Decimal, date, time, timedelta, UUID, enum.Enum, type(None))
     return isinstance(hint, type) and issubclass(hint, kinds)
+
+
+def _holds_others(hint: Any) -> bool:
+    """Whether it is a type whose values are made of others."""
+    kind = typing.get_origin(hint) or hint
+    return isinstance(kind, type) and (
+        has_fields(kind) or (issubclass(kind, Collection) and not issubclass(kind, str | bytes | enum.Enum))
+    )

@@ -27,11 +27,11 @@ from .exit_codes import EXIT_USAGE
 from .output import (
     compact_json,
     format_time,
-    make_console,
     make_table,
     print_json,
     print_json_with,
     print_rows,
+    print_table,
 )
 
 
@@ -69,7 +69,7 @@ def print_difference(options: argparse.Namespace) -> int:
         table = make_table("field", *(f"at {version}" for version in versions))
         for path, *sides in values:
             table.add_row(path, *("" if side is ABSENT else compact_json(side) for side in sides))
-        make_console().print(table)
+        print_table(table)
     elif not options.modules:
         print("Name the module of the domain to see the fields that changed: --import MODULE", file=sys.stderr)
     return 0
@@ -140,7 +140,7 @@ def print_blame(options: argparse.Namespace) -> int:
         place = (f"{each.version}", f"{each.position}", each.event_type, format_time(each.time_ns))
         who = (each.principal or "", each.command_id, each.correlation_id)
         table.add_row(name, compact_json(each.value), *((*place, *who) if each.is_set else ("", "", "never set")))
-    make_console().print(table)
+    print_table(table)
     return 0
 
 

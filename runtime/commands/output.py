@@ -15,6 +15,7 @@ from typing import Any, Final, TextIO
 
 import rich.console
 import rich.table
+from rich.cells import cell_len
 
 from ...actors.serialization.sealing import is_sealed, key_id_of
 from ...storage.record import utc_time
@@ -39,7 +40,7 @@ ROWS_PER_TABLE: Final = 1_000
 CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"}
 """What a terminal would obey, and how it is shown."""
 WIDTH_PIPED: Final = 200
-"""The width of output that is no terminal: lines are not broken at a terminal's width."""
+"""The width of output that is no terminal; tables there are as wide as they need be."""
 
 
 def format_time(time_ns: int) -> str:
@@ -165,7 +166,7 @@ def make_table(*columns: str) -> rich.table.Table:
 
 def print_tables(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print rows as they come: a table for each `ROWS_PER_TABLE`, with columns as wide as its rows need."""
-    console, coming = make_console(), iter(rows)
+    coming = iter(rows)
     part = list(islice(coming, ROWS_PER_TABLE))
     if not part:
         print("none")
@@ -173,8 +174,24 @@ def print_tables(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         table = make_table(*columns)
         for row in part:
             table.add_row(*row)
-        console.print(table)
+        print_table(table)
         part = list(islice(coming, ROWS_PER_TABLE))
+
+
+def print_table(table: rich.table.Table) -> None:
+    """On a terminal as wide as that is; where it is piped each row is a line, however long."""
+    if sys.stdout.isatty():
+        make_console().print(table)
+        return
+    columns: list[list[str]] = []
+    for column in table.columns:
+        cells = [f"{cell}".replace("\n", "\\n") for cell in (column.header, *column.cells)]
+        width = max(map(cell_len, cells))
+        gaps = [" " * (width - cell_len(cell)) for cell in cells]
+        is_right = column.justify == "right"
+        columns.append([gap + cell if is_right else cell + gap for cell, gap in zip(cells, gaps, strict=True)])
+    for line in zip(*columns, strict=True):
+        print("  ".join(line).rstrip())
 
 
 def make_console(file: TextIO | None = None, *, markup: bool = False, highlight: bool = True) -> rich.console.Console:
@@ -205,7 +222,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
         table = make_table(*rows[0])
         for row in rows:
             table.add_row(*(_cell(value) for value in row.values()))
-        make_console().print(table)
+        print_table(table)
 
 
 def _cell(value: object) -> str:

@@ -31,7 +31,7 @@ from ..arguments import check_text
 from .argument_types import AddCommand
 from .control_boards import Place, ask_or_leave, places, print_answers
 from .exit_codes import EXIT_USAGE
-from .output import compact_json, format_time, make_console, make_table, print_json, print_tables
+from .output import compact_json, format_time, make_console, make_table, print_json, print_table, print_tables
 
 ACTIONS: Final[dict[str, SagaAction]] = {action.removeprefix(SAGA_PREFIX): action for action in get_args(SagaAction)}
 """The control board's actions by their names on the command line."""
@@ -73,7 +73,7 @@ def _print_timeline(log: LogReader, options: argparse.Namespace) -> int:
         print_json({**_saga_data(saga), "timeline": lines})
         return 0
     console = make_console()
-    console.print(f"{saga.id}: {saga.state}", highlight=False)
+    console.print(f"{saga.id}: {saga.state}", highlight=False, soft_wrap=True)
     table = make_table("version", "time", "what", "of", "seconds", "details")
     for line in lines:
         table.add_row(
@@ -84,7 +84,7 @@ def _print_timeline(log: LogReader, options: argparse.Namespace) -> int:
             "" if line["seconds"] is None else f"{line['seconds']:.3f}",
             line["details"],
         )
-    console.print(table)
+    print_table(table)
     return 0
 
 

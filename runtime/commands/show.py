@@ -68,17 +68,15 @@ def _events(log: LogReader, stream: str, version: int) -> Iterator[StoredEvent]:
 
 
 def _print(data: dict[str, Any], events: Iterator[StoredEvent]) -> None:
-    console = make_console()
-    console.print(f"{data['stream']}: version {data['version']} of {data['head_version']}", highlight=False)
+    say = partial(make_console().print, highlight=False, soft_wrap=True)
+    say(f"{data['stream']}: version {data['version']} of {data['head_version']}")
     if data["compacted"]:
-        console.print(f"versions 1 to {data['compacted']} are in the archive", highlight=False)
+        say(f"versions 1 to {data['compacted']} are in the archive")
     snapshot = data["snapshot"]
     if snapshot is not None:
-        said = f"snapshot at version {snapshot['version']}: {compact_json(snapshot['state'])}"
-        console.print(said, highlight=False, markup=False)
+        say(f"snapshot at version {snapshot['version']}: {compact_json(snapshot['state'])}")
     if "state" in data:
-        said = "deleted; state: " if data["is_deleted"] else "state: "
-        console.print(said + compact_json(data["state"]), highlight=False, markup=False)
+        say(("deleted; state: " if data["is_deleted"] else "state: ") + compact_json(data["state"]))
     columns = ("version", *(column for column in EVENT_COLUMNS if column not in ("stream", "version")))
     print_tables(columns, (_cells(event) for event in events))
 

@@ -213,6 +213,8 @@ async def test_ask_many_with_keys_is_repeatable(store: Store) -> None:
         again = await ann.ask_many([Deposit(1)] * 250, idempotency_keys=keys)
         assert all(isinstance(answer, Receipt) and answer.duplicate for answer in again)
         assert runtime.last_position == 250
+        of_some = await ann.ask_many([Deposit(1)] * 2, idempotency_keys=["k0", None])
+        assert [isinstance(answer, Receipt) and answer.duplicate for answer in of_some] == [True, False]
         with pytest.raises(ArgumentInvalid, match="as many keys"):
             await ann.ask_many([Deposit(1)], idempotency_keys=[])
 

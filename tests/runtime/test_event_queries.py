@@ -183,6 +183,9 @@ async def test_questions_that_cannot_be_asked(store: EventStore | Path) -> None:
         ):
             with pytest.raises(ArgumentInvalid, match=message):
                 runtime.events(**criteria)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        for category in ("", 7):
+            with pytest.raises(ArgumentInvalid, match=f"category={category!r} cannot be used: give the name of one"):
+                runtime.streams(category=category)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         with pytest.raises(ArgumentInvalid, match="unless='name:ann' cannot be used: give an EventQuery"):
             await runtime.actor(User, "1").ask(Register("ann"), unless="name:ann")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 

@@ -105,6 +105,32 @@ def test_definitions_that_cannot_work() -> None:
             version = 0
 
 
+async def test_a_field_of_what_has_no_order_is_neither_a_key_nor_an_index() -> None:
+    @frozen
+    class Tagged:
+        key: str
+        tags: list[str] | None
+        place: Balance | None
+        either: list[str] | int
+
+    def projection(key: str, *indexes: str) -> type[Projection]:
+        class Odd(Projection):
+            rows = Table(Tagged, key=key, indexes=indexes)
+
+            @on(Deposited)
+            def deposited(self, event: Deposited, meta: EventMeta) -> None: ...
+
+        return Odd
+
+    words = r"(tags|place) of rows can be neither a key nor an index: .* no order"
+    for odd in (projection("tags"), projection("key", "either", "tags"), projection("key", "place")):
+        with pytest.raises(DefinitionError, match=words):
+            async with Runtime.open(MemoryLog(), aggregates=[Account], projections=[odd]):
+                pass
+    async with Runtime.open(MemoryLog(), aggregates=[Account], projections=[projection("key", "either")]):
+        pass
+
+
 def test_a_method_whose_annotations_admit_no_such_event() -> None:
     with pytest.raises(DefinitionError, match=r"WrongEvent.one is given a Deposited and says that .* is a .*Withdrawn"):
 
