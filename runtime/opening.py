@@ -69,6 +69,8 @@ def keys_of(
     """The keys that seal personal data, not opened yet; None for a store that has no place for keys."""
     if isinstance(keys, SubjectKeys):
         return keys
+    if keys is not None and not isinstance(keys, str | os.PathLike):
+        raise ArgumentInvalid("keys", keys, "give the path of the file of keys, or a SubjectKeys")
     if keys is None and isinstance(store, MemoryLog):
         return SubjectKeys(store.keys)
     path = _keys_beside(store) if keys is None else keys

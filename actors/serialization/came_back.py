@@ -3,6 +3,7 @@
 import typing
 from collections import deque
 from collections.abc import Collection, Mapping
+from datetime import date, datetime
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -23,7 +24,7 @@ def is_changed(value: Any, again: Any, hint: Any = Any) -> bool:
 
     A part has changed if a text, bytes, a mapping or a model has become a collection, of its characters, keys or
     fields; or if a value that is stored as a text or a number, such as a time or an enum member, was read as that text
-    or number, by a field of type `str` or `datetime | str`. A model has changed if it comes back as another class or
+    or number, by a field of type `str` or `datetime | str`; or if a datetime has become a date. A model has changed if it comes back as another class or
     with values lost: a union of two models with the same fields does not tell which one was stored, and a secret is
     written as stars. Plain data may come back for any value in a field that admits any type, such as `Any`; and an
     object of a subclass that adds nothing may come back as one of the base class.
@@ -67,6 +68,8 @@ def _is_taken_apart(value: Any, again: Any) -> bool:
 def _is_other(value: Any, again: Any) -> bool:
     if type(again) in PLAIN:
         return False
+    if type(again) is date:
+        return isinstance(value, datetime)
     if isinstance(value, Mapping) and isinstance(again, Mapping):
         return any(_is_other(part, again[key]) for key, part in value.items() if key in again)
     if isinstance(value, list | tuple) and isinstance(again, list | tuple):

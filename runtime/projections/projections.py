@@ -25,7 +25,7 @@ from ...storage.limits import Limits
 from ...storage.past import PastLog
 from ...storage.record import StoredEvent
 from ...storage.store import EventReader
-from ..errors import ArgumentInvalid, UnknownProjection
+from ..errors import ArgumentInvalid, NotInHistory, UnknownProjection
 from ..on_board import on_board
 from ..trio_thread import check_on_trio
 from .arrivals import Arrivals
@@ -209,19 +209,30 @@ class Projections:
         """Wait until the generation that answers has seen the event at `position`.
 
         Raises `ProjectionUnavailable` when the projection is paused, has failed or was closed, and so would not reach
-        it.
+        it; `NotInHistory` in a runtime of the past that ends before it.
         """
         while running.position < position:
             if self._is_closed:
                 raise ProjectionUnavailable(running.name, "closed", "with its runtime")
             if running.will_not_come:
                 raise ProjectionUnavailable(running.name, running.state, running.error)
+            if self._ends_before(position):
+                raise NotInHistory(
+                    f"Position {position} does not come: this runtime is one of the past, which ends at "
+                    f"{self.store.last_position}. Ask the runtime of now for later positions."
+                )
             await self._moved.park()
 
     async def wait_while_possible(self, running: RunningProjection, position: int) -> None:
         """Wait like `wait_for`, but return where the projection would not reach the position."""
         while running.position < position and not running.will_not_come and not self._is_closed:
+            if self._ends_before(position):
+                return
             await self._moved.park()
+
+    def _ends_before(self, position: int) -> bool:
+        """Whether the log is one of the past, which will never have this position."""
+        return isinstance(self.store, PastLog) and position > self.store.last_position
 
     async def wait_for_next(self, running: RunningProjection, removed: OpenGeneration) -> None:
         """Wait until another generation answers in place of a removed one.

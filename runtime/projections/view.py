@@ -101,7 +101,8 @@ class View(Generic[R]):
     ) -> R | None:
         """The row with this key, or None; a key of several fields is given in their order.
 
-        Raises `ViewTooOld` or `ProjectionUnavailable` when the view did not become fresh enough.
+        Raises `ViewTooOld` or `ProjectionUnavailable` when the view did not become fresh enough, `NotInHistory` where
+        `at_least` is beyond the past of `as_of`.
         """
         fresh = Freshness(at_least=at_least, timeout=timeout, on_timeout=on_timeout)
         return await self._ask(fresh, lambda reading, table: reading.get(table, key))
@@ -114,8 +115,41 @@ class View(Generic[R]):
         return Query(self, RowQuery(self._table_type.criteria(criteria)), _ANY)
 
     def all(self) -> "Query[R]":
-        """Every row."""
+        """Every row: the query that the methods below begin with."""
         return self.where()
+
+    def order_by(self, *fields: str) -> "Query[R]":
+        """Every row, in this order; see `Query.order_by`."""
+        return self.all().order_by(*fields)
+
+    def limit(self, count: int) -> "Query[R]":
+        """At most this many rows; see `Query.limit`."""
+        return self.all().limit(count)
+
+    def fresh(
+        self,
+        *,
+        at_least: Receipt | int | None = None,
+        timeout: float | None = None,
+        on_timeout: OnTimeout = "raise",
+    ) -> "Query[R]":
+        """Every row, as fresh as this."""
+        return self.all().fresh(at_least=at_least, timeout=timeout, on_timeout=on_timeout)
+
+    async def rows(self) -> list[R]:
+        """Every row, in one consistent read; see `Query.rows`."""
+        return await self.all().rows()
+
+    async def count(self) -> int:
+        """How many rows there are."""
+        return await self.all().count()
+
+    def pages(self, size: int = PAGE_ROWS) -> AsyncIterator[list[R]]:
+        """Every row, in pages; see `Query.pages`."""
+        return self.all().pages(size)
+
+    def __aiter__(self) -> AsyncIterator[R]:
+        return aiter(self.all())
 
     async def _ask(self, fresh: Freshness, read: Callable[[ViewReading, RowType[Any]], T]) -> T:
         while True:

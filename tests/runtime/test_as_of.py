@@ -20,6 +20,7 @@ from eventsrc import (
     BackupRefused,
     EventQuery,
     Limits,
+    NotInHistory,
     PastReadOnly,
     Recreate,
     Runtime,
@@ -164,6 +165,11 @@ async def test_the_wait_for_views_of_then_has_a_bound(store: EventStore | Path) 
                 pytest.fail("its views are not ready")
         async with runtime.as_of(position=DEPOSITS, projections=[Balances], timeout=60) as past:
             assert len(await past.view(Balances.rows).all().rows()) == 1
+            with trio.fail_after(10), pytest.raises(NotInHistory, match=f"past, which ends at {DEPOSITS}"):
+                await past.view(Balances).get("ann", at_least=DEPOSITS + 1, timeout=1_000)
+            with trio.fail_after(10):
+                stale = past.view(Balances).fresh(at_least=DEPOSITS + 1, timeout=1_000, on_timeout="stale")
+                assert await stale.count() == 1
         with pytest.raises(ArgumentInvalid, match="timeout"):
             async with runtime.as_of(position=1, timeout=math.nan):
                 pytest.fail("that is no time")

@@ -49,6 +49,13 @@ async def test_views_that_are_no_place(tmp_path: Path, views: Any) -> None:
             pass
 
 
+@pytest.mark.parametrize("keys", [5, b"keys", "", "a\0b"])
+async def test_keys_that_are_no_file(tmp_path: Path, keys: Any) -> None:
+    with pytest.raises(ArgumentInvalid, match="keys="):
+        async with Runtime.open(tmp_path, keys=keys):
+            pass
+
+
 async def test_places_for_views_have_a_type_that_takes_what_is_right(tmp_path: Path) -> None:
     # What matters is what the checkers of types say; that a line is ignored without an error is one to them, too.
     place = LmdbViews(tmp_path / "place")

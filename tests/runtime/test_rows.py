@@ -273,6 +273,18 @@ async def test_a_view_makes_room_for_itself_also_in_the_middle_of_a_method(monke
         assert await runtime.view(Many).all().count() == 6_000
 
 
+def test_a_row_with_a_time_in_the_place_of_a_date_is_refused() -> None:
+    @frozen
+    class Row:
+        account: str
+        days: tuple[date, ...]
+
+    rows = row_type_of(Row)
+    assert rows.checked(Row("ann", (date(2026, 1, 2),))) == Row("ann", (date(2026, 1, 2),))
+    with pytest.raises(RowInvalid, match="would come back as another"):
+        rows.checked(Row("ann", (datetime(2026, 1, 2, 3, tzinfo=UTC),)))
+
+
 def test_a_row_with_what_would_come_back_as_none_or_as_no_key_is_refused() -> None:
     class Answer(enum.Enum):
         NONE = None
