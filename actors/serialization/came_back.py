@@ -24,10 +24,10 @@ def is_changed(value: Any, again: Any, hint: Any = Any) -> bool:
 
     A part has changed if a text, bytes, a mapping or a model has become a collection, of its characters, keys or
     fields; or if a value that is stored as a text or a number, such as a time or an enum member, was read as that text
-    or number, by a field of type `str` or `datetime | str`; or if a datetime has become a date. A model has changed if it comes back as another class or
-    with values lost: a union of two models with the same fields does not tell which one was stored, and a secret is
-    written as stars. Plain data may come back for any value in a field that admits any type, such as `Any`; and an
-    object of a subclass that adds nothing may come back as one of the base class.
+    or number, by a field of type `str` or `datetime | str`; or if a datetime has become a date. A model has changed if
+    it comes back as another class or with values lost: a union of two models with the same fields does not tell which
+    one was stored, and a secret is written as stars. Plain data may come back for any value in a field that admits any
+    type, such as `Any`; and an object of a subclass that adds nothing may come back as one of the base class.
     """
     return _is_other(value, again) or (not _admits_anything(hint) and _is_plain_now(value, again))
 
