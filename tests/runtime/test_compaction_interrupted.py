@@ -57,20 +57,21 @@ async def test_work_of_a_compaction_that_meets_the_end_of_the_runtime_is_done_an
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "store"
-    run_sync = trio.to_thread.run_sync
+    submit = ThreadPoolExecutor.submit
     async with Runtime.open(path, aggregates=[Account], limits=LIMITS) as runtime:
         await fill(runtime)
         compacting = runtime.maintenance._compacting("account-ann")
         with monkeypatch.context() as patch:
+            async with trio.open_nursery() as nursery:
 
-            async def late(function: Any, *arguments: Any, **options: Any) -> Any:
-                patch.undo()
-                await compacting.close()
-                return await run_sync(function, *arguments, **options)
+                def submitted(executor: ThreadPoolExecutor, function: Any, *arguments: Any) -> Any:
+                    patch.undo()
+                    nursery.start_soon(compacting.close)
+                    return submit(executor, function, *arguments)
 
-            patch.setattr(trio.to_thread, "run_sync", late)
-            with pytest.raises(RuntimeClosed, match="in the middle of a compaction"):
-                await compacting.compact("account-ann")
+                patch.setattr(ThreadPoolExecutor, "submit", submitted)
+                with pytest.raises(RuntimeClosed, match="in the middle of a compaction"):
+                    await compacting.compact("account-ann")
     assert sound(path)
 
 
