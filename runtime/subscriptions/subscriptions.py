@@ -106,6 +106,9 @@ class Subscriptions:
             yield consumer
         finally:
             self._consumers[name] -= 1
+            if not self._consumers[name]:
+                # A program may have a subscription for each request, and delete it.
+                del self._consumers[name]
             consumer.leave()
 
     async def parked(self, name: str | None = None) -> list[ParkedEvent]:

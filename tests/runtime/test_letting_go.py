@@ -5,10 +5,12 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+import trio.testing
 from bank_domain import Account, Deposit
 
 from eventsrc import ConditionNotMet, EventQuery, EventSourcingError, Rejected, Runtime, VersionConflict
 from eventsrc.actors.aggregates.aggregate_actor import AggregateActor
+from eventsrc.runtime.subscriptions.dispatcher import Dispatcher
 
 
 async def is_rejected(runtime: Runtime) -> None:
@@ -50,3 +52,14 @@ async def test_a_runtime_in_which_something_failed(tmp_path: Path, fail: Callabl
     before = [living(kind) for kind in (Runtime, AggregateActor)]
     await opened()
     assert [living(kind) for kind in (Runtime, AggregateActor)] == before
+
+
+async def test_a_subscription_that_was_deleted(tmp_path: Path) -> None:
+    async with Runtime.open(tmp_path, aggregates=[Account]) as runtime:
+        before = len(runtime.subscriptions._consumers), living(Dispatcher)
+        for number in range(3):
+            async with runtime.consume(f"of-request-{number}"):
+                pass
+            await runtime.subscriptions.delete(f"of-request-{number}")
+        await trio.testing.wait_all_tasks_blocked()
+        assert (len(runtime.subscriptions._consumers), living(Dispatcher)) == before
