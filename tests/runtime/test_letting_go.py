@@ -56,10 +56,10 @@ async def test_a_runtime_in_which_something_failed(tmp_path: Path, fail: Callabl
 
 async def test_a_subscription_that_was_deleted(tmp_path: Path) -> None:
     async with Runtime.open(tmp_path, aggregates=[Account]) as runtime:
-        before = len(runtime.subscriptions._consumers), living(Dispatcher)
+        before = len(runtime._durable._consumers), living(Dispatcher)
         for number in range(3):
             async with runtime.consume(f"of-request-{number}"):
                 pass
             await runtime.subscriptions.delete(f"of-request-{number}")
         await trio.testing.wait_all_tasks_blocked()
-        assert (len(runtime.subscriptions._consumers), living(Dispatcher)) == before
+        assert (len(runtime._durable._consumers), living(Dispatcher)) == before
