@@ -7,7 +7,8 @@ import itertools
 import os
 import random
 import sys
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
 import trio
@@ -19,17 +20,20 @@ from eventsrc.actors.views.sql import SqlViews
 WALLETS = 15
 
 
-def everything(path: Path) -> AbstractAsyncContextManager[Runtime]:
+@asynccontextmanager
+async def everything(path: Path) -> AsyncIterator[Runtime]:
     """The runtime of a store, with all that there is."""
     Transfer.outside = path.with_suffix(".outside")
-    return Runtime.open(
-        path,
-        aggregates=[Wallet],
-        projections=[Balances, SqlBalances, Owners],
-        sagas=[Transfer],
-        views={SqlBalances: SqlViews(f"sqlite:///{path.with_suffix('.sqlite')}")},
-        limits=LIMITS,
-    )
+    with closing(SqlViews(f"sqlite:///{path.with_suffix('.sqlite')}")) as sql:
+        async with Runtime.open(
+            path,
+            aggregates=[Wallet],
+            projections=[Balances, SqlBalances, Owners],
+            sagas=[Transfer],
+            views={SqlBalances: sql},
+            limits=LIMITS,
+        ) as runtime:
+            yield runtime
 
 
 def tell(*words: object) -> None:
