@@ -4,10 +4,11 @@ import argparse
 import importlib
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
+from ..actors.error_text import errors_in
 from ..storage.errors import EventSourcingError
 from .commands import (
     compaction,
@@ -126,18 +127,10 @@ def _guarded(work: Callable[[], int]) -> int:
             if not code:
                 raise
         # An error that a hundred commands got at once is printed once.
-        for said in dict.fromkeys(str(leaf) for leaf in _leaves(errors)):
+        for said in dict.fromkeys(str(leaf) for leaf in (() if errors is None else errors_in(errors))):
             print(f"eventsrc: {said}", file=sys.stderr)
         output.give_up_rest()
         return EXIT_INTERRUPTED if interrupts is not None else code
-
-
-def _leaves(group: BaseExceptionGroup[BaseException] | None) -> Iterator[BaseException]:
-    for error in () if group is None else group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
 
 
 def _interrupt(*_: object) -> None:

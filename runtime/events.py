@@ -55,10 +55,17 @@ class EventFilter:
         _check("types", types, lambda: EventQuery(types=types))
         _check("tag", tag, lambda: EventQuery(tags=tag))
         _check("correlation_id", correlation_id, lambda: EventQuery(correlation_id=correlation_id))
-        query = EventQuery(types=types, tags=tag, category=category, correlation_id=correlation_id, after=after)
+        query = EventQuery(
+            types=types,
+            tags=tag,
+            category=category,
+            metadata=metadata or {},
+            correlation_id=correlation_id,
+            after=after,
+        )
         names = sorted(set(resolved(query).types or ())) or None
         tags = sorted(set(query.tags or ())) or None
-        return cls(query=attrs.evolve(query, types=names, tags=tags, metadata=dict(metadata or {})), stream=stream)
+        return cls(query=attrs.evolve(query, types=names, tags=tags), stream=stream)
 
     def find(self, store: EventReader, after: int, before: int, *, backwards: bool = False) -> Iterator[StoredEvent]:
         """The matching events between two positions, both excluded."""

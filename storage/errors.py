@@ -27,6 +27,7 @@ class ThreadRefused(EventSourcingError):
             f"The system starts no further thread: {reason}. Nothing was begun. Look at the limits of this process "
             "(`ulimit -u`, `pids.max` of its control group) and at its memory, and try again."
         )
+        self.reason = reason
 
 
 class StoreError(EventSourcingError):

@@ -66,6 +66,7 @@ class NothingToSkip(EventSourcingError):
             f"that is repaired, or abandon it. {error}"
         )
         self.saga_id = saga_id
+        self.error = error
 
 
 class DeadlinePassed(EventSourcingError):

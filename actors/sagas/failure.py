@@ -1,10 +1,9 @@
 """What an error that leaves a step means for the step."""
 
-from collections.abc import Iterator
 from typing import Final
 
 from ...storage.errors import CommitAbandoned, EventTooLarge, StoreError, ThreadRefused
-from ..error_text import ERROR_CHARACTERS_MAX, described_with_advice, kept_text
+from ..error_text import ERROR_CHARACTERS_MAX, described_with_advice, errors_in, kept_text
 from ..errors import (
     AggregateUnavailable,
     DefinitionError,
@@ -59,7 +58,7 @@ def out_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
     _, rest = group.split(Suspended)
     if rest is None:
         return Suspended()
-    leaves = list(_leaves(rest))
+    leaves = list(errors_in(rest))
     if len(leaves) == 1:
         return leaves[0]
     interruptions = [leaf for leaf in leaves if isinstance(leaf, NOT_THE_STEPS_FAULT)]
@@ -69,13 +68,5 @@ def out_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
 def text_of(error: BaseException) -> str:
     """The text of an error as it is stored."""
     if isinstance(error, BaseExceptionGroup):
-        return "; ".join(text_of(leaf) for leaf in _leaves(error))[:ERROR_CHARACTERS_MAX]
+        return "; ".join(text_of(leaf) for leaf in errors_in(error))[:ERROR_CHARACTERS_MAX]
     return kept_text(described_with_advice(error))
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error

@@ -17,6 +17,7 @@ from ...actors.errors import DefinitionError
 from ...actors.serialization.serializer import Serializer
 from ...storage.errors import described
 from ...storage.keys.subject_keys import SubjectKeys
+from ...storage.names import aggregate_id_of, category_of
 from ..opening import KEYS_SUFFIX, keys_of
 
 
@@ -90,7 +91,7 @@ def aggregate_of(
     Raises `DefinitionError` where no class has the stream's category.
     """
     modules: Sequence[str] = options.modules
-    category, _, aggregate_id = stream.partition("-")
+    category = category_of(stream)
     domain = domain_in(modules)
     known = {each.__eventsrc_definition__.category: each for each in domain.aggregates}
     if category not in known:
@@ -100,4 +101,4 @@ def aggregate_of(
         )
     own = None if path is None else Path(f"{path}{KEYS_SUFFIX}")
     with closing(keys_in(options, own if own is not None and own.exists() else options.keys)) as keys:
-        yield AggregateType(known[category], Serializer(domain.converter, keys)), aggregate_id
+        yield AggregateType(known[category], Serializer(domain.converter, keys)), aggregate_id_of(stream)

@@ -13,7 +13,7 @@ from ...storage.errors import EventSourcingError
 from ...storage.reader import LogReader
 from ...storage.record import NS_PER_SECOND
 from .argument_types import AddCommand
-from .control_boards import Place, add_actions, ask_runtime, places, print_answers
+from .control_boards import Place, add_actions, ask_or_leave, ask_runtime, places, print_answers
 from .output import print_rows
 
 AskedOfProjection: TypeAlias = ProjectionAction | Literal["retry", "delete"]
@@ -93,11 +93,10 @@ def _steer_projection(place: Place, asked: AskedOfProjection, name: str) -> tupl
     if asked == "delete":
         return _delete_projection(place, name)
     action: ProjectionAction = "resume" if asked == "retry" else asked
+    if action == "rebuild":
+        return ask_or_leave(place.board, action, name, "", f"{name} will be rebuilt when one does")
     if place.board.has_runtime:
         return ask_runtime(place.board, action, name)
-    if action == "rebuild":
-        place.board.request(action, name)
-        return f"no runtime has the store open; {name} will be rebuilt when one does", True
     place.board.set_paused(name, paused=action == "pause")
     what = "stay where it is" if action == "pause" else "go on"
     return f"no runtime has the store open; {name} will {what} when one does", True

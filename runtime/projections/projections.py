@@ -225,9 +225,9 @@ class Projections:
 
     async def wait_while_possible(self, running: RunningProjection, position: int) -> None:
         """Wait like `wait_for`, but return where the projection would not reach the position."""
-        while running.position < position and not running.will_not_come and not self._is_closed:
-            if self._ends_before(position):
-                return
+        while running.position < position and not (
+            running.will_not_come or self._is_closed or self._ends_before(position)
+        ):
             await self._moved.park()
 
     def _ends_before(self, position: int) -> bool:

@@ -12,6 +12,7 @@ import msgspec
 
 from ..commit import IdempotencyEntry
 from ..evidence.merkle import Nodes, Tree
+from ..names import category_of
 from ..record import StoredEvent, StreamHead
 
 POSITION: Final = "Q"
@@ -75,9 +76,10 @@ class Tail:
             tail = streams.get(stream)
             if tail is None:
                 tail = streams[stream] = StreamTail(placement.first_version, array(POSITION))
-            category = categories.get(stream.partition("-")[0])
+            name = category_of(stream)
+            category = categories.get(name)
             if category is None:
-                category = categories[stream.partition("-")[0]] = []
+                category = categories[name] = []
             for event_type in placement.types:
                 tail.positions.append(position)
                 category.append(position)
