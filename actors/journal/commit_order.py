@@ -39,16 +39,15 @@ class CommitOrder:
         return self._store.disk_seconds
 
     def write(self, messages: Sequence[Write | Snapshot]) -> list[Settled]:
-        """Store a batch as one group commit. Returns each write with its outcome, in the order of the writes."""
+        """Store a batch as one group commit. Returns each write with its outcome, in the order of each series."""
         writes = [message for message in messages if isinstance(message, Write)]
         snapshots = [message for message in messages if isinstance(message, Snapshot)]
-        outcomes = iter(self._append([write for write in writes if write.series.error is None], snapshots))
-        settled: list[Settled] = []
-        for write in writes:
-            outcome = write.series.error or next(outcomes)
-            if isinstance(outcome, EventSourcingError):
+        settled: list[Settled] = [(write, write.series.error) for write in writes if write.series.error is not None]
+        writes = [write for write in writes if write.series.error is None]
+        for write, outcome in zip(writes, self._append(writes, snapshots), strict=True):
+            if isinstance(outcome, EventSourcingError) and write.series.error is None:
                 write.series.error = outcome
-            settled.append((write, outcome))
+            settled.append((write, write.series.error or outcome))
         return settled
 
     def store(self, snapshots: Sequence[Snapshot]) -> None:
