@@ -1,5 +1,6 @@
 """The errors of the actors and of the vocabulary that a domain author writes with."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..storage.errors import EventSourcingError, LimitExceeded, StoreError, described
@@ -179,16 +180,29 @@ class RuntimeClosed(EventSourcingError):
 
 
 class AggregateWaitsForItself(EventSourcingError):
-    """A handler asks its own aggregate, which decides one command at a time. Nothing was sent."""
+    """A handler asks its own aggregate, or one whose handler waits for it, which nobody would ever answer.
+
+    Nothing was sent. `ring` has the streams, each of which waits for the next one, and the last one for the first.
+    """
 
     code: ClassVar[str] = "aggregate_waits_for_itself"
 
-    def __init__(self, stream: str) -> None:
-        super().__init__(
-            f"A handler of {stream!r} waits for an answer of {stream!r}, which is busy with that handler until it "
-            "returns. Use self for the state, return the events of both commands, or tell() the second one."
-        )
-        self.stream = stream
+    def __init__(self, ring: Sequence[str]) -> None:
+        asked, asking = ring[0], ring[-1]
+        if asked == asking:
+            message = (
+                f"A handler of {asked!r} waits for an answer of {asked!r}, which is busy with that handler until it "
+                "returns. Use self for the state, return the events of both commands, or tell() the second one."
+            )
+        else:
+            message = (
+                f"A handler of {asking!r} would wait for an answer of {asked!r}, whose handler waits for "
+                f"{', whose handler waits for '.join(map(repr, ring[1:]))}. Have one of them tell() its command, or "
+                "let a saga send both."
+            )
+        super().__init__(message)
+        self.stream = asking
+        self.ring = tuple(ring)
 
 
 class CommandTimeout(EventSourcingError):

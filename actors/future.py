@@ -107,6 +107,10 @@ class TrioFuture(pykka.Future[T]):
         """Tell whether the future has a value or an error, so that waiting would return at once."""
         return self._outcome is not None and self._outcome is not _HOOKED
 
+    def is_awaited_by(self, task: trio.lowlevel.Task) -> bool:
+        """Tell whether a task waits for this future now."""
+        return self._waiters is not None and task in self._waiters
+
     def __await__(self) -> Generator[Any, None, T]:
         return self._wait_in_task().__await__()
 

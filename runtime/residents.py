@@ -53,6 +53,7 @@ class Residents:
         self._nursery = nursery
         self._context = copy_context()
         self._actors: dict[str, AggregateActor] = {}
+        self._by_task: dict[trio.lowlevel.Task, AggregateActor] = {}
         self._failures: dict[str, Failure] = {}
         self._empty: trio.Event | None = None
 
@@ -157,7 +158,8 @@ class Residents:
     @property
     def in_hand_of_this_task(self) -> AggregateActor | None:
         """The actor whose handler runs in this task; None outside of handlers."""
-        return next((actor for actor in self._actors.values() if actor.is_in_hand_of_this_task), None)
+        actor = self._by_task.get(trio.lowlevel.current_task())
+        return actor if actor is not None and actor.is_in_hand_of_this_task else None
 
     @property
     def streams(self) -> list[str]:
@@ -179,7 +181,11 @@ class Residents:
         if self._failures:
             self._failures.pop(stream, None)
 
+    def began(self, actor: AggregateActor) -> None:
+        self._by_task[trio.lowlevel.current_task()] = actor
+
     def ended(self, actor: AggregateActor) -> None:
+        del self._by_task[trio.lowlevel.current_task()]
         if self._actors.get(actor.stream) is actor:
             del self._actors[actor.stream]
         if not self._actors and self._empty is not None:

@@ -16,6 +16,7 @@ from ..actors.aggregates.aggregate_type import AggregateType
 from ..actors.aggregates.receipt import Receipt
 from ..actors.aggregates.recovery import recover
 from ..actors.aggregates.request import Hold, Request, Requests, StateQuery, current_cause
+from ..actors.aggregates.ring import Question, ring_through
 from ..actors.errors import AggregateDeleted, AggregateWaitsForItself, RuntimeClosed
 from ..actors.future import TrioFuture
 from ..actors.journal.journal import Journal
@@ -132,11 +133,16 @@ class Router:
             raise WrongThread("ask")
         self._check_open()
         actor = self._actors.get(aggregate_type, stream, aggregate_id)
+        asking = self._actors.in_hand_of_this_task
+        future: TrioFuture[Any]
         if isinstance(message, Request) and actor.can_decide_now(message):
-            return actor.decide_now(message)
-        if actor.is_in_hand_of_this_task:
-            raise AggregateWaitsForItself(stream)
-        future: TrioFuture[Any] = actor.actor_ref.ask(message, block=False)  # type: ignore[assignment]
+            future = actor.decide_now(message)
+        else:
+            if asking is not None and (ring := ring_through(actor, asking)):
+                raise AggregateWaitsForItself(ring)
+            future = actor.actor_ref.ask(message, block=False)  # type: ignore[assignment]
+        if asking is not None:
+            asking.question = Question(actor, future)
         return future
 
     def tell(self, aggregate_type: AggregateType, stream: str, aggregate_id: str, request: Request) -> None:

@@ -27,6 +27,7 @@ from .idempotency import IdempotencyKeys
 from .pipeline import Pipeline
 from .recovery import recover
 from .request import Cause, Hold, Request, Requests, StateQuery, current_cause
+from .ring import Question
 from .turn import Answers, Reply, Turn
 
 TURN_MESSAGES_MAX: Final = 100
@@ -53,7 +54,8 @@ class AggregateActor(TrioActor):
         self._unavailable: AggregateUnavailable | None = None
         self._busy = True
         self._rested: trio.Event | None = None
-        self._task: trio.lowlevel.Task | None = None
+        self.task: trio.lowlevel.Task | None = None
+        self.question: Question | None = None
 
     @property
     def is_idle(self) -> bool:
@@ -63,7 +65,7 @@ class AggregateActor(TrioActor):
     @property
     def is_in_hand_of_this_task(self) -> bool:
         """Whether the current task runs a handler of this aggregate."""
-        return self._busy and self._task is trio.lowlevel.current_task()
+        return self._busy and self.task is trio.lowlevel.current_task()
 
     @property
     def keys(self) -> IdempotencyKeys:
@@ -95,8 +97,8 @@ class AggregateActor(TrioActor):
         future: TrioFuture[Any] = TrioFuture()
         self._busy = True
         try:
-            assert self._task is not None, "an idle actor has begun"
-            waiting = self._task.context.run(self._handle, request, Reply(future))
+            assert self.task is not None, "an idle actor has begun"
+            waiting = self.task.context.run(self._handle, request, Reply(future))
         except BaseException as error:
             # Usually the program is about to end. The state may be half applied.
             self._broken = ActorFailed(self.stream, error)
@@ -112,11 +114,13 @@ class AggregateActor(TrioActor):
     # --- the loop ---
 
     async def _actor_loop_running(self) -> None:  # type: ignore[override]
-        self._task = trio.lowlevel.current_task()
+        self.task = trio.lowlevel.current_task()
+        self._host.began(self)
         try:
             if await self._load() is None:
                 while not self.actor_stopped.is_set():
                     self._busy = False
+                    self.question = None
                     self._tell_rested()
                     envelope = await self.actor_inbox.receive()
                     self._busy = True
@@ -401,12 +405,10 @@ class AggregateActor(TrioActor):
         # Reset before loading: a `distrust` during the load causes another one.
         self._broken = None
         try:
+            host = self._host
+            with_snapshots = not (host.is_forgetting and self.has_personal_data)
             recovered = await recover(
-                self._host.store,
-                self._type,
-                self.stream,
-                self._aggregate_id,
-                with_snapshots=not (self._host.is_forgetting and self.has_personal_data),
+                host.store, self._type, self.stream, self._aggregate_id, with_snapshots=with_snapshots
             )
         except EventSourcingError as error:
             self._broken = error

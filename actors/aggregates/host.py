@@ -31,5 +31,8 @@ class AggregateHost(Protocol):
     def recovered(self, stream: str) -> None:
         """Note that an actor that may have failed stored something: its earlier failures no longer count."""
 
+    def began(self, actor: "AggregateActor") -> None:
+        """Note that the current task is the actor's."""
+
     def ended(self, actor: "AggregateActor") -> None:
-        """Note that an actor's task ends; messages for its aggregate need a new actor."""
+        """Note that the actor's task, the current one, ends; messages for its aggregate need a new actor."""

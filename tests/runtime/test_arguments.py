@@ -15,7 +15,6 @@ from bank_domain import Account, Deposit
 
 from eventsrc import (
     Aggregate,
-    AggregateWaitsForItself,
     ArgumentInvalid,
     CommandTimeout,
     DefinitionError,
@@ -137,11 +136,6 @@ class Misuse:
 
 
 @command
-class AskYourself:
-    pass
-
-
-@command
 class SetTwice:
     """The second of its events cannot be applied."""
 
@@ -169,10 +163,6 @@ class Box(Aggregate):
     def misuse(self, command: Misuse) -> WasSet:
         self.value = 999
         raise Rejected("no")
-
-    @handles
-    async def ask_yourself(self, command: AskYourself) -> None:
-        await Box.runtime.actor(Box, self.id).ask(Set(1))  # type: ignore[attr-defined]
 
     @handles
     def set_twice(self, command: SetTwice) -> list[WasSet | Spoiled]:
@@ -350,13 +340,6 @@ async def test_no_snapshot_is_taken_of_a_state_that_is_half_applied(tmp_path: Pa
         assert (await runtime.actor(Box, "1").state()).value == 10
     async with Runtime.open(tmp_path, aggregates=[Box], limits=limits) as runtime:
         assert (await runtime.actor(Box, "1").state()).value == 10
-
-
-async def test_a_handler_that_waits_for_its_own_aggregate_is_told(store: EventStore | Path) -> None:
-    async with Runtime.open(store, aggregates=[Box]) as runtime:
-        Box.runtime = runtime  # type: ignore[attr-defined]
-        with pytest.raises(AggregateWaitsForItself, match="'box-1' waits for an answer of 'box-1'"):
-            await runtime.actor(Box, "1").ask(AskYourself())
 
 
 async def test_a_question_for_the_state_that_takes_too_long_names_no_command(
