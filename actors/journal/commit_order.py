@@ -50,6 +50,16 @@ class CommitOrder:
             settled.append((write, write.series.error or outcome))
         return settled
 
+    @staticmethod
+    def fail(messages: Sequence[Write | Snapshot], failure: EventSourcingError) -> list[Settled]:
+        """Give up a batch: each write fails, and with it the later ones of its series."""
+        settled: list[Settled] = []
+        for write in messages:
+            if isinstance(write, Write):
+                write.series.error = write.series.error or failure
+                settled.append((write, write.series.error))
+        return settled
+
     def store(self, snapshots: Sequence[Snapshot]) -> None:
         """Store snapshots in a commit of their own. Raises a `StoreError`."""
         self._before_commit()

@@ -58,13 +58,21 @@ class JournalActor(pykka.ThreadingActor):
             raise ThreadRefused(str(error)) from error
 
     def on_receive(self, message: Any) -> None:
-        if isinstance(message, Work):
-            self._work(message)
-            return
-        assert isinstance(message, Batch), f"the journal was sent {message!r}"
-        self._settle(self._order.write(message.messages))
+        assert isinstance(message, Batch | Work), f"the journal was sent {message!r}"
+        try:
+            if isinstance(message, Work):
+                self._work(message)
+            else:
+                self._write(message)
+        except Exception as error:
+            # A handler or filter of the program's logging, say: who waits is told, and the journal stays alive.
+            self._fail(message, JournalFailed(self._order.path, error))
+
+    def _write(self, batch: "Batch") -> None:
+        settled = self._order.write(batch.messages)
         worthwhile = int(self._order.disk_seconds / DISK_SHARE_SECONDS)
         self.actor_inbox.group_answers_max = min(max(worthwhile, GROUP_ANSWERS_MIN), GROUP_EVENTS_MAX)
+        self._settle(settled)
 
     def _work(self, work: Work) -> None:
         try:
@@ -75,6 +83,12 @@ class JournalActor(pykka.ThreadingActor):
             logger.exception("the journal failed at work")
             outcome = JournalFailed(self._order.path, error)
         work.settle(outcome)
+
+    def _fail(self, message: "Batch | Work", failure: JournalFailed) -> None:
+        if isinstance(message, Work):
+            message.settle(failure)
+        else:
+            self._settle(self._order.fail(message.messages, failure))
 
 
 class JournalInbox:

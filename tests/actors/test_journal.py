@@ -1,7 +1,8 @@
 """What the journal's thread takes from its inbox at a time: one group commit."""
 
+import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -22,6 +23,11 @@ from eventsrc.storage.snapshot import Snapshot
 
 def write(*, events: int = 1, answers: int = 1) -> Write:
     return Write((), (), events, answers, CommitSeries(), lambda _: None)
+
+
+def noted(settle: Callable[[Appended | EventSourcingError], None]) -> Write:
+    append = StreamAppend("bank-ann", ANY, [NewEvent("noted", {})])
+    return Write([append], (), 1, 1, CommitSeries(), settle)
 
 
 def snapshot() -> Snapshot:
@@ -141,12 +147,41 @@ async def test_a_clock_that_fails_is_told_to_who_waits_and_the_journal_goes_on(l
             outcomes.append(outcome)
             settled.set()
 
-        append = StreamAppend("bank-ann", ANY, [NewEvent("noted", {})])
-        journal.submit(Write([append], (), 1, 1, CommitSeries(), settle))
+        journal.submit(noted(settle))
         with trio.fail_after(60):
             await settled.wait()
         is_broken = False
     await journal.close()
+    assert [type(outcome) for outcome in outcomes] == [JournalFailed, Appended]
+
+
+async def test_a_filter_of_the_programs_logging_that_fails_ends_no_journal(log: SlowLog) -> None:
+    log.may_go_on.set()
+
+    def fail(record: object) -> bool:
+        raise LookupError("a filter that fails")
+
+    def work() -> None:
+        raise ZeroDivisionError("a fault of ours")
+
+    is_broken = True
+    journal = ThreadJournal(
+        log, wall_clock=lambda: 1 // (not is_broken), commits_waiting_max=10, on_commit=lambda: None
+    )
+    journal_logger = logging.getLogger("eventsrc.journal")
+    journal_logger.addFilter(fail)
+    outcomes: list[Appended | EventSourcingError] = []
+    try:
+        with trio.fail_after(60):
+            with pytest.raises(JournalFailed, match="a filter that fails"):
+                await journal.run(work)
+            journal.submit(noted(outcomes.append))
+            await journal.until_saved()
+            is_broken = False
+            journal.submit(noted(outcomes.append))
+            await journal.close()
+    finally:
+        journal_logger.removeFilter(fail)
     assert [type(outcome) for outcome in outcomes] == [JournalFailed, Appended]
 
 
