@@ -71,11 +71,13 @@ class Transaction:
         correlation_id: str | None,
         metadata: Mapping[str, Any] | None,
         unless: EventQuery | None,
+        follows: Sequence[CommitSeries] = (),
     ) -> None:
         self._router = router
         self._parts = parts
         self._unchanged = unchanged
         self._key = idempotency_key
+        self._follows = follows
         self.deadline = math.inf
         """On trio's clock, once the transaction runs."""
         self._conditions: tuple[EventQuery, ...] = () if unless is None else (unless,)
@@ -239,6 +241,7 @@ class Transaction:
             series=CommitSeries(),
             settle=self._on_settled,
             conditions=self._conditions,
+            follows=self._follows,
         )
         self._router.journal.submit(write)
 

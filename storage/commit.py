@@ -88,16 +88,16 @@ class IdempotencyEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Commit(msgspec.Struct, frozen=True, gc=False):
     """A unit of writing: events for one or more streams, and the idempotency keys of the commands that made them.
 
-    `id` must be larger than every earlier id: commits are ordered by id. `time_ns` is UTC. `follows` is the id of the
-    commit whose outcome this commit was decided on (0: none); if that commit is refused, so is this one. This commit
-    is also refused if an event matches one of its `conditions`.
+    `id` must be larger than every earlier id: commits are ordered by id. `time_ns` is UTC. `follows` has the ids
+    of the commits whose outcomes this commit was decided on; if one of them is refused, so is this one. This commit is
+    also refused if an event matches one of its `conditions`.
     """
 
     id: int
     time_ns: int
     appends: Sequence[StreamAppend]
     idempotency: Sequence[IdempotencyEntry] = ()
-    follows: int = 0
+    follows: Sequence[int] = ()
     conditions: Sequence[EventQuery] = ()
     clock_ns: int | None = None
     """The clock's time (UTC) if the clock was set back: `time_ns` never decreases. Idempotency keys expire by it."""

@@ -97,8 +97,9 @@ class Draft:
     def _add(self, commit: Commit) -> Appended:
         if commit.id <= self.last_commit_id:
             raise CommitAlreadyApplied(commit.id, self.last_commit_id)
-        if commit.follows in self._refused:
-            raise CommitAbandoned(commit.id, commit.follows)
+        for follows in commit.follows:
+            if follows in self._refused:
+                raise CommitAbandoned(commit.id, follows)
         for condition in commit.conditions:
             self._check_condition(condition)
         limits = self._limits

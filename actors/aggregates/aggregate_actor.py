@@ -283,8 +283,7 @@ class AggregateActor(TrioActor):
     def take(self, request: Request, reply: Reply, decision: Decision) -> None:
         """Apply the events and add them to the turn. Raises `ApplierFailed`, which leaves the state half applied."""
         turn = self._pipeline.turn_with_room_for(decision, self._state, self._version)
-        if request.unless is not None:
-            turn.conditions = (request.unless,)
+        turn.depend_as(request)
         appliers = self._type.appliers
         for number, event in enumerate(decision.events, self._version + 1):
             try:

@@ -146,6 +146,7 @@ class Pipeline:
             self.series,
             self._on_settled,
             turn.conditions,
+            turn.follows,
         )
         self._host.journal.submit(write)
 

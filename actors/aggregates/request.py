@@ -9,6 +9,7 @@ import trio
 
 from ...storage.commit import ExpectedVersion
 from ...storage.event_query import EventQuery
+from ..journal.journal import CommitSeries
 
 
 class Cause(msgspec.Struct, frozen=True, gc=False):
@@ -34,6 +35,8 @@ class Request(msgspec.Struct, gc=False):
     metadata: Mapping[str, Any] | None = None
     unless: EventQuery | None = None
     """The command's events are stored only if no event matches this query."""
+    follows: CommitSeries | None = None
+    """If a commit of this series that comes before the command's events is refused, so are they."""
     has_fresh_key: bool = False
     """Whether the sender knows that the idempotency key was never used before."""
     started: bool = False

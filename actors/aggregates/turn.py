@@ -8,8 +8,10 @@ from ...storage.commit import IdempotencyEntry, NewEvent
 from ...storage.errors import EventSourcingError
 from ...storage.event_query import EventQuery
 from ..future import TrioFuture
+from ..journal.journal import CommitSeries
 from .aggregate import Aggregate
 from .receipt import Receipt
+from .request import Request
 
 if TYPE_CHECKING:
     from .idempotency import IdempotencyKeys
@@ -84,6 +86,7 @@ class Turn:
         "base_version",
         "conditions",
         "events",
+        "follows",
         "idempotency",
         "replies",
         "size_bytes",
@@ -102,11 +105,19 @@ class Turn:
         self.size_bytes = 0
         self.snapshot_state: Raw | None = None
         self.conditions: tuple[EventQuery, ...] = ()
+        self.follows: tuple[CommitSeries, ...] = ()
 
     @property
     def has_content(self) -> bool:
         """Whether the journal has anything to write or to check for this turn."""
         return bool(self.events or self.idempotency or self.conditions)
+
+    def depend_as(self, request: Request) -> None:
+        """Make the commit depend on what the request's events depend on."""
+        if request.unless is not None:
+            self.conditions = (request.unless,)
+        if request.follows is not None:
+            self.follows += (request.follows,)
 
     def settle_stored(self, stream: str, first_position: int, position_before: int, keys: "IdempotencyKeys") -> None:
         """Give every answer: the turn's commit is stored, or the turn depends on nothing that is not stored.

@@ -42,9 +42,15 @@ class CommitOrder:
         """Store a batch as one group commit. Returns each write with its outcome, in the order of each series."""
         writes = [message for message in messages if isinstance(message, Write)]
         snapshots = [message for message in messages if isinstance(message, Snapshot)]
-        settled: list[Settled] = [(write, write.series.error) for write in writes if write.series.error is not None]
-        writes = [write for write in writes if write.series.error is None]
-        for write, outcome in zip(writes, self._append(writes, snapshots), strict=True):
+        settled: list[Settled] = []
+        going: list[Write] = []
+        for write in writes:
+            error = write.series.error = write.refusal
+            if error is None:
+                going.append(write)
+            else:
+                settled.append((write, error))
+        for write, outcome in zip(going, self._append(going, snapshots), strict=True):
             if isinstance(outcome, EventSourcingError) and write.series.error is None:
                 write.series.error = outcome
             settled.append((write, write.series.error or outcome))
@@ -73,7 +79,7 @@ class CommitOrder:
             self._last_time_ns,
             write.appends,
             write.idempotency,
-            series.last_commit_id,
+            (series.last_commit_id, *[other.last_commit_id for other in write.follows]),
             write.conditions,
             clock_ns,
         )

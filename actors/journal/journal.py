@@ -69,6 +69,15 @@ class Write(msgspec.Struct, frozen=True):
     series: "CommitSeries"
     settle: Callable[[Appended | EventSourcingError], None]
     conditions: Sequence[EventQuery] = ()
+    follows: "Sequence[CommitSeries]" = ()
+    """Series of others: if one of their commits before this write is refused, so is this write."""
+
+    @property
+    def refusal(self) -> EventSourcingError | None:
+        """The error of an earlier write that this one was decided on."""
+        if self.series.error is None and self.follows:
+            return next((series.error for series in self.follows if series.error is not None), None)
+        return self.series.error
 
 
 class CommitSeries:

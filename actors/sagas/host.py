@@ -7,7 +7,7 @@ from ...storage.record import StoredEvent
 from ...storage.store import EventReader
 from ..aggregates.aggregate import Aggregate
 from ..aggregates.receipt import Receipt
-from ..journal.journal import Journal
+from ..journal.journal import CommitSeries, Journal
 from .codec import SagaCodec
 from .threads import SagaThreads
 
@@ -18,8 +18,13 @@ Commands: TypeAlias = Sequence[tuple[type[Aggregate], str, object]]
 class AggregateCalls(Protocol):
     """What sagas ask of aggregates, and what they look up among the aggregates' events."""
 
-    async def send(self, commands: Commands, key: str, timeout: float | None, *, is_new: bool) -> list[Receipt]:
-        """Send commands, several of them as a transaction; `is_new` tells that the key was never used before."""
+    async def send(
+        self, commands: Commands, key: str, timeout: float | None, *, is_new: bool, follows: CommitSeries
+    ) -> list[Receipt]:
+        """Send commands, several of them as a transaction; `is_new` tells that the key was never used before.
+
+        They take no effect if a commit of the series `follows` that comes before them is refused.
+        """
 
     async def state_of(self, aggregate_class: type[Any], aggregate_id: str) -> Any:
         """An aggregate's state, after all commands that were sent to it before."""

@@ -417,7 +417,8 @@ class SagaRun:
     def send(self, commands: Commands, key: str, timeout: float | None) -> Awaitable[list[Receipt]]:
         self._check_records()
         is_new = not self.history.begun_position and self.history.attempt == 1
-        return self.host.calls.send(commands, key, timeout, is_new=is_new)
+        # A log without the records of the step must not have its commands: the next run would send them anew.
+        return self.host.calls.send(commands, key, timeout, is_new=is_new, follows=self._series)
 
     async def find_call(self, commands: Commands, key: str) -> list[Receipt] | None:
         history = self.history

@@ -9,6 +9,7 @@ from ...actors.aggregates.aggregate import Aggregate
 from ...actors.aggregates.aggregate_type import AggregateType
 from ...actors.aggregates.receipt import Receipt
 from ...actors.errors import AggregateDeleted, CommandTimeout, DecodingError, EncodingError
+from ...actors.journal.journal import CommitSeries
 from ...actors.sagas.context import CALL_KEY
 from ...actors.sagas.host import Commands
 from ...storage.event_query import EventQuery
@@ -36,20 +37,23 @@ class SagaCalls:
         self._type_of = type_of
         self._payload_of = payload_of
 
-    async def send(self, commands: Commands, key: str, timeout: float | None, *, is_new: bool) -> list[Receipt]:
-        """Send commands, as a transaction if there are several; `is_new` means that the key was never used."""
+    async def send(
+        self, commands: Commands, key: str, timeout: float | None, *, is_new: bool, follows: CommitSeries
+    ) -> list[Receipt]:
+        """Send commands, as a transaction if there are several; see `AggregateCalls`."""
         seconds = checked_timeout(timeout, self._router.limits)
         if len(commands) == 1:
             ((aggregate_class, aggregate_id, command),) = commands
             ref: AggregateRef[Any] = AggregateRef(self._router, self._type_of(aggregate_class), aggregate_id)
             request = self._router.request(command, None, key, None, {CALL_KEY: key})
             request.has_fresh_key = is_new
+            request.follows = follows
             return [await ref.ask_request(request, seconds)]
         parts = [
             Part(self._type_of(of), aggregate_id, command, {CALL_KEY: part_key(key, number)})
             for number, (of, aggregate_id, command) in enumerate(commands)
         ]
-        return await Transaction(self._router, parts, (), key, None, None, None).run(seconds)
+        return await Transaction(self._router, parts, (), key, None, None, None, [follows]).run(seconds)
 
     async def state_of(self, aggregate_class: type[Any], aggregate_id: str) -> Any:
         """An aggregate's state after all commands that were sent before."""

@@ -37,7 +37,7 @@ def commit(
     commit_id: int,
     *appends: StreamAppend,
     keys: Sequence[IdempotencyEntry] = (),
-    follows: int = 0,
+    follows: Sequence[int] = (),
     time_ns: int = TIME_NS,
     conditions: Sequence[EventQuery] = (),
 ) -> Commit:

@@ -190,18 +190,20 @@ class WritingContract(StoreCases):
         outcomes = store.append(
             [
                 commit(1, append_to("a-1", expected=3)),
-                commit(2, append_to("b-1"), follows=1),
-                commit(3, append_to("c-1"), follows=2),
+                commit(2, append_to("b-1"), follows=[1]),
+                commit(3, append_to("c-1"), follows=[2]),
                 commit(4, append_to("d-1")),
+                commit(5, append_to("e-1"), follows=[4, 2]),
+                commit(6, append_to("f-1"), follows=[4]),
             ]
         )
-        kinds = [VersionConflict, CommitAbandoned, CommitAbandoned, Appended]
+        kinds = [VersionConflict, CommitAbandoned, CommitAbandoned, Appended, CommitAbandoned, Appended]
         assert [type(outcome) for outcome in outcomes] == kinds
-        assert positions(self.reopen(store).read()) == [1]
+        assert [event.stream for event in self.reopen(store).read()] == ["d-1", "f-1"]
 
     def test_a_commit_id_is_applied_once(self) -> None:
         store = self.open_store()
-        commits = [commit(1, append_to("a-1")), commit(3, append_to("a-1"), follows=1)]
+        commits = [commit(1, append_to("a-1")), commit(3, append_to("a-1"), follows=[1])]
         store.append(commits[:1])
         store = self.reopen(store)
         first, second = store.append(commits)

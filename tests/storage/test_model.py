@@ -117,7 +117,7 @@ class StoresAgree(RuleBasedStateMachine):
             expiring = [
                 IdempotencyEntry(entry.stream, entry.key, 0, -1, 0, self.now_ns + entry.expires_ns) for entry in keys
             ]
-            before = self.next_id - 1 if follows else 0
+            before = [self.next_id - 1] if follows else []
             commits.append(Commit(self.next_id, self.now_ns, commit_appends, expiring, before, conditions))
             self.next_id += 1
         assert plain(self.log.append(commits)) == plain(self.memory.append(commits))
