@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, closing, suppress
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -33,7 +33,16 @@ from ..errors import (
 )
 from .durable_file import synced_meanwhile
 from .errors import StoreUnreadable
-from .folder import DATA_FILE, check_folder, identity, is_in_place, permission_error, sync_folder, translated_errors
+from .folder import (
+    DATA_FILE,
+    check_folder,
+    identity,
+    is_in_place,
+    permission_error,
+    sync_folder,
+    sync_names,
+    translated_errors,
+)
 from .gate import Gate
 from .lmdb_errors import lock_problem, open_error, write_error
 from .lock_file import needs_lock_file, take_room, take_room_to_read
@@ -281,12 +290,9 @@ class Environment:
             self._environment = self._opened(create=create)
 
     def _sync_names(self) -> None:
-        """Sync the folder and its parent: LMDB does not, and the process that created them may have been killed."""
         try:
             with translated_errors(self._folder):
-                sync_folder(self._folder)
-                with suppress(PermissionError):
-                    sync_folder(self._folder.parent)
+                sync_names(self._folder)
         except BaseException:
             self._environment.close()
             raise
