@@ -12,6 +12,8 @@ from typing import Final, TextIO
 from ..errors import StoreInUse
 from .folder import RUNTIME_FILE, WRITER_FILE, folder_error
 
+CREATING: Final = "creating"
+"""The last word of the lock file's content until a new store is on disk."""
 LOOKS_MAX: Final = 5_000
 LOOK_SECONDS: Final = 0.002
 """The most attempts, and the pause between them, to take a lock that another process only tests (`_is_held`)."""
@@ -132,6 +134,11 @@ def was_closed_cleanly(folder: Path) -> bool:
     """
     mark = (folder / WRITER_FILE).read_text(encoding="ascii").split()
     return not mark or mark[1:] == [boot_id()]
+
+
+def was_being_created(folder: Path) -> bool:
+    """Whether the machine, or the writing process, stopped before the store was created: nothing is stored in it."""
+    return (folder / WRITER_FILE).read_text(encoding="ascii").split()[2:] == [CREATING]
 
 
 def boot_id() -> str:

@@ -16,7 +16,7 @@ import msgspec
 
 from ..control.board import ControlRequest, ParkedEvent, SubscriptionProgress
 from ..environment.board_environment import ALREADY_OPEN
-from ..environment.environment import Environment, page_problem
+from ..environment.environment import Environment
 from ..environment.folder import (
     CONTROL_FOLDER,
     DATA_FILE,
@@ -29,6 +29,7 @@ from ..environment.folder import (
 from ..environment.lmdb_errors import lock_problem
 from ..environment.lock_file import needs_lock_file, take_room_to_read
 from ..environment.locks import has_runtime
+from ..environment.pages import page_problem
 from ..environment.refusals import ABSENT, is_refusal
 from ..errors import StoreFull, described
 from ..record import StoredEvent

@@ -1,14 +1,42 @@
 """The machine stops in the middle of something: what was begun is done again, and nothing of it is taken for damage."""
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from environment_cases import fill
 
-from eventsrc import EventLog
+from eventsrc import EventLog, StoreTruncated
 from eventsrc.storage.control.board import ControlBoard
+from eventsrc.storage.environment.folder import DATA_FILE, WRITER_FILE
 
 PAGE_BYTES = 4096
+
+
+def begun(folder: Path, mark: str) -> Path:
+    """A store of whose first two pages only the second one is on disk."""
+    folder.mkdir()
+    with closing(EventLog(folder.with_name("other"))):
+        second = (folder.with_name("other") / DATA_FILE).read_bytes()[PAGE_BYTES : 2 * PAGE_BYTES]
+    (folder / DATA_FILE).write_bytes(bytes(PAGE_BYTES) + second)
+    (folder / WRITER_FILE).write_text(mark)
+    return folder
+
+
+def test_a_store_that_was_not_created_to_its_end_is_created_anew(tmp_path: Path) -> None:
+    path = begun(tmp_path / "store", "17 of-another-start creating")
+    with closing(EventLog(path)) as log:
+        fill(log, 3)
+    with closing(EventLog(path)) as log:
+        assert log.last_position == 3
+
+
+def test_a_store_that_was_created_is_never_created_anew(tmp_path: Path) -> None:
+    with pytest.raises(StoreTruncated, match="Restore it from a backup"):
+        EventLog(begun(tmp_path / "store", "17 of-another-start"))
+    with closing(EventLog(tmp_path / "new")):
+        assert (tmp_path / "new" / WRITER_FILE).read_text().split()[2:] == []
 
 
 def synced_folders(monkeypatch: pytest.MonkeyPatch) -> set[Path]:
