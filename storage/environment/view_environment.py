@@ -71,7 +71,7 @@ class ViewEnvironment:
         self._is_left_to_readers = False
         folder = Path(self.path)
         try:
-            if _was_open_when_the_machine_stopped(folder):
+            if was_open_when_the_machine_stopped(folder):
                 logger.warning("the machine stopped while a view was open; it is made anew", extra={"path": self.path})
                 shutil.rmtree(folder)
             stored_format = self._open(folder, map_size_bytes)
@@ -294,6 +294,7 @@ def _is_marked(folder: Path) -> bool:
     return mark.exists() and mark.read_text() == boot_id()
 
 
-def _was_open_when_the_machine_stopped(folder: Path) -> bool:
+def was_open_when_the_machine_stopped(folder: Path) -> bool:
+    """Whether the view in a folder may be damaged, and is made anew when it is opened. Raises `OSError`."""
     mark = folder / MARK_FILE
     return mark.exists() and mark.read_text() != boot_id()

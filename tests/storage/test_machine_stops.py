@@ -9,7 +9,10 @@ from environment_cases import fill
 
 from eventsrc import EventLog, StoreTruncated
 from eventsrc.storage.control.board import ControlBoard
-from eventsrc.storage.environment.folder import DATA_FILE, WRITER_FILE
+from eventsrc.storage.environment.folder import DATA_FILE, GENERATION_FILE, ROWS_FOLDER, VIEWS_FOLDER, WRITER_FILE
+from eventsrc.storage.environment.view_environment import MARK_FILE, ViewEnvironment
+from eventsrc.storage.reader import LogReader
+from eventsrc.storage.verification.verify import verify
 
 PAGE_BYTES = 4096
 
@@ -60,3 +63,23 @@ def test_a_new_control_board_is_on_disk(tmp_path: Path, monkeypatch: pytest.Monk
     synced = synced_folders(monkeypatch)
     ControlBoard(tmp_path / "control").close()
     assert synced >= {tmp_path, tmp_path / "control"}
+
+
+def view_with_a_row(folder: Path) -> ViewEnvironment:
+    view = ViewEnvironment(folder, {"rows": []})
+    with view.write() as transaction:
+        transaction.put(b"key", b"row", db=view.rows["rows"])
+    return view
+
+
+def test_a_view_that_is_made_anew_is_no_fault_of_its_store(path: Path) -> None:
+    generation = path / VIEWS_FOLDER / "balances" / "1"
+    view_with_a_row(generation / ROWS_FOLDER).close()
+    (generation / GENERATION_FILE).write_text("{}")
+    with (generation / ROWS_FOLDER / DATA_FILE).open("r+b") as file:
+        file.write(bytes(PAGE_BYTES))
+    with closing(LogReader.open(path)) as log:
+        (found,) = verify(log)
+        assert "its pages are damaged" in found.problem
+        (generation / ROWS_FOLDER / MARK_FILE).write_text("another start of the machine")
+        assert list(verify(log)) == []
