@@ -19,7 +19,7 @@ import lmdb
 from ..errors import FileWriteFailed, StoreForked, StoreMapRefused, ViewClosed, ViewUnusable
 from .durable_file import write_durably
 from .environment import ENGINE, MAP_GROWTH_FACTOR, Transaction
-from .folder import DATA_FILE
+from .folder import DATA_FILE, sync_folder
 from .lock_file import reserve_lock_file
 from .locks import boot_id
 
@@ -73,12 +73,12 @@ class ViewEnvironment:
         try:
             if was_open_when_the_machine_stopped(folder):
                 logger.warning("the machine stopped while a view was open; it is made anew", extra={"path": self.path})
-                shutil.rmtree(folder)
+                _remove(folder)
             stored_format = self._open(folder, map_size_bytes)
             if stored_format != VIEW_FORMAT:
                 logger.info("a view is of format %r; it is made anew", stored_format, extra={"path": self.path})
                 self._environment.close()
-                shutil.rmtree(folder)
+                _remove(folder)
                 self._open(folder, map_size_bytes)
         except OSError as error:
             raise ViewUnusable(self.path, str(error)) from error
@@ -87,8 +87,10 @@ class ViewEnvironment:
         """Open or create the environment; return its format. Raises `ViewUnusable`."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if not _is_marked(folder):
-                # The mark is on disk before any later write.
+            # The mark is on disk before any later write.
+            if _is_marked(folder):
+                sync_folder(folder)  # the process that wrote it may have been killed before it did this
+            else:
                 write_durably(folder / MARK_FILE, boot_id().encode())
             reserve_lock_file(folder)
             self._environment = lmdb.open(
@@ -286,6 +288,12 @@ class ViewBusy(Exception):
 
 def _size_of(file: Path) -> int:
     return file.stat().st_size if file.exists() else 0
+
+
+def _remove(folder: Path) -> None:
+    """Remove a view: its data before its mark, without which damaged data would be taken for valid ones."""
+    (folder / DATA_FILE).unlink(missing_ok=True)
+    shutil.rmtree(folder)
 
 
 def _is_marked(folder: Path) -> bool:

@@ -1,6 +1,7 @@
 """The machine stops in the middle of something: what was begun is done again, and nothing of it is taken for damage."""
 
 import os
+import shutil
 from contextlib import closing
 from pathlib import Path
 
@@ -70,6 +71,41 @@ def view_with_a_row(folder: Path) -> ViewEnvironment:
     with view.write() as transaction:
         transaction.put(b"key", b"row", db=view.rows["rows"])
     return view
+
+
+def row_in(folder: Path) -> bytes | None:
+    with closing(ViewEnvironment(folder, {"rows": []})) as view, view.read() as transaction:
+        return transaction.get(b"key", db=view.rows["rows"])
+
+
+def test_a_view_whose_removal_is_interrupted_is_not_taken_for_a_valid_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view_with_a_row(tmp_path / "view").close()
+    (tmp_path / "view" / MARK_FILE).write_text("another start of the machine")
+
+    def interrupted(folder: Path) -> None:
+        (folder / MARK_FILE).unlink()
+        raise OSError("the machine stops")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", interrupted)
+        with pytest.raises(Exception, match="the machine stops"):
+            ViewEnvironment(tmp_path / "view", {"rows": []})
+    assert row_in(tmp_path / "view") is None
+
+
+def test_a_view_that_a_killed_process_had_open_has_its_mark_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view_with_a_row(tmp_path / "view").close()
+    mark = ViewEnvironment(tmp_path / "other", {"rows": []})
+    shutil.copy(tmp_path / "other" / MARK_FILE, tmp_path / "view" / MARK_FILE)
+    mark.close()
+    synced = synced_folders(monkeypatch)
+    view = ViewEnvironment(tmp_path / "view", {"rows": []})
+    assert tmp_path / "view" in synced
+    view.close()
 
 
 def test_a_view_that_is_made_anew_is_no_fault_of_its_store(path: Path) -> None:
