@@ -25,6 +25,7 @@ from ..storage.environment.folder import (
     VIEWS_FOLDER,
     make_folder,
     path_problem,
+    sync_folder,
 )
 from ..storage.environment.temporary_folder import TemporaryFolder
 from ..storage.errors import FileWriteFailed, StorePathInvalid
@@ -210,6 +211,7 @@ def drop_unclaimed_views(path: Path) -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if (folder / VIEWS_FOLDER).exists():
                     shutil.rmtree(folder / VIEWS_FOLDER)
+                    sync_folder(folder)
         except BlockingIOError:
             continue
         except OSError as error:
