@@ -12,6 +12,7 @@ from eventsrc import EventLog, StoreTruncated
 from eventsrc.storage.control.board import ControlBoard
 from eventsrc.storage.environment.folder import DATA_FILE, GENERATION_FILE, ROWS_FOLDER, VIEWS_FOLDER, WRITER_FILE
 from eventsrc.storage.environment.view_environment import MARK_FILE, ViewEnvironment
+from eventsrc.storage.evidence.signed_checkpoint import new_signing_key
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.verification.verify import verify
 
@@ -64,6 +65,12 @@ def test_a_new_control_board_is_on_disk(tmp_path: Path, monkeypatch: pytest.Monk
     synced = synced_folders(monkeypatch)
     ControlBoard(tmp_path / "control").close()
     assert synced >= {tmp_path, tmp_path / "control"}
+
+
+def test_a_new_signing_key_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = synced_folders(monkeypatch)
+    new_signing_key(tmp_path / "signing.pem")
+    assert tmp_path in synced
 
 
 def view_with_a_row(folder: Path) -> ViewEnvironment:
