@@ -379,6 +379,8 @@ def _written_anew(path: Path) -> Iterator[Path]:
         try:
             yield new
             _sync(new)
+            # SQLite would take what a killed process has left there for a part of the new file.
+            _log_of(path).unlink(missing_ok=True)
             new.replace(path)
         finally:
             new.unlink(missing_ok=True)

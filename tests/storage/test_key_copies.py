@@ -28,6 +28,21 @@ def in_killed_process(function: Callable[..., None], *arguments: object) -> None
     assert process.exitcode == 0
 
 
+def test_a_copy_takes_nothing_from_the_copy_before(tmp_path: Path) -> None:
+    with closing(KeyFile(tmp_path / "keys")) as keys:
+        keys.add([key(1, "ann")])
+        keys.copy_to(tmp_path / "safe")
+        in_killed_process(add_and_end, tmp_path / "safe", key(2, "cid"))
+        keys.add([key(3, "bob")])
+        keys.destroy("ann")
+        keys.copy_to(tmp_path / "safe")
+    with closing(KeyFile(tmp_path / "safe")) as copy:
+        assert copy.of_subject("ann") == [], "who was forgotten stays so"
+        assert copy.of_subject("bob") == [key(3, "bob")]
+        assert copy.of_subject("cid") == []
+        assert copy.problem() == ""
+
+
 def test_keys_that_a_killed_process_has_stored_are_on_disk_before_they_are_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
