@@ -21,7 +21,7 @@ from .durable_file import write_durably
 from .environment import ENGINE, MAP_GROWTH_FACTOR, Transaction
 from .folder import DATA_FILE, sync_folder
 from .lock_file import reserve_lock_file
-from .locks import boot_id
+from .locks import boot_id, is_this_start
 
 VIEW_FORMAT: Final = b"2"
 VIEW_MAP_SIZE_BYTES: Final = 1 << 34
@@ -305,4 +305,4 @@ def _is_marked(folder: Path) -> bool:
 def was_open_when_the_machine_stopped(folder: Path) -> bool:
     """Whether the view in a folder may be damaged, and is made anew when it is opened. Raises `OSError`."""
     mark = folder / MARK_FILE
-    return mark.exists() and mark.read_text() != boot_id()
+    return mark.exists() and not is_this_start(mark.read_text())

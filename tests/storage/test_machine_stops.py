@@ -10,6 +10,7 @@ from environment_cases import fill
 
 from eventsrc import EventLog, StoreTruncated
 from eventsrc.storage.control.board import ControlBoard
+from eventsrc.storage.environment import locks
 from eventsrc.storage.environment.folder import DATA_FILE, GENERATION_FILE, ROWS_FOLDER, VIEWS_FOLDER, WRITER_FILE
 from eventsrc.storage.environment.view_environment import MARK_FILE, ViewEnvironment
 from eventsrc.storage.evidence.signed_checkpoint import new_signing_key
@@ -113,6 +114,20 @@ def test_a_view_that_a_killed_process_had_open_has_its_mark_on_disk(
     view = ViewEnvironment(tmp_path / "view", {"rows": []})
     assert tmp_path / "view" in synced
     view.close()
+
+
+def test_where_the_system_does_not_name_its_start_the_machine_may_have_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(locks, "BOOT_ID_FILE", tmp_path / "hidden")
+    view_with_a_row(tmp_path / "view").close()
+    assert row_in(tmp_path / "view") == b"row", "it was closed"
+    (tmp_path / "view" / MARK_FILE).write_text(locks.boot_id())
+    assert row_in(tmp_path / "view") is None, "it was open"
+    EventLog(tmp_path / "store").close()
+    (tmp_path / "store" / WRITER_FILE).write_text(f"17 {locks.boot_id()}")
+    EventLog(tmp_path / "store").close()
+    assert "checking its pages" in caplog.text
 
 
 def test_a_view_that_is_made_anew_is_no_fault_of_its_store(path: Path) -> None:
