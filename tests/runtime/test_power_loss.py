@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sqlite3
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -82,6 +83,54 @@ def test_what_was_promised_is_kept_whatever_a_power_loss_leaves(tmp_path: Path) 
                     raise
                 shutil.rmtree(state)
         assert "safe.keys" in disk.told[-1], "the life was told to its end"
+
+
+FORGETTING = """
+import os, sys, trio
+from pathlib import Path
+from people_domain import Names, Person, Register
+from eventsrc import Runtime
+from eventsrc.actors.views.sql import SqlViews
+
+async def live(root, told):
+    views = SqlViews(f"sqlite:///{root}/views.db")
+    async with Runtime.open(root / "store", aggregates=[Person], projections=[Names], views={Names: views}) as runtime:
+        if told is None:
+            await runtime.actor(Person, "ann").ask(Register("secret ann"), wait_for=[Names])
+        else:
+            await runtime.forget("ann", wait_for=[Names])
+            told.write_text("forgot")
+    views.close()
+
+for told in (None, Path(sys.argv[2])):
+    trio.run(live, Path(sys.argv[1]), told)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("strace")
+def test_who_was_forgotten_in_sql_stays_so_whatever_a_power_loss_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, told, state = tmp_path / "root", tmp_path / "told", tmp_path / "state"
+    root.mkdir()
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]))
+    calls = trace([sys.executable, "-c", FORGETTING, str(root), str(told)], tmp_path / "log")
+    disk, chance, count = Disk(root, told, journals=True, names_itself=True), Random(13), 0
+    for _ in disk.made(calls):
+        if disk.told:
+            disk.write_left(state, chance, chance.choice(("none", "some")))
+            assert "secret ann" not in names_in(state / "views.db")
+            shutil.rmtree(state)
+            count += 1
+    assert count > 1
+
+
+def names_in(path: Path) -> set[str]:
+    """What the tables and views of the projection hold, for any client."""
+    with closing(sqlite3.connect(path)) as views:
+        shown = views.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name LIKE 'names%'")
+        return {name for (table,) in shown.fetchall() for (name,) in views.execute(f'SELECT name FROM "{table}"')}
 
 
 def check(root: Path, told: Told) -> None:
