@@ -19,7 +19,14 @@ from ..actors.projections.projection import Projection
 from ..actors.views.lmdb_view import LmdbViews
 from ..actors.views.view_store import ViewStore
 from ..storage.control.board import ControlBoard
-from ..storage.environment.folder import CONTROL_FOLDER, READERS_FOLDER, VIEWS_FOLDER, path_problem
+from ..storage.environment.folder import (
+    CONTROL_FOLDER,
+    READERS_FOLDER,
+    VIEWS_FOLDER,
+    make_folder,
+    path_problem,
+    sync_folder,
+)
 from ..storage.environment.temporary_folder import TemporaryFolder
 from ..storage.errors import FileWriteFailed, StorePathInvalid
 from ..storage.keys.key_file import KeyFile
@@ -186,7 +193,7 @@ def _check_views(views: object) -> None:
 
 def _made(folder: Path) -> Path:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     except OSError as error:
         advice = "Name a folder, or a path that is free: views=..."
         raise StorePathInvalid(str(folder), f"Views cannot live in {folder}: {error.strerror}. {advice}") from error
@@ -204,6 +211,7 @@ def drop_unclaimed_views(path: Path) -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if (folder / VIEWS_FOLDER).exists():
                     shutil.rmtree(folder / VIEWS_FOLDER)
+                    sync_folder(folder)
         except BlockingIOError:
             continue
         except OSError as error:
@@ -215,7 +223,7 @@ def _claim_reader(path: Path, stack: AsyncExitStack) -> Path:
     for number in range(1, READERS_MAX + 1):
         folder = path / READERS_FOLDER / str(number)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             with ExitStack() as opened:
                 lock = opened.enter_context((folder / "lock").open("w"))
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

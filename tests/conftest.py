@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,6 +31,15 @@ def postgres_server() -> Iterator[PostgresServer]:
         yield server
     finally:
         server.remove()
+
+
+@pytest.fixture(scope="session")
+def strace() -> None:
+    """The program that traces the calls of another."""
+    if shutil.which("strace") is None:
+        reason = "no strace on the PATH: apt-get install strace"
+        assert not os.environ.get("CI"), reason
+        pytest.skip(reason)
 
 
 @pytest.fixture

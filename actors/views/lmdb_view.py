@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from ...storage.environment.durable_file import write_durably
-from ...storage.environment.folder import DATA_FILE, GENERATION_FILE, ROWS_FOLDER
+from ...storage.environment.folder import DATA_FILE, GENERATION_FILE, ROWS_FOLDER, sync_folder
 from ...storage.environment.view_environment import ViewBusy, ViewEnvironment, ViewFull
 from ...storage.errors import FileWriteFailed
 from .lmdb_reading import LmdbReading, LmdbWriting
@@ -79,6 +79,7 @@ class LmdbViews:
         with self._translated():
             # Under this name the folder is no generation any more, whatever happens next.
             folder.rename(folder.with_name(f"{DROPPED}{folder.name}-{time.time_ns()}"))
+            sync_folder(folder.parent)
         self.tidy(projection)
 
     def remove(self, projection: str) -> bool:
@@ -91,6 +92,7 @@ class LmdbViews:
             self.drop(projection, generation)
         with self._translated():
             shutil.rmtree(folder)
+            sync_folder(self.path)
         return True
 
     def tidy(self, projection: str) -> None:
@@ -101,6 +103,7 @@ class LmdbViews:
                     _shrink(dropped / ROWS_FOLDER / DATA_FILE)
                 with suppress(FileNotFoundError):
                     shutil.rmtree(dropped)
+                    sync_folder(dropped.parent)
 
     def _folder(self, projection: str, generation: Generation) -> Path:
         return self.path / projection / str(generation.number)

@@ -14,6 +14,7 @@ import msgspec
 from ..control.errors import ControlBoardUnreadable
 from ..errors import FileWriteFailed, StoreClosed, StoreError, StoreForked, StoreInUse, StoreReadOnly
 from .environment import ENGINE
+from .folder import sync_names
 from .gate import Gate
 from .lmdb_errors import lock_problem
 from .lock_file import reserve_lock_file
@@ -76,7 +77,9 @@ class BoardEnvironment:
         try:
             environment.reader_check()
             self.tables: dict[str, Any] = {name: environment.open_db(name.encode()) for name in TABLES}
-        except lmdb.Error as error:
+            if self._durable:
+                sync_names(Path(self.path))
+        except (lmdb.Error, OSError) as error:
             environment.close()
             raise _opening_error(self.path, error) from error
         self.opened = environment

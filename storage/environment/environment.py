@@ -10,12 +10,11 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, closing, suppress
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
 import lmdb
-import lmdb.verify
 
 from ..copies.errors import CopyInterrupted
 from ..errors import (
@@ -33,12 +32,30 @@ from ..errors import (
 )
 from .durable_file import synced_meanwhile
 from .errors import StoreUnreadable
-from .folder import DATA_FILE, check_folder, identity, is_in_place, permission_error, sync_folder, translated_errors
+from .folder import (
+    DATA_FILE,
+    check_folder,
+    identity,
+    is_in_place,
+    permission_error,
+    sync_folder,
+    sync_names,
+    translated_errors,
+)
 from .gate import Gate
 from .lmdb_errors import lock_problem, open_error, write_error
 from .lock_file import needs_lock_file, take_room, take_room_to_read
-from .locks import boot_id, close_in_order, lock_for_writing, unlock, was_closed_cleanly, write_owner
+from .locks import (
+    CREATING,
+    boot_id,
+    close_in_order,
+    lock_for_writing,
+    unlock,
+    was_closed_cleanly,
+    write_owner,
+)
 from .outlet import Outlet
+from .pages import check_length, has_valid_pages
 from .store_format import check_format
 
 ENGINE: Final = 0
@@ -118,10 +135,11 @@ class Environment:
             take_room(self._folder)
             with translated_errors(self._folder):
                 if existed and not was_closed_cleanly(self._folder):
-                    _verify_pages(self._folder)
-                write_owner(self._writer_lock, f"{os.getpid()} {boot_id()}")
+                    existed = has_valid_pages(self._folder)
+                owner = f"{os.getpid()} {boot_id()}"
+                write_owner(self._writer_lock, owner if existed else f"{owner} {CREATING}")
             self._open(create=not existed)
-            self._sync_names()
+            self._end_opening("" if existed else owner)
         except BaseException:
             unlock(self._writer_lock)
             raise
@@ -280,13 +298,13 @@ class Environment:
         with translated_errors(self._folder):
             self._environment = self._opened(create=create)
 
-    def _sync_names(self) -> None:
-        """Sync the folder and its parent: LMDB does not, and the process that created them may have been killed."""
+    def _end_opening(self, owner_of_new: str) -> None:
+        """Sync the names of the files; then mark a new store as created."""
         try:
             with translated_errors(self._folder):
-                sync_folder(self._folder)
-                with suppress(PermissionError):
-                    sync_folder(self._folder.parent)
+                sync_names(self._folder)
+                if owner_of_new:
+                    write_owner(self._writer_lock, owner_of_new)
         except BaseException:
             self._environment.close()
             raise
@@ -297,7 +315,7 @@ class Environment:
             take_room_to_read(self._folder)
         environment = _open_lmdb(self.path, self._map_size_bytes, create=create, read_only=self._read_only, lock=lock)
         try:
-            _check_length(self._folder, environment)
+            check_length(self._folder, environment)
             # An environment without a table is left by an interrupted creation.
             create = create or (not self._read_only and not environment.stat()["entries"])
             check_format(self.path, environment, create=create)
@@ -396,34 +414,3 @@ def _open_lmdb(path: str, map_size_bytes: int, *, create: bool, read_only: bool,
         raise permission_error(Path(path), read_only=read_only) from error
     except lmdb.Error as error:
         raise open_error(path, error, map_size_bytes) from error
-
-
-def _verify_pages(folder: Path) -> None:
-    """Check every page without opening the file with LMDB, which may abort the process on a damaged page."""
-    logger.warning("store was not closed before the machine stopped; checking its pages", extra={"path": str(folder)})
-    problem = page_problem(folder)
-    if problem:
-        raise StoreTruncated(
-            str(folder), f"The pages of the store {folder} are damaged ({problem}). Restore it from a backup."
-        )
-
-
-def page_problem(folder: Path) -> str:
-    """The first fault of the pages of a file that nobody writes; empty if the pages are valid. Raises `OSError`."""
-    try:
-        problems: list[str] = lmdb.verify.verify(str(folder))  # type: ignore[no-untyped-call]
-    except lmdb.verify.VerifyError as error:
-        return str(error)
-    return problems[0] if problems else ""
-
-
-def _check_length(folder: Path, environment: lmdb.Environment) -> None:
-    """Raise `StoreTruncated` for a truncated file: reading a map beyond the end of its file kills the process."""
-    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-    actual = (folder / DATA_FILE).stat().st_size
-    # LMDB does not write pages that a transaction allocated and freed, so a valid file may be shorter as well.
-    if actual < needed and page_problem(folder):
-        raise StoreTruncated(
-            str(folder),
-            f"The store {folder} has {actual:,} bytes and needs {needed:,}: it was cut off. Restore it from a backup.",
-        )

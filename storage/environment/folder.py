@@ -4,7 +4,7 @@ import errno
 import os
 import resource
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -60,7 +60,7 @@ def check_folder(folder: Path, *, create: bool) -> bool:
         if not folder.exists():
             if not create:
                 raise StorePathInvalid(path, f"There is no store at {path}. See whether the path is right.")
-            folder.mkdir(parents=True)
+            make_folder(folder)
         data_file = folder / DATA_FILE
         # An empty data file is left if the disk was full when the store was created.
         size_bytes = data_file.stat().st_size if data_file.exists() else None
@@ -73,6 +73,28 @@ def check_folder(folder: Path, *, create: bool) -> bool:
     if not size_bytes and not create:
         raise StorePathInvalid(path, f"{path} is a folder without a store in it. Name the folder of a store.")
     return bool(size_bytes)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents durably, where they do not exist. Raises `OSError`."""
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in new:
+        _sync_if_permitted(each.parent)
+
+
+def sync_names(folder: Path) -> None:
+    """Sync a folder and its parent: LMDB does not, and the process that created them may have been killed.
+
+    Raises `OSError`.
+    """
+    sync_folder(folder)
+    _sync_if_permitted(folder.parent)
+
+
+def _sync_if_permitted(folder: Path) -> None:
+    with suppress(PermissionError):
+        sync_folder(folder)
 
 
 def sync_folder(folder: Path) -> None:

@@ -12,6 +12,10 @@ from typing import Final, TextIO
 from ..errors import StoreInUse
 from .folder import RUNTIME_FILE, WRITER_FILE, folder_error
 
+CREATING: Final = "creating"
+"""The last word of the lock file's content until a new store is on disk."""
+BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
+UNKNOWN_BOOT: Final = "unknown"
 LOOKS_MAX: Final = 5_000
 LOOK_SECONDS: Final = 0.002
 """The most attempts, and the pause between them, to take a lock that another process only tests (`_is_held`)."""
@@ -131,12 +135,22 @@ def was_closed_cleanly(folder: Path) -> bool:
     pages must be checked.
     """
     mark = (folder / WRITER_FILE).read_text(encoding="ascii").split()
-    return not mark or mark[1:] == [boot_id()]
+    return not mark or is_this_start(" ".join(mark[1:]))
+
+
+def was_being_created(folder: Path) -> bool:
+    """Whether the machine, or the writing process, stopped before the store was created: nothing is stored in it."""
+    return (folder / WRITER_FILE).read_text(encoding="ascii").split()[2:] == [CREATING]
 
 
 def boot_id() -> str:
-    """Identifies this start of the machine; "unknown" if the system does not tell."""
+    """Identifies this start of the machine; "unknown" if the system does not tell, as with `ProcSubset=pid`."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return BOOT_ID_FILE.read_text(encoding="ascii").strip()
     except OSError:
-        return "unknown"
+        return UNKNOWN_BOOT
+
+
+def is_this_start(boot: str) -> bool:
+    """Whether this boot id is certainly that of this start of the machine."""
+    return boot == boot_id() != UNKNOWN_BOOT

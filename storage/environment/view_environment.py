@@ -19,9 +19,9 @@ import lmdb
 from ..errors import FileWriteFailed, StoreForked, StoreMapRefused, ViewClosed, ViewUnusable
 from .durable_file import write_durably
 from .environment import ENGINE, MAP_GROWTH_FACTOR, Transaction
-from .folder import DATA_FILE
+from .folder import DATA_FILE, sync_folder
 from .lock_file import reserve_lock_file
-from .locks import boot_id
+from .locks import boot_id, is_this_start
 
 VIEW_FORMAT: Final = b"2"
 VIEW_MAP_SIZE_BYTES: Final = 1 << 34
@@ -71,14 +71,14 @@ class ViewEnvironment:
         self._is_left_to_readers = False
         folder = Path(self.path)
         try:
-            if _was_open_when_the_machine_stopped(folder):
+            if was_open_when_the_machine_stopped(folder):
                 logger.warning("the machine stopped while a view was open; it is made anew", extra={"path": self.path})
-                shutil.rmtree(folder)
+                _remove(folder)
             stored_format = self._open(folder, map_size_bytes)
             if stored_format != VIEW_FORMAT:
                 logger.info("a view is of format %r; it is made anew", stored_format, extra={"path": self.path})
                 self._environment.close()
-                shutil.rmtree(folder)
+                _remove(folder)
                 self._open(folder, map_size_bytes)
         except OSError as error:
             raise ViewUnusable(self.path, str(error)) from error
@@ -87,8 +87,10 @@ class ViewEnvironment:
         """Open or create the environment; return its format. Raises `ViewUnusable`."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if not _is_marked(folder):
-                # The mark is on disk before any later write.
+            # The mark is on disk before any later write.
+            if _is_marked(folder):
+                sync_folder(folder)  # the process that wrote it may have been killed before it did this
+            else:
                 write_durably(folder / MARK_FILE, boot_id().encode())
             reserve_lock_file(folder)
             self._environment = lmdb.open(
@@ -288,12 +290,19 @@ def _size_of(file: Path) -> int:
     return file.stat().st_size if file.exists() else 0
 
 
+def _remove(folder: Path) -> None:
+    """Remove a view: its data before its mark, without which damaged data would be taken for valid ones."""
+    (folder / DATA_FILE).unlink(missing_ok=True)
+    shutil.rmtree(folder)
+
+
 def _is_marked(folder: Path) -> bool:
     """Whether the folder is marked as open since this start of the machine; writing the mark again might fail."""
     mark = folder / MARK_FILE
     return mark.exists() and mark.read_text() == boot_id()
 
 
-def _was_open_when_the_machine_stopped(folder: Path) -> bool:
+def was_open_when_the_machine_stopped(folder: Path) -> bool:
+    """Whether the view in a folder may be damaged, and is made anew when it is opened. Raises `OSError`."""
     mark = folder / MARK_FILE
-    return mark.exists() and mark.read_text() != boot_id()
+    return mark.exists() and not is_this_start(mark.read_text())

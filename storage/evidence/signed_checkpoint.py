@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from ..environment.folder import sync_folder
 from ..reader import LogReader
 from ..record import NS_PER_SECOND
 from .errors import CheckpointInvalid, SigningKeyInvalid
@@ -142,6 +143,7 @@ def new_signing_key(path: Path) -> Ed25519PrivateKey:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+            sync_folder(path.parent)
         except BaseException:
             path.unlink()  # a partial file would prevent the next attempt
             raise

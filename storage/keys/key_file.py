@@ -139,6 +139,8 @@ class KeyFile:
             self._reading = None
         if self._reading is None and self._is_there():
             self._is_reading_alone = self._is_alone()
+            if not self.is_shared:
+                self._sync_log()
             self._reading, self._reading_place = self._opened_to_read(), place
             self._openings += 1
         return self._reading
@@ -259,12 +261,19 @@ class KeyFile:
             connection.executescript(
                 f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {KEYS_FORMAT}; {_CREATE}"
             )
-        with new.open("rb") as file:
-            os.fsync(file.fileno())
+        _sync(new)
         with suppress(FileExistsError):  # another process was faster
             os.link(new, path)
         new.unlink()
         sync_folder(path.parent)
+
+    def _sync_log(self) -> None:
+        """Sync the write-ahead log: a process may have been killed before it did, and its keys are known from here on.
+
+        SQLite holds no locks on that file, so it may be opened.
+        """
+        with suppress(FileNotFoundError):
+            _sync(_log_of(self._path))
 
     def _is_alone(self) -> bool:
         """Whether no process writes the file, and SQLite cannot create its shared files beside it.
@@ -272,7 +281,7 @@ class KeyFile:
         The file is then opened anew for each read, since SQLite does not notice when a process begins to write.
         """
         path = self._path
-        return not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists()
+        return not os.access(path.parent, os.W_OK) and not _log_of(path).exists()
 
     def _opened_to_read(self) -> sqlite3.Connection:
         """Open the file for reading. Raises `sqlite3.Error`, `SubjectKeysUnusable`.
@@ -283,7 +292,7 @@ class KeyFile:
         try:
             return self._opened("read")
         except sqlite3.OperationalError as error:
-            log = self._path.with_name(f"{self._path.name}-wal")
+            log = _log_of(self._path)
             if _code_of(error) != sqlite3.SQLITE_IOERR or (log.exists() and log.stat().st_size):
                 raise
             self._is_reading_alone = True
@@ -344,6 +353,16 @@ def _code_of(error: sqlite3.Error) -> int:
     return int(getattr(error, "sqlite_errorcode", 0)) & PRIMARY_CODE
 
 
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _log_of(path: Path) -> Path:
+    """SQLite's write-ahead log of the file at `path`."""
+    return path.with_name(f"{path.name}-wal")
+
+
 def _begun(path: Path) -> Path:
     """A new empty file beside `path`, which only this user may read. Raises `OSError`."""
     new = path.with_name(f".{path.name}.new")
@@ -359,8 +378,9 @@ def _written_anew(path: Path) -> Iterator[Path]:
         new = _begun(path)
         try:
             yield new
-            with new.open("rb") as file:
-                os.fsync(file.fileno())
+            _sync(new)
+            # SQLite would take what a killed process has left there for a part of the new file.
+            _log_of(path).unlink(missing_ok=True)
             new.replace(path)
         finally:
             new.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ import msgspec
 
 from ..control.board import ControlRequest, ParkedEvent, SubscriptionProgress
 from ..environment.board_environment import ALREADY_OPEN
-from ..environment.environment import Environment, page_problem
+from ..environment.environment import Environment
 from ..environment.folder import (
     CONTROL_FOLDER,
     DATA_FILE,
@@ -29,7 +29,9 @@ from ..environment.folder import (
 from ..environment.lmdb_errors import lock_problem
 from ..environment.lock_file import needs_lock_file, take_room_to_read
 from ..environment.locks import has_runtime
+from ..environment.pages import page_problem
 from ..environment.refusals import ABSENT, is_refusal
+from ..environment.view_environment import was_open_when_the_machine_stopped
 from ..errors import StoreFull, described
 from ..record import StoredEvent
 from .finding import Finding
@@ -99,8 +101,9 @@ class FollowersCheck:
             label = f"view {generation.parent.name}/{generation.name}{name}"
             try:
                 # A generation without this file was not created completely; the next process creates it anew.
-                if (generation / GENERATION_FILE).exists():
-                    yield from self._view(generation / ROWS_FOLDER, label, control)
+                rows = generation / ROWS_FOLDER
+                if (generation / GENERATION_FILE).exists() and not was_open_when_the_machine_stopped(rows):
+                    yield from self._view(rows, label, control)
             except _Unreadable as error:
                 yield Finding(label, f"it cannot be read: {error}; delete {generation}, and it is made anew")
             except REFUSALS as error:

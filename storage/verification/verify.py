@@ -14,9 +14,10 @@ from typing import Final, TypeAlias
 import msgspec
 
 from ..archive.archive import Archive
-from ..environment.environment import Environment, page_problem
+from ..environment.environment import Environment
 from ..environment.folder import ARCHIVE_FOLDER, DATA_FILE
 from ..environment.locks import is_open_for_writing
+from ..environment.pages import page_problem
 from ..errors import described
 from ..reader import LogReader
 from .archive import ArchiveWalk

@@ -110,7 +110,7 @@ def test_a_store_that_a_killed_process_made_has_its_name_on_the_disk(
 ) -> None:
     EventLog(tmp_path / "store").close()
     synced = []
-    monkeypatch.setattr("eventsrc.storage.environment.environment.sync_folder", synced.append)
+    monkeypatch.setattr("eventsrc.storage.environment.folder.sync_folder", synced.append)
     EventLog(tmp_path / "store").close()
     assert synced == [tmp_path / "store", tmp_path]
 

@@ -22,7 +22,8 @@ from eventsrc.storage.control.board import ControlBoard
 from eventsrc.storage.control.errors import ControlBoardUnreadable
 from eventsrc.storage.copies.backup import backup
 from eventsrc.storage.environment import folder, locks
-from eventsrc.storage.environment.environment import Environment, page_problem
+from eventsrc.storage.environment.environment import Environment
+from eventsrc.storage.environment.pages import page_problem
 from eventsrc.storage.errors import VerificationImpossible
 from eventsrc.storage.reader import LogReader
 from eventsrc.storage.verification import apart, followers

@@ -5,7 +5,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import sqlalchemy
 from sqlalchemy import event
@@ -67,9 +67,15 @@ def make_engine(url: str | sqlalchemy.URL) -> sqlalchemy.Engine:
     )
 
 
-def begin_writing(connection: sqlalchemy.Connection) -> sqlalchemy.RootTransaction:
-    """Begin a writing transaction; on SQLite, it waits for other writers here rather than in its middle."""
-    connection.execution_options(**{_WRITES: True})
+def begin_writing(
+    connection: sqlalchemy.Connection, synchronous: Literal["NORMAL", "FULL"] = "NORMAL"
+) -> sqlalchemy.RootTransaction:
+    """Begin a writing transaction; on SQLite, it waits for other writers here rather than in its middle.
+
+    On SQLite, its commit waits for the disk only with `synchronous="FULL"`. Otherwise a power loss may undo it and all
+    later ones: rows with their checkpoint, so that the rows are projected again.
+    """
+    connection.execution_options(**{_WRITES: synchronous})
     return connection.begin()
 
 
@@ -103,10 +109,8 @@ def _sqlite(url: sqlalchemy.URL) -> sqlalchemy.Engine:
         # The driver must begin no transactions of its own.
         connection.isolation_level = None
         connection.create_collation(DECIMAL_COLLATION, compare_decimals)
-        # After a power loss, lost rows are projected again: rows and checkpoint are stored together.
         _use_wal(connection)
-        for pragma in ("synchronous=NORMAL", "cache_size=-16000"):
-            connection.execute(f"PRAGMA {pragma}").close()
+        connection.execute("PRAGMA cache_size=-16000").close()
 
     @event.listens_for(engine, "handle_error")
     def refused(context: Any) -> None:
@@ -115,8 +119,10 @@ def _sqlite(url: sqlalchemy.URL) -> sqlalchemy.Engine:
 
     @event.listens_for(engine, "begin")
     def begun(connection: sqlalchemy.Connection) -> None:
-        writes = connection.get_execution_options().get(_WRITES)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        synchronous = connection.get_execution_options().get(_WRITES)
+        if synchronous:
+            connection.exec_driver_sql(f"PRAGMA synchronous={synchronous}")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if synchronous else "BEGIN")
 
     return engine
 

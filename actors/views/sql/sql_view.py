@@ -183,9 +183,9 @@ class SqlViews:
 
     @contextmanager
     def _changing(self) -> Iterator[sqlalchemy.Connection]:
-        """A transaction that changes generations or tables, one at a time among all processes."""
+        """A durable transaction that changes generations or tables, one at a time among all processes."""
         try:
-            with translating(self.path), self.turn(), self.connected() as connection, begin_writing(connection):
+            with translating(self.path), self.turn(), self.connected() as connection, begin_writing(connection, "FULL"):
                 if self.is_postgresql:
                     self._execute(connection, f"SELECT pg_advisory_xact_lock({_DDL_LOCK})")
                 _metadata.create_all(connection)
