@@ -189,7 +189,7 @@ class Compactor:
             version -= 1
         else:
             for snapshot in self._log.snapshots(stream):
-                is_usable = snapshot.schema == aggregate_type.schema and snapshot.version >= begin
+                is_usable = snapshot.version >= begin and aggregate_type.can_use(snapshot)
                 if is_usable and self._log.event_hash(stream, snapshot.version) == snapshot.event_hash:
                     return snapshot
         recovered = await recover(self._log, aggregate_type, stream, newest.aggregate_id, to_version=version)
@@ -271,7 +271,7 @@ class Compactor:
         """Replay the archived events: they must give the snapshot's state. So far nothing was removed from the log."""
         aggregate_id = aggregate_id_of(snapshot.stream)
         state: Aggregate = aggregate_type.initial_state(aggregate_id)
-        if before is not None and before.schema == aggregate_type.schema:
+        if before is not None and aggregate_type.can_use(before):
             state = aggregate_type.decode_state(before.state, aggregate_id)
         elif before is not None:
             segments = [*before.segments, *segments]
