@@ -23,6 +23,7 @@ from ...actors.journal.thread_journal import ThreadJournal
 from ...actors.messages import SAGA_STEP
 from ...actors.sagas.context import CALL_KEY
 from ...actors.sagas.instance import ENDING_TYPES
+from ...actors.subjects import SUBJECT_FORGOTTEN
 from ...storage.archive.archive import SEGMENT_EVENTS_MAX, pack_segment
 from ...storage.archive.compacted import Compacted, SegmentRange
 from ...storage.archive.compaction import (
@@ -166,6 +167,8 @@ class Compactor:
         if newest.kind == SAGA_STEP:
             ending = "" if newest.type in ENDING_TYPES else ", which has not ended"
             raise CompactionRefused(stream, f"it is the stream of a saga{ending}")
+        if newest.type == SUBJECT_FORGOTTEN:
+            raise CompactionRefused(stream, "it records who was forgotten, and no state follows from it")
         if aggregate_type is None:
             raise CompactionRefused(
                 stream,

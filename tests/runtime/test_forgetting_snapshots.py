@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Annotated
 
+import pytest
 from compaction_cases import sound
 from people_domain import Person, Register, Say
 
-from eventsrc import Aggregate, Limits, Personal, Runtime, applies, command, event, handles
+from eventsrc import Aggregate, CompactionRefused, Limits, Personal, Runtime, applies, command, event, handles
+from eventsrc.runtime.testing import WallClock
 
 LIMITS = Limits(snapshot_every_events=5, compaction_events_min=5)
 
@@ -112,3 +114,19 @@ async def test_a_copy_with_snapshots_of_before_gives_the_states_of_its_events(tm
         state = await runtime.actor(Person, "ann").state()
         assert (state.name, state.nickname) == ("somebody", "somebody")
         assert await runtime.maintenance.prove(Person, "ann") == []
+
+
+async def test_the_records_of_who_was_forgotten_are_no_candidates_for_compaction(tmp_path: Path) -> None:
+    clock = WallClock()
+    async with Runtime.open(
+        tmp_path / "store", aggregates=[Diary], limits=Limits(compaction_events_min=2), wall_clock=clock
+    ) as runtime:
+        for name in ("ann", "bob", "cy"):
+            await runtime.actor(Diary, "1").ask(Mention(name, "was here"))
+            await runtime.forget(name)
+        clock.advance(40 * 86_400)
+        report = await runtime.maintenance.retain()
+        assert [each.stream for each in report.candidates] == ["diary-1"]
+        assert report.refused == {}
+        with pytest.raises(CompactionRefused, match="it records who was forgotten"):
+            await runtime.maintenance.compact_stream("eventsrc.subjects-2026-01")
