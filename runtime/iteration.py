@@ -1,6 +1,7 @@
 """Asynchronous iterators that may be abandoned at any time.
 
 An async generator that is not exhausted must be closed by its user, and warns otherwise; these iterators hold nothing.
+One that has ended stays ended, as Python asks of iterators, also where `fetch` would find something by then.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,11 +17,13 @@ class Batches(AsyncIterator[list[T]]):
 
     def __init__(self, fetch: Callable[[], Awaitable[list[T]]]) -> None:
         self._fetch = fetch
+        self._has_ended = False
 
     async def __anext__(self) -> list[T]:
         _check_on_trio()
-        batch = await self._fetch()
+        batch = [] if self._has_ended else await self._fetch()
         if not batch:
+            self._has_ended = True
             raise StopAsyncIteration
         return batch
 
@@ -31,13 +34,15 @@ class Items(AsyncIterator[T], Generic[T]):
     def __init__(self, fetch: Callable[[], Awaitable[list[T]]]) -> None:
         self._fetch = fetch
         self._items = iter(list[T]())
+        self._has_ended = False
 
     async def __anext__(self) -> T:
         for item in self._items:
             return item
         _check_on_trio()
-        batch = await self._fetch()
+        batch = [] if self._has_ended else await self._fetch()
         if not batch:
+            self._has_ended = True
             raise StopAsyncIteration
         self._items = iter(batch)
         return next(self._items)

@@ -7,9 +7,11 @@ from typing import Any, Final
 
 import msgspec
 
+from ...storage.archive.compacted import Compacted
 from ...storage.errors import StoreError, StreamNameInvalid
 from ...storage.names import check_stream_name
 from ...storage.record import StoredEvent
+from ...storage.snapshot import Snapshot
 from ..errors import AggregateDeleted, DecodingError, EncodingError, Rejected, UnknownCommand, UnknownEvent
 from ..serialization.came_back import is_changed, is_same_data
 from ..serialization.event_codecs import EventCodec, EventCodecs
@@ -194,6 +196,16 @@ class AggregateType:
         state = self._serializer.structure(data, self.aggregate_class)
         state._identify(aggregate_id)
         return state
+
+    def can_use(self, snapshot: Snapshot | Compacted) -> bool:
+        """Whether the state of a snapshot is still the one that its events give.
+
+        It is not if it is of another shape of the class, or holds data of a subject that was forgotten since: what
+        replaces those data in the state may differ from what the events give now. Raises a `StoreError`.
+        """
+        if snapshot.schema != self.schema:
+            return False
+        return not (self.has_personal_data and self._serializer.holds_forgotten(snapshot.state))
 
     def initial_state(self, aggregate_id: str) -> Aggregate:
         """An aggregate before its first event."""

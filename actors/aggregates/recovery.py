@@ -97,10 +97,12 @@ def _from_snapshot(
 ) -> Recovered:
     """The newest snapshot up to a version that fits the class and the history; else the initial state."""
     for snapshot in _newest_first(store, stream, last_version):
-        if snapshot.schema != aggregate_type.schema:
-            # Expected after a change of the class's fields, until there are snapshots of the new shape.
+        if not aggregate_type.can_use(snapshot):
+            # Expected after a change of the class's fields, or after a forgetting, until there are newer snapshots.
+            is_older = snapshot.schema != aggregate_type.schema
             logger.info(
-                "snapshot of another shape of the class passed over: %s at version %d",
+                "snapshot of %s passed over: %s at version %d",
+                "another shape of the class" if is_older else "a forgotten subject",
                 stream,
                 snapshot.version,
                 extra={"stream": stream, "version": snapshot.version},

@@ -83,7 +83,7 @@ def beginning(aggregate_type: AggregateType, stream: str) -> Recovered:
 def proved_before(store: EventReader, aggregate_type: AggregateType, stream: str, version: int) -> Recovered:
     """The newest proved snapshot before a version, or else the state before the first event."""
     for earlier in store.snapshots(stream, to_version=version - 1):
-        is_usable = earlier.is_proved and earlier.schema == aggregate_type.schema
+        is_usable = earlier.is_proved and aggregate_type.can_use(earlier)
         if is_usable and store.event_hash(stream, earlier.version) == earlier.event_hash:
             return Recovered(aggregate_type.decode_state(earlier.state, aggregate_id_of(stream)), earlier.version, 0)
     return beginning(aggregate_type, stream)

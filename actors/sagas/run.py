@@ -131,13 +131,14 @@ class SagaRun:
         if is_older and definition.older_instances == "compensate":
             replaced = StepGone(f"Version {definition.version} of {self._class.__name__} replaces it.")
             return self._turn_round(replaced)
-        if history.deadline_ns is not None and self.now_ns >= history.deadline_ns:
+        # The steps that are done are the first ones.
+        is_done = len(history.done) >= len(self._steps)
+        if not is_done and history.deadline_ns is not None and self.now_ns >= history.deadline_ns:
             return self._turn_round(DeadlinePassed(TOO_LATE))
         if not self._has_checked_steps:
             history.check_steps(self._class, list(definition.steps))
             self._has_checked_steps = True
-        # The steps that are done are the first ones.
-        if len(history.done) < len(self._steps):
+        if not is_done:
             return self._do(self._steps[len(history.done)])
         self.note(SagaCompleted())
         return None

@@ -85,6 +85,22 @@ def unsealed(payload: Any, keys: Sealing) -> Any:
     return msgspec.msgpack.decode(_encode(payload), ext_hook=opened)
 
 
+def holds_forgotten(data: Any, keys: Sealing) -> bool:
+    """Whether stored data hold a value of a subject that was forgotten since, also within another sealed value."""
+    is_found = False
+
+    def look(code: int, sealed: memoryview) -> None:
+        nonlocal is_found
+        content = keys.unseal(bytes(sealed)) if code == SEALED_CODE and not is_found else b"\xc0"
+        if content is None:
+            is_found = True
+        else:
+            msgspec.msgpack.decode(content, ext_hook=look)
+
+    msgspec.msgpack.decode(_encode(data), ext_hook=look)
+    return is_found
+
+
 def sealing(converter: cattrs.Converter, keys: Sealing) -> cattrs.Converter:
     """A copy of a converter that seals and opens the personal fields of every class.
 

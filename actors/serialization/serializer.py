@@ -24,7 +24,7 @@ from .named_tuples import register_named_tuples
 from .partly_plain import is_partly_plain, structure_partly_plain
 from .personal import check_personal, has_personal_data, is_refused, personal_fields, plain_type
 from .primitives import NotOfType, register_primitives
-from .sealing import Sealing, check_sealed, key_tags, sealing, seals, unsealed
+from .sealing import Sealing, check_sealed, holds_forgotten, key_tags, sealing, seals, unsealed
 from .unusable_keys import unusable_key
 
 T = TypeVar("T")
@@ -255,6 +255,10 @@ class Serializer:
         Raises `StoreError`.
         """
         return _decode(_encode(payload)) if self._keys is None else unsealed(payload, self._keys)
+
+    def holds_forgotten(self, data: Any) -> bool:
+        """Whether stored data hold a value of a subject that was forgotten since. Raises `StoreError`."""
+        return self._keys is not None and holds_forgotten(data, self._keys)
 
     def fields_data(self, cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
         """Encode the values of some fields of a class as they are stored in its objects.

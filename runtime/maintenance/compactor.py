@@ -23,6 +23,7 @@ from ...actors.journal.thread_journal import ThreadJournal
 from ...actors.messages import SAGA_STEP
 from ...actors.sagas.context import CALL_KEY
 from ...actors.sagas.instance import ENDING_TYPES
+from ...actors.subjects import SUBJECT_FORGOTTEN
 from ...storage.archive.archive import SEGMENT_EVENTS_MAX, pack_segment
 from ...storage.archive.compacted import Compacted, SegmentRange
 from ...storage.archive.compaction import (
@@ -166,6 +167,8 @@ class Compactor:
         if newest.kind == SAGA_STEP:
             ending = "" if newest.type in ENDING_TYPES else ", which has not ended"
             raise CompactionRefused(stream, f"it is the stream of a saga{ending}")
+        if newest.type == SUBJECT_FORGOTTEN:
+            raise CompactionRefused(stream, "it records who was forgotten, and no state follows from it")
         if aggregate_type is None:
             raise CompactionRefused(
                 stream,
@@ -189,7 +192,7 @@ class Compactor:
             version -= 1
         else:
             for snapshot in self._log.snapshots(stream):
-                is_usable = snapshot.schema == aggregate_type.schema and snapshot.version >= begin
+                is_usable = snapshot.version >= begin and aggregate_type.can_use(snapshot)
                 if is_usable and self._log.event_hash(stream, snapshot.version) == snapshot.event_hash:
                     return snapshot
         recovered = await recover(self._log, aggregate_type, stream, newest.aggregate_id, to_version=version)
@@ -271,7 +274,7 @@ class Compactor:
         """Replay the archived events: they must give the snapshot's state. So far nothing was removed from the log."""
         aggregate_id = aggregate_id_of(snapshot.stream)
         state: Aggregate = aggregate_type.initial_state(aggregate_id)
-        if before is not None and before.schema == aggregate_type.schema:
+        if before is not None and aggregate_type.can_use(before):
             state = aggregate_type.decode_state(before.state, aggregate_id)
         elif before is not None:
             segments = [*before.segments, *segments]

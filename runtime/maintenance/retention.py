@@ -6,6 +6,7 @@ from typing import Final
 import attrs
 
 from ...actors.messages import SAGA_STEP
+from ...actors.subjects import SUBJECT_FORGOTTEN
 from ...storage.archive.compacted import Compacted
 from ...storage.limits import Limits
 from ...storage.query import find_streams
@@ -46,7 +47,7 @@ class RetentionPolicy:
         if moved == head.version:
             return None
         (newest,) = log.read_stream(head.stream, from_version=head.version, limit=1)
-        if newest.kind == SAGA_STEP:
+        if newest.kind == SAGA_STEP or newest.type == SUBJECT_FORGOTTEN:
             return None
         if head.version - moved > self.limits.compaction_events_min:
             return f"it has more than {self.limits.compaction_events_min:,} events"

@@ -102,7 +102,7 @@ class SnapshotProver:
         snapshots = [
             snapshot
             for snapshot in reversed(self._store.snapshots(stream))
-            if snapshot.schema == aggregate_type.schema and (once_more or not snapshot.is_proved)
+            if (once_more or not snapshot.is_proved) and aggregate_type.can_use(snapshot)
         ]
         if not snapshots:
             return []

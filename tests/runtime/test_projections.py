@@ -186,6 +186,16 @@ async def test_queries(store: EventStore | Path, caplog: pytest.LogCaptureFixtur
         assert [row.account async for row in view.where(amount=between(99, None))] == ["a01", "a00"]
 
 
+async def test_rows_and_pages_that_have_ended_stay_ended(store: EventStore | Path) -> None:
+    async with Runtime.open(store, aggregates=[Account], projections=[Balances]) as runtime:
+        view = runtime.view(Balances)
+        await runtime.actor(Account, "bob").ask(Deposit(1), wait_for=[Balances])
+        rows, pages = aiter(view.order_by("-amount")), view.order_by("-amount").pages(5)
+        assert [row.account async for row in rows] == [page[0].account async for page in pages] == ["bob"]
+        await runtime.actor(Account, "ann").ask(Deposit(2), wait_for=[Balances])
+        assert [row async for row in rows] == [page async for page in pages] == []
+
+
 async def test_queries_that_make_no_sense(store: EventStore | Path) -> None:
     async with Runtime.open(store, aggregates=[Account], projections=[Balances]) as runtime:
         with pytest.raises(DefinitionError, match="table of Balance is in no projection: name one that is"):

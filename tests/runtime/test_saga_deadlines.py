@@ -1,9 +1,11 @@
 """Deadlines of whole sagas: all of it is undone, whatever the saga is at when its deadline comes."""
 
+from pathlib import Path
+
 import pytest
 import trio
 import trio.testing
-from saga_cases import open_runtime
+from saga_cases import open_runtime, records
 from shop_domain import Create, Order, Stock, Take
 
 from eventsrc import (
@@ -138,3 +140,30 @@ async def test_what_a_step_put_into_the_state_before_the_deadline_is_there_for_i
         assert (await runtime.actor(Stock, "refunded").state()).changes == 1
         effects = [stored async for stored in runtime.events(types=["saga.effect_begun"])]
         assert len(effects) == 1
+
+
+async def test_a_saga_that_has_done_its_last_step_in_time_is_done(tmp_path: Path) -> None:
+    """Also where the clock is put forward just then, and where a fork ends before the record of it."""
+    clock = WallClock()
+
+    class Timely(Saga, deadline_seconds=60):
+        @step(compensation="undo")
+        async def take(self, ctx: SagaContext) -> None:
+            await ctx.ask(Stock, "all", Take(1))
+
+        @step()
+        async def give(self, ctx: SagaContext) -> None:
+            await ctx.ask(Stock, "given", Take(1))
+            clock.advance(100)
+
+        async def undo(self, ctx: SagaContext) -> None:
+            await ctx.ask(Stock, "undone", Take(1))
+
+    async with open_runtime(tmp_path / "store", Timely, wall_clock=clock) as runtime:
+        saga = await runtime.start_saga(Timely(), key="1")
+        assert (await saga.wait()).state == "completed"
+        assert (await records(runtime, saga.id))[-2:] == ["step_done", "completed"]
+        await runtime.fork(runtime.last_position - 1, tmp_path / "fork")
+    async with open_runtime(tmp_path / "fork", Timely, wall_clock=clock) as runtime:
+        assert (await runtime.saga(Timely, "1").wait()).state == "completed"
+        assert await runtime.actor(Stock, "undone").version() == 0

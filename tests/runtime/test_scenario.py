@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 from bank_domain import Account, Deposit, Deposited, Grow, ReturnNonsense, Slow, Withdraw, Withdrawn
-from people_domain import Person, Registered
+from people_domain import Message, Person, Registered, Said
 
 from eventsrc import (
     Aggregate,
@@ -183,6 +183,11 @@ def test_a_subject_is_forgotten_and_the_state_tells_no_more_than_its_events() ->
     greeted = scenario(Greeted, aggregate_id="ann").given(Registered("ann", "Ann")).forget("ann")
     assert greeted.state.greeting == "hello"
     greeted.when(Greet()).then(Registered("ann", "somebody"))
+
+
+def test_a_marked_field_may_keep_what_no_event_of_the_subject_has_set() -> None:
+    ann = scenario(Person, aggregate_id="ann").given(Said(Message("ann", "something hushed"))).forget("ann")
+    assert (ann.state.name, ann.state.messages) == ("", [Message("ann", "...")])
 
 
 @command
