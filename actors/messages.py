@@ -11,6 +11,7 @@ from ..storage.limits import IDEMPOTENCY_WINDOW_SECONDS_MAX
 from ..storage.record import Kind
 from .errors import DefinitionError
 from .serialization.model_types import is_pydantic_model, is_struct
+from .state_fields import check_default
 
 C = TypeVar("C")
 Upcaster: TypeAlias = Callable[[dict[str, Any]], Mapping[str, Any]] | Callable[[Any], Mapping[str, Any]]
@@ -211,7 +212,10 @@ def _frozen(decorated: type[C]) -> type[C]:
             f"{decorated.__name__} is made an attrs class, and cannot be a model of pydantic or a msgspec.Struct as "
             "well: write it without that base. The types of its fields may be such."
         )
-    return attrs.frozen(decorated)
+    frozen = attrs.frozen(decorated)
+    for field in attrs.fields(frozen):  # type: ignore[arg-type]
+        check_default(frozen, field)
+    return frozen
 
 
 def command_definition(cls: type) -> CommandDefinition | None:

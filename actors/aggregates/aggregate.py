@@ -17,7 +17,7 @@ from ..errors import DefinitionError, Rejected, StateReadOnly
 from ..marked_methods import mark_of, names_in
 from ..messages import check_names, command_definition, event_definition
 from ..serialization.annotations import alternatives
-from ..state_fields import check_field, check_no_init
+from ..state_fields import check_field, check_no_cache, check_no_init
 from .snapshot_policy import Snapshots
 from .tombstone import Delete, Deleted, Recreate, Recreated
 
@@ -90,6 +90,7 @@ class Aggregate:
 
     def __init_subclass__(cls, *, category: str | None = None, snapshots: Snapshots | None = None) -> None:
         super().__init_subclass__()
+        check_no_cache(cls)
         check_no_init(cls, ", and give the fields the defaults that they begin with")
         attrs.define(cls, slots=False)
         _check_fields(cls)

@@ -32,7 +32,7 @@ from ..errors import DefinitionError
 from ..marked_methods import mark_of, names_in
 from ..messages import event_definition
 from ..serialization.annotations import own_annotations
-from ..state_fields import check_field, check_no_init
+from ..state_fields import check_field, check_no_cache, check_no_init
 
 if TYPE_CHECKING:
     from .context import SagaContext
@@ -244,6 +244,7 @@ class Saga:
         older_instances: OlderInstances = "continue",
     ) -> None:
         super().__init_subclass__()
+        check_no_cache(cls)
         check_no_init(cls, ": the fields are its arguments")
         _declare_what_methods_set(cls, [inspect.getattr_static(cls, each) for each in names_in(cls)])
         attrs.define(cls, slots=False)
