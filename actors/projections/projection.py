@@ -13,7 +13,7 @@ import attrs
 
 from ...storage.record import StoredEvent
 from ..errors import DefinitionError
-from ..marked_methods import mark_of, names_in
+from ..marked_methods import ON_MARK, check_marks, mark_of, names_in, put_mark
 from ..messages import check_names, event_definition
 from ..serialization.annotations import alternatives
 
@@ -24,7 +24,6 @@ EventMeta: TypeAlias = StoredEvent
 """What a handler gets besides the event: the stored record, with its stream, position and time."""
 
 PROJECTION_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,99}")
-_HANDLES: Final = "__eventsrc_on__"
 
 
 class Rows(Protocol[R]):
@@ -107,7 +106,7 @@ def on(*event_classes: type) -> Callable[[F], F]:
         raise DefinitionError("@on needs the event classes that the method is for: @on(Deposited).")
 
     def decorate(method: F) -> F:
-        setattr(method, _HANDLES, event_classes)
+        put_mark(method, ON_MARK, event_classes)
         return method
 
     return decorate
@@ -145,6 +144,7 @@ class Projection:
                 f"{own_name!r} cannot be the name of {cls.__name__}: use lower-case letters, digits and underscores, "
                 f'beginning with a letter: class {cls.__name__}(Projection, name="...").'
             )
+        check_marks(cls, ON_MARK)
         tables = _tables_of(cls)
         handlers = _handlers_of(cls)
         if not tables or not handlers:
@@ -179,13 +179,15 @@ def _handlers_of(cls: type) -> dict[type, Callable[[Any, Any, EventMeta], None]]
     found: dict[type, Callable[[Any, Any, EventMeta], None]] = {}
     for name in names_in(cls):
         function = inspect.getattr_static(cls, name)
-        for event_class in mark_of(cls, name, _HANDLES) or () if callable(function) else ():
+        for event_class in mark_of(cls, name, ON_MARK) or () if callable(function) else ():
             where = f"{cls.__name__}.{name}"
             if inspect.iscoroutinefunction(function):
                 raise DefinitionError(
                     f"{where} must be a plain def: its rows are one transaction with the checkpoint. For effects "
                     "outside, use a subscription."
                 )
+            if inspect.isgeneratorfunction(function):
+                raise DefinitionError(f"{where} yields, so nothing of it would be run. Put rows: self.rows.put(row).")
             parameters = list(inspect.signature(function).parameters.values())
             if len(parameters) != 3 or any(each.kind is each.KEYWORD_ONLY for each in parameters):
                 raise DefinitionError(f"{where} takes an event and what is known of it: def {name}(self, event, meta).")
