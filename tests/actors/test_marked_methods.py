@@ -173,7 +173,7 @@ def test_a_subclass_may_have_a_method_of_the_same_name() -> None:
 
 
 def test_a_method_of_which_nothing_would_be_run() -> None:
-    with pytest.raises(DefinitionError, match=r"Account\.deposited applies an event, .* must not be async and must not yield"):
+    with pytest.raises(DefinitionError, match=r"Account\.deposited applies an event, .* must not yield"):
 
         class Account(Aggregate):
             @applies
