@@ -1,6 +1,5 @@
 """The vocabulary of a domain: commands, which ask for something, and events, which say that something happened."""
 
-import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias, TypeVar, dataclass_transform, overload
@@ -9,6 +8,7 @@ import attrs
 
 from ..storage.limits import IDEMPOTENCY_WINDOW_SECONDS_MAX
 from ..storage.record import Kind
+from .callables import takes_one
 from .errors import DefinitionError
 from .message_class import frozen_class
 
@@ -130,7 +130,7 @@ def event(
         raise DefinitionError(f"the version of event {name!r} must be a whole number from 1 on, not {version!r}")
     if kind is not None and kind not in DECLARED_KINDS:
         raise DefinitionError(f"the kind of event {name!r} must be one of {', '.join(DECLARED_KINDS)}, not {kind!r}")
-    if tags is not None and not _takes_one(tags, may_yield=True):
+    if tags is not None and not takes_one(tags, may_yield=True):
         raise DefinitionError(
             f"the tags of event {name!r} are had from each event by a function of it that is not async, not "
             f'{tags!r:.100}: tags=lambda event: [f"user:{{event.user}}"]'
@@ -168,7 +168,7 @@ def _check_upcasters(name: str, version: int, upcasters: Mapping[int, Upcaster])
                 f"event {name!r} has version {version}, so none of its upcasters can lead from version {earlier} to "
                 "the next. Raise the version, or leave that upcaster out."
             )
-        if not _takes_one(upcaster):
+        if not takes_one(upcaster):
             raise DefinitionError(
                 f"the upcaster of event {name!r} from version {earlier} is a function, neither async nor a generator, "
                 f"that takes a payload alone and returns that of version {earlier + 1}, not {upcaster!r:.100}"
@@ -180,25 +180,6 @@ def _check_upcasters(name: str, version: int, upcasters: Mapping[int, Upcaster])
             f"stored with that could not be read. Write upcasters={{{missing}: function}}; the function is given "
             f"their payload as a dict, and returns that of version {missing + 1}."
         )
-
-
-def _takes_one(function: object, *, may_yield: bool = False) -> bool:
-    """Whether a function can be called with one argument, and can return or (if it may) yield something for it."""
-    if not callable(function):
-        return False
-    otherwise = [inspect.iscoroutinefunction, inspect.isasyncgenfunction]
-    if not may_yield:
-        otherwise.append(inspect.isgeneratorfunction)
-    if any(check(called) for check in otherwise for called in (function, type(function).__call__)):
-        return False
-    try:
-        inspect.signature(function).bind({})
-    except TypeError:
-        return False
-    except ValueError:
-        # Some C functions, and `dict`, have no signature.
-        return True
-    return True
 
 
 def _declare(definition: EventDefinition) -> Callable[[type[C]], type[C]]:

@@ -2,12 +2,15 @@
 
 import dataclasses
 import inspect
+from collections.abc import Mapping
 from functools import cached_property
 from types import MappingProxyType
+from typing import Any
 
 import attrs
 
 from .errors import DefinitionError
+from .serialization.annotations import own_annotations
 
 
 def check_no_init(cls: type, advice: str) -> None:
@@ -17,6 +20,17 @@ def check_no_init(cls: type, advice: str) -> None:
             f"{cls.__name__} has an __init__ of its own, but is made from its fields, also when its state is read. "
             f"Remove it{advice}."
         )
+
+
+def check_no_argument(cls: type, base: str, arguments: Mapping[str, Any]) -> None:
+    """Raise `DefinitionError` for an attribute, not a field, with the name and kind of an argument of the class."""
+    for name, kinds in arguments.items():
+        value = vars(cls).get(name)
+        if name not in own_annotations(cls) and isinstance(value, kinds):
+            raise DefinitionError(
+                f"{cls.__name__}.{name} is without effect there: it is an argument of the class. Write class "
+                f"{cls.__name__}({base}, {name}={value!r}); a field of that name has an annotation."
+            )
 
 
 def check_no_cache(cls: type) -> None:

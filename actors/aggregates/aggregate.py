@@ -17,7 +17,7 @@ from ..errors import DefinitionError, Rejected, StateReadOnly
 from ..marked_methods import ROLE_MARK, check_marks, mark_of, names_in, put_mark
 from ..messages import check_names, command_definition, event_definition
 from ..serialization.annotations import alternatives
-from ..state_fields import check_field, check_no_cache, check_no_init
+from ..state_fields import check_field, check_no_argument, check_no_cache, check_no_init
 from .snapshot_policy import Snapshots
 from .tombstone import Delete, Deleted, Recreate, Recreated
 
@@ -92,6 +92,7 @@ class Aggregate:
     def __init_subclass__(cls, *, category: str | None = None, snapshots: Snapshots | None = None) -> None:
         super().__init_subclass__()
         check_marks(cls, ROLE_MARK)
+        check_no_argument(cls, "Aggregate", {"category": str, "snapshots": Snapshots})
         check_no_cache(cls)
         check_no_init(cls, ", and give the fields the defaults that they begin with")
         attrs.define(cls, slots=False)
@@ -100,7 +101,7 @@ class Aggregate:
         if "__setattr__" in vars(cls):  # attrs writes a __setattr__ for fields with converters or validators
             cls.__setattr__ = _watched(vars(cls)["__setattr__"])  # type: ignore[method-assign, assignment]
         own_category = cls.__name__.lower() if category is None else category
-        if not CATEGORY.fullmatch(own_category):
+        if not (isinstance(own_category, str) and CATEGORY.fullmatch(own_category)):
             raise DefinitionError(
                 f"{own_category!r} cannot be the category of {cls.__name__}: use lower-case letters, digits and "
                 f'underscores, beginning with a letter: class {cls.__name__}(Aggregate, category="...").'
@@ -142,15 +143,15 @@ class Aggregate:
         return Recreated(command.reason)
 
     @applies
-    def _end(self, event: Deleted) -> None:
+    def _eventsrc_end(self, event: Deleted) -> None:
         self.__dict__.update(type(self)().__dict__)
         self.__dict__[_IS_DELETED] = True
 
     @applies
-    def _begin_anew(self, event: Recreated) -> None:
+    def _eventsrc_begin_anew(self, event: Recreated) -> None:
         self.__dict__.pop(_IS_DELETED, None)
 
-    def _identify(self, aggregate_id: str) -> None:
+    def _eventsrc_identify(self, aggregate_id: str) -> None:
         self.__dict__[_ID] = aggregate_id
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -191,12 +192,13 @@ def _inherited_snapshots(cls: type) -> Snapshots | None:
 
 
 def _check_fields(cls: type) -> None:
-    for field in attrs.fields(cls):
-        if field.name in vars(Aggregate):
+    for name in (*(field.name for field in attrs.fields(cls) if field.name in vars(Aggregate)), "id", "is_deleted"):
+        if name in vars(cls) or name in attrs.fields_dict(cls):
             raise DefinitionError(
-                f"{cls.__name__}.{field.name} cannot be a field: every aggregate has a {field.name} of its own. "
+                f"{cls.__name__}.{name} cannot be a field or a method: every aggregate has a {name} of its own. "
                 "Rename it."
             )
+    for field in attrs.fields(cls):
         if field.default is attrs.NOTHING:
             raise DefinitionError(
                 f"{cls.__name__}.{field.name} has no default. The fields of an aggregate are its state, and their "

@@ -192,11 +192,11 @@ class AggregateType:
     def decode_state(self, data: Any, aggregate_id: str) -> Aggregate:
         """Make an aggregate with this state. Raises `DecodingError` or a `StoreError`."""
         state = self._serializer.structure(data, self.aggregate_class)
-        state._identify(aggregate_id)
+        state._eventsrc_identify(aggregate_id)
         return state
 
     def initial_state(self, aggregate_id: str) -> Aggregate:
         """An aggregate before its first event."""
         state = self.aggregate_class()
-        state._identify(aggregate_id)
+        state._eventsrc_identify(aggregate_id)
         return state

@@ -32,7 +32,7 @@ from ..errors import DefinitionError
 from ..marked_methods import STARTS_ON_MARK, STEP_MARK, check_marks, mark_of, names_in, put_mark
 from ..messages import event_definition
 from ..serialization.annotations import own_annotations
-from ..state_fields import check_field, check_no_cache, check_no_init
+from ..state_fields import check_field, check_no_argument, check_no_cache, check_no_init
 
 if TYPE_CHECKING:
     from .context import SagaContext
@@ -52,6 +52,13 @@ WAIT_SECONDS_MAX: Final = 200 * 365 * 86_400.0
 JITTER: Final = 0.25
 """The largest part of a back-off by which it is shortened or lengthened at random."""
 _UNTYPED: Final = "eventsrc_untyped"
+_ARGUMENTS: Final[Mapping[str, Any]] = {
+    "name": str,
+    "version": int,
+    "signals": Sequence,
+    "deadline_seconds": int | float,
+    "older_instances": str,
+}
 
 
 def is_number(value: object) -> bool:
@@ -243,6 +250,7 @@ class Saga:
     ) -> None:
         super().__init_subclass__()
         check_marks(cls, STEP_MARK, STARTS_ON_MARK)
+        check_no_argument(cls, "Saga", _ARGUMENTS)
         check_no_cache(cls)
         check_no_init(cls, ": the fields are its arguments")
         _declare_what_methods_set(cls, [inspect.getattr_static(cls, each) for each in names_in(cls)])
