@@ -35,7 +35,7 @@ from ..storage.limits import Limits
 from ..storage.memory import MemoryLog
 from ..storage.record import NS_PER_SECOND, StoredEvent
 from ..storage.snapshot import Snapshot
-from .arguments import check_count
+from .arguments import check_converter, check_count
 from .classes import check_class
 from .errors import ArgumentInvalid, HandlerIsAsync
 
@@ -108,9 +108,10 @@ def scenario(
     """Begin a test of one aggregate, without a store or a runtime.
 
     `converter` is the one that the program gives to `Runtime.open`, if any. Raises `DefinitionError` for a class that
-    is no aggregate.
+    is no aggregate, `ArgumentInvalid` for what is no converter.
     """
     check_class(aggregate_class, Aggregate)
+    check_converter(converter)
     return Scenario(aggregate_class, aggregate_id, converter)
 
 
@@ -258,6 +259,7 @@ def event_from(
     if not isinstance(event_class, type):
         raise DefinitionError(f"event_from takes the class of an event, not {event_class!r:.100}")
     check_count("version", version, least=1)
+    check_converter(converter)
     try:
         stored_payload = msgspec.msgpack.decode(msgspec.msgpack.encode(dict(payload)), type=dict[str, Any])
     except Exception as error:
