@@ -3,7 +3,7 @@
 import inspect
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
@@ -46,6 +46,16 @@ def check_wall_clock(wall_clock: Callable[[], int]) -> None:
         raise ArgumentInvalid("wall_clock", wall_clock, f"it raised {described(error)}; {advice}") from error
     if isinstance(now, bool) or not isinstance(now, int):
         raise ArgumentInvalid("wall_clock", wall_clock, f"it returned {now!r:.100}; {advice}")
+
+
+def check_is_class(argument: str, given: object, known: Iterable[type]) -> None:
+    """Raise `ArgumentInvalid` unless `given` is a class; the text names the one of `known` that may be meant."""
+    if isinstance(given, type):
+        return
+    names = [each.__name__ for each in known]
+    meant = given if given in names else type(given).__name__
+    example = meant if meant in names else next(iter(names), "")
+    raise ArgumentInvalid(argument, given, f"give the class itself{f', such as {example}' if example else ''}")
 
 
 def checked_timeout(timeout: float | None, limits: Limits) -> float:

@@ -30,7 +30,7 @@ from ..storage.query import find_streams
 from ..storage.reader import LogReader
 from ..storage.record import StoredEvent, StreamHead
 from ..storage.verification.verify import VerificationSummary
-from .arguments import check_count
+from .arguments import check_count, check_is_class
 from .classes import check_class
 from .errors import ArgumentInvalid, NoPlaceForProgress, NotInHistory, PastReadOnly, UnknownAggregate
 from .events import STREAMS_PER_CHECKPOINT, EventFilter, check_category, read_events, with_subject
@@ -394,8 +394,12 @@ class Reading:
         raise BackupRefused(f"{self._store.path} is no store on a disk: there is nothing to copy.")
 
     def _type_of(self, aggregate_class: type[Aggregate]) -> AggregateType:
-        aggregate_type = self._types.get(aggregate_class)
+        try:
+            aggregate_type = self._types.get(aggregate_class)
+        except TypeError:  # it has no hash
+            aggregate_type = None
         if aggregate_type is None:
+            check_is_class("aggregate_class", aggregate_class, self._types)
             raise UnknownAggregate(aggregate_class, [known.__name__ for known in self._types])
         return aggregate_type
 

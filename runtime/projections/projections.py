@@ -25,6 +25,7 @@ from ...storage.limits import Limits
 from ...storage.past import PastLog
 from ...storage.record import StoredEvent
 from ...storage.store import EventReader
+from ..arguments import check_is_class
 from ..errors import ArgumentInvalid, NotInHistory, UnknownProjection
 from ..on_board import on_board
 from ..trio_thread import check_on_trio
@@ -168,9 +169,13 @@ class Projections:
     # --- asking ---
 
     def get(self, projection_class: type[Projection]) -> RunningProjection:
-        """The projection of a class. Raises `UnknownProjection`."""
-        running = self._running.get(projection_class)
+        """The projection of a class. Raises `UnknownProjection`, or `ArgumentInvalid` for what is no class."""
+        try:
+            running = self._running.get(projection_class)
+        except TypeError:  # it has no hash
+            running = None
         if running is None:
+            check_is_class("projection", projection_class, self._running)
             raise UnknownProjection(projection_class, [known.__name__ for known in self._running])
         return running
 

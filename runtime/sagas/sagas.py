@@ -39,7 +39,7 @@ from ...storage.names import category_of
 from ...storage.query import find_events
 from ...storage.record import NS_PER_SECOND, StoredEvent
 from ...storage.store import EventReader
-from ..arguments import check_text, check_timeout
+from ..arguments import check_is_class, check_text, check_timeout
 from ..errors import ArgumentInvalid, RuntimeReadOnly
 from ..projections.projections import Projections
 from ..projections.view import View
@@ -207,6 +207,8 @@ class Sagas:
         self._check_open("the saga was not started")
         if isinstance(saga, type):
             raise ArgumentInvalid("saga", saga, "give an object of the class, with the state that it begins with")
+        if not isinstance(saga, Saga):
+            raise ArgumentInvalid("saga", saga, "give an object of a saga's class; its key is given by key=")
         self.class_of(type(saga))
         stream = saga_id(type(saga), key)
         cause = current_cause.get()
@@ -247,6 +249,7 @@ class Sagas:
     def class_of(self, saga_class: type[Saga]) -> type[Saga]:
         """Return the class. Raises `UnknownSaga` where the runtime was opened without it."""
         if saga_class not in self._classes.values():
+            check_is_class("saga_class", saga_class, self._classes.values())
             name = getattr(saga_class, "__name__", repr(saga_class))
             known = ", ".join(known.__name__ for known in self._classes.values()) or "none"
             raise UnknownSaga(
