@@ -19,7 +19,7 @@ from .indexes import idempotency as idempotency_table
 from .indexes import postings
 from .indexes.flush import IndexFlush
 from .indexes.tail import Tail
-from .limits import Limits
+from .limits import Limits, checked_limits
 from .query import find_events, find_streams
 from .reader import LogReader
 from .record import StreamHead
@@ -39,7 +39,7 @@ logger = logging.getLogger("eventsrc.storage")
 class EventLog(LogReader):
     """The store in one folder, open for writing; fulfils `EventStore`.
 
-    Raises a `StoreError` if the folder cannot be opened.
+    Raises a `StoreError` if the folder cannot be opened, `LimitInvalid` for what is no `Limits`.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class EventLog(LogReader):
         create: bool = True,
         map_size_bytes: int = MAP_SIZE_BYTES,
     ) -> None:
+        self._limits = checked_limits(limits)
         environment = Environment(path, create=create, map_size_bytes=map_size_bytes)
         try:
             super().__init__(environment)
         except BaseException:
             environment.close()
             raise
-        self._limits = limits or Limits()
         self._heads: dict[str, StreamHead] = {}
         self._knows_all_heads = False
         if self._stream_count <= HEADS_LOADED_MAX:

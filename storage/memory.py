@@ -13,7 +13,7 @@ from .event_query import EventQuery
 from .evidence.merkle import Tree
 from .indexes.tail import Tail
 from .keys.key_table import KeysInMemory
-from .limits import Limits
+from .limits import Limits, checked_limits
 from .names import category_of
 from .query import find_events
 from .record import StoredEvent, StreamHead
@@ -30,7 +30,7 @@ class MemoryLog:
     disk_seconds = 0.0
 
     def __init__(self, *, limits: Limits | None = None) -> None:
-        self._limits = limits or Limits()
+        self._limits = checked_limits(limits)
         self._records: list[bytes] = []
         self._index = Tail((0, 0), Tree())
         self._snapshots: dict[str, dict[int, bytes]] = {}
