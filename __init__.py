@@ -76,7 +76,7 @@ from .actors.views.errors import (
 from .actors.views.view_store import ViewStore
 from .runtime.embedding.asyncio_portal import AsyncioPortal, on_asyncio
 from .runtime.embedding.blocking_portal import BlockingPortal
-from .runtime.embedding.errors import AsyncioTaskCancelled, NoAsyncioLoop
+from .runtime.embedding.errors import AsyncioTaskCancelled, NoAsyncioLoop, NotInAsyncio
 from .runtime.errors import (
     ArgumentInvalid,
     ConsumerLeft,
@@ -309,6 +309,7 @@ __all__ = [
     "NoAsyncioLoop",
     "NoPlaceForProgress",
     "NotAnEvent",
+    "NotInAsyncio",
     "NotInHistory",
     "NotInTrio",
     "NothingToSkip",

@@ -129,11 +129,11 @@ def check_subject(subject: object) -> None:
         raise ArgumentInvalid("subject", subject, f"{advice}. This one is not valid Unicode") from error
 
 
-def check_expected_version(expected: ExpectedVersion) -> None:
+def check_expected_version(expected: ExpectedVersion, argument: str = "expected_version") -> None:
     """Raise `ArgumentInvalid` unless `expected` is a whole number, 0 or more, or an `Expected`."""
     is_number = isinstance(expected, int) and not isinstance(expected, bool) and expected >= 0
     if not (is_number or isinstance(expected, Expected)):
-        raise ArgumentInvalid("expected_version", expected, "give a number, or ANY, NO_STREAM or STREAM_EXISTS")
+        raise ArgumentInvalid(argument, expected, "give a number, or ANY, NO_STREAM or STREAM_EXISTS")
 
 
 def checked_whole(name: str, value: object) -> int:

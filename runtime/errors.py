@@ -23,8 +23,8 @@ class UnknownAggregate(EventSourcingError):
         self.known = known
 
 
-class ArgumentInvalid(EventSourcingError, ValueError):
-    """An argument has a value that cannot be used; nothing was sent and nothing was done."""
+class ArgumentInvalid(EventSourcingError, ValueError, TypeError):
+    """An argument has a value or a type that cannot be used; nothing was sent and nothing was done."""
 
     code: ClassVar[str] = "argument_invalid"
 

@@ -310,12 +310,12 @@ class Runtime(Reading, SagaMethods, Figures):
         self._projections.check(wait_for)
         if idempotency_key is not None:
             check_key(idempotency_key, self.limits)
-        if not commands:
+        if not checked_triples("commands", commands):
             return []
         seconds = checked_timeout(timeout, self.limits)
         transaction = Transaction(
             self._router,
-            [Part(self._type_of(of), each, command) for of, each, command in checked_triples("commands", commands)],
+            [Part(self._type_of(of), each, command) for of, each, command in commands],
             [
                 StreamAppend(self._type_of(of).stream(each), version, ())
                 for of, each, version in checked_triples("unchanged", unchanged)

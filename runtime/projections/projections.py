@@ -258,6 +258,10 @@ class Projections:
             raise ProjectionUnavailable(running.name, running.state, running.error)
         return running.active
 
+    def _check_open(self, running: RunningProjection) -> None:
+        if self._is_closed:
+            raise RuntimeClosed(f"The runtime was closed; nothing of its projection {running.name!r} was changed.")
+
     @property
     def slow_writers_down(self) -> bool:
         """Whether any projection may slow writers down."""
@@ -284,6 +288,7 @@ class Projections:
 
     async def _set_paused(self, running: RunningProjection, *, paused: bool) -> None:
         check_on_trio("projections.pause" if paused else "projections.resume")
+        self._check_open(running)
         if self._board is not None:
             await on_board(self._board, partial(self._board.set_paused, running.name, paused=paused))
         await running.set_paused(paused=paused)
@@ -292,6 +297,7 @@ class Projections:
         """See `ProjectionSteering`."""
         check_on_trio("projections.rebuild")
         running = self.get(projection_class)
+        self._check_open(running)
         if running.active is None:
             raise ProjectionUnavailable(running.name, running.state, running.error)
         await running.rebuild()
