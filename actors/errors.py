@@ -21,12 +21,15 @@ class UnknownCommand(EventSourcingError):
 
     code: ClassVar[str] = "unknown_command"
 
-    def __init__(self, aggregate: type, command: object) -> None:
+    def __init__(self, aggregate: type, command: object, *, is_command: bool = True) -> None:
         name = type(command).__name__
         super().__init__(
             f"{aggregate.__name__} was sent the class {command.__name__} itself. Send an object of it: "
             f"{command.__name__}(...)."
             if isinstance(command, type)
+            else f"{aggregate.__name__} was sent {command!r:.100}, which is no command: {name} has no @command over "
+            f"it. Send an object of a @command class that a method of {aggregate.__name__} with @handles takes."
+            if not is_command
             else f"{aggregate.__name__} has no handler for {name}. Add a method with @handles whose parameter is "
             f"annotated with {name}, or send the command to the aggregate that has one."
         )

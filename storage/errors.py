@@ -145,8 +145,8 @@ class StoreClosed(StoreError):
 
     code = "store_closed"
 
-    def __init__(self, path: str) -> None:
-        super().__init__(path, f"The store {path} is closed. Open it again to read or write.")
+    def __init__(self, path: str, advice: str = "Open it again to read or write.") -> None:
+        super().__init__(path, f"The store {path} is closed. {advice}")
 
 
 class StoreFull(StoreError):

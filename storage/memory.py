@@ -209,7 +209,9 @@ class MemoryLog:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise StoreClosed(self.path)
+            raise StoreClosed(
+                self.path, "What was in memory is gone: make another MemoryLog, or keep the store in a folder."
+            )
 
 
 def _between(positions: Sequence[int], after: int, before: int | None) -> Sequence[int]:

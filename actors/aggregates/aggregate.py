@@ -274,7 +274,8 @@ def _hints(cls: type, function: Callable[..., Any], local_names: Mapping[str, An
     except NameError as error:
         raise DefinitionError(
             f"The annotations of {cls.__name__}.{function.__name__} cannot be resolved ({error}). Define the class "
-            "that it names before this one, in a place that both can see."
+            "that it names before this one, in a place that both can see, and import it when the program runs as well, "
+            "not only under TYPE_CHECKING."
         ) from error
 
 

@@ -11,6 +11,7 @@ from ...storage.errors import StoreError, StreamNameInvalid
 from ...storage.names import check_stream_name
 from ...storage.record import StoredEvent
 from ..errors import AggregateDeleted, DecodingError, EncodingError, Rejected, UnknownCommand, UnknownEvent
+from ..messages import command_definition
 from ..serialization.came_back import is_changed, is_same_data
 from ..serialization.event_codecs import EventCodec, EventCodecs
 from ..serialization.schema import schema_of
@@ -82,7 +83,8 @@ class AggregateType:
             raise Rejected(f"there is nothing to delete: {self.stream(state.id)!r} has no events")
         handler = self.handlers.get(command_class)
         if handler is None:
-            raise UnknownCommand(self.aggregate_class, command)
+            is_command = command_definition(command_class) is not None
+            raise UnknownCommand(self.aggregate_class, command, is_command=is_command)
         return handler
 
     def stream(self, aggregate_id: str) -> str:
