@@ -154,8 +154,8 @@ class AggregateUnavailable(EventSourcingError):
 
     def __init__(self, stream: str, retry_after_seconds: float, cause: BaseException) -> None:
         super().__init__(
-            f"The actor of {stream!r} failed and is not activated again for {retry_after_seconds:.2f} seconds. What "
-            f"failed: {cause}"
+            f"The actor of {stream!r} failed and is not activated again for {retry_after_seconds:.2f} seconds: ask "
+            f"again then. What failed: {cause}"
         )
         self.stream = stream
         self.retry_after_seconds = retry_after_seconds
@@ -205,7 +205,7 @@ class CommandTimeout(EventSourcingError):
             if command is None
             else "It had been begun and may still take effect: send it again with the same idempotency key to learn."
             if may_take_effect
-            else "It had not been begun and will not take effect."
+            else "It had not been begun and will not take effect: send it again, or with a longer timeout."
         )
         subject = "The question for the state of" if command is None else f"{type(command).__name__} to"
         super().__init__(f"{subject} {stream!r} got no answer in {timeout_seconds:g} seconds. {outcome}")

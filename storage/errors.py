@@ -83,7 +83,7 @@ class ViewClosed(StoreError):
     code = "view_closed"
 
     def __init__(self, path: str) -> None:
-        super().__init__(path, f"The view in {path!r} is closed.")
+        super().__init__(path, f"The view in {path!r} is closed. Close the place for views after its runtime.")
 
 
 class StoreReadOnly(StoreError):

@@ -90,7 +90,7 @@ class AggregateType:
     def stream(self, aggregate_id: str) -> str:
         """The name of the stream of one aggregate. Raises `StreamNameInvalid`."""
         if not isinstance(aggregate_id, str):
-            raise StreamNameInvalid(repr(aggregate_id), "an aggregate's id is a text")
+            raise StreamNameInvalid(repr(aggregate_id), "an aggregate's id is a text: give str(id)")
         stream = f"{self.category}-{aggregate_id}"
         check_stream_name(stream if aggregate_id else "")
         return stream

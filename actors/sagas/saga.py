@@ -132,7 +132,7 @@ class SagaDefinition:
 def saga_id(saga_class: "type[Saga]", key: str) -> str:
     """The id of a saga, which is also the name of its stream. Raises `StreamNameInvalid`."""
     if not isinstance(key, str):
-        raise StreamNameInvalid(repr(key), "the key of a saga is a text")
+        raise StreamNameInvalid(repr(key), "the key of a saga is a text: give str(key)")
     stream = f"{CATEGORY_PREFIX}{saga_class.__eventsrc_saga__.name}-{key}"
     check_stream_name(stream if key else "")
     size = len(stream.encode())

@@ -239,7 +239,9 @@ class Sagas:
         if seconds is not None and not (is_number(seconds) and seconds <= WAIT_SECONDS_MAX):
             raise ArgumentInvalid("deadline_seconds", seconds, f"give it in seconds; {WAIT_SECONDS_MAX:g} is the most")
         if seconds is not None and seconds <= 0:
-            raise DeadlinePassed(f"The deadline of {stream!r} is {-seconds:g} seconds ago. Nothing was started.")
+            raise DeadlinePassed(
+                f"The deadline of {stream!r} is {-seconds:g} seconds ago. Nothing was started: give a positive one."
+            )
         deadline_ns = None if seconds is None else self.wall_clock() + int(seconds * NS_PER_SECOND)
         state = {} if isinstance(saga, type) else self.codec.encode_state(saga)
         started = SagaStarted(definition.name, key, definition.version, state, deadline_ns, cause, after)
@@ -303,7 +305,7 @@ class Sagas:
                 event = self.codec.decode(stored)
                 found = begun(event, stored) if found is None else found.after(event, stored)
         if found is None:
-            raise UnknownSaga(f"No saga {saga_id!r} was started.")
+            raise UnknownSaga(f"No saga {saga_id!r} was started. Look at its key, or start it with runtime.start_saga.")
         return found
 
     def history(self, saga_id: str) -> SagaHistory:
@@ -329,7 +331,7 @@ class Sagas:
             history.apply(self.codec.decode(stored), stored.position)
             correlation_id = correlation_id or stored.correlation_id
         if not history.version:
-            raise UnknownSaga(f"No saga {stream!r} was started.")
+            raise UnknownSaga(f"No saga {stream!r} was started. Look at its key, or start it with runtime.start_saga.")
         return saga_class, history, correlation_id
 
     def made_again(self, stream: str, cause: str) -> dict[str, Any]:
