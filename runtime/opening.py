@@ -59,6 +59,8 @@ async def open_store(store: StoreGiven | PastLog, role: Literal["writer", "reade
             advice = "the given store is open for writing; a reader opens the path of one"
             raise ArgumentInvalid("role", role, advice)
         store.streams(limit=1)  # a closed store raises here
+        if isinstance(store, EventLog | MemoryLog):
+            store.take()
         return store
     _check_path("store", store)
     if role == "reader":

@@ -51,6 +51,7 @@ class EventLog(LogReader):
         map_size_bytes: int = MAP_SIZE_BYTES,
     ) -> None:
         self._limits = checked_limits(limits)
+        self._is_taken = False
         environment = Environment(path, create=create, map_size_bytes=map_size_bytes)
         try:
             super().__init__(environment)
@@ -67,6 +68,12 @@ class EventLog(LogReader):
     def head(self, stream: str) -> StreamHead | None:
         self._environment.check_usable()
         return self._known_head(stream)
+
+    def take(self) -> None:
+        """Take the store for the one runtime that may write it. Raises `StoreInUse` where another has taken it."""
+        if self._is_taken:
+            raise StoreInUse(self.path, "another runtime of this process")
+        self._is_taken = True
 
     @property
     def merkle_tree(self) -> Tree:

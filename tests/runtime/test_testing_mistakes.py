@@ -1,6 +1,7 @@
 """The tools for tests tell what they cannot test, and what a program did wrong is told with what was meant."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,7 @@ from eventsrc import (
     Aggregate,
     ArgumentInvalid,
     DefinitionError,
+    EventLog,
     MemoryLog,
     Runtime,
     Saga,
@@ -19,6 +21,7 @@ from eventsrc import (
     SchemaError,
     StoreClosed,
     StoreFull,
+    StoreInUse,
     UnknownCommand,
     command,
     handles,
@@ -73,13 +76,25 @@ async def test_what_is_no_command(sent: Any) -> None:
         scenario(Account).when(sent)
 
 
-async def test_what_was_in_memory_is_gone_with_its_runtime() -> None:
+async def test_a_store_in_memory_is_reopened_with_what_it_holds() -> None:
     log = MemoryLog()
-    async with Runtime.open(log, aggregates=[Account]):
-        pass
-    with pytest.raises(StoreClosed, match="What was in memory is gone: make another MemoryLog"):
+    async with Runtime.open(log, aggregates=[Account]) as runtime:
+        await runtime.actor(Account, "ann").ask(Deposit(5))
+    with pytest.raises(StoreClosed, match=r"To go on with what it holds, open log\.reopen\(\)"):
         async with Runtime.open(log, aggregates=[Account]):
             pass
+    async with Runtime.open(log.reopen(), aggregates=[Account]) as runtime:
+        assert runtime.last_position == 1
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+async def test_a_store_is_written_by_one_runtime_at_a_time(tmp_path: Path, in_memory: bool) -> None:
+    log = MemoryLog() if in_memory else EventLog(tmp_path)
+    async with Runtime.open(log, aggregates=[Account]) as runtime:
+        with pytest.raises(StoreInUse, match="is open for writing by another runtime of this process"):
+            async with Runtime.open(log, aggregates=[Account]):
+                pass
+        await runtime.actor(Account, "ann").ask(Deposit(5))
 
 
 def test_a_type_that_is_imported_for_type_checkers_alone() -> None:
