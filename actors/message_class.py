@@ -1,14 +1,13 @@
 """Makes the class of a command or an event: a frozen attrs class of its annotated fields."""
 
 import enum
-import re
 from typing import TypeVar
 
 import attrs
 
 from .errors import DefinitionError
 from .serialization.model_types import is_pydantic_model, is_struct
-from .state_fields import check_default
+from .state_fields import attrs_class, check_default
 
 C = TypeVar("C")
 
@@ -25,12 +24,7 @@ def frozen_class(cls: type[C], decorator: str) -> type[C]:
             f"{cls.__name__} has an __init__ of its own, which cannot set the fields: {decorator} makes the class "
             "frozen, and writes one. Leave yours out; to check values write __attrs_post_init__."
         )
-    try:
-        frozen = attrs.frozen(cls)
-    except (TypeError, ValueError) as error:
-        # attrs shows all that it knows of a field; its name is enough.
-        reason = re.sub(r"\s+Attribute in question: Attribute\(name='(\w+)'.*", r" It is \1.", str(error))
-        raise DefinitionError(f"{decorator} cannot make {cls.__name__} an attrs class: {reason}") from error
+    frozen = attrs_class(cls, attrs.frozen, decorator)
     for field in attrs.fields(frozen):  # type: ignore[arg-type]
         check_default(frozen, field)
     return frozen

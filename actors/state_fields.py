@@ -2,15 +2,28 @@
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
 from .errors import DefinitionError
 from .serialization.annotations import own_annotations
+
+C = TypeVar("C")
+
+
+def attrs_class(cls: type[C], define: Callable[[type[C]], type[C]], by: str) -> type[C]:
+    """What `define` makes of a class. Raises `DefinitionError` where attrs refuses it; `by` names who asked for it."""
+    try:
+        return define(cls)
+    except (TypeError, ValueError) as error:
+        # attrs shows all that it knows of a field; its name is enough.
+        reason = re.sub(r"\s+Attribute in question: Attribute\(name='(\w+)'.*", r" It is \1.", str(error))
+        raise DefinitionError(f"{by} cannot make {cls.__name__} an attrs class: {reason}") from error
 
 
 def check_no_init(cls: type, advice: str) -> None:

@@ -11,7 +11,15 @@ from .commit import Appended, Commit
 from .draft import Draft
 from .environment.environment import MAP_SIZE_BYTES, Environment, Transaction
 from .environment.folder import WRITER_FILE
-from .errors import CorruptRecord, EventSourcingError, StoreError, StoreInUse, StoreOutcomeUnknown
+from .errors import (
+    CorruptRecord,
+    EventSourcingError,
+    LimitInvalid,
+    StoreError,
+    StoreInUse,
+    StoreOutcomeUnknown,
+    StorePathInvalid,
+)
 from .event_query import EventQuery
 from .evidence.merkle import Nodes, Tree
 from .group import KEY, MovedGroup, encode_group
@@ -52,6 +60,10 @@ class EventLog(LogReader):
     ) -> None:
         self._limits = checked_limits(limits)
         self._is_taken = False
+        if not isinstance(path, str | os.PathLike):
+            raise StorePathInvalid(repr(path), f"{path!r:.100} is no path of a store: give a text or a Path.")
+        if isinstance(map_size_bytes, bool) or not isinstance(map_size_bytes, int):
+            raise LimitInvalid("map_size_bytes", map_size_bytes, "give a whole number")
         environment = Environment(path, create=create, map_size_bytes=map_size_bytes)
         try:
             super().__init__(environment)

@@ -32,7 +32,7 @@ from ..errors import DefinitionError
 from ..marked_methods import STARTS_ON_MARK, STEP_MARK, check_marks, mark_of, names_in, put_mark
 from ..messages import event_definition
 from ..serialization.annotations import own_annotations
-from ..state_fields import check_field, check_no_argument, check_no_cache, check_no_init
+from ..state_fields import attrs_class, check_field, check_no_argument, check_no_cache, check_no_init
 
 if TYPE_CHECKING:
     from .context import SagaContext
@@ -254,7 +254,7 @@ class Saga:
         check_no_cache(cls)
         check_no_init(cls, ": the fields are its arguments")
         _declare_what_methods_set(cls, [inspect.getattr_static(cls, each) for each in names_in(cls)])
-        attrs.define(cls, slots=False)
+        attrs_class(cls, attrs.define(slots=False), "Saga")
         own_name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower() if name is None else name
         if not (isinstance(own_name, str) and SAGA_NAME.fullmatch(own_name)):
             raise DefinitionError(

@@ -133,6 +133,17 @@ def test_a_snapshot_policy_that_cannot_be_asked(predicate: Any) -> None:
         Snapshots.when(predicate)
 
 
+def test_a_field_of_a_saga_without_a_default_after_one_with() -> None:
+    with pytest.raises(DefinitionError, match=r"Saga cannot make Book an attrs class: No mandatory .* It is seats\.$"):
+
+        class Book(Saga):
+            paid: str = ""
+            seats: int  # pyright: ignore[reportGeneralTypeIssues]
+
+            @step
+            async def pay(self, ctx: SagaContext) -> None: ...
+
+
 def test_a_projection_that_would_need_arguments() -> None:
     with pytest.raises(DefinitionError, match=r"Counted has an __init__ of its own, but is made by the runtime"):
 

@@ -16,6 +16,7 @@ from eventsrc import (
     LimitInvalid,
     Limits,
     MemoryLog,
+    StorePathInvalid,
 )
 
 
@@ -44,6 +45,16 @@ def test_what_is_no_limits(value: Any, tmp_path: Path) -> None:
         MemoryLog(limits=value)
     with pytest.raises(LimitInvalid, match=r"limits=.* cannot be used: give Limits\(\.\.\.\)"):
         EventLog(tmp_path, limits=value)
+
+
+def test_what_is_no_path_or_size_of_a_log(tmp_path: Path) -> None:
+    wrong: Any
+    for wrong in (None, 5, b"bank.db"):
+        with pytest.raises(StorePathInvalid, match="is no path of a store: give a text or a Path"):
+            EventLog(wrong)
+    for wrong in ("1", 1.5, None):
+        with pytest.raises(LimitInvalid, match=r"map_size_bytes=.* cannot be used: give a whole number"):
+            EventLog(tmp_path, map_size_bytes=wrong)
 
 
 @pytest.mark.parametrize(
