@@ -76,7 +76,7 @@ from .actors.views.errors import (
 from .actors.views.view_store import ViewStore
 from .runtime.embedding.asyncio_portal import AsyncioPortal, on_asyncio
 from .runtime.embedding.blocking_portal import BlockingPortal
-from .runtime.embedding.errors import AsyncioTaskCancelled, NoAsyncioLoop
+from .runtime.embedding.errors import AsyncioTaskCancelled, NoAsyncioLoop, NotInAsyncio
 from .runtime.errors import (
     ArgumentInvalid,
     ConsumerLeft,
@@ -169,10 +169,12 @@ from .storage.errors import (
     CommitTooManyBytes,
     ConditionNotMet,
     CorruptRecord,
+    EventQueryInvalid,
     EventSourcingError,
     EventTooLarge,
     FileWriteFailed,
     LimitExceeded,
+    LimitInvalid,
     PayloadInvalid,
     StoreClosed,
     StoreError,
@@ -277,6 +279,7 @@ __all__ = [
     "EventLog",
     "EventMeta",
     "EventQuery",
+    "EventQueryInvalid",
     "EventSourcingError",
     "EventStore",
     "EventTooLarge",
@@ -297,6 +300,7 @@ __all__ = [
     "JournalFailed",
     "Lag",
     "LimitExceeded",
+    "LimitInvalid",
     "Limits",
     "MailboxFull",
     "Maintenance",
@@ -305,6 +309,7 @@ __all__ = [
     "NoAsyncioLoop",
     "NoPlaceForProgress",
     "NotAnEvent",
+    "NotInAsyncio",
     "NotInHistory",
     "NotInTrio",
     "NothingToSkip",

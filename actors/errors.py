@@ -22,12 +22,15 @@ class UnknownCommand(EventSourcingError):
 
     code: ClassVar[str] = "unknown_command"
 
-    def __init__(self, aggregate: type, command: object) -> None:
+    def __init__(self, aggregate: type, command: object, *, is_command: bool = True) -> None:
         name = type(command).__name__
         super().__init__(
             f"{aggregate.__name__} was sent the class {command.__name__} itself. Send an object of it: "
             f"{command.__name__}(...)."
             if isinstance(command, type)
+            else f"{aggregate.__name__} was sent {command!r:.100}, which is no command: {name} has no @command over "
+            f"it. Send an object of a @command class that a method of {aggregate.__name__} with @handles takes."
+            if not is_command
             else f"{aggregate.__name__} has no handler for {name}. Add a method with @handles whose parameter is "
             f"annotated with {name}, or send the command to the aggregate that has one."
         )
@@ -152,8 +155,8 @@ class AggregateUnavailable(EventSourcingError):
 
     def __init__(self, stream: str, retry_after_seconds: float, cause: BaseException) -> None:
         super().__init__(
-            f"The actor of {stream!r} failed and is not activated again for {retry_after_seconds:.2f} seconds. What "
-            f"failed: {cause}"
+            f"The actor of {stream!r} failed and is not activated again for {retry_after_seconds:.2f} seconds: ask "
+            f"again then. What failed: {cause}"
         )
         self.stream = stream
         self.retry_after_seconds = retry_after_seconds
@@ -216,7 +219,7 @@ class CommandTimeout(EventSourcingError):
             if command is None
             else "It had been begun and may still take effect: send it again with the same idempotency key to learn."
             if may_take_effect
-            else "It had not been begun and will not take effect."
+            else "It had not been begun and will not take effect: send it again, or with a longer timeout."
         )
         subject = "The question for the state of" if command is None else f"{type(command).__name__} to"
         super().__init__(f"{subject} {stream!r} got no answer in {timeout_seconds:g} seconds. {outcome}")

@@ -1,6 +1,5 @@
 """The vocabulary of a domain: commands, which ask for something, and events, which say that something happened."""
 
-import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeAlias, TypeVar, dataclass_transform, overload
@@ -9,8 +8,9 @@ import attrs
 
 from ..storage.limits import IDEMPOTENCY_WINDOW_SECONDS_MAX
 from ..storage.record import Kind
+from .callables import takes_one
 from .errors import DefinitionError
-from .serialization.model_types import is_pydantic_model, is_struct
+from .message_class import frozen_class
 
 C = TypeVar("C")
 Upcaster: TypeAlias = Callable[[dict[str, Any]], Mapping[str, Any]] | Callable[[Any], Mapping[str, Any]]
@@ -65,16 +65,19 @@ def command(
             default.
 
     Raises:
-        DefinitionError: if the window is not positive or is longer than a hundred years, or if the class is a model of
-            pydantic or a `msgspec.Struct`.
+        DefinitionError: if the window is not positive or is longer than a hundred years, or if no attrs class can be
+            made of the class: of one that has a decorator or a metaclass for its fields already, or its own `__init__`.
 
     """
     window = idempotency_window_seconds
-    if window is not None and not 0 < window <= IDEMPOTENCY_WINDOW_SECONDS_MAX:
-        raise DefinitionError(f"idempotency_window_seconds must be positive, and at most a hundred years, not {window}")
+    is_number = isinstance(window, int | float) and not isinstance(window, bool)
+    if window is not None and not (is_number and 0 < window <= IDEMPOTENCY_WINDOW_SECONDS_MAX):
+        raise DefinitionError(
+            f"idempotency_window_seconds must be positive, and at most a hundred years, not {window!r}"
+        )
 
     def decorate(decorated: type[C]) -> type[C]:
-        frozen = _frozen(decorated)
+        frozen = frozen_class(decorated, "@command")
         setattr(frozen, _COMMAND, CommandDefinition(frozen.__name__, idempotency_window_seconds))
         return frozen
 
@@ -105,7 +108,7 @@ def event(
     Raises:
         DefinitionError: for a name, version or kind that cannot be stored, tags that cannot be called, an earlier
             version without an upcaster, an upcaster that does not take a payload alone, use without a name, or a class
-            that is a model of pydantic or a `msgspec.Struct`.
+            of which no attrs class can be made (see `command`).
 
     """
     if not isinstance(name, str):
@@ -127,10 +130,10 @@ def event(
         raise DefinitionError(f"the version of event {name!r} must be a whole number from 1 on, not {version!r}")
     if kind is not None and kind not in DECLARED_KINDS:
         raise DefinitionError(f"the kind of event {name!r} must be one of {', '.join(DECLARED_KINDS)}, not {kind!r}")
-    if tags is not None and not callable(tags):
+    if tags is not None and not takes_one(tags, may_yield=True):
         raise DefinitionError(
-            f"the tags of event {name!r} are had from each event by a function, not {tags!r}: "
-            'tags=lambda event: [f"user:{event.user}"]'
+            f"the tags of event {name!r} are had from each event by a function of it that is not async, not "
+            f'{tags!r:.100}: tags=lambda event: [f"user:{{event.user}}"]'
         )
     _check_upcasters(name, version, {} if upcasters is None else upcasters)
     return _declare(EventDefinition(name, version, kind, tags, dict(upcasters or {})))
@@ -165,7 +168,7 @@ def _check_upcasters(name: str, version: int, upcasters: Mapping[int, Upcaster])
                 f"event {name!r} has version {version}, so none of its upcasters can lead from version {earlier} to "
                 "the next. Raise the version, or leave that upcaster out."
             )
-        if not _takes_payload(upcaster):
+        if not takes_one(upcaster):
             raise DefinitionError(
                 f"the upcaster of event {name!r} from version {earlier} is a function, neither async nor a generator, "
                 f"that takes a payload alone and returns that of version {earlier + 1}, not {upcaster!r:.100}"
@@ -179,39 +182,13 @@ def _check_upcasters(name: str, version: int, upcasters: Mapping[int, Upcaster])
         )
 
 
-def _takes_payload(upcaster: object) -> bool:
-    """Whether `upcaster` can be called with a payload alone, and can return one."""
-    if not callable(upcaster):
-        return False
-    returns_otherwise = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
-    if any(check(function) for check in returns_otherwise for function in (upcaster, type(upcaster).__call__)):
-        return False
-    try:
-        inspect.signature(upcaster).bind({})
-    except TypeError:
-        return False
-    except ValueError:
-        # Some C functions, and `dict`, have no signature.
-        return True
-    return True
-
-
 def _declare(definition: EventDefinition) -> Callable[[type[C]], type[C]]:
     def decorate(decorated: type[C]) -> type[C]:
-        frozen = _frozen(decorated)
+        frozen = frozen_class(decorated, "@event")
         setattr(frozen, _EVENT, definition)
         return frozen
 
     return decorate
-
-
-def _frozen(decorated: type[C]) -> type[C]:
-    if is_pydantic_model(decorated) or is_struct(decorated):
-        raise DefinitionError(
-            f"{decorated.__name__} is made an attrs class, and cannot be a model of pydantic or a msgspec.Struct as "
-            "well: write it without that base. The types of its fields may be such."
-        )
-    return attrs.frozen(decorated)
 
 
 def command_definition(cls: type) -> CommandDefinition | None:

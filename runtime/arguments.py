@@ -1,13 +1,17 @@
 """Checks the arguments of a command before the command is sent, so that a mistake takes no effect."""
 
+import inspect
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
+import cattrs
+
 from ..actors.errors import IdempotencyKeyInvalid
 from ..storage.commit import Expected, ExpectedVersion
+from ..storage.errors import described
 from ..storage.limits import Limits
 from ..storage.record import UNIX_EPOCH
 from .errors import ArgumentInvalid
@@ -23,6 +27,35 @@ def check_limits(limits: object) -> None:
     """Raise `ArgumentInvalid` unless `limits` is a `Limits`."""
     if not isinstance(limits, Limits):
         raise ArgumentInvalid("limits", limits, "give Limits(...)")
+
+
+def check_converter(converter: object) -> None:
+    """Raise `ArgumentInvalid` unless `converter` is None (the default) or a cattrs converter."""
+    if not isinstance(converter, cattrs.Converter | None):
+        raise ArgumentInvalid("converter", converter, "give a cattrs.Converter, such as make_converter() makes")
+
+
+def check_wall_clock(wall_clock: Callable[[], int]) -> None:
+    """Raise `ArgumentInvalid` unless `wall_clock` gives a whole number when it is called."""
+    advice = "give a function that returns UTC nanoseconds as a whole number, such as time.time_ns"
+    if not callable(wall_clock) or isinstance(wall_clock, type) or inspect.iscoroutinefunction(wall_clock):
+        raise ArgumentInvalid("wall_clock", wall_clock, advice)
+    try:
+        now = wall_clock()
+    except Exception as error:
+        raise ArgumentInvalid("wall_clock", wall_clock, f"it raised {described(error)}; {advice}") from error
+    if isinstance(now, bool) or not isinstance(now, int):
+        raise ArgumentInvalid("wall_clock", wall_clock, f"it returned {now!r:.100}; {advice}")
+
+
+def check_is_class(argument: str, given: object, known: Iterable[type]) -> None:
+    """Raise `ArgumentInvalid` unless `given` is a class; the text names the one of `known` that may be meant."""
+    if isinstance(given, type):
+        return
+    names = [each.__name__ for each in known]
+    meant = given if given in names else type(given).__name__
+    example = meant if meant in names else next(iter(names), "")
+    raise ArgumentInvalid(argument, given, f"give the class itself{f', such as {example}' if example else ''}")
 
 
 def checked_timeout(timeout: float | None, limits: Limits) -> float:
@@ -96,11 +129,11 @@ def check_subject(subject: object) -> None:
         raise ArgumentInvalid("subject", subject, f"{advice}. This one is not valid Unicode") from error
 
 
-def check_expected_version(expected: ExpectedVersion) -> None:
+def check_expected_version(expected: ExpectedVersion, argument: str = "expected_version") -> None:
     """Raise `ArgumentInvalid` unless `expected` is a whole number, 0 or more, or an `Expected`."""
     is_number = isinstance(expected, int) and not isinstance(expected, bool) and expected >= 0
     if not (is_number or isinstance(expected, Expected)):
-        raise ArgumentInvalid("expected_version", expected, "give a number, or ANY, NO_STREAM or STREAM_EXISTS")
+        raise ArgumentInvalid(argument, expected, "give a number, or ANY, NO_STREAM or STREAM_EXISTS")
 
 
 def checked_whole(name: str, value: object) -> int:

@@ -1,12 +1,13 @@
 """The classes that a runtime is opened with."""
 
+import inspect
 from collections.abc import Collection, Sequence
 
 from ..actors.aggregates.aggregate import Aggregate
 from ..actors.aggregates.aggregate_type import AggregateType
 from ..actors.errors import DefinitionError
 from ..actors.messages import check_names
-from ..actors.projections.projection import Projection
+from ..actors.projections.projection import Projection, check_bounds
 from ..actors.sagas.instance import SagaInstances
 from ..actors.sagas.saga import Saga
 from ..actors.serialization.serializer import Serializer
@@ -26,6 +27,8 @@ def with_sagas_view(
     check_limits(limits)
     _check_classes("projections", projections, Projection)
     _check_classes("sagas", sagas, Saga)
+    for each in projections:
+        check_bounds(each)
     given, bound = len(projections), limits.projections_max
     if given > bound:
         raise TooManyProjections("Projections of a runtime", given, bound, "Split it, or raise the limit.")
@@ -55,10 +58,18 @@ def _check_classes(argument: str, given: Collection[type], base: type) -> None:
 
 
 def check_class(given: object, base: type) -> None:
-    """Raise `DefinitionError` unless `given` is a proper subclass of `base` (`Aggregate`, `Projection` or `Saga`)."""
+    """Raise `DefinitionError` unless `given` is a proper subclass of `base` (`Aggregate`, `Projection` or `Saga`).
+
+    The class must not be abstract, nor frozen by a decorator over it.
+    """
+    name = base.__name__
     if not (isinstance(given, type) and issubclass(given, base) and given is not base):
-        name = base.__name__
         raise DefinitionError(f"{given!r} is no {name.lower()}: give subclasses of {name}.")
+    if inspect.isabstract(given):
+        missing = ", ".join(sorted(getattr(given, "__abstractmethods__", ())))
+        raise DefinitionError(f"{given.__name__} is abstract (without {missing}): give subclasses that have that.")
+    if getattr(getattr(given, "__dataclass_params__", None), "frozen", False):
+        raise DefinitionError(f"{given.__name__} is a frozen dataclass, and {name} makes its fields: leave that out.")
 
 
 def types_of(aggregates: Sequence[type[Aggregate]], serializer: Serializer) -> dict[type[Aggregate], AggregateType]:

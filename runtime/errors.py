@@ -23,8 +23,8 @@ class UnknownAggregate(EventSourcingError):
         self.known = known
 
 
-class ArgumentInvalid(EventSourcingError, ValueError):
-    """An argument has a value that cannot be used; nothing was sent and nothing was done."""
+class ArgumentInvalid(EventSourcingError, ValueError, TypeError):
+    """An argument has a value or a type that cannot be used; nothing was sent and nothing was done."""
 
     code: ClassVar[str] = "argument_invalid"
 
@@ -85,7 +85,8 @@ class ShutdownTimeout(EventSourcingError):
         shown = ", ".join(streams[:5])
         super().__init__(
             f"After {seconds:g} seconds {len(streams)} aggregates were still at work ({shown}); their waiting commands "
-            "were not begun and take no effect. Everything that was answered is on disk."
+            "were not begun and take no effect: send them again. Everything that was answered is on disk. "
+            "Limits(shutdown_seconds=...) gives more time."
         )
         self.streams = tuple(streams)
         self.seconds = seconds

@@ -12,6 +12,7 @@ import trio
 
 from ..actors.messages import stored_name
 from ..actors.serialization.sealing import key_tag
+from ..storage.errors import EventQueryInvalid
 from ..storage.event_query import EventQuery
 from ..storage.keys.subject_keys import SubjectKeys
 from ..storage.query import find_batches, position_at
@@ -88,7 +89,7 @@ def check_category(category: str | None) -> None:
 def _check(argument: str, value: object, query: Callable[[], EventQuery]) -> None:
     try:
         query()
-    except (TypeError, ValueError) as error:
+    except EventQueryInvalid as error:
         raise ArgumentInvalid(argument, value, str(error).rstrip(".")) from error
 
 

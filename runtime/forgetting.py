@@ -127,7 +127,10 @@ class Forgetting:
         outcome: TrioFuture[Forgotten] = TrioFuture()
         request = _Request(subject, metadata, even_in_sagas, current_cause.get(), self._residents.in_hand_of_this_task)
         parts = (self._forget, request, outcome)
-        self._nursery.start_soon(in_background, *parts, name="eventsrc forgetting")
+        try:
+            self._nursery.start_soon(in_background, *parts, name="eventsrc forgetting")
+        except RuntimeError as error:  # the nursery is closed
+            raise _closed(subject) from error
         return await outcome
 
     async def _forget(self, request: "_Request", outcome: TrioFuture[Forgotten]) -> None:

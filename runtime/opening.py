@@ -60,9 +60,14 @@ async def open_store(store: StoreGiven | PastLog, role: Literal["writer", "reade
     if role not in ("writer", "reader"):
         raise ArgumentInvalid("role", role, 'it is "writer" or "reader"')
     if not isinstance(store, str | os.PathLike):
-        if not hasattr(store, "streams"):
+        if isinstance(store, type) or not hasattr(store, "head"):
             raise ArgumentInvalid("store", store, "give the path of a folder as a text, or a store such as MemoryLog()")
+        if role == "reader" and (isinstance(store, EventLog) or not isinstance(store, LogReader | PastLog)):
+            advice = "the given store is open for writing; a reader opens the path of one"
+            raise ArgumentInvalid("role", role, advice)
         store.streams(limit=1)  # a closed store raises here
+        if isinstance(store, EventLog | MemoryLog):
+            store.take()
         return store
     _check_path("store", store)
     if role == "reader":
@@ -177,6 +182,15 @@ def _check_path(argument: str, given: str | os.PathLike[Any]) -> None:
     if not isinstance(path, str) or not path or path_problem(path):
         advice = "a path is a text that is not empty, has no NUL in it, and only what the name of a file can have"
         raise ArgumentInvalid(argument, given, advice)
+    if path == ":memory:":
+        advice = "it would be a folder of that name; a store in memory is MemoryLog()"
+    elif path == "~" or path.startswith("~/"):
+        advice = 'only a shell knows "~": write Path("~/...").expanduser(), or ./~ for a folder of that name'
+    elif "://" in path:
+        advice = "it is no path; a database for views is given by projection: views={Balances: SqlViews(url)}"
+    else:
+        return
+    raise ArgumentInvalid(argument, given, advice)
 
 
 def _check_views(views: object) -> None:
@@ -184,7 +198,8 @@ def _check_views(views: object) -> None:
         _check_path("views", views)
     elif isinstance(views, Mapping):
         for projection, place in views.items():
-            if not (isinstance(projection, type) and issubclass(projection, Projection) and hasattr(place, "activate")):
+            is_place = hasattr(place, "activate") and not isinstance(place, type)
+            if not (is_place and isinstance(projection, type) and issubclass(projection, Projection)):
                 advice = "by class of projection it says where its views live: views={Balances: SqlViews(url)}"
                 raise ArgumentInvalid("views", views, advice)
     elif views is not None:

@@ -30,7 +30,7 @@ from ..storage.query import find_streams
 from ..storage.reader import LogReader
 from ..storage.record import StoredEvent, StreamHead
 from ..storage.verification.verify import VerificationSummary
-from .arguments import check_count
+from .arguments import check_count, check_is_class
 from .classes import check_class
 from .errors import ArgumentInvalid, NoPlaceForProgress, NotInHistory, PastReadOnly, UnknownAggregate
 from .events import STREAMS_PER_CHECKPOINT, EventFilter, check_category, read_events, with_subject
@@ -122,9 +122,12 @@ class Reading:
     def decode(self, stored: StoredEvent) -> Any:
         """A stored event as an object of its class, which an aggregate or a projection of this runtime names.
 
-        Raises `UnknownEvent` or `DecodingError`, or `StoreError` where sealed data cannot be opened.
+        Raises `UnknownEvent`, `DecodingError`, `ArgumentInvalid`, or `StoreError` where sealed data cannot be opened.
         """
-        found = self._codecs.structures.get(stored.type)
+        try:
+            found = self._codecs.structures.get(stored.type)
+        except AttributeError as error:
+            raise ArgumentInvalid("stored", stored, "give a stored event, such as message.event") from error
         if found is None:
             raise UnknownEvent(None, stored.stream, stored.type, stored.position)
         structure, event_class, version = found
@@ -307,6 +310,9 @@ class Reading:
             ReplaySpeedInvalid, NotInHistory, UnknownAggregate: for a speed, end or aggregate that is not possible.
         """
         _check_targets(aggregate, projection, into)
+        for name in options.keys() - ReplayOptions.__annotations__.keys():
+            known = ", ".join(sorted(ReplayOptions.__annotations__))
+            raise ArgumentInvalid(name, options.get(name), f"a replay has no such option; further ones are {known}")
         aggregate_type = None if aggregate is None else self._type_of(aggregate[0])
         if aggregate is not None and aggregate_type is not None:
             if options.get("stream") is not None:
@@ -394,8 +400,12 @@ class Reading:
         raise BackupRefused(f"{self._store.path} is no store on a disk: there is nothing to copy.")
 
     def _type_of(self, aggregate_class: type[Aggregate]) -> AggregateType:
-        aggregate_type = self._types.get(aggregate_class)
+        try:
+            aggregate_type = self._types.get(aggregate_class)
+        except TypeError:  # it has no hash
+            aggregate_type = None
         if aggregate_type is None:
+            check_is_class("aggregate_class", aggregate_class, self._types)
             raise UnknownAggregate(aggregate_class, [known.__name__ for known in self._types])
         return aggregate_type
 

@@ -150,6 +150,8 @@ class AggregateRef(Generic[A]):
         check_on_trio("ask_many", "portal.call(ref.ask_many, commands)")
         if isinstance(commands, str | bytes) or not isinstance(commands, Sequence):
             raise ArgumentInvalid("commands", commands, "give a list of them")
+        if isinstance(idempotency_keys, str | bytes) or not isinstance(idempotency_keys, Sequence | None):
+            raise ArgumentInvalid("idempotency_keys", idempotency_keys, "give a list with one for each command")
         if idempotency_keys is not None and len(idempotency_keys) != len(commands):
             advice = f"{len(commands)} commands need as many keys, not {len(idempotency_keys)}"
             raise ArgumentInvalid("idempotency_keys", idempotency_keys, advice)

@@ -53,6 +53,7 @@ from .router import Router
 from .sagas.saga_methods import SagaMethods
 from .sagas.sagas import Sagas
 from .schema_check import check_stored_events
+from .settings import check_settings
 from .subscriptions.subscriptions import Subscriptions
 from .transaction import Part, Transaction
 from .trio_thread import check_on_trio
@@ -225,30 +226,30 @@ class Runtime(Reading, SagaMethods, Figures):
         Leaving the block drains every mailbox and closes the store; a second Ctrl-C skips commands that have not begun.
 
         Raises:
-            NotInTrio, DefinitionError: not called by a task of trio; two classes of one category, or of a wrong kind.
+            NotInTrio, ArgumentInvalid: not called by a task of trio; an argument of a wrong kind.
+            DefinitionError: two classes of one category, or a class that is no aggregate, projection or saga.
             SchemaError: a field of a class cannot be turned into data.
             DecodingError: an event class cannot read its stored events (`EventVersionUnknown`, `UpcasterFailed`).
             StoreError: the store cannot be opened; or later, in a group, `StoreReplaced` for a reader.
             ShutdownTimeout: on leaving, when mailboxes did not drain in `Limits.shutdown_seconds`.
         """
+        check_settings(limits, converter, wall_clock)
         subject_keys = keys_of(store, keys, role)
         serializer = Serializer(converter, subject_keys)
         projections = with_sagas_view(projections, sagas, limits)
-        aggregate_types = types_of(aggregates, serializer)
+        types = types_of(aggregates, serializer)
         codecs = EventCodecs(event_classes(aggregates, projections, sagas), serializer)
         opened = await open_store(store, role, limits)
         failure: BaseException | None = None
         try:
             # Opened outside of the nursery: worker threads of its tasks may still be writing to the store.
             await in_thread(forget_again, opened, subject_keys)
-            await in_thread(check_stored_events, opened, codecs, aggregate_types.values())
+            await in_thread(check_stored_events, opened, codecs, types.values())
             async with home_of(opened, projections, views) as home, trio.open_nursery() as keeper:
                 nursery = await nursery_within(keeper)
                 # Failures are raised again outside of the nursery, which would wrap them in a group.
                 try:
-                    runtime = cls(
-                        nursery, opened, aggregate_types, codecs, serializer, subject_keys, limits, wall_clock
-                    )
+                    runtime = cls(nursery, opened, types, codecs, serializer, subject_keys, limits, wall_clock)
                     try:
                         await runtime._begin(nursery, home, projections, sagas)
                         yield runtime
@@ -309,12 +310,12 @@ class Runtime(Reading, SagaMethods, Figures):
         self._projections.check(wait_for)
         if idempotency_key is not None:
             check_key(idempotency_key, self.limits)
-        if not commands:
+        if not checked_triples("commands", commands):
             return []
         seconds = checked_timeout(timeout, self.limits)
         transaction = Transaction(
             self._router,
-            [Part(self._type_of(of), each, command) for of, each, command in checked_triples("commands", commands)],
+            [Part(self._type_of(of), each, command) for of, each, command in commands],
             [
                 StreamAppend(self._type_of(of).stream(each), version, ())
                 for of, each, version in checked_triples("unchanged", unchanged)
@@ -363,8 +364,7 @@ class Runtime(Reading, SagaMethods, Figures):
         check_subject(subject)
         check_timeout(timeout)
         self._projections.check(wait_for)
-        if metadata is not None:
-            check_metadata(metadata)
+        check_metadata({} if metadata is None else metadata)
         if self._journal is not None and self._keys is None:
             raise UnknownSubject(subject, self._store.path)
         if self._forgetting is None:

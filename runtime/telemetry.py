@@ -28,6 +28,7 @@ from ..actors.aggregates.request import Request
 from ..actors.errors import Rejected
 from ..storage.errors import EventSourcingError, StoreClosed
 from ..storage.names import category_of
+from .errors import ArgumentInvalid
 from .runtime import Runtime
 
 NAME: Final = "eventsrc"
@@ -58,6 +59,10 @@ def telemetry(
     handlers and steps send, `delete` and `ask_from_thread` are measured as well. `tell`, `ask_many` and transactions
     count only as commits.
     """
+    if not isinstance(runtime, Runtime):
+        raise ArgumentInvalid(
+            "runtime", runtime, "give the runtime that was opened; that of a portal is portal.runtime"
+        )
     meters = _meters_of(meter_provider)
     tracer = (tracer_provider or get_tracer_provider()).get_tracer(NAME)
     around = _Commands(meters.durations, tracer, _store(runtime)).around

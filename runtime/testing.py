@@ -9,6 +9,7 @@ A runtime on `MemoryLog()` writes without a thread, so a test with trio's autoju
 """
 
 import inspect
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ from ..storage.limits import Limits
 from ..storage.memory import MemoryLog
 from ..storage.record import NS_PER_SECOND, StoredEvent
 from ..storage.snapshot import Snapshot
-from .arguments import check_count
+from .arguments import check_converter, check_count, check_text, checked_time_ns
 from .classes import check_class
 from .errors import ArgumentInvalid, HandlerIsAsync
 
@@ -50,11 +51,12 @@ EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 class WallClock:
     """A wall clock that stands still until it is moved: pass it as `Runtime.open(..., wall_clock=WallClock())`.
 
-    Timers of sagas read the wall clock every 30 seconds of trio's time.
+    Raises `ArgumentInvalid` for a start that is no time with a zone. Timers of sagas read the wall clock every 30
+    seconds of trio's time.
     """
 
     def __init__(self, start: datetime = EPOCH) -> None:
-        self.now_ns = int(start.timestamp()) * NS_PER_SECOND
+        self.now_ns = checked_time_ns("start", start)
 
     def __call__(self) -> int:
         """The time, in UTC nanoseconds."""
@@ -62,6 +64,8 @@ class WallClock:
 
     def advance(self, seconds: float) -> None:
         """Move the clock forwards, or backwards by a negative number of seconds, as real clocks sometimes move."""
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
+            raise ArgumentInvalid("seconds", seconds, "give a number of seconds")
         self.now_ns += int(seconds * NS_PER_SECOND)
 
 
@@ -91,7 +95,10 @@ class FaultyLog(MemoryLog):
         self._failures: list[Exception] = []
 
     def fail_next(self, error: Exception, *, times: int = 1) -> None:
-        """Have the next `times` appends raise `error` and store nothing."""
+        """Have the next `times` appends raise `error` and store nothing. Raises `ArgumentInvalid` for no error."""
+        if not isinstance(error, Exception):
+            raise ArgumentInvalid("error", error, "give the error itself: fail_next(StoreFull(path, reason))")
+        check_count("times", times, least=1)
         self._failures += [error] * times
 
     def append(
@@ -109,9 +116,10 @@ def scenario(
     """Begin a test of one aggregate, without a store or a runtime.
 
     `converter` is the one that the program gives to `Runtime.open`, if any. Raises `DefinitionError` for a class that
-    is no aggregate.
+    is no aggregate, `ArgumentInvalid` for what is no converter.
     """
     check_class(aggregate_class, Aggregate)
+    check_converter(converter)
     return Scenario(aggregate_class, aggregate_id, converter)
 
 
@@ -126,11 +134,12 @@ class Scenario(Generic[A]):
         self._type = AggregateType(aggregate_class, Serializer(converter, self._keys))
         self._past: list[tuple[EventCodec, bytes]] = []
         self._stream = self._type.stream(aggregate_id)
-        self.state: Any = self._type.initial_state(aggregate_id)
+        self.state: A = cast("A", self._type.initial_state(aggregate_id))
         """The aggregate's state after every event so far."""
         self._version = 0
         self._events: tuple[Any, ...] = ()
         self._rejection: Rejected | None = None
+        self._is_sent = False
 
     def given(self, *events: object) -> "Scenario[A]":
         """Apply past events. Raises `ArgumentInvalid` for an object that is no event that the aggregate applies."""
@@ -159,7 +168,7 @@ class Scenario(Generic[A]):
             f"nothing personal of {subject!r} was given: look at the id, which is the one that personal fields name",
         )
         aggregate_id, was_deleted = self.state.id, self.state.is_deleted
-        self.state = self._type.initial_state(aggregate_id)
+        self.state = cast("A", self._type.initial_state(aggregate_id))
         for codec, payload in self._past:
             event = codec.structure(msgspec.msgpack.decode(payload), codec.event_class)
             self._type.appliers[codec.event_class](self.state, event)
@@ -200,7 +209,7 @@ class Scenario(Generic[A]):
     @contextmanager
     def _deciding(self) -> Iterator[None]:
         """Surrounds a handler's decision: keeps a rejection, and checks that the state is unchanged."""
-        self._events, self._rejection = (), None
+        self._events, self._rejection, self._is_sent = (), None, True
         before = self._type.data(self.state)
         try:
             yield
@@ -221,6 +230,7 @@ class Scenario(Generic[A]):
 
     def then(self, *events: object) -> "Scenario[A]":
         """Assert that the command made exactly these events."""
+        self._check_sent()
         _check(self._rejection is None, f"the command was rejected: {self._rejection}")
         expected = self._as_stored(events)
         _check(self._events == expected, f"the command made {list(self._events)}, not {list(expected)}")
@@ -228,9 +238,14 @@ class Scenario(Generic[A]):
 
     def then_rejected(self, match: str = "") -> "Scenario[A]":
         """Assert that the domain rejected the command, with a message that the regular expression `match` finds."""
+        check_text("match", match)
+        self._check_sent()
         _check(self._rejection is not None, f"the command was not rejected; it made {list(self._events)}")
         _check(re.search(match, str(self._rejection)) is not None, f"{str(self._rejection)!r} does not match {match!r}")
         return self
+
+    def _check_sent(self) -> None:
+        _check(self._is_sent, "no command was sent: write when(command) before it is said what follows")
 
     def _as_stored(self, events: Sequence[object]) -> tuple[object, ...]:
         codecs = self._type.codecs
@@ -259,6 +274,7 @@ def event_from(
     if not isinstance(event_class, type):
         raise DefinitionError(f"event_from takes the class of an event, not {event_class!r:.100}")
     check_count("version", version, least=1)
+    check_converter(converter)
     try:
         stored_payload = msgspec.msgpack.decode(msgspec.msgpack.encode(dict(payload)), type=dict[str, Any])
     except Exception as error:

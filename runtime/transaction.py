@@ -83,7 +83,7 @@ class Transaction:
         self._conditions: tuple[EventQuery, ...] = () if unless is None else (unless,)
         self._types = {part.stream: part for part in sorted(parts, key=lambda part: part.stream)}
         for append in unchanged:
-            check_expected_version(append.expected_version)
+            check_expected_version(append.expected_version, "unchanged")
         bound = router.limits.transaction_aggregates_max
         if len(self._types) > bound:
             raise TransactionTooLarge(

@@ -17,6 +17,23 @@ def described(error: BaseException) -> str:
         return f"{type(error).__name__}, whose text cannot be had because of {type(fault).__name__}"
 
 
+class LimitInvalid(EventSourcingError, ValueError, TypeError):
+    """A bound of `Limits` is no number or out of its range, or what is given as limits is no `Limits`."""
+
+    code = "limit_invalid"
+
+    def __init__(self, limit: str, value: object, advice: str) -> None:
+        super().__init__(f"{limit}={value!r:.100} cannot be used: {advice}.")
+        self.limit = limit
+        self.value = value
+
+
+class EventQueryInvalid(EventSourcingError, ValueError, TypeError):
+    """A criterion of an `EventQuery` can match no event, or is of a wrong type."""
+
+    code = "event_query_invalid"
+
+
 class ThreadRefused(EventSourcingError):
     """The system starts no further thread for this process. What needed it was not begun; it may be tried again."""
 
@@ -66,7 +83,7 @@ class ViewClosed(StoreError):
     code = "view_closed"
 
     def __init__(self, path: str) -> None:
-        super().__init__(path, f"The view in {path!r} is closed.")
+        super().__init__(path, f"The view in {path!r} is closed. Close the place for views after its runtime.")
 
 
 class StoreReadOnly(StoreError):
@@ -128,8 +145,8 @@ class StoreClosed(StoreError):
 
     code = "store_closed"
 
-    def __init__(self, path: str) -> None:
-        super().__init__(path, f"The store {path} is closed. Open it again to read or write.")
+    def __init__(self, path: str, advice: str = "Open it again to read or write.") -> None:
+        super().__init__(path, f"The store {path} is closed. {advice}")
 
 
 class StoreFull(StoreError):

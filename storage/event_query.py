@@ -5,8 +5,8 @@ from typing import Any, Final
 
 import attrs
 import msgspec
-from attrs.validators import instance_of, optional
 
+from .errors import EventQueryInvalid
 from .names import category_of
 from .record import StoredEvent
 
@@ -26,18 +26,24 @@ def _check_values(query: "EventQuery", field: "attrs.Attribute[Any]", values: tu
         return
     if not values:
         # An empty list is ambiguous: it could mean any event or none. A caller that computed it may expect either.
-        raise ValueError(f"{field.name} is empty: leave it out (None) to ask for events whatever their {field.name}.")
+        raise EventQueryInvalid(
+            f"{field.name} is empty: leave it out (None) to ask for events whatever their {field.name}."
+        )
     fitting = (str, type) if field.name == "types" else str
     for value in values:
         if not isinstance(value, fitting):
             wanted = "stored names or event classes" if field.name == "types" else "texts"
-            raise TypeError(f"{field.name} must be {wanted}, not {value!r}.")
+            raise EventQueryInvalid(f"{field.name} must be {wanted}, not {value!r}.")
         if value == "":
-            raise ValueError(f"{field.name} has an empty text, which no event has: leave it out (None) to ask for all.")
+            raise EventQueryInvalid(
+                f"{field.name} has an empty text, which no event has: leave it out (None) to ask for all."
+            )
 
 
 def _as_stored(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
     """Metadata as they are read again: a UUID is a text then, and a tuple a list."""
+    if not isinstance(metadata, Mapping) or not all(isinstance(key, str) for key in metadata):
+        raise EventQueryInvalid(f'metadata must be a mapping by name, {{"principal": "ann"}}, not {metadata!r:.100}.')
     return {key: _value_as_stored(key, value) for key, value in metadata.items()}
 
 
@@ -47,12 +53,27 @@ def _value_as_stored(key: str, value: Any) -> Any:
     try:
         return _decode(_encode(value))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise TypeError(f"metadata have no {value!r:.100} as {key!r}: it is no plain data ({error}).") from error
+        raise EventQueryInvalid(
+            f"metadata have no {value!r:.100} as {key!r}: it is no plain data ({error})."
+        ) from error
 
 
 def _check_text(query: "EventQuery", field: "attrs.Attribute[Any]", value: str | None) -> None:
+    if not isinstance(value, str | None):
+        raise EventQueryInvalid(f"{field.name} must be a text, not {value!r:.100}.")
     if value == "":
-        raise ValueError(f"{field.name} is empty: leave it out (None) to ask for events of all of them.")
+        raise EventQueryInvalid(f"{field.name} is empty: leave it out (None) to ask for events of all of them.")
+
+
+def _check_position(query: "EventQuery", field: "attrs.Attribute[Any]", value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise EventQueryInvalid(f"{field.name} must be a position, a whole number from 0 on, not {value!r:.100}.")
+
+
+def _several(values: Iterable[Any]) -> tuple[Any, ...]:
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise EventQueryInvalid(f"AnyOf takes several values, AnyOf((1, 2)), not {values!r:.100}.")
+    return tuple(values)
 
 
 def _is_same(stored: Any, wanted: Any) -> bool:
@@ -66,7 +87,7 @@ def _is_same(stored: Any, wanted: Any) -> bool:
 class AnyOf:
     """Matches any one of several values of a metadata field."""
 
-    values: tuple[Any, ...]
+    values: tuple[Any, ...] = attrs.field(converter=_several)
 
     def __repr__(self) -> str:
         return " or ".join(map(repr, self.values))
@@ -85,16 +106,16 @@ class EventQuery:
     Of the indexes for tags, types and category, the narrowest one is used. Metadata and the correlation id have no
     index: a query for them alone reads every event after `after`.
 
-    Raises `ValueError` for `types`, `tags`, `category` or `correlation_id` that are given but empty, `TypeError` for
-    values of the wrong type and for metadata that cannot be stored.
+    Raises `EventQueryInvalid`, which is a `ValueError` and a `TypeError`, for `types`, `tags`, `category` or
+    `correlation_id` that are given but empty, values of the wrong type, and metadata that cannot be stored.
     """
 
     types: tuple[Any, ...] | None = attrs.field(default=None, converter=_values, validator=_check_values)
     tags: tuple[str, ...] | None = attrs.field(default=None, converter=_values, validator=_check_values)
-    category: str | None = attrs.field(default=None, validator=[optional(instance_of(str)), _check_text])
+    category: str | None = attrs.field(default=None, validator=_check_text)
     metadata: Mapping[str, Any] = attrs.field(factory=dict[str, Any], converter=_as_stored)
-    correlation_id: str | None = attrs.field(default=None, validator=[optional(instance_of(str)), _check_text])
-    after: int = attrs.field(default=0, validator=instance_of(int))
+    correlation_id: str | None = attrs.field(default=None, validator=_check_text)
+    after: int = attrs.field(default=0, validator=_check_position)
 
     def matches(self, event: StoredEvent) -> bool:
         """Whether an event meets all criteria."""

@@ -4,26 +4,44 @@ import math
 from typing import Final
 
 import attrs
-from attrs.validators import ge, gt, instance_of, le
+
+from .errors import LimitInvalid
 
 IDEMPOTENCY_WINDOW_SECONDS_MAX: Final = 100 * 365 * 86_400.0
 """A hundred years: the expiry of a key is stored in nanoseconds in eight bytes."""
 
 
-def _count(default: int, *, least: int = 1) -> int:
-    return attrs.field(default=default, validator=[instance_of(int), ge(least)])
+def _as_float(value: float) -> float:
+    """A number as a float; anything else is left to the validator."""
+    try:
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    except OverflowError:
+        return value
+
+
+def _count(default: int) -> int:
+    def check(limits: "Limits", field: "attrs.Attribute[int]", value: object) -> None:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise LimitInvalid(f"Limits.{field.name}", value, "give a whole number, 1 or more")
+
+    return attrs.field(default=default, validator=check)
 
 
 def _seconds(default: float, *, most: float = math.inf) -> float:
-    return attrs.field(default=default, converter=float, validator=[gt(0.0), le(most)])
+    def check(limits: "Limits", field: "attrs.Attribute[float]", value: object) -> None:
+        if not isinstance(value, float) or not 0 < value <= most:
+            bound = "" if most == math.inf else f", {most:g} at most"
+            raise LimitInvalid(f"Limits.{field.name}", value, f"give a positive number{bound}")
+
+    return attrs.field(default=default, converter=_as_float, validator=check)
 
 
 @attrs.frozen(kw_only=True)
 class Limits:
     """The bounds of one runtime. Exceeding a bound raises the error that is named with the bound, if any.
 
-    Raises `ValueError` if a bound is not positive or the idempotency window is longer than a hundred years, `TypeError`
-    if a count is not an integer.
+    Raises `LimitInvalid`, which is a `ValueError` and a `TypeError`, if a bound is no number, is not positive, or is no
+    whole number where it counts, or if the idempotency window is longer than a hundred years.
     """
 
     stream_events_max: int = _count(100_000)
@@ -87,3 +105,10 @@ class Limits:
     def restart_backoff(self, failures: int) -> float:
         """The seconds to wait before the next attempt, after `failures` earlier failures."""
         return min(self.restart_backoff_seconds * 2.0 ** min(failures, 32), self.restart_backoff_seconds_max)
+
+
+def checked_limits(limits: Limits | None) -> Limits:
+    """The given limits, or the default ones for None. Raises `LimitInvalid` for anything else."""
+    if not isinstance(limits, Limits | None):
+        raise LimitInvalid("limits", limits, "give Limits(...)")
+    return Limits() if limits is None else limits

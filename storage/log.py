@@ -11,7 +11,15 @@ from .commit import Appended, Commit
 from .draft import Draft
 from .environment.environment import MAP_SIZE_BYTES, Environment, Transaction
 from .environment.folder import WRITER_FILE
-from .errors import CorruptRecord, EventSourcingError, StoreError, StoreInUse, StoreOutcomeUnknown
+from .errors import (
+    CorruptRecord,
+    EventSourcingError,
+    LimitInvalid,
+    StoreError,
+    StoreInUse,
+    StoreOutcomeUnknown,
+    StorePathInvalid,
+)
 from .event_query import EventQuery
 from .evidence.merkle import Nodes, Tree
 from .group import KEY, MovedGroup, encode_group
@@ -19,7 +27,7 @@ from .indexes import idempotency as idempotency_table
 from .indexes import postings
 from .indexes.flush import IndexFlush
 from .indexes.tail import Tail
-from .limits import Limits
+from .limits import Limits, checked_limits
 from .query import find_events, find_streams
 from .reader import LogReader
 from .record import StreamHead
@@ -39,7 +47,7 @@ logger = logging.getLogger("eventsrc.storage")
 class EventLog(LogReader):
     """The store in one folder, open for writing; fulfils `EventStore`.
 
-    Raises a `StoreError` if the folder cannot be opened.
+    Raises a `StoreError` if the folder cannot be opened, `LimitInvalid` for what is no `Limits`.
     """
 
     def __init__(
@@ -50,13 +58,18 @@ class EventLog(LogReader):
         create: bool = True,
         map_size_bytes: int = MAP_SIZE_BYTES,
     ) -> None:
+        self._limits = checked_limits(limits)
+        self._is_taken = False
+        if not isinstance(path, str | os.PathLike):
+            raise StorePathInvalid(repr(path), f"{path!r:.100} is no path of a store: give a text or a Path.")
+        if isinstance(map_size_bytes, bool) or not isinstance(map_size_bytes, int):
+            raise LimitInvalid("map_size_bytes", map_size_bytes, "give a whole number")
         environment = Environment(path, create=create, map_size_bytes=map_size_bytes)
         try:
             super().__init__(environment)
         except BaseException:
             environment.close()
             raise
-        self._limits = limits or Limits()
         self._heads: dict[str, StreamHead] = {}
         self._knows_all_heads = False
         if self._stream_count <= HEADS_LOADED_MAX:
@@ -67,6 +80,12 @@ class EventLog(LogReader):
     def head(self, stream: str) -> StreamHead | None:
         self._environment.check_usable()
         return self._known_head(stream)
+
+    def take(self) -> None:
+        """Take the store for the one runtime that may write it. Raises `StoreInUse` where another has taken it."""
+        if self._is_taken:
+            raise StoreInUse(self.path, "another runtime of this process")
+        self._is_taken = True
 
     @property
     def merkle_tree(self) -> Tree:

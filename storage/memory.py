@@ -8,12 +8,12 @@ import msgspec
 
 from .commit import Appended, Commit, IdempotencyEntry
 from .draft import Draft
-from .errors import EventSourcingError, StoreClosed
+from .errors import EventSourcingError, StoreClosed, StoreInUse
 from .event_query import EventQuery
 from .evidence.merkle import Tree
 from .indexes.tail import Tail
 from .keys.key_table import KeysInMemory
-from .limits import Limits
+from .limits import Limits, checked_limits
 from .names import category_of
 from .query import find_events
 from .record import StoredEvent, StreamHead
@@ -30,7 +30,8 @@ class MemoryLog:
     disk_seconds = 0.0
 
     def __init__(self, *, limits: Limits | None = None) -> None:
-        self._limits = limits or Limits()
+        self._limits = checked_limits(limits)
+        self._is_taken = False
         self._records: list[bytes] = []
         self._index = Tail((0, 0), Tree())
         self._snapshots: dict[str, dict[int, bytes]] = {}
@@ -197,7 +198,7 @@ class MemoryLog:
 
     def reopen(self) -> Self:
         """Open the log again with its content, in place of a restart of the program in tests."""
-        self._closed = False
+        self._closed = self._is_taken = False
         return self
 
     def _fetch(self, positions: Sequence[int], backwards: bool, limit: int) -> list[StoredEvent]:
@@ -207,9 +208,15 @@ class MemoryLog:
     def _first_match(self, query: EventQuery) -> int | None:
         return next((event.position for event in find_events(self, query)), None)
 
+    def take(self) -> None:
+        """Take the store for the one runtime that may write it. Raises `StoreInUse` where another has taken it."""
+        if self._is_taken:
+            raise StoreInUse(self.path, "another runtime of this process")
+        self._is_taken = True
+
     def _check_open(self) -> None:
         if self._closed:
-            raise StoreClosed(self.path)
+            raise StoreClosed(self.path, "To go on with what it holds, open log.reopen().")
 
 
 def _between(positions: Sequence[int], after: int, before: int | None) -> Sequence[int]:

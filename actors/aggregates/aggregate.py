@@ -14,17 +14,16 @@ from typing import Any, ClassVar, Final, TypeVar, dataclass_transform
 import attrs
 
 from ..errors import DefinitionError, Rejected, StateReadOnly
-from ..marked_methods import mark_of, names_in
+from ..marked_methods import ROLE_MARK, check_marks, mark_of, names_in, put_mark
 from ..messages import check_names, command_definition, event_definition
 from ..serialization.annotations import alternatives
-from ..state_fields import check_field, check_no_init
+from ..state_fields import check_field, check_no_argument, check_no_cache, check_no_init
 from .snapshot_policy import Snapshots
 from .tombstone import Delete, Deleted, Recreate, Recreated
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 CATEGORY: Final = re.compile(r"[a-z][a-z0-9_]{0,99}")
-_ROLE: Final = "__eventsrc_role__"
 _ID: Final = "_eventsrc_id"
 _IS_DELETED: Final = "_eventsrc_is_deleted"
 IS_DECIDING: Final = "_eventsrc_is_deciding"
@@ -51,7 +50,9 @@ def handles(method: F) -> F:
     by `scenario` in `eventsrc.runtime.testing`. An exception that is no `Exception` (`SystemExit`, say) does not answer
     the command: it ends the program.
     """
-    return _marked(method, "handles")
+    _check_routine(method, "handles")
+    put_mark(method, ROLE_MARK, "handles")
+    return method
 
 
 def applies(method: F) -> F:
@@ -60,17 +61,17 @@ def applies(method: F) -> F:
     The method is called for each new event, and again whenever the state is made from the log. It must not decide, fail
     or reach outside.
     """
-    return _marked(method, "applies")
+    _check_routine(method, "applies")
+    put_mark(method, ROLE_MARK, "applies")
+    return method
 
 
-def _marked(method: F, role: str) -> F:
+def _check_routine(method: object, role: str) -> None:
     if not inspect.isroutine(method):
         raise DefinitionError(
             f"@{role} is written without an argument, and was given {method!r}: it is for the class that the method's "
             "parameter is annotated with."
         )
-    setattr(method, _ROLE, role)
-    return method
 
 
 @dataclass_transform(field_specifiers=(attrs.field,))
@@ -90,6 +91,9 @@ class Aggregate:
 
     def __init_subclass__(cls, *, category: str | None = None, snapshots: Snapshots | None = None) -> None:
         super().__init_subclass__()
+        check_marks(cls, ROLE_MARK)
+        check_no_argument(cls, "Aggregate", {"category": str, "snapshots": Snapshots})
+        check_no_cache(cls)
         check_no_init(cls, ", and give the fields the defaults that they begin with")
         attrs.define(cls, slots=False)
         _check_fields(cls)
@@ -97,7 +101,7 @@ class Aggregate:
         if "__setattr__" in vars(cls):  # attrs writes a __setattr__ for fields with converters or validators
             cls.__setattr__ = _watched(vars(cls)["__setattr__"])  # type: ignore[method-assign, assignment]
         own_category = cls.__name__.lower() if category is None else category
-        if not CATEGORY.fullmatch(own_category):
+        if not (isinstance(own_category, str) and CATEGORY.fullmatch(own_category)):
             raise DefinitionError(
                 f"{own_category!r} cannot be the category of {cls.__name__}: use lower-case letters, digits and "
                 f'underscores, beginning with a letter: class {cls.__name__}(Aggregate, category="...").'
@@ -139,15 +143,15 @@ class Aggregate:
         return Recreated(command.reason)
 
     @applies
-    def _end(self, event: Deleted) -> None:
+    def _eventsrc_end(self, event: Deleted) -> None:
         self.__dict__.update(type(self)().__dict__)
         self.__dict__[_IS_DELETED] = True
 
     @applies
-    def _begin_anew(self, event: Recreated) -> None:
+    def _eventsrc_begin_anew(self, event: Recreated) -> None:
         self.__dict__.pop(_IS_DELETED, None)
 
-    def _identify(self, aggregate_id: str) -> None:
+    def _eventsrc_identify(self, aggregate_id: str) -> None:
         self.__dict__[_ID] = aggregate_id
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -188,12 +192,13 @@ def _inherited_snapshots(cls: type) -> Snapshots | None:
 
 
 def _check_fields(cls: type) -> None:
-    for field in attrs.fields(cls):
-        if field.name in vars(Aggregate):
+    for name in (*(field.name for field in attrs.fields(cls) if field.name in vars(Aggregate)), "id", "is_deleted"):
+        if name in vars(cls) or name in attrs.fields_dict(cls):
             raise DefinitionError(
-                f"{cls.__name__}.{field.name} cannot be a field: every aggregate has a {field.name} of its own. "
+                f"{cls.__name__}.{name} cannot be a field or a method: every aggregate has a {name} of its own. "
                 "Rename it."
             )
+    for field in attrs.fields(cls):
         if field.default is attrs.NOTHING:
             raise DefinitionError(
                 f"{cls.__name__}.{field.name} has no default. The fields of an aggregate are its state, and their "
@@ -207,12 +212,9 @@ def _methods(cls: type, role: str, local_names: Mapping[str, Any]) -> dict[type,
     found: dict[type, Callable[[Any, Any], Any]] = {}
     for name in names_in(cls):
         function = inspect.getattr_static(cls, name)
-        if mark_of(cls, name, _ROLE) != role or not callable(function):
+        if mark_of(cls, name, ROLE_MARK) != role or not callable(function):
             continue
-        if role == "applies" and inspect.iscoroutinefunction(function):
-            raise DefinitionError(
-                f"{cls.__name__}.{name} applies an event, so it must not be async: make it a plain def."
-            )
+        _check_kind(f"{cls.__name__}.{name}", function, role)
         for message_class in _parameter_classes(cls, function, role, local_names):
             if message_class in found:
                 raise DefinitionError(
@@ -221,6 +223,16 @@ def _methods(cls: type, role: str, local_names: Mapping[str, Any]) -> dict[type,
                 )
             found[message_class] = function
     return found
+
+
+def _check_kind(where: str, function: Callable[..., Any], role: str) -> None:
+    """Check that what the function does is done when it is called."""
+    if inspect.isasyncgenfunction(function):
+        raise DefinitionError(f"{where} is async and yields. Have it return its events, or make it a plain def.")
+    if role == "applies" and (inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function)):
+        raise DefinitionError(
+            f"{where} applies an event, so it must not be async and must not yield: make it a plain def."
+        )
 
 
 def _parameter_classes(
@@ -262,7 +274,8 @@ def _hints(cls: type, function: Callable[..., Any], local_names: Mapping[str, An
     except NameError as error:
         raise DefinitionError(
             f"The annotations of {cls.__name__}.{function.__name__} cannot be resolved ({error}). Define the class "
-            "that it names before this one, in a place that both can see."
+            "that it names before this one, in a place that both can see, and import it when the program runs as well, "
+            "not only under TYPE_CHECKING."
         ) from error
 
 

@@ -13,6 +13,7 @@ from ...storage.names import check_stream_name
 from ...storage.record import StoredEvent
 from ...storage.snapshot import Snapshot
 from ..errors import AggregateDeleted, DecodingError, EncodingError, Rejected, UnknownCommand, UnknownEvent
+from ..messages import command_definition
 from ..serialization.came_back import is_changed, is_same_data
 from ..serialization.event_codecs import EventCodec, EventCodecs
 from ..serialization.schema import schema_of
@@ -84,13 +85,14 @@ class AggregateType:
             raise Rejected(f"there is nothing to delete: {self.stream(state.id)!r} has no events")
         handler = self.handlers.get(command_class)
         if handler is None:
-            raise UnknownCommand(self.aggregate_class, command)
+            is_command = command_definition(command_class) is not None
+            raise UnknownCommand(self.aggregate_class, command, is_command=is_command)
         return handler
 
     def stream(self, aggregate_id: str) -> str:
         """The name of the stream of one aggregate. Raises `StreamNameInvalid`."""
         if not isinstance(aggregate_id, str):
-            raise StreamNameInvalid(repr(aggregate_id), "an aggregate's id is a text")
+            raise StreamNameInvalid(repr(aggregate_id), "an aggregate's id is a text: give str(id)")
         stream = f"{self.category}-{aggregate_id}"
         check_stream_name(stream if aggregate_id else "")
         return stream
@@ -194,7 +196,7 @@ class AggregateType:
     def decode_state(self, data: Any, aggregate_id: str) -> Aggregate:
         """Make an aggregate with this state. Raises `DecodingError` or a `StoreError`."""
         state = self._serializer.structure(data, self.aggregate_class)
-        state._identify(aggregate_id)
+        state._eventsrc_identify(aggregate_id)
         return state
 
     def can_use(self, snapshot: Snapshot | Compacted) -> bool:
@@ -210,5 +212,5 @@ class AggregateType:
     def initial_state(self, aggregate_id: str) -> Aggregate:
         """An aggregate before its first event."""
         state = self.aggregate_class()
-        state._identify(aggregate_id)
+        state._eventsrc_identify(aggregate_id)
         return state

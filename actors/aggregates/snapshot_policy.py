@@ -5,6 +5,7 @@ from typing import Any
 
 import attrs
 
+from ..callables import takes_one
 from ..errors import DefinitionError
 
 
@@ -29,10 +30,15 @@ class Snapshots:
 
         Time is checked when events are stored, so an aggregate that does nothing gets no snapshots.
 
-        Raises `DefinitionError` if no bound is given, or a bound is no positive number.
+        Raises `DefinitionError` if no bound is given, or a bound is no positive number, or events or bytes are no whole
+        number.
         """
-        bounds = [bound for bound in (events, size_bytes, seconds) if bound is not None]
-        if not bounds or not all(isinstance(bound, int | float) and bound > 0 for bound in bounds):
+        kinds = {"events": (events, int), "size_bytes": (size_bytes, int), "seconds": (seconds, int | float)}
+        for name, (bound, kind) in kinds.items():
+            if bound is not None and not (isinstance(bound, kind) and bound is not True and bound > 0):
+                what = "a positive number of seconds" if name == "seconds" else "a positive whole number"
+                raise DefinitionError(f"Snapshots.every takes {name}= as {what}, not {bound!r}")
+        if all(bound is None for bound, _ in kinds.values()):
             raise DefinitionError("Snapshots.every needs events=, size_bytes= or seconds=, each of them positive")
         return cls(events, size_bytes, seconds)
 
@@ -40,10 +46,13 @@ class Snapshots:
     def when(cls, predicate: Callable[[Any], bool]) -> "Snapshots":
         """Take a snapshot after each commit whose state satisfies the predicate: `lambda order: order.is_shipped`.
 
-        Raises `DefinitionError` if the predicate is no function.
+        Raises `DefinitionError` if the predicate is no function of one argument, or is async.
         """
-        if not callable(predicate):
-            raise DefinitionError(f"Snapshots.when needs a function of the state, and {predicate!r} is none")
+        if not takes_one(predicate):
+            raise DefinitionError(
+                f"Snapshots.when needs a plain function of the state, lambda order: order.is_shipped, and "
+                f"{predicate!r:.100} is none"
+            )
         return cls(predicate=predicate)
 
     @classmethod

@@ -6,16 +6,17 @@ Every declaration is checked when the class is defined, so that a mistake shows 
 import inspect
 import re
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Generic, Literal, Protocol, TypeAlias, TypeVar, overload
 
 import attrs
 
 from ...storage.record import StoredEvent
 from ..errors import DefinitionError
-from ..marked_methods import mark_of, names_in
+from ..marked_methods import ON_MARK, check_marks, mark_of, names_in, put_mark
 from ..messages import check_names, event_definition
 from ..serialization.annotations import alternatives
+from ..state_fields import check_no_argument
 
 F = TypeVar("F", bound=Callable[..., None])
 R = TypeVar("R")
@@ -24,7 +25,6 @@ EventMeta: TypeAlias = StoredEvent
 """What a handler gets besides the event: the stored record, with its stream, position and time."""
 
 PROJECTION_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,99}")
-_HANDLES: Final = "__eventsrc_on__"
 
 
 class Rows(Protocol[R]):
@@ -58,8 +58,8 @@ class Table(Generic[R]):
 
     def __init__(self, row_class: type[R], *, key: str | Sequence[str], indexes: str | Sequence[str] = ()) -> None:
         self.row_class = row_class
-        self.key = (key,) if isinstance(key, str) else tuple(dict.fromkeys(key))
-        self.indexes = (indexes,) if isinstance(indexes, str) else tuple(dict.fromkeys(indexes))
+        self.key = _field_names("key", key)
+        self.indexes = _field_names("indexes", indexes)
         self.name = ""
         self.projection: type[Projection]
         if not (isinstance(row_class, type) and attrs.has(row_class)):
@@ -83,7 +83,17 @@ class Table(Generic[R]):
         # A running instance has its rows in its own `__dict__`, which takes precedence.
         if instance is None:
             return self
-        raise DefinitionError(f"{owner.__name__}.{self.name} can be used in handlers that the runtime calls.")
+        raise DefinitionError(
+            f"{owner.__name__}.{self.name} can be used in handlers that the runtime calls. Elsewhere query it: "
+            f"runtime.view({owner.__name__}.{self.name})."
+        )
+
+
+def _field_names(argument: str, given: str | Sequence[str]) -> tuple[str, ...]:
+    names = (given,) if isinstance(given, str) else given
+    if not isinstance(names, Iterable):
+        raise DefinitionError(f"{argument}= of a table is the name of a field, or a list of names, not {given!r:.100}.")
+    return tuple(dict.fromkeys(names))
 
 
 @attrs.frozen
@@ -107,7 +117,7 @@ def on(*event_classes: type) -> Callable[[F], F]:
         raise DefinitionError("@on needs the event classes that the method is for: @on(Deposited).")
 
     def decorate(method: F) -> F:
-        setattr(method, _HANDLES, event_classes)
+        put_mark(method, ON_MARK, event_classes)
         return method
 
     return decorate
@@ -140,17 +150,24 @@ class Projection:
     def __init_subclass__(cls, *, name: str | None = None) -> None:
         super().__init_subclass__()
         own_name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower() if name is None else name
-        if not PROJECTION_NAME.fullmatch(own_name):
+        if not (isinstance(own_name, str) and PROJECTION_NAME.fullmatch(own_name)):
             raise DefinitionError(
                 f"{own_name!r} cannot be the name of {cls.__name__}: use lower-case letters, digits and underscores, "
                 f'beginning with a letter: class {cls.__name__}(Projection, name="...").'
+            )
+        check_marks(cls, ON_MARK)
+        check_no_argument(cls, "Projection", {"name": str})
+        if "__init__" in vars(cls):
+            raise DefinitionError(
+                f"{cls.__name__} has an __init__ of its own, but is made by the runtime, without arguments, and keeps "
+                "nothing outside of its rows. Remove it."
             )
         tables = _tables_of(cls)
         handlers = _handlers_of(cls)
         if not tables or not handlers:
             missing = "table: rows = Table(...)" if not tables else "method with @on(...)"
             raise DefinitionError(f"The projection {cls.__name__} has no {missing}.")
-        _check_bounds(cls)
+        check_bounds(cls)
         cls.__eventsrc_projection__ = ProjectionDefinition(own_name, tables, handlers)
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -179,13 +196,15 @@ def _handlers_of(cls: type) -> dict[type, Callable[[Any, Any, EventMeta], None]]
     found: dict[type, Callable[[Any, Any, EventMeta], None]] = {}
     for name in names_in(cls):
         function = inspect.getattr_static(cls, name)
-        for event_class in mark_of(cls, name, _HANDLES) or () if callable(function) else ():
+        for event_class in mark_of(cls, name, ON_MARK) or () if callable(function) else ():
             where = f"{cls.__name__}.{name}"
             if inspect.iscoroutinefunction(function):
                 raise DefinitionError(
                     f"{where} must be a plain def: its rows are one transaction with the checkpoint. For effects "
                     "outside, use a subscription."
                 )
+            if inspect.isgeneratorfunction(function):
+                raise DefinitionError(f"{where} yields, so nothing of it would be run. Put rows: self.rows.put(row).")
             parameters = list(inspect.signature(function).parameters.values())
             if len(parameters) != 3 or any(each.kind is each.KEYWORD_ONLY for each in parameters):
                 raise DefinitionError(f"{where} takes an event and what is known of it: def {name}(self, event, meta).")
@@ -220,7 +239,8 @@ def _admits(annotation: Any, given: type) -> bool:
     )
 
 
-def _check_bounds(cls: type[Projection]) -> None:
+def check_bounds(cls: type[Projection]) -> None:
+    """Raise `DefinitionError` for a version or a bound of the lag that is none: they may be set later."""
     if isinstance(cls.version, bool) or not isinstance(cls.version, int) or cls.version < 1:
         raise DefinitionError(f"{cls.__name__}.version must be a whole number from 1 on, not {cls.version!r}.")
     if cls.on_lag not in ("report", "slow_writers"):
@@ -231,6 +251,8 @@ def _check_bounds(cls: type[Projection]) -> None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
             raise DefinitionError(f"{cls.__name__}.{bound} must be a positive number, not {value!r}.")
+        if bound == "max_lag_events" and not isinstance(value, int):
+            raise DefinitionError(f"{cls.__name__}.{bound} must be a whole number, not {value!r}.")
     if cls.on_lag == "slow_writers" and cls.max_lag_events is None and cls.max_lag_seconds is None:
         raise DefinitionError(
             f"{cls.__name__} slows writers down at no bound. Give it max_lag_events or max_lag_seconds, or leave out "

@@ -169,7 +169,8 @@ class Projector(TrioActor):
             more = await self._take_batch()
         except EventFailed as failure:
             event = failure.event
-            self.error = f"{kept_text(described(failure.error))} on {event.type!r} at position {event.position}"
+            what = kept_text(described(failure.error)).removesuffix(".")
+            self.error = f"{what} on {event.type!r} at position {event.position}"
             if event.position != self._failed_position:
                 # The projector has come further since the last failure.
                 self._failed_position, self._failures, self._attempts = event.position, 0, 0

@@ -1,7 +1,7 @@
 """The context of a saga's step: what a step does through it takes effect once, however often the step is run."""
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NoReturn, Protocol, TypeVar, overload
 
@@ -119,7 +119,15 @@ class SagaContext:
         return receipt
 
     async def transact(self, commands: Commands, *, timeout: float | None = None) -> list[Receipt]:
-        """Have several aggregates decide and commit at once, as `Runtime.transact` does. Raises as `ask` does."""
+        """Have several aggregates decide and commit at once, as `Runtime.transact` does.
+
+        Raises as `ask` does, and `DefinitionError` for what is no list of tuples.
+        """
+        for each in commands if isinstance(commands, Sequence) else (commands,):
+            if not (isinstance(each, tuple) and len(each) == 3):
+                raise DefinitionError(
+                    f"ctx.transact takes a list of tuples, each with a class, an id and a command, not {each!r:.100}."
+                )
         return await self._send(commands, timeout)
 
     async def state(self, aggregate_class: type[T], aggregate_id: str) -> T:

@@ -81,7 +81,10 @@ class StepTimeout(EventSourcingError):
     code: ClassVar[str] = "step_timeout"
 
     def __init__(self, step: str, timeout_seconds: float) -> None:
-        super().__init__(f"{step} did not return in {timeout_seconds:g} seconds")
+        super().__init__(
+            f"{step} did not return in {timeout_seconds:g} seconds. Give it more, @step(timeout_seconds=...), or have "
+            "it wait through ctx, which does not count."
+        )
         self.step = step
         self.timeout_seconds = timeout_seconds
 
@@ -92,7 +95,10 @@ class WaitTimeout(EventSourcingError):
     code: ClassVar[str] = "wait_timeout"
 
     def __init__(self, what: str, timeout_seconds: float) -> None:
-        super().__init__(f"{what} did not come in {timeout_seconds:g} seconds")
+        super().__init__(
+            f"{what} did not come in {timeout_seconds:g} seconds. Where the saga has another way to go on, catch "
+            "WaitTimeout in the step."
+        )
         self.what = what
         self.timeout_seconds = timeout_seconds
 
@@ -173,7 +179,9 @@ class SagaWaitsForItself(EventSourcingError):
     code: ClassVar[str] = "saga_waits_for_itself"
 
     def __init__(self, saga_id: str) -> None:
-        super().__init__(f"A step of {saga_id!r} waits for the end of that saga, which would never come.")
+        super().__init__(
+            f"A step of {saga_id!r} waits for the end of that saga, which would never come. Wait outside of it."
+        )
         self.saga_id = saga_id
 
 

@@ -29,10 +29,10 @@ import attrs
 from ...storage.errors import StreamNameInvalid
 from ...storage.names import check_stream_name
 from ..errors import DefinitionError
-from ..marked_methods import mark_of, names_in
+from ..marked_methods import STARTS_ON_MARK, STEP_MARK, check_marks, mark_of, names_in, put_mark
 from ..messages import event_definition
 from ..serialization.annotations import own_annotations
-from ..state_fields import check_field, check_no_init
+from ..state_fields import attrs_class, check_field, check_no_argument, check_no_cache, check_no_init
 
 if TYPE_CHECKING:
     from .context import SagaContext
@@ -51,9 +51,14 @@ WAIT_SECONDS_MAX: Final = 200 * 365 * 86_400.0
 """The longest wait, back-off or deadline: times are stored as 64-bit nanoseconds since 1970."""
 JITTER: Final = 0.25
 """The largest part of a back-off by which it is shortened or lengthened at random."""
-_STEP: Final = "__eventsrc_step__"
-_STARTS_ON: Final = "__eventsrc_starts_on__"
 _UNTYPED: Final = "eventsrc_untyped"
+_ARGUMENTS: Final[Mapping[str, Any]] = {
+    "name": str,
+    "version": int,
+    "signals": Sequence,
+    "deadline_seconds": int | float,
+    "older_instances": str,
+}
 
 
 def is_number(value: object) -> bool:
@@ -127,7 +132,7 @@ class SagaDefinition:
 def saga_id(saga_class: "type[Saga]", key: str) -> str:
     """The id of a saga, which is also the name of its stream. Raises `StreamNameInvalid`."""
     if not isinstance(key, str):
-        raise StreamNameInvalid(repr(key), "the key of a saga is a text")
+        raise StreamNameInvalid(repr(key), "the key of a saga is a text: give str(key)")
     stream = f"{CATEGORY_PREFIX}{saga_class.__eventsrc_saga__.name}-{key}"
     check_stream_name(stream if key else "")
     size = len(stream.encode())
@@ -191,7 +196,7 @@ def step(
         if not inspect.isroutine(method):
             raise DefinitionError(f'@step stands over a method, not {method!r}: @step(compensation="...") names one.')
         declared = (compensation, Retry() if retry is None else retry, compensation_retry, timeout_seconds)
-        setattr(method, _STEP, declared)
+        put_mark(method, STEP_MARK, declared)
         return method
 
     return decorate if method is None else decorate(method)
@@ -214,7 +219,7 @@ def starts_on(event_class: type) -> Callable[[M], M]:
                 "it that makes the saga, with @classmethod below: def on_event(cls, event, meta)."
             )
         function = method.__func__ if isinstance(method, classmethod) else method
-        setattr(function, _STARTS_ON, event_class)
+        put_mark(function, STARTS_ON_MARK, event_class)
         return method
 
     return decorate
@@ -244,9 +249,12 @@ class Saga:
         older_instances: OlderInstances = "continue",
     ) -> None:
         super().__init_subclass__()
+        check_marks(cls, STEP_MARK, STARTS_ON_MARK)
+        check_no_argument(cls, "Saga", _ARGUMENTS)
+        check_no_cache(cls)
         check_no_init(cls, ": the fields are its arguments")
         _declare_what_methods_set(cls, [inspect.getattr_static(cls, each) for each in names_in(cls)])
-        attrs.define(cls, slots=False)
+        attrs_class(cls, attrs.define(slots=False), "Saga")
         own_name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower() if name is None else name
         if not (isinstance(own_name, str) and SAGA_NAME.fullmatch(own_name)):
             raise DefinitionError(
@@ -263,7 +271,9 @@ class Saga:
                 f"{deadline_seconds!r}"
             )
         if older_instances not in ("continue", "compensate", "park"):
-            raise DefinitionError(f"older_instances of {cls.__name__} cannot be {older_instances!r}")
+            raise DefinitionError(
+                f'older_instances of {cls.__name__} is "continue", "compensate" or "park", not {older_instances!r}'
+            )
         known = None if isinstance(signals, str) or not isinstance(signals, Iterable) else tuple(signals)
         if known is None or not all(isinstance(signal, str) for signal in known):
             raise DefinitionError(f"signals of {cls.__name__} is a list of names, not {signals!r}")
@@ -287,7 +297,7 @@ def _steps(cls: type) -> dict[str, StepDefinition]:
     steps: dict[str, StepDefinition] = {}
     for attribute in names_in(cls):
         function = inspect.getattr_static(cls, attribute)
-        declared = mark_of(cls, attribute, _STEP)
+        declared = mark_of(cls, attribute, STEP_MARK)
         if declared is None or not callable(function):
             continue
         name = function.__name__
@@ -303,6 +313,12 @@ def _steps(cls: type) -> dict[str, StepDefinition]:
                 )
             _check_method(cls, undo)
         steps[name] = StepDefinition(name, function, compensation, undo, retry, compensation_retry, timeout_seconds)
+    for each in steps.values():
+        if each.compensation in steps:
+            raise DefinitionError(
+                f"{cls.__name__}.{each.name} names {each.compensation!r} as its compensation, which is a step, so it "
+                "would also be done without a failure. Write a method without @step."
+            )
     if not steps:
         raise DefinitionError(f"{cls.__name__} has no step: mark its methods with @step(), in order.")
     return steps
@@ -312,7 +328,8 @@ def _check_method(cls: type, function: Any) -> None:
     name = f"{cls.__name__}.{getattr(function, '__name__', function)}"
     if not inspect.iscoroutinefunction(function):
         raise DefinitionError(f"{name} must be async: async def ...(self, ctx).")
-    if len(inspect.signature(function).parameters) != 2:
+    parameters = list(inspect.signature(function).parameters.values())
+    if len(parameters) != 2 or any(each.kind is each.KEYWORD_ONLY for each in parameters):
         raise DefinitionError(f"{name} takes self and ctx, and nothing else: what it needs belongs in the state.")
     for attribute in _set_by(function):
         is_settable = hasattr(inspect.getattr_static(cls, attribute, None), "__set__")
@@ -352,7 +369,7 @@ def _starts(cls: type) -> dict[type, Callable[..., Any]]:
     for name in names_in(cls):
         attribute = inspect.getattr_static(cls, name)
         function = attribute.__func__ if isinstance(attribute, classmethod) else attribute
-        event_class = mark_of(cls, name, _STARTS_ON)
+        event_class = mark_of(cls, name, STARTS_ON_MARK)
         if event_class is None or function is None:
             continue
         if not isinstance(attribute, classmethod):
@@ -361,6 +378,11 @@ def _starts(cls: type) -> dict[type, Callable[..., Any]]:
             )
         if event_class in starts:
             raise DefinitionError(f"{cls.__name__} has @starts_on({event_class.__name__}) twice. Keep one of them.")
+        if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+            raise DefinitionError(
+                f"{cls.__name__}.{function.__name__} makes a saga at once: make it a plain def that returns it, and do "
+                "the rest in a step."
+            )
         try:
             inspect.signature(function).bind(cls, None, None)
         except TypeError as error:

@@ -158,6 +158,12 @@ class Serializer:
             self._converter.get_unstructure_hook(cls)
         except EventSourcingError:
             raise
+        except NameError as error:
+            raise SchemaError(
+                f"{cls.__name__}{self._culprit(cls)} cannot be turned into data, since its type is not found: "
+                f"{str(error).rstrip('.')}. Import it when the program runs as well, not only under TYPE_CHECKING, and "
+                "define it in a module, not in a function."
+            ) from error
         except Exception as error:
             raise SchemaError(
                 f"{cls.__name__}{self._culprit(cls)} cannot be turned into data: {str(error).rstrip('.')}. Use another "

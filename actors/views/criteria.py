@@ -1,7 +1,8 @@
 """Queries of rows: criteria by field, an order and a bound."""
 
 import enum
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any, Protocol
 
@@ -19,6 +20,12 @@ class Criterion(Protocol):
 
 def _is_comparable(_: object, __: object, value: Any) -> None:
     for each in value if type(value) is tuple else (value,):
+        if isinstance(each, Equal | OneOf | Between | StartingWith):
+            raise QueryInvalid(f"A criterion holds values, and {each!r} is a criterion itself: write where(field=...).")
+        if inspect.isroutine(each) or isinstance(each, type | Iterator | range):
+            raise QueryInvalid(
+                f"{each!r:.100} is no value that a field can have: give a value, between(low, high) or one_of(*values)."
+            )
         if isinstance(each, Decimal) and each.is_snan():
             raise QueryInvalid(f"{each!r} cannot be compared with anything; Decimal('NaN') can, and equals nothing.")
 
@@ -58,6 +65,19 @@ class Between:
     low: Any = attrs.field(validator=_is_comparable)
     high: Any = attrs.field(validator=_is_comparable)
 
+    def __attrs_post_init__(self) -> None:
+        low, high = _plain(self.low), _plain(self.high)
+        try:
+            _ = low is None or high is None or low <= high
+        except ArithmeticError:
+            # A NaN is in no order, and between(NaN, 5) therefore finds nothing.
+            return
+        except TypeError as error:
+            raise QueryInvalid(
+                f"between({self.low!r:.100}, {self.high!r:.100}) has no values: its ends cannot be compared. Give "
+                "two of one type; times either with a zone or without."
+            ) from error
+
     def matches(self, value: Any) -> bool:
         value, low, high = _plain(value), _plain(self.low), _plain(self.high)
         if value is None:
@@ -87,13 +107,13 @@ class StartingWith:
 def between(low: Any, high: Any) -> Between:
     """Values from `low` to `high`, both included; None leaves that end open: `amount=between(10, None)`.
 
-    Raises `QueryInvalid` for a signalling NaN.
+    Raises `QueryInvalid` for ends that cannot be compared with each other, a signalling NaN, or what is no value.
     """
     return Between(low, high)
 
 
 def one_of(*values: Any) -> OneOf:
-    """One of these values: `state=one_of("open", "late")`. Raises `QueryInvalid` for a signalling NaN."""
+    """One of these values: `state=one_of("open", "late")`. Raises `QueryInvalid` for a signalling NaN or no value."""
     return OneOf(values)
 
 

@@ -45,7 +45,8 @@ def domain_in(modules: Sequence[str]) -> Domain:
                 reason = str(error) if isinstance(error, ImportError) else described(error)
                 raise DefinitionError(f"The module {name!r} cannot be imported: {reason.rstrip('.')}.") from error
             for variable, value in vars(module).items():
-                if inspect.isclass(value) and issubclass(value, Aggregate) and value is not Aggregate:
+                is_aggregate = inspect.isclass(value) and issubclass(value, Aggregate) and value is not Aggregate
+                if is_aggregate and not inspect.isabstract(value):
                     aggregates[value] = None
                 elif isinstance(value, cattrs.Converter):
                     converters.setdefault(id(value), (f"{name}.{variable}", value))

@@ -13,11 +13,12 @@ from weakref import WeakKeyDictionary
 
 import trio
 
+from ..errors import ArgumentInvalid
 from ..runtime import Runtime
-from .errors import AsyncioTaskCancelled, NoAsyncioLoop
+from .errors import AsyncioTaskCancelled, NoAsyncioLoop, NotInAsyncio
 from .handover import Handover
 from .item_arrivals import END, NOTHING_YET, ItemArrivals, Kept
-from .runtime_thread import Call, RuntimeThread, Stay, log_failure
+from .runtime_thread import Call, RuntimeThread, Stay, checked_items, log_failure
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -52,8 +53,11 @@ class AsyncioPortal:
         self._answers: Handover
 
     async def __aenter__(self) -> Self:
-        """Open the runtime. Raises the errors of `Runtime.open`, and `ThreadRefused`."""
-        loop = asyncio.get_running_loop()
+        """Open the runtime. Raises the errors of `Runtime.open`, `ThreadRefused`, `NotInAsyncio`."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError as error:
+            raise NotInAsyncio from error
         self._thread.start(functools.partial(_loop.set, loop))
         self._loop, self._answers = loop, Handover(loop.call_soon_threadsafe)
         try:
@@ -118,7 +122,7 @@ class AsyncioPortal:
         An item that arrived while the task was being cancelled comes next, also from a second `iterate` of the same
         iterator. Raises the errors of `call`.
         """
-        return _Items(self, aiter(items))
+        return _Items(self, checked_items(items))
 
     @asynccontextmanager
     async def enter(self, manager: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
@@ -225,6 +229,8 @@ def on_asyncio(function: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any
     Raises the function's errors, `NoAsyncioLoop` in a runtime that no `AsyncioPortal` has opened or whose loop was
     closed, and `AsyncioTaskCancelled`.
     """
+    if not callable(function):
+        raise ArgumentInvalid("function", function, "give it as it is, without calling it: on_asyncio(client.complete)")
 
     @functools.wraps(function)
     async def on_loop(*args: P.args, **kwargs: P.kwargs) -> T:

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from ..runtime import Runtime
 from .item_arrivals import END, NOTHING_YET, ItemArrivals, Kept
-from .runtime_thread import Call, RuntimeThread, Stay, log_failure
+from .runtime_thread import Call, RuntimeThread, Stay, checked_items, log_failure
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -93,7 +93,7 @@ class BlockingPortal:
         An item that arrived while the thread was being interrupted comes next, also from a second `iterate` of the same
         iterator. Raises the errors of `call`.
         """
-        return _Items(self, aiter(items))
+        return _Items(self, checked_items(items))
 
     @contextlib.contextmanager
     def enter(self, manager: contextlib.AbstractAsyncContextManager[T]) -> Iterator[T]:

@@ -18,6 +18,18 @@ class NoAsyncioLoop(EventSourcingError):
         self.function = function
 
 
+class NotInAsyncio(EventSourcingError):
+    """An `AsyncioPortal` was entered outside of asyncio. Nothing was opened."""
+
+    code: ClassVar[str] = "not_in_asyncio"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "An AsyncioPortal is for programs on asyncio. On trio open the runtime itself: `async with "
+            "Runtime.open(...)`; in synchronous code use a BlockingPortal."
+        )
+
+
 class AsyncioTaskCancelled(EventSourcingError):
     """A task of `on_asyncio` was cancelled on asyncio, but not by the task that awaits it."""
 

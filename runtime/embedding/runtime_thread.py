@@ -11,7 +11,7 @@ import inspect
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Generic, TypeVar
@@ -141,6 +141,7 @@ class RuntimeThread:
     """
 
     def __init__(self, opening: AbstractAsyncContextManager[Runtime]) -> None:
+        check_manager("opening", opening, "give Runtime.open(...), which is not entered yet")
         self.opened: Future[Runtime] = Future()
         self.ended: Future[None] = Future()
         self._opening = opening
@@ -236,6 +237,7 @@ class RuntimeThread:
 
     def enter(self, manager: AbstractAsyncContextManager[T]) -> Stay[T]:
         """A stay in an asynchronous context; begin its call. Raises the errors of `call`."""
+        check_manager("manager", manager, 'give an asynchronous one: portal.enter(runtime.consume("mailer"))')
         stay = Stay(manager)
         stay.call = self.call(stay.run)
         stay.call.future.add_done_callback(stay.over)
@@ -341,6 +343,19 @@ class RuntimeThread:
         error = RuntimeClosed(message)
         error.__cause__ = self._failure
         return error
+
+
+def check_manager(argument: str, given: object, advice: str) -> None:
+    """Raise `ArgumentInvalid` unless `given` is an asynchronous context manager."""
+    if not isinstance(given, AbstractAsyncContextManager):
+        raise ArgumentInvalid(argument, given, advice)
+
+
+def checked_items(given: AsyncIterable[T]) -> AsyncIterator[T]:
+    """An iterator of what a portal iterates over. Raises `ArgumentInvalid` unless it is asynchronous."""
+    if not isinstance(given, AsyncIterable):
+        raise ArgumentInvalid("items", given, "give what is iterated over: portal.iterate(runtime.events())")
+    return aiter(given)
 
 
 def log_failure(ended: Future[None]) -> None:

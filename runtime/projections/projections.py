@@ -25,6 +25,7 @@ from ...storage.limits import Limits
 from ...storage.past import PastLog
 from ...storage.record import StoredEvent
 from ...storage.store import EventReader
+from ..arguments import check_is_class
 from ..errors import ArgumentInvalid, NotInHistory, UnknownProjection
 from ..on_board import on_board
 from ..trio_thread import check_on_trio
@@ -168,9 +169,13 @@ class Projections:
     # --- asking ---
 
     def get(self, projection_class: type[Projection]) -> RunningProjection:
-        """The projection of a class. Raises `UnknownProjection`."""
-        running = self._running.get(projection_class)
+        """The projection of a class. Raises `UnknownProjection`, or `ArgumentInvalid` for what is no class."""
+        try:
+            running = self._running.get(projection_class)
+        except TypeError:  # it has no hash
+            running = None
         if running is None:
+            check_is_class("projection", projection_class, self._running)
             raise UnknownProjection(projection_class, [known.__name__ for known in self._running])
         return running
 
@@ -253,6 +258,10 @@ class Projections:
             raise ProjectionUnavailable(running.name, running.state, running.error)
         return running.active
 
+    def _check_open(self, running: RunningProjection) -> None:
+        if self._is_closed:
+            raise RuntimeClosed(f"The runtime was closed; nothing of its projection {running.name!r} was changed.")
+
     @property
     def slow_writers_down(self) -> bool:
         """Whether any projection may slow writers down."""
@@ -279,6 +288,7 @@ class Projections:
 
     async def _set_paused(self, running: RunningProjection, *, paused: bool) -> None:
         check_on_trio("projections.pause" if paused else "projections.resume")
+        self._check_open(running)
         if self._board is not None:
             await on_board(self._board, partial(self._board.set_paused, running.name, paused=paused))
         await running.set_paused(paused=paused)
@@ -287,6 +297,7 @@ class Projections:
         """See `ProjectionSteering`."""
         check_on_trio("projections.rebuild")
         running = self.get(projection_class)
+        self._check_open(running)
         if running.active is None:
             raise ProjectionUnavailable(running.name, running.state, running.error)
         await running.rebuild()

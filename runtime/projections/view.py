@@ -126,6 +126,10 @@ class View(Generic[R]):
         """At most this many rows; see `Query.limit`."""
         return self.all().limit(count)
 
+    def offset(self, count: int) -> "Query[R]":
+        """All rows but the first ones; see `Query.offset`."""
+        return self.all().offset(count)
+
     def fresh(
         self,
         *,
@@ -139,6 +143,10 @@ class View(Generic[R]):
     async def rows(self) -> list[R]:
         """Every row, in one consistent read; see `Query.rows`."""
         return await self.all().rows()
+
+    async def first(self) -> R | None:
+        """The row with the first key, or None; see `Query.first`."""
+        return await self.all().first()
 
     async def count(self) -> int:
         """How many rows there are."""
@@ -224,6 +232,11 @@ class Query(Generic[R]):
 
         Raises `QueryInvalid` for a field that the rows do not have.
         """
+        for field in fields:
+            if not isinstance(field, str):
+                raise QueryInvalid(
+                    f'order_by() takes names of fields, order_by("-amount", "name"), not {field!r:.100}.'
+                )
         order = tuple(Order(field.removeprefix("-"), field.startswith("-")) for field in fields)
         view = self._view
         table = view._table_type

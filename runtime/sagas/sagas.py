@@ -39,7 +39,7 @@ from ...storage.names import category_of
 from ...storage.query import find_events
 from ...storage.record import NS_PER_SECOND, StoredEvent
 from ...storage.store import EventReader
-from ..arguments import check_text, check_timeout
+from ..arguments import check_is_class, check_text, check_timeout
 from ..errors import ArgumentInvalid, RuntimeReadOnly
 from ..projections.projections import Projections
 from ..projections.view import View
@@ -207,6 +207,8 @@ class Sagas:
         self._check_open("the saga was not started")
         if isinstance(saga, type):
             raise ArgumentInvalid("saga", saga, "give an object of the class, with the state that it begins with")
+        if not isinstance(saga, Saga):
+            raise ArgumentInvalid("saga", saga, "give an object of a saga's class; its key is given by key=")
         self.class_of(type(saga))
         stream = saga_id(type(saga), key)
         cause = current_cause.get()
@@ -237,7 +239,9 @@ class Sagas:
         if seconds is not None and not (is_number(seconds) and seconds <= WAIT_SECONDS_MAX):
             raise ArgumentInvalid("deadline_seconds", seconds, f"give it in seconds; {WAIT_SECONDS_MAX:g} is the most")
         if seconds is not None and seconds <= 0:
-            raise DeadlinePassed(f"The deadline of {stream!r} is {-seconds:g} seconds ago. Nothing was started.")
+            raise DeadlinePassed(
+                f"The deadline of {stream!r} is {-seconds:g} seconds ago. Nothing was started: give a positive one."
+            )
         deadline_ns = None if seconds is None else self.wall_clock() + int(seconds * NS_PER_SECOND)
         state = {} if isinstance(saga, type) else self.codec.encode_state(saga)
         started = SagaStarted(definition.name, key, definition.version, state, deadline_ns, cause, after)
@@ -247,6 +251,7 @@ class Sagas:
     def class_of(self, saga_class: type[Saga]) -> type[Saga]:
         """Return the class. Raises `UnknownSaga` where the runtime was opened without it."""
         if saga_class not in self._classes.values():
+            check_is_class("saga_class", saga_class, self._classes.values())
             name = getattr(saga_class, "__name__", repr(saga_class))
             known = ", ".join(known.__name__ for known in self._classes.values()) or "none"
             raise UnknownSaga(
@@ -300,7 +305,7 @@ class Sagas:
                 event = self.codec.decode(stored)
                 found = begun(event, stored) if found is None else found.after(event, stored)
         if found is None:
-            raise UnknownSaga(f"No saga {saga_id!r} was started.")
+            raise UnknownSaga(f"No saga {saga_id!r} was started. Look at its key, or start it with runtime.start_saga.")
         return found
 
     def history(self, saga_id: str) -> SagaHistory:
@@ -326,7 +331,7 @@ class Sagas:
             history.apply(self.codec.decode(stored), stored.position)
             correlation_id = correlation_id or stored.correlation_id
         if not history.version:
-            raise UnknownSaga(f"No saga {stream!r} was started.")
+            raise UnknownSaga(f"No saga {stream!r} was started. Look at its key, or start it with runtime.start_saga.")
         return saga_class, history, correlation_id
 
     def made_again(self, stream: str, cause: str) -> dict[str, Any]:

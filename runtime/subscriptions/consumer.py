@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from ...storage.record import StoredEvent
-from ..errors import ConsumerLeft
+from ..errors import ArgumentInvalid, ConsumerLeft
 from ..trio_thread import check_on_trio
 from .dispatcher import Dispatcher
 from .message import Message
@@ -45,9 +45,12 @@ class Consumer:
         """Feed a sink: call `handler` with each event; acknowledged when it returns, failed when it raises.
 
         The handler gets each event at least once: the consumer goes on without waiting for the disk, so the handler may
-        get an event again after a crash. A cancelled consumer gives back the event in hand. Raises `TypeError` for a
-        handler that is not async; its event stays unacknowledged.
+        get an event again after a crash. A cancelled consumer gives back the event in hand.
+
+        Raises `ArgumentInvalid` for what is no function of one argument, or not async; an event that was handed to it
+        stays unacknowledged.
         """
+        _check_handler(handler)
         async for message in self:
             try:
                 handled = handler(message.event)
@@ -63,7 +66,7 @@ class Consumer:
                 raise
             else:
                 if not inspect.isawaitable(handled):
-                    raise TypeError(f"run() needs an async function, not {handler!r}: write async def.")
+                    raise ArgumentInvalid("handler", handler, "run() needs an async function: write async def")
                 message.ack_soon()
 
     def leave(self) -> None:
@@ -71,3 +74,17 @@ class Consumer:
         self._has_left = True
         for message in self._in_hand:
             message.release()
+
+
+def _check_handler(handler: object) -> None:
+    """Raise `ArgumentInvalid` for what cannot be called with an event: it would fail with each, and park them all."""
+    advice = "give an async function of one argument, the stored event: async def index(event)"
+    if not callable(handler):
+        raise ArgumentInvalid("handler", handler, advice)
+    try:
+        inspect.signature(handler).bind(None)
+    except TypeError as error:
+        raise ArgumentInvalid("handler", handler, f"{advice} ({error})") from error
+    except ValueError:
+        # Some C functions have no signature.
+        return

@@ -1,9 +1,12 @@
 """Commands and events as a domain author writes them."""
 
+import dataclasses
+import enum
 import math
 from collections.abc import AsyncIterator, Iterator, Mapping
+from datetime import timedelta
 from functools import partial
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import attrs
 import pytest
@@ -161,3 +164,86 @@ def test_other_mistakes_are_told_where_they_are_made() -> None:
         @event  # type: ignore[arg-type]
         class Bare:
             pass
+
+
+@pytest.mark.parametrize("window", ["60", timedelta(minutes=1), True])
+def test_a_window_that_is_no_number(window: Any) -> None:
+    with pytest.raises(DefinitionError, match="must be positive"):
+        command(idempotency_window_seconds=window)
+
+
+DECORATORS = pytest.mark.parametrize("decorator", [command, event("thing.made")])
+
+
+@DECORATORS
+@pytest.mark.parametrize("given", ["deposit", 5, lambda: None, Rename("x")])
+def test_what_is_no_class(decorator: Any, given: Any) -> None:
+    with pytest.raises(DefinitionError, match="stands over a class, and was given"):
+        decorator(given)
+
+
+@DECORATORS
+def test_a_class_that_has_another_way_to_make_its_fields(decorator: Any) -> None:
+    class Colour(enum.Enum):
+        RED = 1
+
+    class Point(NamedTuple):
+        x: int
+
+    class Options(TypedDict):
+        x: int
+
+    for cls in (Colour, Point, Options):
+        with pytest.raises(DefinitionError, match=rf"makes {cls.__name__} an attrs class, .* write it without that"):
+            decorator(cls)
+
+    class Plain:
+        x: int
+
+    for other in (dataclasses.dataclass, dataclasses.dataclass(frozen=True), attrs.define, command, event("a.b")):
+        with pytest.raises(DefinitionError, match="leave out the other decorator"):
+            decorator(other(type("Plain", (), dict(vars(Plain)))))
+
+
+@DECORATORS
+def test_an_init_that_cannot_set_the_fields(decorator: Any) -> None:
+    class Own:
+        x: int
+
+        def __init__(self, x: int) -> None:
+            self.x = x
+
+    with pytest.raises(DefinitionError, match="Own has an __init__ of its own, which cannot set the fields"):
+        decorator(Own)
+
+    class Converting:
+        x: int
+
+        def __init__(self, x: str) -> None:
+            self.__attrs_init__(int(x))  # type: ignore[attr-defined]
+
+    assert decorator(Converting)("5").x == 5
+
+
+@DECORATORS
+def test_a_field_without_a_default_after_one_with(decorator: Any) -> None:
+    class Mixed:
+        x: int = 0
+        y: str
+
+    with pytest.raises(DefinitionError, match=r"cannot make Mixed an attrs class: No mandatory .* It is y\.$"):
+        decorator(Mixed)
+
+
+def take_nothing() -> list[str]:
+    return []
+
+
+async def tags_later(event: object) -> list[str]:
+    return []
+
+
+@pytest.mark.parametrize("tags", [lambda event, meta: [], take_nothing, tags_later])
+def test_tags_that_cannot_be_had_from_an_event(tags: Any) -> None:
+    with pytest.raises(DefinitionError, match="are had from each event by a function of it"):
+        event("thing.made", tags=tags)

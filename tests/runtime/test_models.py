@@ -301,7 +301,7 @@ def test_structs_that_cannot_be_told_apart_are_refused() -> None:
 @pytest.mark.parametrize("declare", [command, event("model.made")])
 def test_a_command_or_an_event_is_no_model_itself(base: type, declare: Callable[[type], type]) -> None:
     made = types.new_class("Made", (base,))
-    with pytest.raises(DefinitionError, match=r"Made is made an attrs class.*types of its fields may be such"):
+    with pytest.raises(DefinitionError, match=r"makes Made an attrs class.*types of its fields may be such"):
         declare(made)
 
 

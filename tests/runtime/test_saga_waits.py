@@ -186,7 +186,8 @@ async def test_a_step_that_never_returns_is_cut_off_and_compensated(autojump_clo
     async with open_runtime(MemoryLog(), Endless, wall_clock=FollowingClock()) as runtime:
         saga = await runtime.start_saga(Endless(), key="1")
         status = await saga.wait(timeout=1000)
-        assert (status.state, status.error) == ("compensated", "StepTimeout: only did not return in 30 seconds")
+        assert status.state == "compensated"
+        assert status.error.startswith("StepTimeout: only did not return in 30 seconds. Give it more")
 
 
 class Gate(Saga, signals=["go"]):
