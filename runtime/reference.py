@@ -83,6 +83,7 @@ class AggregateRef(Generic[A]):
             VersionConflict, UnknownCommand, NotAnEvent, HandlerFailed, ApplierFailed: the command took no effect.
             CommandTimeout: no answer in time; the error says whether the command may still take effect.
             MailboxFull, AggregateUnavailable, ResidencyFull, RuntimeClosed: the command was not accepted.
+            AggregateWaitsForItself: a handler asks, and the aggregate waits for that handler; nothing was sent.
             LimitExceeded, EncodingError, StoreError: its events could not be stored.
 
         A cancelled caller withdraws the command unless the actor has begun it; a caller that is already cancelled sends

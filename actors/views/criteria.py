@@ -3,6 +3,7 @@
 import enum
 import inspect
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Protocol
 
@@ -67,6 +68,8 @@ class Between:
 
     def __attrs_post_init__(self) -> None:
         low, high = _plain(self.low), _plain(self.high)
+        if isinstance(low, datetime) and isinstance(high, datetime):
+            return  # with a zone or without: views have an order of both
         try:
             _ = low is None or high is None or low <= high
         except ArithmeticError:
@@ -75,7 +78,7 @@ class Between:
         except TypeError as error:
             raise QueryInvalid(
                 f"between({self.low!r:.100}, {self.high!r:.100}) has no values: its ends cannot be compared. Give "
-                "two of one type; times either with a zone or without."
+                "two of one type."
             ) from error
 
     def matches(self, value: Any) -> bool:

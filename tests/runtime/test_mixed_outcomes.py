@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+from short_of_room import short_of_room
 
 from eventsrc import (
     ANY,
@@ -23,13 +24,11 @@ from eventsrc import (
     Receipt,
     Rejected,
     Runtime,
-    StoreFull,
     applies,
     command,
     event,
     handles,
 )
-from eventsrc.storage.environment.environment import Environment
 
 CLIENTS, COMMANDS_EACH = 30, 25
 
@@ -158,22 +157,6 @@ class Crowd:
         with trio.move_on_after(self._chance.choice([0, 0.0001, 0.001])):
             receipts.append(await self._runtime.actor(Pad, self._pad()).ask(Write(lines)))
         return receipts
-
-
-def short_of_room(monkeypatch: pytest.MonkeyPatch, chance: random.Random, *, often: float) -> None:
-    """Have writes find no room at times: before they are stored, or after it."""
-    write = Environment.write
-
-    def refuse_at_times(self: Environment, work: Callable[[Any], Any]) -> Any:
-        moment = chance.random() / often if often else 2.0
-        if moment < 0.5:
-            raise StoreFull(self.path, "so the test says")
-        done = write(self, work)
-        if moment < 1:
-            raise StoreFull(self.path, "so the test says")
-        return done
-
-    monkeypatch.setattr(Environment, "write", refuse_at_times)
 
 
 @pytest.mark.parametrize("seed", range(12))

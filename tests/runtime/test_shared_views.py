@@ -54,6 +54,13 @@ class Stuck(Balances, name="balances"):
         raise ValueError("stuck")
 
 
+class SharedLog(MemoryLog):
+    """A log that several runtimes may write: they stand for several processes, each with a copy of it."""
+
+    def take(self) -> None:
+        pass
+
+
 @asynccontextmanager
 async def opened(
     store: EventStore, url: str, projection: type[Projection] = Balances, views_class: type[SqlViews] = SqlViews
@@ -89,7 +96,7 @@ def notice(other: Runtime) -> None:
 
 
 async def test_who_shares_a_view_goes_over_to_the_rebuilt_one(url: str) -> None:
-    store = MemoryLog()
+    store = SharedLog()
     async with opened(store, url) as writer, opened(store, url) as other:
         ann = writer.actor(Account, "ann")
         for number in range(1, 6):
@@ -109,7 +116,7 @@ async def test_who_shares_a_view_goes_over_to_the_rebuilt_one(url: str) -> None:
 
 
 async def test_a_query_that_meets_the_swap_is_answered_by_the_new_view(url: str) -> None:
-    store = MemoryLog()
+    store = SharedLog()
     async with opened(store, url) as writer, opened(store, url) as other:
         await writer.actor(Account, "ann").ask(Deposit(1), wait_for=[Balances])
         notice(other)
@@ -124,7 +131,7 @@ async def test_a_query_that_meets_the_swap_is_answered_by_the_new_view(url: str)
 
 
 async def test_rows_that_are_being_removed_are_not_taken_for_all(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = MemoryLog()
+    store = SharedLog()
     async with opened(store, url) as writer, opened(store, url) as other:
         await writer.actor(Account, "ann").ask(Deposit(1), wait_for=[Balances])
         notice(other)
@@ -151,7 +158,7 @@ class Held(SqlViews):
 
 
 async def test_what_another_process_has_let_be_seen_is_not_taken_back(url: str) -> None:
-    store = MemoryLog()
+    store = SharedLog()
     async with opened(store, url) as writer, opened(store, url, views_class=Held) as other:
         ann, view = writer.actor(Account, "ann"), other.view(Balances)
         await ann.ask(Deposit(1), wait_for=[Balances])
@@ -174,7 +181,7 @@ async def test_what_another_process_has_let_be_seen_is_not_taken_back(url: str) 
 
 
 async def test_a_paused_one_goes_over_too(url: str) -> None:
-    store = MemoryLog()
+    store = SharedLog()
     async with opened(store, url) as writer, opened(store, url) as other:
         await writer.actor(Account, "ann").ask(Deposit(1), wait_for=[Balances])
         notice(other)
@@ -188,7 +195,7 @@ async def test_a_paused_one_goes_over_too(url: str) -> None:
 
 
 async def test_an_older_version_stops_when_a_newer_one_takes_over(url: str) -> None:
-    store = MemoryLog()
+    store = SharedLog()
     async with opened(store, url) as old:
         ann = old.actor(Account, "ann")
         await ann.ask(Deposit(1), wait_for=[Balances])
@@ -221,7 +228,7 @@ async def test_an_older_version_stops_when_a_newer_one_takes_over(url: str) -> N
 
 
 async def test_a_generation_that_was_being_built_and_was_removed_is_begun_again(url: str) -> None:
-    store = MemoryLog()
+    store = SharedLog()
     async with opened(store, url) as writer:
         await writer.actor(Account, "ann").ask(Deposit(1), wait_for=[Balances])
         await writer.projections.pause(Balances)
@@ -247,7 +254,7 @@ class Raced(SqlViews):
 
 async def test_two_versions_do_not_project_into_one_generation(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'views.db'}"
-    async with opened(MemoryLog(), url, views_class=Raced) as runtime:
+    async with opened(SharedLog(), url, views_class=Raced) as runtime:
         await runtime.actor(Account, "ann").ask(Deposit(1), wait_for=[Balances])
         await runtime.projections.rebuild(Balances)
         await settle(runtime, building=True)
