@@ -1,17 +1,13 @@
 """Checks the arguments of a command before the command is sent, so that a mistake takes no effect."""
 
-import inspect
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
-import cattrs
-
 from ..actors.errors import IdempotencyKeyInvalid
 from ..storage.commit import Expected, ExpectedVersion
-from ..storage.errors import described
 from ..storage.limits import Limits
 from ..storage.record import UNIX_EPOCH
 from .errors import ArgumentInvalid
@@ -21,31 +17,6 @@ PART_SEPARATOR: Final = "\x1f"
 
 T = TypeVar("T")
 U = TypeVar("U")
-
-
-def check_limits(limits: object) -> None:
-    """Raise `ArgumentInvalid` unless `limits` is a `Limits`."""
-    if not isinstance(limits, Limits):
-        raise ArgumentInvalid("limits", limits, "give Limits(...)")
-
-
-def check_converter(converter: object) -> None:
-    """Raise `ArgumentInvalid` unless `converter` is None (the default) or a cattrs converter."""
-    if not isinstance(converter, cattrs.Converter | None):
-        raise ArgumentInvalid("converter", converter, "give a cattrs.Converter, such as make_converter() makes")
-
-
-def check_wall_clock(wall_clock: Callable[[], int]) -> None:
-    """Raise `ArgumentInvalid` unless `wall_clock` gives a whole number when it is called."""
-    advice = "give a function that returns UTC nanoseconds as a whole number, such as time.time_ns"
-    if not callable(wall_clock) or isinstance(wall_clock, type) or inspect.iscoroutinefunction(wall_clock):
-        raise ArgumentInvalid("wall_clock", wall_clock, advice)
-    try:
-        now = wall_clock()
-    except Exception as error:
-        raise ArgumentInvalid("wall_clock", wall_clock, f"it raised {described(error)}; {advice}") from error
-    if isinstance(now, bool) or not isinstance(now, int):
-        raise ArgumentInvalid("wall_clock", wall_clock, f"it returned {now!r:.100}; {advice}")
 
 
 def check_is_class(argument: str, given: object, known: Iterable[type]) -> None:

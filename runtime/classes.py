@@ -12,7 +12,6 @@ from ..actors.sagas.instance import SagaInstances
 from ..actors.sagas.saga import Saga
 from ..actors.serialization.serializer import Serializer
 from ..storage.limits import Limits
-from .arguments import check_limits
 from .errors import ArgumentInvalid, TooManyProjections
 
 
@@ -21,10 +20,9 @@ def with_sagas_view(
 ) -> Sequence[type[Projection]]:
     """The given projections and, if there are sagas, the runtime's own view of sagas.
 
-    Raises `TooManyProjections`, `ArgumentInvalid` unless `limits` is a `Limits` and the others are collections, and
-    `DefinitionError` for a member that is no projection or no saga.
+    Raises `TooManyProjections`, `ArgumentInvalid` unless both are collections, and `DefinitionError` for a member that
+    is no projection or no saga.
     """
-    check_limits(limits)
     _check_classes("projections", projections, Projection)
     _check_classes("sagas", sagas, Saga)
     for each in projections:

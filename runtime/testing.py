@@ -37,9 +37,10 @@ from ..storage.limits import Limits
 from ..storage.memory import MemoryLog
 from ..storage.record import NS_PER_SECOND, StoredEvent
 from ..storage.snapshot import Snapshot
-from .arguments import check_converter, check_count, check_text, checked_time_ns
+from .arguments import check_count, check_text, checked_time_ns
 from .classes import check_class
 from .errors import ArgumentInvalid, HandlerIsAsync
+from .settings import check_converter
 
 __all__ = ["FaultyLog", "FollowingClock", "MemoryLog", "Scenario", "WallClock", "event_from", "scenario"]
 
